@@ -1,0 +1,209 @@
+"""From a composed Hydra configuration to a `Config` that is known to make sense, or one line that says why not."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Collection, Iterator
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from fcdm.config.model_checks import check_model
+from fcdm.config.schema import Config, DiTConfig, FCDMConfig, ModelConfig
+from fcdm.errors import UserError
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "data.flip": ("none", "random"),
+    "precision": ("fp32", "tf32", "bf16"),
+    "label_drop.mode": ("independent", "shared"),
+    "evaluation.weights": ("ema", "raw"),
+    "evaluation.sampler": ("ddpm", "ddim"),
+    "evaluation.labels": ("uniform", "balanced"),
+    "evaluation.precision": ("fp32", "tf32", "bf16"),
+    "evaluation.features": ("digits-cnn", "inception"),
+}
+
+# key: (lowest value, whether that value itself is allowed, highest value)
+BOUNDS: dict[str, tuple[float, bool, float]] = {
+    "resolution": (1, True, 16384),
+    "batch_size": (1, True, 2**20),
+    "seed": (0, True, 2**63 - 1),
+    "micro_batch": (1, True, 2**20),
+    "threads": (1, True, 4096),
+    "log_every": (1, True, math.inf),
+    "diffusion.timesteps": (2, True, 100_000),
+    "diffusion.beta_start": (0, False, 1),
+    "diffusion.beta_end": (0, False, 1),
+    "label_drop.probability": (0, True, 1),
+    "optimiser.lr": (0, False, math.inf),
+    "optimiser.weight_decay": (0, True, math.inf),
+    "optimiser.warmup_steps": (0, True, math.inf),
+    "optimiser.clip_grad_norm": (0, False, math.inf),
+    "ema.decay": (0, True, 1),
+    "ema.rampup": (0, False, 1),
+    "evaluation.sampling_steps": (2, True, 100_000),
+    "evaluation.guidance_scale": (0, True, math.inf),
+    "evaluation.guidance_channels": (1, True, math.inf),
+    "evaluation.samples": (2, True, math.inf),
+    "evaluation.seed": (0, True, 2**63 - 1),
+    "evaluation.batch_size": (1, True, 2**20),
+    "checkpoint.every_minutes": (0, False, math.inf),
+    "checkpoint.every_steps": (1, True, math.inf),
+    "checkpoint.keep": (1, True, math.inf),
+}
+
+
+def checked(composed: DictConfig) -> Config:
+    """The composed configuration as a typed `Config`. Raises UserError with one line."""
+    try:
+        values = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        raise UserError(f"{error.full_key} has no value: say {error.full_key}=...") from None
+    except OmegaConfBaseException as error:
+        raise UserError(first_line(error)) from None
+    assert isinstance(values, dict)
+    plain = {str(key): value for key, value in values.items() if key != "hydra"}
+    known = set(schema_keys())
+    for key in flat_keys(plain):
+        if key not in known and not key.startswith("grids."):
+            raise UserError(unknown_key(key, known))
+    config = config_from(plain)
+    check(config)
+    return config
+
+
+FAMILIES: dict[str, type[ModelConfig]] = {"fcdm": FCDMConfig, "dit": DiTConfig}
+
+
+def config_from(values: dict[str, Any]) -> Config:
+    """A typed `Config` from plain nested dictionaries. Raises UserError for a value of the wrong type."""
+    family = values["model"]["family"]
+    if family not in FAMILIES:
+        raise UserError(f"model.family={family} is not known: {near(str(family), tuple(FAMILIES))}")
+    try:
+        typed = OmegaConf.structured(Config)
+        typed.model = OmegaConf.structured(FAMILIES[family])
+        config = OmegaConf.to_object(OmegaConf.merge(typed, values))
+    except OmegaConfBaseException as error:
+        raise UserError(first_line(error)) from None
+    assert isinstance(config, Config)
+    return config
+
+
+def check(config: Config) -> None:
+    """Raise UserError for the first value that cannot be right."""
+    values = {key: value for key, value in _walk(dataclasses.asdict(config))}
+    for key, choices in CHOICES.items():
+        if values[key] not in choices:
+            raise UserError(f"{key}={values[key]} is not known: {near(str(values[key]), choices)}")
+    for key, (low, inclusive, high) in BOUNDS.items():
+        value = values[key]
+        if value is None:
+            continue
+        if not math.isfinite(value) or value > high or value < low or (value == low and not inclusive):
+            wanted = f"{'at least' if inclusive else 'more than'} {low:g}"
+            if math.isfinite(high):
+                wanted += f" and at most {high:g}"
+            raise UserError(f"{key}={value} cannot be: it must be {wanted}")
+    budgets(config.steps)
+    if len(config.optimiser.betas) != 2 or not all(0 <= beta < 1 for beta in config.optimiser.betas):
+        raise UserError(f"optimiser.betas={config.optimiser.betas} cannot be: two numbers in [0, 1)")
+    if config.diffusion.beta_end < config.diffusion.beta_start:
+        raise UserError("diffusion.beta_end is below diffusion.beta_start: the noise must grow")
+    if config.evaluation.sampling_steps > config.diffusion.timesteps:
+        raise UserError(
+            f"evaluation.sampling_steps={config.evaluation.sampling_steps} is more than the "
+            f"{config.diffusion.timesteps} steps of the diffusion (diffusion.timesteps)"
+        )
+    channels = config.evaluation.guidance_channels
+    if channels is not None and channels > config.data.channels:
+        raise UserError(
+            f"evaluation.guidance_channels={channels}, but the data has {config.data.channels} channels"
+            " (null guides all of them)"
+        )
+    if config.resolution % config.data.downsample:
+        raise UserError(
+            f"resolution={config.resolution} is not a multiple of {config.data.downsample}, the side in pixels "
+            f"of one latent of {config.data.name}"
+        )
+    if config.data.name == "digits" and config.evaluation.features != "digits-cnn":
+        raise UserError(
+            f"evaluation.features={config.evaluation.features} does not fit data=digits: use digits-cnn"
+        )
+    check_model(
+        config.model, config.resolution // config.data.downsample, config.resolution, config.data.downsample
+    )
+
+
+def budgets(steps: Any) -> list[int]:
+    """`steps` (a number or a list) as sorted, distinct numbers of steps. Raises UserError."""
+    values = list(steps) if isinstance(steps, list | tuple) else [steps]
+    if not values:
+        raise UserError("steps=[] asks for nothing: say steps=1000 or 'steps=[100,1000]'")
+    for value in values:
+        if isinstance(value, float) and value.is_integer():
+            continue
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise UserError(f"steps={value!r} is no number of steps: say steps=1000 or 'steps=[100,1000]'")
+    numbers = sorted({int(value) for value in values})
+    if numbers[0] <= 0:
+        raise UserError(f"steps={numbers[0]} cannot be: a budget is at least 1 step")
+    return numbers
+
+
+def schema_keys() -> Iterator[str]:
+    """Every dotted key that a configuration may have."""
+    yield from _dataclass_keys(Config, "")
+    for family in FAMILIES.values():
+        yield from _dataclass_keys(family, "model.")
+
+
+def flat_keys(container: Any, prefix: str = "") -> Iterator[str]:
+    return (key for key, _ in _walk(container, prefix))
+
+
+def unknown_key(key: str, known: Collection[str]) -> str:
+    """`unknown key 'btach_size': did you mean batch_size?`"""
+    last = key.rsplit(".", 1)[-1]
+    found = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    found = found or [name for name in known if difflib.get_close_matches(last, [name.rsplit(".", 1)[-1]], 1, 0.75)]
+    hint = f"did you mean {found[0]}?" if found else "python -m fcdm.train --help lists the keys"
+    return f"unknown key '{key}': {hint}"
+
+
+def near(value: str, choices: Collection[str], shown: int = 24) -> str:
+    """`did you mean X? (known: ...)` for a value that is none of the choices."""
+    found = difflib.get_close_matches(value, choices, n=1, cutoff=0.5)
+    listed = ", ".join(sorted(choices)[:shown])
+    return f"did you mean {found[0]}? (known: {listed})" if found else f"known: {listed}"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an OmegaConf message, with the key it is about."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    key = getattr(error, "full_key", None)
+    text = lines[0] if lines else type(error).__name__
+    return f"{key}: {text}" if key and key not in text else text
+
+
+def _walk(container: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in container.items():
+        if isinstance(value, dict) and value:
+            yield from _walk(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _dataclass_keys(cls: Any, prefix: str) -> Iterator[str]:
+    import typing
+
+    hints = typing.get_type_hints(cls)
+    for item in dataclasses.fields(cls):
+        kind = hints[item.name]
+        if dataclasses.is_dataclass(kind) and item.name != "model":
+            yield from _dataclass_keys(kind, f"{prefix}{item.name}.")
+        else:
+            yield f"{prefix}{item.name}"

@@ -1,0 +1,205 @@
+"""Every key that a user can set, with its type, its unit and what it means.
+
+Two halves, told apart because only the first makes a run what it is:
+
+- *science* (`SCIENCE_KEYS`): hashed into the run's id (`fcdm.runs.identity`);
+- everything else: where, how fast and how loudly it runs. Those may move results by float rounding, no more.
+
+Values live in `fcdm/conf/*.yaml` (one home for each default); a dataclass default here is a rule that hardly
+anybody changes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+
+@dataclass
+class ModelConfig:
+    """What all model families share. `name` is the preset's name: for people, not part of the run's id."""
+
+    family: str = MISSING
+    name: str = MISSING
+
+
+@dataclass
+class FCDMConfig(ModelConfig):
+    """Fully convolutional diffusion model (arXiv 2603.09408): three levels of width C, 2C, 4C."""
+
+    family: str = "fcdm"
+    width: int = MISSING
+    """C, channels of the first level."""
+    blocks: list[int] = MISSING
+    """Blocks per stage: encoder 1, encoder 2, middle, decoder 2, decoder 1."""
+    kernel_size: int = 7
+    """Side of the depthwise convolution; odd."""
+    expansion: int = 3
+    """Width of the inverted bottleneck over the block's width."""
+    grn: bool = True
+    """Global response normalisation (ConvNeXt V2) inside the bottleneck."""
+
+
+@dataclass
+class DiTConfig(ModelConfig):
+    """Diffusion Transformer (arXiv 2212.09748), adaLN-Zero."""
+
+    family: str = "dit"
+    patch_size: int = MISSING
+    depth: int = MISSING
+    width: int = MISSING
+    heads: int = MISSING
+    mlp_ratio: int = 4
+
+
+@dataclass
+class DataConfig:
+    """What is trained on. `checksum` is its identity; `name` and `path` are not part of the run's id."""
+
+    name: str = MISSING
+    """`digits` (bundled 8x8 digits) or `imagenet` (a store of VAE latents)."""
+    path: str | None = None
+    """Folder of the latents store; null for data that is bundled."""
+    checksum: str | None = None
+    """sha256 of the training data (of the store's manifest); null: read from the store."""
+    channels: int = MISSING
+    classes: int = MISSING
+    downsample: int = MISSING
+    """Image pixels per side of one latent pixel: 8 for SD-VAE latents, 1 for pixels."""
+    flip: str = MISSING
+    """`none` or `random` (horizontal, drawn at training time)."""
+
+
+@dataclass
+class DiffusionConfig:
+    """Gaussian diffusion: DDPM (arXiv 2006.11239) with learned range variance (arXiv 2102.09672)."""
+
+    timesteps: int = 1000
+    beta_start: float = 1e-4
+    beta_end: float = 2e-2
+    learn_sigma: bool = True
+    """The network's second half of channels interpolates the log-variance; adds the variational bound to the loss."""
+
+
+@dataclass
+class LabelDropConfig:
+    """Labels replaced by the null class in training, for classifier-free guidance (arXiv 2207.12598)."""
+
+    probability: float = 0.1
+    mode: str = "independent"
+    """`independent`: each label embedder of the model draws its own mask (the public FCDM code; fully
+    unconditional with p^3 only); `shared`: one mask. The same for DiT, which has one embedder."""
+
+
+@dataclass
+class OptimiserConfig:
+    """AdamW with a constant learning rate: nothing in a run depends on its last step, so budgets can be joined."""
+
+    lr: float = MISSING
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
+    weight_decay: float = 0.0
+    warmup_steps: int = 0
+    """Linear warm-up of the learning rate over this many steps."""
+    clip_grad_norm: float | None = None
+
+
+@dataclass
+class EMAConfig:
+    """Exponential moving average of the weights, every step, starting from the initial weights."""
+
+    decay: float = 0.9999
+    rampup: float | None = None
+    """Half-life at most this fraction of the steps so far ; null: no ramp-up."""
+
+
+@dataclass
+class EvaluationConfig:
+    """The protocol: how a checkpoint is judged. All but `batch_size` is part of the evaluation's key."""
+
+    weights: str = "ema"
+    sampler: str = MISSING
+    """`ddpm` (ancestral) or `ddim` (eta 0)."""
+    sampling_steps: int = MISSING
+    clip_denoised: bool = False
+    """Clip the predicted x0 to [-1, 1]; sensible for pixels, never for latents."""
+    guidance_scale: float = 1.0
+    """1: no guidance, one forward pass per step instead of two."""
+    guidance_channels: int | None = None
+    """Guide the first so many channels only (the public codes: 3 of 4); null: all."""
+    samples: int = MISSING
+    seed: int = 0
+    labels: str = "uniform"
+    """`uniform`: each label drawn i.i.d. (the papers' rule); `balanced`: equally many of each class."""
+    precision: str = "fp32"
+    features: str = MISSING
+    """`digits-cnn` or `inception`."""
+    batch_size: int = 250
+    """Samples per forward pass; does not move the result beyond float rounding."""
+
+
+@dataclass
+class CheckpointConfig:
+    """Runtime: when a checkpoint is written and which are kept. Every budget's checkpoint is always kept."""
+
+    every_minutes: float = 15.0
+    every_steps: int | None = None
+    keep: int = 2
+
+
+@dataclass
+class Config:
+    """The whole configuration of one job."""
+
+    # --- science: hashed into the run's id -------------------------------------------------
+    model: ModelConfig = MISSING
+    data: DataConfig = MISSING
+    resolution: int = MISSING
+    """Side of the images in pixels."""
+    batch_size: int = MISSING
+    """Global batch: over all ranks and micro-batches."""
+    precision: str = MISSING
+    """`fp32`, `tf32` or `bf16` (autocast, float32 master weights, TF32 on)."""
+    seed: int = 0
+    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    label_drop: LabelDropConfig = field(default_factory=LabelDropConfig)
+    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    ema: EMAConfig = field(default_factory=EMAConfig)
+
+    # --- request: which budgets, how judged, for which study ---------------------------------
+    steps: Any = MISSING
+    """A number or a list: the budgets at which the run is checkpointed and judged."""
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    study: str = "default"
+    grids: list[Any] = field(default_factory=list)
+    """Only in sweep files: a list of grids, each a mapping of key to value or list of values."""
+
+    # --- runtime: outside the id ------------------------------------------------------------
+    runs_dir: str = "runs"
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda` or `cuda:K`."""
+    threads: int | None = None
+    """CPU threads of this job; null: what the launcher shares out, else torch's own choice."""
+    micro_batch: int | None = None
+    """Images per forward pass and rank; null: the rank's whole share of the batch."""
+    compile: bool = False
+    activation_checkpointing: bool = False
+    log_every: int = 50
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    mlflow_uri: str | None = None
+    """MLflow tracking URI; null: sqlite in `<runs_dir>/mlflow.db`; `off`: no tracking."""
+
+
+SCIENCE_KEYS = (
+    "model",
+    "data",
+    "resolution",
+    "batch_size",
+    "precision",
+    "seed",
+    "diffusion",
+    "label_drop",
+    "optimiser",
+    "ema",
+)

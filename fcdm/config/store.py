@@ -1,0 +1,37 @@
+"""Makes the typed schema known to Hydra, so that wrong keys and types are errors when a config is composed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hydra.core.config_store import ConfigStore
+
+from fcdm.config.schema import Config, DiTConfig, FCDMConfig
+
+
+PLUGINS = "hydra_plugins.fcdm_plugins.plugins"
+
+
+@dataclass
+class SweeperConfig:
+    """`hydra/sweeper=fcdm`."""
+
+    _target_: str = f"{PLUGINS}.FcdmSweeper"
+
+
+@dataclass
+class LocalConfig:
+    """`hydra/launcher=local`."""
+
+    _target_: str = f"{PLUGINS}.LocalLauncher"
+    jobs: int | None = None
+    """Jobs at a time; null: as many as there are cores."""
+
+
+def register_schema() -> None:
+    store = ConfigStore.instance()
+    store.store(group="schema", name="config", node=Config)
+    store.store(group="schema", name="fcdm", node=FCDMConfig)
+    store.store(group="schema", name="dit", node=DiTConfig)
+    store.store(group="hydra/sweeper", name="fcdm", node=SweeperConfig)
+    store.store(group="hydra/launcher", name="local", node=LocalConfig)

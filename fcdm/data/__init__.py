@@ -1,0 +1,1 @@
+"""What models are trained on: bundled digits and stores of latents."""

@@ -1,0 +1,239 @@
+"""Weights -> sampler -> images -> features -> metrics.
+
+The i-th sample is a function of (evaluation.seed, i) alone, to float tolerance, whatever the batch size and the
+number of ranks. Resumable: what was sampled is kept every few seconds and at a stop.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import time
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from fcdm.config.schema import Config
+from fcdm.data.dataset import Dataset
+from fcdm.diffusion.guidance import guided
+from fcdm.diffusion.process import Process
+from fcdm.diffusion.process import split_output
+from fcdm.diffusion.sampling import sample
+from fcdm.engine.machine import autocast
+from fcdm.engine.progress import Progress
+from fcdm.engine.ranks import Ranks
+from fcdm.engine.stop import Stopped, StopSignal
+from fcdm.features import Extractor, open_extractor
+from fcdm.metrics.floor import resampling_floor
+from fcdm.metrics.frechet import FeatureStatistics, frechet_distance
+from fcdm.metrics.rounding import to_uint8
+from fcdm.randomness import Purpose, integers, normal, uniform
+from fcdm.runs.atomic import write_atomic
+
+GRID_COLUMNS, GRID_ROWS = 10, 8
+HELDOUT_BINS = 10
+SAVE_EVERY_S = 20.0
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    metrics: dict[str, float]
+    """fid (against the training images), fid_heldout, fid_pixels, fid_pixels_heldout, heldout_loss."""
+    heldout_loss_bins: list[float]
+    """Noise prediction MSE on fixed held-out images and noise, per equal bin of t."""
+    floor: dict[str, float]
+    """What real images score: the mean over draws of `samples` real ones, and held-out against training."""
+    grid: np.ndarray
+    """The first samples, (GRID_ROWS * GRID_COLUMNS or fewer, C, side, side) uint8."""
+    seconds: float
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module,
+    config: Config,
+    data: Dataset,
+    ranks: Ranks,
+    step: int,
+    partial: Path,
+    progress: Progress,
+    stop: StopSignal,
+) -> Evaluation:
+    """Judge `model` (in eval mode). All ranks return the same metrics; only rank 0's grid is whole.
+
+    Raises:
+        Stopped: a signal came; what was sampled is in `partial`.
+        UserError: samples that are not finite.
+    """
+    began = time.monotonic()
+    spaces = {"fid": open_extractor(config.evaluation.features, ranks.device)}
+    spaces["fid_pixels"] = open_extractor("pixels", ranks.device)
+    drawn = _Drawn(spaces, partial)
+    sampler = _Sampler(model, config, ranks.device)
+
+    size, samples = config.evaluation.batch_size, config.evaluation.samples
+    mine = range(ranks.rank, -(-samples // size), ranks.world_size)
+    saved_at = time.monotonic()
+    progress.sampling(step, drawn.batches * ranks.world_size * size, samples)
+    for number in mine[drawn.batches :]:
+        first = number * size
+        images = sampler.images(torch.arange(first, min(first + size, samples), device=ranks.device))
+        drawn.add(images)
+        progress.sampling(step, min(samples, drawn.batches * ranks.world_size * size), samples)
+        if stop.requested or time.monotonic() - saved_at > SAVE_EVERY_S:
+            drawn.save()
+            saved_at = time.monotonic()
+        # Ranks may have one batch more or less, so they stop each for itself: no message can hang here.
+        if stop.requested and number != mine[-1]:
+            raise Stopped(stop.signum or 15)
+
+    metrics: dict[str, float] = {}
+    floor: dict[str, float] = {}
+    for name, extractor in spaces.items():
+        generated = _merged(drawn.statistics[name], ranks)
+        train = _features(extractor, data.images)
+        reference, heldout = _statistics(train), _statistics(_features(extractor, data.heldout_images))
+        metrics[name] = frechet_distance(generated, reference)
+        metrics[f"{name}_heldout"] = frechet_distance(generated, heldout)
+        floor[name], floor[f"{name}_sd"] = resampling_floor(train, samples)
+        floor[f"{name}_heldout_against_train"] = frechet_distance(heldout, reference)
+    bins = heldout_loss(model, config, data, ranks)
+    metrics["heldout_loss"] = float(np.mean(bins))
+    return Evaluation(metrics, bins, floor, drawn.grid, time.monotonic() - began)
+
+
+class _Sampler:
+    """Images by their numbers: start noise, label and step noise of sample i are functions of (seed, i)."""
+
+    def __init__(self, model: nn.Module, config: Config, device: torch.device) -> None:
+        self.model, self.config, self.device = model, config, device
+        side = config.resolution // config.data.downsample
+        self.shape = (config.data.channels, side, side)
+        diffusion = config.diffusion
+        whole = Process.create(diffusion.timesteps, diffusion.beta_start, diffusion.beta_end)
+        self.process = whole.respaced(config.evaluation.sampling_steps)
+
+    def images(self, numbers: Tensor) -> Tensor:
+        """Samples `numbers` (n,) int64 as (n, C, side, side) uint8."""
+        protocol = self.config.evaluation
+        denoise = guided(
+            self.model, self.labels(numbers), self.config.data.classes, protocol.guidance_scale, protocol.guidance_channels
+        )
+        with autocast(protocol.precision, self.device):
+            x = sample(
+                denoise,
+                self.process,
+                normal(protocol.seed, Purpose.SAMPLE_START, 0, numbers, self.shape),
+                lambda k: normal(protocol.seed, Purpose.SAMPLE_STEP, k, numbers, self.shape),
+                sampler=protocol.sampler,
+                clip_denoised=protocol.clip_denoised,
+            )
+        return to_uint8(x.float())
+
+    def labels(self, numbers: Tensor) -> Tensor:
+        """Labels (n,) int64 of the samples."""
+        classes = self.config.data.classes
+        if self.config.evaluation.labels == "balanced":
+            return numbers % classes
+        return integers(self.config.evaluation.seed, Purpose.SAMPLE_LABEL, 0, numbers, classes)
+
+
+class _Drawn:
+    """What this rank has sampled so far: streamed statistics per feature space, and the first images."""
+
+    def __init__(self, spaces: dict[str, Extractor], partial: Path) -> None:
+        self.spaces, self.partial = spaces, partial
+        self.batches = 0
+        self.statistics = {name: FeatureStatistics(extractor.dim) for name, extractor in spaces.items()}
+        self.grid: np.ndarray = np.empty((0,), dtype=np.uint8)
+        with contextlib.suppress(OSError, ValueError, KeyError, zipfile.BadZipFile):
+            self._restore()  # else it is drawn again
+
+    def add(self, images: Tensor) -> None:
+        for name, extractor in self.spaces.items():
+            self.statistics[name].update(extractor(images))
+        if len(self.grid) < GRID_COLUMNS * GRID_ROWS:
+            host = images.cpu().numpy()
+            joined = np.concatenate([self.grid, host]) if len(self.grid) else host
+            self.grid = joined[: GRID_COLUMNS * GRID_ROWS]
+        self.batches += 1
+
+    def save(self) -> None:
+        self.partial.parent.mkdir(exist_ok=True)
+        arrays: dict[str, Any] = {"batches": np.array(self.batches), "grid": self.grid}
+        for name, statistics in self.statistics.items():
+            arrays.update({f"{name}.{key}": value for key, value in statistics.state().items()})
+        buffer = io.BytesIO()
+        np.savez(buffer, **arrays)
+        write_atomic(self.partial, buffer.getvalue())
+
+    def _restore(self) -> None:
+        with np.load(self.partial, allow_pickle=False) as arrays:
+            restored = {
+                name: FeatureStatistics.from_state(
+                    {key: arrays[f"{name}.{key}"] for key in ("count", "mean", "scatter")}
+                )
+                for name in self.spaces
+            }
+            self.batches, self.grid, self.statistics = int(arrays["batches"]), arrays["grid"], restored
+
+
+@torch.no_grad()
+def heldout_loss(model: nn.Module, config: Config, data: Dataset, ranks: Ranks) -> list[float]:
+    """Noise prediction MSE on the held-out images, per equal bin of t: fixed images, noise and t.
+
+    The same noise and timesteps for every model and checkpoint, so that differences between them have a low
+    variance: what fits of scaling laws need.
+    """
+    process = Process.create(
+        config.diffusion.timesteps, config.diffusion.beta_start, config.diffusion.beta_end
+    )
+    seed, x0, labels = config.evaluation.seed, data.heldout_images, data.heldout_labels
+    positions = torch.arange(len(x0), device=x0.device)
+    width = config.diffusion.timesteps / HELDOUT_BINS
+    bins = torch.zeros(HELDOUT_BINS, dtype=torch.float64)
+    for number in range(ranks.rank, HELDOUT_BINS, ranks.world_size):
+        u = uniform(seed, Purpose.HELDOUT_NOISE, 2 * number, positions, ())
+        t = ((number + u.double()) * width).long().clamp_(max=config.diffusion.timesteps - 1)
+        noise = normal(seed, Purpose.HELDOUT_NOISE, 2 * number + 1, positions, tuple(x0.shape[1:]))
+        total = 0.0
+        for part in torch.split(positions, config.evaluation.batch_size):
+            x_t = process.q_sample(x0[part], t[part], noise[part])
+            with autocast(config.evaluation.precision, ranks.device):
+                output = model(x_t, t[part], labels[part])
+            eps, _ = split_output(output, x0.shape[1])
+            total += float((noise[part] - eps.float()).square().mean(dim=(1, 2, 3)).double().sum())
+        bins[number] = total / len(x0)
+    summed: list[float] = ranks.sum(bins).tolist()
+    return summed
+
+
+def _features(extractor: Extractor, images: Tensor) -> np.ndarray:
+    """Features (n, d) of real images in [-1, 1], rounded to bytes like the generated ones."""
+    return extractor(to_uint8(images)).cpu().numpy()
+
+
+def _statistics(features: np.ndarray) -> FeatureStatistics:
+    statistics = FeatureStatistics(features.shape[1])
+    statistics.update(features)
+    return statistics
+
+
+def _merged(statistics: FeatureStatistics, ranks: Ranks) -> FeatureStatistics:
+    """The statistics of all ranks' samples, merged in rank order so that all get the same."""
+    if ranks.world_size == 1:
+        return statistics
+    merged = FeatureStatistics(statistics.dim)
+    state = {key: torch.from_numpy(value) for key, value in statistics.state().items()}
+    for rank in range(ranks.world_size):
+        theirs = {key: value.clone() for key, value in state.items()}
+        for value in theirs.values():
+            dist.broadcast(value, src=rank)
+        merged.merge(FeatureStatistics.from_state({key: value.numpy() for key, value in theirs.items()}))
+    return merged

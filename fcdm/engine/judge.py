@@ -1,0 +1,131 @@
+"""Judging a checkpoint: once per (checkpoint, protocol), written as one file and one line of the records."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from fcdm.config.schema import Config
+from fcdm.data.dataset import Dataset
+from fcdm.engine.checkpoint import load_checkpoint
+from fcdm.engine.evaluate import GRID_COLUMNS, Evaluation, evaluate
+from fcdm.engine.progress import Progress
+from fcdm.engine.ranks import Ranks
+from fcdm.engine.state import create_model, load_weights
+from fcdm.engine.stop import StopSignal
+from fcdm.errors import UserError
+from fcdm.runs.atomic import describe_oserror, write_atomic, write_json
+from fcdm.runs.folder import Run
+from fcdm.runs.protocol import protocol_id, protocol_of
+from fcdm.runs.records import RecordWriter
+
+GRID_TILE = 32  # pixels: small images are enlarged so that a person sees them
+
+
+class Judge:
+    """Evaluates a run's checkpoints under the protocol of its configuration."""
+
+    def __init__(
+        self, run: Run, config: Config, data: Dataset, ranks: Ranks, progress: Progress, stop: StopSignal
+    ) -> None:
+        self.run, self.config, self.data, self.ranks = run, config, data, ranks
+        self.progress, self.stop = progress, stop
+        self.protocol = protocol_of(config)
+        self.protocol_id = protocol_id(self.protocol)
+
+    def checkpoint(self, step: int, records: RecordWriter | None) -> None:
+        """Judge the kept checkpoint of `step`."""
+        if self._stands(step, records):
+            return
+        group = "ema" if self.config.evaluation.weights == "ema" else "model"
+        tensors, _ = load_checkpoint(self.run.checkpoints / f"step-{step:08d}", [group])
+        model = create_model(self.config, self.ranks.device).eval()
+        load_weights(model, tensors[group])
+        self.weights(step, model, records)
+
+    def weights(self, step: int, model: nn.Module, records: RecordWriter | None) -> None:
+        """Judge these weights as the checkpoint of `step`; does nothing where that is done already.
+
+        Raises Stopped between sampling batches; what was sampled so far is kept.
+        """
+        if self._stands(step, records):
+            return
+        was_training = model.training
+        model.eval()
+        try:
+            found = evaluate(
+                model, self.config, self.data, self.ranks, step, self._partial(step), self.progress, self.stop
+            )
+        finally:
+            model.train(was_training)
+        if self.ranks.is_main:
+            self._write(step, found, records)
+            self.progress.judged(step, found.metrics)
+        self.ranks.barrier()
+
+    def _stands(self, step: int, records: RecordWriter | None) -> bool:
+        """Whether the evaluation's file is there; then its line in the records is too (a crash may be between)."""
+        path = self.run.evaluation(step, self.protocol_id)
+        stands = self.ranks.any(self.ranks.is_main and path.exists())
+        if stands and records is not None:
+            try:
+                content = json.loads(path.read_text())
+                records.write(step, {"protocol": self.protocol_id, **content["metrics"]})
+            except (ValueError, KeyError, TypeError):
+                raise UserError(f"{path} is no evaluation any more: remove it, and it is made again") from None
+        return stands
+
+    def _write(self, step: int, found: Evaluation, records: RecordWriter | None) -> None:
+        path = self.run.evaluation(step, self.protocol_id)
+        content: dict[str, Any] = {
+            "step": step,
+            "time": round(time.time(), 3),
+            "protocol_id": self.protocol_id,
+            "protocol": self.protocol,
+            "metrics": found.metrics,
+            "heldout_loss_bins": found.heldout_loss_bins,
+            "floor": found.floor,
+            "grid": {"columns": GRID_COLUMNS, "rows": len(found.grid) // GRID_COLUMNS, "tile": GRID_TILE},
+            "seconds": round(found.seconds, 2),
+        }
+        try:
+            path.parent.mkdir(exist_ok=True)
+        except OSError as error:
+            raise describe_oserror(error, path) from None
+        # The picture first: whoever sees the evaluation finds its picture.
+        write_atomic(path.with_suffix(".png"), _png(found.grid))
+        write_json(path, content)
+        if records is not None:
+            records.write(step, {"protocol": self.protocol_id, **found.metrics})
+        for leftover in self.run.evaluations.glob(f".{path.stem}-rank*.npz"):
+            leftover.unlink(missing_ok=True)
+
+    def _partial(self, step: int) -> Path:
+        """Where this rank keeps what it has sampled so far; of no use under another split into batches."""
+        stem = self.run.evaluation(step, self.protocol_id).stem
+        split = f"rank{self.ranks.rank}of{self.ranks.world_size}-by{self.config.evaluation.batch_size}"
+        return self.run.evaluations / f".{stem}-{split}.npz"
+
+
+def _png(images: np.ndarray) -> bytes:
+    """(n, C, side, side) uint8 -> a PNG, GRID_COLUMNS tiles a row, without gaps."""
+    count, channels, side, _ = images.shape
+    factor = max(1, GRID_TILE // side)
+    tiles = images.repeat(factor, axis=2).repeat(factor, axis=3)
+    rows = count // GRID_COLUMNS
+    size = side * factor
+    grid = tiles[: rows * GRID_COLUMNS].reshape(rows, GRID_COLUMNS, channels, size, size)
+    picture = grid.transpose(0, 3, 1, 4, 2).reshape(rows * size, GRID_COLUMNS * size, channels)
+    buffer = io.BytesIO()
+    Image.fromarray(picture[..., 0] if channels == 1 else picture[..., :3]).save(buffer, "PNG")
+    return buffer.getvalue()
+
+

@@ -1,0 +1,86 @@
+"""The processes of one training job: who am I, which part of the global batch is mine, how we agree."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from fcdm.errors import UserError
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """`rank` of `world_size` processes; one process is the ordinary case and needs no process group."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    @classmethod
+    def from_environment(cls, device: str) -> Ranks:
+        """Reads torchrun's variables (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT)."""
+        rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        chosen = choose_device(device, int(os.environ.get("LOCAL_RANK", 0)))
+        if chosen.type == "cuda":
+            torch.cuda.set_device(chosen)
+        if world_size > 1 and not dist.is_initialized():
+            backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
+            # A rank that waits this long waits for a dead one; evaluation and saving are far shorter.
+            dist.init_process_group(backend, timeout=timedelta(minutes=30))
+        return cls(rank, world_size, chosen)
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def share(self, count: int) -> tuple[int, int]:
+        """(start, length) of this rank's contiguous part of `count` items. Raises UserError if uneven."""
+        if count % self.world_size:
+            raise UserError(f"batch_size={count} does not divide over {self.world_size} processes")
+        length = count // self.world_size
+        return self.rank * length, length
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        """Sum over ranks, the same on all of them."""
+        if self.world_size > 1:
+            values = values.clone()
+            dist.all_reduce(values)
+        return values
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is up on any rank: how all ranks take the same turn at the same step."""
+        if self.world_size == 1:
+            return flag
+        return bool(self.sum(torch.tensor(float(flag))).item())
+
+    def barrier(self) -> None:
+        if self.world_size > 1:
+            dist.barrier()
+
+    def close(self) -> None:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def choose_device(wanted: str, local_rank: int) -> torch.device:
+    """`auto` is the local rank's GPU where there is one, else the CPU. Raises UserError."""
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(wanted)
+    except RuntimeError:
+        raise UserError(f"device={wanted} is not known: auto, cpu, cuda or cuda:0") from None
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"device={wanted} is not supported: auto, cpu, cuda or cuda:0")
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise UserError(f"device={wanted}, but torch sees no CUDA device here: device=cpu works anywhere")
+        index = local_rank if device.index is None else device.index
+        if index >= torch.cuda.device_count():
+            raise UserError(f"device=cuda:{index}, but there are only {torch.cuda.device_count()} CUDA devices")
+        return torch.device("cuda", index)
+    return device

@@ -1,0 +1,121 @@
+"""What training changes: weights, their average, the optimiser's moments, the step; and how it goes to disk."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fcdm.config.schema import Config
+from fcdm.engine.checkpoint import latest_checkpoint, save_checkpoint
+from fcdm.errors import UserError
+from fcdm.models import build_model
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def create_model(config: Config, device: torch.device) -> nn.Module:
+    """The model at its initial weights: drawn on the CPU, so that the seed means the same on every device."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        model: nn.Module = build_model(
+            config.model,
+            channels=config.data.channels,
+            side=config.resolution // config.data.downsample,
+            classes=config.data.classes,
+            learn_sigma=config.diffusion.learn_sigma,
+            activation_checkpointing=config.activation_checkpointing,
+        )
+    return model.to(device)
+
+
+@dataclass
+class TrainState:
+    """Everything needed to continue bit for bit. Randomness is not in it: it is a function of the step."""
+
+    model: nn.Module
+    ema: nn.Module
+    optimiser: torch.optim.AdamW
+    step: int
+    """Optimiser steps done."""
+    loss_sum: Tensor
+    """Sum of the global batch's losses since the last multiple of `log_every`; on the device."""
+    loss_count: int
+    bad_step: Tensor
+    """First step since the last look whose loss was not finite, else 0; on the device, so that nothing waits."""
+
+    @classmethod
+    def create(cls, config: Config, device: torch.device) -> TrainState:
+        model = create_model(config, device)
+        ema = copy.deepcopy(model).eval().requires_grad_(False)
+        optimiser = torch.optim.AdamW(
+            model.parameters(),
+            lr=config.optimiser.lr,
+            betas=(config.optimiser.betas[0], config.optimiser.betas[1]),
+            weight_decay=config.optimiser.weight_decay,
+            fused=True,
+        )
+        zero = torch.zeros((), device=device)
+        return cls(model, ema, optimiser, 0, zero, 0, torch.zeros((), dtype=torch.int64, device=device))
+
+    def add_loss(self, loss: Tensor) -> None:
+        """Count the loss of the step just done, (), without waiting for the device."""
+        self.loss_sum = self.loss_sum + loss
+        self.loss_count += 1
+        self.bad_step = torch.where((self.bad_step == 0) & ~loss.isfinite(), self.step, self.bad_step)
+
+    def start_window(self) -> None:
+        """Begin the next window of the loss record."""
+        self.loss_sum, self.loss_count = torch.zeros_like(self.loss_sum), 0
+
+    def broken_at(self) -> int | None:
+        """The step at which training left the finite numbers, or None; looks at losses and weights."""
+        if bad := int(self.bad_step):
+            return bad
+        # A finite loss can still have made a step to weights that are not.
+        norms = torch._foreach_norm([p.detach() for p in self.model.parameters()])
+        return None if math.isfinite(float(torch.stack(norms).sum())) else self.step
+
+    def save(self, folder: Path) -> Path:
+        """Write the checkpoint of the present step into `folder` (whole or not at all). Raises UserError."""
+        moments: dict[str, Tensor] = {}
+        for name, parameter in self.model.named_parameters():
+            for moment in MOMENTS:
+                if parameter in self.optimiser.state:
+                    moments[f"{name}.{moment}"] = self.optimiser.state[parameter][moment]
+        moments["loss_sum"] = self.loss_sum
+        groups = {"model": self.model.state_dict(), "ema": self.ema.state_dict(), "optimiser": moments}
+        return save_checkpoint(folder, self.step, groups, {"loss_count": self.loss_count})
+
+    def restore(self, folder: Path, warn: Callable[[str], None]) -> bool:
+        """Continue from the newest whole checkpoint; False where there is none."""
+        found = latest_checkpoint(folder, warn)
+        if found is None:
+            return False
+        tensors, manifest = found
+        self.step = int(manifest["step"])
+        load_weights(self.model, tensors["model"])
+        load_weights(self.ema, tensors["ema"])
+        moments = tensors["optimiser"]
+        self.loss_sum = moments["loss_sum"].to(self.loss_sum.device)
+        self.loss_count = int(manifest["extra"]["loss_count"])
+        for name, parameter in self.model.named_parameters():
+            self.optimiser.state[parameter] = {
+                "step": torch.tensor(float(self.step), device=parameter.device),
+                **{moment: torch.empty_like(parameter).copy_(moments[f"{name}.{moment}"]) for moment in MOMENTS},
+            }
+        return True
+
+
+def load_weights(module: nn.Module, tensors: dict[str, Any]) -> None:
+    """Copy a checkpoint's weights into the module, whatever memory format either has."""
+    try:
+        module.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise UserError(f"the checkpoint is of another model: {str(error).splitlines()[1].strip()}") from None

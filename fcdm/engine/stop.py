@@ -1,0 +1,53 @@
+"""Signals that ask a job to stop: honoured at the next step boundary or between sampling batches."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from types import FrameType
+
+WATCHED = tuple(
+    getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)
+)
+
+
+class Stopped(SystemExit):
+    """Raised once everything is on disk, after a signal asked for it; ends the process with 128 + signal.
+
+    A SystemExit, so that no `except Exception` between here and the shell takes it for a failure of one job
+    and goes on to the next.
+    """
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(128 + signum)
+        self.signum = signum
+
+    def __str__(self) -> str:
+        return f"stopped by {signal.Signals(self.signum).name}"
+
+
+class StopSignal:
+    """Context manager that notes the first signal; a second Ctrl-C stops at once."""
+
+    def __init__(self) -> None:
+        self.signum: int | None = None
+        self._previous: dict[int, object] = {}
+
+    def __enter__(self) -> StopSignal:
+        for number in WATCHED:
+            self._previous[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def _note(self, signum: int, frame: FrameType | None) -> None:
+        if self.signum is not None and signum == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signum = signum
+        print(f"{signal.Signals(signum).name}: saving and stopping at the next step", file=sys.stderr, flush=True)
+
+    @property
+    def requested(self) -> bool:
+        return self.signum is not None

@@ -1,0 +1,219 @@
+"""The training story, top to bottom."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from fcdm.config.check import budgets
+from fcdm.config.schema import Config
+from fcdm.runs.costs import train_flops
+from fcdm.data.dataset import Dataset
+from fcdm.diffusion.loss import training_loss
+from fcdm.diffusion.process import Process
+from fcdm.engine.batches import Batch, BatchSource
+from fcdm.engine.checkpoint import checkpoints, prune
+from fcdm.engine.ema import ema_decay, update_ema
+from fcdm.engine.judge import Judge
+from fcdm.engine.machine import Segment, autocast, prepare_machine
+from fcdm.engine.progress import Progress
+from fcdm.engine.ranks import Ranks
+from fcdm.engine.state import TrainState
+from fcdm.engine.stop import Stopped, StopSignal
+from fcdm.errors import UserError
+from fcdm.runs.folder import Run
+from fcdm.runs.records import RecordWriter
+
+# Several ranks agree on stopping and saving only every so many steps: agreeing costs a message.
+AGREE_EVERY = 10
+
+
+def train(
+    run: Run,
+    config: Config,
+    ranks: Ranks,
+    progress: Progress,
+    stop: StopSignal,
+    keep: set[int],
+    beat: Callable[[], None],
+) -> None:
+    """Train a run to the last of its budgets, with a checkpoint and an evaluation at each.
+
+    The caller holds the run's folder. `keep`: steps whose checkpoints other requests still want; `beat` is
+    called often, to show that this process lives. Only rank 0 writes.
+
+    Raises:
+        UserError: a loss that is not finite, a disk that refuses, a budget that can no longer be judged.
+        Stopped: after a signal, once the state is on disk.
+    """
+    targets = budgets(config.steps)
+    keep = keep | set(targets)
+    start, count = ranks.share(config.batch_size)
+    prepare_machine(config, run.records, ranks, progress.note)
+
+    data = Dataset(config, ranks.device)
+    process = Process.create(
+        config.diffusion.timesteps, config.diffusion.beta_start, config.diffusion.beta_end
+    )
+    state = TrainState.create(config, ranks.device)
+    state.restore(run.checkpoints, progress.note if ranks.is_main else _silent)
+    weights = list(state.model.parameters())
+    averages = list(state.ema.parameters())
+    model = _for_training(state.model, config, ranks)
+    batches = BatchSource(config, data, process, int(state.model.label_embedders), start, count)  # type: ignore[arg-type]
+    judge = Judge(run, config, data, ranks, progress, stop)
+
+    with contextlib.ExitStack() as stack:
+        records = stack.enter_context(RecordWriter(run.records)) if ranks.is_main else None
+        segment = stack.enter_context(Segment(records, config, ranks, state))
+
+        def save() -> None:
+            """A checkpoint of the present step, unless training has left the finite numbers."""
+            if (bad := state.broken_at()) is not None:
+                kept = [step for step, _ in checkpoints(run.checkpoints)]
+                raise UserError(
+                    f"the loss of {run.name} is not finite at step {bad}: a lower optimiser.lr (now "
+                    f"{config.optimiser.lr:g}) usually helps; "
+                    + (f"the checkpoint of step {max(kept)} is kept" if kept else "there is no checkpoint yet")
+                )
+            if records is not None:
+                records.sync()
+                state.save(run.checkpoints)
+                prune(run.checkpoints, config.checkpoint.keep, keep)
+            ranks.barrier()
+
+        def halt() -> None:
+            save()
+            assert stop.signum is not None or ranks.world_size > 1
+            raise Stopped(stop.signum or 15)
+
+        for target in targets:
+            if target <= state.step and target in dict(checkpoints(run.checkpoints)):
+                judge.checkpoint(target, records)
+
+        clock = time.perf_counter()
+        timed_steps = 0
+        saved_at = time.monotonic()
+        for target in [target for target in targets if target > state.step]:
+            while state.step < target:
+                for group in state.optimiser.param_groups:
+                    group["lr"] = learning_rate(config, state.step)
+                batch = batches.draw(state.step)
+                loss = _accumulate_gradients(model, batch, process, config, ranks)
+                record_now = (state.step + 1) % config.log_every == 0 or state.step + 1 == target
+                norm = None
+                if config.optimiser.clip_grad_norm is not None:
+                    norm = nn.utils.clip_grad_norm_(weights, config.optimiser.clip_grad_norm)
+                elif record_now:
+                    norm = nn.utils.get_total_norm([w.grad for w in weights if w.grad is not None])
+                state.optimiser.step()
+                state.optimiser.zero_grad(set_to_none=True)
+                state.step += 1
+                timed_steps += 1
+                update_ema(averages, weights, ema_decay(config.ema, state.step))
+                state.add_loss(loss)
+                beat()
+
+                if record_now:
+                    if (state.broken_at()) is not None:
+                        save()  # says so
+                    mean_loss = float(state.loss_sum) / state.loss_count
+                    now = time.perf_counter()
+                    speed = timed_steps * config.batch_size / (now - clock)
+                    clock, timed_steps = now, 0
+                    if records is not None:
+                        records.write(
+                            state.step,
+                            {
+                                "loss": mean_loss,
+                                "grad_norm": float(norm) if norm is not None else 0.0,
+                                "images_per_s": speed,
+                                "train_pflops": train_flops(config, state.step) / 1e15,
+                            },
+                        )
+                    progress.training(state.step, targets[-1], mean_loss, speed)
+                    if state.step % config.log_every == 0:
+                        state.start_window()
+                else:
+                    progress.training(state.step, targets[-1], None, None)
+
+                if ranks.world_size == 1 or state.step % AGREE_EVERY == 0:
+                    if ranks.any(stop.requested):
+                        halt()
+                    if ranks.any(_due(config, state.step, saved_at)) and state.step < target:
+                        before = time.perf_counter()
+                        save()
+                        saved_at, clock = time.monotonic(), clock + time.perf_counter() - before
+
+            save()
+            judge.weights(target, state.ema if config.evaluation.weights == "ema" else state.model, records)
+            clock, timed_steps, saved_at = time.perf_counter(), 0, time.monotonic()
+        segment.completed = True
+
+
+def learning_rate(config: Config, step: int) -> float:
+    """The rate of step `step` (counted from 0): constant after a linear warm-up."""
+    warmup = config.optimiser.warmup_steps
+    return config.optimiser.lr * (min(1.0, (step + 1) / warmup) if warmup else 1.0)
+
+
+def refuse_lost_budgets(folder: Path, targets: list[int], done: set[int], trained: int) -> None:
+    """Raise UserError for budgets that training has passed, that are not judged and have no checkpoint."""
+    kept = [step for step, _ in checkpoints(folder)]
+    lost = [target for target in targets if target <= trained and target not in kept and target not in done]
+    if lost:
+        raise UserError(
+            f"steps={lost[0]} cannot be judged any more: the run is trained to {trained} and no checkpoint of "
+            f"step {lost[0]} is kept (kept: {', '.join(map(str, kept))}). Ask for one of these or for more steps; "
+            "another seed= is a new run"
+        )
+
+
+def _accumulate_gradients(
+    model: nn.Module, batch: Batch, process: Process, config: Config, ranks: Ranks
+) -> torch.Tensor:
+    """Gradients of the global batch's mean loss into .grad; returns that mean loss, (), on the device."""
+    total = torch.zeros((), device=ranks.device)
+    parts = batch.split(config.micro_batch or len(batch))
+    for number, part in enumerate(parts, start=1):
+        last = number == len(parts)
+        hold = contextlib.nullcontext() if last or ranks.world_size == 1 else model.no_sync()  # type: ignore[operator]
+        with hold:
+            x_t = process.q_sample(part.x0, part.t, part.noise)
+            with autocast(config.precision, ranks.device):
+                output = model(x_t, part.t, part.labels)
+            losses = training_loss(process, output, part.x0, x_t, part.t, part.noise).loss
+            # Each part weighs by its images, so micro-batches and ranks (whose gradients DDP averages) make
+            # the mean over the global batch.
+            loss = losses.sum() / len(batch)
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
+    return ranks.sum(total) / ranks.world_size
+
+
+def _for_training(model: nn.Module, config: Config, ranks: Ranks) -> nn.Module:
+    """The model as the loop calls it: compiled if asked, gradients averaged over ranks."""
+    model.train()
+    if config.compile:
+        model = torch.compile(model)  # type: ignore[assignment]
+    if ranks.world_size > 1:
+        return DistributedDataParallel(
+            model, device_ids=[ranks.device.index] if ranks.device.type == "cuda" else None, gradient_as_bucket_view=True
+        )
+    return model
+
+
+def _due(config: Config, step: int, saved_at: float) -> bool:
+    """Whether a checkpoint between budgets is due, by steps or by minutes."""
+    by_steps = config.checkpoint.every_steps is not None and step % config.checkpoint.every_steps == 0
+    return by_steps or time.monotonic() - saved_at >= config.checkpoint.every_minutes * 60
+
+
+def _silent(text: str) -> None:
+    """Warnings of ranks other than the first: it has said the same."""

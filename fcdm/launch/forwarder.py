@@ -1,0 +1,47 @@
+"""The one process of a command that forwards records to MLflow. Training never waits for it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from fcdm.config.schema import Config
+
+FLUSH_S = 45.0
+
+
+@contextlib.contextmanager
+def forwarding(config: Config) -> Iterator[None]:
+    """While the block runs, records go to MLflow; at its end the rest is sent, for a bounded time."""
+    if config.mlflow_uri == "off" or int(os.environ.get("RANK", 0)) != 0:
+        yield
+        return
+    runs_dir = Path(config.runs_dir)
+    command = [sys.executable, "-m", "fcdm.sync", f"runs_dir={runs_dir}", "--follow", "--parent", str(os.getpid())]
+    if config.mlflow_uri is not None:
+        command += ["--uri", config.mlflow_uri]
+    log_file = runs_dir / "mlflow.log"
+    with open(log_file, "ab") as log:
+        # Lowest priority: on a laptop it shares the cores with the training.
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, preexec_fn=_be_nice
+        )
+    try:
+        yield
+    finally:
+        process.terminate()
+        try:
+            code = process.wait(FLUSH_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            code = 1
+        if code != 0:
+            print(f"MLflow is not up to date ({log_file} says why); later: python -m fcdm.sync runs_dir={runs_dir}")
+
+
+def _be_nice() -> None:
+    os.nice(10)

@@ -1,0 +1,53 @@
+"""Hydra's and OmegaConf's errors in one line each, in the words of what the user typed."""
+
+from __future__ import annotations
+
+import re
+
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf.errors import OmegaConfBaseException
+
+from fcdm.config.check import first_line, near, schema_keys, unknown_key
+from fcdm.errors import UserError
+
+
+def is_users(error: BaseException) -> bool:
+    """Whether this is a mistake in what the user asked for, and no fault of the program."""
+    return isinstance(error, UserError | HydraException | OmegaConfBaseException)
+
+
+def one_line(error: BaseException) -> str:
+    """What is wrong, where, and what to write instead."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        return _missing(error)
+    text = " ".join(str(error).split("\n\n")[0].split()) or type(error).__name__
+    if found := re.search(r"(?:Could not override|Error merging override) '\+*([^'=]+)", text):
+        if "not in struct" in str(error) or "Could not override" in text:
+            return unknown_key(found[1], set(schema_keys()) | {"model", "data", "recipe", "study", "steps"})
+        cause = error.__cause__
+        if isinstance(cause, OmegaConfBaseException):
+            return first_line(cause)
+    if isinstance(error, OmegaConfBaseException):
+        return first_line(error)
+    if not is_users(error):
+        return f"{type(error).__name__}: {text}"
+    return text
+
+
+def _missing(error: MissingConfigException) -> str:
+    """`model=Q is not known: did you mean ...`"""
+    group, _, choice = str(error.missing_cfg_file).partition("/")
+    options = _options(group) or list(error.options or [])
+    return f"{group}={choice} is not known: {near(choice, options, shown=40)}"
+
+
+def _options(group: str) -> list[str]:
+    """All choices of a group of ours, nested ones as they are typed (`dit/S-2`)."""
+    from pathlib import Path
+
+    import fcdm
+
+    root = Path(fcdm.__file__).parent / "conf" / group
+    return [str(path.relative_to(root).with_suffix("")) for path in sorted(root.rglob("*.yaml"))]

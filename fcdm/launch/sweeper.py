@@ -1,0 +1,103 @@
+"""The sweeper: expands the command line and the sweep file's grids, and joins what is asked into jobs."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import traceback
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+from fcdm.config.check import checked
+from fcdm.config.schema import Config
+from fcdm.errors import UserError
+from fcdm.launch.forwarder import forwarding
+from fcdm.launch.grids import expand
+from fcdm.launch.jobs import Job, make_jobs, record_study, this_command
+from fcdm.launch.messages import is_users, one_line
+
+
+class StudySweeper(Sweeper):
+    """Hydra's entry (`hydra/sweeper: fcdm`); with a plain `-m` it is the only sweeper this project uses."""
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.config = config
+        self.context = hydra_context
+        self.launcher: Launcher = Plugins.instance().instantiate_launcher(
+            config=config, task_function=task_function, hydra_context=hydra_context
+        )
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Compose every choice before anything starts; then hand over to the launcher."""
+        grids = OmegaConf.to_container(self.config.grids) if "grids" in self.config else []
+        assert isinstance(grids, list)
+        choices = expand(arguments, grids)
+        composed = [self._compose(choice) for choice in choices]
+        jobs = make_jobs(composed)
+        record_study(jobs, this_command())
+        if isinstance(self.launcher, JobLauncher):
+            failed = self.launcher.launch_jobs(jobs)
+        else:
+            failed = self._launch_overrides(choices, composed, jobs)
+        if failed:
+            raise SystemExit(1)
+        return None
+
+    def _compose(self, choice: list[str]) -> Config:
+        try:
+            return checked(self.context.config_loader.load_sweep_config(self.config, choice))
+        except UserError as error:
+            raise UserError(f"{error}  [{' '.join(choice)}]") from None
+
+    def _launch_overrides(self, choices: list[list[str]], composed: list[Config], jobs: list[Job]) -> int:
+        """Hydra's own launchers: each takes override lists, and calls the task function with what they compose."""
+        wanted = []
+        for job in jobs:
+            for part in job.parts:
+                at = next(i for i, config in enumerate(composed) if _same_request(config, part))
+                budgets = ",".join(str(step) for step in part.steps)
+                wanted.append([*(text for text in choices[at] if not text.startswith("steps=")), f"steps=[{budgets}]"])
+        with forwarding(jobs[0].config):
+            returns = self.launcher.launch(wanted, initial_job_idx=0)
+        errors = [(names, error) for names, found in zip(wanted, returns, strict=True) if (error := _error(found))]
+        for overrides, error in errors:
+            if not is_users(error):
+                traceback.print_exception(error)
+            print(f"failed: {' '.join(overrides)}: {one_line(error)}", file=sys.stderr)
+        return len(errors)
+
+
+class JobLauncher(Launcher):
+    """A launcher of ours: it takes whole jobs, composed and checked, instead of override lists."""
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.config = config
+        HydraConfig.instance().set_config(config)
+
+    def launch(self, job_overrides: Any, initial_job_idx: int) -> Any:
+        raise UserError("this launcher works with hydra/sweeper=fcdm, the default")
+
+    def launch_jobs(self, jobs: list[Job]) -> int:
+        """Do or submit the jobs; returns how many are not done or on their way."""
+        raise TypeError(f"{type(self).__name__} does not launch")
+
+
+def _same_request(config: Config, part: Config) -> bool:
+    data = dataclasses.replace(config.data, checksum=part.data.checksum)
+    return dataclasses.replace(config, data=data, steps=part.steps, grids=[]) == part
+
+
+def _error(found: JobReturn) -> BaseException | None:
+    """What went wrong in a job: our task function returns it; a launcher may have caught another."""
+    if found.status == JobStatus.COMPLETED:
+        value = found.return_value
+        return value if isinstance(value, BaseException) else None
+    cause: BaseException = found._return_value
+    return cause

@@ -1,0 +1,49 @@
+"""Floor 1: the networks. Pure torch; knows no Hydra, MLflow, SLURM or files."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from fcdm.config.model_checks import check_model
+from fcdm.config.schema import DiTConfig, FCDMConfig, ModelConfig
+from fcdm.models.dit import DiT
+from fcdm.models.fcdm import FCDM
+
+__all__ = ["FCDM", "DiT", "build_model"]
+
+
+def build_model(
+    config: ModelConfig,
+    *,
+    channels: int,
+    side: int,
+    classes: int,
+    learn_sigma: bool,
+    activation_checkpointing: bool = False,
+) -> nn.Module:
+    """The network of a configuration, freshly initialised, in float32.
+
+    `model(x, t, labels)`: x (B, channels, side, side); t (B,), fractional allowed; labels (B,) or (B,
+    model.label_embedders) int64 in [0, classes], where `classes` (= model.null_class) is the null class. Returns
+    (B, channels, side, side), with `learn_sigma` twice the channels, in x's dtype. bfloat16 goes through
+    `torch.autocast`. `activation_checkpointing` recomputes each block in backward, when training only.
+    Raises UserError where the configuration and the side do not fit (`fcdm.config.model_checks`).
+    """
+    check_model(config, side=side, resolution=side, downsample=1)
+    if isinstance(config, FCDMConfig):
+        return FCDM(
+            config,
+            channels=channels,
+            classes=classes,
+            learn_sigma=learn_sigma,
+            activation_checkpointing=activation_checkpointing,
+        )
+    assert isinstance(config, DiTConfig)  # check_model knows these two families only
+    return DiT(
+        config,
+        channels=channels,
+        side=side,
+        classes=classes,
+        learn_sigma=learn_sigma,
+        activation_checkpointing=activation_checkpointing,
+    )

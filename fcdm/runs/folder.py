@@ -1,0 +1,140 @@
+"""A run's folder: `runs/<readable-name>-<hash8>/`, with its science frozen in `config.yaml`."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fcdm.config.schema import Config
+from fcdm.runs.costs import cost_of
+from fcdm.errors import UserError
+from fcdm.runs.atomic import describe_oserror
+from fcdm.runs.identity import SCHEMA_VERSION, flatten, readable_name, run_id, science
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training trajectory on disk."""
+
+    folder: Path
+    id: str
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def records(self) -> Path:
+        return self.folder / "records.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    @property
+    def evaluations(self) -> Path:
+        return self.folder / "evaluations"
+
+    def evaluation(self, step: int, protocol_id: str) -> Path:
+        """The file of one evaluation: named by its key."""
+        return self.evaluations / f"step-{step:08d}-{protocol_id}.json"
+
+
+def open_run(config: Config) -> Run:
+    """The folder of this configuration's run: found by its id, else made.
+
+    Raises UserError where the folder cannot be made, or holds a config that was edited by hand.
+    """
+    wanted = science(config)
+    identity = run_id(wanted)
+    runs_dir = Path(config.runs_dir)
+    found = find_run(runs_dir, identity)
+    if found is None:
+        found = runs_dir / f"{readable_name(config)}-{identity[:8]}"
+        _create(found, identity, wanted, config)
+    check_frozen(found, wanted)
+    return Run(found, identity)
+
+
+def find_run(runs_dir: Path, identity: str) -> Path | None:
+    """The folder of the run with this id, whatever its readable name is."""
+    for folder in sorted(runs_dir.glob(f"*-{identity[:8]}")):
+        if _described(folder).get("id") == identity:
+            return folder
+    return None
+
+
+def check_frozen(folder: Path, wanted: dict[str, Any]) -> None:
+    """Raise UserError, with the difference, where the frozen config no longer says what the id was made of."""
+    frozen = flatten(frozen_science(folder))
+    asked = flatten(wanted)
+    ignored = ("model.name", "data.name", "data.path")
+    differences = [
+        f"{key}: {frozen.get(key, 'missing')} (the run is {asked.get(key, 'without it')})"
+        for key in sorted(frozen.keys() | asked.keys())
+        if key not in ignored and frozen.get(key) != asked.get(key)
+    ]
+    if differences:
+        raise UserError(
+            f"{folder / 'config.yaml'} was changed by hand: {'; '.join(differences)}. Put it back, or ask for "
+            "the changed config on the command line: it is another run"
+        )
+
+
+def frozen_science(folder: Path) -> dict[str, Any]:
+    path = folder / "config.yaml"
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise UserError(f"{path} cannot be read ({type(error).__name__}): is this a run's folder?") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is no config: it was changed by hand or torn; remove the folder or restore it")
+    return content
+
+
+def _described(folder: Path) -> dict[str, Any]:
+    try:
+        described = json.loads((folder / "run.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return described if isinstance(described, dict) else {}
+
+
+def _create(folder: Path, identity: str, wanted: dict[str, Any], config: Config) -> None:
+    """Make the folder whole under a temporary name, then rename it: no reader ever sees half of it."""
+    cost = cost_of(config)
+    described = {
+        "schema": SCHEMA_VERSION,
+        "id": identity,
+        "name": readable_name(config),
+        "model": config.model.name,
+        "family": config.model.family,
+        "data": config.data.name,
+        "resolution": config.resolution,
+        "batch_size": config.batch_size,
+        "seed": config.seed,
+        "cost": cost,
+        "created": time.time(),
+    }
+    temporary = folder.parent / f".new-{uuid.uuid4().hex}"
+    try:
+        temporary.mkdir(parents=True)
+        (temporary / "run.json").write_text(json.dumps(described, indent=1) + "\n")
+        (temporary / "config.yaml").write_text(yaml.safe_dump(wanted, sort_keys=False))
+        for name in ("run.json", "config.yaml"):
+            with open(temporary / name, "rb") as written:
+                os.fsync(written.fileno())
+        temporary.rename(folder)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if (folder / "run.json").exists():
+            return  # another process made the same run's folder in the meantime
+        raise describe_oserror(error, folder) from None

@@ -1,0 +1,71 @@
+"""A run's id: a hash of its whole resolved science config.
+
+Never a timestamp and never a difference from defaults, so that the same science is the same run whatever it was
+called and however it was launched, and changing a default does not change the past.
+
+Ids survive upgrades: a key that a later version adds is left out of the canonical form while it has the value
+that reproduces the behaviour before it existed (`INTRODUCED`), and the golden ids of the tests hold it to that.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from typing import Any
+
+from fcdm.config.schema import SCIENCE_KEYS, Config
+from fcdm.errors import UserError
+
+SCHEMA_VERSION = 1
+
+# Dotted key -> the value with which it was introduced after schema version 1.
+INTRODUCED: dict[str, Any] = {}
+
+# In the config for people and for finding things, but not what a run is: the same bytes under another
+# path or preset name are the same data and the same model.
+NOT_IDENTITY = ("model.name", "data.name", "data.path")
+
+
+def science(config: Config) -> dict[str, Any]:
+    """The science half of a configuration, as plain nested dictionaries: what is frozen in the run's folder."""
+    whole = dataclasses.asdict(config)
+    return {key: whole[key] for key in SCIENCE_KEYS}
+
+
+def canonical(science_config: dict[str, Any]) -> str:
+    """One text per science: sorted keys, no spaces, shortest exact floats; without names and paths."""
+    kept: dict[str, Any] = {"schema": SCHEMA_VERSION}
+    for key, value in flatten(science_config).items():
+        if key in NOT_IDENTITY or (key in INTRODUCED and INTRODUCED[key] == value):
+            continue
+        kept[key] = value
+    return json.dumps(kept, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def run_id(science_config: dict[str, Any]) -> str:
+    """64 hex digits. Raises UserError where the data's checksum is not known yet."""
+    if not science_config["data"]["checksum"]:
+        raise UserError("the data has no checksum yet, so the run has no id: is the data there?")
+    return hashlib.sha256(canonical(science_config).encode()).hexdigest()
+
+
+def readable_name(config: Config) -> str:
+    """`dit-N-2-digits-8px`: for people; the id follows it in the folder's name."""
+    return f"{config.model.name.replace('/', '-')}-{config.data.name}-{config.resolution}px"
+
+
+def flatten(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in nested.items():
+        if isinstance(value, dict):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def short_hash(content: Any, digits: int = 8) -> str:
+    """First digits of the sha256 of a JSON-able value in canonical form."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:digits]

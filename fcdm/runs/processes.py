@@ -1,0 +1,104 @@
+"""Does a process live? Asked of this machine's process table, or of SLURM about a job elsewhere."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+Scheduler = Callable[[str], bool | None]
+"""SLURM job id -> True: it runs; False: it does not, or no more; None: nobody can say."""
+
+_ALIVE = frozenset({"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "RESIZING", "STAGE_OUT"})
+_ENDED = frozenset({"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "OUT_OF_MEMORY"})
+_ENDED |= {"BOOT_FAIL", "DEADLINE", "REVOKED", "LAUNCH_FAILED", "RECONFIG_FAIL"}
+# Requeued and not started yet: whatever process the job had is gone.
+_WAITING = frozenset({"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "CONFIGURING"})
+
+
+def process_alive(pid: int, start: int) -> bool:
+    """Whether the process `pid` that started `start` clock ticks after the boot lives, on this machine."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass  # somebody else's process: it exists
+    status = _status(pid)
+    if status is None:
+        # It exists but /proc does not show it (mounted with hidepid): to call it dead would risk two writers.
+        return True
+    state, started = status
+    return state not in "ZXx" and started == start
+
+
+def start_time(pid: int) -> int | None:
+    """When the process started, in clock ticks since the boot; None if that cannot be seen."""
+    status = _status(pid)
+    return None if status is None else status[1]
+
+
+def _status(pid: int) -> tuple[str, int] | None:
+    """(state letter, start time), fields 3 and 22 of proc(5)'s stat."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    # Field 2 is the program's name in brackets, which may itself hold brackets and spaces.
+    after_name = stat[stat.rindex(")") + 2 :].split()
+    return after_name[0], int(after_name[19])
+
+
+def boot_id() -> str:
+    """The kernel's random id of this boot; empty where there is none (not Linux)."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+def boot_time() -> float:
+    """Unix time of this machine's boot; 0 where it cannot be known."""
+    try:
+        lines = Path("/proc/stat").read_text().splitlines()
+    except OSError:
+        return 0.0
+    return next((float(line.split()[1]) for line in lines if line.startswith("btime ")), 0.0)
+
+
+def process_namespace() -> str:
+    """The id of the process id namespace: process ids mean something only within it."""
+    try:
+        return str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        return ""
+
+
+def ask_slurm(job: str) -> bool | None:
+    """Whether the SLURM job (`123` or `123_4`) runs; False for one that the controller knows no more."""
+    queue = _command(["squeue", "-h", "-t", "all", "-j", job, "-o", "%T"])
+    if queue is None or (queue[0] != 0 and "Invalid job id" not in queue[2]):
+        return None  # no squeue here, or no answer: the job may run
+    states = _states(queue[1])
+    if not states:
+        # Forgotten by the controller, minutes after its end. Without accounting, nobody knows more.
+        accounts = _command(["sacct", "-n", "-X", "-P", "-j", job, "-o", "State"])
+        return False if accounts is None or _states(accounts[1]) <= _ENDED else None
+    if states & _ALIVE:
+        return True
+    return False if states <= _ENDED | _WAITING else None
+
+
+def _states(output: str) -> set[str]:
+    """One state a line; the first word of "CANCELLED by 1000"."""
+    return {line.split()[0].rstrip("+") for line in output.splitlines() if line.strip()}
+
+
+def _command(words: list[str]) -> tuple[int, str, str] | None:
+    """(exit code, output, errors); None if the program is missing or does not answer within 20 s."""
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.returncode, done.stdout.strip(), done.stderr

@@ -1,0 +1,37 @@
+"""An evaluation's protocol: everything that a number such as a FID depends on besides the checkpoint.
+
+It is written beside every result, and its id names the evaluation's file; so judging twice gives the same
+record and no second one, and results of different protocols cannot be mixed unnoticed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from fcdm.config.schema import Config
+from fcdm.features import extractor_id
+from fcdm.runs.identity import short_hash
+
+# How generated and real images become bytes before any feature is taken (DiT's and ADM's rule).
+ROUNDING = "truncate-uint8"
+
+
+def protocol_of(config: Config) -> dict[str, Any]:
+    """The protocol that this configuration asks for (checksums filled in)."""
+    protocol = dataclasses.asdict(config.evaluation)
+    del protocol["batch_size"]  # moves a result by float rounding only
+    if protocol["guidance_scale"] == 1.0:
+        protocol["guidance_channels"] = None  # without guidance there is nothing to guide
+    protocol["rounding"] = ROUNDING
+    protocol["features"] = extractor_id(config.evaluation.features)
+    protocol["reference"] = f"{config.data.name}-train@{(config.data.checksum or '')[:8]}"
+    return protocol
+
+
+def protocol_id(protocol: dict[str, Any]) -> str:
+    """`ddim25-1000-3f2a91bc`: sampler and steps, samples, and the hash of the whole protocol."""
+    return (
+        f"{protocol['sampler']}{protocol['sampling_steps']}-{protocol['samples']}-{short_hash(protocol)}"
+    )
+

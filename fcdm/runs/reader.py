@@ -1,0 +1,214 @@
+"""Reads runs from disk: frozen config, records, evaluations, segments, studies.
+
+The records are the truth; MLflow, tables and figures are made from what is read here. Nothing is written, and
+neither torch nor MLflow nor pandas is imported. A view is a snapshot: what it has read once it does not read
+again, so a reader that follows a run at work takes a new view each time. A run that is being written to at this
+moment is read up to its last whole line.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fcdm.errors import UserError
+from fcdm.runs.files import (
+    Evaluation,
+    Record,
+    Request,
+    Scalar,
+    Segment,
+    Study,
+    read_evaluation,
+    read_json,
+    read_records,
+    read_study_file,
+    scalars_in,
+    segment_of,
+)
+from fcdm.runs.identity import flatten
+
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster where libyaml is there
+
+
+class RunView:
+    """A run's folder, read lazily and once. Raises UserError, naming file and line, where a file is damaged."""
+
+    def __init__(self, folder: Path, studies: tuple[Study, ...] = ()) -> None:
+        self.folder = folder
+        self.info: dict[str, Any] = read_json(folder / "run.json")
+        try:
+            self.id = str(self.info["id"])
+            self.model = str(self.info["model"])
+            self.family = str(self.info["family"])
+            self.data = str(self.info["data"])
+            self.resolution = int(self.info["resolution"])
+            self.batch_size = int(self.info["batch_size"])
+            self.seed = int(self.info["seed"])
+            self.cost: dict[str, float] = dict(self.info["cost"])
+            self.created = float(self.info["created"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{folder / 'run.json'} lacks or garbles {error}: restore the file, or move this folder away"
+            ) from None
+        self.studies = tuple(study for study in studies if any(r.id == self.id for r in study.requests))
+
+    @property
+    def name(self) -> str:
+        """The folder's name: readable and unique, such as `N-digits-8px-1a2b3c4d`."""
+        return self.folder.name
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The frozen science config, nested."""
+        path = self.folder / "config.yaml"
+        try:
+            content = yaml.load(path.read_text(), Loader=_Loader)
+        except (OSError, yaml.YAMLError) as error:
+            raise UserError(f"{path} cannot be read ({type(error).__name__}): restore it") from None
+        if not isinstance(content, dict):
+            raise UserError(f"{path} holds no config: restore it")
+        return content
+
+    @cached_property
+    def flat_config(self) -> dict[str, str]:
+        """The science config as `{"optimiser.lr": "0.001", ...}`: one text per key, as in MLflow's params."""
+        return {key: str(value) for key, value in flatten(self.config).items()}
+
+    @cached_property
+    def records(self) -> list[Record]:
+        """Every whole line of records.jsonl, as written."""
+        return read_records(self.folder / "records.jsonl")
+
+    @cached_property
+    def evaluations(self) -> list[Evaluation]:
+        """Each (step, protocol) once, by step: the evaluations' files, and records that have no file."""
+        found = {}
+        for path in sorted((self.folder / "evaluations").glob("step-*.json")):
+            try:
+                evaluation = read_evaluation(path)
+            except FileNotFoundError:
+                continue
+            found[evaluation.step, evaluation.protocol_id] = evaluation
+        for _, fields in self.records:
+            protocol_id = fields.get("protocol")
+            if protocol_id is not None and (fields["step"], protocol_id) not in found:
+                found[fields["step"], protocol_id] = Evaluation(
+                    step=fields["step"],
+                    time=fields["time"],
+                    protocol_id=protocol_id,
+                    metrics=scalars_in(fields),
+                )
+        return [found[key] for key in sorted(found)]
+
+    @property
+    def headline(self) -> str | None:
+        """The protocol that `fid` means here: of the run's first study, else the first one it was judged by."""
+        if self.studies:
+            return min(self.studies, key=lambda study: (study.created, study.name)).protocol_id
+        first = min(self.evaluations, key=lambda judged: (judged.time, judged.protocol_id), default=None)
+        return first.protocol_id if first else None
+
+    def training_scalars(self) -> Iterator[tuple[int, Scalar]]:
+        """(end of the line in bytes, scalar) of each (key, step) written in training; the first one stands."""
+        seen = set()
+        for end, fields in self.records:
+            if "protocol" in fields or "segment" in fields:
+                continue
+            step = fields["step"]
+            for key, value in scalars_in(fields).items():
+                if (key, step) not in seen:
+                    seen.add((key, step))
+                    yield end, Scalar(step, fields["time"], key, value)
+
+    def scalars(self, headline: str | None = None) -> Iterator[Scalar]:
+        """Training's numbers, then the evaluations', without doubles.
+
+        `headline`: the protocol whose metrics keep their bare names (`fid`); those of another are named
+        `fid@<protocol id>`. Default: this view's own headline.
+        """
+        for _, scalar in self.training_scalars():
+            yield scalar
+        headline = headline or self.headline
+        for evaluation in self.evaluations:
+            suffix = "" if evaluation.protocol_id == headline else f"@{evaluation.protocol_id}"
+            for key, value in evaluation.metrics.items():
+                yield Scalar(evaluation.step, evaluation.time, f"{key}{suffix}", value)
+
+    @cached_property
+    def segments(self) -> list[Segment]:
+        """Stretches of work in order. One that died hard ends at its last record."""
+        segments = []
+        current: list[dict[str, Any]] = []
+        for fields in [record.fields for record in self.records] + [{"segment": "start"}]:
+            if fields.get("segment") == "start":
+                if current and current[0].get("segment") == "start":
+                    segments.append(segment_of(current))
+                current = []
+            current.append(fields)
+        return segments
+
+    @cached_property
+    def _clock(self) -> tuple[list[int], list[float]]:
+        """(steps, seconds of training until each was first reached)."""
+        steps, seconds = [0], [0.0]
+        total = 0.0
+        last: float | None = None
+        for _, fields in self.records:
+            gap = 0.0 if last is None or fields.get("segment") == "start" else max(0.0, fields["time"] - last)
+            last = fields["time"]
+            if "protocol" in fields:
+                continue  # this gap was spent on judging, not on training
+            total += gap
+            if (
+                fields["step"] > steps[-1]
+            ):  # a step replayed after a hard death cost time, reaching nothing new
+                steps.append(fields["step"])
+                seconds.append(total)
+        return steps, seconds
+
+    def training_seconds(self, step: int) -> float | None:
+        """Wall time of training until `step`, over all segments, evaluations left out; None: not reached."""
+        steps, seconds = self._clock
+        after = bisect_left(steps, step)
+        if after == len(steps):
+            return None
+        if steps[after] == step:
+            return seconds[after]
+        share = (step - steps[after - 1]) / (steps[after] - steps[after - 1])
+        return seconds[after - 1] + share * (seconds[after] - seconds[after - 1])
+
+
+def list_runs(runs_dir: Path | str) -> list[RunView]:
+    """Every run below `runs_dir`, by name, each knowing its studies. Raises UserError without the folder."""
+    studies = tuple(list_studies(runs_dir))
+    return [RunView(folder, studies) for folder in run_folders(runs_dir)]
+
+
+def run_folders(runs_dir: Path | str) -> list[Path]:
+    """The folders that hold a run, by name. Raises UserError where `runs_dir` is missing."""
+    directory = Path(runs_dir)
+    if not directory.is_dir():
+        raise UserError(
+            f"no runs in {directory}: there is no such folder; train first, or name another folder"
+        )
+    return sorted(path.parent for path in directory.glob("[!.]*/run.json"))
+
+
+def list_studies(runs_dir: Path | str) -> list[Study]:
+    """The studies below `runs_dir`, by name."""
+    return [read_study_file(path) for path in sorted((Path(runs_dir) / "studies").glob("[!.]*.json"))]
+
+
+def read_study(runs_dir: Path | str, name: str) -> Study:
+    """One study. Raises UserError, with the names there are, where it is missing."""
+    path = Path(runs_dir) / "studies" / f"{name}.json"
+    if not path.is_file():
+        there = ", ".join(study.name for study in list_studies(runs_dir)) or "none yet"
+        raise UserError(f"no study '{name}' in {runs_dir}; there: {there}")
+    return read_study_file(path)

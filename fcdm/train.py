@@ -1,0 +1,64 @@
+"""`python -m fcdm.train`: train and judge the runs that the command line asks for; the same command continues."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from fcdm.config.check import checked
+from fcdm.config.store import register_schema
+from fcdm.launch.jobs import make_jobs, record_study, this_command
+from fcdm.launch.messages import is_users, one_line
+from fcdm.launch.single import train_here
+
+register_schema()
+
+_failure: Exception | None = None
+
+
+@hydra.main(config_path="pkg://fcdm.conf", config_name="train", version_base="1.3")
+def compose_and_train(composed: DictConfig) -> Exception | None:
+    """One configuration, in this process; Hydra's own launchers call it once per job of a sweep.
+
+    Returns what went wrong instead of raising it: Hydra would print its own lines around it.
+    """
+    global _failure
+    in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+    try:
+        jobs = make_jobs([checked(composed)])
+        if not in_sweep:  # else the sweeper has done it, and forwards to MLflow for all of its jobs
+            record_study(jobs, this_command())
+        train_here(jobs[0], forward=not in_sweep)
+        _failure = None
+    except Exception as error:
+        _failure = error
+    return _failure
+
+
+def main() -> int:
+    """Exit code 0: everything asked for is trained and judged."""
+    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors through to here, where they become one line
+    try:
+        compose_and_train()
+        if _failure is not None:
+            raise _failure
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if wants_traceback or not is_users(error):
+            traceback.print_exc()
+        print(f"fcdm.train: {one_line(error)}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

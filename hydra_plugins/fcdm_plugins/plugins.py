@@ -1,0 +1,39 @@
+"""Hydra finds plugins under `hydra_plugins` only: these few lines point into `fcdm.launch`.
+
+No dataclasses here: Hydra 1.3 executes this file without putting it into sys.modules, which they need.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+
+from fcdm.launch.sweeper import JobLauncher, StudySweeper
+
+
+class FcdmSweeper(StudySweeper):
+    """`hydra/sweeper=fcdm`."""
+
+
+class LocalLauncher(JobLauncher):
+    """`hydra/launcher=local`."""
+
+    def __init__(self, jobs: int | None = None) -> None:
+        self.at_once = jobs
+
+    def launch_jobs(self, jobs: list) -> int:  # type: ignore[type-arg]
+        from fcdm.launch.forwarder import forwarding
+        from fcdm.launch.local import run_local
+
+        with forwarding(jobs[0].config):
+            return sum(not outcome.ok for outcome in run_local(jobs, self.at_once))
+
+
+class FcdmSearchPath(SearchPathPlugin):
+    """`sweeps/` and `slurm/` of the checkout are groups, from any working directory."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        search_path.append("fcdm", f"file://{Path(__file__).resolve().parent.parent.parent}")
+
