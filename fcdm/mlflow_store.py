@@ -72,6 +72,7 @@ class Store:
     def __init__(self, runs_dir: Path, uri: str | None = None) -> None:
         self.uri = store_uri(runs_dir, uri)
         self._experiment: str | None = None
+        self._file: tuple[int, int] | None = None  # device and inode of the database that the client has open
 
     @cached_property
     def _mlflow(self) -> Any:
@@ -97,19 +98,42 @@ class Store:
         try:
             yield
         except self.errors as error:
-            self._experiment = None
-            self.__dict__.pop("client", None)
+            self.forget()
             first = (str(error).splitlines() or [""])[0]
             raise UserError(
-                f"MLflow at {self.uri} does not take the records ({type(error).__name__}: {first[:160]}). They are "
-                f"safe in the runs' folders; forward them later: python -m fcdm.sync --uri {self.uri}"
+                f"MLflow at {self.uri} does not take the records ({type(error).__name__}: {first[:160]}). They "
+                f"are safe in the runs' folders; forward them later: python -m fcdm.sync --uri {self.uri}"
             ) from None
 
     @cached_property
     def client(self) -> Any:
         if self.database is not None and not self.database.exists():
             self._create_database(self.database)
-        return self._mlflow.MlflowClient(self.uri)
+        client = self._mlflow.MlflowClient(self.uri)
+        if self.database is not None:
+            # MLflow keeps connections per URI in this process; they may be to a file that stood here before.
+            _close_connections(client)
+            stat = self.database.stat()
+            self._file = (stat.st_dev, stat.st_ino)
+        return client
+
+    def replaced(self) -> bool:
+        """Whether the database's file is another one than was opened: deleted or restored. Forgets the old."""
+        if self._file is None or self.database is None:
+            return False
+        try:
+            stat = self.database.stat()
+            if self._file == (stat.st_dev, stat.st_ino):
+                return False
+        except OSError:
+            pass  # deleted
+        self.forget()
+        return True
+
+    def forget(self) -> None:
+        """The next use connects anew."""
+        self._experiment = self._file = None
+        self.__dict__.pop("client", None)
 
     @property
     def database(self) -> Path | None:
@@ -123,9 +147,7 @@ class Store:
         temporary.unlink(missing_ok=True)
         client = self._mlflow.MlflowClient(f"sqlite:///{temporary}")
         client.search_experiments(max_results=1)
-        engine = getattr(client._tracking_client.store, "engine", None)
-        if engine is not None:
-            engine.dispose()
+        _close_connections(client)
         temporary.rename(path)
 
     @property
@@ -153,7 +175,7 @@ class Store:
         return self._experiment
 
     def find(self, tag: str, values: Sequence[str]) -> dict[str, Any]:
-        """The MLflow runs whose `tag` has one of the values; the oldest, and a deleted one only if no other is."""
+        """The MLflow runs whose `tag` has one of the values: the oldest; a deleted one only if no other is."""
         view = self._mlflow.entities.ViewType.ALL
         filters = [f"tags.`{tag}` = '{v}'" for v in values] if len(values) <= RUNS_ASKED_ONE_BY_ONE else [""]
         found: dict[str, Any] = {}
@@ -187,7 +209,7 @@ class Store:
             rest, labels = rest[PARAMS_PER_CALL:], labels[PARAMS_PER_CALL:]
 
     def send(self, run_id: str, rows: list[tuple[str, float, int, int]], tags: dict[str, str]) -> int:
-        """Rows (key, value, timestamp in ms, step), and then the tags that count them. Returns how many rows."""
+        """Rows (key, value, timestamp in ms, step), then the tags that count them. Returns how many rows."""
         entities = self._mlflow.entities
         labels = [entities.RunTag(key, value) for key, value in tags.items()]
         self.client.log_batch(run_id, metrics=[entities.Metric(*row) for row in rows], tags=labels)
@@ -203,3 +225,9 @@ class Store:
             self.client.set_terminated(run.info.run_id, status, round(ended * 1000))
         else:
             self.client.update_run(run.info.run_id, status)
+
+
+def _close_connections(client: Any) -> None:
+    engine = getattr(client._tracking_client.store, "engine", None)
+    if engine is not None:
+        engine.dispose()

@@ -61,10 +61,10 @@ def once(runs_dir: Path, uri: str | None = None) -> int:
 
 
 def follow(runs_dir: Path, uri: str | None = None, parent: int | None = None, every: float = 10.0) -> int:
-    """Forward what is new every so many seconds until `parent` is gone or SIGTERM or SIGINT comes, then once more.
+    """Forward what is new at intervals until `parent` is gone or SIGTERM or SIGINT comes, then once more.
 
-    Never dies of a store that is down: it says so once, keeps trying, and says when the store is back. After the
-    order to stop it takes one last pass and ends within LAST_PASS_SECONDS, finished or not.
+    Never dies of a store that is down: it says so once, keeps trying, and says when the store is back.
+    After the order to stop it takes one last pass and ends within LAST_PASS_SECONDS, finished or not.
     """
     from fcdm.runs.processes import process_alive, start_time
     from fcdm.tracking import Forwarder, StoreBusy
@@ -103,7 +103,7 @@ def follow(runs_dir: Path, uri: str | None = None, parent: int | None = None, ev
             down = False
         except StoreBusy:
             pass  # the other one forwards the same records; look again later
-        except Exception as error:  # noqa: BLE001 - whatever it is, training goes on and so does the follower
+        except Exception as error:  # whatever it is, training goes on and so does the follower
             if not down:
                 _say(str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}")
                 _say("still trying")
@@ -124,7 +124,7 @@ def follow(runs_dir: Path, uri: str | None = None, parent: int | None = None, ev
 def start_follower(
     runs_dir: Path | str, uri: str | None = None, every: float = 10.0
 ) -> subprocess.Popen[bytes]:
-    """A follower of this process: in the background, in a session of its own so that Ctrl-C leaves it its last pass.
+    """A follower of this process, in the background; in its own session, so Ctrl-C leaves it its last pass.
 
     It writes what it has to say to `<runs_dir>/sync.log` and ends by itself after this process.
     """

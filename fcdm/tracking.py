@@ -16,7 +16,7 @@ import json
 import math
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -25,7 +25,7 @@ from typing import Any
 from fcdm.errors import UserError
 from fcdm.mlflow_store import Store, StoreBusy, store_lock
 from fcdm.runs.holder import current_holder
-from fcdm.runs.reader import RunView, list_studies, run_folders
+from fcdm.runs.reader import RunView, Study, list_studies, run_folders
 
 __all__ = ["Forwarded", "Forwarder", "StoreBusy"]
 
@@ -86,11 +86,13 @@ class Forwarder:
     def forward(self, *, changed_only: bool = False, wait: float = 600.0) -> Forwarded:
         """Brings the store up to the records. `changed_only`: leaves out runs that this object saw unchanged.
 
-        Raises StoreBusy where another process forwards for longer than `wait` seconds, and UserError where the
-        store cannot be reached. A damaged run is told in the result and keeps no other run from being forwarded.
+        Raises StoreBusy where another process forwards for longer than `wait` seconds, UserError where the
+        store cannot be reached. A damaged run is told in the result and keeps no other from being forwarded.
         """
         done = Forwarded()
         studies = tuple(list_studies(self.runs_dir))
+        if self.store.replaced():
+            self._seen.clear()
         work = {}
         for folder in run_folders(self.runs_dir):
             signature = _signature(folder, studies)
@@ -98,22 +100,20 @@ class Forwarder:
                 work[folder] = signature
         if not work:
             return done
-        with store_lock(self.runs_dir, self.store.uri, wait), self.store.reaching():
-            views = {}
-            for folder in work:
-                try:
-                    view = RunView(folder, studies)
-                    view.records, view.evaluations, view.flat_config  # noqa: B018 - damage shows here
-                    views[folder] = view
-                except (UserError, OSError) as error:
-                    done.problems.append(str(error))
-            known = self.store.find(RUN_ID, [view.id for view in views.values()])
-            for folder, view in views.items():
-                if time.monotonic() > self.deadline:
-                    break
-                done.points += self._forward_run(view, known.get(view.id), done.problems)
-                done.runs += 1
-                self._seen[folder] = work[folder]
+        with store_lock(self.runs_dir, self.store.uri, wait):
+            views = _views(work, studies, done.problems)  # inside: another forwarder is never ahead of them
+            try:
+                with self.store.reaching():
+                    known = self.store.find(RUN_ID, [view.id for view in views.values()])
+                    for folder, view in views.items():
+                        if time.monotonic() > self.deadline:
+                            break
+                        done.points += self._forward_run(view, known.get(view.id), done.problems)
+                        done.runs += 1
+                        self._seen[folder] = work[folder]
+            except UserError:
+                self._seen.clear()  # the store may come back empty
+                raise
         return done
 
     def _forward_run(self, view: RunView, known: Any, problems: list[str]) -> int:
@@ -152,7 +152,7 @@ class Forwarder:
         return sent
 
     def _units(self, view: RunView, headline: str | None, progress: Progress) -> Iterator[list[Row]]:
-        """Rows that belong together: a line's, an evaluation's. `progress` moves behind them when asked for more."""
+        """Rows that belong together: a line's or an evaluation's. Asked for more, moves `progress` behind them."""
         start = progress.records
         if view.records and start > view.records[-1].end:
             start = 0  # another records.jsonl than the one that was forwarded: send it whole
@@ -174,7 +174,7 @@ class Forwarder:
             progress.judged.setdefault(protocol_id, []).append(step)
 
     def _send_files(self, view: RunView, run_id: str, progress: Progress, problems: list[str]) -> None:
-        """config.yaml and each evaluation's sample grid. A store that takes no files still has the numbers."""
+        """config.yaml and each evaluation's sample grid. A store that takes no files has the numbers."""
         before = progress.dump()
         try:
             if not progress.config:
@@ -194,13 +194,25 @@ class Forwarder:
             self.store.describe(run_id, tags={PROGRESS: progress.dump()})
 
 
+def _views(folders: Iterable[Path], studies: tuple[Study, ...], problems: list[str]) -> dict[Path, RunView]:
+    views = {}
+    for folder in folders:
+        try:
+            view = RunView(folder, studies)
+            view.records, view.evaluations, view.flat_config  # noqa: B018 - damage shows here
+            views[folder] = view
+        except (UserError, OSError) as error:
+            problems.append(str(error))
+    return views
+
+
 def _row(step: int, seconds: float, key: str, value: float) -> list[Row]:
-    """MLflow keeps NaN but turns an infinity into 1.8e308: that is left out, and told in the tag `infinite`."""
+    """MLflow keeps NaN but turns an infinity into 1.8e308: that is left out and told in tag `infinite`."""
     return [] if math.isinf(value) else [(metric_name(key), value, round(seconds * 1000), step)]
 
 
 def metric_name(key: str) -> str:
-    """`fid@ddim25-...` as `fid/ddim25-...`: MLflow allows no @ in names, and groups charts by what is before /."""
+    """`fid@ddim25-...` as `fid/ddim25-...`: MLflow allows no @ in names; it groups charts by what is before /."""
     return re.sub(r"[^/\w.\- ]", "_", key.replace("@", "/"))
 
 
@@ -240,7 +252,7 @@ def _tags(view: RunView, headline: str | None) -> dict[str, str]:
 
 
 def _holder(folder: Path) -> tuple[int, bool] | None:
-    """(number of the claim, does the holder live), None if nobody holds the run. Polled, so SLURM is not asked."""
+    """(number of the claim, does the holder live), None if nobody does. Polled, so SLURM is not asked."""
     try:
         holder = current_holder(folder, scheduler=lambda job: None)
     except (UserError, OSError):
@@ -272,7 +284,7 @@ def _last_sign(view: RunView) -> float:
     )
 
 
-def _signature(folder: Path, studies: tuple[Any, ...]) -> object:
+def _signature(folder: Path, studies: tuple[Study, ...]) -> object:
     """Changes whenever there may be something to forward."""
     try:
         stat = (folder / "records.jsonl").stat()

@@ -1,4 +1,4 @@
-"""Run folders as training leaves them, for tests of what reads them. The numbers follow a made-up power law."""
+"""Run folders as training leaves them, for tests of what reads them. The curves are made up."""
 
 from __future__ import annotations
 
@@ -65,12 +65,12 @@ def make_run(
     grids: bool = True,
     tiles: int = 10,
 ) -> Path:
-    """One run trained to its last budget in two segments, the first of which died hard half way. Its folder."""
+    """One run trained to its last budget in two segments, of which the first died hard half way. Its folder."""
     dit = model.startswith("dit/")
     parameters, macs, _ = MODELS[model]
-    shape = {"depth": 6, "width": 64, "heads": 4, "patch_size": 2, "mlp_ratio": 4}
+    shape: dict[str, Any] = {"depth": 6, "width": 64, "heads": 4, "patch_size": 2, "mlp_ratio": 4}
     if not dit:
-        shape = {"width": 16, "blocks": [1, 1, 2, 1, 1], "kernel_size": 7, "expansion": 3, "grn": True}  # type: ignore
+        shape = {"width": 16, "blocks": [1, 1, 2, 1, 1], "kernel_size": 7, "expansion": 3, "grn": True}
     config = {
         "model": {"family": "dit" if dit else "fcdm", "name": model, **shape},
         "data": {"name": "digits", "path": None, "checksum": "5678abcd" * 8, "channels": 1, "classes": 10},
@@ -90,7 +90,7 @@ def make_run(
         "id": identity,
         "name": name,
         "model": model,
-        "family": config["model"]["family"],  # type: ignore[index]
+        "family": config["model"]["family"],
         "data": "digits",
         "resolution": 8,
         "batch_size": batch_size,

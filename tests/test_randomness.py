@@ -103,6 +103,22 @@ def test_uniform_distribution() -> None:
     assert stats.kstest(x.numpy(), "uniform").pvalue > 1e-3
 
 
+@pytest.mark.parametrize("word", [0, 2**32 - 1])
+def test_the_rarest_words_give_numbers_in_range(word: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No logarithm of 0 and no 1.0: a word of 0 would take 2^32 draws to meet, so it is put in place."""
+
+    def words(*_: object) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.full((2, 1, 1), word), torch.full((2, 1, 1), word)
+
+    monkeypatch.setattr("fcdm.randomness._words", words)
+    positions = torch.arange(1)
+    assert normal(0, Purpose.NOISE, 0, positions, (4,)).abs().max() < 6.7
+    numbers = uniform(0, Purpose.NOISE, 0, positions, (4,))
+    assert numbers.min() >= 0
+    assert numbers.max() < 1
+    assert integers(0, Purpose.TIMESTEP, 0, positions, 2**31) == word >> 1
+
+
 @pytest.mark.parametrize("high", [1, 2, 10, 1000])
 def test_integers_are_uniform(high: int) -> None:
     drawn = integers(0, Purpose.TIMESTEP, 4, torch.arange(200_000), high)

@@ -192,5 +192,5 @@ def test_studies(tmp_path: Path) -> None:
     assert list_studies(tmp_path) == [study]
     assert study.budgets(RunView(folder).id) == (100, 400)
     assert study.budgets("another") == ()
-    with pytest.raises(UserError, match="no study 'dem' in .*; there: demo"):
+    with pytest.raises(UserError, match=r"no study 'dem' in .*; there: demo"):
         read_study(tmp_path, "dem")

@@ -160,10 +160,13 @@ def test_only_what_is_new_is_sent(runs: Path) -> None:
 def test_a_deleted_store_is_filled_again(runs: Path, empty_database: Path) -> None:
     make_run(runs)
     forwarder = Forwarder(runs)
-    forwarder.forward()
+    points = forwarder.forward().points
+    (runs / "mlflow.db").unlink()
+    assert forwarder.forward(changed_only=True).points == points  # by a follower that had the old one open
+    check_once(runs / "mlflow.db", runs)
     shutil.copy(empty_database, runs / "fresh.db")
-    os.replace(runs / "fresh.db", runs / "mlflow.db")
-    assert Forwarder(runs).forward().points > 0
+    (runs / "fresh.db").replace(runs / "mlflow.db")
+    assert Forwarder(runs).forward().points == points
     check_once(runs / "mlflow.db", runs)
 
 
@@ -407,7 +410,7 @@ def test_a_server_that_dies_and_comes_back_has_every_record_once(tmp_path: Path,
         assert (alone.returncode, out, err.count("\n")) == (1, "", 1)
         assert f"MLflow at {server.uri} does not take the records" in err
         assert "python -m fcdm.sync" in err
-        assert time.monotonic() - started < 45
+        assert time.monotonic() - started < 120  # MLflow's own waits: 246 s a call
         assert follower.poll() is None
 
         server.start()

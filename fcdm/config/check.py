@@ -58,14 +58,15 @@ BOUNDS: dict[str, tuple[float, bool, float]] = {
 
 def checked(composed: DictConfig) -> Config:
     """The composed configuration as a typed `Config`. Raises UserError with one line."""
+    ours = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
     try:
-        values = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+        values = OmegaConf.to_container(ours, resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as error:
         raise UserError(f"{error.full_key} has no value: say {error.full_key}=...") from None
     except OmegaConfBaseException as error:
         raise UserError(first_line(error)) from None
     assert isinstance(values, dict)
-    plain = {str(key): value for key, value in values.items() if key != "hydra"}
+    plain = {str(key): value for key, value in values.items()}
     known = set(schema_keys())
     for key in flat_keys(plain):
         if key not in known and not key.startswith("grids."):
@@ -95,7 +96,7 @@ def config_from(values: dict[str, Any]) -> Config:
 
 def check(config: Config) -> None:
     """Raise UserError for the first value that cannot be right."""
-    values = {key: value for key, value in _walk(dataclasses.asdict(config))}
+    values = dict(_walk(dataclasses.asdict(config)))
     for key, choices in CHOICES.items():
         if values[key] not in choices:
             raise UserError(f"{key}={values[key]} is not known: {near(str(values[key]), choices)}")
@@ -169,7 +170,9 @@ def unknown_key(key: str, known: Collection[str]) -> str:
     """`unknown key 'btach_size': did you mean batch_size?`"""
     last = key.rsplit(".", 1)[-1]
     found = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
-    found = found or [name for name in known if difflib.get_close_matches(last, [name.rsplit(".", 1)[-1]], 1, 0.75)]
+    found = found or [
+        name for name in known if difflib.get_close_matches(last, [name.rsplit(".", 1)[-1]], 1, 0.75)
+    ]
     hint = f"did you mean {found[0]}?" if found else "python -m fcdm.train --help lists the keys"
     return f"unknown key '{key}': {hint}"
 

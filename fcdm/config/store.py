@@ -8,7 +8,6 @@ from hydra.core.config_store import ConfigStore
 
 from fcdm.config.schema import Config, DiTConfig, FCDMConfig
 
-
 PLUGINS = "hydra_plugins.fcdm_plugins.plugins"
 
 

@@ -92,7 +92,7 @@ def _scale(images: NDArray[np.uint8], resolution: int) -> NDArray[np.float32]:
     if resolution > 8:
         # Rows and columns alike; exact in float32, since levels and weights are small multiples of 1/8.
         weights = _bilinear(8, resolution)
-        scaled = weights @ scaled @ weights.T
+        scaled = np.einsum("ri,nij,sj->nrs", weights, scaled, weights, optimize=True)
     return scaled[:, None]
 
 

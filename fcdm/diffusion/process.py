@@ -132,24 +132,22 @@ class Process:
     def tables(self, device: torch.device) -> Tables:
         """The tables on a device; copied there once, so that no later step waits for a copy."""
         if device not in self._tables:
-            # Made under inference mode, they could never be used in training.
-            with torch.inference_mode(False):
 
-                def put(table: NDArray[np.float64]) -> Tensor:
-                    return torch.tensor(table, dtype=torch.float32, device=device)
+            def put(table: NDArray[np.float64]) -> Tensor:
+                return torch.tensor(table, dtype=torch.float32, device=device)
 
-                self._tables[device] = Tables(
-                    timesteps=torch.tensor(self.timesteps, dtype=torch.int64, device=device),
-                    alpha_bar_prev=put(self.alpha_bar_prev),
-                    sqrt_alpha_bar=put(np.sqrt(self.alpha_bar)),
-                    sqrt_one_minus_alpha_bar=put(np.sqrt(1.0 - self.alpha_bar)),
-                    sqrt_recip_alpha_bar=put(np.sqrt(1.0 / self.alpha_bar)),
-                    sqrt_recip_alpha_bar_minus_one=put(np.sqrt(1.0 / self.alpha_bar - 1.0)),
-                    posterior_mean_x0=put(self.posterior_mean_x0),
-                    posterior_mean_xt=put(self.posterior_mean_xt),
-                    posterior_log_variance=put(self.posterior_log_variance),
-                    log_betas=put(np.log(self.betas)),
-                )
+            self._tables[device] = Tables(
+                timesteps=torch.tensor(self.timesteps, dtype=torch.int64, device=device),
+                alpha_bar_prev=put(self.alpha_bar_prev),
+                sqrt_alpha_bar=put(np.sqrt(self.alpha_bar)),
+                sqrt_one_minus_alpha_bar=put(np.sqrt(1.0 - self.alpha_bar)),
+                sqrt_recip_alpha_bar=put(np.sqrt(1.0 / self.alpha_bar)),
+                sqrt_recip_alpha_bar_minus_one=put(np.sqrt(1.0 / self.alpha_bar - 1.0)),
+                posterior_mean_x0=put(self.posterior_mean_x0),
+                posterior_mean_xt=put(self.posterior_mean_xt),
+                posterior_log_variance=put(self.posterior_log_variance),
+                log_betas=put(np.log(self.betas)),
+            )
         return self._tables[device]
 
     def q_sample(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ def ema_decay(config: EMAConfig, step: int) -> float:
     if config.rampup is None or config.decay <= 0.0 or config.decay >= 1.0:
         return config.decay
     halflife = min(math.log(0.5) / math.log(config.decay), config.rampup * step)
-    return 0.5 ** (1.0 / halflife)
+    return math.exp2(-1.0 / halflife)
 
 
 @torch.no_grad()

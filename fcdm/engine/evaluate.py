@@ -22,8 +22,7 @@ from torch import Tensor, nn
 from fcdm.config.schema import Config
 from fcdm.data.dataset import Dataset
 from fcdm.diffusion.guidance import guided
-from fcdm.diffusion.process import Process
-from fcdm.diffusion.process import split_output
+from fcdm.diffusion.process import Process, split_output
 from fcdm.diffusion.sampling import sample
 from fcdm.engine.machine import autocast
 from fcdm.engine.progress import Progress
@@ -123,7 +122,11 @@ class _Sampler:
         """Samples `numbers` (n,) int64 as (n, C, side, side) uint8."""
         protocol = self.config.evaluation
         denoise = guided(
-            self.model, self.labels(numbers), self.config.data.classes, protocol.guidance_scale, protocol.guidance_channels
+            self.model,
+            self.labels(numbers),
+            self.config.data.classes,
+            protocol.guidance_scale,
+            protocol.guidance_channels,
         )
         with autocast(protocol.precision, self.device):
             x = sample(

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import nn
 
@@ -80,7 +79,9 @@ class Judge:
                 content = json.loads(path.read_text())
                 records.write(step, {"protocol": self.protocol_id, **content["metrics"]})
             except (ValueError, KeyError, TypeError):
-                raise UserError(f"{path} is no evaluation any more: remove it, and it is made again") from None
+                raise UserError(
+                    f"{path} is no evaluation any more: remove it, and it is made again"
+                ) from None
         return stands
 
     def _write(self, step: int, found: Evaluation, records: RecordWriter | None) -> None:
@@ -127,5 +128,3 @@ def _png(images: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(picture[..., 0] if channels == 1 else picture[..., :3]).save(buffer, "PNG")
     return buffer.getvalue()
-
-

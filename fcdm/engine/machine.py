@@ -57,7 +57,9 @@ def segment_facts(config: Config, ranks: Ranks) -> dict[str, Any]:
     return {
         "host": socket.gethostname(),
         "pid": os.getpid(),
-        "device": ranks.device.type if ranks.device.type == "cpu" else torch.cuda.get_device_name(ranks.device),
+        "device": ranks.device.type
+        if ranks.device.type == "cpu"
+        else torch.cuda.get_device_name(ranks.device),
         "threads": torch.get_num_threads(),
         "world_size": ranks.world_size,
         "micro_batch": config.micro_batch or config.batch_size // ranks.world_size,
@@ -85,7 +87,10 @@ class Segment:
     ) -> None:
         if self.records is None:
             return
-        facts: dict[str, Any] = {"completed": self.completed, "seconds": round(time.monotonic() - self.started, 3)}
+        facts: dict[str, Any] = {
+            "completed": self.completed,
+            "seconds": round(time.monotonic() - self.started, 3),
+        }
         if error is not None:
             facts["error"] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         self.records.segment_end(self.state.step, **facts)

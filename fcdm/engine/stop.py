@@ -46,7 +46,11 @@ class StopSignal:
         if self.signum is not None and signum == signal.SIGINT:
             raise KeyboardInterrupt
         self.signum = signum
-        print(f"{signal.Signals(signum).name}: saving and stopping at the next step", file=sys.stderr, flush=True)
+        print(
+            f"{signal.Signals(signum).name}: saving and stopping at the next step",
+            file=sys.stderr,
+            flush=True,
+        )
 
     @property
     def requested(self) -> bool:

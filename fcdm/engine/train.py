@@ -13,7 +13,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from fcdm.config.check import budgets
 from fcdm.config.schema import Config
-from fcdm.runs.costs import train_flops
 from fcdm.data.dataset import Dataset
 from fcdm.diffusion.loss import training_loss
 from fcdm.diffusion.process import Process
@@ -27,6 +26,7 @@ from fcdm.engine.ranks import Ranks
 from fcdm.engine.state import TrainState
 from fcdm.engine.stop import Stopped, StopSignal
 from fcdm.errors import UserError
+from fcdm.runs.costs import train_flops
 from fcdm.runs.folder import Run
 from fcdm.runs.records import RecordWriter
 
@@ -80,7 +80,11 @@ def train(
                 raise UserError(
                     f"the loss of {run.name} is not finite at step {bad}: a lower optimiser.lr (now "
                     f"{config.optimiser.lr:g}) usually helps; "
-                    + (f"the checkpoint of step {max(kept)} is kept" if kept else "there is no checkpoint yet")
+                    + (
+                        f"the checkpoint of step {max(kept)} is kept"
+                        if kept
+                        else "there is no checkpoint yet"
+                    )
                 )
             if records is not None:
                 records.sync()
@@ -204,7 +208,9 @@ def _for_training(model: nn.Module, config: Config, ranks: Ranks) -> nn.Module:
         model = torch.compile(model)  # type: ignore[assignment]
     if ranks.world_size > 1:
         return DistributedDataParallel(
-            model, device_ids=[ranks.device.index] if ranks.device.type == "cuda" else None, gradient_as_bucket_view=True
+            model,
+            device_ids=[ranks.device.index] if ranks.device.type == "cuda" else None,
+            gradient_as_bucket_view=True,
         )
     return model
 

@@ -60,13 +60,12 @@ def accuracy(network: DigitsCNN, images: Tensor, labels: Tensor) -> float:
         return float((network(images).argmax(1) == labels).double().mean())
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Train the digits' feature network on the train split.")
     parser.add_argument("--out", type=Path, default=DIGITS_CNN_WEIGHTS, help="weight file to write")
     parser.add_argument("--epochs", type=int, default=60)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
-    torch.use_deterministic_algorithms(True)
 
     digits = load_digits_split()
     train_images, heldout_images = (

@@ -21,14 +21,27 @@ def forwarding(config: Config) -> Iterator[None]:
         yield
         return
     runs_dir = Path(config.runs_dir)
-    command = [sys.executable, "-m", "fcdm.sync", f"runs_dir={runs_dir}", "--follow", "--parent", str(os.getpid())]
+    command = [
+        sys.executable,
+        "-m",
+        "fcdm.sync",
+        f"runs_dir={runs_dir}",
+        "--follow",
+        "--parent",
+        str(os.getpid()),
+    ]
     if config.mlflow_uri is not None:
         command += ["--uri", config.mlflow_uri]
     log_file = runs_dir / "mlflow.log"
     with open(log_file, "ab") as log:
         # Lowest priority: on a laptop it shares the cores with the training.
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, preexec_fn=_be_nice
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            preexec_fn=_be_nice,
         )
     try:
         yield
@@ -40,7 +53,9 @@ def forwarding(config: Config) -> Iterator[None]:
             process.kill()
             code = 1
         if code != 0:
-            print(f"MLflow is not up to date ({log_file} says why); later: python -m fcdm.sync runs_dir={runs_dir}")
+            print(
+                f"MLflow is not up to date ({log_file} says why); later: python -m fcdm.sync runs_dir={runs_dir}"
+            )
 
 
 def _be_nice() -> None:

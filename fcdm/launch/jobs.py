@@ -15,10 +15,10 @@ from typing import Any
 
 from fcdm.config.check import budgets, config_from
 from fcdm.config.schema import Config
-from fcdm.runs.costs import train_flops
 from fcdm.data.dataset import data_checksum
 from fcdm.errors import UserError
 from fcdm.runs.atomic import write_json
+from fcdm.runs.costs import train_flops
 from fcdm.runs.folder import Run, open_run
 from fcdm.runs.identity import readable_name, run_id, science
 from fcdm.runs.locks import locked
@@ -78,7 +78,9 @@ class Job:
             content = json.loads(path.read_text())
             return cls(content["id"], [config_from(part) for part in content["parts"]])
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path} is no job file ({type(error).__name__}): launchers write these") from None
+            raise UserError(
+                f"{path} is no job file ({type(error).__name__}): launchers write these"
+            ) from None
 
 
 def make_jobs(configs: Iterable[Config]) -> list[Job]:
@@ -87,7 +89,10 @@ def make_jobs(configs: Iterable[Config]) -> list[Job]:
     for config in configs:
         checksum = data_checksum(config.data, config.resolution)
         whole = dataclasses.replace(
-            config, data=dataclasses.replace(config.data, checksum=checksum), steps=budgets(config.steps), grids=[]
+            config,
+            data=dataclasses.replace(config.data, checksum=checksum),
+            steps=budgets(config.steps),
+            grids=[],
         )
         identity = run_id(science(whole))
         job = jobs.setdefault(identity, Job(identity, []))
@@ -145,4 +150,3 @@ def _add_to_study(path: Path, study: str, asked: list[tuple[Job, Config]], comma
             "requests": list(requests.values()),
         }
         write_json(path, known)
-

@@ -14,7 +14,6 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, BinaryIO
 
 from rich.console import Console
@@ -74,7 +73,9 @@ def run_local(jobs: list[Job], at_once: int | None = None) -> list[Outcome]:
         outcome = _nothing_to_do(job)
         if isinstance(outcome, Outcome):
             outcomes[job.id] = outcome
-            console.print(f"{job.name}: {outcome.state}{_colon(outcome.text)}", highlight=False, soft_wrap=True)
+            console.print(
+                f"{job.name}: {outcome.state}{_colon(outcome.text)}", highlight=False, soft_wrap=True
+            )
         else:
             waiting.append((job, outcome))
     waiting.sort(key=lambda item: -item[0].flops)
@@ -88,7 +89,9 @@ def _nothing_to_do(job: Job) -> Outcome | Run:
     try:
         run = job.open()
         if not job.missing(run):
-            return Outcome(job, run, "done", f"budgets {', '.join(map(str, job.budgets))} are trained and judged")
+            return Outcome(
+                job, run, "done", f"budgets {', '.join(map(str, job.budgets))} are trained and judged"
+            )
         holder = current_holder(run.folder)
         if holder is not None and holder.alive is not False:
             return Outcome(job, run, "held", f"{holder} works on it")
@@ -101,7 +104,11 @@ class _Pool:
     """The running and the waiting jobs of one command."""
 
     def __init__(
-        self, console: Console, waiting: list[tuple[Job, Run]], outcomes: dict[str, Outcome], at_once: int | None
+        self,
+        console: Console,
+        waiting: list[tuple[Job, Run]],
+        outcomes: dict[str, Outcome],
+        at_once: int | None,
     ) -> None:
         self.console, self.waiting, self.outcomes = console, waiting, outcomes
         self.asked = max(job.config.threads or 1 for job, _ in waiting)
@@ -167,7 +174,8 @@ class _Pool:
             self.console.print(f"{item.job.name}: {news['judged']}", highlight=False, soft_wrap=True)
         elif not self.console.is_terminal and time.monotonic() - item.said_at > LINE_EVERY_S:
             item.said_at = time.monotonic()
-            line = f"{item.job.name}: step {news.get('step', 0)}/{item.job.budgets[-1]}, {news.get('doing', 'starting')}"
+            where = f"step {news.get('step', 0)}/{item.job.budgets[-1]}"
+            line = f"{item.job.name}: {where}, {news.get('doing', 'starting')}"
             self.console.print(line, highlight=False, soft_wrap=True)
         item.seen = news
         code = item.process.poll()
@@ -178,7 +186,9 @@ class _Pool:
         self.bars.remove_task(item.task)
         outcome = _ended(item, code)
         self.outcomes[item.job.id] = outcome
-        self.console.print(f"{item.job.name}: {outcome.state}{_colon(outcome.text)}", highlight=False, soft_wrap=True)
+        self.console.print(
+            f"{item.job.name}: {outcome.state}{_colon(outcome.text)}", highlight=False, soft_wrap=True
+        )
 
     def _stop(self, signum: int, frame: object) -> None:
         if self.stopping is None:
@@ -207,5 +217,3 @@ def _ended(item: _Running, code: int) -> Outcome:
 
 def _colon(text: str) -> str:
     return f": {text}" if text else ""
-
-

@@ -28,7 +28,7 @@ class StudySweeper(Sweeper):
     """Hydra's entry (`hydra/sweeper: fcdm`); with a plain `-m` it is the only sweeper this project uses."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self.config = config
+        self.composed = config
         self.context = hydra_context
         self.launcher: Launcher = Plugins.instance().instantiate_launcher(
             config=config, task_function=task_function, hydra_context=hydra_context
@@ -36,7 +36,7 @@ class StudySweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Compose every choice before anything starts; then hand over to the launcher."""
-        grids = OmegaConf.to_container(self.config.grids) if "grids" in self.config else []
+        grids = OmegaConf.to_container(self.composed.grids)
         assert isinstance(grids, list)
         choices = expand(arguments, grids)
         composed = [self._compose(choice) for choice in choices]
@@ -52,7 +52,7 @@ class StudySweeper(Sweeper):
 
     def _compose(self, choice: list[str]) -> Config:
         try:
-            return checked(self.context.config_loader.load_sweep_config(self.config, choice))
+            return checked(self.context.config_loader.load_sweep_config(self.composed, choice))
         except UserError as error:
             raise UserError(f"{error}  [{' '.join(choice)}]") from None
 
@@ -63,10 +63,14 @@ class StudySweeper(Sweeper):
             for part in job.parts:
                 at = next(i for i, config in enumerate(composed) if _same_request(config, part))
                 budgets = ",".join(str(step) for step in part.steps)
-                wanted.append([*(text for text in choices[at] if not text.startswith("steps=")), f"steps=[{budgets}]"])
+                wanted.append(
+                    [*(text for text in choices[at] if not text.startswith("steps=")), f"steps=[{budgets}]"]
+                )
         with forwarding(jobs[0].config):
             returns = self.launcher.launch(wanted, initial_job_idx=0)
-        errors = [(names, error) for names, found in zip(wanted, returns, strict=True) if (error := _error(found))]
+        errors = [
+            (names, error) for names, found in zip(wanted, returns, strict=True) if (error := _error(found))
+        ]
         for overrides, error in errors:
             if not is_users(error):
                 traceback.print_exception(error)

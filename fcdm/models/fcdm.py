@@ -29,7 +29,7 @@ class ChannelsLastConv(nn.Conv2d):
         self.weight.data = self.weight.data.contiguous(memory_format=torch.channels_last)
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self._conv_forward(x.permute(0, 3, 1, 2), self.weight, None)
+        out: Tensor = self._conv_forward(x.permute(0, 3, 1, 2), self.weight, None)
         # The layout of a one-channel tensor is ambiguous, so the convolution may answer in the other one.
         out = out.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)
         # On its own, because oneDNN's bias gradient of a depthwise convolution costs more than its input gradient.
@@ -72,7 +72,8 @@ def _norm_over_positions(x: Tensor) -> Tensor:
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     if x.device.type == "cpu":  # torch's own norm over a strided dimension is not vectorised here: 5 to 15 times slower
         return (x * x).sum(1, keepdim=True, dtype=dtype).sqrt()
-    return torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=dtype)
+    norm: Tensor = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=dtype)
+    return norm
 
 
 class GlobalResponseNorm(nn.Module):
@@ -189,8 +190,9 @@ class FCDM(nn.Module):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         xavier_flat_(self.stem.weight)
-        for conditioner in self.conditioners:
-            conditioner.reset_parameters()
+        for conditioner in self.modules():
+            if isinstance(conditioner, Conditioner):
+                conditioner.reset_parameters()
         zeroed: list[nn.Linear | nn.Conv2d] = [self.head_modulation, self.out]
         zeroed += [module.modulation for module in self.modules() if isinstance(module, FCDMBlock)]
         for layer in zeroed:

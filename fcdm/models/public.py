@@ -48,7 +48,8 @@ def official_names(config: ModelConfig) -> dict[str, str]:
 def load_official(model: FCDM | DiT, state_dict: Mapping[str, Tensor]) -> None:
     """Copy the public code's weights into `model`, in place, in the model's dtype and on its device.
 
-    Raises UserError naming missing and unexpected entries and entries of another shape, and then copies nothing.
+    Raises UserError naming missing and unexpected entries and those of another shape, or where DiT's position
+    embedding is not the fixed one; copies nothing then.
     """
     names = official_names(model.config)
     ours = _our_tensors(model)
@@ -71,8 +72,14 @@ def load_official(model: FCDM | DiT, state_dict: Mapping[str, Tensor]) -> None:
             f"these are not the weights of the public code for model {model.config.name}: "
             f"{'; '.join(problems)}. Choose the model (and diffusion.learn_sigma) that the file was trained with"
         )
+    if _POSITION in names and not torch.allclose(
+        state_dict[_POSITION].to(ours[names[_POSITION]]), ours[names[_POSITION]], atol=1e-5
+    ):
+        raise UserError(f"{_POSITION} is not DiT's fixed sin-cos embedding: ours cannot hold a learned one")
     with torch.no_grad():
         for name, own in names.items():
+            if name == _POSITION:
+                continue
             ours[own].copy_(state_dict[name].reshape(ours[own].shape))
 
 

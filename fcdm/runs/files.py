@@ -77,7 +77,7 @@ class Request(NamedTuple):
 
 @dataclass(frozen=True)
 class Study:
-    """A named list of (run, budget, protocol) requests; `protocol_id` is its headline, what `fid` means in it."""
+    """A named list of (run, budget, protocol) requests; `protocol_id` is what `fid` means in it."""
 
     name: str
     created: float
@@ -108,8 +108,8 @@ def scalars_in(fields: dict[str, Any]) -> dict[str, float]:
 def read_records(path: Path) -> list[Record]:
     """Every whole line of a records.jsonl, as written; [] without the file.
 
-    The last line may be torn (a process died while it wrote, or is writing now): it is left out. A damaged line
-    that others follow is no such thing: UserError.
+    The last line may be torn (a process died while it wrote, or is writing now): it is left out. A
+    damaged line that others follow is no such thing: UserError.
     """
     try:
         content = path.read_bytes()

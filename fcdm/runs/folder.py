@@ -14,9 +14,9 @@ from typing import Any
 import yaml
 
 from fcdm.config.schema import Config
-from fcdm.runs.costs import cost_of
 from fcdm.errors import UserError
 from fcdm.runs.atomic import describe_oserror
+from fcdm.runs.costs import cost_of
 from fcdm.runs.identity import SCHEMA_VERSION, flatten, readable_name, run_id, science
 
 
@@ -96,7 +96,9 @@ def frozen_science(folder: Path) -> dict[str, Any]:
     except (OSError, yaml.YAMLError) as error:
         raise UserError(f"{path} cannot be read ({type(error).__name__}): is this a run's folder?") from None
     if not isinstance(content, dict):
-        raise UserError(f"{path} is no config: it was changed by hand or torn; remove the folder or restore it")
+        raise UserError(
+            f"{path} is no config: it was changed by hand or torn; remove the folder or restore it"
+        )
     return content
 
 

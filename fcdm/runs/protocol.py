@@ -31,7 +31,4 @@ def protocol_of(config: Config) -> dict[str, Any]:
 
 def protocol_id(protocol: dict[str, Any]) -> str:
     """`ddim25-1000-3f2a91bc`: sampler and steps, samples, and the hash of the whole protocol."""
-    return (
-        f"{protocol['sampler']}{protocol['sampling_steps']}-{protocol['samples']}-{short_hash(protocol)}"
-    )
-
+    return f"{protocol['sampler']}{protocol['sampling_steps']}-{protocol['samples']}-{short_hash(protocol)}"

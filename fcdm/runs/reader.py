@@ -2,8 +2,8 @@
 
 The records are the truth; MLflow, tables and figures are made from what is read here. Nothing is written, and
 neither torch nor MLflow nor pandas is imported. A view is a snapshot: what it has read once it does not read
-again, so a reader that follows a run at work takes a new view each time. A run that is being written to at this
-moment is read up to its last whole line.
+again, so a reader that follows a run at work takes a new view each time. A run that is being written to
+at this moment is read up to its last whole line.
 """
 
 from __future__ import annotations
@@ -33,11 +33,25 @@ from fcdm.runs.files import (
 )
 from fcdm.runs.identity import flatten
 
+__all__ = [
+    "Evaluation",
+    "Record",
+    "Request",
+    "RunView",
+    "Scalar",
+    "Segment",
+    "Study",
+    "list_runs",
+    "list_studies",
+    "read_study",
+    "run_folders",
+]
+
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster where libyaml is there
 
 
 class RunView:
-    """A run's folder, read lazily and once. Raises UserError, naming file and line, where a file is damaged."""
+    """A run's folder, read lazily and once. Raises UserError, naming file and line, where one is damaged."""
 
     def __init__(self, folder: Path, studies: tuple[Study, ...] = ()) -> None:
         self.folder = folder
@@ -108,14 +122,14 @@ class RunView:
 
     @property
     def headline(self) -> str | None:
-        """The protocol that `fid` means here: of the run's first study, else the first one it was judged by."""
+        """The protocol that `fid` means here: of the run's first study, else the first that judged it."""
         if self.studies:
             return min(self.studies, key=lambda study: (study.created, study.name)).protocol_id
         first = min(self.evaluations, key=lambda judged: (judged.time, judged.protocol_id), default=None)
         return first.protocol_id if first else None
 
     def training_scalars(self) -> Iterator[tuple[int, Scalar]]:
-        """(end of the line in bytes, scalar) of each (key, step) written in training; the first one stands."""
+        """(end of the line in bytes, scalar) of each (key, step) of training; the first one stands."""
         seen = set()
         for end, fields in self.records:
             if "protocol" in fields or "segment" in fields:

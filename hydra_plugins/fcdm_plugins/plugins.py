@@ -36,4 +36,3 @@ class FcdmSearchPath(SearchPathPlugin):
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         search_path.append("fcdm", f"file://{Path(__file__).resolve().parent.parent.parent}")
-

@@ -1,0 +1,51 @@
+# Two commands set everything up: `make demo` and `make test`.
+PYTHON ?= python3
+RUNS ?= runs
+FIGURES ?= figures
+PORT ?= 5000
+PY = .venv/bin/python
+
+# MLflow: no telemetry, no helper processes, one worker.
+export MLFLOW_DISABLE_TELEMETRY = true
+export MLFLOW_SERVER_ENABLE_JOB_EXECUTION = false
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help:  ## show the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+.PHONY: setup
+setup:  ## make .venv with everything installed (done by the others when needed)
+	@$(PYTHON) tools/setup_venv.py
+
+.PHONY: demo
+demo: setup  ## a real small study on this machine: FCDM against DiT on handwritten digits, with its figures
+	@$(PY) -m fcdm.train -m +sweeps=digits hydra/launcher=local runs_dir=$(RUNS)
+	@$(PY) -m analysis.plots --runs $(RUNS) --study digits --out $(FIGURES)
+
+.PHONY: ui
+ui: setup  ## MLflow's dashboards of the runs, on http://127.0.0.1:5000
+	@$(PY) -m fcdm.sync runs_dir=$(RUNS)
+	@echo "MLflow: http://127.0.0.1:$(PORT) (Ctrl-C ends it)"
+	@$(PY) -m mlflow server --host 127.0.0.1 --port $(PORT) --workers 1 \
+	  --backend-store-uri sqlite:///$(RUNS)/mlflow.db --artifacts-destination $(RUNS)/mlflow-artifacts
+
+.PHONY: test
+test: setup lint  ## every check and test, as CI runs them
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal
+
+.PHONY: lint
+lint: setup  ## style and types
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@$(PY) -m mypy
+
+.PHONY: format
+format: setup  ## put the style right
+	@$(PY) -m ruff check --fix .
+	@$(PY) -m ruff format .
+
+.PHONY: bench
+bench: setup  ## the benchmarks of the hot paths
+	@for bench in benchmarks/*.py; do case $$bench in */plain_*) ;; *) echo "== $$bench"; $(PY) $$bench || exit 1;; esac; done

@@ -1,0 +1,82 @@
+"""What the tests share: the command line as a user meets it, in a folder of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# A run of seconds: everything real, only small.
+TINY = (
+    "batch_size=16",
+    "evaluation.samples=20",
+    "evaluation.sampling_steps=2",
+    "evaluation.batch_size=10",
+    "log_every=2",
+    "mlflow_uri=off",
+)
+
+Command = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def environment(**more: str) -> dict[str, str]:
+    """One thread per process: side by side on few cores anything else is ten times slower."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("HYDRA_", "MLFLOW_"))}
+    return {**kept, "OMP_NUM_THREADS": "1", "MLFLOW_DISABLE_TELEMETRY": "true", "COLUMNS": "200", **more}
+
+
+@pytest.fixture
+def fcdm(tmp_path: Path) -> Command:
+    """`fcdm("model=N", "steps=4", module="train")` runs `python -W error -m fcdm.train ...` in tmp_path."""
+
+    def command(
+        *arguments: str, module: str = "fcdm.train", timeout: float = 240, **more: str
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", module, *arguments],
+            cwd=tmp_path,
+            env=environment(**more),
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+
+    return command
+
+
+def records(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
+
+
+def values(folder: Path) -> dict[tuple[int, str], Any]:
+    """Everything recorded but timings, by (step, key); fails where one was recorded twice."""
+    found: dict[tuple[int, str], Any] = {}
+    for line in records(folder):
+        if "segment" in line:
+            continue
+        for key, value in line.items():
+            if key in ("step", "time", "images_per_s", "protocol"):
+                continue
+            place = (line["step"], key)
+            assert place not in found, f"{place} was recorded twice"
+            found[place] = value
+    return found
+
+
+def weights(folder: Path, step: int) -> dict[str, str]:
+    """Checksums of a checkpoint's files: equal means bit for bit."""
+    manifest = json.loads((folder / "checkpoints" / f"step-{step:08d}" / "manifest.json").read_text())
+    return {name: entry["sha256"] for name, entry in manifest["files"].items()}
+
+
+def only_run(runs: Path) -> Path:
+    (found,) = [path.parent for path in runs.glob("*/run.json")]
+    return found
