@@ -22,9 +22,7 @@ def curves_in_mlflow(uri: str) -> list[RunCurves]:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     if uri.startswith("sqlite:///") and not os.path.exists(uri.removeprefix("sqlite:///")):  # noqa: PTH110
-        raise UserError(
-            f"no MLflow store at {uri}: make it with `python -m fcdm.sync`, or read the runs' folder"
-        )
+        raise UserError(f"no MLflow store at {uri}: make it with `python -m fcdm.sync`, or read the runs' folder")
     import mlflow
     import requests
     from sqlalchemy.exc import SQLAlchemyError
@@ -34,9 +32,7 @@ def curves_in_mlflow(uri: str) -> list[RunCurves]:
         client = mlflow.MlflowClient(uri)
         experiment = client.get_experiment_by_name(EXPERIMENT)
         if experiment is None:
-            raise UserError(
-                f"{uri} has no experiment '{EXPERIMENT}': forward runs to it with `python -m fcdm.sync`"
-            )
+            raise UserError(f"{uri} has no experiment '{EXPERIMENT}': forward runs to it with `python -m fcdm.sync`")
         found: list[Any] = []
         token = None
         while True:
@@ -79,15 +75,9 @@ def _curves(client: Any, run: Any) -> RunCurves:
         family=tags["family"],
         data=tags["data"],
         config={key: value for key, value in params.items() if not key.startswith("cost.")},
-        cost={
-            key.removeprefix("cost."): float(value)
-            for key, value in params.items()
-            if key.startswith("cost.")
-        },
+        cost={key.removeprefix("cost."): float(value) for key, value in params.items() if key.startswith("cost.")},
         training={key: curve(list(history(key).items())) for key in ("loss", "images_per_s")},
         judged=judged,
-        protocols={
-            k.removeprefix("protocol."): json.loads(v) for k, v in tags.items() if k.startswith("protocol.")
-        },
+        protocols={k.removeprefix("protocol."): json.loads(v) for k, v in tags.items() if k.startswith("protocol.")},
         studies=studies,
     )

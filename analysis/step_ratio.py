@@ -1,8 +1,8 @@
 """How many times fewer steps one model needs than another for the same FID. Pure functions on arrays.
 
-Of every curve only the running minimum counts (what had been reached by then), interpolated as a straight line of
-log FID over log steps between measured points. Nothing is extrapolated: a FID that a model had already passed at
-its first measured point, or never reached, has no answer.
+Of every curve only the running minimum counts (what had been reached by then), interpolated as a straight line
+of log FID over log steps between measured points. Nothing is extrapolated: a FID that a model had already passed
+at its first measured point, or never reached, has no answer.
 """
 
 from __future__ import annotations
@@ -57,13 +57,13 @@ def steps_to_reach(steps: ArrayLike, fid: ArrayLike, target: float) -> float | N
 def equal_fid_ratio(
     steps_a: ArrayLike, fid_a: ArrayLike, steps_b: ArrayLike, fid_b: ArrayLike, target: float
 ) -> float | None:
-    """b's steps over a's to reach `target`; None where either was not measured. FLOPs serve as well as steps."""
+    """b's steps over a's to reach `target`; None where either was not measured. FLOPs serve as well."""
     a, b = steps_to_reach(steps_a, fid_a, target), steps_to_reach(steps_b, fid_b, target)
     return None if a is None or b is None else b / a
 
 
 def shared_targets(fid_a: ArrayLike, fid_b: ArrayLike, count: int = TARGETS) -> np.ndarray:
-    """FIDs that both curves pass, from the highest down, evenly in log, shape (count,); empty where there is none.
+    """FIDs that both curves pass, from the highest down, evenly in log, shape (count,) or (0,).
 
     `fid_a`, `fid_b`: in order of steps.
     """
@@ -101,9 +101,7 @@ def ratio_range(
     assert a is not None
     assert b is not None
     measured.append(b / a)
-    return RatioRange(
-        middle, b / a, a, b, min(measured), max(measured), float(targets[-1]), float(targets[0]), cut
-    )
+    return RatioRange(middle, b / a, a, b, min(measured), max(measured), float(targets[-1]), float(targets[0]), cut)
 
 
 def _envelope(steps: ArrayLike, fid: ArrayLike) -> tuple[np.ndarray, np.ndarray]:

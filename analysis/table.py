@@ -23,10 +23,13 @@ COLUMNS = (
     *("run", "model", "family", "data", "resolution", "seed", "batch_size", "lr", "steps", "protocol_id"),
     *METRICS,
     *("loss", "parameters", "forward_gmacs", "train_pflops", "images_per_s", "seconds"),
-    *("label", "variant", "samples", "floor", "grid"),
+    *("label", "variant", "samples", "floor", "grid", "grid_columns"),
 )
 """`seconds`: training's wall time. `images_per_s`: median so far. `label`: the line's name in figures; runs that
 differ in nothing but the seed share a `variant`. `floor`: FID of real images. `grid`: picture of the samples."""
+
+INTERNAL = ("variant", "grid", "grid_columns")
+"""Columns that are of no use outside."""
 
 NOT_A_VARIANT = ("seed", "model.name", "data.name", "data.path")
 
@@ -40,6 +43,7 @@ class Judged:
     metrics: dict[str, float]
     seconds: float | None
     grid: Path | None = None
+    grid_columns: int = 1
 
 
 @dataclass
@@ -77,9 +81,7 @@ def tidy_table(source: Path | str, study: str | None = None, protocol: str | Non
         if study is not None:
             study_names = [found.name for found in list_studies(source)]
             if study not in study_names:
-                raise UserError(
-                    f"no study '{study}' in {source}; there: {', '.join(study_names) or 'none yet'}"
-                )
+                raise UserError(f"no study '{study}' in {source}; there: {', '.join(study_names) or 'none yet'}")
         curves = [_curves(view) for view in list_runs(source)]
     if not curves:
         raise UserError(f"no runs in {source} yet: train first, or name another folder with --runs")
@@ -87,9 +89,7 @@ def tidy_table(source: Path | str, study: str | None = None, protocol: str | Non
         there = sorted({name for run in curves for name in run.studies})
         curves = [run for run in curves if study in run.studies]
         if not curves:
-            raise UserError(
-                f"study '{study}' has no run in {source} yet; studies there: {', '.join(there) or 'none'}"
-            )
+            raise UserError(f"study '{study}' has no run in {source} yet; studies there: {', '.join(there) or 'none'}")
     chosen = choose_protocol(curves, study, protocol)
     labels = _labels(curves)
     rows = [
@@ -99,9 +99,7 @@ def tidy_table(source: Path | str, study: str | None = None, protocol: str | Non
         if judged.protocol_id == chosen and (study is None or judged.step in run.studies[study][1])
     ]
     if not rows:
-        raise UserError(
-            f"no run in {source} has been judged by {chosen} yet: let a budget be reached and evaluated"
-        )
+        raise UserError(f"no run in {source} has been judged by {chosen} yet: let a budget be reached and evaluated")
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     return table.sort_values(["label", "seed", "run", "steps"], ignore_index=True)
 
@@ -111,9 +109,7 @@ def choose_protocol(curves: Sequence[RunCurves], study: str | None, protocol: st
     judged_by = sorted({judged.protocol_id for run in curves for judged in run.judged})
     if protocol is not None:
         if protocol not in judged_by:
-            raise UserError(
-                f"nothing was judged by '{protocol}'; there: {', '.join(judged_by) or 'nothing yet'}"
-            )
+            raise UserError(f"nothing was judged by '{protocol}'; there: {', '.join(judged_by) or 'nothing yet'}")
         return protocol
     if study is not None:
         return next(run.studies[study][0] for run in curves)
@@ -196,6 +192,7 @@ def _row(run: RunCurves, judged: Judged, label: str, variant: str) -> dict[str, 
         "samples": told["protocol"].get("samples", -1),
         "floor": told["floor"].get("fid", np.nan),
         "grid": judged.grid,
+        "grid_columns": judged.grid_columns,
     }
 
 
@@ -218,12 +215,10 @@ def _curves(view: RunView) -> RunCurves:
         cost=view.cost,
         training={key: curve(found) for key, found in points.items()},
         judged=[
-            Judged(e.step, e.protocol_id, e.metrics, view.training_seconds(e.step), e.grid)
+            Judged(e.step, e.protocol_id, e.metrics, view.training_seconds(e.step), e.grid, e.grid_columns)
             for e in view.evaluations
         ],
-        protocols={
-            e.protocol_id: {"protocol": e.protocol, "floor": e.floor} for e in view.evaluations if e.protocol
-        },
+        protocols={e.protocol_id: {"protocol": e.protocol, "floor": e.floor} for e in view.evaluations if e.protocol},
         studies={study.name: (study.protocol_id, study.budgets(view.id)) for study in view.studies},
     )
 
@@ -236,9 +231,7 @@ def curve(points: list[tuple[int, float]]) -> tuple[np.ndarray, np.ndarray]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Print the table as CSV."""
-    parser = argparse.ArgumentParser(
-        prog="python -m analysis.table", description="The tidy table of a study, as CSV."
-    )
+    parser = argparse.ArgumentParser(prog="python -m analysis.table", description="The tidy table of a study, as CSV.")
     parser.add_argument("--runs", default="runs", help="folder of the runs, or MLflow URI (default: runs)")
     parser.add_argument("--study", help="only this study's runs and budgets")
     parser.add_argument("--protocol", metavar="ID", help="the protocol, where runs were judged by several")
@@ -248,7 +241,7 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         print(error, file=sys.stderr)
         return 1
-    table.drop(columns=["variant", "grid"]).to_csv(sys.stdout, index=False)
+    table.drop(columns=list(INTERNAL)).to_csv(sys.stdout, index=False)
     return 0
 
 

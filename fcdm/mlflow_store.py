@@ -36,9 +36,7 @@ class StoreBusy(UserError):
 
 def store_uri(runs_dir: Path | str, uri: str | None = None) -> str:
     """The tracking URI: the one given, else $MLFLOW_TRACKING_URI, else sqlite in `<runs_dir>/mlflow.db`."""
-    return (
-        uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path(runs_dir).resolve() / 'mlflow.db'}"
-    )
+    return uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path(runs_dir).resolve() / 'mlflow.db'}"
 
 
 @contextlib.contextmanager
@@ -49,9 +47,7 @@ def store_lock(runs_dir: Path, uri: str, wait: float) -> Iterator[None]:
     try:
         lock = open(runs_dir / name, "a")  # noqa: SIM115
     except OSError as error:
-        raise UserError(
-            f"{runs_dir / name} cannot be opened ({error.strerror}): is {runs_dir} yours?"
-        ) from None
+        raise UserError(f"{runs_dir / name} cannot be opened ({error.strerror}): is {runs_dir} yours?") from None
     with lock:
         while True:
             try:
@@ -59,9 +55,7 @@ def store_lock(runs_dir: Path, uri: str, wait: float) -> Iterator[None]:
                 break
             except BlockingIOError:
                 if time.monotonic() >= give_up:
-                    raise StoreBusy(
-                        f"another process is forwarding to {uri}: try again when it is done"
-                    ) from None
+                    raise StoreBusy(f"another process is forwarding to {uri}: try again when it is done") from None
                 time.sleep(0.1)
         yield
 
@@ -101,8 +95,8 @@ class Store:
             self.forget()
             first = (str(error).splitlines() or [""])[0]
             raise UserError(
-                f"MLflow at {self.uri} does not take the records ({type(error).__name__}: {first[:160]}). They "
-                f"are safe in the runs' folders; forward them later: python -m fcdm.sync --uri {self.uri}"
+                f"MLflow at {self.uri} does not take the records ({type(error).__name__}: {first[:160]}). "
+                f"They are safe in the runs' folders; forward them later: python -m fcdm.sync --uri {self.uri}"
             ) from None
 
     @cached_property
@@ -118,7 +112,7 @@ class Store:
         return client
 
     def replaced(self) -> bool:
-        """Whether the database's file is another one than was opened: deleted or restored. Forgets the old."""
+        """Whether the database was deleted or replaced since it was opened. Forgets the old one."""
         if self._file is None or self.database is None:
             return False
         try:
@@ -175,16 +169,14 @@ class Store:
         return self._experiment
 
     def find(self, tag: str, values: Sequence[str]) -> dict[str, Any]:
-        """The MLflow runs whose `tag` has one of the values: the oldest; a deleted one only if no other is."""
+        """The MLflow runs whose `tag` has one of the values: the oldest; a deleted one if no other is."""
         view = self._mlflow.entities.ViewType.ALL
         filters = [f"tags.`{tag}` = '{v}'" for v in values] if len(values) <= RUNS_ASKED_ONE_BY_ONE else [""]
         found: dict[str, Any] = {}
         for text in filters:
             token = None
             while True:
-                page = self.client.search_runs(
-                    [self.experiment], text, view, 1000, ["attributes.start_time"], token
-                )
+                page = self.client.search_runs([self.experiment], text, view, 1000, ["attributes.start_time"], token)
                 for run in page:
                     value = run.data.tags.get(tag, "")
                     if value not in found or found[value].info.lifecycle_stage == "deleted":

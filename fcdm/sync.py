@@ -9,34 +9,29 @@ import argparse
 import contextlib
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from fcdm.errors import UserError
+
+if TYPE_CHECKING:
+    from fcdm.tracking import Forwarder
 
 LAST_PASS_SECONDS = 30.0
 """From the order to stop, or the parent's end, until a follower is gone for certain."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m fcdm.sync", description="Forward records to MLflow, one way."
-    )
+    parser = argparse.ArgumentParser(prog="python -m fcdm.sync", description="Forward records to MLflow, one way.")
     parser.add_argument("runs_dir", nargs="?", default="runs", help="folder of the runs (default: runs)")
-    parser.add_argument(
-        "--uri", help="MLflow tracking URI (default: $MLFLOW_TRACKING_URI, else <runs>/mlflow.db)"
-    )
+    parser.add_argument("--uri", help="MLflow tracking URI (default: $MLFLOW_TRACKING_URI, else <runs>/mlflow.db)")
     parser.add_argument("--follow", action="store_true", help="go on until --parent ends or SIGTERM comes")
-    parser.add_argument(
-        "--parent", type=int, metavar="PID", help="with --follow: stop after this process has ended"
-    )
-    parser.add_argument(
-        "--every", type=float, default=10.0, metavar="SECONDS", help="with --follow: interval"
-    )
+    parser.add_argument("--parent", type=int, metavar="PID", help="with --follow: stop after this process has ended")
+    parser.add_argument("--every", type=float, default=10.0, metavar="SECONDS", help="with --follow: interval")
     options = parser.parse_args(arguments)
     runs_dir = Path(options.runs_dir.removeprefix("runs_dir="))
     if not options.follow:
@@ -66,43 +61,47 @@ def follow(runs_dir: Path, uri: str | None = None, parent: int | None = None, ev
     Never dies of a store that is down: it says so once, keeps trying, and says when the store is back.
     After the order to stop it takes one last pass and ends within LAST_PASS_SECONDS, finished or not.
     """
-    from fcdm.runs.processes import process_alive, start_time
-    from fcdm.tracking import Forwarder, StoreBusy
-
     stop = threading.Event()
-    born = start_time(parent) if parent is not None else None
-    forwarder = Forwarder(runs_dir, uri)
+    forwarder: Forwarder | None = None
 
     def order_to_stop(number: int | None = None, frame: FrameType | None = None) -> None:
         if stop.is_set():
             return
         stop.set()
-        forwarder.deadline = (
-            time.monotonic() + LAST_PASS_SECONDS / 2
-        )  # a call under way takes up to 10 s more
+        if forwarder is not None:
+            forwarder.deadline = time.monotonic() + LAST_PASS_SECONDS / 2  # a call under way takes up to 10 s more
         # A daemon thread, so that a call that hangs cannot keep this process.
         guard = threading.Timer(LAST_PASS_SECONDS, os._exit, (1,))
         guard.daemon = True
         guard.start()
 
+    # First of all: a command that had nothing to do orders its follower to stop while it still starts.
     signal.signal(signal.SIGTERM, order_to_stop)
     signal.signal(signal.SIGINT, order_to_stop)
-    with contextlib.suppress(OSError):
-        os.nice(10)  # training comes first
+
+    from fcdm.runs.processes import process_alive, start_time
+    from fcdm.tracking import Forwarder, StoreBusy
+
+    born = start_time(parent) if parent is not None else None
+    forwarder = Forwarder(runs_dir, uri)
+    if stop.is_set():
+        forwarder.deadline = time.monotonic() + LAST_PASS_SECONDS / 2
 
     told: set[str] = set()
     down = False
     while True:
         last = stop.is_set()
+        behind = False
         problems: list[str] = []
         try:
             wait = LAST_PASS_SECONDS / 3 if last else 0.0
-            problems = forwarder.forward(changed_only=not last, wait=wait).problems
+            done = forwarder.forward(changed_only=not last, wait=wait)
+            problems, behind = done.problems, done.cut
             if down:
                 _say(f"MLflow at {forwarder.store.uri} takes the records again")
             down = False
         except StoreBusy:
-            pass  # the other one forwards the same records; look again later
+            behind = True  # the other one forwards the same records; look again later
         except Exception as error:  # whatever it is, training goes on and so does the follower
             if not down:
                 _say(str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}")
@@ -113,29 +112,12 @@ def follow(runs_dir: Path, uri: str | None = None, parent: int | None = None, ev
                 _say(problem)
                 told.add(problem)
         if last:
-            return 1 if down else 0
+            return 1 if down or behind else 0
         wake = time.monotonic() + every
         while not stop.is_set() and time.monotonic() < wake:
             if parent is not None and not (born is not None and process_alive(parent, born)):
                 order_to_stop()
             stop.wait(min(0.5, every))
-
-
-def start_follower(
-    runs_dir: Path | str, uri: str | None = None, every: float = 10.0
-) -> subprocess.Popen[bytes]:
-    """A follower of this process, in the background; in its own session, so Ctrl-C leaves it its last pass.
-
-    It writes what it has to say to `<runs_dir>/sync.log` and ends by itself after this process.
-    """
-    runs_dir = Path(runs_dir)
-    command = [sys.executable, "-m", "fcdm.sync", str(runs_dir), "--follow", "--parent", str(os.getpid())]
-    command += ["--every", str(every)] + (["--uri", uri] if uri else [])
-    runs_dir.mkdir(parents=True, exist_ok=True)
-    with open(runs_dir / "sync.log", "a") as log:
-        return subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-        )
 
 
 def _say(line: str) -> None:

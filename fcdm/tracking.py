@@ -47,6 +47,8 @@ class Forwarded:
     runs: int = 0
     points: int = 0
     problems: list[str] = field(default_factory=list)
+    cut: bool = False
+    """The deadline came before the end: something may be left for the next pass."""
 
 
 @dataclass
@@ -111,6 +113,7 @@ class Forwarder:
                         done.points += self._forward_run(view, known.get(view.id), done.problems)
                         done.runs += 1
                         self._seen[folder] = work[folder]
+                done.cut = time.monotonic() > self.deadline
             except UserError:
                 self._seen.clear()  # the store may come back empty
                 raise
@@ -124,9 +127,7 @@ class Forwarder:
             return 0  # deleted by a person in MLflow: it stays so until it is restored or purged there
         run_id, there = known.info.run_id, known.data.tags
         progress = Progress.parse(there.get(PROGRESS))
-        headline = (
-            there.get(HEADLINE) or view.headline
-        )  # once told, `fid` of this run never changes its meaning
+        headline = there.get(HEADLINE) or view.headline  # once told, `fid` of this run never changes its meaning
         self.store.describe(
             run_id,
             params={key: value for key, value in _params(view).items() if key not in known.data.params},
@@ -144,15 +145,13 @@ class Forwarder:
         if batch:
             sent += self.store.send(run_id, batch, {PROGRESS: progress.dump()})
         if infinite := _first_infinite(view):
-            self.store.describe(
-                run_id, tags={"infinite": infinite} if there.get("infinite") != infinite else {}
-            )
+            self.store.describe(run_id, tags={"infinite": infinite} if there.get("infinite") != infinite else {})
         self._send_files(view, run_id, progress, problems)
         self.store.set_status(known, _status(view), _last_sign(view))
         return sent
 
     def _units(self, view: RunView, headline: str | None, progress: Progress) -> Iterator[list[Row]]:
-        """Rows that belong together: a line's or an evaluation's. Asked for more, moves `progress` behind them."""
+        """Rows that belong together: a line's, an evaluation's. Asked for more, moves `progress` behind."""
         start = progress.records
         if view.records and start > view.records[-1].end:
             start = 0  # another records.jsonl than the one that was forwarded: send it whole
@@ -212,7 +211,7 @@ def _row(step: int, seconds: float, key: str, value: float) -> list[Row]:
 
 
 def metric_name(key: str) -> str:
-    """`fid@ddim25-...` as `fid/ddim25-...`: MLflow allows no @ in names; it groups charts by what is before /."""
+    """`fid@ddim25-...` as `fid/ddim25-...`: MLflow allows no @; it groups charts by what is before /."""
     return re.sub(r"[^/\w.\- ]", "_", key.replace("@", "/"))
 
 

@@ -65,7 +65,7 @@ def make_run(
     grids: bool = True,
     tiles: int = 10,
 ) -> Path:
-    """One run trained to its last budget in two segments, of which the first died hard half way. Its folder."""
+    """One run trained to its last budget in two segments, the first of which died hard. Its folder."""
     dit = model.startswith("dit/")
     parameters, macs, _ = MODELS[model]
     shape: dict[str, Any] = {"depth": 6, "width": 64, "heads": 4, "patch_size": 2, "mlp_ratio": 4}
@@ -176,6 +176,7 @@ def evaluate(
         "metrics": metrics,
         "heldout_loss_bins": [0.1] * 10,
         "floor": {"fid": FLOOR, "fid_pixels": 0.4},
+        "grid": {"columns": tiles, "rows": tiles},
         "seconds": 12.0,
     }
     Path(f"{stem}.json").write_text(json.dumps(content))

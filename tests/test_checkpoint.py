@@ -330,9 +330,7 @@ print(manifest["step"], sorted(p.name for p in folder.iterdir()))
 
 
 def test_a_real_file_size_limit(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", LIMITED, str(tmp_path)], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", LIMITED, str(tmp_path)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     told, after = done.stdout.splitlines()
     assert told.startswith(f"{tmp_path}/step-00000200: the file would be larger than is allowed while saving")

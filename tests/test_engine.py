@@ -136,7 +136,9 @@ def _trained(config: Config) -> torch.nn.Module:
     return model
 
 
-def _judge(config: Config, data: Dataset, partial: Path, stop: StopSignal | None = None, **changes: object) -> Evaluation:
+def _judge(
+    config: Config, data: Dataset, partial: Path, stop: StopSignal | None = None, **changes: object
+) -> Evaluation:
     protocol = dataclasses.replace(config.evaluation, **changes)  # type: ignore[arg-type]
     config = dataclasses.replace(config, evaluation=protocol)
     ranks = Ranks(0, 1, CPU)
@@ -144,9 +146,7 @@ def _judge(config: Config, data: Dataset, partial: Path, stop: StopSignal | None
 
 
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
-def test_a_sample_is_a_function_of_seed_and_number(
-    config: Config, data: Dataset, tmp_path: Path, sampler: str
-) -> None:
+def test_a_sample_is_a_function_of_seed_and_number(config: Config, data: Dataset, tmp_path: Path, sampler: str) -> None:
     whole = _judge(config, data, tmp_path / "a.npz", sampler=sampler)
     cut = _judge(config, data, tmp_path / "b.npz", sampler=sampler, batch_size=7)
     assert whole.grid.shape == cut.grid.shape == (40, 1, 8, 8)
@@ -204,9 +204,7 @@ def test_real_digits_score_near_the_floor(config: Config, data: Dataset, tmp_pat
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_batches_and_training_on_cuda_agree_with_the_cpu(precision: str) -> None:
     cpu, cuda = composed("model=N", f"precision={precision}"), torch.device("cuda")
-    draws = [
-        BatchSource(cpu, Dataset(cpu, device), Process.create(), 3, 0, 128).draw(5) for device in (CPU, cuda)
-    ]
+    draws = [BatchSource(cpu, Dataset(cpu, device), Process.create(), 3, 0, 128).draw(5) for device in (CPU, cuda)]
     assert torch.equal(draws[0].t, draws[1].t.cpu())
     assert torch.equal(draws[0].labels, draws[1].labels.cpu())
     torch.testing.assert_close(draws[0].noise, draws[1].noise.cpu(), atol=1e-5, rtol=1e-5)

@@ -75,9 +75,7 @@ def elsewhere(folder: Path, **changes: Any) -> Path:
 def test_a_second_process_is_refused_and_writes_nothing(tmp_path: Path) -> None:
     with another_process(tmp_path) as child:
         before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
-        with pytest.raises(
-            RunHeld, match=f"held by process {child.pid} on .*, last heartbeat . s ago"
-        ) as caught:
+        with pytest.raises(RunHeld, match=f"held by process {child.pid} on .*, last heartbeat . s ago") as caught:
             claim(tmp_path, never)
         assert isinstance(caught.value, UserError)
         assert "\n" not in str(caught.value)
@@ -172,9 +170,7 @@ def test_of_many_that_take_over_at_once_exactly_one_wins(tmp_path: Path) -> None
                 child.stdin.write(f"{number} {start}\n")
                 child.stdin.flush()
             answers = [child.stdout.readline() for child in children if child.stdout is not None]
-            winners = [
-                child.pid for child, answer in zip(children, answers, strict=True) if answer == "won\n"
-            ]
+            winners = [child.pid for child, answer in zip(children, answers, strict=True) if answer == "won\n"]
             assert len(winners) == 1, answers
             losers = [answer for answer in answers if answer != "won\n"]
             assert all(f"held by process {winners[0]} " in answer for answer in losers), answers
@@ -245,9 +241,7 @@ def test_what_the_scheduler_hides_is_not_dead(tmp_path: Path, monkeypatch: pytes
         claim(tmp_path, never)
 
 
-def test_a_requeued_job_takes_over_from_its_predecessor(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_requeued_job_takes_over_from_its_predecessor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     elsewhere(tmp_path, job="77", restart=0)
     monkeypatch.setenv("SLURM_JOB_ID", "77")
     monkeypatch.setenv("SLURMD_NODENAME", "node2")
@@ -289,9 +283,7 @@ def test_what_slurm_says(
     assert ask_slurm("77") is alive
 
 
-def test_beat_tells_that_it_lives_and_notices_a_lost_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_beat_tells_that_it_lives_and_notices_a_lost_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with claim(tmp_path, never) as holder:
         os.utime(holder.path, (0, 0))
         holder.beat()
@@ -332,9 +324,7 @@ def test_old_claims_are_pruned_and_numbers_grow(tmp_path: Path) -> None:
     assert sorted(path.name for path in holders.iterdir()) == [f"{n:06d}.json" for n in range(5, 10)]
 
 
-def test_a_slow_claimer_cannot_slip_in_below_the_holder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_slow_claimer_cannot_slip_in_below_the_holder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Judging claim 1, then asleep until number 2 is pruned: linking 2 works then, and must not count."""
     for _ in range(8):
         with claim(tmp_path, never):

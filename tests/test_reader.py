@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from fake_runs import FLOOR, MODELS, PROTOCOL, START, evaluate, fid_at, make_run, make_study, protocol_id
 
 from fcdm.errors import UserError
 from fcdm.runs.reader import RunView, list_runs, list_studies, read_study, run_folders
+from tests.fake_runs import FLOOR, MODELS, PROTOCOL, START, evaluate, fid_at, make_run, make_study, protocol_id
 
 OTHER = {**PROTOCOL, "sampling_steps": 10}
 
@@ -23,9 +23,7 @@ def append(folder: Path, text: str) -> None:
 
 
 def test_reading_needs_neither_torch_nor_mlflow_nor_pandas() -> None:
-    code = (
-        "import sys, fcdm.runs.reader; sys.exit(any(m in sys.modules for m in ('torch', 'mlflow', 'pandas')))"
-    )
+    code = "import sys, fcdm.runs.reader; sys.exit(any(m in sys.modules for m in ('torch', 'mlflow', 'pandas')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -56,9 +54,7 @@ def test_a_value_written_twice_keeps_the_first(tmp_path: Path) -> None:
     assert found["extra"] == 1.5
 
 
-@pytest.mark.parametrize(
-    "tail", ['{"step": 85', '{"step": 850, "time": 1.0, "loss": 9.0}', '{"st\n', "\0\0\0\n"]
-)
+@pytest.mark.parametrize("tail", ['{"step": 85', '{"step": 850, "time": 1.0, "loss": 9.0}', '{"st\n', "\0\0\0\n"])
 def test_a_torn_last_line_is_left_out(tmp_path: Path, tail: str) -> None:
     folder = make_run(tmp_path)
     before = list(RunView(folder).scalars())

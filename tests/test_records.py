@@ -161,9 +161,7 @@ def test_a_full_disk_leaves_whole_lines_only(tmp_path: Path, monkeypatch: pytest
             return written
 
         monkeypatch.setattr(os, "write", fills_up)
-        with pytest.raises(
-            UserError, match=r"records\.jsonl: the disk is full \(.* GB free\) while writing"
-        ) as caught:
+        with pytest.raises(UserError, match=r"records\.jsonl: the disk is full \(.* GB free\) while writing") as caught:
             writer.write(100, {"loss": 2.5})
         monkeypatch.undo()
         assert "\n" not in str(caught.value)
@@ -187,9 +185,7 @@ with RecordWriter(Path(sys.argv[1])) as writer:
         print(error)
 """
     path = tmp_path / "records.jsonl"
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=True)
     assert "larger than is allowed while writing" in done.stdout
     steps = [record["step"] for record in lines(path)]
     assert steps == list(range(len(steps)))
@@ -236,9 +232,7 @@ def test_a_path_that_cannot_be_written_is_one_clear_line(tmp_path: Path, name: s
     assert "\n" not in str(caught.value)
 
 
-def test_atomic_replaces_whole_and_leaves_nothing_behind(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_atomic_replaces_whole_and_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.json"
     write_json(path, {"fid": float("nan")})
     assert json.loads(path.read_text()) == {"fid": "NaN"}

@@ -89,9 +89,7 @@ def test_a_broken_newest_checkpoint_is_passed_over_with_a_warning(
     assert weights(run, 40) == weights(undisturbed, 40)
 
 
-def test_a_full_disk_while_saving_keeps_the_old_checkpoint(
-    fcdm: Command, tmp_path: Path, undisturbed: Path
-) -> None:
+def test_a_full_disk_while_saving_keeps_the_old_checkpoint(fcdm: Command, tmp_path: Path, undisturbed: Path) -> None:
     """A real limit on file sizes, which root meets too; in the size of one checkpoint file."""
     shutil.copytree(undisturbed.parent, tmp_path / "runs")
     run = only_run(tmp_path / "runs")
@@ -144,9 +142,7 @@ def test_micro_batches_and_two_processes_give_the_same_weights(
     assert start["world_size"] == 2
 
 
-def test_the_thread_count_of_the_last_segment_is_restored_or_its_change_said(
-    fcdm: Command, tmp_path: Path
-) -> None:
+def test_the_thread_count_of_the_last_segment_is_restored_or_its_change_said(fcdm: Command, tmp_path: Path) -> None:
     assert fcdm("model=N", "steps=2", *TINY, OMP_NUM_THREADS="1").returncode == 0
     assert fcdm("model=N", "steps=4", *TINY, OMP_NUM_THREADS="2").returncode == 0
     run = only_run(tmp_path / "runs")

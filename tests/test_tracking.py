@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_runs import PROTOCOL, START, evaluate, make_run, make_study, protocol_id
 
 from fcdm import sync
 from fcdm.errors import UserError
@@ -27,6 +26,7 @@ from fcdm.mlflow_store import StoreBusy, store_lock, store_uri
 from fcdm.runs.holder import claim
 from fcdm.runs.reader import list_runs
 from fcdm.tracking import Forwarder, metric_name
+from tests.fake_runs import PROTOCOL, START, evaluate, make_run, make_study, protocol_id
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning"),
@@ -232,9 +232,7 @@ def test_a_run_deleted_in_mlflow_stays_deleted(runs: Path) -> None:
     assert query(runs / "mlflow.db", "select count(*) from runs") == [(1,)]
 
 
-def test_a_damaged_run_keeps_no_other_from_being_forwarded(
-    runs: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_damaged_run_keeps_no_other_from_being_forwarded(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     good, bad = make_run(runs, "N"), make_run(runs, "M")
     (bad / "records.jsonl").write_text('{broken\n{"step": 1, "time": 1.0, "loss": 1.0}\n')
     assert sync.once(runs) == 1
@@ -299,9 +297,7 @@ def test_help_imports_neither_mlflow_nor_torch() -> None:
         "import sys, fcdm.sync, fcdm.tracking\ntry: fcdm.sync.main(['--help'])\nexcept SystemExit: pass\n"
         "sys.exit(any(name in sys.modules for name in ('mlflow', 'torch', 'pandas')))"
     )
-    assert (
-        subprocess.run([sys.executable, "-c", code], check=False, stdout=subprocess.DEVNULL).returncode == 0
-    )
+    assert subprocess.run([sys.executable, "-c", code], check=False, stdout=subprocess.DEVNULL).returncode == 0
 
 
 def command(*arguments: object, **options: Any) -> subprocess.Popen[str]:
@@ -368,9 +364,7 @@ class Server:
 
     def kill(self) -> None:
         if self.process is not None:
-            os.killpg(
-                self.process.pid, signal.SIGKILL
-            )  # the session that start() made: nothing else is in it
+            os.killpg(self.process.pid, signal.SIGKILL)  # the session that start() made: nothing else is in it
             self.process.wait()
             self.process = None
 
@@ -415,9 +409,7 @@ def test_a_server_that_dies_and_comes_back_has_every_record_once(tmp_path: Path,
 
         server.start()
         wait_for(lambda: len(stored(server.database)) == count + 6)
-        append(
-            folder, step=350, time=START + 2e5, loss=0.1
-        )  # and the end comes at once: the last pass takes it
+        append(folder, step=350, time=START + 2e5, loss=0.1)  # and the end comes at once: the last pass takes it
         parent.kill()
         parent.wait()
         _, err = follower.communicate(timeout=60)
@@ -449,15 +441,6 @@ def test_sigterm_ends_a_follower_soon_though_the_server_is_down(tmp_path: Path) 
         follower.communicate(timeout=60)
     assert time.monotonic() - started < sync.LAST_PASS_SECONDS + 5
     assert follower.returncode == 1
-
-
-def test_start_follower_outlives_nobody(tmp_path: Path) -> None:
-    code = f"from fcdm.sync import start_follower; print(start_follower({str(tmp_path)!r}, 'off://x').pid)"
-    out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
-    wait_for(
-        lambda: not Path(f"/proc/{int(out)}").exists() or "Z" in Path(f"/proc/{int(out)}/stat").read_text()
-    )
-    assert (tmp_path / "sync.log").exists()
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:

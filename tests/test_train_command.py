@@ -117,9 +117,7 @@ def test_the_projects_sweeps_are_found_from_anywhere(fcdm: Command, tmp_path: Pa
     assert [item["budgets"] for item in study["requests"]] == [[2]]
 
 
-@pytest.mark.parametrize(
-    "arguments", [["--help"], ["--cfg", "job", "model=N"], ["model=Q"], ["model=N", "stepz=3"]]
-)
+@pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job", "model=N"], ["model=Q"], ["model=N", "stepz=3"]])
 def test_help_and_errors_are_instant(fcdm: Command, arguments: list[str]) -> None:
     probe = (
         "import sys, runpy\n"
@@ -220,9 +218,7 @@ def test_a_passed_budget_is_judged_from_its_checkpoint_or_refused(fcdm: Command,
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(fcdm: Command, tmp_path: Path) -> None:
-    failed = fcdm(
-        "model=N", "steps=60", "optimiser.lr=1e18", "checkpoint.every_steps=1", *TINY, "log_every=20"
-    )
+    failed = fcdm("model=N", "steps=60", "optimiser.lr=1e18", "checkpoint.every_steps=1", *TINY, "log_every=20")
     assert failed.returncode == 1
     assert "is not finite at step" in failed.stderr
     assert "Traceback" not in failed.stderr
@@ -288,8 +284,7 @@ def _wait_for_steps(folder: Path, steps: int) -> None:
     while time.monotonic() < deadline:
         for path in folder.glob("runs/*/records.jsonl"):
             if any(
-                '"loss"' in line and json.loads(line)["step"] >= steps
-                for line in path.read_text().splitlines()[:-1]
+                '"loss"' in line and json.loads(line)["step"] >= steps for line in path.read_text().splitlines()[:-1]
             ):
                 return
         time.sleep(0.1)

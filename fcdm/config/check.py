@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from fcdm.config.model_checks import check_model
-from fcdm.config.schema import Config, DiTConfig, FCDMConfig, ModelConfig
+from fcdm.config.schema import FAMILIES, Config
 from fcdm.errors import UserError
 
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -74,9 +74,6 @@ def checked(composed: DictConfig) -> Config:
     config = config_from(plain)
     check(config)
     return config
-
-
-FAMILIES: dict[str, type[ModelConfig]] = {"fcdm": FCDMConfig, "dit": DiTConfig}
 
 
 def config_from(values: dict[str, Any]) -> Config:

@@ -46,9 +46,9 @@ def _check_fcdm(config: FCDMConfig) -> None:
             f"model.width={config.width}: must be even, because halving the image moves 2x2 pixels into "
             f"2*width channels; write {config.width - 1 or 2} or {config.width + 1}"
         )
-    if len(config.blocks) != 5 or any(blocks < 0 for blocks in config.blocks):
+    if len(config.blocks) != 5 or min(config.blocks) < 1:
         raise UserError(
-            f"model.blocks={list(config.blocks)}: needs 5 numbers of blocks (encoder 1, encoder 2, middle, "
+            f"model.blocks={list(config.blocks)}: needs 5 numbers of at least 1 (encoder 1, encoder 2, middle, "
             "decoder 2, decoder 1), as in model.blocks=[2,4,8,4,2]"
         )
 

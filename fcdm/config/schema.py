@@ -54,6 +54,10 @@ class DiTConfig(ModelConfig):
     mlp_ratio: int = 4
 
 
+FAMILIES: dict[str, type[ModelConfig]] = {"fcdm": FCDMConfig, "dit": DiTConfig}
+"""What `model.family` may be."""
+
+
 @dataclass
 class DataConfig:
     """What is trained on. `checksum` is its identity; `name` and `path` are not part of the run's id."""

@@ -205,9 +205,7 @@ def _looks_whole(path: Path) -> bool:
         return False
 
 
-def _load_group(
-    path: Path, name: str, manifest: dict[str, Any], device: torch.device | str
-) -> dict[str, Tensor]:
+def _load_group(path: Path, name: str, manifest: dict[str, Any], device: torch.device | str) -> dict[str, Tensor]:
     _verify(path, name, manifest)
     try:
         with safe_open(path / name, framework="pt", device="cpu") as file:

@@ -194,9 +194,7 @@ def heldout_loss(model: nn.Module, config: Config, data: Dataset, ranks: Ranks) 
     The same noise and timesteps for every model and checkpoint, so that differences between them have a low
     variance: what fits of scaling laws need.
     """
-    process = Process.create(
-        config.diffusion.timesteps, config.diffusion.beta_start, config.diffusion.beta_end
-    )
+    process = Process.create(config.diffusion.timesteps, config.diffusion.beta_start, config.diffusion.beta_end)
     seed, x0, labels = config.evaluation.seed, data.heldout_images, data.heldout_labels
     positions = torch.arange(len(x0), device=x0.device)
     width = config.diffusion.timesteps / HELDOUT_BINS

@@ -79,9 +79,7 @@ class Judge:
                 content = json.loads(path.read_text())
                 records.write(step, {"protocol": self.protocol_id, **content["metrics"]})
             except (ValueError, KeyError, TypeError):
-                raise UserError(
-                    f"{path} is no evaluation any more: remove it, and it is made again"
-                ) from None
+                raise UserError(f"{path} is no evaluation any more: remove it, and it is made again") from None
         return stands
 
     def _write(self, step: int, found: Evaluation, records: RecordWriter | None) -> None:
@@ -94,7 +92,7 @@ class Judge:
             "metrics": found.metrics,
             "heldout_loss_bins": found.heldout_loss_bins,
             "floor": found.floor,
-            "grid": {"columns": GRID_COLUMNS, "rows": len(found.grid) // GRID_COLUMNS, "tile": GRID_TILE},
+            "grid": {"columns": GRID_COLUMNS, "tile": _tile(found.grid.shape[-1])},
             "seconds": round(found.seconds, 2),
         }
         try:
@@ -117,14 +115,19 @@ class Judge:
 
 
 def _png(images: np.ndarray) -> bytes:
-    """(n, C, side, side) uint8 -> a PNG, GRID_COLUMNS tiles a row, without gaps."""
+    """(n, C, side, side) uint8 -> a PNG, GRID_COLUMNS tiles a row, without gaps; a short last row is filled up."""
     count, channels, side, _ = images.shape
-    factor = max(1, GRID_TILE // side)
-    tiles = images.repeat(factor, axis=2).repeat(factor, axis=3)
-    rows = count // GRID_COLUMNS
-    size = side * factor
-    grid = tiles[: rows * GRID_COLUMNS].reshape(rows, GRID_COLUMNS, channels, size, size)
+    rows, size = -(-count // GRID_COLUMNS), _tile(side)
+    factor = size // side
+    tiles = np.zeros((rows * GRID_COLUMNS, channels, size, size), np.uint8)
+    tiles[:count] = images.repeat(factor, axis=2).repeat(factor, axis=3)
+    grid = tiles.reshape(rows, GRID_COLUMNS, channels, size, size)
     picture = grid.transpose(0, 3, 1, 4, 2).reshape(rows * size, GRID_COLUMNS * size, channels)
     buffer = io.BytesIO()
     Image.fromarray(picture[..., 0] if channels == 1 else picture[..., :3]).save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def _tile(side: int) -> int:
+    """Pixels a side of one picture in the grid: a multiple of `side`."""
+    return side * max(1, GRID_TILE // side)

@@ -57,9 +57,7 @@ def segment_facts(config: Config, ranks: Ranks) -> dict[str, Any]:
     return {
         "host": socket.gethostname(),
         "pid": os.getpid(),
-        "device": ranks.device.type
-        if ranks.device.type == "cpu"
-        else torch.cuda.get_device_name(ranks.device),
+        "device": ranks.device.type if ranks.device.type == "cpu" else torch.cuda.get_device_name(ranks.device),
         "threads": torch.get_num_threads(),
         "world_size": ranks.world_size,
         "micro_batch": config.micro_batch or config.batch_size // ranks.world_size,

@@ -81,8 +81,6 @@ def choose_device(wanted: str, local_rank: int) -> torch.device:
             raise UserError(f"device={wanted}, but torch sees no CUDA device here: device=cpu works anywhere")
         index = local_rank if device.index is None else device.index
         if index >= torch.cuda.device_count():
-            raise UserError(
-                f"device=cuda:{index}, but there are only {torch.cuda.device_count()} CUDA devices"
-            )
+            raise UserError(f"device=cuda:{index}, but there are only {torch.cuda.device_count()} CUDA devices")
         return torch.device("cuda", index)
     return device

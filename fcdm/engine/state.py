@@ -108,10 +108,7 @@ class TrainState:
         for name, parameter in self.model.named_parameters():
             self.optimiser.state[parameter] = {
                 "step": torch.tensor(float(self.step), device=parameter.device),
-                **{
-                    moment: torch.empty_like(parameter).copy_(moments[f"{name}.{moment}"])
-                    for moment in MOMENTS
-                },
+                **{moment: torch.empty_like(parameter).copy_(moments[f"{name}.{moment}"]) for moment in MOMENTS},
             }
         return True
 

@@ -55,12 +55,11 @@ def train(
     targets = budgets(config.steps)
     keep = keep | set(targets)
     start, count = ranks.share(config.batch_size)
+    step_flops = train_flops(config, 1)
     prepare_machine(config, run.records, ranks, progress.note)
 
     data = Dataset(config, ranks.device)
-    process = Process.create(
-        config.diffusion.timesteps, config.diffusion.beta_start, config.diffusion.beta_end
-    )
+    process = Process.create(config.diffusion.timesteps, config.diffusion.beta_start, config.diffusion.beta_end)
     state = TrainState.create(config, ranks.device)
     state.restore(run.checkpoints, progress.note if ranks.is_main else _silent)
     weights = list(state.model.parameters())
@@ -80,11 +79,7 @@ def train(
                 raise UserError(
                     f"the loss of {run.name} is not finite at step {bad}: a lower optimiser.lr (now "
                     f"{config.optimiser.lr:g}) usually helps; "
-                    + (
-                        f"the checkpoint of step {max(kept)} is kept"
-                        if kept
-                        else "there is no checkpoint yet"
-                    )
+                    + (f"the checkpoint of step {max(kept)} is kept" if kept else "there is no checkpoint yet")
                 )
             if records is not None:
                 records.sync()
@@ -138,7 +133,7 @@ def train(
                                 "loss": mean_loss,
                                 "grad_norm": float(norm) if norm is not None else 0.0,
                                 "images_per_s": speed,
-                                "train_pflops": train_flops(config, state.step) / 1e15,
+                                "train_pflops": step_flops * state.step / 1e15,
                             },
                         )
                     progress.training(state.step, targets[-1], mean_loss, speed)

@@ -53,9 +53,7 @@ def forwarding(config: Config) -> Iterator[None]:
             process.kill()
             code = 1
         if code != 0:
-            print(
-                f"MLflow is not up to date ({log_file} says why); later: python -m fcdm.sync runs_dir={runs_dir}"
-            )
+            print(f"MLflow is not up to date ({log_file} says why); later: python -m fcdm.sync runs_dir={runs_dir}")
 
 
 def _be_nice() -> None:

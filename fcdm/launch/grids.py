@@ -58,9 +58,7 @@ def _command_line(arguments: list[str]) -> tuple[dict[str, str], dict[str, list[
                 *itertools.chain.from_iterable(v if isinstance(v, list) else [v] for v in values),
             ]
         elif override.is_sweep_override():
-            swept[key] = [
-                _Raw(f"{override.get_key_element()}={text}") for text in override.sweep_string_iterator()
-            ]
+            swept[key] = [_Raw(f"{override.get_key_element()}={text}") for text in override.sweep_string_iterator()]
         else:
             fixed[key] = override.input_line or ""
     return fixed, swept

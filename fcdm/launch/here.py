@@ -27,9 +27,7 @@ def do_job(job: Job, run: Run, ranks: Ranks, progress: Progress, stop: StopSigna
         _train(job, run, ranks, progress, stop, holder.beat)
 
 
-def _train(
-    job: Job, run: Run, ranks: Ranks, progress: Progress, stop: StopSignal, beat: Callable[[], None]
-) -> None:
+def _train(job: Job, run: Run, ranks: Ranks, progress: Progress, stop: StopSignal, beat: Callable[[], None]) -> None:
     for part in job.parts:
         train(run, part, ranks, progress, stop, set(job.budgets) | _asked_before(run), beat)
 

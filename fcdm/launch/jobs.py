@@ -78,9 +78,7 @@ class Job:
             content = json.loads(path.read_text())
             return cls(content["id"], [config_from(part) for part in content["parts"]])
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"{path} is no job file ({type(error).__name__}): launchers write these"
-            ) from None
+            raise UserError(f"{path} is no job file ({type(error).__name__}): launchers write these") from None
 
 
 def make_jobs(configs: Iterable[Config]) -> list[Job]:

@@ -73,9 +73,7 @@ def run_local(jobs: list[Job], at_once: int | None = None) -> list[Outcome]:
         outcome = _nothing_to_do(job)
         if isinstance(outcome, Outcome):
             outcomes[job.id] = outcome
-            console.print(
-                f"{job.name}: {outcome.state}{_colon(outcome.text)}", highlight=False, soft_wrap=True
-            )
+            console.print(f"{job.name}: {outcome.state}{_colon(outcome.text)}", highlight=False, soft_wrap=True)
         else:
             waiting.append((job, outcome))
     waiting.sort(key=lambda item: -item[0].flops)
@@ -89,9 +87,7 @@ def _nothing_to_do(job: Job) -> Outcome | Run:
     try:
         run = job.open()
         if not job.missing(run):
-            return Outcome(
-                job, run, "done", f"budgets {', '.join(map(str, job.budgets))} are trained and judged"
-            )
+            return Outcome(job, run, "done", f"budgets {', '.join(map(str, job.budgets))} are trained and judged")
         holder = current_holder(run.folder)
         if holder is not None and holder.alive is not False:
             return Outcome(job, run, "held", f"{holder} works on it")
@@ -186,9 +182,7 @@ class _Pool:
         self.bars.remove_task(item.task)
         outcome = _ended(item, code)
         self.outcomes[item.job.id] = outcome
-        self.console.print(
-            f"{item.job.name}: {outcome.state}{_colon(outcome.text)}", highlight=False, soft_wrap=True
-        )
+        self.console.print(f"{item.job.name}: {outcome.state}{_colon(outcome.text)}", highlight=False, soft_wrap=True)
 
     def _stop(self, signum: int, frame: object) -> None:
         if self.stopping is None:

@@ -28,11 +28,7 @@ def bars(console: Console) -> Progress:
 
 
 def speed_text(loss: float | None, images_per_s: float | None) -> str:
-    return (
-        f"loss {loss:.4f}, {images_per_s:.0f} images/s"
-        if loss is not None and images_per_s is not None
-        else ""
-    )
+    return f"loss {loss:.4f}, {images_per_s:.0f} images/s" if loss is not None and images_per_s is not None else ""
 
 
 def metrics_text(step: int, metrics: dict[str, float]) -> str:

@@ -63,14 +63,10 @@ class StudySweeper(Sweeper):
             for part in job.parts:
                 at = next(i for i, config in enumerate(composed) if _same_request(config, part))
                 budgets = ",".join(str(step) for step in part.steps)
-                wanted.append(
-                    [*(text for text in choices[at] if not text.startswith("steps=")), f"steps=[{budgets}]"]
-                )
+                wanted.append([*(text for text in choices[at] if not text.startswith("steps=")), f"steps=[{budgets}]"])
         with forwarding(jobs[0].config):
             returns = self.launcher.launch(wanted, initial_job_idx=0)
-        errors = [
-            (names, error) for names, found in zip(wanted, returns, strict=True) if (error := _error(found))
-        ]
+        errors = [(names, error) for names, found in zip(wanted, returns, strict=True) if (error := _error(found))]
         for overrides, error in errors:
             if not is_users(error):
                 traceback.print_exception(error)

@@ -19,9 +19,7 @@ def timestep_features(t: Tensor, dim: int = TIMESTEP_FEATURES, max_period: float
     neighbouring timesteps near 1000 are one and the same number in bfloat16.
     """
     half = dim // 2
-    frequencies = torch.exp(
-        torch.arange(half, dtype=torch.float32, device=t.device) * (-math.log(max_period) / half)
-    )
+    frequencies = torch.exp(torch.arange(half, dtype=torch.float32, device=t.device) * (-math.log(max_period) / half))
     angles = t.to(torch.float32)[:, None] * frequencies
     return torch.cat([torch.cos(angles), torch.sin(angles)], dim=-1)
 

@@ -42,6 +42,8 @@ class Evaluation:
     """The metrics of real images against the reference: what no model can be expected to beat."""
     seconds: float | None = None
     grid: Path | None = None
+    grid_columns: int = 1
+    """Tiles in a row of the picture; tiles are square and have no gaps."""
 
 
 @dataclass(frozen=True)
@@ -158,6 +160,7 @@ def read_evaluation(path: Path) -> Evaluation:
             floor=scalars_in(content.get("floor") or {}),
             seconds=content.get("seconds"),
             grid=grid if grid.is_file() else None,
+            grid_columns=int(content.get("grid", {}).get("columns", 1)),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path} lacks or garbles {error}: delete it and evaluate again") from None
@@ -186,9 +189,7 @@ def read_study_file(path: Path) -> Study:
             protocol_id=str(content["protocol_id"]),
             protocol=dict(content["protocol"]),
             requests=tuple(
-                Request(
-                    str(asked["run"]), str(asked["id"]), tuple(int(budget) for budget in asked["budgets"])
-                )
+                Request(str(asked["run"]), str(asked["id"]), tuple(int(budget) for budget in asked["budgets"]))
                 for asked in content["requests"]
             ),
         )

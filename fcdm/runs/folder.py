@@ -16,7 +16,7 @@ import yaml
 from fcdm.config.schema import Config
 from fcdm.errors import UserError
 from fcdm.runs.atomic import describe_oserror
-from fcdm.runs.costs import cost_of
+from fcdm.runs.costs import run_cost
 from fcdm.runs.identity import SCHEMA_VERSION, flatten, readable_name, run_id, science
 
 
@@ -112,7 +112,7 @@ def _described(folder: Path) -> dict[str, Any]:
 
 def _create(folder: Path, identity: str, wanted: dict[str, Any], config: Config) -> None:
     """Make the folder whole under a temporary name, then rename it: no reader ever sees half of it."""
-    cost = cost_of(config)
+    cost = run_cost(config)
     described = {
         "schema": SCHEMA_VERSION,
         "id": identity,
@@ -123,7 +123,12 @@ def _create(folder: Path, identity: str, wanted: dict[str, Any], config: Config)
         "resolution": config.resolution,
         "batch_size": config.batch_size,
         "seed": config.seed,
-        "cost": cost,
+        "cost": {
+            "parameters": cost.parameters,
+            "forward_macs": cost.forward_macs,
+            "train_flops_per_image": cost.train_flops_per_image,
+            "train_flops_per_step": cost.train_flops_per_step(config.batch_size),
+        },
         "created": time.time(),
     }
     temporary = folder.parent / f".new-{uuid.uuid4().hex}"

@@ -129,9 +129,7 @@ class RecordWriter:
                 whole += len(line)
                 if "segment" not in record:
                     protocol = record.get("protocol")
-                    self._standing.update(
-                        (_identity(key, protocol), record["step"]) for key in record.keys() - _FRAME
-                    )
+                    self._standing.update((_identity(key, protocol), record["step"]) for key in record.keys() - _FRAME)
         if whole < end:
             os.ftruncate(self._descriptor, whole)
             os.fsync(self._descriptor)

@@ -5,11 +5,6 @@ No dataclasses here: Hydra 1.3 executes this file without putting it into sys.mo
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from hydra.core.config_search_path import ConfigSearchPath
-from hydra.plugins.search_path_plugin import SearchPathPlugin
-
 from fcdm.launch.sweeper import JobLauncher, StudySweeper
 
 
@@ -30,9 +25,3 @@ class LocalLauncher(JobLauncher):
         with forwarding(jobs[0].config):
             return sum(not outcome.ok for outcome in run_local(jobs, self.at_once))
 
-
-class FcdmSearchPath(SearchPathPlugin):
-    """`sweeps/` and `slurm/` of the checkout are groups, from any working directory."""
-
-    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        search_path.append("fcdm", f"file://{Path(__file__).resolve().parent.parent.parent}")

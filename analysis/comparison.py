@@ -1,0 +1,164 @@
+"""The step ratios of a table: which models are compared, at which learning rates, and what is said about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from analysis.step_ratio import FLOORS, RatioRange, ratio_range
+from analysis.table import display_name
+
+
+@dataclass(frozen=True)
+class Line:
+    """One curve: a model at one setting, the mean over its seeds at the steps that every seed has."""
+
+    label: str
+    name: str
+    """Without the setting: `FCDM-N`."""
+    model: str
+    family: str
+    lr: float
+    seeds: int
+    points: pd.DataFrame
+    """In order of steps: steps, train_pflops, forward_gmacs, fid, fid_min, fid_max (over seeds)."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """An FCDM against the DiT of its size, each at the best of the settings that were tried."""
+
+    a: Line
+    b: Line
+    floor: float
+    samples: int
+    tried: tuple[int, int]
+    """How many settings of each were tried."""
+    at_edge: tuple[str, ...]
+    """Those whose best learning rate is the lowest or highest tried: a better one may lie outside."""
+    steps: RatioRange | str
+    flops: RatioRange | str
+
+
+def lines(table: pd.DataFrame) -> list[Line]:
+    """The curves of a table: FCDM first, from small to large."""
+    found = []
+    table = table[np.isfinite(table["fid"]) & (table["fid"] > 0)]  # a run that diverged has no FID
+    for (label, _), rows in table.groupby(["label", "variant"], sort=True):
+        seeds = rows["seed"].nunique()
+        points = rows.groupby("steps", as_index=False).agg(
+            train_pflops=("train_pflops", "first"),
+            forward_gmacs=("forward_gmacs", "first"),
+            fid=("fid", "mean"),
+            fid_min=("fid", "min"),
+            fid_max=("fid", "max"),
+            judged=("seed", "nunique"),
+        )
+        points = points[points["judged"] == seeds].drop(columns="judged").reset_index(drop=True)
+        if points.empty:
+            continue  # no budget that every seed has reached yet
+        first = rows.iloc[0]
+        name = display_name(first["model"], first["family"])
+        found.append(Line(str(label), name, first["model"], first["family"], first["lr"], seeds, points))
+    return sorted(found, key=lambda line: (line.family == "dit", line.points["forward_gmacs"].iloc[0], line.label))
+
+
+def comparisons(table: pd.DataFrame) -> list[Comparison]:
+    """Each FCDM size that has a DiT of the same letter, against the one with the smallest patch."""
+    by_name: dict[str, list[Line]] = {}
+    for line in lines(table):
+        by_name.setdefault(line.name, []).append(line)
+    floor = float(table["floor"].median()) if table["floor"].notna().any() else float("nan")
+    samples = int(table["samples"].max())
+    found = []
+    for candidates in by_name.values():
+        if candidates[0].family != "fcdm":
+            continue
+        size = candidates[0].model
+        rivals = [other for other in by_name if other.startswith(f"DiT-{size}/")]
+        if not rivals:
+            continue
+        rival = min(rivals, key=lambda other: int(other.rsplit("/", 1)[1]))
+        a, b = _best(candidates), _best(by_name[rival])
+        ratios = [
+            ratio_range(a.points[axis], a.points["fid"], b.points[axis], b.points["fid"], floor)
+            for axis in ("steps", "train_pflops")
+        ]
+        tried = (len(candidates), len(by_name[rival]))
+        edge = tuple(
+            best.name
+            for best, rates in ((a, {x.lr for x in candidates}), (b, {x.lr for x in by_name[rival]}))
+            if len(rates) > 1 and best.lr in (min(rates), max(rates))
+        )
+        found.append(Comparison(a, b, floor, samples, tried, edge, ratios[0], ratios[1]))
+    return sorted(found, key=lambda one: one.a.points["forward_gmacs"].iloc[0])
+
+
+def _best(candidates: list[Line]) -> Line:
+    """The setting that has the lowest FID at the largest number of steps that all were judged at."""
+    shared = set.intersection(*(set(line.points["steps"]) for line in candidates))
+    if not shared:
+        return min(candidates, key=lambda line: line.points["fid"].min())
+    last = max(shared)
+    return min(candidates, key=lambda line: float(line.points.loc[line.points["steps"] == last, "fid"].iloc[0]))
+
+
+def sentence(one: Comparison) -> str:
+    """What was measured, with what it depends on."""
+    a, b, found = one.a, one.b, one.steps
+    if isinstance(found, str):
+        return f"{a.label} against {b.label}: {found}.{_bound(one)} ({_conditions(one)})"
+    text = (
+        f"{a.label} reaches FID {found.target:.3g} after {_count(found.steps_a)} steps, {b.label} after "
+        f"{_count(found.steps_b)}: {_times(found.ratio, 'steps')}"
+    )
+    text += f"; {found.lowest:.1f} to {found.highest:.1f} times over FID {found.worst:.3g} to {found.best:.3g}"
+    if isinstance(one.flops, RatioRange):
+        flops = one.flops
+        text += f"; at FID {flops.target:.3g} {_times(flops.ratio, 'training FLOPs')}"
+    else:
+        text += f"; in training FLOPs: {one.flops}"
+    cut = f"; FIDs under {FLOORS * one.floor:.3g}, twice the floor, refused" if found.cut_by_floor else ""
+    return f"{text} ({_conditions(one)}{cut})."
+
+
+def _bound(one: Comparison) -> str:
+    """A ratio without extrapolation where the curves do not overlap: what one had reached, the other did not."""
+    for fast, slow in ((one.a, one.b), (one.b, one.a)):
+        reached, best = fast.points.iloc[0], float(slow.points["fid"].min())
+        end = float(slow.points["steps"].iloc[-1])
+        if reached["fid"] >= best or (np.isfinite(one.floor) and reached["fid"] < FLOORS * one.floor):
+            continue
+        text = (
+            f" {slow.label} did not reach FID {reached['fid']:.3g} within {_count(end)} steps; {fast.label} was there "
+            f"after {_count(reached['steps'])} or fewer"
+        )
+        times = end / reached["steps"]
+        return f"{text}: more than {times:.1f} times fewer steps." if times > 1 else f"{text}."
+    return ""
+
+
+def _times(ratio: float, what: str) -> str:
+    return f"{ratio:.1f} times fewer {what}" if ratio >= 1 else f"{1 / ratio:.1f} times more {what}"
+
+
+def _count(number: float) -> str:
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
+
+
+def _conditions(one: Comparison) -> str:
+    seeds = sorted({one.a.seeds, one.b.seeds})
+    told = "one seed" if seeds == [1] else f"mean of {' and '.join(map(str, seeds))} seeds"
+    floor = f"floor {one.floor:.3g}" if np.isfinite(one.floor) else "floor not measured"
+    rates = f"both at lr {one.a.lr:g}" if one.a.lr == one.b.lr else f"lr {one.a.lr:g} and {one.b.lr:g}"
+    tried = (
+        "one setting of each tried: not tuned"
+        if one.tried == (1, 1)
+        else f"the best of {one.tried[0]} and {one.tried[1]} settings"
+    )
+    if one.at_edge:
+        tried += f"; best lr of {' and '.join(one.at_edge)} at the edge of those tried"
+    samples = f"{one.samples:,} samples" if one.samples > 0 else "samples not recorded"
+    return f"interpolated in log steps; {told}, {samples}, {floor}; {rates}, {tried}"

@@ -1,0 +1,351 @@
+"""The tidy table, the step ratio and the figures, on made-up runs whose answers are known."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from analysis import plots
+from analysis.comparison import comparisons, lines, sentence
+from analysis.figures import log_ticks
+from analysis.samples import _first_tiles
+from analysis.step_ratio import RatioRange, equal_fid_ratio, ratio_range, shared_targets, steps_to_reach
+from analysis.summary import ratio_sentences
+from analysis.table import COLUMNS, display_name, tidy_table
+from fcdm.errors import UserError
+from fcdm.tracking import Forwarder
+from tests.fake_runs import FLOOR, MODELS, PROTOCOL, START, evaluate, fid_at, make_run, make_study, protocol_id
+
+OTHER = {**PROTOCOL, "sampling_steps": 10}
+BUDGETS = (100, 200, 400, 800, 1600)
+STEPS = np.array([100.0, 200.0, 400.0, 800.0])
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    runs = tmp_path_factory.mktemp("runs")
+    make_study(runs, [make_run(runs, model, budgets=BUDGETS, torn=True) for model in MODELS], budgets=BUDGETS)
+    return runs
+
+
+# --- the ratio ---------------------------------------------------------------------------------------
+
+
+@given(st.floats(1.1, 20.0), st.floats(0.3, 2.5), st.floats(0.05, 0.95))
+def test_ratio_of_power_laws_is_exact_at_every_target(ratio: float, slope: float, place: float) -> None:
+    """FID = (steps / c)^-slope: straight in log-log, so interpolation makes no error."""
+    steps = 100.0 * 2.0 ** np.arange(8)
+    fid_a, fid_b = 1e3 * (steps / 100) ** -slope, 1e3 * (steps / (100 * ratio)) ** -slope
+    targets = shared_targets(fid_a, fid_b)
+    if len(targets) == 0:
+        assert ratio > 2**7
+        return
+    target = targets[0] ** (1 - place) * targets[-1] ** place
+    assert equal_fid_ratio(steps, fid_a, steps, fid_b, target) == pytest.approx(ratio, rel=1e-9)
+    found = ratio_range(steps, fid_a, steps, fid_b)
+    assert isinstance(found, RatioRange)
+    assert found.lowest == pytest.approx(ratio, rel=1e-9)
+    assert found.highest == pytest.approx(ratio, rel=1e-9)
+    assert found.target == pytest.approx(math.sqrt(found.best * found.worst))
+
+
+def test_published_points_of_both_papers() -> None:
+    """DiT-XL/2 and FCDM-XL at 256 px. Worked by hand: FCDM-XL passes FID 9.62 a share ln(10.72/9.62) / ln(10.72/7.91)
+    = 0.3562 of the way (in log steps) from 400K to 1M. (On a straight line of FID, not of log FID, it is 12.2 times.)
+    """
+    dit = ([400e3, 2352e3, 7e6], [19.47, 10.67, 9.62])
+    fcdm = ([400e3, 1e6], [10.72, 7.91])
+    assert equal_fid_ratio(*fcdm, *dit, 10.67) == pytest.approx(5.8, abs=0.05)
+    assert equal_fid_ratio(*fcdm, *dit, 9.62) == pytest.approx(7e6 / (400e3 * 2.5**0.3562), rel=1e-3)
+
+
+def test_nothing_is_extrapolated() -> None:
+    fid = np.array([80.0, 40.0, 20.0, 10.0])
+    assert steps_to_reach(STEPS, fid, 9.99) is None  # never reached
+    assert steps_to_reach(STEPS, fid, 80.01) is None  # there before anybody looked
+    assert steps_to_reach(STEPS, fid, 80.0) == 100.0
+    assert steps_to_reach(STEPS, fid, 10.0) == pytest.approx(800.0)
+    assert steps_to_reach(STEPS, fid, math.sqrt(20 * 40)) == pytest.approx(math.sqrt(200 * 400))
+    assert equal_fid_ratio(STEPS, fid, STEPS, fid / 100, 20.0) is None
+
+
+def test_a_curve_that_turns_up_counts_by_what_it_had_reached() -> None:
+    fid = np.array([80.0, 20.0, 50.0, 10.0])
+    assert steps_to_reach(STEPS, fid, 40.0) == pytest.approx(100 * 2**0.5)
+    assert steps_to_reach(STEPS, fid, 20.0) == pytest.approx(200.0)
+    assert steps_to_reach(STEPS, fid, 15.0) > 400  # type: ignore[operator]
+
+
+def test_order_and_broken_points_do_not_matter() -> None:
+    fid = np.array([80.0, 40.0, 20.0, 10.0])
+    steps = np.append(STEPS[::-1], [1600.0, 3200.0])
+    assert steps_to_reach(steps, np.append(fid[::-1], [np.nan, np.inf]), 30.0) == steps_to_reach(STEPS, fid, 30.0)
+
+
+def test_targets_near_the_floor_are_refused_and_it_is_said() -> None:
+    a, b = np.array([80.0, 40.0, 20.0, 10.0]), np.array([160.0, 80.0, 40.0, 20.0])
+    free = ratio_range(STEPS, a, STEPS, b)
+    cut = ratio_range(STEPS, a, STEPS, b, floor=15.0)
+    assert isinstance(free, RatioRange)
+    assert isinstance(cut, RatioRange)
+    assert (free.best, free.cut_by_floor) == (pytest.approx(20.0), False)
+    assert (cut.best, cut.cut_by_floor) == (pytest.approx(30.0), True)
+    refused = ratio_range(STEPS, a, STEPS, b, floor=45.0)
+    assert isinstance(refused, str)
+    assert "refused" in refused
+    none = ratio_range(STEPS, a / 100, STEPS, b)
+    assert isinstance(none, str)
+    assert "not reached" in none
+
+
+# --- the table ---------------------------------------------------------------------------------------
+
+
+def test_one_row_per_run_and_judged_step(study: Path) -> None:
+    table = tidy_table(study)
+    assert tuple(table.columns) == COLUMNS
+    assert len(table) == len(MODELS) * len(BUDGETS)
+    row = table[(table["model"] == "dit/M-2") & (table["steps"] == 800)].iloc[0]
+    assert row["fid"] == fid_at("dit/M-2", 800)
+    assert row["fid_pixels_heldout"] == pytest.approx(row["fid"] / 10 + 1)
+    assert (row["label"], row["lr"], row["samples"], row["floor"]) == ("DiT-M/2", 4e-3, 1000, FLOOR)
+    assert row["forward_gmacs"] == pytest.approx(0.0127)
+    assert row["train_pflops"] == pytest.approx(6 * 12_700_000 * 128 * 800 / 1e15)
+    assert row["loss"] == pytest.approx(0.3 + 2 / 800**0.5)
+    assert row["seconds"] == pytest.approx(32.0)
+    assert row["images_per_s"] == pytest.approx(np.median([800 + 10 * np.sin(s) for s in range(50, 801, 50)]))
+
+
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_mlflow_gives_the_same_table_and_so_does_the_folder(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    uri = f"sqlite:///{tmp_path / 'store.db'}"
+    with pytest.raises(UserError, match="no MLflow store"):
+        tidy_table(uri)
+    Forwarder(study, uri).forward()
+    for name in (None, "demo"):
+        here, there = (tidy_table(source, name).drop(columns=["grid", "grid_columns"]) for source in (study, uri))
+        pd.testing.assert_frame_equal(here, there)
+
+
+def test_protocols_are_not_mixed(tmp_path: Path) -> None:
+    folder = make_run(tmp_path)
+    evaluate(folder, "N", 800, START, OTHER)
+    with pytest.raises(UserError, match=r"2 protocols.*sampling_steps: (25|10) in ddim.*--protocol ID"):
+        tidy_table(tmp_path)
+    assert tidy_table(tmp_path, protocol=protocol_id(OTHER))["steps"].tolist() == [800]
+    make_study(tmp_path, [folder], budgets=(100, 800))
+    make_study(tmp_path, [folder], "quick", budgets=(800,), protocol=OTHER)
+    assert tidy_table(tmp_path, "demo")["fid"].tolist() == [fid_at("N", 100), fid_at("N", 800)]
+    assert tidy_table(tmp_path, "quick")["fid"].tolist() == [1.5 * fid_at("N", 800)]
+    with pytest.raises(UserError, match="2 protocols"):
+        tidy_table(tmp_path)
+    with pytest.raises(UserError, match="nothing was judged by 'ddpm250'"):
+        tidy_table(tmp_path, protocol="ddpm250")
+
+
+def test_a_study_holds_its_own_runs_and_budgets(study: Path) -> None:
+    with pytest.raises(UserError, match=r"no study 'dmeo'.*there: demo"):
+        tidy_table(study, "dmeo")
+    assert len(tidy_table(study, "demo")) == 20
+
+
+def test_runs_not_judged_yet(tmp_path: Path) -> None:
+    make_run(tmp_path, evaluated=False)
+    with pytest.raises(UserError, match="no run has been judged yet"):
+        tidy_table(tmp_path)
+
+
+def test_labels_tell_settings_apart_and_leave_seeds_together(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        for lr in (1e-3, 4e-3):
+            make_run(tmp_path, "N", seed=seed, lr=lr)
+    make_run(tmp_path, "M")
+    table = tidy_table(tmp_path)
+    assert set(table["label"]) == {"FCDM-M", "FCDM-N lr=0.001", "FCDM-N lr=0.004"}
+    by_label = {line.label: line for line in lines(table)}
+    line = by_label["FCDM-N lr=0.004"]
+    assert line.seeds == 2
+    both = [fid_at("N", 100, seed) for seed in (0, 1)]
+    assert line.points["fid"].iloc[0] == pytest.approx(np.mean(both))
+    assert line.points["fid_min"].iloc[0] == min(both)
+
+
+@pytest.mark.parametrize(
+    ("model", "family", "name"),
+    [("dit/XL-2", "dit", "DiT-XL/2"), ("XL", "fcdm", "FCDM-XL"), ("dit/N-2", "dit", "DiT-N/2")],
+)
+def test_names_as_in_the_papers(model: str, family: str, name: str) -> None:
+    assert display_name(model, family) == name
+
+
+def test_a_thousand_runs_are_read_in_seconds(tmp_path: Path) -> None:
+    first = make_run(tmp_path, every=8, grids=False)
+    copies = {path: path.read_bytes() for path in first.rglob("*.*") if path.is_file()}
+    described = json.loads((first / "run.json").read_text())
+    for number in range(1, 1000):
+        folder = tmp_path / f"N-digits-8px-{number:08x}"
+        (folder / "evaluations").mkdir(parents=True)
+        for path, content in copies.items():
+            (folder / path.relative_to(first)).write_bytes(content)
+        (folder / "run.json").write_text(json.dumps({**described, "id": f"{number:064x}"}))
+    started = time.process_time()
+    table = tidy_table(tmp_path)
+    seconds = time.process_time() - started
+    assert len(table) == 4000
+    assert seconds < 15  # about 3; the bound catches a growth with the square
+
+
+# --- what is said, and the figures ---------------------------------------------------------------------
+
+
+def test_sentences_say_what_the_numbers_depend_on(study: Path) -> None:
+    said = ratio_sentences(tidy_table(study))
+    assert len(said) == 2
+    assert "FCDM-N reaches FID" in said[0]
+    assert "DiT-N/2 after" in said[0]
+    for part in ("times fewer steps", "training FLOPs", "one seed", "1,000 samples", "floor 4.1", "both at lr 0.004"):
+        assert part in said[0]
+    assert "not tuned" in said[0]
+    (first, _) = comparisons(tidy_table(study))
+    assert isinstance(first.steps, RatioRange)
+    assert first.steps.ratio == pytest.approx(200 / 90, rel=0.05)  # the made-up curves' own ratio
+
+
+def test_the_best_learning_rate_of_each_is_compared(tmp_path: Path) -> None:
+    for model, rates in (("N", (1e-3, 4e-3)), ("dit/N-2", (2e-3,))):
+        for lr in rates:
+            make_run(tmp_path, model, lr=lr)
+    (one,) = comparisons(tidy_table(tmp_path))
+    assert (one.a.lr, one.b.lr) == (4e-3, 2e-3)
+    assert "lr 0.004 and 0.002, the best of 2 and 1 settings; best lr of FCDM-N at the edge" in sentence(one)
+
+
+def test_not_reached_is_said_with_a_bound(tmp_path: Path) -> None:
+    make_run(tmp_path, "N", budgets=(400,))
+    make_run(tmp_path, "dit/N-2", budgets=(100, 500))
+    (said,) = ratio_sentences(tidy_table(tmp_path))
+    assert "not reached" in said
+    assert "after 400 or fewer: more than 1.2 times fewer steps" in said
+
+
+def test_a_table_without_a_pair(tmp_path: Path) -> None:
+    make_run(tmp_path, "N")
+    assert ratio_sentences(tidy_table(tmp_path))[0].startswith("No step ratio")
+
+
+def test_every_figure_is_written_with_its_numbers(
+    study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "figures"
+    assert plots.main(["--runs", str(study), "--study", "demo", "--out", str(out)]) == 0
+    names = ("fid_vs_steps", "fid_vs_training_flops", "fid_vs_forward_gmacs", "samples")
+    expected = {f"{name}.{suffix}" for name in names for suffix in ("png", "pdf", "csv")} | {"table.csv"}
+    assert {path.name for path in out.iterdir()} == expected
+    for name in names:
+        with Image.open(out / f"{name}.png") as picture:
+            assert picture.info["dpi"][0] >= 200
+            inches = picture.width / picture.info["dpi"][0]
+            assert inches == pytest.approx(6.75 if name == "samples" else 3.3, abs=0.02)
+            assert np.asarray(picture.convert("L")).std() > 10  # something is drawn
+    numbers = pd.read_csv(out / "fid_vs_steps.csv")
+    assert len(numbers) == 20
+    assert len(pd.read_csv(out / "table.csv")) == 20
+    said = capsys.readouterr().out
+    for part in (
+        "1,600",
+        "images/s",
+        str(out / "samples.png"),
+        "times fewer steps",
+        "python -m fcdm.sync",
+        "mlflow ui",
+    ):
+        assert part in said
+    assert max(map(len, said.split("Figures")[0].splitlines())) <= 80
+
+
+@pytest.mark.parametrize("budgets", [(400,), (100, 107, 115, 123, 132, 141, 800)])
+def test_few_or_crowded_budgets_and_several_seeds_draw_too(tmp_path: Path, budgets: tuple[int, ...]) -> None:
+    for seed in (0, 1):
+        make_run(tmp_path, "N", seed=seed, budgets=budgets, grids=seed == 1)
+    written = plots.draw(tidy_table(tmp_path), tmp_path / "out")
+    assert sum(path.suffix == ".png" for path in written) == 4
+
+
+def test_the_first_tiles_are_shown_in_order(tmp_path: Path) -> None:
+    numbers = np.repeat(np.repeat(np.arange(24, dtype=np.uint8).reshape(3, 8), 4, 0), 4, 1)  # 3 rows of 8 tiles
+    Image.fromarray(numbers).save(tmp_path / "grid.png")
+    shown = _first_tiles(tmp_path / "grid.png", 8)
+    assert shown.shape == (2 * 4 + 1, 5 * 4 + 4)
+    assert shown[::5, ::5].tolist() == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
+    assert (shown[4] == 255).all()
+
+
+def test_a_run_that_diverged_and_one_without_costs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_run(tmp_path, "N")
+    broken = make_run(tmp_path, "dit/N-2")
+    for path in (broken / "evaluations").glob("*.json"):
+        content = json.loads(path.read_text())
+        path.write_text(json.dumps({**content, "metrics": {**content["metrics"], "fid": "NaN"}}))
+    table = tidy_table(tmp_path)
+    assert table["fid"].isna().sum() == 4
+    assert len(plots.draw(table, tmp_path / "out")) == 1 + 4 * 3
+    table[["train_pflops", "forward_gmacs"]] = 0.0
+    assert len(plots.draw(table, tmp_path / "out")) == 1 + 2 * 3
+    assert "no fid_vs_training_flops: " in capsys.readouterr().err
+    assert len(plots.draw(table[table["fid"].isna()], tmp_path / "out")) == 1
+
+
+def test_without_pictures_there_is_no_sample_figure(tmp_path: Path) -> None:
+    make_run(tmp_path, grids=False)
+    assert not any("samples" in path.name for path in plots.draw(tidy_table(tmp_path), tmp_path / "out"))
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_no_runs_is_one_line_and_exit_code_1(tmp_path: Path, there: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = tmp_path / "runs"
+    if there:
+        runs.mkdir()
+    assert plots.main(["--runs", str(runs), "--out", str(tmp_path / "out")]) == 1
+    said = capsys.readouterr()
+    assert said.err.count("\n") == 1
+    assert str(runs) in said.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_out_folder_that_cannot_be_made(study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    assert plots.main(["--runs", str(study), "--out", str(tmp_path / "file" / "figures")]) == 1
+    assert "choose another --out" in capsys.readouterr().err
+
+
+def test_analysis_imports_nothing_of_the_engine() -> None:
+    code = (
+        "import sys, analysis.plots, analysis.table, analysis.mlflow_source\n"
+        "bad = [m for m in sys.modules if m.startswith(('torch', 'mlflow', 'hydra', 'fcdm.engine', 'fcdm.models'))]\n"
+        "sys.exit(str(bad) if bad else 0)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@given(st.floats(1e-5, 1e5), st.floats(1.05, 1e7))
+def test_ticks_are_some_and_not_too_many(low: float, span: float) -> None:
+    ticks = log_ticks(low, low * span, 7)
+    assert len(ticks) <= 7
+    assert all(low <= tick <= low * span for tick in ticks)
+    if span > 1.3:
+        assert len(ticks) >= 2
