@@ -194,11 +194,11 @@ def test_a_runs_folder_below_a_file_is_refused(fcdm: Command, tmp_path: Path) ->
 def test_a_config_edited_by_hand_is_refused_with_the_difference(fcdm: Command, tmp_path: Path) -> None:
     assert fcdm("model=N", "steps=2", *TINY).returncode == 0
     frozen = only_run(tmp_path / "runs") / "config.yaml"
-    frozen.write_text(frozen.read_text().replace("lr: 0.004", "lr: 0.04"))
+    frozen.write_text(frozen.read_text().replace("lr: 0.008", "lr: 0.08"))
     refused = fcdm("model=N", "steps=4", *TINY)
     assert refused.returncode == 1
     assert "changed by hand" in refused.stderr
-    assert "optimiser.lr: 0.04 (the run is 0.004)" in refused.stderr
+    assert "optimiser.lr: 0.08 (the run is 0.008)" in refused.stderr
     assert refused.stderr.count("\n") == 1
 
 
