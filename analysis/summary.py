@@ -49,12 +49,15 @@ def next_commands(runs: Path | str, study: str | None) -> list[str]:
     """What to type to go on, for a folder of runs."""
     if "://" in str(runs):
         return []
-    commands = [f"python -m fcdm.sync {shlex.quote(str(runs))}    # the records into MLflow"]
-    database = Path(runs).resolve() / "mlflow.db"
-    commands.append(
-        f"mlflow ui --backend-store-uri {shlex.quote(f'sqlite:///{database}')}    # its dashboards in a browser"
-    )
+    where = "" if str(runs) == "runs" else f" runs_dir={shlex.quote(str(runs))}"
+    commands = [f"make ui{where.replace('runs_dir', 'RUNS')}    # these runs in MLflow, on http://127.0.0.1:5000"]
     for found in list_studies(runs):
         if found.command and study in (None, found.name):
             commands.append(f"{shlex.join(found.command)}    # continues '{found.name}': only what is missing")
+    if study == "digits":
+        train = "python -m fcdm.train -m"
+        commands += [
+            f"{train} +sweeps=digits_long hydra/launcher=local{where}    # the same runs, 4 to 8 times as long",
+            f"{train} +sweeps=digits hydra/launcher=submitit_slurm{where}    # on a SLURM cluster",
+        ]
     return commands

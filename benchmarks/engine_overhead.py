@@ -73,9 +73,7 @@ class Engine:
     """Our training function, asked for so many more steps each time."""
 
     def __init__(self, config: Config, runs: Path) -> None:
-        quiet = dataclasses.replace(
-            config.evaluation, samples=2, sampling_steps=2, batch_size=2
-        )
+        quiet = dataclasses.replace(config.evaluation, samples=2, sampling_steps=2, batch_size=2)
         self.config = dataclasses.replace(config, runs_dir=str(runs), evaluation=quiet)
         self.done = 0
 

@@ -32,7 +32,7 @@ def compose_and_train(composed: DictConfig) -> Exception | None:
     in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
     try:
         jobs = make_jobs([checked(composed)])
-        if not in_sweep:  # else the sweeper has done it, and forwards to MLflow for all of its jobs
+        if not in_sweep and os.environ.get("RANK", "0") == "0":  # a sweeper has done it for all of its jobs
             record_study(jobs, this_command())
         train_here(jobs[0], forward=not in_sweep)
         _failure = None

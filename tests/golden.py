@@ -38,9 +38,7 @@ def golden_inputs() -> GoldenInputs:
 def names_shapes(tsv: str) -> list[tuple[str, tuple[int, ...]]]:
     """Names and shapes of a public state dict, in its order; tsv: a file name in `tests/data`."""
     lines = [line for line in (DATA / tsv).read_text().splitlines() if line and not line.startswith("#")]
-    return [
-        (name, tuple(map(int, shape.split("x")))) for name, shape in (line.split("\t")[:2] for line in lines)
-    ]
+    return [(name, tuple(map(int, shape.split("x")))) for name, shape in (line.split("\t")[:2] for line in lines)]
 
 
 def golden_weights(entries: Iterable[tuple[str, tuple[int, ...]]]) -> dict[str, Tensor]:

@@ -58,16 +58,12 @@ def test_q_sample_is_the_chain_of_single_steps() -> None:
 @pytest.mark.parametrize("t", [1, 7, 49])
 def test_posterior_is_bayes_rule(process: Process, t: int) -> None:
     """x_{t-1} given x_t and x_0 on a grid: prior N(sqrt(ab) x0, 1 - ab) times likelihood of x_t."""
-    before, beta, after = (
-        float(x) for x in (process.alpha_bar[t - 1], process.betas[t], process.alpha_bar[t])
-    )
+    before, beta, after = (float(x) for x in (process.alpha_bar[t - 1], process.betas[t], process.alpha_bar[t]))
     x0 = 0.8
     x_t = math.sqrt(after) * x0 - 1.5 * math.sqrt(1 - after)
     centre = math.sqrt(before) * x0
     grid = np.linspace(centre - 12 * math.sqrt(1 - before), centre + 12 * math.sqrt(1 - before), 200_001)
-    log_weight = (
-        -0.5 * (grid - centre) ** 2 / (1 - before) - 0.5 * (x_t - math.sqrt(1 - beta) * grid) ** 2 / beta
-    )
+    log_weight = -0.5 * (grid - centre) ** 2 / (1 - before) - 0.5 * (x_t - math.sqrt(1 - beta) * grid) ** 2 / beta
     weight = np.exp(log_weight - log_weight.max())
     weight /= weight.sum()
     mean = float((weight * grid).sum())
@@ -132,9 +128,7 @@ def test_respacing_rounds_halves_to_even() -> None:
 
 @pytest.mark.parametrize("steps", [-1, 0, 1, 1001])
 def test_respacing_refuses(steps: int) -> None:
-    with pytest.raises(
-        UserError, match=rf"between 2 and the 1000 .* not {steps}: set evaluation.sampling_steps"
-    ):
+    with pytest.raises(UserError, match=rf"between 2 and the 1000 .* not {steps}: set evaluation.sampling_steps"):
         PROCESS.respaced(steps)
 
 
@@ -197,9 +191,7 @@ def test_loss_of_the_exact_noise() -> None:
         ratio = (PROCESS.posterior_variance[t] / PROCESS.betas[t]) ** ((v + 1) / 2)
         assert loss.vb is not None
         np.testing.assert_allclose(loss.mse, 0)
-        np.testing.assert_allclose(
-            loss.vb, (ratio - 1 - np.log(ratio)) / 2 / math.log(2), rtol=1e-4, atol=1e-6
-        )
+        np.testing.assert_allclose(loss.vb, (ratio - 1 - np.log(ratio)) / 2 / math.log(2), rtol=1e-4, atol=1e-6)
         torch.testing.assert_close(loss.loss, loss.vb)
 
 
@@ -226,9 +218,7 @@ def test_loss_terms_against_the_definition() -> None:
         assert loss.mse[image].item() == pytest.approx((eps - noise[image]).square().mean().item(), rel=1e-4)
         assert loss.vb is not None
         assert loss.vb[image].item() == pytest.approx(vb.item() / math.log(2), rel=1e-3)
-        assert loss.loss[image].item() == pytest.approx(
-            loss.mse[image].item() + loss.vb[image].item(), rel=1e-6
-        )
+        assert loss.loss[image].item() == pytest.approx(loss.mse[image].item() + loss.vb[image].item(), rel=1e-6)
 
 
 def test_bound_teaches_the_variance_only() -> None:
@@ -240,9 +230,7 @@ def test_bound_teaches_the_variance_only() -> None:
     assert torch.all(bound[:, :2] == 0)
     assert torch.all(bound[:, 2:].flatten(1).abs().amax(1) > 0)
     (total,) = torch.autograd.grad(loss.loss.sum(), output)
-    torch.testing.assert_close(
-        total[:, :2], 2 * 0.1 * torch.ones_like(noise) / noise[0].numel(), rtol=1e-4, atol=0
-    )
+    torch.testing.assert_close(total[:, :2], 2 * 0.1 * torch.ones_like(noise) / noise[0].numel(), rtol=1e-4, atol=0)
     torch.testing.assert_close(total[:, 2:], bound[:, 2:])
 
 

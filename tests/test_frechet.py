@@ -109,9 +109,7 @@ def test_features_that_are_not_finite_are_named_and_not_added(bad):
     before = statistics.covariance
     batch = correlated(5, 3, 7)
     batch[2, 1] = batch[4, 0] = bad
-    with pytest.raises(
-        UserError, match=r"features of 2 of 5 samples are NaN or infinite \(first: sample 12\)"
-    ):
+    with pytest.raises(UserError, match=r"features of 2 of 5 samples are NaN or infinite \(first: sample 12\)"):
         statistics.update(batch)
     assert statistics.count == 10
     assert (statistics.covariance == before).all()
@@ -139,9 +137,7 @@ def test_too_few_samples_and_wrong_shapes_are_errors():
 
 def test_one_dimension():
     # Dowson & Landau 1982: (m1 - m2)^2 + (s1 - s2)^2
-    got = frechet_distance_of_moments(
-        np.array([1.0]), np.array([[4.0]]), np.array([-2.0]), np.array([[0.25]])
-    )
+    got = frechet_distance_of_moments(np.array([1.0]), np.array([[4.0]]), np.array([-2.0]), np.array([[0.25]]))
     assert got == pytest.approx(9 + 1.5**2, rel=1e-14)
 
 
@@ -195,9 +191,7 @@ def test_identical_symmetric_scaled_and_shifted():
     assert distance > 1
     assert 0 <= frechet_distance(a, a) < 1e-12
     assert frechet_distance(b, a) == pytest.approx(distance, rel=1e-13)
-    assert frechet_distance(statistics_of(1e-6 * x), statistics_of(1e-6 * y)) == pytest.approx(
-        1e-12 * distance
-    )
+    assert frechet_distance(statistics_of(1e-6 * x), statistics_of(1e-6 * y)) == pytest.approx(1e-12 * distance)
     q = rotation(16)
     assert frechet_distance(statistics_of(x @ q), statistics_of(y @ q)) == pytest.approx(distance)
     assert distance_of(a.covariance, 9 * a.covariance) == pytest.approx(4 * np.trace(a.covariance), rel=1e-13)
@@ -236,9 +230,7 @@ def test_floor_of_one_gaussian_feature():
     features = 2 * np.random.default_rng(17).normal(size=(20_000, 1))
     mean, sd = resampling_floor(features, count=100, draws=600)
     assert mean == pytest.approx(1.5 * 4 / 100, rel=0.12)
-    assert (
-        0.7 * mean < sd < 1.2 * mean
-    )  # sqrt(1 + 1/4) / 1.5 = 0.75 of the mean at a deviation error's Gaussian limit
+    assert 0.7 * mean < sd < 1.2 * mean  # sqrt(1 + 1/4) / 1.5 = 0.75 of the mean at a deviation error's Gaussian limit
 
 
 def test_floor_falls_with_the_count_and_is_reproducible():

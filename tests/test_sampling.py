@@ -48,9 +48,7 @@ def test_sample_asks_for_original_timesteps_and_for_noise_where_needed(sampler: 
         asked.append(index)
         return draw(10 + index, 3, 2, 4, 4)
 
-    out = sample(
-        denoise, process, start, noise, sampler=sampler, on_step=lambda index, x: done.append((index, x))
-    )
+    out = sample(denoise, process, start, noise, sampler=sampler, on_step=lambda index, x: done.append((index, x)))
     assert denoise.seen == [999, 749, 500, 250, 0]
     assert asked == ([4, 3, 2, 1] if sampler == "ddpm" else [])
     assert [index for index, _ in done] == [4, 3, 2, 1, 0]
@@ -135,9 +133,7 @@ def test_no_guidance_is_one_forward_pass() -> None:
 @pytest.mark.parametrize("channels", [0, 5])
 def test_guidance_channels_out_of_range(channels: int) -> None:
     denoise = guided(LabelModel(8), torch.tensor([2, 5]), 10, 2.0, channels)
-    with pytest.raises(
-        UserError, match=rf"guidance_channels must be between 1 and the data's 4 .* not {channels}"
-    ):
+    with pytest.raises(UserError, match=rf"guidance_channels must be between 1 and the data's 4 .* not {channels}"):
         denoise(draw(14, 2, 4, 3, 3), torch.tensor([7, 7]))
 
 
@@ -160,9 +156,7 @@ def test_neither_loss_nor_sampling_waits_for_the_gpu() -> None:
         x_t = process.q_sample(x0, t, noise)
         loss = training_loss(process, model(x_t, t, labels), x0, x_t, t, noise).loss
         denoise = guided(model, labels, 10, 2.0, 3)
-        end = sample(
-            denoise, process, noise, lambda k: normal(0, 7, k, positions, (4, 4, 4)), clip_denoised=True
-        )
+        end = sample(denoise, process, noise, lambda k: normal(0, 7, k, positions, (4, 4, 4)), clip_denoised=True)
         return loss, end
 
     everything()

@@ -29,11 +29,7 @@ COVARIANCE = _ROOT @ _ROOT.T
 
 def gain(alpha_bar: float) -> Array:
     """K of E[x0 | x_t] = MEAN + K (x_t - sqrt(alpha_bar) MEAN)."""
-    return (
-        math.sqrt(alpha_bar)
-        * COVARIANCE
-        @ np.linalg.inv(alpha_bar * COVARIANCE + (1 - alpha_bar) * np.eye(3))
-    )
+    return math.sqrt(alpha_bar) * COVARIANCE @ np.linalg.inv(alpha_bar * COVARIANCE + (1 - alpha_bar) * np.eye(3))
 
 
 def gaussian_denoiser(x: Tensor, t: Tensor) -> Tensor:
@@ -149,9 +145,7 @@ def test_the_exact_learned_variance_makes_ddpm_exact_at_any_number_of_steps(step
         return torch.cat([eps, torch.full_like(eps, v)], 1).float()
 
     first, last = float(process.alpha_bar[0]), float(process.alpha_bar[-1])
-    mean, covariance = exact_output(
-        denoise, process, "ddpm", 1, math.sqrt(last) * 0.4, last * std**2 + 1 - last
-    )
+    mean, covariance = exact_output(denoise, process, "ddpm", 1, math.sqrt(last) * 0.4, last * std**2 + 1 - last)
     assert mean[0] == pytest.approx(0.4, abs=1e-4)
     kept = std**4 * first / (first * std**2 + 1 - first)
     assert covariance[0, 0] == pytest.approx(kept, rel=2e-4)

@@ -24,9 +24,7 @@ TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 
 def main() -> int:
     if sys.version_info < (3, 11):
-        return fail(
-            f"fcdm needs Python 3.11 or newer, this is {platform.python_version()}: set PYTHON=python3.12"
-        )
+        return fail(f"fcdm needs Python 3.11 or newer, this is {platform.python_version()}: set PYTHON=python3.12")
     started = time.monotonic()
     environment = ROOT / ".venv"
     python = environment / "bin" / "python"

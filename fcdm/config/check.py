@@ -128,12 +128,8 @@ def check(config: Config) -> None:
             f"of one latent of {config.data.name}"
         )
     if config.data.name == "digits" and config.evaluation.features != "digits-cnn":
-        raise UserError(
-            f"evaluation.features={config.evaluation.features} does not fit data=digits: use digits-cnn"
-        )
-    check_model(
-        config.model, config.resolution // config.data.downsample, config.resolution, config.data.downsample
-    )
+        raise UserError(f"evaluation.features={config.evaluation.features} does not fit data=digits: use digits-cnn")
+    check_model(config.model, config.resolution // config.data.downsample, config.resolution, config.data.downsample)
 
 
 def budgets(steps: Any) -> list[int]:
@@ -167,9 +163,7 @@ def unknown_key(key: str, known: Collection[str]) -> str:
     """`unknown key 'btach_size': did you mean batch_size?`"""
     last = key.rsplit(".", 1)[-1]
     found = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
-    found = found or [
-        name for name in known if difflib.get_close_matches(last, [name.rsplit(".", 1)[-1]], 1, 0.75)
-    ]
+    found = found or [name for name in known if difflib.get_close_matches(last, [name.rsplit(".", 1)[-1]], 1, 0.75)]
     hint = f"did you mean {found[0]}?" if found else "python -m fcdm.train --help lists the keys"
     return f"unknown key '{key}': {hint}"
 

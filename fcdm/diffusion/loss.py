@@ -19,9 +19,7 @@ class Loss(NamedTuple):
     vb: Tensor | None
 
 
-def training_loss(
-    process: Process, output: Tensor, x0: Tensor, x_t: Tensor, t: Tensor, noise: Tensor
-) -> Loss:
+def training_loss(process: Process, output: Tensor, x0: Tensor, x_t: Tensor, t: Tensor, noise: Tensor) -> Loss:
     """The hybrid loss in float32: L_simple + lambda L_vlb (improved DDPM eq. 16), or L_simple alone.
 
     The bound's term of one step is added as it is. Its mean over steps is L_vlb / T (eq. 4), so lambda is
@@ -47,18 +45,14 @@ def training_loss(
         return Loss(mse + vb, mse, vb)
 
 
-def variational_bound(
-    process: Process, eps: Tensor, v: Tensor | None, x0: Tensor, x_t: Tensor, t: Tensor
-) -> Tensor:
+def variational_bound(process: Process, eps: Tensor, v: Tensor | None, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
     """The bound's term of step t (DDPM eq. 5), (B,) in bits per dimension.
 
     KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)); at t = 0 minus the log-likelihood of x_0.
     """
     mean = process.posterior_mean(process.predict_x0(x_t, t, eps), x_t, t)
     log_variance = process.log_variance(x_t, t, v).expand_as(mean)
-    divergence = gaussian_kl(
-        process.posterior_mean(x0, x_t, t), process.log_variance(x_t, t, None), mean, log_variance
-    )
+    divergence = gaussian_kl(process.posterior_mean(x0, x_t, t), process.log_variance(x_t, t, None), mean, log_variance)
     likelihood = discretised_log_likelihood(x0, mean, log_variance)
     return torch.where(t == 0, -_mean(likelihood), _mean(divergence)) / math.log(2.0)
 

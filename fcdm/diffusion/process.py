@@ -114,9 +114,7 @@ class Process:
     @cached_property
     def posterior_log_variance(self) -> NDArray[np.float64]:
         """Its logarithm; the first step's, which would be minus infinity, is replaced by the second's."""
-        log_variance: NDArray[np.float64] = np.log(
-            np.append(self.posterior_variance[1], self.posterior_variance[1:])
-        )
+        log_variance: NDArray[np.float64] = np.log(np.append(self.posterior_variance[1], self.posterior_variance[1:]))
         return log_variance
 
     @cached_property
@@ -164,10 +162,7 @@ class Process:
     def predict_x0(self, x_t: Tensor, t: Tensor, eps: Tensor) -> Tensor:
         """The x_0 that x_t (B, ...) came from, were its noise `eps` (DDPM eq. 15)."""
         tables = self.tables(x_t.device)
-        return (
-            at(tables.sqrt_recip_alpha_bar, t, x_t) * x_t
-            - at(tables.sqrt_recip_alpha_bar_minus_one, t, x_t) * eps
-        )
+        return at(tables.sqrt_recip_alpha_bar, t, x_t) * x_t - at(tables.sqrt_recip_alpha_bar_minus_one, t, x_t) * eps
 
     def predict_eps(self, x_t: Tensor, t: Tensor, x0: Tensor) -> Tensor:
         """The noise in x_t (B, ...), did it come from x0: the inverse of `predict_x0`."""

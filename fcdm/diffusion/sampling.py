@@ -25,9 +25,7 @@ class Prediction(NamedTuple):
     """May be (B, 1, 1, 1), where sigma is not learned."""
 
 
-def predict(
-    process: Process, output: Tensor, x_t: Tensor, t: Tensor, clip_denoised: bool = False
-) -> Prediction:
+def predict(process: Process, output: Tensor, x_t: Tensor, t: Tensor, clip_denoised: bool = False) -> Prediction:
     """Read a model's output (B, C or 2C, H, W) for x_t (B, C, H, W) at steps t (B,) of `process`.
 
     With `clip_denoised`, the predicted x_0 is clipped to [-1, 1] and eps and the mean are those of the

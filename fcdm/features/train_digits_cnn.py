@@ -36,9 +36,7 @@ def train(images: Tensor, labels: Tensor, epochs: int, seed: int = 0) -> DigitsC
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs * per_epoch)
     for _ in range(epochs):
         for rows in torch.randperm(len(images))[: per_epoch * BATCH].reshape(per_epoch, BATCH):
-            loss = F.cross_entropy(
-                network(_shifted(images[rows])), labels[rows], label_smoothing=LABEL_SMOOTHING
-            )
+            loss = F.cross_entropy(network(_shifted(images[rows])), labels[rows], label_smoothing=LABEL_SMOOTHING)
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
@@ -69,15 +67,12 @@ def main(argv: list[str] | None = None) -> None:
 
     digits = load_digits_split()
     train_images, heldout_images = (
-        to_8x8(to_uint8(torch.from_numpy(images))).float()
-        for images in (digits.train_images, digits.heldout_images)
+        to_8x8(to_uint8(torch.from_numpy(images))).float() for images in (digits.train_images, digits.heldout_images)
     )
     train_labels, heldout_labels = map(torch.from_numpy, (digits.train_labels, digits.heldout_labels))
     network = train(train_images, train_labels, arguments.epochs)
     print(f"train accuracy    {accuracy(network, train_images, train_labels):.4f} of {len(train_labels)}")
-    print(
-        f"held-out accuracy {accuracy(network, heldout_images, heldout_labels):.4f} of {len(heldout_labels)}"
-    )
+    print(f"held-out accuracy {accuracy(network, heldout_images, heldout_labels):.4f} of {len(heldout_labels)}")
     variances = network.features(train_images).var(0)
     print(f"feature variances {variances.min():.2f} to {variances.max():.2f} on the train split")
 

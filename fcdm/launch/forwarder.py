@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -52,8 +53,18 @@ def forwarding(config: Config) -> Iterator[None]:
         except subprocess.TimeoutExpired:
             process.kill()
             code = 1
+        if code == -signal.SIGTERM:  # a short command: it was still starting
+            code = _once(command[: command.index("--follow")] + command[command.index("--parent") + 2 :])
         if code != 0:
             print(f"MLflow is not up to date ({log_file} says why); later: python -m fcdm.sync runs_dir={runs_dir}")
+
+
+def _once(command: list[str]) -> int:
+    """One pass of the forwarder; its exit code, 1 where it takes too long."""
+    try:
+        return subprocess.run(command, capture_output=True, timeout=FLUSH_S).returncode
+    except subprocess.TimeoutExpired:
+        return 1
 
 
 def _be_nice() -> None:

@@ -21,6 +21,7 @@ from rich.progress import Progress, TaskID
 
 from fcdm.errors import UserError
 from fcdm.job import FAILED_FILE
+from fcdm.launch.forwarder import forwarding
 from fcdm.launch.jobs import Job
 from fcdm.launch.show import PROGRESS_FILE, bars
 from fcdm.runs.folder import Run
@@ -78,7 +79,8 @@ def run_local(jobs: list[Job], at_once: int | None = None) -> list[Outcome]:
             waiting.append((job, outcome))
     waiting.sort(key=lambda item: -item[0].flops)
     if waiting:
-        _Pool(console, waiting, outcomes, at_once).work()
+        with forwarding(waiting[0][0].config):
+            _Pool(console, waiting, outcomes, at_once).work()
     return [outcomes[job.id] for job in jobs]
 
 

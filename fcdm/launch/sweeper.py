@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import sys
 import traceback
@@ -64,7 +65,8 @@ class StudySweeper(Sweeper):
                 at = next(i for i, config in enumerate(composed) if _same_request(config, part))
                 budgets = ",".join(str(step) for step in part.steps)
                 wanted.append([*(text for text in choices[at] if not text.startswith("steps=")), f"steps=[{budgets}]"])
-        with forwarding(jobs[0].config):
+        something = any(job.missing(job.open()) for job in jobs)
+        with forwarding(jobs[0].config) if something else contextlib.nullcontext():
             returns = self.launcher.launch(wanted, initial_job_idx=0)
         errors = [(names, error) for names, found in zip(wanted, returns, strict=True) if (error := _error(found))]
         for overrides, error in errors:

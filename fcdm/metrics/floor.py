@@ -9,9 +9,7 @@ from fcdm.errors import UserError
 from fcdm.metrics.frechet import FeatureStatistics, frechet_distance
 
 
-def resampling_floor(
-    features: NDArray[np.floating], count: int, draws: int = 10, seed: int = 0
-) -> tuple[float, float]:
+def resampling_floor(features: NDArray[np.floating], count: int, draws: int = 10, seed: int = 0) -> tuple[float, float]:
     """Mean and standard deviation of the Fréchet distance of `count` real samples against all of them.
 
     `features` (N, d) of the real images; each of `draws` sets takes `count` rows with replacement. This is

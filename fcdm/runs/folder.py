@@ -96,9 +96,7 @@ def frozen_science(folder: Path) -> dict[str, Any]:
     except (OSError, yaml.YAMLError) as error:
         raise UserError(f"{path} cannot be read ({type(error).__name__}): is this a run's folder?") from None
     if not isinstance(content, dict):
-        raise UserError(
-            f"{path} is no config: it was changed by hand or torn; remove the folder or restore it"
-        )
+        raise UserError(f"{path} is no config: it was changed by hand or torn; remove the folder or restore it")
     return content
 
 

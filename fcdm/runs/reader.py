@@ -179,9 +179,7 @@ class RunView:
             if "protocol" in fields:
                 continue  # this gap was spent on judging, not on training
             total += gap
-            if (
-                fields["step"] > steps[-1]
-            ):  # a step replayed after a hard death cost time, reaching nothing new
+            if fields["step"] > steps[-1]:  # a step replayed after a hard death cost time, reaching nothing new
                 steps.append(fields["step"])
                 seconds.append(total)
         return steps, seconds
@@ -208,9 +206,7 @@ def run_folders(runs_dir: Path | str) -> list[Path]:
     """The folders that hold a run, by name. Raises UserError where `runs_dir` is missing."""
     directory = Path(runs_dir)
     if not directory.is_dir():
-        raise UserError(
-            f"no runs in {directory}: there is no such folder; train first, or name another folder"
-        )
+        raise UserError(f"no runs in {directory}: there is no such folder; train first, or name another folder")
     return sorted(path.parent for path in directory.glob("[!.]*/run.json"))
 
 

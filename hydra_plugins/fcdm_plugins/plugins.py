@@ -19,9 +19,6 @@ class LocalLauncher(JobLauncher):
         self.at_once = jobs
 
     def launch_jobs(self, jobs: list) -> int:  # type: ignore[type-arg]
-        from fcdm.launch.forwarder import forwarding
         from fcdm.launch.local import run_local
 
-        with forwarding(jobs[0].config):
-            return sum(not outcome.ok for outcome in run_local(jobs, self.at_once))
-
+        return sum(not outcome.ok for outcome in run_local(jobs, self.at_once))
