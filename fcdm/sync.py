@@ -79,6 +79,8 @@ def follow(runs_dir: Path, uri: str | None = None, parent: int | None = None, ev
     signal.signal(signal.SIGTERM, order_to_stop)
     signal.signal(signal.SIGINT, order_to_stop)
 
+    os.nice(10)  # on a laptop it shares the cores with the training
+
     from fcdm.runs.processes import process_alive, start_time
     from fcdm.tracking import Forwarder, StoreBusy
 

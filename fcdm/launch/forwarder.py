@@ -22,27 +22,17 @@ def forwarding(config: Config) -> Iterator[None]:
         yield
         return
     runs_dir = Path(config.runs_dir)
-    command = [
-        sys.executable,
-        "-m",
-        "fcdm.sync",
-        f"runs_dir={runs_dir}",
-        "--follow",
-        "--parent",
-        str(os.getpid()),
-    ]
+    once = [sys.executable, "-m", "fcdm.sync", f"runs_dir={runs_dir}"]
     if config.mlflow_uri is not None:
-        command += ["--uri", config.mlflow_uri]
+        once += ["--uri", config.mlflow_uri]
     log_file = runs_dir / "mlflow.log"
     with open(log_file, "ab") as log:
-        # Lowest priority: on a laptop it shares the cores with the training.
         process = subprocess.Popen(
-            command,
+            [*once, "--follow", "--parent", str(os.getpid())],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             start_new_session=True,
-            preexec_fn=_be_nice,
         )
     try:
         yield
@@ -54,18 +44,14 @@ def forwarding(config: Config) -> Iterator[None]:
             process.kill()
             code = 1
         if code == -signal.SIGTERM:  # a short command: it was still starting
-            code = _once(command[: command.index("--follow")] + command[command.index("--parent") + 2 :])
+            code = _forward(once)
         if code != 0:
             print(f"MLflow is not up to date ({log_file} says why); later: python -m fcdm.sync runs_dir={runs_dir}")
 
 
-def _once(command: list[str]) -> int:
+def _forward(command: list[str]) -> int:
     """One pass of the forwarder; its exit code, 1 where it takes too long."""
     try:
         return subprocess.run(command, capture_output=True, timeout=FLUSH_S).returncode
     except subprocess.TimeoutExpired:
         return 1
-
-
-def _be_nice() -> None:
-    os.nice(10)

@@ -16,24 +16,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from fcdm.config.schema import FCDMConfig
+from fcdm.models.convolution import ChannelsLastConv, DepthwiseConv
 from fcdm.models.embeddings import Conditioner, label_columns, timestep_features, xavier_flat_
 
 NORM_EPS = 1e-6
-
-
-class ChannelsLastConv(nn.Conv2d):
-    """A same-padded stride-1 convolution from (B, H, W, C_in) to (B, H, W, C_out)."""
-
-    def __init__(self, c_in: int, c_out: int, kernel_size: int, *, groups: int = 1, bias: bool = True) -> None:
-        super().__init__(c_in, c_out, kernel_size, padding=kernel_size // 2, groups=groups, bias=bias)
-        self.weight.data = self.weight.data.contiguous(memory_format=torch.channels_last)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self._conv_forward(x.permute(0, 3, 1, 2), self.weight, None)
-        # The layout of a one-channel tensor is ambiguous, so the convolution may answer in the other one.
-        out = out.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)
-        # On its own, because oneDNN's bias gradient of a depthwise convolution costs more than its input gradient.
-        return out if self.bias is None else out.add_(self.bias.to(out.dtype))
 
 
 class _ResponseNorm(torch.autograd.Function):
@@ -95,7 +81,7 @@ class FCDMBlock(nn.Module):
     def __init__(self, width: int, config: FCDMConfig) -> None:
         super().__init__()
         hidden = config.expansion * width
-        self.depthwise = ChannelsLastConv(width, width, config.kernel_size, groups=width)
+        self.depthwise = DepthwiseConv(width, config.kernel_size)
         self.expand = nn.Linear(width, hidden)
         self.response_norm = GlobalResponseNorm(hidden) if config.grn else nn.Identity()
         self.project = nn.Linear(hidden, width)
