@@ -67,7 +67,7 @@ class Judge:
             model.train(was_training)
         if self.ranks.is_main:
             self._write(step, found, records)
-            self.progress.judged(step, found.metrics)
+            self.progress.judged(step, found.metrics, found.floor)
         self.ranks.barrier()
 
     def _stands(self, step: int, records: RecordWriter | None) -> bool:

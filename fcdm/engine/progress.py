@@ -14,8 +14,8 @@ class Progress(Protocol):
     def sampling(self, step: int, done: int, samples: int) -> None:
         """`done` of `samples` samples are drawn to judge the checkpoint of `step`."""
 
-    def judged(self, step: int, metrics: dict[str, float]) -> None:
-        """The checkpoint of `step` has its metrics."""
+    def judged(self, step: int, metrics: dict[str, float], floor: dict[str, float]) -> None:
+        """The checkpoint of `step` has its metrics; `floor` is what real images score."""
 
     def note(self, text: str) -> None:
         """Something a person should read."""

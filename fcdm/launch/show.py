@@ -31,8 +31,10 @@ def speed_text(loss: float | None, images_per_s: float | None) -> str:
     return f"loss {loss:.4f}, {images_per_s:.0f} images/s" if loss is not None and images_per_s is not None else ""
 
 
-def metrics_text(step: int, metrics: dict[str, float]) -> str:
-    return f"step {step}: FID {metrics['fid']:.2f}, held-out loss {metrics['heldout_loss']:.4f}"
+def metrics_text(step: int, metrics: dict[str, float], floor: dict[str, float]) -> str:
+    """One line: the FID with what real images score beside it, and the held-out loss."""
+    fid = f"FID {metrics['fid']:.2f} (real images {floor['fid']:.2f})"
+    return f"step {step}: {fid}, held-out loss {metrics['heldout_loss']:.4f}"
 
 
 class TerminalProgress:
@@ -63,8 +65,8 @@ class TerminalProgress:
     def sampling(self, step: int, done: int, samples: int) -> None:
         self.bars.update(self.task, completed=step, doing=f"judging step {step}: {done}/{samples} samples")
 
-    def judged(self, step: int, metrics: dict[str, float]) -> None:
-        self._say(f"{self.name}: {metrics_text(step, metrics)}")
+    def judged(self, step: int, metrics: dict[str, float], floor: dict[str, float]) -> None:
+        self._say(f"{self.name}: {metrics_text(step, metrics, floor)}")
 
     def note(self, text: str) -> None:
         self._say(f"{self.name}: {text}")
@@ -92,8 +94,8 @@ class FileProgress:
         self.state |= {"step": step, "doing": f"judging step {step}: {done}/{samples} samples"}
         self._write(now=True)
 
-    def judged(self, step: int, metrics: dict[str, float]) -> None:
-        self.state["judged"] = metrics_text(step, metrics)
+    def judged(self, step: int, metrics: dict[str, float], floor: dict[str, float]) -> None:
+        self.state["judged"] = metrics_text(step, metrics, floor)
         print(self.state["judged"], flush=True)
         self._write(now=True)
 
