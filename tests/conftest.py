@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
-ROOT = Path(__file__).resolve().parent.parent
+# Never a timed test: these machines are shared.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 # A run of seconds: everything real, only small.
 TINY = (
@@ -35,7 +38,7 @@ def environment(**more: str) -> dict[str, str]:
 
 @pytest.fixture
 def fcdm(tmp_path: Path) -> Command:
-    """`fcdm("model=N", "steps=4", module="train")` runs `python -W error -m fcdm.train ...` in tmp_path."""
+    """`fcdm("model=N", "steps=4", module="train")` runs `python -m fcdm.train model=N steps=4` in tmp_path."""
 
     def command(
         *arguments: str, module: str = "fcdm.train", timeout: float = 240, **more: str

@@ -42,6 +42,9 @@ def prepare_machine(config: Config, records: Path, ranks: Ranks, note: Callable[
     if last is not None and config.threads is None and last["threads"] <= offered:
         wanted = int(last["threads"])
     torch.set_num_threads(wanted)
+    emulated = ranks.device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    if config.precision == "bf16" and emulated and ranks.is_main:
+        note("this CPU has no bf16 instructions: torch emulates them, many times slower than precision=fp32")
     if last is not None and ranks.is_main:
         now = segment_facts(config, ranks)
         for key in ("threads", "world_size", "micro_batch", "device", "torch", "cpu"):
