@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import os
 import signal
@@ -12,12 +11,12 @@ from pathlib import Path
 
 from fcdm.errors import UserError
 from fcdm.launch.jobs import Job
-
-FAILED_FILE = "failed.txt"
+from fcdm.launch.show import HELD
+from fcdm.runs.holder import RunHeld
 
 
 def main(arguments: list[str]) -> int:
-    """Exit codes: 0 done, 1 failed (the reason's line is the last of the output), 128 + n stopped by signal n."""
+    """Exit codes: 0 done, 1 failed, 3 held by another, 128 + n stopped by signal n. The reason is the last line."""
     if len(arguments) != 1:
         print("fcdm.job: give one job file: runs/<run>/jobs/<file>.json", file=sys.stderr)
         return 2
@@ -25,8 +24,6 @@ def main(arguments: list[str]) -> int:
     folder = path.parent.parent
     _end_with_parent()
     try:
-        with contextlib.suppress(OSError):
-            (folder / FAILED_FILE).unlink()
         job = Job.load(path)
         # Only now torch: errors before come at once.
         from fcdm.engine.ranks import Ranks
@@ -40,18 +37,13 @@ def main(arguments: list[str]) -> int:
             do_job(job, Run(folder, job.id), ranks, FileProgress(folder), stop)
             ranks.close()
     except UserError as error:
-        return _fail(folder, str(error))
+        print(error, file=sys.stderr, flush=True)
+        return HELD if isinstance(error, RunHeld) else 1
     except Exception as error:
         traceback.print_exc()
-        return _fail(folder, f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
+        print(f"{type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        return 1
     return 0
-
-
-def _fail(folder: Path, line: str) -> int:
-    print(line, file=sys.stderr, flush=True)
-    with contextlib.suppress(OSError):
-        (folder / FAILED_FILE).write_text(line + "\n")
-    return 1
 
 
 def _end_with_parent() -> None:
@@ -59,7 +51,7 @@ def _end_with_parent() -> None:
 
     SIGTERM saves and stops; the same command then continues.
     """
-    if os.environ.get("FCDM_PARENT") != str(os.getppid()) or not sys.platform.startswith("linux"):
+    if "FCDM_PARENT" not in os.environ or not sys.platform.startswith("linux"):
         return
     pr_set_pdeathsig = 1
     ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)

@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 
 from fcdm.config.check import checked
 from fcdm.config.store import register_schema
+from fcdm.errors import UserError
 from fcdm.launch.jobs import make_jobs, record_study, this_command
 from fcdm.launch.messages import is_users, one_line
 from fcdm.launch.single import train_here
@@ -31,7 +32,10 @@ def compose_and_train(composed: DictConfig) -> Exception | None:
     global _failure
     in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
     try:
-        jobs = make_jobs([checked(composed)])
+        config = checked(composed)
+        if config.grids and not in_sweep:
+            raise UserError("a sweep file is for a sweep: python -m fcdm.train -m +sweeps=...")
+        jobs = make_jobs([config])
         if not in_sweep and os.environ.get("RANK", "0") == "0":  # a sweeper has done it for all of its jobs
             record_study(jobs, this_command())
         train_here(jobs[0], forward=not in_sweep)

@@ -142,7 +142,7 @@ def _judge(
     protocol = dataclasses.replace(config.evaluation, **changes)  # type: ignore[arg-type]
     config = dataclasses.replace(config, evaluation=protocol)
     ranks = Ranks(0, 1, CPU)
-    return evaluate(_trained(config), config, data, ranks, 1, partial, Silent(), stop or StopSignal())
+    return evaluate(_trained(config), config, data, ranks, 1, partial, Silent(), stop or StopSignal(), lambda: None)
 
 
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim"])

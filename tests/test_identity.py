@@ -17,7 +17,7 @@ from fcdm.config.store import register_schema
 from fcdm.errors import UserError
 from fcdm.launch.jobs import make_jobs
 from fcdm.runs import identity
-from fcdm.runs.folder import open_run
+from fcdm.runs.folder import check_frozen, open_run
 from fcdm.runs.identity import canonical, run_id, science
 
 # The ids of version 1. If one of these changes, every run of every user is lost to its own command: a new key
@@ -107,12 +107,17 @@ def test_every_science_key_is_in_the_canonical_form() -> None:
     assert {key.split(".")[0] for key in kept} == {*SCIENCE_KEYS, "schema"}
 
 
-def test_a_key_of_a_later_version_is_left_out_at_its_introduction_value(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_of_a_later_version_is_left_out_at_its_introduction_value(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     before: dict[str, Any] = science(make_jobs([composed("model=N")])[0].config)
     after = {**before, "optimiser": {**before["optimiser"], "schedule": "constant"}}
     assert run_id(after) != run_id(before)
     monkeypatch.setitem(identity.INTRODUCED, "optimiser.schedule", "constant")
     assert run_id(after) == run_id(before)
+    # and the folder that an older version made is still the run's.
+    (job,) = make_jobs([composed("model=N", f"runs_dir={tmp_path}")])
+    check_frozen(open_run(job.config).folder, after)
     after["optimiser"]["schedule"] = "cosine"
     assert run_id(after) != run_id(before)
 

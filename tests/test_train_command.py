@@ -166,6 +166,13 @@ def test_the_literal_command_without_imagenet_says_what_to_do(fcdm: Command, tmp
         (["model=N", "evaluation.sampling_steps=2000"], "1000 steps of the diffusion"),
         (["model=N", "study=../x"], "study="),
         (["model=N,M"], "model"),
+        (["+sweeps=digits"], "-m +sweeps"),
+        (["model=N", "data.downsample=0"], "at least 1"),
+        (["model=N", "data.classes=5"], "leave these"),
+        (["model=N", "runs_dir="], "runs_dir is empty"),
+        (["-m", "model=N", "runs_dir=a,b"], "cannot be swept"),
+        (["-m", "model=N", "hydra/launcher=slurm"], "hydra/launcher=slurm is not known"),
+        (["model=N", "threads=4096"], "CPU cores"),
         (["-m", "model=N,Q"], "model=Q is not known"),
         (["-m", "model=N", "optimiser.lr=1e-3,oops"], "optimiser.lr"),
         (["-m", "+sweeps=digitz"], "digits"),
@@ -215,6 +222,55 @@ def test_a_passed_budget_is_judged_from_its_checkpoint_or_refused(fcdm: Command,
     assert lost.returncode == 1
     assert "steps=4 cannot be judged any more" in lost.stderr
     assert "kept: 2, 6" in lost.stderr
+
+
+def test_two_protocols_of_one_run_in_one_sweep(fcdm: Command, tmp_path: Path) -> None:
+    """The part that is done first must not train past a budget of the other's."""
+    folder = tmp_path / "config" / "sweeps"
+    folder.mkdir(parents=True)
+    (folder / "two.yaml").write_text(
+        "# @package _global_\ngrids:\n  - {model: N, steps: [4]}\n  - {model: N, steps: [2, 4], evaluation.seed: 1}\n"
+    )
+    for launcher in ("basic", "local"):
+        sweep = ("--config-dir", "config", "-m", "+sweeps=two", f"hydra/launcher={launcher}", f"runs_dir={launcher}")
+        done = fcdm(*sweep, *TINY)
+        assert done.returncode == 0, done.stdout + done.stderr
+        run = only_run(tmp_path / launcher)
+        judged = [path.name.split("-")[1] for path in (run / "evaluations").glob("*.json")]
+        assert sorted(judged) == ["00000002", "00000004", "00000004"]
+
+
+def test_a_budget_that_was_asked_for_keeps_its_checkpoint(fcdm: Command, tmp_path: Path) -> None:
+    """Asked for, trained to, but not judged yet when the next command asks for more."""
+    assert fcdm("model=N", "steps=2", *TINY).returncode == 0
+    run = only_run(tmp_path / "runs")
+    for path in (run / "evaluations").iterdir():
+        path.unlink()
+    assert fcdm("model=N", "steps=6", *TINY, "checkpoint.every_steps=1", "checkpoint.keep=1").returncode == 0
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step-00000002", "step-00000006"]
+    assert fcdm("model=N", "steps=2", *TINY).returncode == 0
+
+
+def test_a_loss_record_always_covers_its_own_window(fcdm: Command, tmp_path: Path) -> None:
+    assert fcdm("model=N", "steps=3", *TINY, "log_every=50").returncode == 0
+    assert fcdm("model=N", "steps=8", *TINY).returncode == 0
+    run = only_run(tmp_path / "runs")
+    assert fcdm("model=N", "steps=8", *TINY, "runs_dir=straight").returncode == 0
+    straight = values(only_run(tmp_path / "straight"))
+    found = values(run)
+    assert (4, "loss") not in found, "the window of step 4 is not whole"
+    assert [found[step, "loss"] for step in (6, 8)] == [straight[step, "loss"] for step in (6, 8)]
+
+
+def test_a_damaged_run_does_not_stop_the_others(fcdm: Command, tmp_path: Path) -> None:
+    assert fcdm("model=N", "steps=2", *TINY).returncode == 0
+    frozen = only_run(tmp_path / "runs") / "config.yaml"
+    frozen.write_bytes(b"\xff\xfe")
+    done = fcdm("-m", "model=N,M", "steps=4", "hydra/launcher=local", *TINY)
+    assert done.returncode == 1
+    assert done.stdout.count(": finished") == 1
+    assert "1 of 2 done; not: N-digits-8px" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(fcdm: Command, tmp_path: Path) -> None:
@@ -269,7 +325,7 @@ def test_a_second_process_is_told_who_holds_the_run(fcdm: Command, tmp_path: Pat
         assert second.stderr.count("\n") == 1, second.stderr
         swept = fcdm("-m", *arguments, "hydra/launcher=local")
         assert swept.returncode == 1
-        assert f"held: process {started.pid}" in swept.stdout
+        assert f"held: by process {started.pid}" in swept.stdout
     finally:
         started.kill()
         started.wait()

@@ -29,6 +29,9 @@ CHOICES: dict[str, tuple[str, ...]] = {
 # key: (lowest value, whether that value itself is allowed, highest value)
 BOUNDS: dict[str, tuple[float, bool, float]] = {
     "resolution": (1, True, 16384),
+    "data.channels": (1, True, 4096),
+    "data.classes": (1, True, 2**31 - 2),
+    "data.downsample": (1, True, 1024),
     "batch_size": (1, True, 2**20),
     "seed": (0, True, 2**63 - 1),
     "micro_batch": (1, True, 2**20),
@@ -107,6 +110,8 @@ def check(config: Config) -> None:
                 wanted += f" and at most {high:g}"
             raise UserError(f"{key}={value} cannot be: it must be {wanted}")
     budgets(config.steps)
+    if not config.runs_dir.strip():
+        raise UserError("runs_dir is empty: say runs_dir=runs")
     if len(config.optimiser.betas) != 2 or not all(0 <= beta < 1 for beta in config.optimiser.betas):
         raise UserError(f"optimiser.betas={config.optimiser.betas} cannot be: two numbers in [0, 1)")
     if config.diffusion.beta_end < config.diffusion.beta_start:

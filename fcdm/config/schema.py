@@ -175,6 +175,8 @@ class Config:
     steps: Any = MISSING
     """A number or a list: the budgets at which the run is checkpointed and judged."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    keep_steps: list[int] = field(default_factory=list)
+    """Steps whose checkpoints other requests for the same run want; set when a sweep joins them."""
     study: str = "default"
     grids: list[Any] = field(default_factory=list)
     """Only in sweep files: a list of grids, each a mapping of key to value or list of values."""

@@ -17,8 +17,12 @@ if TYPE_CHECKING:
 def data_checksum(data: DataConfig, resolution: int) -> str:
     """The identity of the training data, without loading it. Raises UserError where the data is not there."""
     if data.name == "digits":
-        from fcdm.data.digits import DIGITS_CHECKSUM
+        from fcdm.data.digits import DIGITS_CHECKSUM, RESOLUTIONS
 
+        if (data.channels, data.classes, data.downsample) != (1, 10, 1):
+            raise UserError("data=digits has data.channels=1, data.classes=10 and data.downsample=1: leave these")
+        if resolution not in RESOLUTIONS:
+            raise UserError(f"digits come at 8, 16 or 32 pixels, not {resolution}: set resolution=8, 16 or 32")
         known = DIGITS_CHECKSUM
     elif data.name == "imagenet":
         raise UserError(

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+import signal
 import time
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,7 +51,10 @@ class Evaluation:
     floor: dict[str, float]
     """What real images score: the mean over draws of `samples` real ones, and held-out against training."""
     grid: np.ndarray
-    """The first samples, (GRID_ROWS * GRID_COLUMNS or fewer, C, side, side) uint8."""
+    """The first samples of rank 0 (of all, where its first batch fills the grid).
+
+    (GRID_ROWS * GRID_COLUMNS or fewer, C, side, side) uint8.
+    """
     seconds: float
 
 
@@ -63,6 +68,7 @@ def evaluate(
     partial: Path,
     progress: Progress,
     stop: StopSignal,
+    beat: Callable[[], None],
 ) -> Evaluation:
     """Judge `model` (in eval mode). All ranks return the same metrics; only rank 0's grid is whole.
 
@@ -85,12 +91,16 @@ def evaluate(
         images = sampler.images(torch.arange(first, min(first + size, samples), device=ranks.device))
         drawn.add(images)
         progress.sampling(step, min(samples, drawn.batches * ranks.world_size * size), samples)
-        if stop.requested or time.monotonic() - saved_at > SAVE_EVERY_S:
+        if time.monotonic() - saved_at > SAVE_EVERY_S:
             drawn.save()
             saved_at = time.monotonic()
-        # Ranks may have one batch more or less, so they stop each for itself: no message can hang here.
-        if stop.requested and number != mine[-1]:
-            raise Stopped(stop.signum or 15)
+        beat()
+        if stop.requested:
+            break
+    # One rank may have had a batch more to do: all stop here, or none does.
+    if ranks.any(drawn.batches < len(mine)):
+        drawn.save()
+        raise Stopped(stop.signum or signal.SIGTERM)
 
     metrics: dict[str, float] = {}
     floor: dict[str, float] = {}

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
-import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,11 @@ from fcdm.config.schema import Config
 from fcdm.data.dataset import Dataset
 from fcdm.engine.checkpoint import load_checkpoint
 from fcdm.engine.evaluate import GRID_COLUMNS, Evaluation, evaluate
+from fcdm.engine.machine import matmul_precision
 from fcdm.engine.progress import Progress
 from fcdm.engine.ranks import Ranks
 from fcdm.engine.state import create_model, load_weights
 from fcdm.engine.stop import StopSignal
-from fcdm.errors import UserError
 from fcdm.runs.atomic import describe_oserror, write_atomic, write_json
 from fcdm.runs.folder import Run
 from fcdm.runs.protocol import protocol_id, protocol_of
@@ -33,16 +33,23 @@ class Judge:
     """Evaluates a run's checkpoints under the protocol of its configuration."""
 
     def __init__(
-        self, run: Run, config: Config, data: Dataset, ranks: Ranks, progress: Progress, stop: StopSignal
+        self,
+        run: Run,
+        config: Config,
+        data: Dataset,
+        ranks: Ranks,
+        progress: Progress,
+        stop: StopSignal,
+        beat: Callable[[], None],
     ) -> None:
         self.run, self.config, self.data, self.ranks = run, config, data, ranks
-        self.progress, self.stop = progress, stop
+        self.progress, self.stop, self.beat = progress, stop, beat
         self.protocol = protocol_of(config)
         self.protocol_id = protocol_id(self.protocol)
 
     def checkpoint(self, step: int, records: RecordWriter | None) -> None:
         """Judge the kept checkpoint of `step`."""
-        if self._stands(step, records):
+        if self._stands(step):
             return
         group = "ema" if self.config.evaluation.weights == "ema" else "model"
         tensors, _ = load_checkpoint(self.run.checkpoints / f"step-{step:08d}", [group])
@@ -55,14 +62,23 @@ class Judge:
 
         Raises Stopped between sampling batches; what was sampled so far is kept.
         """
-        if self._stands(step, records):
+        if self._stands(step):
             return
         was_training = model.training
         model.eval()
         try:
-            found = evaluate(
-                model, self.config, self.data, self.ranks, step, self._partial(step), self.progress, self.stop
-            )
+            with matmul_precision(self.config.evaluation.precision):
+                found = evaluate(
+                    model,
+                    self.config,
+                    self.data,
+                    self.ranks,
+                    step,
+                    self._partial(step),
+                    self.progress,
+                    self.stop,
+                    self.beat,
+                )
         finally:
             model.train(was_training)
         if self.ranks.is_main:
@@ -70,17 +86,10 @@ class Judge:
             self.progress.judged(step, found.metrics, found.floor)
         self.ranks.barrier()
 
-    def _stands(self, step: int, records: RecordWriter | None) -> bool:
-        """Whether the evaluation's file is there; then its line in the records is too (a crash may be between)."""
+    def _stands(self, step: int) -> bool:
+        """Whether the evaluation's file is there; then its line in the records is too."""
         path = self.run.evaluation(step, self.protocol_id)
-        stands = self.ranks.any(self.ranks.is_main and path.exists())
-        if stands and records is not None:
-            try:
-                content = json.loads(path.read_text())
-                records.write(step, {"protocol": self.protocol_id, **content["metrics"]})
-            except (ValueError, KeyError, TypeError):
-                raise UserError(f"{path} is no evaluation any more: remove it, and it is made again") from None
-        return stands
+        return self.ranks.any(self.ranks.is_main and path.exists())
 
     def _write(self, step: int, found: Evaluation, records: RecordWriter | None) -> None:
         path = self.run.evaluation(step, self.protocol_id)
@@ -101,9 +110,11 @@ class Judge:
             raise describe_oserror(error, path) from None
         # The picture first: whoever sees the evaluation finds its picture.
         write_atomic(path.with_suffix(".png"), _png(found.grid))
-        write_json(path, content)
+        # The record next: once the evaluation's file is there, nobody looks at this checkpoint again.
         if records is not None:
             records.write(step, {"protocol": self.protocol_id, **found.metrics})
+            records.sync()
+        write_json(path, content)
         for leftover in self.run.evaluations.glob(f".{path.stem}-rank*.npz"):
             leftover.unlink(missing_ok=True)
 

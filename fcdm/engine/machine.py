@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from types import TracebackType
@@ -18,8 +19,14 @@ import torch
 from fcdm.config.schema import Config
 from fcdm.engine.ranks import Ranks
 from fcdm.engine.state import TrainState
+from fcdm.errors import UserError
+from fcdm.runs.holder import RunHeld
+from fcdm.runs.processes import cores
 from fcdm.runs.records import RecordWriter
 from fcdm.runs.revision import code_revision
+
+THREADS_AT_START = torch.get_num_threads()
+"""What torch made of the environment, before any run of this process took its last segment's count again."""
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:
@@ -27,17 +34,27 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
+@contextlib.contextmanager
+def matmul_precision(precision: str) -> Iterator[None]:
+    """Float32 products on CUDA in TF32 (`tf32`, `bf16`) or not (`fp32`) while the block runs."""
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision != "fp32"
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
 def prepare_machine(config: Config, records: Path, ranks: Ranks, note: Callable[[str], None]) -> None:
-    """Set matmul precision and the number of threads; say where a resumed run differs from its last segment.
+    """Set the number of threads; say where a resumed run differs from its last segment.
 
     The same thread count, world size and micro-batch make a resume bit-identical; others move it by float
     rounding. So the last segment's thread count is taken again unless it is more than this job may use.
     """
-    allow = config.precision in ("tf32", "bf16")
-    torch.backends.cuda.matmul.allow_tf32 = allow
-    torch.backends.cudnn.allow_tf32 = allow
     last = last_segment(records)
-    offered = config.threads or int(os.environ.get("OMP_NUM_THREADS") or torch.get_num_threads())
+    if config.threads is not None and config.threads > cores():
+        raise UserError(f"threads={config.threads}, but this process may use {cores()} CPU cores")
+    offered = config.threads or THREADS_AT_START
     wanted = offered
     if last is not None and config.threads is None and last["threads"] <= offered:
         wanted = int(last["threads"])
@@ -86,8 +103,8 @@ class Segment:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.records is None:
-            return
+        if self.records is None or isinstance(error, RunHeld):
+            return  # whoever holds the run now is the one to write
         facts: dict[str, Any] = {
             "completed": self.completed,
             "seconds": round(time.monotonic() - self.started, 3),

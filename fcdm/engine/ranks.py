@@ -57,6 +57,13 @@ class Ranks:
             return flag
         return bool(self.sum(torch.tensor(float(flag))).item())
 
+    def agree(self, number: int, what: str) -> None:
+        """Raise UserError on all ranks unless the number is the same on all of them."""
+        mine = torch.tensor([float(number), float(number) ** 2], dtype=torch.float64)
+        total, squares = (self.sum(mine) / self.world_size).tolist()
+        if squares != total**2:
+            raise UserError(f"the {self.world_size} processes see different things for {what}: start them again")
+
     def barrier(self) -> None:
         if self.world_size > 1:
             dist.barrier()

@@ -74,6 +74,10 @@ class TrainState:
         """Begin the next window of the loss record."""
         self.loss_sum, self.loss_count = torch.zeros_like(self.loss_sum), 0
 
+    def window_is_whole(self, log_every: int) -> bool:
+        """Whether the window holds all its steps so far: not after a resume under another `log_every`."""
+        return self.loss_count == (self.step - 1) % log_every + 1
+
     def broken_at(self) -> int | None:
         """The step at which training left the finite numbers, or None; looks at losses and weights."""
         if bad := int(self.bad_step):

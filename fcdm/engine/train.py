@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -17,10 +16,10 @@ from fcdm.data.dataset import Dataset
 from fcdm.diffusion.loss import training_loss
 from fcdm.diffusion.process import Process
 from fcdm.engine.batches import Batch, BatchSource
-from fcdm.engine.checkpoint import checkpoints, prune
+from fcdm.engine.checkpoint import BrokenCheckpoint, checkpoints, prune
 from fcdm.engine.ema import ema_decay, update_ema
 from fcdm.engine.judge import Judge
-from fcdm.engine.machine import Segment, autocast, prepare_machine
+from fcdm.engine.machine import Segment, autocast, matmul_precision, prepare_machine
 from fcdm.engine.progress import Progress
 from fcdm.engine.ranks import Ranks
 from fcdm.engine.state import TrainState
@@ -53,7 +52,8 @@ def train(
         Stopped: after a signal, once the state is on disk.
     """
     targets = budgets(config.steps)
-    keep = keep | set(targets)
+    stops = sorted(set(targets) | {step for step in config.keep_steps if step < targets[-1]})
+    keep = keep | set(stops)
     start, count = ranks.share(config.batch_size)
     step_flops = train_flops(config, 1)
     prepare_machine(config, run.records, ranks, progress.note)
@@ -62,25 +62,22 @@ def train(
     process = Process.create(config.diffusion.timesteps, config.diffusion.beta_start, config.diffusion.beta_end)
     state = TrainState.create(config, ranks.device)
     state.restore(run.checkpoints, progress.note if ranks.is_main else _silent)
+    ranks.agree(state.step, "the checkpoint to continue from")
     weights = list(state.model.parameters())
     averages = list(state.ema.parameters())
     model = _for_training(state.model, config, ranks)
     batches = BatchSource(config, data, process, int(state.model.label_embedders), start, count)  # type: ignore[arg-type]
-    judge = Judge(run, config, data, ranks, progress, stop)
+    judge = Judge(run, config, data, ranks, progress, stop, beat)
+    unjudged: list[str] = []
 
     with contextlib.ExitStack() as stack:
+        stack.enter_context(matmul_precision(config.precision))
         records = stack.enter_context(RecordWriter(run.records)) if ranks.is_main else None
         segment = stack.enter_context(Segment(records, config, ranks, state))
 
         def save() -> None:
             """A checkpoint of the present step, unless training has left the finite numbers."""
-            if (bad := state.broken_at()) is not None:
-                kept = [step for step, _ in checkpoints(run.checkpoints)]
-                raise UserError(
-                    f"the loss of {run.name} is not finite at step {bad}: a lower optimiser.lr (now "
-                    f"{config.optimiser.lr:g}) usually helps; "
-                    + (f"the checkpoint of step {max(kept)} is kept" if kept else "there is no checkpoint yet")
-                )
+            _refuse_broken(state, run, config)
             if records is not None:
                 records.sync()
                 state.save(run.checkpoints)
@@ -93,13 +90,16 @@ def train(
             raise Stopped(stop.signum or 15)
 
         for target in targets:
-            if target <= state.step and target in dict(checkpoints(run.checkpoints)):
-                judge.checkpoint(target, records)
+            if ranks.any(ranks.is_main and target <= state.step and target in dict(checkpoints(run.checkpoints))):
+                try:
+                    judge.checkpoint(target, records)
+                except BrokenCheckpoint as error:
+                    unjudged.append(str(error))
 
         clock = time.perf_counter()
         timed_steps = 0
         saved_at = time.monotonic()
-        for target in [target for target in targets if target > state.step]:
+        for target in [target for target in stops if target > state.step]:
             while state.step < target:
                 for group in state.optimiser.param_groups:
                     group["lr"] = learning_rate(config, state.step)
@@ -120,39 +120,39 @@ def train(
                 beat()
 
                 if record_now:
-                    if (state.broken_at()) is not None:
-                        save()  # says so
+                    _refuse_broken(state, run, config)
                     mean_loss = float(state.loss_sum) / state.loss_count
                     now = time.perf_counter()
                     speed = timed_steps * config.batch_size / (now - clock)
                     clock, timed_steps = now, 0
                     if records is not None:
-                        records.write(
-                            state.step,
-                            {
-                                "loss": mean_loss,
-                                "grad_norm": float(norm) if norm is not None else 0.0,
-                                "images_per_s": speed,
-                                "train_pflops": step_flops * state.step / 1e15,
-                            },
-                        )
+                        found = {"loss": mean_loss} if state.window_is_whole(config.log_every) else {}
+                        found["grad_norm"] = float(norm) if norm is not None else 0.0
+                        found["images_per_s"] = speed
+                        found["train_pflops"] = step_flops * state.step / 1e15
+                        records.write(state.step, found)
                     progress.training(state.step, targets[-1], mean_loss, speed)
                     if state.step % config.log_every == 0:
                         state.start_window()
                 else:
                     progress.training(state.step, targets[-1], None, None)
 
+                due = config.checkpoint.every_steps is not None and state.step % config.checkpoint.every_steps == 0
                 if ranks.world_size == 1 or state.step % AGREE_EVERY == 0:
                     if ranks.any(stop.requested):
                         halt()
-                    if ranks.any(_due(config, state.step, saved_at)) and state.step < target:
-                        before = time.perf_counter()
-                        save()
-                        saved_at, clock = time.monotonic(), clock + time.perf_counter() - before
+                    due = due or ranks.any(time.monotonic() - saved_at >= config.checkpoint.every_minutes * 60)
+                if due and state.step < target:
+                    before = time.perf_counter()
+                    save()
+                    saved_at, clock = time.monotonic(), clock + time.perf_counter() - before
 
             save()
-            judge.weights(target, state.ema if config.evaluation.weights == "ema" else state.model, records)
+            if target in targets:
+                judge.weights(target, state.ema if config.evaluation.weights == "ema" else state.model, records)
             clock, timed_steps, saved_at = time.perf_counter(), 0, time.monotonic()
+        if unjudged:
+            raise UserError(f"{'; '.join(unjudged)}: these budgets cannot be judged any more; all others are")
         segment.completed = True
 
 
@@ -160,18 +160,6 @@ def learning_rate(config: Config, step: int) -> float:
     """The rate of step `step` (counted from 0): constant after a linear warm-up."""
     warmup = config.optimiser.warmup_steps
     return config.optimiser.lr * (min(1.0, (step + 1) / warmup) if warmup else 1.0)
-
-
-def refuse_lost_budgets(folder: Path, targets: list[int], done: set[int], trained: int) -> None:
-    """Raise UserError for budgets that training has passed, that are not judged and have no checkpoint."""
-    kept = [step for step, _ in checkpoints(folder)]
-    lost = [target for target in targets if target <= trained and target not in kept and target not in done]
-    if lost:
-        raise UserError(
-            f"steps={lost[0]} cannot be judged any more: the run is trained to {trained} and no checkpoint of "
-            f"step {lost[0]} is kept (kept: {', '.join(map(str, kept))}). Ask for one of these or for more steps; "
-            "another seed= is a new run"
-        )
 
 
 def _accumulate_gradients(
@@ -210,10 +198,17 @@ def _for_training(model: nn.Module, config: Config, ranks: Ranks) -> nn.Module:
     return model
 
 
-def _due(config: Config, step: int, saved_at: float) -> bool:
-    """Whether a checkpoint between budgets is due, by steps or by minutes."""
-    by_steps = config.checkpoint.every_steps is not None and step % config.checkpoint.every_steps == 0
-    return by_steps or time.monotonic() - saved_at >= config.checkpoint.every_minutes * 60
+def _refuse_broken(state: TrainState, run: Run, config: Config) -> None:
+    """Raise UserError, naming the step, once training has left the finite numbers."""
+    bad = state.broken_at()
+    if bad is None:
+        return
+    kept = [step for step, _ in checkpoints(run.checkpoints)]
+    raise UserError(
+        f"the loss or a weight of {run.name} is not finite at step {bad}: a lower optimiser.lr (now "
+        f"{config.optimiser.lr:g}) usually helps; "
+        + (f"the checkpoint of step {max(kept)} is kept" if kept else "there is no checkpoint yet")
+    )
 
 
 def _silent(text: str) -> None:

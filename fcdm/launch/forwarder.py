@@ -26,14 +26,20 @@ def forwarding(config: Config) -> Iterator[None]:
     if config.mlflow_uri is not None:
         once += ["--uri", config.mlflow_uri]
     log_file = runs_dir / "mlflow.log"
-    with open(log_file, "ab") as log:
-        process = subprocess.Popen(
-            [*once, "--follow", "--parent", str(os.getpid())],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
+    later = "python -m " + " ".join(once[2:])
+    try:
+        with open(log_file, "ab") as log:
+            process = subprocess.Popen(
+                [*once, "--follow", "--parent", str(os.getpid())],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+    except OSError as error:
+        print(f"records are not forwarded to MLflow ({log_file}: {error.strerror}); later: {later}")
+        yield
+        return
     try:
         yield
     finally:
@@ -46,7 +52,7 @@ def forwarding(config: Config) -> Iterator[None]:
         if code == -signal.SIGTERM:  # a short command: it was still starting
             code = _forward(once)
         if code != 0:
-            print(f"MLflow is not up to date ({log_file} says why); later: python -m fcdm.sync runs_dir={runs_dir}")
+            print(f"MLflow is not up to date ({log_file} says why); later: {later}")
 
 
 def _forward(command: list[str]) -> int:

@@ -19,7 +19,7 @@ from fcdm.data.dataset import data_checksum
 from fcdm.errors import UserError
 from fcdm.runs.atomic import write_json
 from fcdm.runs.costs import train_flops
-from fcdm.runs.folder import Run, open_run
+from fcdm.runs.folder import Run, find_run, open_run
 from fcdm.runs.identity import readable_name, run_id, science
 from fcdm.runs.locks import locked
 from fcdm.runs.protocol import protocol_id, protocol_of
@@ -50,18 +50,34 @@ class Job:
         """Training FLOPs to the last budget: which job is the longest."""
         return train_flops(self.config, self.budgets[-1])
 
+    @property
+    def folder_name(self) -> str:
+        """The name of the run's folder, made already or not."""
+        found = find_run(Path(self.config.runs_dir), self.id)
+        return found.name if found else self.name
+
     def open(self) -> Run:
         return open_run(self.config)
 
     def missing(self, run: Run) -> list[int]:
         """Budgets that some part still wants judged."""
-        wanted = {
-            step
-            for part in self.parts
-            for step in budgets(part.steps)
-            if not run.evaluation(step, protocol_id(protocol_of(part))).exists()
-        }
+        wanted = set()
+        for part in self.parts:
+            protocol = protocol_id(protocol_of(part))
+            wanted |= {step for step in budgets(part.steps) if not _stands(run.evaluation(step, protocol))}
         return sorted(wanted)
+
+    def refuse_lost_budgets(self, run: Run) -> None:
+        """Raise UserError for budgets that training has passed, that are not judged and have no checkpoint."""
+        kept = sorted(int(path.name.removeprefix("step-")) for path in run.checkpoints.glob("step-*"))
+        trained = max(kept, default=0)
+        lost = [step for step in self.missing(run) if step <= trained and step not in kept]
+        if lost:
+            raise UserError(
+                f"steps={lost[0]} cannot be judged any more: the run is trained to {trained} and no checkpoint of "
+                f"step {lost[0]} is kept (kept: {', '.join(map(str, kept))}). Ask for one of these or for more steps; "
+                "another seed= is a new run"
+            )
 
     def freeze(self, run: Run) -> Path:
         """Write the job down in the run's folder: the process that does it is given this file and nothing else."""
@@ -84,6 +100,7 @@ class Job:
 def make_jobs(configs: Iterable[Config]) -> list[Job]:
     """Join what is asked into jobs: one per run, budgets joined. Raises UserError for data that is not there."""
     jobs: dict[str, Job] = {}
+    folders: set[str] = set()
     for config in configs:
         checksum = data_checksum(config.data, config.resolution)
         whole = dataclasses.replace(
@@ -94,11 +111,18 @@ def make_jobs(configs: Iterable[Config]) -> list[Job]:
         )
         identity = run_id(science(whole))
         job = jobs.setdefault(identity, Job(identity, []))
+        folders.add(whole.runs_dir)
         same = [part for part in job.parts if dataclasses.replace(part, steps=whole.steps) == whole]
         if same:
             same[0].steps = budgets([*same[0].steps, *whole.steps])
         else:
             job.parts.append(whole)
+    if len(folders) > 1:
+        raise UserError(f"runs_dir={','.join(sorted(folders))} cannot be swept: one command has one folder of runs")
+    for job in jobs.values():
+        if len(job.parts) > 1:  # else one part would train past another's budgets
+            for part in job.parts:
+                part.keep_steps = job.budgets
     return list(jobs.values())
 
 
@@ -118,18 +142,31 @@ def this_command() -> list[str]:
     return ["python", "-m", spec.name, *sys.argv[1:]] if spec else sys.argv
 
 
+def _stands(path: Path) -> bool:
+    """Whether an evaluation is there and whole. Raises UserError for a damaged one."""
+    try:
+        whole = isinstance(json.loads(path.read_text())["metrics"], dict)
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError, TypeError, KeyError):
+        whole = False
+    if not whole:
+        raise UserError(f"{path} is no evaluation any more: remove it, and it is made again")
+    return True
+
+
 def _add_to_study(path: Path, study: str, asked: list[tuple[Job, Config]], command: list[str]) -> None:
     with locked(path.with_suffix(".lock")):
         known: dict[str, Any] = {"name": study, "created": time.time(), "commands": [], "requests": []}
-        if path.exists():
-            try:
+        try:
+            if path.exists():
                 known.update(json.loads(path.read_text()))
-            except ValueError:
-                raise UserError(f"{path} is no study any more: remove it, and it is made again") from None
+            requests = {(item["run"], item["protocol_id"]): item for item in known["requests"]}
+        except (OSError, ValueError, TypeError, KeyError):
+            raise UserError(f"{path} is no study any more: remove it, and it is made again") from None
         protocol = protocol_of(asked[0][1])
-        requests = {(item["run"], item["protocol_id"]): item for item in known["requests"]}
         for job, part in asked:
-            key = (job.open().name, protocol_id(protocol_of(part)))
+            key = (job.folder_name, protocol_id(protocol_of(part)))
             before = requests.get(key, {"budgets": []})["budgets"]
             requests[key] = {
                 "run": key[0],

@@ -20,12 +20,12 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 
 from fcdm.errors import UserError
-from fcdm.job import FAILED_FILE
 from fcdm.launch.forwarder import forwarding
 from fcdm.launch.jobs import Job
-from fcdm.launch.show import PROGRESS_FILE, bars
+from fcdm.launch.show import HELD, PROGRESS_FILE, bars
 from fcdm.runs.folder import Run
 from fcdm.runs.holder import current_holder
+from fcdm.runs.processes import cores
 
 POLL_S = 0.25
 LINE_EVERY_S = 30.0  # where there is no terminal to draw bars in
@@ -57,11 +57,6 @@ class _Running:
     said_at: float = field(default_factory=time.monotonic)
 
 
-def cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def run_local(jobs: list[Job], at_once: int | None = None) -> list[Outcome]:
     """Do the jobs, several at a time, longest first; returns how each ended, in the given order.
 
@@ -78,10 +73,20 @@ def run_local(jobs: list[Job], at_once: int | None = None) -> list[Outcome]:
         else:
             waiting.append((job, outcome))
     waiting.sort(key=lambda item: -item[0].flops)
+    if at_once is not None and (not isinstance(at_once, int) or at_once < 1):
+        raise UserError(f"hydra.launcher.jobs={at_once} cannot be: at least 1 job at a time, or null for one per core")
     if waiting:
         with forwarding(waiting[0][0].config):
             _Pool(console, waiting, outcomes, at_once).work()
-    return [outcomes[job.id] for job in jobs]
+    found = [outcomes[job.id] for job in jobs]
+    missing = [outcome for outcome in found if not outcome.ok]
+    if missing:
+        names = ", ".join(f"{outcome.job.name} ({outcome.state})" for outcome in missing)
+        done = len(found) - len(missing)
+        console.print(f"{done} of {len(found)} done; not: {names}", highlight=False, soft_wrap=True)
+    elif waiting:
+        console.print(f"all {len(found)} done", highlight=False)
+    return found
 
 
 def _nothing_to_do(job: Job) -> Outcome | Run:
@@ -92,7 +97,8 @@ def _nothing_to_do(job: Job) -> Outcome | Run:
             return Outcome(job, run, "done", f"budgets {', '.join(map(str, job.budgets))} are trained and judged")
         holder = current_holder(run.folder)
         if holder is not None and holder.alive is not False:
-            return Outcome(job, run, "held", f"{holder} works on it")
+            return Outcome(job, run, "held", f"by {holder}")
+        job.refuse_lost_budgets(run)
     except UserError as error:
         return Outcome(job, None, "failed", str(error))
     return run
@@ -117,11 +123,8 @@ class _Pool:
         self.bars: Progress = bars(console)
 
     def work(self) -> None:
-        self.console.print(
-            f"{len(self.waiting)} jobs, {self.at_once} at a time with {self.share} CPU thread"
-            f"{'s' if self.share > 1 else ''} each",
-            highlight=False,
-        )
+        jobs, threads = _plural(len(self.waiting), "job"), _plural(self.share, "CPU thread")
+        self.console.print(f"{jobs}, {self.at_once} at a time with {threads} each", highlight=False)
         previous = {number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM)}
         if self.console.is_terminal:
             self.bars.start()
@@ -147,8 +150,6 @@ class _Pool:
         environment = {**os.environ, "FCDM_PARENT": str(os.getpid()), "PYTHONUNBUFFERED": "1"}
         for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
             environment[name] = str(self.share)
-        with contextlib.suppress(OSError):
-            (run.folder / PROGRESS_FILE).unlink()
         process = subprocess.Popen(
             [sys.executable, "-m", "fcdm.job", str(job.freeze(run))],
             stdin=subprocess.DEVNULL,
@@ -159,16 +160,13 @@ class _Pool:
             start_new_session=True,
         )
         task = self.bars.add_task("", total=job.budgets[-1], name=job.name, doing="starting")
-        self.running.append(_Running(job, run, process, log, task))
+        self.running.append(_Running(job, run, process, log, task, _news(run)))
 
     def _look(self, item: _Running) -> None:
         """Show a job's news; if it has ended, note how."""
-        try:
-            news = json.loads((item.run.folder / PROGRESS_FILE).read_text())
-        except (OSError, ValueError):
-            news = item.seen
+        news = _news(item.run) or item.seen
         self.bars.update(item.task, completed=news.get("step", 0), doing=news.get("doing", "starting"))
-        if news.get("judged") != item.seen.get("judged"):
+        if news.get("judged") not in (None, item.seen.get("judged")):
             self.console.print(f"{item.job.name}: {news['judged']}", highlight=False, soft_wrap=True)
         elif not self.console.is_terminal and time.monotonic() - item.said_at > LINE_EVERY_S:
             item.said_at = time.monotonic()
@@ -205,10 +203,25 @@ def _ended(item: _Running, code: int) -> Outcome:
         state = "stopped" if code > 128 else "failed"
         return Outcome(item.job, item.run, state, f"by {name}; the same command continues ({log})")
     try:
-        line = (item.run.folder / FAILED_FILE).read_text().strip()
-    except OSError:
+        line = [line for line in log.read_text(errors="replace").splitlines() if line.strip()][-1]
+    except (OSError, IndexError):
         line = f"exit code {code}"
+    if code == HELD:
+        return Outcome(item.job, item.run, "held", line)
     return Outcome(item.job, item.run, "failed", f"{line} ({log})")
+
+
+def _news(run: Run) -> dict[str, Any]:
+    """What the run's process last said of itself, or nothing."""
+    try:
+        news = json.loads((run.folder / PROGRESS_FILE).read_text())
+    except (OSError, ValueError):
+        return {}
+    return news if isinstance(news, dict) else {}
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def _colon(text: str) -> str:

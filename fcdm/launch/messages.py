@@ -25,7 +25,7 @@ def one_line(error: BaseException) -> str:
     text = " ".join(str(error).split("\n\n")[0].split()) or type(error).__name__
     if found := re.search(r"(?:Could not override|Error merging override) '\+*([^'=]+)", text):
         if "not in struct" in str(error) or "Could not override" in text:
-            return unknown_key(found[1], set(schema_keys()) | {"model", "data", "recipe", "study", "steps"})
+            return unknown_key(found[1], set(schema_keys()) | {"model", "data", "recipe", "sweeps"})
         cause = error.__cause__
         if isinstance(cause, OmegaConfBaseException):
             return first_line(cause)
@@ -38,7 +38,13 @@ def one_line(error: BaseException) -> str:
 
 def _missing(error: MissingConfigException) -> str:
     """`model=Q is not known: did you mean ...`"""
-    group, _, choice = str(error.missing_cfg_file).partition("/")
+    path = str(error.missing_cfg_file)
+    if path.startswith("hydra/"):
+        group, _, choice = path.rpartition("/")
+    else:
+        group, _, choice = path.partition("/")
+    if not choice:
+        return f"there is no configuration {path}"
     options = _options(group) or list(error.options or [])
     return f"{group}={choice} is not known: {near(choice, options, shown=40)}"
 

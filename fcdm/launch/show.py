@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 PROGRESS_FILE = "progress.json"
+HELD = 3
+"""Exit code of a job's process that found its run held by another."""
 
 
 def bars(console: Console) -> Progress:
@@ -29,6 +31,10 @@ def bars(console: Console) -> Progress:
 
 def speed_text(loss: float | None, images_per_s: float | None) -> str:
     return f"loss {loss:.4f}, {images_per_s:.0f} images/s" if loss is not None and images_per_s is not None else ""
+
+
+def judging_text(step: int, done: int, samples: int) -> str:
+    return f"judging step {step}: " + (f"{done}/{samples} samples" if done < samples else "features and distances")
 
 
 def metrics_text(step: int, metrics: dict[str, float], floor: dict[str, float]) -> str:
@@ -58,12 +64,11 @@ class TerminalProgress:
         self.bars.stop()
 
     def training(self, step: int, last: int, loss: float | None, images_per_s: float | None) -> None:
-        if loss is not None:
-            self.doing = speed_text(loss, images_per_s)
+        self.doing = speed_text(loss, images_per_s) or self.doing or "training"
         self.bars.update(self.task, completed=step, total=last, doing=self.doing)
 
     def sampling(self, step: int, done: int, samples: int) -> None:
-        self.bars.update(self.task, completed=step, doing=f"judging step {step}: {done}/{samples} samples")
+        self.bars.update(self.task, completed=step, doing=judging_text(step, done, samples))
 
     def judged(self, step: int, metrics: dict[str, float], floor: dict[str, float]) -> None:
         self._say(f"{self.name}: {metrics_text(step, metrics, floor)}")
@@ -82,16 +87,17 @@ class FileProgress:
     def __init__(self, folder: Path) -> None:
         self.path = folder / PROGRESS_FILE
         self.state: dict[str, Any] = {"doing": "starting", "step": 0}
+        self.speed = "training"
         self._written_at = 0.0
 
     def training(self, step: int, last: int, loss: float | None, images_per_s: float | None) -> None:
         self.state |= {"step": step, "last": last}
-        if loss is not None:
-            self.state["doing"] = speed_text(loss, images_per_s)
+        self.speed = speed_text(loss, images_per_s) or self.speed
+        self.state["doing"] = self.speed
         self._write(now=step == last)
 
     def sampling(self, step: int, done: int, samples: int) -> None:
-        self.state |= {"step": step, "doing": f"judging step {step}: {done}/{samples} samples"}
+        self.state |= {"step": step, "doing": judging_text(step, done, samples)}
         self._write(now=True)
 
     def judged(self, step: int, metrics: dict[str, float], floor: dict[str, float]) -> None:

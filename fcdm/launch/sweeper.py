@@ -64,7 +64,9 @@ class StudySweeper(Sweeper):
             for part in job.parts:
                 at = next(i for i, config in enumerate(composed) if _same_request(config, part))
                 budgets = ",".join(str(step) for step in part.steps)
-                wanted.append([*(text for text in choices[at] if not text.startswith("steps=")), f"steps=[{budgets}]"])
+                kept = ",".join(str(step) for step in part.keep_steps)
+                others = [text for text in choices[at] if not text.startswith("steps=")]
+                wanted.append([*others, f"steps=[{budgets}]", f"keep_steps=[{kept}]"])
         something = any(job.missing(job.open()) for job in jobs)
         with forwarding(jobs[0].config) if something else contextlib.nullcontext():
             returns = self.launcher.launch(wanted, initial_job_idx=0)
@@ -93,7 +95,7 @@ class JobLauncher(Launcher):
 
 def _same_request(config: Config, part: Config) -> bool:
     data = dataclasses.replace(config.data, checksum=part.data.checksum)
-    return dataclasses.replace(config, data=data, steps=part.steps, grids=[]) == part
+    return dataclasses.replace(config, data=data, steps=part.steps, keep_steps=part.keep_steps, grids=[]) == part
 
 
 def _error(found: JobReturn) -> BaseException | None:

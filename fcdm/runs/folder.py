@@ -15,9 +15,9 @@ import yaml
 
 from fcdm.config.schema import Config
 from fcdm.errors import UserError
-from fcdm.runs.atomic import describe_oserror
+from fcdm.runs.atomic import describe_oserror, sync_folder
 from fcdm.runs.costs import run_cost
-from fcdm.runs.identity import SCHEMA_VERSION, flatten, readable_name, run_id, science
+from fcdm.runs.identity import SCHEMA_VERSION, identifying, readable_name, run_id, science
 
 
 @dataclass(frozen=True)
@@ -74,13 +74,12 @@ def find_run(runs_dir: Path, identity: str) -> Path | None:
 
 def check_frozen(folder: Path, wanted: dict[str, Any]) -> None:
     """Raise UserError, with the difference, where the frozen config no longer says what the id was made of."""
-    frozen = flatten(frozen_science(folder))
-    asked = flatten(wanted)
-    ignored = ("model.name", "data.name", "data.path")
+    frozen = identifying(frozen_science(folder))
+    asked = identifying(wanted)
     differences = [
         f"{key}: {frozen.get(key, 'missing')} (the run is {asked.get(key, 'without it')})"
         for key in sorted(frozen.keys() | asked.keys())
-        if key not in ignored and frozen.get(key) != asked.get(key)
+        if frozen.get(key) != asked.get(key)
     ]
     if differences:
         raise UserError(
@@ -93,7 +92,7 @@ def frozen_science(folder: Path) -> dict[str, Any]:
     path = folder / "config.yaml"
     try:
         content = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise UserError(f"{path} cannot be read ({type(error).__name__}): is this a run's folder?") from None
     if not isinstance(content, dict):
         raise UserError(f"{path} is no config: it was changed by hand or torn; remove the folder or restore it")
@@ -138,8 +137,11 @@ def _create(folder: Path, identity: str, wanted: dict[str, Any], config: Config)
             with open(temporary / name, "rb") as written:
                 os.fsync(written.fileno())
         temporary.rename(folder)
+        sync_folder(folder.parent)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
         if (folder / "run.json").exists():
             return  # another process made the same run's folder in the meantime
+        if folder.exists():
+            raise UserError(f"{folder} is there, but is no run's folder (no run.json): remove it") from None
         raise describe_oserror(error, folder) from None

@@ -35,12 +35,17 @@ def science(config: Config) -> dict[str, Any]:
 
 def canonical(science_config: dict[str, Any]) -> str:
     """One text per science: sorted keys, no spaces, shortest exact floats; without names and paths."""
-    kept: dict[str, Any] = {"schema": SCHEMA_VERSION}
-    for key, value in flatten(science_config).items():
-        if key in NOT_IDENTITY or (key in INTRODUCED and INTRODUCED[key] == value):
-            continue
-        kept[key] = value
+    kept = {"schema": SCHEMA_VERSION, **identifying(science_config)}
     return json.dumps(kept, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def identifying(science_config: dict[str, Any]) -> dict[str, Any]:
+    """Dotted key -> value of all that makes the run what it is: no names, no later key at its introduction value."""
+    return {
+        key: value
+        for key, value in flatten(science_config).items()
+        if key not in NOT_IDENTITY and not (key in INTRODUCED and INTRODUCED[key] == value)
+    }
 
 
 def run_id(science_config: dict[str, Any]) -> str:

@@ -19,8 +19,9 @@ def locked(path: Path) -> Iterator[None]:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+        file = open(path, "a")  # noqa: SIM115 - an error of the block is not one of the lock
     except OSError as error:
         raise describe_oserror(error, path) from None
+    with file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -102,3 +102,8 @@ def _command(words: list[str]) -> tuple[int, str, str] | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.returncode, done.stdout.strip(), done.stderr
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

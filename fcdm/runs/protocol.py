@@ -21,11 +21,11 @@ def protocol_of(config: Config) -> dict[str, Any]:
     """The protocol that this configuration asks for (checksums filled in)."""
     protocol = dataclasses.asdict(config.evaluation)
     del protocol["batch_size"]  # moves a result by float rounding only
-    if protocol["guidance_scale"] == 1.0:
-        protocol["guidance_channels"] = None  # without guidance there is nothing to guide
+    if protocol["guidance_scale"] == 1.0 or protocol["guidance_channels"] == config.data.channels:
+        protocol["guidance_channels"] = None  # nothing to guide, or all of it: one protocol, one id
     protocol["rounding"] = ROUNDING
     protocol["features"] = extractor_id(config.evaluation.features)
-    protocol["reference"] = f"{config.data.name}-train@{(config.data.checksum or '')[:8]}"
+    protocol["reference"] = f"{config.data.name}-{config.resolution}px-train@{(config.data.checksum or '')[:8]}"
     return protocol
 
 
