@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import sys
 from typing import Any, NoReturn
 
@@ -31,10 +32,13 @@ def main(argv: list[str]) -> int:
     except UserError as error:
         print(f"fcdm.cost: {error}", file=sys.stderr)
         return 1
-    if arguments.json:
-        print(json.dumps(rows, indent=1))
-    else:
-        _print_table(rows)
+    try:
+        if arguments.json:
+            print(json.dumps(rows, indent=1), flush=True)
+        else:
+            _print_table(rows)
+    except BrokenPipeError:  # `| head`: nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 

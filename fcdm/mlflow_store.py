@@ -10,6 +10,8 @@ import fcntl
 import hashlib
 import logging
 import os
+import re
+import textwrap
 import time
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -19,6 +21,8 @@ from typing import Any
 from fcdm.errors import UserError
 
 EXPERIMENT = "fcdm"
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
+"""What MLflow's UI shows first: training curves, not traces of language models."""
 PARAMS_PER_CALL = 90
 RUNS_ASKED_ONE_BY_ONE = 20
 
@@ -64,6 +68,7 @@ class Store:
     """The experiment `fcdm` in an MLflow store. Use inside `store_lock` and `reaching`."""
 
     def __init__(self, runs_dir: Path, uri: str | None = None) -> None:
+        self.runs_dir = runs_dir
         self.uri = store_uri(runs_dir, uri)
         self._experiment: str | None = None
         self._file: tuple[int, int] | None = None  # device and inode of the database that the client has open
@@ -93,10 +98,10 @@ class Store:
             yield
         except self.errors as error:
             self.forget()
-            first = (str(error).splitlines() or [""])[0]
             raise UserError(
-                f"MLflow at {self.uri} does not take the records ({type(error).__name__}: {first[:160]}). "
-                f"They are safe in the runs' folders; forward them later: python -m fcdm.sync --uri {self.uri}"
+                f"MLflow at {self.uri} does not take the records ({_reason(error)}). "
+                "They are safe in the runs' folders; forward them later: "
+                f"python -m fcdm.sync {self.runs_dir} --uri {self.uri}"
             ) from None
 
     @cached_property
@@ -153,7 +158,7 @@ class Store:
                 files = self.database.parent.resolve() / "mlflow-artifacts" if self.database else None
                 place = files.as_uri() if files else None  # None: where the server keeps its files
                 try:
-                    self._experiment = self.client.create_experiment(EXPERIMENT, artifact_location=place)
+                    self._experiment = self.client.create_experiment(EXPERIMENT, place, EXPERIMENT_TAGS)
                 except self._mlflow.exceptions.MlflowException:
                     found = self.client.get_experiment_by_name(EXPERIMENT)  # made by another machine just now
                     if found is None:
@@ -200,6 +205,9 @@ class Store:
             self.client.log_batch(run_id, params=rest[:PARAMS_PER_CALL], tags=labels[:PARAMS_PER_CALL])
             rest, labels = rest[PARAMS_PER_CALL:], labels[PARAMS_PER_CALL:]
 
+    def remove_tag(self, run_id: str, key: str) -> None:
+        self.client.delete_tag(run_id, key)
+
     def send(self, run_id: str, rows: list[tuple[str, float, int, int]], tags: dict[str, str]) -> int:
         """Rows (key, value, timestamp in ms, step), then the tags that count them. Returns how many rows."""
         entities = self._mlflow.entities
@@ -217,6 +225,17 @@ class Store:
             self.client.set_terminated(run.info.run_id, status, round(ended * 1000))
         else:
             self.client.update_run(run.info.run_id, status)
+
+
+def _reason(error: BaseException) -> str:
+    """Why a store does not answer, in a few words: what lies below MLflow says it in ten nested ones."""
+    text = str(error)
+    if below := re.findall(r"\[Errno -?\d+\] ([^'\")\]\n]+)", text):
+        return str(below[-1]).strip()
+    if "timed out" in text.lower():
+        return "timed out"
+    first = (text.splitlines() or [""])[0]
+    return textwrap.shorten(f"{type(error).__name__}: {first}", 160, placeholder=" ...")
 
 
 def _close_connections(client: Any) -> None:

@@ -106,8 +106,8 @@ def follow(runs_dir: Path, uri: str | None = None, parent: int | None = None, ev
             behind = True  # the other one forwards the same records; look again later
         except Exception as error:  # whatever it is, training goes on and so does the follower
             if not down:
-                _say(str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}")
-                _say("still trying")
+                text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+                _say(text if last else f"{text} (still trying)")
             down = True
         for problem in problems:
             if problem not in told:

@@ -2,7 +2,8 @@
 
 One experiment, `fcdm`; one MLflow run per training trajectory, however often it was requeued and however many
 studies it serves. A run of several studies must not stand several times, so studies are tags: `studies` lists
-them, and `study.NAME` holds the study's protocol and budgets (filter in the UI: tags.`study.NAME` != '').
+them, and `study.NAME` holds what the study asked of the run, `PROTOCOL: BUDGETS; ...` (filter in the UI:
+tags.`study.NAME` != ''); `study_protocol.NAME` is the protocol of the study's last command.
 
 The MLflow run is found again by its tag `fcdm.run_id`; how far it got stands in its own tag `fcdm.forwarded`,
 written after the rows that it counts. A crash in between sends rows again that MLflow already has, and MLflow
@@ -29,7 +30,7 @@ from fcdm.runs.reader import RunView, Study, list_studies, run_folders
 
 __all__ = ["Forwarded", "Forwarder", "StoreBusy"]
 
-RUN_ID, PROGRESS, HEADLINE = "fcdm.run_id", "fcdm.forwarded", "fcdm.headline"
+RUN_ID, PROGRESS, HEADLINE, ERROR = "fcdm.run_id", "fcdm.forwarded", "fcdm.headline", "fcdm.error"
 Row = tuple[str, float, int, int]
 """(key, value, timestamp in ms, step)."""
 BATCH = 900
@@ -127,12 +128,15 @@ class Forwarder:
             return 0  # deleted by a person in MLflow: it stays so until it is restored or purged there
         run_id, there = known.info.run_id, known.data.tags
         progress = Progress.parse(there.get(PROGRESS))
-        headline = there.get(HEADLINE) or view.headline  # once told, `fid` of this run never changes its meaning
+        # Once `fid` was told of this run, it never changes its meaning.
+        headline = (there.get(HEADLINE) if progress.judged else None) or view.headline
         self.store.describe(
             run_id,
             params={key: value for key, value in _params(view).items() if key not in known.data.params},
             tags={key: value for key, value in _tags(view, headline).items() if there.get(key) != value},
         )
+        if ERROR in there and view.error is None:
+            self.store.remove_tag(run_id, ERROR)
         sent = 0
         batch: list[Row] = []
         for rows in self._units(view, headline, progress):
@@ -239,10 +243,12 @@ def _tags(view: RunView, headline: str | None) -> dict[str, str]:
         "revision": str(fields.get("revision", "")),
         "device": str(fields.get("device", "")),
         HEADLINE: headline or "",
+        ERROR: (view.error or "")[:TAG_LIMIT],
     }
     for study in view.studies:
-        budgets = ",".join(map(str, study.budgets(view.id)))
-        tags[metric_name(f"study.{study.name}")] = f"{study.protocol_id}: {budgets}"
+        asked = [f"{key}: {','.join(map(str, budgets))}" for key, budgets in study.asked(view.id).items()]
+        tags[metric_name(f"study.{study.name}")] = "; ".join(asked)
+        tags[metric_name(f"study_protocol.{study.name}")] = study.protocol_id
     for judged in view.evaluations:
         if judged.protocol:
             told = {"protocol": judged.protocol, "floor": judged.floor}
@@ -267,11 +273,16 @@ def _status(view: RunView) -> str:
     holder = _holder(view.folder)
     if holder is not None:
         return "RUNNING" if holder[1] else "FAILED"
-    if not view.segments:
+    if not view.segments and view.error is None:
         return "SCHEDULED"
-    judged = {(evaluation.step, evaluation.protocol_id) for evaluation in view.evaluations}
-    asked = {(budget, study.protocol_id) for study in view.studies for budget in study.budgets(view.id)}
-    if not view.segments[-1].ended:
+    judged = {(evaluation.protocol_id, evaluation.step) for evaluation in view.evaluations}
+    asked = {
+        (protocol_id, budget)
+        for study in view.studies
+        for protocol_id, budgets in study.asked(view.id).items()
+        for budget in budgets
+    }
+    if view.error is not None or not view.segments[-1].ended:
         return "FINISHED" if asked and asked <= judged else "FAILED"
     return "FINISHED" if asked <= judged else "SCHEDULED"
 

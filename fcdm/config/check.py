@@ -70,7 +70,7 @@ def checked(composed: DictConfig) -> Config:
         raise UserError(first_line(error)) from None
     assert isinstance(values, dict)
     plain = {str(key): value for key, value in values.items()}
-    known = set(schema_keys())
+    known = known_keys()
     for key in flat_keys(plain):
         if key not in known and not key.startswith("grids."):
             raise UserError(unknown_key(key, known))
@@ -105,9 +105,9 @@ def check(config: Config) -> None:
         if value is None:
             continue
         if not math.isfinite(value) or value > high or value < low or (value == low and not inclusive):
-            wanted = f"{'at least' if inclusive else 'more than'} {low:g}"
+            wanted = f"{'at least' if inclusive else 'more than'} {low}"
             if math.isfinite(high):
-                wanted += f" and at most {high:g}"
+                wanted += f" and at most {high}"
             raise UserError(f"{key}={value} cannot be: it must be {wanted}")
     budgets(config.steps)
     if not config.runs_dir.strip():
@@ -151,6 +151,11 @@ def budgets(steps: Any) -> list[int]:
     if numbers[0] <= 0:
         raise UserError(f"steps={numbers[0]} cannot be: a budget is at least 1 step")
     return numbers
+
+
+def known_keys() -> set[str]:
+    """What a command line may set: keys and groups."""
+    return {*schema_keys(), "model", "data", "recipe", "sweeps"}
 
 
 def schema_keys() -> Iterator[str]:

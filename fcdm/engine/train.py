@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -190,6 +191,8 @@ def _for_training(model: nn.Module, config: Config, ranks: Ranks) -> nn.Module:
     if config.compile:
         model = torch.compile(model)  # type: ignore[assignment]
     if ranks.world_size > 1:
+        # Channels-last gradients are copied into DDP's flat buckets; torch says so once, to no use for a user.
+        warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
         return DistributedDataParallel(
             model,
             device_ids=[ranks.device.index] if ranks.device.type == "cuda" else None,

@@ -7,7 +7,7 @@ import re
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf.errors import OmegaConfBaseException
 
-from fcdm.config.check import first_line, near, schema_keys, unknown_key
+from fcdm.config.check import first_line, known_keys, near, unknown_key
 from fcdm.errors import UserError
 
 
@@ -23,14 +23,17 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         return _missing(error)
     text = " ".join(str(error).split("\n\n")[0].split()) or type(error).__name__
-    if found := re.search(r"(?:Could not override|Error merging override) '\+*([^'=]+)", text):
+    if found := re.search(r"(?:Could not override|Error merging override) '?\+*([^'=]+)", text):
         if "not in struct" in str(error) or "Could not override" in text:
-            return unknown_key(found[1], set(schema_keys()) | {"model", "data", "recipe", "sweeps"})
+            return unknown_key(found[1], known_keys())
         cause = error.__cause__
         if isinstance(cause, OmegaConfBaseException):
             return first_line(cause)
     if isinstance(error, OmegaConfBaseException):
         return first_line(error)
+    if found := re.search(r"Ambiguous value for argument '([^=]+)=(.*?)' 1\.", text):
+        budgets = f"; or, budgets of one run, 'steps=[{found[2]}]'" if found[1] == "steps" else ""
+        return f"{found[1]}={found[2]} is a sweep: add -m (python -m fcdm.train -m ...){budgets}"
     if not is_users(error):
         return f"{type(error).__name__}: {text}"
     return text

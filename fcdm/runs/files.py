@@ -70,16 +70,17 @@ class Segment:
 
 
 class Request(NamedTuple):
-    """What a study asks of one run: `run` is its folder's name, `budgets` are steps."""
+    """What a study asks of one run: `run` is its folder's name, `budgets` are steps, judged by `protocol_id`."""
 
     run: str
     id: str
     budgets: tuple[int, ...]
+    protocol_id: str
 
 
 @dataclass(frozen=True)
 class Study:
-    """A named list of (run, budget, protocol) requests; `protocol_id` is what `fid` means in it."""
+    """A named list of (run, budget, protocol) requests; `protocol_id` is that of the last command."""
 
     name: str
     created: float
@@ -89,8 +90,22 @@ class Study:
     protocol: dict[str, Any]
     requests: tuple[Request, ...]
 
+    def asked(self, run_id: str) -> dict[str, tuple[int, ...]]:
+        """Protocol id -> budgets that this study asks of a run, what `fid` means for it first."""
+        found: dict[str, set[int]] = {}
+        for request in self.requests:
+            if request.id == run_id:
+                found.setdefault(request.protocol_id, set()).update(request.budgets)
+        headline = self.protocol_id if self.protocol_id in found else next(reversed(found), "")
+        return {key: tuple(sorted(found[key])) for key in sorted(found, key=lambda key: key != headline)}
+
     def budgets(self, run_id: str) -> tuple[int, ...]:
-        return next((request.budgets for request in self.requests if request.id == run_id), ())
+        """The budgets asked of a run, by whatever protocol."""
+        return tuple(sorted({budget for budgets in self.asked(run_id).values() for budget in budgets}))
+
+    def headline(self, run_id: str) -> str:
+        """What `fid` means for a run: the study's protocol if it asked that of the run, else the run's last one."""
+        return next(iter(self.asked(run_id)), self.protocol_id)
 
 
 _SPELT_OUT = ("NaN", "Infinity", "-Infinity")  # JSON has no such numbers: the writer spells them as strings
@@ -189,9 +204,14 @@ def read_study_file(path: Path) -> Study:
             protocol_id=str(content["protocol_id"]),
             protocol=dict(content["protocol"]),
             requests=tuple(
-                Request(str(asked["run"]), str(asked["id"]), tuple(int(budget) for budget in asked["budgets"]))
+                Request(
+                    str(asked["run"]),
+                    str(asked["id"]),
+                    tuple(int(budget) for budget in asked["budgets"]),
+                    str(asked.get("protocol_id") or content["protocol_id"]),
+                )
                 for asked in content["requests"]
             ),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path} lacks or garbles {error}: launch the study again to rewrite it") from None

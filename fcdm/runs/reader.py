@@ -47,6 +47,9 @@ __all__ = [
     "run_folders",
 ]
 
+STOPS = ("Stopped", "KeyboardInterrupt")
+"""How the error of a segment begins that somebody stopped: that is no failure."""
+
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster where libyaml is there
 
 
@@ -122,9 +125,9 @@ class RunView:
 
     @property
     def headline(self) -> str | None:
-        """The protocol that `fid` means here: of the run's first study, else the first that judged it."""
+        """The protocol that `fid` means here: what the run's first study asked of it, else the first that judged it."""
         if self.studies:
-            return min(self.studies, key=lambda study: (study.created, study.name)).protocol_id
+            return min(self.studies, key=lambda study: (study.created, study.name)).headline(self.id)
         first = min(self.evaluations, key=lambda judged: (judged.time, judged.protocol_id), default=None)
         return first.protocol_id if first else None
 
@@ -166,6 +169,13 @@ class RunView:
                 current = []
             current.append(fields)
         return segments
+
+    @property
+    def error(self) -> str | None:
+        """Why the last segment failed, in the words it left; None: it completed, was stopped, or is at work."""
+        last: dict[str, Any] = next((fields for _, fields in reversed(self.records) if "segment" in fields), {})
+        error = last.get("error") if last.get("segment") == "end" and not last.get("completed") else None
+        return None if not error or str(error).startswith(STOPS) else str(error)
 
     @cached_property
     def _clock(self) -> tuple[list[int], list[float]]:
