@@ -114,10 +114,14 @@ def sentence(one: Comparison) -> str:
         f"{a.label} reaches FID {found.target:.3g} after {_count(found.steps_a)} steps, {b.label} after "
         f"{_count(found.steps_b)}: {_times(found.ratio, 'steps')}"
     )
+    if found.unclear:
+        text += f", no clear ratio ({found.unclear})"
     text += f"; {found.lowest:.1f} to {found.highest:.1f} times over FID {found.worst:.3g} to {found.best:.3g}"
     if isinstance(one.flops, RatioRange):
         flops = one.flops
         text += f"; at FID {flops.target:.3g} {_times(flops.ratio, 'training FLOPs')}"
+        if flops.unclear:
+            text += f", no clear ratio ({flops.lowest:.1f} to {flops.highest:.1f} times)"
     else:
         text += f"; in training FLOPs: {one.flops}"
     cut = f"; FIDs under {FLOORS * one.floor:.3g}, twice the floor, refused" if found.cut_by_floor else ""

@@ -16,13 +16,17 @@ from analysis.step_ratio import RatioRange
 from analysis.styles import FAMILIES, MARKERS, OTHERS, SINGLE, lighter, line_styles
 from analysis.table import display_name
 
+FAR_BELOW = 10.0
+"""A floor this many times below every FID is told in words: a line for it would flatten the curves."""
+
 AXES = {"steps": "Training steps", "train_pflops": "Training compute (PFLOPs)"}
 
 
 def fid_against(table: pd.DataFrame, axis: str) -> tuple[Figure, pd.DataFrame] | None:
     """FID against `steps` or `train_pflops`, both in log: a line per model (mean of seeds, band from best to worst).
 
-    The dashed grey line is the FID of real images; the arrow is the ratio at equal FID, where it was measured.
+    The dashed grey line is the FID of real images, a note where it is far below; the arrow is the ratio at equal
+    FID, where it was measured and is clear.
     None where nothing can be drawn: no finite FID, or runs without their costs.
     """
     found = _drawable(table, axis)
@@ -41,14 +45,20 @@ def fid_against(table: pd.DataFrame, axis: str) -> tuple[Figure, pd.DataFrame] |
     axes.set(xscale="log", yscale="log", xlabel=AXES[axis], ylabel=fid_label(table))
     floor = table["floor"].median()
     if np.isfinite(floor) and floor > 0:
-        axes.axhline(floor, color="0.35", linestyle=(0, (2, 2)), linewidth=0.9, zorder=1)
+        note = f"real images against the reference: {floor:.3g}"
         low, high = axes.get_ylim()
-        axes.set_ylim(min(low, floor * 0.8), max(high, floor * 2))
+        far = floor * FAR_BELOW < min(line.points["fid"].min() for line in found)
+        if far:
+            note += " (below the axis)"
+            axes.set_ylim(low / (high / low) ** 0.1, high)  # room for the note under the curves
+        else:
+            axes.axhline(floor, color="0.35", linestyle=(0, (2, 2)), linewidth=0.9, zorder=1)
+            axes.set_ylim(min(low, floor * 0.8), max(high, floor * 2))
         axes.annotate(
-            f"real images against the reference: {floor:.3g}",
-            (0.01, floor),
+            note,
+            (0.01, 0.01 if far else floor),
             (0, 2),
-            xycoords=axes.get_yaxis_transform(),
+            xycoords="axes fraction" if far else axes.get_yaxis_transform(),
             textcoords="offset points",
             fontsize=7,
             color="0.35",
@@ -138,10 +148,15 @@ def _arrows(axes: Axes, found: list[Comparison], axis: str) -> int:
     """From the slower model's curve to the faster one's at the headline FID; said above the axes, in so many lines."""
     style = {"arrowstyle": "-|>", "color": "0.15", "lw": 0.9, "shrinkA": 0, "shrinkB": 0, "mutation_scale": 7}
     told = []
+    drawn = 0
     for one in found:
         ratios = one.steps if axis == "steps" else one.flops
         if not isinstance(ratios, RatioRange):
             continue
+        if ratios.unclear:
+            told.append(f"{one.a.name} against {one.b.name}: no clear ratio")
+            continue
+        drawn += 1
         fast, slow = sorted((ratios.steps_a, ratios.steps_b))
         axes.annotate("", (fast, ratios.target), (slow, ratios.target), arrowprops=style, zorder=4)
         more_or_less = "fewer" if ratios.ratio >= 1 else "more"
@@ -149,7 +164,7 @@ def _arrows(axes: Axes, found: list[Comparison], axis: str) -> int:
         told.append(f"{one.a.name}: {times:.1f}× {more_or_less} than {one.b.name}")
     if told:
         what = "steps" if axis == "steps" else "FLOPs"
-        head = f"{what} to equal FID (arrow{'s' if len(told) > 1 else ''})"
+        head = f"{what} to equal FID" + ("", " (arrow)", " (arrows)")[min(drawn, 2)]
         axes.set_title("\n".join([head, *told]), fontsize=7, loc="right")
     return len(told) + 1 if told else 0
 

@@ -67,8 +67,10 @@ def _curves(client: Any, run: Any) -> RunCurves:
     studies = {}
     for key, value in tags.items():
         if key.startswith("study."):
-            protocol_id, budgets = value.split(": ")
-            studies[key.removeprefix("study.")] = (protocol_id, tuple(map(int, budgets.split(","))))
+            name = key.removeprefix("study.")
+            asked = dict(part.split(": ") for part in value.split("; "))  # the run's own headline stands first
+            budgets = {int(budget) for texts in asked.values() for budget in texts.split(",")}
+            studies[name] = (tags.get(f"study_protocol.{name}", next(iter(asked))), tuple(sorted(budgets)))
     return RunCurves(
         name=run.info.run_name,
         model=tags["model"],

@@ -75,6 +75,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         table = tidy_table(source, options.study, options.protocol)
         print_table(table, console)
+        for line in table.attrs["left_out"]:
+            print(line, flush=True)
         written = draw(table, options.out)
         pictures = [path for path in written if path.suffix == ".png"]
         print("\nFigures (with .pdf and .csv beside each):")

@@ -15,6 +15,8 @@ from numpy.typing import ArrayLike
 FLOORS = 2.0
 """Targets below this many times the real-against-real floor are refused: there, noise decides."""
 TARGETS = 33
+LEAST_RANGE = 1.1
+"""A shared range whose highest FID is less than this many times its lowest is too narrow to tell a ratio."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,15 @@ class RatioRange:
     """The shared range of FIDs: from `worst` down to `best`."""
     cut_by_floor: bool
     """Both models reach lower FIDs than `best`, but those are below twice the floor and were refused."""
+
+    @property
+    def unclear(self) -> str | None:
+        """Why this is no clear ratio; None: it is one."""
+        if self.lowest < 1 < self.highest:
+            return "it lies on both sides of 1"
+        if self.worst < LEAST_RANGE * self.best:
+            return f"both pass only FID {self.worst:.3g} to {self.best:.3g}"
+        return None
 
 
 def steps_to_reach(steps: ArrayLike, fid: ArrayLike, target: float) -> float | None:

@@ -63,7 +63,7 @@ class RunCurves:
     protocols: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Protocol id -> {"protocol": {...}, "floor": {...}}."""
     studies: dict[str, tuple[str, tuple[int, ...]]] = field(default_factory=dict)
-    """Study -> (its headline protocol, budgets)."""
+    """Study -> (its headline protocol, that of its last command; budgets, by whatever protocol)."""
 
 
 def tidy_table(source: Path | str, study: str | None = None, protocol: str | None = None) -> pd.DataFrame:
@@ -71,6 +71,7 @@ def tidy_table(source: Path | str, study: str | None = None, protocol: str | Non
 
     `source`: folder of runs, or MLflow URI (`sqlite:///...`, `http://...`). `study`: only its runs and budgets,
     judged by its headline protocol. `protocol`: an id; needed where there are several and no study says which.
+    `attrs["left_out"]` of the table: lines that say which results of other protocols it leaves out unasked.
     Raises UserError where there is nothing, or several protocols with no way to choose.
     """
     if "://" in str(source):
@@ -92,16 +93,31 @@ def tidy_table(source: Path | str, study: str | None = None, protocol: str | Non
             raise UserError(f"study '{study}' has no run in {source} yet; studies there: {', '.join(there) or 'none'}")
     chosen = choose_protocol(curves, study, protocol)
     labels = _labels(curves)
-    rows = [
-        _row(run, judged, *labels[run.name])
+    counted = [
+        (run, judged)
         for run in curves
         for judged in run.judged
-        if judged.protocol_id == chosen and (study is None or judged.step in run.studies[study][1])
+        if study is None or judged.step in run.studies[study][1]
     ]
+    rows = [_row(run, judged, *labels[run.name]) for run, judged in counted if judged.protocol_id == chosen]
+    others: dict[str, set[str]] = {}
+    for run, judged in counted:
+        if judged.protocol_id != chosen:
+            others.setdefault(judged.protocol_id, set()).add(run.name)
     if not rows:
-        raise UserError(f"no run in {source} has been judged by {chosen} yet: let a budget be reached and evaluated")
+        instead = f", only by {' and '.join(sorted(others))} (--protocol ID)" if others else ""
+        raise UserError(
+            f"no run in {source} has been judged by {chosen} yet{instead}: let a budget be reached and evaluated"
+        )
     table = pd.DataFrame(rows, columns=list(COLUMNS))
-    return table.sort_values(["label", "seed", "run", "steps"], ignore_index=True)
+    table = table.sort_values(["label", "seed", "run", "steps"], ignore_index=True)
+    table.attrs["left_out"] = [
+        f"left out: {len(runs)} run{'s' if len(runs) > 1 else ''} judged by {other}: --protocol {other} draws "
+        f"{'them' if len(runs) > 1 else 'it'}"
+        for other, runs in sorted(others.items())
+        if protocol is None
+    ]
+    return table
 
 
 def choose_protocol(curves: Sequence[RunCurves], study: str | None, protocol: str | None) -> str:
@@ -241,6 +257,8 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         print(error, file=sys.stderr)
         return 1
+    for line in table.attrs["left_out"]:
+        print(line, file=sys.stderr)
     table.drop(columns=list(INTERNAL)).to_csv(sys.stdout, index=False)
     return 0
 

@@ -209,6 +209,7 @@ def make_study(
     budgets: Sequence[int] = (100, 200, 400, 800),
     protocol: dict[str, Any] = PROTOCOL,
     created: float = START,
+    more: bool = False,
 ) -> None:
     (runs_dir / "studies").mkdir(parents=True, exist_ok=True)
     content = {
@@ -224,8 +225,12 @@ def make_study(
                 "run": folder.name,
                 "id": json.loads((folder / "run.json").read_text())["id"],
                 "budgets": list(budgets),
+                "protocol_id": protocol_id(protocol),
             }
             for folder in folders
         ],
     }
-    (runs_dir / "studies" / f"{name}.json").write_text(json.dumps(content))
+    path = runs_dir / "studies" / f"{name}.json"
+    if more and path.exists():  # another command of the same study, as fcdm.launch.jobs joins them
+        content["requests"] = json.loads(path.read_text())["requests"] + content["requests"]
+    path.write_text(json.dumps(content))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import subprocess
@@ -9,19 +10,21 @@ import sys
 import time
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from rich.console import Console
 
 from analysis import plots
 from analysis.comparison import comparisons, lines, sentence
-from analysis.figures import log_ticks
+from analysis.figures import fid_against, log_ticks
 from analysis.samples import _first_tiles
 from analysis.step_ratio import RatioRange, equal_fid_ratio, ratio_range, shared_targets, steps_to_reach
-from analysis.summary import ratio_sentences
+from analysis.summary import next_commands, print_table, ratio_sentences
 from analysis.table import COLUMNS, display_name, tidy_table
 from fcdm.errors import UserError
 from fcdm.tracking import Forwarder
@@ -156,6 +159,35 @@ def test_protocols_are_not_mixed(tmp_path: Path) -> None:
         tidy_table(tmp_path)
     with pytest.raises(UserError, match="nothing was judged by 'ddpm250'"):
         tidy_table(tmp_path, protocol="ddpm250")
+
+
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_a_study_of_two_protocols_says_what_it_leaves_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    runs, uri = tmp_path / "runs", f"sqlite:///{tmp_path / 'store.db'}"
+    old = [make_run(runs, model, budgets=(100, 200), grids=False) for model in ("M", "dit/N-2")]
+    new = make_run(runs, "N", budgets=(100,), protocol=OTHER, grids=False)
+    make_study(runs, old, budgets=(100, 200))
+    make_study(runs, [new], budgets=(100,), protocol=OTHER, more=True)
+    Forwarder(runs, uri).forward()
+    asked, left = protocol_id(OTHER), protocol_id(PROTOCOL)
+    line = f"left out: 2 runs judged by {left}: --protocol {left} draws them"
+    for source in (runs, uri):
+        table = tidy_table(source, "demo")
+        assert set(table["protocol_id"]) == {asked}
+        assert table.attrs["left_out"] == [line]
+        chosen = tidy_table(source, "demo", left)
+        assert (len(chosen), chosen.attrs["left_out"]) == (4, [])
+    assert plots.main(["--runs", str(runs), "--study", "demo", "--out", str(tmp_path / "out")]) == 0
+    assert line in capsys.readouterr().out.splitlines()
+    (new / "records.jsonl").unlink()
+    for path in (new / "evaluations").iterdir():
+        path.unlink()
+    with pytest.raises(UserError, match=f"judged by {asked} yet, only by {left}"):
+        tidy_table(runs, "demo")
 
 
 def test_a_study_holds_its_own_runs_and_budgets(study: Path) -> None:
@@ -307,6 +339,71 @@ def test_a_run_that_diverged_and_one_without_costs(tmp_path: Path, capsys: pytes
     assert len(plots.draw(table, tmp_path / "out")) == 1 + 2 * 3
     assert "no fid_vs_training_flops: " in capsys.readouterr().err
     assert len(plots.draw(table[table["fid"].isna()], tmp_path / "out")) == 1
+
+
+def test_a_floor_far_below_is_a_note_and_does_not_stretch_the_axis(tmp_path: Path) -> None:
+    make_run(tmp_path, "N")
+    table = tidy_table(tmp_path)
+    for floor, below in ((FLOOR, False), (table["fid"].min() / 11, True)):
+        made = fid_against(table.assign(floor=floor), "steps")
+        assert made is not None
+        (axes,) = made[0].axes
+        (note,) = (text.get_text() for text in axes.texts)
+        assert ("(below the axis)" in note) == below
+        assert (axes.get_ylim()[0] < floor) == (not below)
+        plt.close(made[0])
+
+
+@pytest.mark.parametrize(
+    ("fid_a", "fid_b", "reason"),
+    [
+        ([100.0, 50.0, 45.0], [90.0, 70.0, 40.0], "both sides of 1"),
+        ([100.0, 95.0], [300.0, 200.0, 93.0], "both pass only"),
+        ([100.0, 50.0], [200.0, 60.0], None),
+    ],
+)
+def test_no_arrow_where_the_ratio_is_not_clear(fid_a: list[float], fid_b: list[float], reason: str | None) -> None:
+    rows = []
+    for model, family, fids in (("N", "fcdm", fid_a), ("dit/N-2", "dit", fid_b)):
+        for place, fid in enumerate(fids):
+            row = {"model": model, "family": family, "label": display_name(model, family), "variant": "", "fid": fid}
+            steps = 100 * 2**place
+            row |= {"seed": 0, "lr": 1e-3, "steps": steps, "train_pflops": steps, "forward_gmacs": 1.0}
+            rows.append({**row, "floor": np.nan, "samples": 1000})
+    table = pd.DataFrame(rows)
+    (said,) = ratio_sentences(table)
+    made = fid_against(table, "steps")
+    assert made is not None
+    (axes,) = made[0].axes
+    title = axes.get_title("right")
+    plt.close(made[0])
+    assert len(axes.texts) == (reason is None)
+    assert ("FCDM-N against DiT-N/2: no clear ratio" in title) == (reason is not None)
+    assert said.count("no clear ratio") == 2 * (reason is not None)
+    assert (reason or "times fewer") in said
+
+
+def test_a_pipe_gets_the_whole_table(study: Path) -> None:
+    table = tidy_table(study)
+    table["label"] += " lr=0.001 weight_decay=0.01 kernel_size=7 blocks=[1, 1, 2, 1, 1] expansion=3 grn=True ema=0.999"
+    console = Console(file=io.StringIO(), width=80)
+    print_table(table, console)
+    assert isinstance(console.file, io.StringIO)
+    for label in set(table["label"]):
+        assert label in console.file.getvalue()
+
+
+def test_what_to_type_next(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.prefix", "/usr")
+    assert any(line.startswith("python train.py -m") for line in next_commands(study, "demo"))
+    assert not any("train.py" in line for line in next_commands(study, None))
+    monkeypatch.setattr("sys.prefix", str(tmp_path / ".venv"))
+    monkeypatch.setenv("PATH", "/usr/bin")
+    assert any(line.startswith(".venv/bin/python train.py -m") for line in next_commands(study, "demo"))
+    assert any(line.startswith(".venv/bin/python -m fcdm.train") for line in next_commands(study, "digits"))
+    monkeypatch.setenv("PATH", f"{tmp_path / '.venv' / 'bin'}:/usr/bin")
+    assert any(line.startswith("python train.py -m") for line in next_commands(study, "demo"))
 
 
 def test_without_pictures_there_is_no_sample_figure(tmp_path: Path) -> None:

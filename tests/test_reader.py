@@ -97,6 +97,35 @@ def test_another_protocols_metrics_carry_its_id(tmp_path: Path) -> None:
     assert turned["fid"] == 1.5 * fid_at("N", 800)
 
 
+def test_in_a_study_of_several_protocols_fid_is_what_was_asked_of_the_run(tmp_path: Path) -> None:
+    old, both = make_run(tmp_path, "N"), make_run(tmp_path, "M")
+    make_study(tmp_path, [old, both], budgets=(100, 200))
+    make_study(tmp_path, [both], budgets=(800,), protocol=OTHER, more=True)
+    study = read_study(tmp_path, "demo")
+    one, two = (next(view for view in list_runs(tmp_path) if view.folder == folder) for folder in (old, both))
+    assert (one.headline, two.headline) == (protocol_id(PROTOCOL), protocol_id(OTHER))
+    assert {s.key for s in one.scalars() if s.key.startswith("fid@")} == set()
+    assert study.asked(one.id) == {protocol_id(PROTOCOL): (100, 200)}
+    assert list(study.asked(two.id).items()) == [(protocol_id(OTHER), (800,)), (protocol_id(PROTOCOL), (100, 200))]
+    assert study.budgets(two.id) == (100, 200, 800)
+
+
+@pytest.mark.parametrize(
+    ("end", "error"),
+    [
+        ({"completed": False, "error": "UserError: the loss is not finite"}, "UserError: the loss is not finite"),
+        ({"completed": False, "error": "Stopped: stopped by SIGTERM"}, None),
+        ({"completed": True}, None),
+    ],
+)
+def test_why_the_last_segment_failed(tmp_path: Path, end: dict[str, object], error: str | None) -> None:
+    folder = make_run(tmp_path)
+    append(folder, json.dumps({"step": 800, "time": START + 1e5, "segment": "end", **end}) + "\n")
+    assert RunView(folder).error == error
+    append(folder, json.dumps({"step": 800, "time": START + 2e5, "segment": "start"}) + "\n")
+    assert RunView(folder).error is None
+
+
 def test_without_a_study_the_first_protocol_is_the_headline(tmp_path: Path) -> None:
     folder = make_run(tmp_path)
     evaluate(folder, "N", 100, START - 5, OTHER)
@@ -188,5 +217,11 @@ def test_studies(tmp_path: Path) -> None:
     assert list_studies(tmp_path) == [study]
     assert study.budgets(RunView(folder).id) == (100, 400)
     assert study.budgets("another") == ()
+    path = tmp_path / "studies" / "demo.json"
+    content = json.loads(path.read_text())
+    for request in content["requests"]:
+        del request["protocol_id"]
+    path.write_text(json.dumps(content))
+    assert read_study(tmp_path, "demo") == study  # a request without a protocol has the study's
     with pytest.raises(UserError, match=r"no study 'dem' in .*; there: demo"):
         read_study(tmp_path, "dem")

@@ -22,7 +22,7 @@ import pytest
 
 from fcdm import sync
 from fcdm.errors import UserError
-from fcdm.mlflow_store import StoreBusy, store_lock, store_uri
+from fcdm.mlflow_store import StoreBusy, _reason, store_lock, store_uri
 from fcdm.runs.holder import claim
 from fcdm.runs.reader import list_runs
 from fcdm.tracking import Forwarder, metric_name
@@ -260,6 +260,70 @@ def test_status_follows_the_holder_and_the_study(runs: Path) -> None:
     text = (folder / "records.jsonl").read_text().splitlines(keepends=True)
     (folder / "records.jsonl").write_text("".join(text[:-1]))  # without the end of its segment: died
     assert status() == "FAILED"
+
+
+def test_a_second_protocol_in_a_study_leaves_finished_runs_as_they_are(runs: Path) -> None:
+    folder, other = make_run(runs, "N", budgets=(100,)), make_run(runs, "M", budgets=(100,), protocol=OTHER)
+    make_study(runs, [folder], "default", budgets=(100,))
+    Forwarder(runs).forward()
+    make_study(runs, [other], "default", budgets=(100,), protocol=OTHER, more=True)
+    Forwarder(runs).forward()
+    assert {status for (status,) in query(runs / "mlflow.db", "select status from runs")} == {"FINISHED"}
+    asked = query(
+        runs / "mlflow.db",
+        "select r.name, t.value from tags t join runs r on r.run_uuid = t.run_uuid where t.key = 'study.default'",
+    )
+    assert dict(asked) == {folder.name: f"{protocol_id(PROTOCOL)}: 100", other.name: f"{protocol_id(OTHER)}: 100"}
+    assert {key for _, key, *_ in stored(runs / "mlflow.db") if key.split("/")[0] == "fid"} == {"fid"}
+
+
+@pytest.mark.parametrize("started", [True, False])
+def test_a_run_that_ended_with_an_error_has_failed_and_says_why(runs: Path, started: bool) -> None:
+    folder = make_run(runs, budgets=(100,))
+    make_study(runs, [folder], budgets=(100, 400))
+    if not started:
+        (folder / "records.jsonl").unlink()
+    forwarder = Forwarder(runs)
+
+    def status(**end: Any) -> str:
+        append(folder, step=100, time=START + 1e5, segment="end", **end)
+        forwarder.forward()
+        ((found,),) = query(runs / "mlflow.db", "select status from runs")
+        return str(found)
+
+    error = "UserError: the loss at step 130 is not finite"
+    assert status(completed=False, error=error) == "FAILED"
+    assert tags(runs / "mlflow.db")["fcdm.error"] == error
+    append(folder, step=100, time=START + 2e5, segment="start")
+    assert status(completed=False, error="Stopped: stopped by SIGTERM") == "SCHEDULED"
+    assert "fcdm.error" not in tags(runs / "mlflow.db")
+
+
+def test_the_experiment_is_of_training_runs_not_of_traces(runs: Path) -> None:
+    make_run(runs, budgets=(100,))
+    forwarder = Forwarder(runs)
+    forwarder.forward()
+    found = forwarder.store.client.get_experiment_by_name("fcdm").tags
+    assert found["mlflow.experimentKind"] == "custom_model_development"
+
+
+def test_an_unreachable_server_is_one_line_once(tmp_path: Path) -> None:
+    make_run(tmp_path, budgets=(100,))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        uri = f"http://127.0.0.1:{free.getsockname()[1]}"
+        out, err = (once := command(tmp_path, "--uri", uri)).communicate(timeout=60)
+    assert (once.returncode, out) == (1, "")
+    assert err == (
+        f"MLflow at {uri} does not take the records (Connection refused). They are safe in the runs' folders; "
+        f"forward them later: python -m fcdm.sync {tmp_path} --uri {uri}\n"
+    )
+
+
+def test_a_reason_is_not_cut_in_a_word() -> None:
+    reason = _reason(ValueError("several words " * 50 + "\nand another line"))
+    assert len(reason) <= 160
+    assert reason.endswith(("several ...", "words ..."))
 
 
 def test_a_param_is_not_logged_again_with_another_value(runs: Path) -> None:
