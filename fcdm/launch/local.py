@@ -117,7 +117,9 @@ class _Pool:
         self.console, self.waiting, self.outcomes = console, waiting, outcomes
         self.asked = max(job.config.threads or 1 for job, _ in waiting)
         self.at_once = min(at_once or cores(), max(1, cores() // self.asked), len(waiting))
-        self.share = max(1, cores() // self.at_once)
+        # OMP_NUM_THREADS says how many the user grants a process: on a shared machine, fewer than the cores.
+        granted = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+        self.share = max(1, min(cores() // self.at_once, int(granted) if granted.isdecimal() else cores()))
         self.running: list[_Running] = []
         self.stopping: int | None = None
         self.bars: Progress = bars(console)
