@@ -22,8 +22,17 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "evaluation.weights": ("ema", "raw"),
     "evaluation.sampler": ("ddpm", "ddim"),
     "evaluation.labels": ("uniform", "balanced"),
+    "evaluation.where": ("inline", "job"),
     "evaluation.precision": ("fp32", "tf32", "bf16"),
     "evaluation.features": ("digits-cnn", "inception"),
+}
+
+RESOURCES: dict[str, tuple[float, bool, float]] = {
+    "gpus": (0, True, 4096),
+    "nodes": (1, True, 1024),
+    "hours": (0, False, 10_000),
+    "mem_gb": (0, False, 100_000),
+    "cpus": (1, True, 4096),
 }
 
 # key: (lowest value, whether that value itself is allowed, highest value)
@@ -53,6 +62,7 @@ BOUNDS: dict[str, tuple[float, bool, float]] = {
     "evaluation.samples": (2, True, math.inf),
     "evaluation.seed": (0, True, 2**63 - 1),
     "evaluation.batch_size": (1, True, 2**20),
+    **{f"{prefix}resources.{key}": bound for prefix in ("", "evaluation.") for key, bound in RESOURCES.items()},
     "checkpoint.every_minutes": (0, False, math.inf),
     "checkpoint.every_steps": (1, True, math.inf),
     "checkpoint.keep": (1, True, math.inf),
@@ -110,6 +120,7 @@ def check(config: Config) -> None:
                 wanted += f" and at most {high}"
             raise UserError(f"{key}={value} cannot be: it must be {wanted}")
     budgets(config.steps)
+    _check_resources(config)
     if not config.runs_dir.strip():
         raise UserError("runs_dir is empty: say runs_dir=runs")
     if len(config.optimiser.betas) != 2 or not all(0 <= beta < 1 for beta in config.optimiser.betas):
@@ -137,6 +148,15 @@ def check(config: Config) -> None:
     check_model(config.model, config.resolution // config.data.downsample, config.resolution, config.data.downsample)
 
 
+def _check_resources(config: Config) -> None:
+    for key, resources in (("resources", config.resources), ("evaluation.resources", config.evaluation.resources)):
+        if resources.gpus % resources.nodes:
+            raise UserError(
+                f"{key}.gpus={resources.gpus} does not divide over {key}.nodes={resources.nodes}: gpus counts those "
+                "of the whole job"
+            )
+
+
 def budgets(steps: Any) -> list[int]:
     """`steps` (a number or a list) as sorted, distinct numbers of steps. Raises UserError."""
     values = list(steps) if isinstance(steps, list | tuple) else [steps]
@@ -155,7 +175,7 @@ def budgets(steps: Any) -> list[int]:
 
 def known_keys() -> set[str]:
     """What a command line may set: keys and groups."""
-    return {*schema_keys(), "model", "data", "recipe", "sweeps"}
+    return {*schema_keys(), "model", "data", "recipe", "sweeps", "slurm", "evaluation", "resources"}
 
 
 def schema_keys() -> Iterator[str]:

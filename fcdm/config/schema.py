@@ -119,8 +119,23 @@ class EMAConfig:
 
 
 @dataclass
+class ResourcesConfig:
+    """What one job asks a cluster for. Null: the model's own default (`fcdm/conf/resources/`), else the cluster's."""
+
+    gpus: int = 0
+    """GPUs of the whole job, over all nodes; one process per GPU. 0: on CPUs."""
+    nodes: int = 1
+    hours: float = 24.0
+    """Time limit of one start of the job. It saves and is requeued as long as it makes progress."""
+    mem_gb: float | None = None
+    """Memory of each node; null: what the cluster gives."""
+    cpus: int | None = None
+    """CPU cores per process; null: what the cluster gives."""
+
+
+@dataclass
 class EvaluationConfig:
-    """The protocol: how a checkpoint is judged. All but `batch_size` is part of the evaluation's key."""
+    """The protocol: how a checkpoint is judged. All but `RUNTIME_EVALUATION` is part of the evaluation's key."""
 
     weights: str = "ema"
     sampler: str = MISSING
@@ -141,6 +156,14 @@ class EvaluationConfig:
     """`digits-cnn` or `inception`."""
     batch_size: int = 250
     """Samples per forward pass; does not move the result beyond float rounding."""
+    where: str = "inline"
+    """`inline`: by the training job, at each budget; `job`: on SLURM, by a job of its own after the training's."""
+    resources: ResourcesConfig = field(default_factory=ResourcesConfig)
+    """Of the evaluation's own job."""
+
+
+RUNTIME_EVALUATION = ("batch_size", "where", "resources")
+"""Keys of `evaluation` that do not move a result beyond float rounding."""
 
 
 @dataclass
@@ -183,6 +206,7 @@ class Config:
 
     # --- runtime: outside the id ------------------------------------------------------------
     runs_dir: str = "runs"
+    resources: ResourcesConfig = field(default_factory=ResourcesConfig)
     device: str = "auto"
     """`auto`, `cpu`, `cuda` or `cuda:K`."""
     threads: int | None = None

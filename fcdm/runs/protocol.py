@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from fcdm.config.schema import Config
+from fcdm.config.schema import RUNTIME_EVALUATION, Config
 from fcdm.features import extractor_id
 from fcdm.runs.identity import short_hash
 
@@ -20,7 +20,8 @@ ROUNDING = "truncate-uint8"
 def protocol_of(config: Config) -> dict[str, Any]:
     """The protocol that this configuration asks for (checksums filled in)."""
     protocol = dataclasses.asdict(config.evaluation)
-    del protocol["batch_size"]  # moves a result by float rounding only
+    for key in RUNTIME_EVALUATION:
+        del protocol[key]
     if protocol["guidance_scale"] == 1.0 or protocol["guidance_channels"] == config.data.channels:
         protocol["guidance_channels"] = None  # nothing to guide, or all of it: one protocol, one id
     protocol["rounding"] = ROUNDING

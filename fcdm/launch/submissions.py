@@ -1,0 +1,135 @@
+"""What was submitted to SLURM, on disk: which job of which run went where, under which job ids.
+
+A launch is a folder `runs/launches/<time>-<random>/`: `launch.json` says what each array's tasks are, `<n>.sh` is the
+batch script of the n-th array, `<job id>.log` what SLURM itself printed. It is written before anything is submitted.
+The ids stand in the run's folder, `jobs/<n>.slurm.json` beside the job file, written after submission by the launcher
+and at its start by the job itself. A launcher killed between the two loses nothing: the queue names the script.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fcdm.errors import UserError
+from fcdm.launch.scheduler import JobInfo
+from fcdm.runs.atomic import write_json
+from fcdm.runs.locks import locked
+
+LAUNCHES = "launches"
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task of a submitted array: one job file of one run."""
+
+    launch: Path
+    """The launch's folder."""
+    script: Path
+    """Batch script of the array."""
+    index: int
+    """Its index in the array."""
+    job_file: Path
+    work: str
+    """`all`: train and judge; `train`; `judge`."""
+    ids: tuple[str, ...]
+    """SLURM jobs that were given it, oldest first: the last one counts. Empty: not known (yet)."""
+    submitted: float
+    """Unix time of the launch."""
+    conf: str | None
+    """The slurm.conf of its cluster, where that is not the machine's own."""
+
+    @property
+    def run(self) -> Path:
+        return self.job_file.parent.parent
+
+    @property
+    def log(self) -> Path:
+        """Where its processes print."""
+        return self.run / "log.txt"
+
+    @property
+    def slurm_log(self) -> Path | None:
+        """What SLURM itself printed, for the last of its jobs."""
+        return self.launch / f"{self.ids[-1]}.log" if self.ids else None
+
+
+def new_launch(runs_dir: Path) -> Path:
+    """An empty folder for a launch, named by its time."""
+    folder = runs_dir.absolute() / LAUNCHES / f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def write_launch(folder: Path, arrays: list[dict[str, Any]], **facts: Any) -> None:
+    """`arrays`: {"script": name, "work": ..., "jobs": [job files, below the runs' folder], ...} each."""
+    write_json(folder / "launch.json", {"created": time.time(), **facts, "arrays": arrays})
+
+
+def add_id(job_file: Path, job_id: str) -> None:
+    """Note in the run's folder that this SLURM job was given the job file. Doing it twice changes nothing."""
+    path = _ids_file(job_file)
+    with locked(job_file.parent / ".slurm.lock"):
+        ids = read_ids(job_file)
+        if job_id not in ids:
+            write_json(path, {"job": job_id, "ids": [*ids, job_id], "submitted": time.time()})
+
+
+def read_ids(job_file: Path) -> tuple[str, ...]:
+    try:
+        return tuple(str(name) for name in json.loads(_ids_file(job_file).read_text())["ids"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ()
+
+
+def _ids_file(job_file: Path) -> Path:
+    return job_file.with_suffix(".slurm.json")
+
+
+def list_tasks(runs_dir: Path, queue: Mapping[str, JobInfo] | None = None) -> list[Task]:
+    """Everything ever submitted below `runs_dir`, oldest first, with ids that only the `queue` knows."""
+    unknown: dict[tuple[str, str], str] = {}
+    for info in (queue or {}).values():
+        unknown[info.script, info.id.rpartition("_")[2]] = info.id
+    found = []
+    for path in sorted((runs_dir.absolute() / LAUNCHES).glob("*/launch.json")):
+        found += list(_tasks_of(path, unknown))
+    return found
+
+
+def _tasks_of(path: Path, queued: Mapping[tuple[str, str], str]) -> Iterable[Task]:
+    try:
+        content = json.loads(path.read_text())
+        for array in content["arrays"]:
+            script = path.parent / array["script"]
+            for index, name in enumerate(array["jobs"]):
+                job_file = path.parent.parent.parent / name
+                ids = read_ids(job_file)
+                extra = queued.get((str(script), str(index)))
+                yield Task(
+                    launch=path.parent,
+                    script=script,
+                    index=index,
+                    job_file=job_file,
+                    work=array["work"],
+                    ids=(*ids, extra) if extra and extra not in ids else ids,
+                    submitted=float(content["created"]),
+                    conf=content.get("slurm_conf"),
+                )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} is damaged ({type(error).__name__}): what it submitted cannot be told; move {path.parent} away "
+            "once none of its jobs is in the queue"
+        ) from None
+
+
+def own_id() -> str | None:
+    """The id of the SLURM job that this process belongs to, as `squeue` shows it."""
+    array, index = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{index}" if array and index else os.environ.get("SLURM_JOB_ID")
