@@ -10,7 +10,7 @@ activation checkpointing is not counted, because it is no progress. Byte prefixe
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fcdm.config.schema import DiTConfig, FCDMConfig, ModelConfig
 from fcdm.errors import UserError
@@ -32,16 +32,32 @@ class ModelCost:
     """Of one image."""
     saved_elements: int = 0
     """Numbers that autograd keeps for the backward pass of one image, without activation checkpointing."""
+    block_elements: int = 0
+    """Of these, the ones inside blocks: with activation checkpointing they are dropped and computed again."""
+    block_inputs: int = 0
+    """What is kept of each block instead: its input."""
+    largest_block: int = 0
+    """`block_elements` of the largest block: one block at a time is there again during the backward pass."""
 
     def __add__(self, other: ModelCost) -> ModelCost:
         return ModelCost(
             self.parameters + other.parameters,
             self.forward_macs + other.forward_macs,
             self.saved_elements + other.saved_elements,
+            self.block_elements + other.block_elements,
+            self.block_inputs + other.block_inputs,
+            max(self.largest_block, other.largest_block),
         )
 
     def __mul__(self, times: int) -> ModelCost:
-        return ModelCost(self.parameters * times, self.forward_macs * times, self.saved_elements * times)
+        return ModelCost(
+            self.parameters * times,
+            self.forward_macs * times,
+            self.saved_elements * times,
+            self.block_elements * times,
+            self.block_inputs * times,
+            self.largest_block,
+        )
 
     @property
     def train_flops_per_image(self) -> int:
@@ -73,6 +89,22 @@ class ModelCost:
         workspaces and what else lives during backward are not. Under bfloat16 autocast it is about half.
         """
         return FLOAT_BYTES * self.saved_elements
+
+    @property
+    def checkpointed_bytes_per_image(self) -> int:
+        """`activation_bytes_per_image` with activation checkpointing: blocks keep their inputs, one is there whole."""
+        elements = self.saved_elements - self.block_elements + self.block_inputs + self.largest_block
+        return FLOAT_BYTES * elements
+
+    def training_bytes(self, images: int, precision: str, activation_checkpointing: bool) -> int:
+        """Memory of a training step of `images` per forward pass: state and activations, an estimate.
+
+        With `bf16` autocast activations take half, and the weights' copies in bf16 come on top.
+        """
+        activations = self.checkpointed_bytes_per_image if activation_checkpointing else self.activation_bytes_per_image
+        if precision == "bf16":
+            return self.state_bytes + FLOAT_BYTES // 2 * self.parameters + images * activations // 2
+        return self.state_bytes + images * activations
 
 
 def model_cost(config: ModelConfig, *, channels: int, side: int, classes: int, learn_sigma: bool = True) -> ModelCost:
@@ -106,6 +138,16 @@ def _saved(elements: int) -> ModelCost:
     return ModelCost(saved_elements=elements)
 
 
+def _block(cost: ModelCost, inputs: int) -> ModelCost:
+    """A block that activation checkpointing computes again from its `inputs` (numbers of one image)."""
+    return replace(
+        cost,
+        block_elements=cost.saved_elements,
+        block_inputs=inputs,
+        largest_block=cost.saved_elements,
+    )
+
+
 def _modulated_norm(width: int, positions: int) -> ModelCost:
     """LayerNorm (input, mean and inverse deviation kept) and modulation (normalised input and 1 + scale kept)."""
     return _saved((2 * width + 2) * positions + width)
@@ -128,7 +170,8 @@ def _fcdm_block(config: FCDMConfig, width: int, positions: int) -> ModelCost:
         cost += ModelCost(parameters=2 * hidden, saved_elements=hidden * positions + 2 * hidden + 1)
     cost += _linear(hidden, width, positions)
     cost += _linear(width, 3 * width, saves_input=False)  # SiLU's result, counted with the conditioner
-    return cost + _saved(width * positions + 3 * width)  # what the gate scales; the gate is a view of all three
+    cost += _saved(width * positions + 3 * width)  # what the gate scales; the gate is a view of all three
+    return _block(cost, inputs=width * positions)
 
 
 def _fcdm(config: FCDMConfig, channels: int, out_channels: int, side: int, classes: int) -> ModelCost:
@@ -158,7 +201,8 @@ def _dit_block(config: DiTConfig, tokens: int) -> ModelCost:
     cost += _linear(width, width, tokens) + _saved(width * tokens)  # what the gate scales
     cost += _modulated_norm(width, tokens) + _linear(width, hidden, tokens) + _saved(hidden * tokens)
     cost += _linear(hidden, width, tokens) + _saved(width * tokens)
-    return cost + _linear(width, 6 * width, saves_input=False) + _saved(6 * width)  # gates are views of all six
+    cost += _linear(width, 6 * width, saves_input=False) + _saved(6 * width)  # gates are views of all six
+    return _block(cost, inputs=width * tokens)
 
 
 def _dit(config: DiTConfig, channels: int, out_channels: int, side: int, classes: int) -> ModelCost:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -9,41 +10,89 @@ import sys
 import traceback
 from pathlib import Path
 
+from fcdm.engine.stop import Stopped, StopSignal
 from fcdm.errors import UserError
 from fcdm.launch.jobs import Job
-from fcdm.launch.show import HELD
+from fcdm.launch.requeue import USERS, forget_ends, note_end, requeue
+from fcdm.launch.show import HELD, JUDGE_PROGRESS_FILE, PROGRESS_FILE
+from fcdm.launch.submissions import add_id, own_id
+from fcdm.runs.folder import Run
 from fcdm.runs.holder import RunHeld
 
 
 def main(arguments: list[str]) -> int:
-    """Exit codes: 0 done, 1 failed, 3 held by another, 128 + n stopped by signal n. The reason is the last line."""
+    """Exit codes: 0 done or requeued, 1 failed, 3 held by another, 128 + n stopped by signal n.
+
+    The reason is the last line.
+    """
     if len(arguments) != 1:
         print("fcdm.job: give one job file: runs/<run>/jobs/<file>.json", file=sys.stderr)
         return 2
     path = Path(arguments[0])
-    folder = path.parent.parent
-    _end_with_parent()
-    try:
-        job = Job.load(path)
-        # Only now torch: errors before come at once.
-        from fcdm.engine.ranks import Ranks
-        from fcdm.engine.stop import StopSignal
-        from fcdm.launch.here import do_job
-        from fcdm.launch.show import FileProgress
-        from fcdm.runs.folder import Run
+    # First of all: until then, a signal that only asks for a requeue would kill.
+    with StopSignal() as stop:
+        _end_with_parent()
+        try:
+            job = Job.load(path)
+            return _do(path, job, stop)
+        except UserError as error:
+            _say(path, str(error), "")
+            return HELD if isinstance(error, RunHeld) else 1
+        except Exception as error:
+            traceback.print_exc()
+            _say(path, f"{type(error).__name__}: {' '.join(str(error).split())}", traceback.format_exc())
+            return 1
 
-        with StopSignal() as stop:
+
+def _do(path: Path, job: Job, stop: StopSignal) -> int:
+    run = Run(path.parent.parent, job.id)
+    first = int(os.environ.get("SLURM_PROCID", os.environ.get("RANK", 0))) == 0
+    mine = own_id() if "FCDM_SLURM" in os.environ else None
+    if first:
+        forget_ends(path)
+        if mine:
+            add_id(path, mine)  # its launcher may have been killed before it could
+    if int(os.environ.get("SLURM_NTASKS") or 1) == 1 and not job.left(run):
+        print("nothing is left to do", flush=True)
+        return 0
+    # Only now torch: errors before come at once.
+    from fcdm.engine.ranks import Ranks
+    from fcdm.launch.distributed import export_ranks
+    from fcdm.launch.forwarder import forwarding
+    from fcdm.launch.here import do_job
+    from fcdm.launch.show import FileProgress
+
+    export_ranks()
+    progress = FileProgress(run.folder, JUDGE_PROGRESS_FILE if job.work == "judge" else PROGRESS_FILE)
+    with forwarding(job.config, only=run.name) if mine else contextlib.nullcontext():
+        try:
             ranks = Ranks.from_environment(job.config.device)
-            do_job(job, Run(folder, job.id), ranks, FileProgress(folder), stop)
+            do_job(job, run, ranks, progress, stop)
             ranks.close()
-    except UserError as error:
-        print(error, file=sys.stderr, flush=True)
-        return HELD if isinstance(error, RunHeld) else 1
-    except Exception as error:
-        traceback.print_exc()
-        print(f"{type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
-        return 1
+        except Stopped as stopped:  # in here: MLflow must not delay the requeue
+            return _stopped(path, run, stop.signum or stopped.signum, mine, first)
     return 0
+
+
+def _stopped(path: Path, run: Run, signum: int, mine: str | None, first: bool) -> int:
+    """`signum` is the last signal that came: scancel's SIGTERM after a user's signal means an end for good."""
+    name = signal.Signals(signum).name
+    if mine is None or signum not in USERS:
+        if first:
+            note_end(path, "stopped", signal=name)
+        return 128 + signum
+    if first:
+        limit = os.environ.get("FCDM_MAX_REQUEUES")
+        requeue(path, run, signum, int(limit) if limit else None)
+        print(f"{name}: saved, and back in the queue as job {mine}", flush=True)
+    return 0  # another code would have srun kill the first rank before it has done that
+
+
+def _say(path: Path, line: str, trace: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError, UserError):  # a full disk must not hide the error
+        if path.is_file() and not path.with_suffix(".error.json").exists():  # the first rank to fail has the cause
+            note_end(path, "error", error=line, traceback=trace)
 
 
 def _end_with_parent() -> None:

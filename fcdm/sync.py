@@ -32,19 +32,20 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--follow", action="store_true", help="go on until --parent ends or SIGTERM comes")
     parser.add_argument("--parent", type=int, metavar="PID", help="with --follow: stop after this process has ended")
     parser.add_argument("--every", type=float, default=10.0, metavar="SECONDS", help="with --follow: interval")
+    parser.add_argument("--run", metavar="NAME", help="only the run whose folder has this name")
     options = parser.parse_args(arguments)
     runs_dir = Path(options.runs_dir.removeprefix("runs_dir="))
     if not options.follow:
-        return once(runs_dir, options.uri)
-    return follow(runs_dir, options.uri, options.parent, options.every)
+        return once(runs_dir, options.uri, options.run)
+    return follow(runs_dir, options.uri, options.parent, options.every, options.run)
 
 
-def once(runs_dir: Path, uri: str | None = None) -> int:
+def once(runs_dir: Path, uri: str | None = None, only: str | None = None) -> int:
     """Forward everything that stands now; exit code 1 where something could not be."""
     from fcdm.tracking import Forwarder
 
     try:
-        forwarder = Forwarder(runs_dir, uri)
+        forwarder = Forwarder(runs_dir, uri, only)
         done = forwarder.forward()
     except UserError as error:
         print(error, file=sys.stderr)
@@ -55,7 +56,9 @@ def once(runs_dir: Path, uri: str | None = None) -> int:
     return 1 if done.problems else 0
 
 
-def follow(runs_dir: Path, uri: str | None = None, parent: int | None = None, every: float = 10.0) -> int:
+def follow(
+    runs_dir: Path, uri: str | None = None, parent: int | None = None, every: float = 10.0, only: str | None = None
+) -> int:
     """Forward what is new at intervals until `parent` is gone or SIGTERM or SIGINT comes, then once more.
 
     Never dies of a store that is down: it says so once, keeps trying, and says when the store is back.
@@ -85,7 +88,7 @@ def follow(runs_dir: Path, uri: str | None = None, parent: int | None = None, ev
     from fcdm.tracking import Forwarder, StoreBusy
 
     born = start_time(parent) if parent is not None else None
-    forwarder = Forwarder(runs_dir, uri)
+    forwarder = Forwarder(runs_dir, uri, only)
     if stop.is_set():
         forwarder.deadline = time.monotonic() + LAST_PASS_SECONDS / 2
 

@@ -77,10 +77,13 @@ class Progress:
 
 
 class Forwarder:
-    """Forwards the runs below `runs_dir` to one store. `uri`: see `fcdm.mlflow_store.store_uri`."""
+    """Forwards the runs below `runs_dir` to one store, or `only` the run of that name.
 
-    def __init__(self, runs_dir: Path | str, uri: str | None = None) -> None:
-        self.runs_dir = Path(runs_dir)
+    `uri`: see `fcdm.mlflow_store.store_uri`.
+    """
+
+    def __init__(self, runs_dir: Path | str, uri: str | None = None, only: str | None = None) -> None:
+        self.runs_dir, self.only = Path(runs_dir), only
         self.store = Store(self.runs_dir, uri)
         self.deadline = math.inf
         """time.monotonic() after which no further call is begun; the rest stays for the next pass."""
@@ -98,6 +101,8 @@ class Forwarder:
             self._seen.clear()
         work = {}
         for folder in run_folders(self.runs_dir):
+            if self.only not in (None, folder.name):
+                continue
             signature = _signature(folder, studies)
             if not (changed_only and self._seen.get(folder) == signature):
                 work[folder] = signature

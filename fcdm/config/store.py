@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
 
 from fcdm.config.schema import Config, DiTConfig, FCDMConfig
 
@@ -34,3 +35,9 @@ def register_schema() -> None:
     store.store(group="schema", name="dit", node=DiTConfig)
     store.store(group="hydra/sweeper", name="fcdm", node=SweeperConfig)
     store.store(group="hydra/launcher", name="local", node=LocalConfig)
+    # Stands in for the stock launcher of that name: after Hydra's scan of the plugins (which happens once), since it
+    # loads them in the order of their paths and the stock node could come last (hydra-core 1.3.8).
+    Plugins.instance()
+    from fcdm.launch.options import SlurmOptions
+
+    store.store(group="hydra/launcher", name="submitit_slurm", node=SlurmOptions(_target_=f"{PLUGINS}.SlurmLauncher"))

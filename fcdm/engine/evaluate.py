@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import signal
 import time
 import zipfile
 from collections.abc import Callable
@@ -83,11 +82,17 @@ def evaluate(
     sampler = _Sampler(model, config, ranks.device)
 
     size, samples = config.evaluation.batch_size, config.evaluation.samples
-    mine = range(ranks.rank, -(-samples // size), ranks.world_size)
+    batches = -(-samples // size)
     saved_at = time.monotonic()
     progress.sampling(step, drawn.batches * ranks.world_size * size, samples)
-    for number in mine[drawn.batches :]:
-        first = number * size
+    # All ranks go through the same number of rounds, also those that resume ahead or have no batch in the last one.
+    for turn in range(-(-batches // ranks.world_size)):
+        if signum := ranks.stop(stop.signum):
+            drawn.save()
+            raise Stopped(signum)
+        first = (turn * ranks.world_size + ranks.rank) * size
+        if turn < drawn.batches or first >= samples:
+            continue
         images = sampler.images(torch.arange(first, min(first + size, samples), device=ranks.device))
         drawn.add(images)
         progress.sampling(step, min(samples, drawn.batches * ranks.world_size * size), samples)
@@ -95,12 +100,6 @@ def evaluate(
             drawn.save()
             saved_at = time.monotonic()
         beat()
-        if stop.requested:
-            break
-    # One rank may have had a batch more to do: all stop here, or none does.
-    if ranks.any(drawn.batches < len(mine)):
-        drawn.save()
-        raise Stopped(stop.signum or signal.SIGTERM)
 
     metrics: dict[str, float] = {}
     floor: dict[str, float] = {}

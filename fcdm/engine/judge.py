@@ -12,15 +12,17 @@ import numpy as np
 from PIL import Image
 from torch import nn
 
+from fcdm.config.check import budgets
 from fcdm.config.schema import Config
 from fcdm.data.dataset import Dataset
-from fcdm.engine.checkpoint import load_checkpoint
+from fcdm.engine.checkpoint import BrokenCheckpoint, checkpoints, load_checkpoint
 from fcdm.engine.evaluate import GRID_COLUMNS, Evaluation, evaluate
-from fcdm.engine.machine import matmul_precision
+from fcdm.engine.machine import matmul_precision, prepare_machine
 from fcdm.engine.progress import Progress
 from fcdm.engine.ranks import Ranks
 from fcdm.engine.state import create_model, load_weights
 from fcdm.engine.stop import StopSignal
+from fcdm.errors import UserError
 from fcdm.runs.atomic import describe_oserror, write_atomic, write_json
 from fcdm.runs.folder import Run
 from fcdm.runs.protocol import protocol_id, protocol_of
@@ -82,6 +84,7 @@ class Judge:
         finally:
             model.train(was_training)
         if self.ranks.is_main:
+            self.beat()
             self._write(step, found, records)
             self.progress.judged(step, found.metrics, found.floor)
         self.ranks.barrier()
@@ -142,3 +145,32 @@ def _png(images: np.ndarray) -> bytes:
 def _tile(side: int) -> int:
     """Pixels a side of one picture in the grid: a multiple of `side`."""
     return side * max(1, GRID_TILE // side)
+
+
+def judge_checkpoints(
+    run: Run,
+    config: Config,
+    ranks: Ranks,
+    progress: Progress,
+    stop: StopSignal,
+    beat: Callable[[], None],
+) -> None:
+    """Judge every budget of the configuration that has a checkpoint, without training.
+
+    The caller holds the run's evaluations. Nothing is written but evaluation files, so training may go on beside.
+    Raises Stopped, and UserError after the others are judged where a checkpoint is broken.
+    """
+    prepare_machine(config, run.records, ranks, progress.note)
+    judge = Judge(run, config, Dataset(config, ranks.device), ranks, progress, stop, beat)
+    broken: list[str] = []
+    for target in budgets(config.steps):
+        if not ranks.any(ranks.is_main and target in dict(checkpoints(run.checkpoints))):
+            if ranks.is_main and not run.evaluation(target, judge.protocol_id).exists():
+                progress.note(f"step {target} has no checkpoint (yet), so it is not judged")
+            continue
+        try:
+            judge.checkpoint(target, None)
+        except BrokenCheckpoint as error:
+            broken.append(str(error))
+    if broken:
+        raise UserError(f"{'; '.join(broken)}: these budgets cannot be judged; all others that are trained are")

@@ -51,11 +51,24 @@ class Ranks:
             dist.all_reduce(values)
         return values
 
-    def any(self, flag: bool) -> bool:
-        """Whether the flag is up on any rank: how all ranks take the same turn at the same step."""
+    def highest(self, *numbers: float) -> list[float]:
+        """The highest of each number over ranks: how all of them take the same turn at the same step.
+
+        Over the CPU (gloo), so that the GPU's queue is not waited for.
+        """
         if self.world_size == 1:
-            return flag
-        return bool(self.sum(torch.tensor(float(flag))).item())
+            return list(numbers)
+        found = torch.tensor(numbers, dtype=torch.float64)
+        dist.all_reduce(found, dist.ReduceOp.MAX)
+        return [float(number) for number in found]
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is up on any rank."""
+        return bool(self.highest(float(flag))[0])
+
+    def stop(self, signum: int | None) -> int | None:
+        """The signal that all ranks stop for, if any got one; SIGTERM (15) comes before the user's signals."""
+        return int(self.highest(float(signum or 0))[0]) or None
 
     def agree(self, number: int, what: str) -> None:
         """Raise UserError on all ranks unless the number is the same on all of them."""

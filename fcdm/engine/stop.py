@@ -29,6 +29,7 @@ class StopSignal:
 
     def __init__(self) -> None:
         self.signum: int | None = None
+        """The last signal: a SIGTERM that follows a user's signal means that nobody wants this job any more."""
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> StopSignal:
@@ -49,7 +50,3 @@ class StopSignal:
             file=sys.stderr,
             flush=True,
         )
-
-    @property
-    def requested(self) -> bool:
-        return self.signum is not None

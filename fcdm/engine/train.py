@@ -30,9 +30,6 @@ from fcdm.runs.costs import train_flops
 from fcdm.runs.folder import Run
 from fcdm.runs.records import RecordWriter
 
-# Several ranks agree on stopping and saving only every so many steps: agreeing costs a message.
-AGREE_EVERY = 10
-
 
 def train(
     run: Run,
@@ -42,8 +39,9 @@ def train(
     stop: StopSignal,
     keep: set[int],
     beat: Callable[[], None],
+    judged: bool = True,
 ) -> None:
-    """Train a run to the last of its budgets, with a checkpoint and an evaluation at each.
+    """Train a run to the last of its budgets, with a checkpoint and, if `judged`, an evaluation at each.
 
     The caller holds the run's folder. `keep`: steps whose checkpoints other requests still want; `beat` is
     called often, to show that this process lives. Only rank 0 writes.
@@ -85,12 +83,7 @@ def train(
                 prune(run.checkpoints, config.checkpoint.keep, keep)
             ranks.barrier()
 
-        def halt() -> None:
-            save()
-            assert stop.signum is not None or ranks.world_size > 1
-            raise Stopped(stop.signum or 15)
-
-        for target in targets:
+        for target in targets if judged else []:
             if ranks.any(ranks.is_main and target <= state.step and target in dict(checkpoints(run.checkpoints))):
                 try:
                     judge.checkpoint(target, records)
@@ -139,17 +132,18 @@ def train(
                     progress.training(state.step, targets[-1], None, None)
 
                 due = config.checkpoint.every_steps is not None and state.step % config.checkpoint.every_steps == 0
-                if ranks.world_size == 1 or state.step % AGREE_EVERY == 0:
-                    if ranks.any(stop.requested):
-                        halt()
-                    due = due or ranks.any(time.monotonic() - saved_at >= config.checkpoint.every_minutes * 60)
-                if due and state.step < target:
+                late = time.monotonic() - saved_at >= config.checkpoint.every_minutes * 60
+                signum, save_now = ranks.highest(stop.signum or 0, due or late)
+                if signum:
+                    save()
+                    raise Stopped(int(signum))
+                if save_now and state.step < target:
                     before = time.perf_counter()
                     save()
                     saved_at, clock = time.monotonic(), clock + time.perf_counter() - before
 
             save()
-            if target in targets:
+            if judged and target in targets:
                 judge.weights(target, state.ema if config.evaluation.weights == "ema" else state.model, records)
             clock, timed_steps, saved_at = time.perf_counter(), 0, time.monotonic()
         if unjudged:

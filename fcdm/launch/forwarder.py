@@ -16,13 +16,18 @@ FLUSH_S = 45.0
 
 
 @contextlib.contextmanager
-def forwarding(config: Config) -> Iterator[None]:
-    """While the block runs, records go to MLflow; at its end the rest is sent, for a bounded time."""
+def forwarding(config: Config, only: str | None = None) -> Iterator[None]:
+    """While the block runs, records go to MLflow; at its end the rest is sent, for a bounded time.
+
+    `only`: the name of the one run to forward, where every run has a process of its own.
+    """
     if config.mlflow_uri == "off" or int(os.environ.get("RANK", 0)) != 0:
         yield
         return
     runs_dir = Path(config.runs_dir)
     once = [sys.executable, "-m", "fcdm.sync", f"runs_dir={runs_dir}"]
+    if only is not None:
+        once += ["--run", only]
     if config.mlflow_uri is not None:
         once += ["--uri", config.mlflow_uri]
     log_file = runs_dir / "mlflow.log"

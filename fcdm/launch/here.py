@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 
+from fcdm.engine.judge import judge_checkpoints
 from fcdm.engine.progress import Progress
 from fcdm.engine.ranks import Ranks
 from fcdm.engine.stop import StopSignal
@@ -19,34 +20,55 @@ from fcdm.runs.reader import list_studies
 
 
 def do_job(job: Job, run: Run, ranks: Ranks, progress: Progress, stop: StopSignal) -> None:
-    """Claim the run, train it to its last budget and judge every budget. Raises UserError, Stopped."""
+    """Claim the run, train it to its last budget and judge every budget, or what of it is this job's work.
+
+    Raises UserError, Stopped.
+    """
     check_frozen(run.folder, science(job.config))
     with contextlib.ExitStack() as stack:
-        beat: Callable[[], None] = _no_beat
+        beats: list[Callable[[], None]] = []
         refusal: UserError | None = None
+        done = False
         if ranks.is_main:
             try:
-                beat = stack.enter_context(claim(run.folder)).beat
-                _clean(run)
-                job.refuse_lost_budgets(run)
+                # The judge has a claim of its own: training may go on, or be continued, while it works.
+                for folder in {"train": [run.folder], "judge": [run.evaluations]}.get(
+                    job.work, [run.folder, run.evaluations]
+                ):
+                    beats.append(stack.enter_context(claim(folder)).beat)
+                _clean(run, job.work)
+                if job.work != "judge":
+                    job.refuse_lost_budgets(run)
+                done = not job.left(run)
             except UserError as error:
                 refusal = error
         # All go on together, once the first holds the run, or none does.
         if ranks.any(refusal is not None):
             raise refusal or SystemExit(1)
+        if ranks.any(done):  # a job that was requeued from outside when it was about to end
+            return
+
+        def beat() -> None:
+            for one in beats:
+                one()
+
         for part in job.parts:
-            train(run, part, ranks, progress, stop, set(job.budgets) | _asked_before(run), beat)
-    if ranks.is_main and (missing := job.missing(run)):
-        raise UserError(f"{run.name}: budgets {', '.join(map(str, missing))} are not judged; the same command goes on")
+            if job.work == "judge":
+                judge_checkpoints(run, part, ranks, progress, stop, beat)
+            else:
+                keep = set(job.budgets) | _asked_before(run)
+                train(run, part, ranks, progress, stop, keep, beat, judged=job.work == "all")
+    if ranks.is_main and (missing := job.left(run)):
+        wanted = "trained" if job.work == "train" else "judged"
+        raise UserError(
+            f"{run.name}: budgets {', '.join(map(str, missing))} are not {wanted}; the same command goes on"
+        )
 
 
-def _no_beat() -> None:
-    """Ranks other than the first hold nothing."""
-
-
-def _clean(run: Run) -> None:
-    """Remove what writers that were killed left unfinished; only the run's holder may."""
-    for folder in (run.folder, run.evaluations, run.folder / "jobs"):
+def _clean(run: Run, work: str) -> None:
+    """Remove what writers that were killed left unfinished; only the holder may."""
+    folders = {"train": [run.folder, run.folder / "jobs"], "judge": [run.evaluations]}
+    for folder in folders.get(work, [run.folder, run.folder / "jobs", run.evaluations]):
         for leftover in folder.glob(f"{TEMPORARY}*"):
             with contextlib.suppress(OSError):
                 leftover.unlink()

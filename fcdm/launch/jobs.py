@@ -32,6 +32,8 @@ class Job:
 
     id: str
     parts: list[Config]
+    work: str = "all"
+    """`all`: train, and judge at each budget; `train`; `judge`: what has a checkpoint."""
 
     @property
     def config(self) -> Config:
@@ -67,6 +69,20 @@ class Job:
             wanted |= {step for step in budgets(part.steps) if not _stands(run.evaluation(step, protocol))}
         return sorted(wanted)
 
+    def untrained(self, run: Run) -> list[int]:
+        """Budgets that training has still to reach: not judged, and without a checkpoint."""
+        kept = {path.name for path in run.checkpoints.glob("step-*")}
+        return [step for step in self.missing(run) if f"step-{step:08d}" not in kept]
+
+    def left(self, run: Run) -> list[int]:
+        """Budgets for which this job has something to do."""
+        if self.work == "train":
+            return self.untrained(run)
+        if self.work == "judge":
+            untrained = self.untrained(run)
+            return [step for step in self.missing(run) if step not in untrained]
+        return self.missing(run)
+
     def refuse_lost_budgets(self, run: Run) -> None:
         """Raise UserError for budgets that training has passed, that are not judged and have no checkpoint."""
         kept = sorted(int(path.name.removeprefix("step-")) for path in run.checkpoints.glob("step-*"))
@@ -84,7 +100,8 @@ class Job:
         jobs = run.folder / "jobs"
         jobs.mkdir(exist_ok=True)
         path = jobs / f"{time.time_ns()}.json"
-        write_json(path, {"id": self.id, "parts": [dataclasses.asdict(part) for part in self.parts]})
+        parts = [dataclasses.asdict(part) for part in self.parts]
+        write_json(path, {"id": self.id, "work": self.work, "parts": parts})
         return path
 
     @classmethod
@@ -92,7 +109,7 @@ class Job:
         """The job of a frozen file. Raises UserError."""
         try:
             content = json.loads(path.read_text())
-            return cls(content["id"], [config_from(part) for part in content["parts"]])
+            return cls(content["id"], [config_from(part) for part in content["parts"]], content.get("work", "all"))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path} is no job file ({type(error).__name__}): launchers write these") from None
 

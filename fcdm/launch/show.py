@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 PROGRESS_FILE = "progress.json"
+JUDGE_PROGRESS_FILE = "progress-judge.json"
+"""Of a job that only judges: training may write the other at the same time."""
 HELD = 3
 """Exit code of a job's process that found its run held by another."""
 
@@ -84,8 +86,8 @@ class TerminalProgress:
 class FileProgress:
     """Writes the job's state to `progress.json` in the run's folder, at most twice a second; prints to the log."""
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / PROGRESS_FILE
+    def __init__(self, folder: Path, name: str = PROGRESS_FILE) -> None:
+        self.path = folder / name
         self.state: dict[str, Any] = {"doing": "starting", "step": 0}
         self.speed = "training"
         self._written_at = 0.0
@@ -113,7 +115,7 @@ class FileProgress:
         if not now and time.monotonic() - self._written_at < 0.5:
             return
         self._written_at = time.monotonic()
-        temporary = self.path.with_name(f".{PROGRESS_FILE}")
+        temporary = self.path.with_name(f".{self.path.name}")
         try:
             temporary.write_text(json.dumps(self.state))
             temporary.replace(self.path)

@@ -42,6 +42,8 @@ class StudySweeper(Sweeper):
         choices = expand(arguments, grids)
         composed = [self._compose(choice) for choice in choices]
         jobs = make_jobs(composed)
+        if isinstance(self.launcher, JobLauncher):
+            self.launcher.check(jobs)
         record_study(jobs, this_command())
         if isinstance(self.launcher, JobLauncher):
             failed = self.launcher.launch_jobs(jobs)
@@ -87,6 +89,9 @@ class JobLauncher(Launcher):
 
     def launch(self, job_overrides: Any, initial_job_idx: int) -> Any:
         raise UserError("this launcher works with hydra/sweeper=fcdm, the default")
+
+    def check(self, jobs: list[Job]) -> None:
+        """Refuse what cannot be done, before anything is written. Raises UserError."""
 
     def launch_jobs(self, jobs: list[Job]) -> int:
         """Do or submit the jobs; returns how many are not done or on their way."""

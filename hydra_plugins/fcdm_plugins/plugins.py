@@ -22,3 +22,20 @@ class LocalLauncher(JobLauncher):
         from fcdm.launch.local import run_local
 
         return sum(not outcome.ok for outcome in run_local(jobs, self.at_once))
+
+
+class SlurmLauncher(JobLauncher):
+    """`hydra/launcher=submitit_slurm`, in the place of the stock one of that name."""
+
+    def __init__(self, **options: object) -> None:
+        self.options = options
+
+    def check(self, jobs: list) -> None:  # type: ignore[type-arg]
+        from fcdm.launch.submitting import check_jobs
+
+        check_jobs(jobs, self.options)
+
+    def launch_jobs(self, jobs: list) -> int:  # type: ignore[type-arg]
+        from fcdm.launch.submitting import submit_jobs
+
+        return submit_jobs(jobs, self.options)

@@ -1,0 +1,50 @@
+"""The ranks of a job under `srun`: torchrun's variables from SLURM's."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+import zlib
+
+PORTS = range(12_000, 32_000)
+"""Below Linux's ephemeral ports (32768 up), one of which could be in use for anything."""
+
+
+def export_ranks() -> None:
+    """Set RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT where this is one of several tasks of a step."""
+    if "RANK" in os.environ or "SLURM_PROCID" not in os.environ or int(os.environ.get("SLURM_NTASKS") or 1) == 1:
+        return
+    os.environ["SUBMITIT_EXECUTOR"] = "slurm"  # else submitit takes this for a job of another kind
+    import submitit
+
+    job = submitit.JobEnvironment()
+    # A job that starts again gets another port: the old one may still be in TIME_WAIT.
+    start = f"{job.job_id} {os.environ.get('SLURM_RESTART_COUNT', 0)}"
+    os.environ.update(
+        RANK=str(job.global_rank),
+        WORLD_SIZE=str(job.num_tasks),
+        LOCAL_RANK=str(job.local_rank),
+        MASTER_ADDR=address_of(job.hostnames[0]),
+        MASTER_PORT=str(PORTS[zlib.crc32(start.encode()) % len(PORTS)]),
+    )
+
+
+def address_of(node: str) -> str:
+    """Where the others reach this node: its name if that resolves, else the address that SLURM has of it.
+
+    A node's name in SLURM need not be known to DNS; then submitit's MASTER_ADDR, the first node's name, fails.
+    """
+    try:
+        socket.getaddrinfo(node, None)
+        return node
+    except OSError:
+        pass
+    try:
+        words = ["scontrol", "-o", "show", "node", node]
+        said = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return node
+    found = re.search(r"\bNodeAddr=(\S+)", said)
+    return found[1] if found else node

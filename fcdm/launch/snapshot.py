@@ -1,0 +1,91 @@
+"""A copy of the code for jobs to run, so that edits made while they wait change nothing.
+
+Named by its content below `runs/code/`, so that launches of the same code share one; compiled there once, and
+imported once in a fresh process before anything is submitted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import fcdm
+from fcdm.errors import UserError
+from fcdm.runs.atomic import describe_oserror
+from fcdm.runs.revision import REVISION_FILE, code_revision
+
+CODE = "code"
+PACKAGE = Path(fcdm.__file__).resolve().parent
+_IMPORTS = "import fcdm.job, fcdm.sync, fcdm.launch.here, fcdm.launch.distributed"
+_VERIFIED = ".imports"
+
+
+def take_snapshot(runs_dir: Path) -> Path:
+    """The folder to put on PYTHONPATH. Raises UserError where the code cannot be imported, or not be written."""
+    files = sorted(_files())
+    digest = hashlib.sha256(sys.version.encode())
+    for path in files:
+        digest.update(f"{path.relative_to(PACKAGE)}\0{path.stat().st_size}\0".encode())
+        digest.update(path.read_bytes())
+    folder = runs_dir.absolute() / CODE / digest.hexdigest()[:16]
+    if (folder / _VERIFIED).exists():
+        return folder
+    try:
+        if not folder.exists():
+            _copy(files, folder)
+    except OSError as error:
+        raise describe_oserror(error, folder, "copying the code for the jobs") from None
+    _verify(folder)
+    return folder
+
+
+def _files() -> Iterator[Path]:
+    for root, folders, names in os.walk(PACKAGE):
+        folders[:] = [name for name in folders if name != "__pycache__"]
+        for name in names:
+            if name.endswith((".py", ".yaml", ".safetensors")):
+                yield Path(root) / name
+
+
+def _copy(files: list[Path], folder: Path) -> None:
+    """Whole or not at all: renamed into place."""
+    temporary = folder.with_name(f".new-{uuid.uuid4().hex}")
+    try:
+        for path in files:
+            target = temporary / "fcdm" / path.relative_to(PACKAGE)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+        (temporary / REVISION_FILE).write_text(f"{code_revision()}\n")
+        try:
+            temporary.rename(folder)
+        except OSError:
+            if not folder.exists():  # else another launch made the same one in the meantime
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _verify(folder: Path) -> None:
+    """Import it as a job will, in a process of its own, which also leaves the compiled files."""
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+    environment["PYTHONPATH"] = str(folder)
+    check = f"{_IMPORTS}; assert fcdm.__file__.startswith({str(folder)!r}), fcdm.__file__"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", check], cwd="/", env=environment, capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        lines = done.stderr.strip().splitlines() or ["no message"]
+        places = [line.strip() for line in lines if line.strip().startswith("File ") and str(folder) in line]
+        where = places[-1].replace(str(folder / "fcdm"), str(PACKAGE)) if places else ""
+        shutil.rmtree(folder, ignore_errors=True)
+        raise UserError(
+            f"the code in {PACKAGE} cannot be imported, so no job could run: {lines[-1]} ({where}); nothing was "
+            "submitted"
+        )
+    (folder / _VERIFIED).touch()
