@@ -83,8 +83,8 @@ def _stopped(path: Path, run: Run, signum: int, mine: str | None, first: bool) -
         return 128 + signum
     if first:
         limit = os.environ.get("FCDM_MAX_REQUEUES")
+        print(f"{name}: saved; back into the queue as job {mine}", flush=True)  # before: this ends the process
         requeue(path, run, signum, int(limit) if limit else None)
-        print(f"{name}: saved, and back in the queue as job {mine}", flush=True)
     return 0  # another code would have srun kill the first rank before it has done that
 
 

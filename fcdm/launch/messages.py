@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 
 from hydra.errors import HydraException, MissingConfigException
@@ -9,6 +10,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from fcdm.config.check import first_line, known_keys, near, unknown_key
 from fcdm.errors import UserError
+
+
+FREE = "hydra.launcher.additional_parameters"
 
 
 def is_users(error: BaseException) -> bool:
@@ -25,7 +29,9 @@ def one_line(error: BaseException) -> str:
     text = " ".join(str(error).split("\n\n")[0].split()) or type(error).__name__
     if found := re.search(r"(?:Could not override|Error merging override) '?\+*([^'=]+)", text):
         if "not in struct" in str(error) or "Could not override" in text:
-            return unknown_key(found[1], known_keys())
+            if found[1].startswith(FREE):
+                return f"a new entry needs a +: say '+{FREE}.NAME=VALUE', once for each"
+            return unknown_key(found[1], known_keys() | _launcher_keys())
         cause = error.__cause__
         if isinstance(cause, OmegaConfBaseException):
             return first_line(cause)
@@ -37,6 +43,14 @@ def one_line(error: BaseException) -> str:
     if not is_users(error):
         return f"{type(error).__name__}: {text}"
     return text
+
+
+def _launcher_keys() -> set[str]:
+    from fcdm.config.store import LocalConfig
+    from fcdm.launch.options import SlurmOptions
+
+    fields = [field.name for node in (LocalConfig, SlurmOptions) for field in dataclasses.fields(node)]
+    return {f"hydra.launcher.{name}" for name in fields if not name.startswith("_")}
 
 
 def _missing(error: MissingConfigException) -> str:

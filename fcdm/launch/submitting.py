@@ -10,6 +10,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
+from fcdm.errors import UserError
 from fcdm.launch.batch_script import request_of
 from fcdm.launch.jobs import Job, this_command
 from fcdm.launch.options import SlurmOptions
@@ -25,7 +26,13 @@ def options_from(values: dict[str, Any]) -> SlurmOptions:
         key: OmegaConf.to_container(value) if isinstance(value, DictConfig | ListConfig) else value
         for key, value in values.items()
     }
-    return SlurmOptions(**plain)
+    options = SlurmOptions(**plain)
+    if options.slurm_conf and not Path(options.slurm_conf).is_file():
+        raise UserError(
+            f"hydra.launcher.slurm_conf={options.slurm_conf} is not there: python slurm/devcluster.py up starts a "
+            "SLURM of your own in .devcluster"
+        )
+    return options
 
 
 def check_jobs(jobs: list[Job], values: dict[str, Any]) -> None:
