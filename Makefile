@@ -31,8 +31,14 @@ ui: setup  ## MLflow's dashboards of the runs, on http://127.0.0.1:5000
 	@$(PY) -m mlflow server --host 127.0.0.1 --port $(PORT) --workers 1 \
 	  --backend-store-uri sqlite:///$(RUNS)/mlflow.db --artifacts-destination $(RUNS)/mlflow-artifacts
 
+.PHONY: slurm
+slurm:  ## install SLURM's packages (apt, as root), for a cluster of your own: python slurm/devcluster.py up
+	@$(PYTHON) tools/install_slurm.py
+
 .PHONY: test
 test: setup lint  ## every check and test, as CI runs them
+	@# Without SLURM its tests are skipped; CI runs them all.
+	@if [ "$$CI" = true ]; then $(MAKE) --no-print-directory slurm; fi
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal
 
 .PHONY: lint
