@@ -246,10 +246,13 @@ def test_a_real_preemption_requeues_and_resumes(here: Lab, undisturbed: Path) ->
         "sbatch", "--parsable", "-p", "high", "-w", "node1", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 2"
     )
     here.wait_state(urgent, "RUNNING", "COMPLETING", "COMPLETED")
+    here.wait(lambda: "preempted" in here.status().stdout, "the status to say so")
     here.wait_all_ended()
     assert here.state(job) == "COMPLETED"
     assert starts(run) == 2
     assert "SIGUSR2: saved" in (run / "log.txt").read_text()
+    (noted,) = run.glob("jobs/*.requeues.json")
+    assert [entry.get("preempted") for entry in json.loads(noted.read_text())] == [True]
     assert_undisturbed(run, undisturbed)
 
 

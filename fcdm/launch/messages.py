@@ -11,7 +11,6 @@ from omegaconf.errors import OmegaConfBaseException
 from fcdm.config.check import first_line, known_keys, near, unknown_key
 from fcdm.errors import UserError
 
-
 FREE = "hydra.launcher.additional_parameters"
 
 

@@ -7,6 +7,7 @@ does: a scheduler that preempts requeues by itself, and a job that requeued itse
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import time
@@ -78,7 +79,15 @@ def requeue(job_file: Path, run: Run, signum: int, limit: int | None, act: Calla
             f"{run.name}: was requeued {len(before)} times already (hydra.launcher.max_num_timeout={limit}); the same "
             "command goes on from its checkpoint"
         )
-    entry = {"job": job, "signal": signal.Signals(signum).name, "time": time.time(), "step": now[0], "progress": now}
+    entry: dict[str, Any] = {
+        "job": job,
+        "signal": signal.Signals(signum).name,
+        "time": time.time(),
+        "step": now[0],
+        "progress": now,
+    }
+    if act is None and _is_preempted(job):
+        entry["preempted"] = True
     write_json(job_file.with_suffix(".requeues.json"), [*before, entry])
     (act or _scontrol)(job)
 
@@ -91,3 +100,15 @@ def _scontrol(job: str) -> None:
         said = str(error)
     if said:
         raise UserError(f"SLURM does not requeue job {job} ({said}): python -m fcdm.status --retry-failed continues it")
+
+
+def _is_preempted(job: str) -> bool:
+    """Whether a job with a higher priority is why. Accounting would say only that this one requeued itself."""
+    try:
+        said = subprocess.run(
+            ["scontrol", "-o", "show", "job", job], capture_output=True, text=True, timeout=20, check=False
+        ).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    found = re.search(r"\bPreemptTime=(\S+)", said)
+    return found is not None and found[1] != "None"

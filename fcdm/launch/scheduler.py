@@ -18,7 +18,21 @@ from typing import Protocol
 from fcdm.errors import UserError
 
 ACTIVE = frozenset(
-    {"PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "REQUEUED", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT"}
+    [
+        "PENDING",
+        "CONFIGURING",
+        "RUNNING",
+        "COMPLETING",
+        "REQUEUED",
+        "REQUEUE_HOLD",
+        "REQUEUE_FED",
+        "SPECIAL_EXIT",
+        "RESIZING",
+        "SIGNALING",
+        "STAGE_OUT",
+        "STOPPED",
+        "SUSPENDED",
+    ]
 )
 """States of a job that is on its way: it runs, or will."""
 
@@ -31,11 +45,13 @@ class JobInfo:
     state: str
     """`PENDING`, `RUNNING`, `COMPLETED`, `FAILED`, `CANCELLED`, `TIMEOUT`, `NODE_FAIL`, ..."""
     reason: str = ""
-    """Why it waits, in SLURM's word; `None` or empty otherwise."""
+    """Why it waits, in SLURM's word; `None` or empty otherwise. Of a cancelled one: `by 1000`, where that is known."""
     script: str = ""
     """Absolute path of its batch script; empty where SLURM no longer says."""
     nodes: str = ""
     restarts: int = 0
+    preempted: int = 0
+    """How often it gave way to another job, as accounting has it."""
     exit_code: str = ""
     """`code:signal`, once it has ended."""
     limit_minutes: float | None = None
@@ -144,39 +160,54 @@ class Slurm:
 
     def queue(self) -> dict[str, JobInfo]:
         fields = ("JobArrayID", "State", "Reason", "NodeList", "RestartCnt", "exit_code", "TimeLimit", "Command")
-        layout = ",".join(f"{name}:{400 if name == 'Command' else 60}" for name in fields)
+        # By width, since a reason or a path may hold any separator. Longer than any path, for it would be cut.
+        layout = ",".join(f"{name}:{4096 if name == 'Command' else 60}" for name in fields)
         found = {}
         for line in self._run("squeue", "-h", "-r", "-t", "all", "--me", "-O", layout).splitlines():
             columns = [line[60 * at : 60 * (at + 1)].strip() for at in range(len(fields) - 1)]
             job, state, reason, nodes, restarts, code, limit = columns
+            script = line[60 * (len(fields) - 1) :].strip()
             found[job] = JobInfo(
                 id=job,
                 state=state,
                 reason=reason,
-                script=line[60 * (len(fields) - 1) :].strip(),
+                script="" if script == "(null)" else script,
                 nodes=nodes,
                 restarts=int(restarts) if restarts.isdigit() else 0,
-                exit_code=code,
+                exit_code=_exit_code(code),
                 limit_minutes=minutes(limit),
             )
         return found
 
     def history(self, ids: Sequence[str]) -> dict[str, JobInfo]:
         found: dict[str, JobInfo] = {}
-        layout = "JobID,State,ExitCode,NodeList,TimelimitRaw"
-        for some in _chunks(sorted(ids), 500):
-            # Without accounting sacct fails: then nothing is known.
-            text = self._run("sacct", "-n", "-X", "-P", "-j", ",".join(some), "-o", layout, refuse=False)
+        wanted = set(ids)
+        layout = "JobID,State,ExitCode,NodeList,TimelimitRaw,SubmitLine"
+        for some in _chunks(sorted(wanted), 500):
+            # Without accounting sacct fails: then nothing is known. -D: each start of a job, oldest first.
+            text = self._run("sacct", "-n", "-X", "-P", "-D", "-j", ",".join(some), "-o", layout, refuse=False)
             for line in text.splitlines():
-                job, state, code, nodes, limit = line.split("|")
+                columns = line.split("|", 5)
+                if len(columns) < 6 or columns[0] not in wanted:  # 15_3 has a plain id as well: it may be one asked for
+                    continue
+                job, state, code, nodes, limit, command = columns
+                script = command[command.index(" /") + 1 :] if " /" in command else ""
+                word, _, by = state.partition(" ")
+                before = found.get(job)
+                if before and before.script != script:  # ids are used again, one day
+                    before = None
                 found[job] = JobInfo(
                     id=job,
-                    state=state.split()[0].rstrip("+"),
+                    state=word.rstrip("+"),
+                    reason=by,
+                    script=script,
                     nodes=nodes,
+                    restarts=before.restarts + 1 if before else 0,
+                    preempted=(before.preempted if before else 0) + (word == "PREEMPTED"),
                     exit_code=code,
                     limit_minutes=float(limit) if limit.isdigit() else None,
                 )
-        return {job: info for job, info in found.items() if job in set(ids)}
+        return found
 
     def submit(self, script: Path, *, array: str = "", dependency: str = "", test: bool = False) -> str:
         words = ["--test-only"] if test else ["--parsable"]
@@ -226,6 +257,11 @@ def minutes(text: str) -> float:
             return float(numbers[0])
         hours, mins, seconds = (0, *numbers)[-3:]
     return int(days or 0) * 1440 + hours * 60 + mins + seconds / 60
+
+
+def _exit_code(status: str) -> str:
+    """squeue's wait status as sacct's `code:signal`: 35072 -> `137:0`."""
+    return f"{int(status) >> 8}:{int(status) & 127}" if status.isdigit() else ""
 
 
 def _gpus(gres: str) -> int:

@@ -6,117 +6,25 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 
-from fcdm.launch.job_words import ended, waiting_for
-from fcdm.launch.run_files import JobNotes, Key, Progress, RunFiles
-from fcdm.launch.scheduler import JobInfo
-from fcdm.launch.submissions import Task
+from fcdm.launch.endings import at_rest
+from fcdm.launch.job_words import waiting_for
+from fcdm.launch.run_files import Key, Progress, RunFiles
+from fcdm.launch.status_rows import DAMAGED, DONE, JUDGING, RUNNING, TRAINED, WAITING, Attempt, Row, about, process_name
 from fcdm.runs.holder import HolderInfo
-
-DONE, RUNNING, JUDGING, TRAINED, WAITING = "done", "running", "judging", "trained", "waiting"
-FAILED, CANCELLED, STOPPED = "failed", "cancelled", "stopped"
-NOT_SUBMITTED, UNKNOWN, LOST, DAMAGED = "not submitted", "unknown", "lost", "damaged"
-STATES = (
-    *(DONE, RUNNING, JUDGING, TRAINED, WAITING, FAILED, CANCELLED, STOPPED),
-    *(NOT_SUBMITTED, UNKNOWN, LOST, DAMAGED),
-)
-"""In the order in which they are counted."""
 
 FRESH_S = 120.0
 """A heartbeat (every 10 s) not older than this is one of a living process, where nobody else can say."""
 SILENT_S = 600.0
 JUDGING_TEXT = re.compile(r"judging step (\d+): (?:(\d+)/(\d+) samples)?")
 """How `fcdm.launch.show.judging_text` begins."""
-_RUNS = frozenset({"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING"})
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """A task that was submitted, with what is known of its SLURM job: of one on its way, else of the last."""
-
-    task: Task
-    notes: JobNotes
-    job: str | None = None
-    """Its id; None: it never got one."""
-    info: JobInfo | None = None
-    """None: SLURM does not know it, or cannot be asked."""
-    queued: bool = False
-    """The controller knows it; what accounting alone says may be late."""
-    active: tuple[str, ...] = ()
-    """All its SLURM jobs that wait or run."""
-    asked: bool = True
-    """SLURM answered."""
-    started: bool = False
-    """Its job got so far as to print."""
-    last_line: str = ""
-    """Of its log."""
-    log: str | None = None
-
-    @property
-    def runs(self) -> bool:
-        return self.queued and self.info is not None and self.info.state in _RUNS
-
-    @property
-    def waits(self) -> bool:
-        return bool(self.active) and not self.runs
-
-    @property
-    def requeued(self) -> int:
-        noted = sum(item.get("job") == self.job for item in self.notes.requeues)
-        return max(noted, self.info.restarts if self.info else 0)
-
-
-@dataclass(frozen=True)
-class Row:
-    """One budget of one run under one protocol. Times in seconds."""
-
-    run: str
-    budget: int
-    protocol: str
-    state: str = NOT_SUBMITTED
-    """One of STATES."""
-    text: str = ""
-    """What a person should know besides the state."""
-    active: bool = False
-    """Something waits or runs for it: the row will change by itself."""
-    job: str | None = None
-    """SLURM job id, or `pid 123 on host`."""
-    step: int | None = None
-    images_per_s: float | None = None
-    eta: float | None = None
-    """Until the budget is trained and, by the same job, judged."""
-    age: float | None = None
-    """Since the last record."""
-    samples: tuple[int, int] | None = None
-    """Drawn, of how many."""
-    fid: float | None = None
-    error: str | None = None
-    log: str | None = None
-    requeued: int = 0
-    preempted: int = 0
-    retry: tuple[Task, ...] = field(default=(), repr=False)
-    """What --retry-failed submits again."""
-    cancel: tuple[tuple[str | None, str], ...] = field(default=(), repr=False)
-    """(slurm.conf, id) of every SLURM job on its way for it."""
-    local: HolderInfo | None = field(default=None, repr=False)
-    """The process that works on it outside of our SLURM jobs."""
-
-    @property
-    def key(self) -> tuple[str, int, str]:
-        return (self.run, self.budget, self.protocol)
 
 
 def rows_of(asked: Sequence[Key], run: RunFiles, attempts: Sequence[Attempt], now: float) -> list[Row]:
     """One row for each (budget, protocol) asked of a run. `attempts`: all that was submitted for it, oldest first."""
     return [_row(key, run, attempts, asked, now) for key in asked]
-
-
-def counts(rows: Iterable[Row]) -> dict[str, int]:
-    """State -> how many rows, in the order of STATES, without zeros."""
-    states = [row.state for row in rows]
-    return {state: states.count(state) for state in STATES if state in states}
 
 
 def _row(key: Key, run: RunFiles, attempts: Sequence[Attempt], asked: Collection[Key], now: float) -> Row:
@@ -145,33 +53,21 @@ def _row(key: Key, run: RunFiles, attempts: Sequence[Attempt], asked: Collection
 
     running = next((one for one in reversed(judges) if one.runs), None)
     if running and kept:
-        return _being_judged(_about(row, running), run.judging, running, now)
+        return _being_judged(about(row, running), run.judging, running, now)
     outside = _outside(run, attempts)
     if outside is not None and _seems_alive(outside, now):
-        row = replace(row, local=outside, job=_process(outside), active=True, log=str(run.folder / "log.txt"))
+        row = replace(row, local=outside, job=process_name(outside), active=True, log=run.log)
         return _at_work(row, run, key, asked, None, [], now)
     running = next((one for one in reversed(trainers) if one.runs or _runs_unseen(one, run, now)), None)
     if running:
-        return _at_work(_about(row, running), run, key, asked, running, judges, now)
+        return _at_work(about(row, running), run, key, asked, running, judges, now)
     waiting = next((one for one in reversed(trainers) if one.waits), None)
     if waiting:
-        return replace(_about(row, waiting), state=WAITING, text=_why(waiting))
+        return replace(about(row, waiting), state=WAITING, text=_why(waiting))
     waiting = next((one for one in reversed(judges) if one.waits), None)
     if waiting and kept:
-        return replace(_about(row, waiting), state=TRAINED, text=f"judging waits: {_why(waiting)}")
-    return _at_rest(row, run, trainers, judges, outside, kept, now)
-
-
-def _about(row: Row, attempt: Attempt) -> Row:
-    """The row with what is known of the job that works, or will work, or worked on it."""
-    return replace(
-        row,
-        job=attempt.job,
-        active=bool(attempt.active),
-        log=attempt.log,
-        requeued=attempt.requeued,
-        preempted=attempt.info.preempted if attempt.info else 0,
-    )
+        return replace(about(row, waiting), state=TRAINED, text=f"its judging waits: {_why(waiting)}")
+    return at_rest(row, run, attempts, trainers, judges, kept)
 
 
 def _being_judged(row: Row, progress: Progress | None, attempt: Attempt, now: float) -> Row:
@@ -207,7 +103,7 @@ def _at_work(
     if row.budget in run.checkpoints:
         judge = next((one for one in reversed(judges) if one.active), None)
         if judge:
-            return replace(row, state=TRAINED, text=f"judging waits: job {judge.job}: {_why(judge)}")
+            return replace(row, state=TRAINED, text=f"job {judge.job} will judge it")
         return replace(row, state=TRAINED, text="judged next" if inline else "not judged yet")
     if not begun:
         return replace(row, state=RUNNING, text=_suspended(attempt) or "starting")
@@ -228,96 +124,6 @@ def _at_work(
     elif not text and judging and progress:
         text = progress.doing
     return replace(row, state=RUNNING, step=step, images_per_s=speed, eta=eta, text=text)
-
-
-def _at_rest(
-    row: Row,
-    run: RunFiles,
-    trainers: Sequence[Attempt],
-    judges: Sequence[Attempt],
-    outside: HolderInfo | None,
-    kept: bool,
-    now: float,
-) -> Row:
-    """Nothing works on it, nothing waits for it: why?"""
-    row = replace(row, active=False)
-    last = next((one for one in reversed(trainers) if one.job), None)
-    judge = next((one for one in reversed(judges) if one.job), None)
-    submitted = max((one.notes.submitted for one in (last, judge) if one), default=0.0)
-    ours = {job for one in (*trainers, *judges) for job in one.task.ids}
-    claim = run.claim
-    if claim is not None and claim.job not in ours and claim.claimed > submitted:
-        found = _ended_outside(row, run, outside, now)
-        if found:
-            return found
-    elif last is None and judge is None and run.local and run.local.error:  # it failed before it could claim the run
-        return _failed_outside(row, run, str(run.local.error.get("error")))
-    if last and not (kept and last.task.work == "train"):
-        found = _ended(_about(row, last), last, run, now)
-        if found.state == FAILED:
-            found = replace(found, retry=(last.task, *([judges[-1].task] if judges else [])))
-        return found
-    if judge and kept:
-        found = _ended(_about(row, judge), judge, run, now)
-        return replace(found, retry=(judge.task,)) if found.state == FAILED else found
-    if kept:
-        return replace(row, state=TRAINED, text="not judged")
-    if run.tail.step >= row.budget:
-        text = "training has passed it and its checkpoint is gone: ask for more steps, or for another seed"
-        return replace(row, state=LOST, text=text)
-    cut = any(one.job is None for one in trainers)
-    return replace(row, text="its launch was cut off before SLURM had it" if cut else "")
-
-
-def _ended(row: Row, attempt: Attempt, run: RunFiles, now: float) -> Row:
-    """How a job of ours ended that is not on its way any more."""
-    error, stopped = _of_last_start(attempt.notes.error, attempt), _of_last_start(attempt.notes.stopped, attempt)
-    info = attempt.info
-    row = replace(row, log=attempt.log)
-    if info is not None and info.state == "CANCELLED":
-        return replace(row, state=CANCELLED, text=info.reason)
-    if info is None or info.active or info.state in ("FAILED", "COMPLETED"):
-        if error:
-            return replace(row, state=FAILED, error=error, text=error)
-        if stopped:
-            return replace(row, state=STOPPED, text=f"by {stopped}")
-    if not attempt.asked:
-        return replace(row, state=UNKNOWN, text=f"submitted as job {attempt.job}")
-    if info is not None and info.active:
-        text = f"accounting says {info.state}, but your queue does not show job {attempt.job}"
-        return replace(row, state=UNKNOWN, text=text)
-    if info is None and not attempt.started:
-        return replace(row, state=CANCELLED, text="left the queue before it started")
-    text = ended(info, attempt.last_line)
-    if info is not None and info.state == "COMPLETED":
-        text = f"ended without an error, but step {row.budget} is not {'trained' if _trains(attempt) else 'judged'}"
-    return replace(row, state=FAILED, error=text, text=text)
-
-
-def _ended_outside(row: Row, run: RunFiles, holder: HolderInfo | None, now: float) -> Row | None:
-    """How a process ended that no job of ours started; None: it did what it was asked, or nobody knows."""
-    if holder is not None and holder.alive is None:
-        return replace(row, state=UNKNOWN, local=holder, job=_process(holder), text=f"held by {holder}")
-    if holder is not None:
-        return _failed_outside(row, run, f"killed: {_process(holder)} ended without a word")
-    notes, segment = run.local, run.tail.segment
-    claimed = run.claim.claimed if run.claim else 0.0
-    for kind in ("error", "stopped"):
-        note = (notes.error if kind == "error" else notes.stopped) if notes else None
-        if note and float(note.get("time", 0)) >= claimed:
-            if kind == "error":
-                return _failed_outside(row, run, str(note.get("error")))
-            return replace(row, state=STOPPED, text=f"by {note.get('signal')}")
-    if segment.get("segment") != "end" or segment.get("completed") or float(segment["time"]) < claimed:
-        return None
-    error = str(segment.get("error") or "")
-    if error.startswith(("Stopped", "KeyboardInterrupt")):
-        return replace(row, state=STOPPED, text=error.partition(": ")[2].removeprefix("stopped "))
-    return _failed_outside(row, run, error) if error else None
-
-
-def _failed_outside(row: Row, run: RunFiles, error: str) -> Row:
-    return replace(row, state=FAILED, error=error, text=error, log=str(run.folder / "log.txt"))
 
 
 def _covers(attempt: Attempt, key: Key, asked: Collection[Key]) -> bool:
@@ -352,13 +158,6 @@ def _runs_unseen(attempt: Attempt, run: RunFiles, now: float) -> bool:
     )
 
 
-def _of_last_start(note: object, attempt: Attempt) -> str:
-    """The error or the signal in a note, if the task's last job left it."""
-    if not isinstance(note, dict) or note.get("job") not in (None, attempt.job):
-        return ""
-    return str(note.get("error") or note.get("signal") or "")
-
-
 def _why(attempt: Attempt) -> str:
     return waiting_for(attempt.info, attempt.job or "") if attempt.waits else "runs"
 
@@ -366,13 +165,3 @@ def _why(attempt: Attempt) -> str:
 def _suspended(attempt: Attempt | None) -> str:
     states = {"SUSPENDED": "suspended", "STOPPED": "suspended", "COMPLETING": "ending"}
     return states.get(attempt.info.state, "") if attempt and attempt.info else ""
-
-
-def _trains(attempt: Attempt) -> bool:
-    return attempt.task.work == "train"
-
-
-def _process(holder: HolderInfo) -> str:
-    if holder.claim is None:
-        return "a process"
-    return holder.claim.job or f"pid {holder.claim.pid} on {holder.claim.host}"
