@@ -32,13 +32,14 @@ ui: setup  ## MLflow's dashboards of the runs, on http://127.0.0.1:5000
 	  --backend-store-uri sqlite:///$(RUNS)/mlflow.db --artifacts-destination $(RUNS)/mlflow-artifacts
 
 .PHONY: slurm
-slurm:  ## install SLURM's packages (apt, as root), for a cluster of your own: python slurm/devcluster.py up
+slurm: setup  ## a private SLURM on this machine: its packages (apt, as root), then slurm/devcluster.py up
 	@$(PYTHON) tools/install_slurm.py
+	@$(PYTHON) slurm/devcluster.py up
 
 .PHONY: test
 test: setup lint  ## every check and test, as CI runs them
 	@# Without SLURM its tests are skipped; CI runs them all.
-	@if [ "$$CI" = true ]; then $(MAKE) --no-print-directory slurm; fi
+	@if [ "$$CI" = true ]; then $(PYTHON) tools/install_slurm.py; fi
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal
 
 .PHONY: lint
