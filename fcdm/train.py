@@ -32,6 +32,10 @@ def compose_and_train(composed: DictConfig) -> Exception | None:
     global _failure
     in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
     try:
+        if not in_sweep and not HydraConfig.get().launcher["_target_"].endswith(".BasicLauncher"):
+            # Hydra would ignore it, and train here: on a cluster's login node, say.
+            name = HydraConfig.get().runtime.choices["hydra/launcher"]
+            raise UserError(f"hydra/launcher={name} needs -m, for one run too: python -m fcdm.train -m ...")
         config = checked(composed)
         if config.grids and not in_sweep:
             raise UserError("a sweep file is for a sweep: python -m fcdm.train -m +sweeps=...")

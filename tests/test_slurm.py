@@ -20,7 +20,11 @@ from tests import lab
 from tests.conftest import only_run, values
 from tests.lab import BUDGETS, ROOT, SMALL, STUDY, Lab, assert_undisturbed, starts
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),  # MLflow leaves its connections to the collector
+]
 
 
 @pytest.fixture(scope="session")
@@ -55,8 +59,6 @@ def checkout(here: Lab, tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning")
-@pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_the_literal_command_submits_and_leaves(here: Lab) -> None:
     """Four runs, arrays of at most three tasks; the command returns with the job ids; MLflow has each run once."""
     small = [word for word in SMALL if not word.startswith("mlflow")]
@@ -82,15 +84,20 @@ def test_the_literal_command_submits_and_leaves(here: Lab) -> None:
     assert "4 done" in again.stdout
     assert here.ids() == ids, "nothing was submitted again"
 
+    assert in_mlflow(here) == {path.parent.name: [10, 20] for path in here.runs.glob("*/run.json")}
+
+
+def in_mlflow(here: Lab) -> dict[str, list[int]]:
+    """The steps of each run's FIDs in MLflow; fails where a run stands there twice."""
     import mlflow
 
     client = mlflow.MlflowClient(f"sqlite:///{here.runs / 'mlflow.db'}")
-    found = client.search_runs([e.experiment_id for e in client.search_experiments()])
-    assert sorted(run.info.run_name for run in found) == sorted(
-        path.parent.name for path in here.runs.glob("*/run.json")
-    )
-    for run in found:
-        assert [point.step for point in client.get_metric_history(run.info.run_id, "fid")] == [10, 20]
+    found = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
+    names = [run.info.run_name for run in found]
+    assert len(names) == len(set(names)), names
+    return {
+        run.info.run_name: [point.step for point in client.get_metric_history(run.info.run_id, "fid")] for run in found
+    }
 
 
 def test_a_launcher_that_is_killed_at_once_loses_nothing(here: Lab, undisturbed: Path) -> None:
@@ -239,7 +246,7 @@ def test_kill_9_of_a_nodes_daemons_goes_on_elsewhere(
 
 def test_a_real_preemption_requeues_and_resumes(here: Lab, undisturbed: Path) -> None:
     only = "+hydra.launcher.additional_parameters"
-    here.sweep(*STUDY, f"{only}.nodelist=node1", f"{only}.exclusive=true")
+    here.sweep(*STUDY[:-1], f"{only}.nodelist=node1", f"{only}.exclusive=true")  # the last one turns MLflow off
     run = here.wait_step(300)
     (job,) = here.ids()
     urgent = here.slurm(
@@ -253,6 +260,7 @@ def test_a_real_preemption_requeues_and_resumes(here: Lab, undisturbed: Path) ->
     assert "SIGUSR2: saved" in (run / "log.txt").read_text()
     (noted,) = run.glob("jobs/*.requeues.json")
     assert [entry.get("preempted") for entry in json.loads(noted.read_text())] == [True]
+    assert in_mlflow(here) == {run.name: list(BUDGETS)}, "one MLflow run, before and after"
     assert_undisturbed(run, undisturbed)
 
 

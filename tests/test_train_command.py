@@ -244,7 +244,7 @@ def test_a_budget_that_was_asked_for_keeps_its_checkpoint(fcdm: Command, tmp_pat
     """Asked for, trained to, but not judged yet when the next command asks for more."""
     assert fcdm("model=N", "steps=2", *TINY).returncode == 0
     run = only_run(tmp_path / "runs")
-    for path in (run / "evaluations").iterdir():
+    for path in (run / "evaluations").glob("step-*"):
         path.unlink()
     assert fcdm("model=N", "steps=6", *TINY, "checkpoint.every_steps=1", "checkpoint.keep=1").returncode == 0
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step-00000002", "step-00000006"]
@@ -345,3 +345,13 @@ def _wait_for_steps(folder: Path, steps: int) -> None:
                 return
         time.sleep(0.1)
     raise AssertionError(f"no run reached {steps} steps")
+
+
+def test_a_launcher_without_a_sweep_is_refused(fcdm: Command, tmp_path: Path) -> None:
+    """Hydra ignores it then, and would train on the login node."""
+    done = fcdm("model=N", "hydra/launcher=submitit_slurm")
+    assert done.returncode == 1
+    assert done.stderr.strip() == (
+        "fcdm.train: hydra/launcher=submitit_slurm needs -m, for one run too: python -m fcdm.train -m ..."
+    )
+    assert not (tmp_path / "runs").exists()

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import math
 from collections.abc import Collection, Iterator
+from functools import cache
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from fcdm.config.exact import NotExact, exactly
 from fcdm.config.model_checks import check_model
 from fcdm.config.schema import FAMILIES, Config
 from fcdm.errors import UserError
@@ -71,7 +74,9 @@ BOUNDS: dict[str, tuple[float, bool, float]] = {
 
 def checked(composed: DictConfig) -> Config:
     """The composed configuration as a typed `Config`. Raises UserError with one line."""
-    ours = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
+    ours = composed
+    if "hydra" in composed:
+        ours = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
     try:
         values = OmegaConf.to_container(ours, resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as error:
@@ -94,6 +99,8 @@ def config_from(values: dict[str, Any]) -> Config:
     family = values["model"]["family"]
     if family not in FAMILIES:
         raise UserError(f"model.family={family} is not known: {near(str(family), tuple(FAMILIES))}")
+    with contextlib.suppress(NotExact):
+        return exactly(Config, values)
     try:
         typed = OmegaConf.structured(Config)
         typed.model = OmegaConf.structured(FAMILIES[family])
@@ -173,9 +180,10 @@ def budgets(steps: Any) -> list[int]:
     return numbers
 
 
-def known_keys() -> set[str]:
+@cache
+def known_keys() -> frozenset[str]:
     """What a command line may set: keys and groups."""
-    return {*schema_keys(), "model", "data", "recipe", "sweeps", "slurm", "evaluation", "resources"}
+    return frozenset({*schema_keys(), "model", "data", "recipe", "sweeps", "slurm", "evaluation", "resources"})
 
 
 def schema_keys() -> Iterator[str]:

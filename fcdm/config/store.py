@@ -39,5 +39,7 @@ def register_schema() -> None:
     # loads them in the order of their paths and the stock node could come last (hydra-core 1.3.8).
     Plugins.instance()
     from fcdm.launch.options import SlurmOptions
+    from fcdm.launch.plan_options import PlanOptions
 
     store.store(group="hydra/launcher", name="submitit_slurm", node=SlurmOptions(_target_=f"{PLUGINS}.SlurmLauncher"))
+    store.store(group="hydra/launcher", name="plan", node=PlanOptions(_target_=f"{PLUGINS}.PlanLauncher"))

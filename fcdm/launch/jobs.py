@@ -114,12 +114,19 @@ class Job:
             raise UserError(f"{path} is no job file ({type(error).__name__}): launchers write these") from None
 
 
-def make_jobs(configs: Iterable[Config]) -> list[Job]:
-    """Join what is asked into jobs: one per run, budgets joined. Raises UserError for data that is not there."""
+NOT_HERE = "not-here"
+"""Stands for the checksum of data that is not on this machine: only a plan is made of it."""
+
+
+def make_jobs(configs: Iterable[Config], data_needed: bool = True) -> list[Job]:
+    """Join what is asked into jobs: one per run, budgets joined.
+
+    Raises UserError for data that is not there; with `data_needed=False` its checksum is `NOT_HERE` instead.
+    """
     jobs: dict[str, Job] = {}
     folders: set[str] = set()
     for config in configs:
-        checksum = data_checksum(config.data, config.resolution)
+        checksum = _checksum(config, data_needed)
         whole = dataclasses.replace(
             config,
             data=dataclasses.replace(config.data, checksum=checksum),
@@ -141,6 +148,16 @@ def make_jobs(configs: Iterable[Config]) -> list[Job]:
             for part in job.parts:
                 part.keep_steps = job.budgets
     return list(jobs.values())
+
+
+def _checksum(config: Config, data_needed: bool) -> str:
+    try:
+        return data_checksum(config.data, config.resolution)
+    except UserError:
+        # All other data is bundled: what is wrong with it is not that it is elsewhere.
+        if data_needed or config.data.name != "imagenet":
+            raise
+        return config.data.checksum or NOT_HERE
 
 
 def record_study(jobs: list[Job], command: list[str]) -> None:

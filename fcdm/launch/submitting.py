@@ -12,6 +12,8 @@ from rich.table import Table
 
 from fcdm.errors import UserError
 from fcdm.launch.batch_script import request_of
+from fcdm.launch.devices import device_named
+from fcdm.launch.forewarn import warnings_before_submission
 from fcdm.launch.jobs import Job, this_command
 from fcdm.launch.options import SlurmOptions
 from fcdm.launch.scheduler import Slurm
@@ -45,6 +47,8 @@ def submit_jobs(jobs: list[Job], values: dict[str, Any]) -> int:
     """Submit, show the table and return; the number of jobs that are neither done nor on their way."""
     options = options_from(values)
     scheduler = Slurm(options.slurm_conf)
+    for line in warnings_before_submission(jobs, device_named(options.gpu) if options.gpu else None, options.mfu, options):
+        print(f"warning: {line}", file=sys.stderr)
     rows = submit(jobs, options, scheduler, this_command())
     console = Console(file=sys.stdout)
     if not console.is_terminal:

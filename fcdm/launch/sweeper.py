@@ -16,9 +16,9 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from fcdm.config.check import checked
 from fcdm.config.schema import Config
 from fcdm.errors import UserError
+from fcdm.launch.compose import Composer, with_progress
 from fcdm.launch.forwarder import forwarding
 from fcdm.launch.grids import expand
 from fcdm.launch.jobs import Job, make_jobs, record_study, this_command
@@ -40,11 +40,14 @@ class StudySweeper(Sweeper):
         grids = OmegaConf.to_container(self.composed.grids)
         assert isinstance(grids, list)
         choices = expand(arguments, grids)
-        composed = [self._compose(choice) for choice in choices]
-        jobs = make_jobs(composed)
+        composer = Composer(self.context.config_loader, self.composed)
+        composed = [_compose(composer, choice) for choice in with_progress(choices, "composing")]
+        plans_only = isinstance(self.launcher, JobLauncher) and self.launcher.plans_only
+        jobs = make_jobs(composed, data_needed=not plans_only)
         if isinstance(self.launcher, JobLauncher):
             self.launcher.check(jobs)
-        record_study(jobs, this_command())
+        if not plans_only:
+            record_study(jobs, this_command())
         if isinstance(self.launcher, JobLauncher):
             failed = self.launcher.launch_jobs(jobs)
         else:
@@ -52,12 +55,6 @@ class StudySweeper(Sweeper):
         if failed:
             raise SystemExit(1)
         return None
-
-    def _compose(self, choice: list[str]) -> Config:
-        try:
-            return checked(self.context.config_loader.load_sweep_config(self.composed, choice))
-        except UserError as error:
-            raise UserError(f"{error}  [{' '.join(choice)}]") from None
 
     def _launch_overrides(self, choices: list[list[str]], composed: list[Config], jobs: list[Job]) -> int:
         """Hydra's own launchers: each takes override lists, and calls the task function with what they compose."""
@@ -80,8 +77,18 @@ class StudySweeper(Sweeper):
         return len(errors)
 
 
+def _compose(composer: Composer, choice: list[str]) -> Config:
+    try:
+        return composer.config(choice)
+    except UserError as error:
+        raise UserError(f"{error}  [{' '.join(choice)}]") from None
+
+
 class JobLauncher(Launcher):
     """A launcher of ours: it takes whole jobs, composed and checked, instead of override lists."""
+
+    plans_only = False
+    """Whether it starts nothing: then no data is needed, and no study is recorded."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.config = config

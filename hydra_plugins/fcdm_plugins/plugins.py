@@ -39,3 +39,17 @@ class SlurmLauncher(JobLauncher):
         from fcdm.launch.submitting import submit_jobs
 
         return submit_jobs(jobs, self.options)
+
+
+class PlanLauncher(JobLauncher):
+    """`hydra/launcher=plan`."""
+
+    plans_only = True
+
+    def __init__(self, **options: object) -> None:
+        self.options = options
+
+    def launch_jobs(self, jobs: list) -> int:  # type: ignore[type-arg]
+        from fcdm.launch.plan import show_plan
+
+        return show_plan(jobs, self.options)

@@ -1,0 +1,138 @@
+"""Composing many choices: Hydra once per choice of config groups, plain values put onto copies of that.
+
+Hydra takes some 65 ms for a choice, most of it for reading and merging the groups' files again. A sweep over seeds
+and learning rates has few different choices of groups, and to a plain `key=value` Hydra does no more than one
+`OmegaConf.update` on what the groups gave; so that is done here, with the same call on a copy. Whatever is not plain
+(`+`, `++`, `~`, `@`, hydra's own keys) goes through Hydra, and so does every choice for which the quick way fails: then
+Hydra finds the words.
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, OverrideType
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from fcdm.config.check import checked
+from fcdm.config.schema import Config
+
+T = TypeVar("T")
+
+_SHOW_AFTER_S = 1.0
+
+
+class Composer:
+    """Composes choices as `loader.load_sweep_config(master, choice)` does, and checks them."""
+
+    def __init__(self, loader: ConfigLoader, master: DictConfig) -> None:
+        self.loader, self.master = loader, master
+        self._parser = OverridesParser.create()
+        self._parsed: dict[str, Override] = {}
+        self._groups: dict[str, bool] = {}
+        self._bases: dict[tuple[str, ...], DictConfig] = {}
+        self._used: dict[tuple[tuple[str, ...], tuple[str, ...]], DictConfig] = {}
+
+    def config(self, choice: Sequence[str]) -> Config:
+        """The choice as a typed, checked config. Raises UserError, and what Hydra raises for what it refuses."""
+        return checked(self.composed(choice))
+
+    def composed(self, choice: Sequence[str]) -> DictConfig:
+        """The choice as Hydra composes it; where quick, without Hydra's own node and until the next call."""
+        try:
+            return self._quickly(list(choice))
+        except Exception:
+            # Hydra says what is wrong in its own words (or finds nothing wrong: then the quick way was too narrow).
+            return self.loader.load_sweep_config(self.master, list(choice))
+
+    def _quickly(self, choice: list[str]) -> DictConfig:
+        parsed = [self._parse(text) for text in choice]
+        plain = [self._is_plain(override) for override in parsed]
+        # Values are applied in order. What stands before one that is not plain must be there when Hydra comes to it.
+        first = next((at for at in reversed(range(len(choice))) if self._must_follow(parsed[at], plain[at])), -1) + 1
+        quick = [at for at in range(first, len(choice)) if plain[at]]
+        base = tuple(text for at, text in enumerate(choice) if at < first or not plain[at])
+        values = [(parsed[at].key_or_group, parsed[at].value()) for at in quick]
+        # Copying is the slowest part. The last copy will do where the same keys are set again, all of them: a value
+        # that is not merged leaves nothing behind.
+        used = (base, tuple(key for key, _ in values))
+        config = self._used.pop(used, None)
+        merged = any(isinstance(value, dict) for _, value in values)
+        if config is None or merged:
+            config = copy.deepcopy(self._base(base))
+        for key, value in values:
+            OmegaConf.update(config, key, value, merge=True)
+        if not merged:
+            self._used[used] = config  # not before: where a value is refused, the copy is half changed
+        return config
+
+    def _parse(self, text: str) -> Override:
+        if text not in self._parsed:
+            self._parsed[text] = self._parser.parse_override(text)
+        return self._parsed[text]
+
+    def _is_plain(self, override: Override) -> bool:
+        """Whether Hydra would take this for a value of a key that is there, and set it."""
+        key = override.key_or_group
+        return (
+            override.type == OverrideType.CHANGE
+            and override.package is None
+            and not override.is_sweep_override()
+            and "/" not in key
+            and key.partition(".")[0] != "hydra"
+            and (isinstance(override.value(), dict) or not self._is_group(key))
+        )
+
+    def _must_follow(self, override: Override, plain: bool) -> bool:
+        """Whether it changes values itself, so that its place among them counts; a choice of a group does not."""
+        return not plain and not (self._is_group(override.key_or_group) and not isinstance(override.value(), dict))
+
+    def _is_group(self, key: str) -> bool:
+        if key not in self._groups:
+            hydra = self.master.hydra
+            options = self.loader.get_group_options(
+                key,
+                results_filter=None,
+                config_name=hydra.job.config_name,
+                overrides=list(hydra.overrides.hydra),
+            )
+            self._groups[key] = bool(options)
+        return self._groups[key]
+
+    def _base(self, choice: tuple[str, ...]) -> DictConfig:
+        """What Hydra composes of the groups, and of all that goes with them; without Hydra's own node."""
+        if choice not in self._bases:
+            base = self.loader.load_sweep_config(self.master, list(choice))
+            with open_dict(base):
+                base.pop("hydra")  # not masked_copy: that forgets the root's type, and takes a list for a number
+            self._bases[choice] = base
+        return self._bases[choice]
+
+
+def with_progress(items: Sequence[T], doing: str) -> Iterator[T]:
+    """The items, with a bar on a terminal's stderr while they take more than a second."""
+    if not sys.stderr.isatty():
+        yield from items
+        return
+    began = time.monotonic()
+    at = 0
+    while at < len(items) and time.monotonic() - began < _SHOW_AFTER_S:
+        yield items[at]
+        at += 1
+    if at == len(items):
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = TextColumn(doing), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn(compact=True)
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task(doing, total=len(items), completed=at)
+        for item in items[at:]:
+            yield item
+            bars.advance(task)
