@@ -24,7 +24,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "slurm")]
 from devcluster import Cluster  # noqa: E402
 
 from fcdm.launch.jobs import Job  # noqa: E402
-from fcdm.launch.submissions import list_tasks  # noqa: E402
+from fcdm.launch.slurm.submissions import list_tasks  # noqa: E402
 from fcdm.runs.atomic import write_json  # noqa: E402
 from fcdm.runs.folder import Run  # noqa: E402
 from fcdm.runs.protocol import protocol_id, protocol_of  # noqa: E402

@@ -13,9 +13,9 @@ from pathlib import Path
 from fcdm.engine.stop import Stopped, StopSignal
 from fcdm.errors import UserError
 from fcdm.launch.jobs import Job
-from fcdm.launch.requeue import USERS, forget_ends, note_end, requeue
 from fcdm.launch.show import HELD, JUDGE_PROGRESS_FILE, PROGRESS_FILE
-from fcdm.launch.submissions import add_id, own_id
+from fcdm.launch.slurm.requeue import USERS, forget_ends, note_end, requeue
+from fcdm.launch.slurm.submissions import add_id, own_id
 from fcdm.runs.folder import Run
 from fcdm.runs.holder import RunHeld
 
@@ -57,10 +57,10 @@ def _do(path: Path, job: Job, stop: StopSignal) -> int:
         return 0
     # Only now torch: errors before come at once.
     from fcdm.engine.ranks import Ranks
-    from fcdm.launch.distributed import export_ranks
     from fcdm.launch.forwarder import forwarding
     from fcdm.launch.here import do_job
     from fcdm.launch.show import FileProgress
+    from fcdm.launch.slurm.distributed import export_ranks
 
     export_ranks()
     progress = FileProgress(run.folder, JUDGE_PROGRESS_FILE if job.work == "judge" else PROGRESS_FILE)

@@ -1,4 +1,4 @@
-"""A SLURM in memory, behind the interface of `fcdm.launch.scheduler.Scheduler`. Nothing runs: tests move its jobs."""
+"""A SLURM in memory, behind the interface `fcdm.launch.slurm.scheduler.Scheduler`: tests move its jobs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fcdm.errors import UserError
-from fcdm.launch.scheduler import Cluster, JobInfo, Node, Partition, Refused
+from fcdm.launch.slurm.scheduler import Cluster, JobInfo, Node, Partition, Refused
 
 
 @dataclass

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from fcdm.config.schema import Config, DataConfig, EvaluationConfig, ModelConfig
-from fcdm.launch.again import Retried, retry_failed
-from fcdm.launch.overview import Looker, Overview, what_is_asked
-from fcdm.launch.status_rows import Row
-from fcdm.launch.submissions import add_id, write_launch
+from fcdm.launch.slurm.submissions import add_id, write_launch
+from fcdm.launch.status.again import Retried, retry_failed
+from fcdm.launch.status.overview import Looker, Overview, what_is_asked
+from fcdm.launch.status.rows import Row
 from fcdm.runs.claims import Claim, own_claim
 from fcdm.runs.protocol import protocol_id, protocol_of
 from tests.fake_scheduler import FakeScheduler

@@ -13,16 +13,16 @@ import pytest
 from fcdm.config.check import config_from
 from fcdm.config.schema import Config, ResourcesConfig
 from fcdm.errors import UserError
-from fcdm.launch import slurm
-from fcdm.launch.batch_script import Request, request_of, script
-from fcdm.launch.cluster_checks import check_folder, check_requests, file_system
-from fcdm.launch.distributed import address_of, export_ranks
 from fcdm.launch.jobs import Job, make_jobs
-from fcdm.launch.options import SlurmOptions
-from fcdm.launch.requeue import progress_of, requeue, requeues
-from fcdm.launch.scheduler import Cluster, Node, Partition, minutes
-from fcdm.launch.slurm import Row, submit
-from fcdm.launch.submissions import list_tasks, read_ids
+from fcdm.launch.slurm import launcher
+from fcdm.launch.slurm.batch_script import Request, request_of, script
+from fcdm.launch.slurm.cluster_checks import check_folder, check_requests, file_system
+from fcdm.launch.slurm.distributed import address_of, export_ranks
+from fcdm.launch.slurm.launcher import Row, submit
+from fcdm.launch.slurm.options import SlurmOptions
+from fcdm.launch.slurm.requeue import progress_of, requeue, requeues
+from fcdm.launch.slurm.scheduler import Cluster, Node, Partition, minutes
+from fcdm.launch.slurm.submissions import list_tasks, read_ids
 from fcdm.runs.atomic import write_json
 from fcdm.runs.protocol import protocol_id, protocol_of
 from tests.fake_scheduler import FakeScheduler
@@ -34,7 +34,7 @@ COMMAND = ["python", "-m", "fcdm.train", "-m"]
 @pytest.fixture(autouse=True)
 def _no_snapshot(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Copying and importing the code takes seconds; the tests on the real SLURM do it."""
-    monkeypatch.setattr(slurm, "take_snapshot", lambda runs_dir: tmp_path / "code")
+    monkeypatch.setattr(launcher, "take_snapshot", lambda runs_dir: tmp_path / "code")
 
 
 def config(tmp_path: Path, seed: int = 0, steps: tuple[int, ...] = (10, 20), **changes: object) -> Config:

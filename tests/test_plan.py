@@ -30,20 +30,20 @@ from fcdm.data.digits import load_digits_split
 from fcdm.engine.evaluate import HELDOUT_BINS
 from fcdm.errors import UserError
 from fcdm.features.digits_cnn import DigitsCNN
-from fcdm.launch import judging_costs, standing
 from fcdm.launch.compose import Composer
-from fcdm.launch.devices import DEFAULT_MFU, DEVICES, device_named, known_device
-from fcdm.launch.estimate import START_UP_S, Paces, job_cost
-from fcdm.launch.forewarn import warnings_before_submission
 from fcdm.launch.grids import expand
 from fcdm.launch.jobs import NOT_HERE, Job, make_jobs
-from fcdm.launch.options import SlurmOptions
-from fcdm.launch.plan import Plan, make_plan
-from fcdm.launch.plan_options import PlanOptions
-from fcdm.launch.plan_tables import print_tables
-from fcdm.launch.plan_words import flops_text, hours_text, number_text
-from fcdm.launch.scheduler import JobInfo
-from fcdm.launch.submissions import add_id, new_launch, write_launch
+from fcdm.launch.plan import judging_costs, standing
+from fcdm.launch.plan.devices import DEFAULT_MFU, DEVICES, device_named, known_device
+from fcdm.launch.plan.estimate import START_UP_S, Paces, job_cost
+from fcdm.launch.plan.forewarn import warnings_before_submission
+from fcdm.launch.plan.launcher import Plan, make_plan
+from fcdm.launch.plan.options import PlanOptions
+from fcdm.launch.plan.tables import print_tables
+from fcdm.launch.plan.words import flops_text, hours_text, number_text
+from fcdm.launch.slurm.options import SlurmOptions
+from fcdm.launch.slurm.scheduler import JobInfo
+from fcdm.launch.slurm.submissions import add_id, new_launch, write_launch
 from fcdm.models import build_model
 from fcdm.runs.folder import Run
 from fcdm.runs.holder import claim

@@ -13,12 +13,12 @@ import pytest
 
 from fcdm.errors import UserError
 from fcdm.launch import show
-from fcdm.launch.overview import Looker, what_is_asked
-from fcdm.launch.run_files import read_tail
-from fcdm.launch.scheduler import Refused
-from fcdm.launch.states import JUDGING_TEXT
-from fcdm.launch.status_rows import STATES
-from fcdm.launch.status_words import as_json, next_steps, plain_lines, what
+from fcdm.launch.slurm.scheduler import Refused
+from fcdm.launch.status.overview import Looker, what_is_asked
+from fcdm.launch.status.rows import STATES
+from fcdm.launch.status.run_files import read_tail
+from fcdm.launch.status.states import JUDGING_TEXT
+from fcdm.launch.status.words import as_json, next_steps, plain_lines, what
 from tests.fake_scheduler import FakeScheduler
 from tests.status_world import BATCH, JUDGE_SECONDS, OTHER, PROTOCOL, SPEED, World, dead_pid
 

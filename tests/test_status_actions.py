@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from fcdm.launch.again import cancel
-from fcdm.launch.status_table import screen, watch
-from fcdm.launch.status_words import next_steps, summary
+from fcdm.launch.status.again import cancel
+from fcdm.launch.status.table import screen, watch
+from fcdm.launch.status.words import next_steps, summary
 from tests.fake_scheduler import FakeScheduler
 from tests.status_world import World
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from fcdm.launch.scheduler import Slurm
+from fcdm.launch.slurm.scheduler import Slurm
 from tests.conftest import environment
 from tests.fake_runs import make_run, make_study
 from tests.status_world import World

@@ -38,8 +38,8 @@ def register_schema() -> None:
     # Stands in for the stock launcher of that name: after Hydra's scan of the plugins (which happens once), since it
     # loads them in the order of their paths and the stock node could come last (hydra-core 1.3.8).
     Plugins.instance()
-    from fcdm.launch.options import SlurmOptions
-    from fcdm.launch.plan_options import PlanOptions
+    from fcdm.launch.plan.options import PlanOptions
+    from fcdm.launch.slurm.options import SlurmOptions
 
     store.store(group="hydra/launcher", name="submitit_slurm", node=SlurmOptions(_target_=f"{PLUGINS}.SlurmLauncher"))
     store.store(group="hydra/launcher", name="plan", node=PlanOptions(_target_=f"{PLUGINS}.PlanLauncher"))

@@ -31,12 +31,12 @@ class SlurmLauncher(JobLauncher):
         self.options = options
 
     def check(self, jobs: list) -> None:  # type: ignore[type-arg]
-        from fcdm.launch.submitting import check_jobs
+        from fcdm.launch.slurm.submitting import check_jobs
 
         check_jobs(jobs, self.options)
 
     def launch_jobs(self, jobs: list) -> int:  # type: ignore[type-arg]
-        from fcdm.launch.submitting import submit_jobs
+        from fcdm.launch.slurm.submitting import submit_jobs
 
         return submit_jobs(jobs, self.options)
 
@@ -50,6 +50,6 @@ class PlanLauncher(JobLauncher):
         self.options = options
 
     def launch_jobs(self, jobs: list) -> int:  # type: ignore[type-arg]
-        from fcdm.launch.plan import show_plan
+        from fcdm.launch.plan.launcher import show_plan
 
         return show_plan(jobs, self.options)

@@ -12,10 +12,10 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from fcdm.launch.overview import Looker, Overview, what_is_asked
-from fcdm.launch.scheduler import Scheduler
-from fcdm.launch.status_rows import DONE, FAILED, JUDGING, RUNNING, STATES, TRAINED, WAITING, Row
-from fcdm.launch.status_words import cells, plain_lines, plural, problem_lines, several_protocols, summary
+from fcdm.launch.slurm.scheduler import Scheduler
+from fcdm.launch.status.overview import Looker, Overview, what_is_asked
+from fcdm.launch.status.rows import DONE, FAILED, JUDGING, RUNNING, STATES, TRAINED, WAITING, Row
+from fcdm.launch.status.words import cells, plain_lines, plural, problem_lines, several_protocols, summary
 
 EVERY_S = 5.0
 SAY_EVERY_S = 60.0

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from fcdm.config.check import near
 from fcdm.errors import UserError
-from fcdm.launch.batch_script import Request
-from fcdm.launch.options import SlurmOptions
-from fcdm.launch.scheduler import Cluster, Partition
+from fcdm.launch.slurm.batch_script import Request
+from fcdm.launch.slurm.options import SlurmOptions
+from fcdm.launch.slurm.scheduler import Cluster, Partition
 
 _OF_ONE_MACHINE = frozenset({"tmpfs", "ramfs", "overlay", "ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs"})
 """Types of file systems that other machines see only if somebody exports them."""

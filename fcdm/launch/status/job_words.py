@@ -6,7 +6,7 @@ import pwd
 import re
 import signal
 
-from fcdm.launch.scheduler import JobInfo
+from fcdm.launch.slurm.scheduler import JobInfo
 
 _WAITING = {
     "": "in the queue",

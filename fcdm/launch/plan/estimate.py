@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from fcdm.config.schema import Config
 from fcdm.cost import FLOPS_PER_MAC
 from fcdm.errors import UserError
-from fcdm.launch.batch_script import Request
-from fcdm.launch.devices import DEFAULT_GPU, DEFAULT_MFU, Device, device_named, known_device
-from fcdm.launch.judging_costs import decoding_macs, metrics_macs
-from fcdm.launch.options import SlurmOptions
+from fcdm.launch.plan.devices import DEFAULT_GPU, DEFAULT_MFU, Device, device_named, known_device
+from fcdm.launch.plan.judging_costs import decoding_macs, metrics_macs
+from fcdm.launch.slurm.batch_script import Request
+from fcdm.launch.slurm.options import SlurmOptions
 from fcdm.runs.costs import run_cost
 from fcdm.runs.throughput import Speed, Speeds, alike
 
@@ -198,7 +198,7 @@ def useful_seconds(request: Request, options: SlurmOptions) -> float:
 
 
 def signal_delay(request: Request, options: SlurmOptions) -> float:
-    """As in `fcdm.launch.batch_script`."""
+    """As in `fcdm.launch.slurm.batch_script`."""
     return float(options.signal_delay_s or min(120, request.minutes * 60 // 4))
 
 

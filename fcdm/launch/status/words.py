@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fcdm.launch.overview import Overview
-from fcdm.launch.status_rows import (
+from fcdm.launch.status.overview import Overview
+from fcdm.launch.status.rows import (
     CANCELLED,
     DONE,
     FAILED,

@@ -11,11 +11,11 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from fcdm.launch.batch_script import Request
-from fcdm.launch.estimate import KINDS, START_UP_S, Cost
-from fcdm.launch.plan import Plan, PlannedRun, sums, total
-from fcdm.launch.plan_words import amount_text, bytes_text, count_text, flops_text, hours_text, number_text
-from fcdm.launch.standing import SKIPPED
+from fcdm.launch.plan.estimate import KINDS, START_UP_S, Cost
+from fcdm.launch.plan.launcher import Plan, PlannedRun, sums, total
+from fcdm.launch.plan.standing import SKIPPED
+from fcdm.launch.plan.words import amount_text, bytes_text, count_text, flops_text, hours_text, number_text
+from fcdm.launch.slurm.batch_script import Request
 
 GROUPS_BEYOND = 60
 """Runs, beyond which `rows=auto` shows one row for each model and resolution."""

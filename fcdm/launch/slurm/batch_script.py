@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fcdm.config.schema import ResourcesConfig
 from fcdm.errors import UserError
-from fcdm.launch.options import SlurmOptions
+from fcdm.launch.slurm.options import SlurmOptions
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fcdm.launch.options import SlurmOptions
+from fcdm.launch.slurm.options import SlurmOptions
 
 ROWS = ("auto", "all", "groups")
 

@@ -1,13 +1,12 @@
-"""Why nothing works on a budget and nothing waits for it. Pure logic, a part of `fcdm.launch.states`."""
+"""Why nothing works on a budget and nothing waits for it. Pure logic, a part of `fcdm.launch.status.states`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
 
-from fcdm.launch.job_words import ended
-from fcdm.launch.run_files import RunFiles
-from fcdm.launch.status_rows import (
+from fcdm.launch.status.job_words import ended
+from fcdm.launch.status.rows import (
     CANCELLED,
     FAILED,
     LOST,
@@ -19,6 +18,7 @@ from fcdm.launch.status_rows import (
     about,
     process_name,
 )
+from fcdm.launch.status.run_files import RunFiles
 
 
 def at_rest(

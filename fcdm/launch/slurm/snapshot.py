@@ -22,7 +22,7 @@ from fcdm.runs.revision import REVISION_FILE, code_revision
 
 CODE = "code"
 PACKAGE = Path(fcdm.__file__).resolve().parent
-_IMPORTS = "import fcdm.job, fcdm.sync, fcdm.launch.here, fcdm.launch.distributed"
+_IMPORTS = "import fcdm.job, fcdm.sync, fcdm.launch.here, fcdm.launch.slurm.distributed"
 _VERIFIED = ".imports"
 
 

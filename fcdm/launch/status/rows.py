@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from fcdm.launch.run_files import JobNotes
-from fcdm.launch.scheduler import JobInfo
-from fcdm.launch.submissions import Task
+from fcdm.launch.slurm.scheduler import JobInfo
+from fcdm.launch.slurm.submissions import Task
+from fcdm.launch.status.run_files import JobNotes
 from fcdm.runs.holder import HolderInfo
 
 DONE, RUNNING, JUDGING, TRAINED, WAITING = "done", "running", "judging", "trained", "waiting"

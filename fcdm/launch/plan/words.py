@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fcdm.launch.estimate import Cost
+from fcdm.launch.plan.estimate import Cost
 
 
 def count_text(number: int) -> str:

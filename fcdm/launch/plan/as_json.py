@@ -7,8 +7,8 @@ import json
 import sys
 from typing import Any
 
-from fcdm.launch.estimate import KINDS, Cost
-from fcdm.launch.plan import Plan, PlannedRun, sums
+from fcdm.launch.plan.estimate import KINDS, Cost
+from fcdm.launch.plan.launcher import Plan, PlannedRun, sums
 
 
 def print_json(plan: Plan) -> None:

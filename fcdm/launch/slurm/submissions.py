@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from fcdm.errors import UserError
-from fcdm.launch.scheduler import JobInfo
+from fcdm.launch.slurm.scheduler import JobInfo
 from fcdm.runs.atomic import write_json
 from fcdm.runs.locks import locked
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from fcdm.errors import UserError
-from fcdm.launch.submissions import own_id
+from fcdm.launch.slurm.submissions import own_id
 from fcdm.runs.atomic import write_json
 from fcdm.runs.folder import Run
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fcdm.errors import UserError
-from fcdm.launch.overview import Asked, Looker, Overview
-from fcdm.launch.status_rows import FAILED, Row
-from fcdm.launch.submissions import LAUNCHES, Task, add_id
+from fcdm.launch.slurm.submissions import LAUNCHES, Task, add_id
+from fcdm.launch.status.overview import Asked, Looker, Overview
+from fcdm.launch.status.rows import FAILED, Row
 from fcdm.runs.claims import own_claim
 from fcdm.runs.holder import HolderInfo
 from fcdm.runs.locks import locked

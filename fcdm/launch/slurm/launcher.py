@@ -16,13 +16,13 @@ from typing import Any
 
 from fcdm.config.check import budgets
 from fcdm.errors import UserError
-from fcdm.launch.batch_script import Request, request_of, script
-from fcdm.launch.cluster_checks import check_folder, check_requests
 from fcdm.launch.jobs import Job
-from fcdm.launch.options import SlurmOptions
-from fcdm.launch.scheduler import JobInfo, Refused, Scheduler
-from fcdm.launch.snapshot import take_snapshot
-from fcdm.launch.submissions import LAUNCHES, Task, add_id, list_tasks, new_launch, write_launch
+from fcdm.launch.slurm.batch_script import Request, request_of, script
+from fcdm.launch.slurm.cluster_checks import check_folder, check_requests
+from fcdm.launch.slurm.options import SlurmOptions
+from fcdm.launch.slurm.scheduler import JobInfo, Refused, Scheduler
+from fcdm.launch.slurm.snapshot import take_snapshot
+from fcdm.launch.slurm.submissions import LAUNCHES, Task, add_id, list_tasks, new_launch, write_launch
 from fcdm.runs.folder import Run
 from fcdm.runs.holder import current_holder
 from fcdm.runs.locks import locked

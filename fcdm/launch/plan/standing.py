@@ -11,8 +11,8 @@ from fcdm.config.check import budgets
 from fcdm.config.schema import RUNTIME_EVALUATION, Config
 from fcdm.errors import UserError
 from fcdm.launch.jobs import NOT_HERE, Job
-from fcdm.launch.scheduler import Slurm
-from fcdm.launch.submissions import LAUNCHES, list_tasks
+from fcdm.launch.slurm.scheduler import Slurm
+from fcdm.launch.slurm.submissions import LAUNCHES, list_tasks
 from fcdm.runs.files import read_json
 from fcdm.runs.folder import Run, check_frozen
 from fcdm.runs.holder import current_holder

@@ -11,13 +11,13 @@ from rich.console import Console
 from rich.table import Table
 
 from fcdm.errors import UserError
-from fcdm.launch.batch_script import request_of
-from fcdm.launch.devices import device_named
-from fcdm.launch.forewarn import warnings_before_submission
 from fcdm.launch.jobs import Job, this_command
-from fcdm.launch.options import SlurmOptions
-from fcdm.launch.scheduler import Slurm
-from fcdm.launch.slurm import Row, check, submit
+from fcdm.launch.plan.devices import device_named
+from fcdm.launch.plan.forewarn import warnings_before_submission
+from fcdm.launch.slurm.batch_script import request_of
+from fcdm.launch.slurm.launcher import Row, check, submit
+from fcdm.launch.slurm.options import SlurmOptions
+from fcdm.launch.slurm.scheduler import Slurm
 
 GOOD = ("submitted", "done", "in the queue")
 
@@ -47,7 +47,9 @@ def submit_jobs(jobs: list[Job], values: dict[str, Any]) -> int:
     """Submit, show the table and return; the number of jobs that are neither done nor on their way."""
     options = options_from(values)
     scheduler = Slurm(options.slurm_conf)
-    for line in warnings_before_submission(jobs, device_named(options.gpu) if options.gpu else None, options.mfu, options):
+    for line in warnings_before_submission(
+        jobs, device_named(options.gpu) if options.gpu else None, options.mfu, options
+    ):
         print(f"warning: {line}", file=sys.stderr)
     rows = submit(jobs, options, scheduler, this_command())
     console = Console(file=sys.stdout)
@@ -65,7 +67,7 @@ def submit_jobs(jobs: list[Job], values: dict[str, Any]) -> int:
     console.print(f"{counts}{named}{leave}", highlight=False, soft_wrap=True)
     console.print(f"  {status} --watch", highlight=False, soft_wrap=True)
     if options.wait and any(row.ids for row in rows):
-        from fcdm.launch.status_table import watch
+        from fcdm.launch.status.table import watch
 
         failed = watch(Path(runs_dir), study, scheduler)
     return failed

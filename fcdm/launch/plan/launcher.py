@@ -12,8 +12,8 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from fcdm.errors import UserError
-from fcdm.launch.batch_script import Request, request_of
-from fcdm.launch.estimate import (
+from fcdm.launch.jobs import NOT_HERE, Job
+from fcdm.launch.plan.estimate import (
     KINDS,
     Cost,
     Paces,
@@ -23,11 +23,11 @@ from fcdm.launch.estimate import (
     processes_of,
     starts,
 )
-from fcdm.launch.forewarn import warnings_before_submission
-from fcdm.launch.jobs import NOT_HERE, Job
-from fcdm.launch.options import SlurmOptions
-from fcdm.launch.plan_options import ROWS, PlanOptions
-from fcdm.launch.standing import DONE, IN_FLIGHT, REFUSED, SKIPPED, Standing, Standings, evaluations_of
+from fcdm.launch.plan.forewarn import warnings_before_submission
+from fcdm.launch.plan.options import ROWS, PlanOptions
+from fcdm.launch.plan.standing import DONE, IN_FLIGHT, REFUSED, SKIPPED, Standing, Standings, evaluations_of
+from fcdm.launch.slurm.batch_script import Request, request_of
+from fcdm.launch.slurm.options import SlurmOptions
 from fcdm.runs.identity import NOT_IDENTITY, flatten, readable_name, science
 from fcdm.runs.throughput import Speeds
 
@@ -131,11 +131,11 @@ def show_plan(jobs: list[Job], values: dict[str, Any]) -> int:
 
 def _print(plan: Plan, options: PlanOptions) -> None:
     if options.json:
-        from fcdm.launch.plan_json import print_json
+        from fcdm.launch.plan.as_json import print_json
 
         print_json(plan)
     else:
-        from fcdm.launch.plan_tables import print_tables
+        from fcdm.launch.plan.tables import print_tables
 
         print_tables(plan, options.rows)
     sys.stdout.flush()

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from fcdm.launch.batch_script import Request, request_of
-from fcdm.launch.devices import Device
-from fcdm.launch.estimate import (
+from fcdm.launch.jobs import NOT_HERE, Job
+from fcdm.launch.plan.devices import Device
+from fcdm.launch.plan.estimate import (
     START_UP_S,
     Paces,
     job_cost,
@@ -19,9 +19,9 @@ from fcdm.launch.estimate import (
     starts,
     useful_seconds,
 )
-from fcdm.launch.jobs import NOT_HERE, Job
-from fcdm.launch.options import SlurmOptions
-from fcdm.launch.standing import Standing, evaluations_of
+from fcdm.launch.plan.standing import Standing, evaluations_of
+from fcdm.launch.slurm.batch_script import Request, request_of
+from fcdm.launch.slurm.options import SlurmOptions
 from fcdm.runs.costs import run_cost
 from fcdm.runs.identity import readable_name
 from fcdm.runs.throughput import Speeds

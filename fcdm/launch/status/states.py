@@ -1,6 +1,6 @@
 """What became of every budget of every run: pure logic over what SLURM, the claims and the files say.
 
-`fcdm.launch.overview` gathers the facts; nothing here reads a file, asks a cluster or looks at the clock.
+`fcdm.launch.status.overview` gathers the facts; nothing here reads a file, asks a cluster or looks at the clock.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
-from fcdm.launch.endings import at_rest
-from fcdm.launch.job_words import waiting_for
-from fcdm.launch.run_files import Key, Progress, RunFiles
-from fcdm.launch.status_rows import DAMAGED, DONE, JUDGING, RUNNING, TRAINED, WAITING, Attempt, Row, about, process_name
+from fcdm.launch.status.endings import at_rest
+from fcdm.launch.status.job_words import waiting_for
+from fcdm.launch.status.rows import DAMAGED, DONE, JUDGING, RUNNING, TRAINED, WAITING, Attempt, Row, about, process_name
+from fcdm.launch.status.run_files import Key, Progress, RunFiles
 from fcdm.runs.holder import HolderInfo
 
 FRESH_S = 120.0

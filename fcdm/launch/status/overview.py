@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from fcdm.errors import UserError
-from fcdm.launch.job_words import user_name
-from fcdm.launch.run_files import FileReader, JobNotes, Key, RunFiles, last_line
-from fcdm.launch.scheduler import JobInfo, Scheduler, Slurm
-from fcdm.launch.states import rows_of
-from fcdm.launch.status_rows import Attempt, Row
-from fcdm.launch.submissions import Task, list_tasks
+from fcdm.launch.slurm.scheduler import JobInfo, Scheduler, Slurm
+from fcdm.launch.slurm.submissions import Task, list_tasks
+from fcdm.launch.status.job_words import user_name
+from fcdm.launch.status.rows import Attempt, Row
+from fcdm.launch.status.run_files import FileReader, JobNotes, Key, RunFiles, last_line
+from fcdm.launch.status.states import rows_of
 from fcdm.runs.processes import ask_slurm
 from fcdm.runs.reader import Study, list_studies, read_study, run_folders
 

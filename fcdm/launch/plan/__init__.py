@@ -1,0 +1,1 @@
+"""hydra/launcher=plan: what a study costs, before anything starts."""

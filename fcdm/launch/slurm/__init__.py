@@ -1,0 +1,1 @@
+"""hydra/launcher=submitit_slurm, and what a job does on SLURM."""

@@ -1,0 +1,1 @@
+"""`python -m fcdm.status`: what became of every run and budget."""
