@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -53,17 +52,16 @@ def devcluster() -> ModuleType:
 
 
 def require_slurm() -> None:
-    """Skip without SLURM's packages; under CI that is a failure."""
-    paths = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
-    missing = [
-        name for name in ("slurmctld", "slurmd", "slurmdbd", "munged", "mariadbd") if not shutil.which(name, path=paths)
-    ]
-    if not missing:
+    """Skip where SLURM's packages are missing; in CI that is a failure."""
+    devcluster()
+    import devcluster_system
+
+    if not (missing := devcluster_system.missing_packages()):
         return
-    text = f"no {', '.join(missing)}: make slurm installs them"
+    reason = f"SLURM is not complete here ({' '.join(missing)}): make slurm"
     if os.environ.get("CI") == "true":
-        pytest.fail(text)
-    pytest.skip(text)
+        pytest.fail(reason)
+    pytest.skip(reason)
 
 
 class Lab:

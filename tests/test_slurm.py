@@ -36,7 +36,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
     )
     private.up()
     yield private
-    private.down()
+    private.down(purge=True)
 
 
 @pytest.fixture(scope="session")
@@ -221,7 +221,9 @@ def test_kill_9_of_a_nodes_daemons_goes_on_elsewhere(
     tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, undisturbed: Path
 ) -> None:
     lab.require_slurm()
-    cluster = lab.devcluster().Cluster(tmp_path_factory.mktemp("slurm"), nodes=2, cpus=2, gpus=0)
+    cluster = lab.devcluster().Cluster(
+        tmp_path_factory.mktemp("slurm"), nodes=2, cpus=2, gpus=0, options={"SlurmdTimeout": 10, "MessageTimeout": 5}
+    )
     cluster.up()
     try:
         here = Lab(cluster, tmp_path)
@@ -241,7 +243,7 @@ def test_kill_9_of_a_nodes_daemons_goes_on_elsewhere(
         assert [claim["restart"] for claim in claims] == [0, 1]
         assert_undisturbed(run, undisturbed)
     finally:
-        cluster.down()
+        cluster.down(purge=True)
 
 
 def test_a_real_preemption_requeues_and_resumes(here: Lab, undisturbed: Path) -> None:
