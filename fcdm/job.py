@@ -7,6 +7,7 @@ import ctypes
 import os
 import signal
 import sys
+import time
 import traceback
 from pathlib import Path
 
@@ -14,10 +15,12 @@ from fcdm.engine.stop import Stopped, StopSignal
 from fcdm.errors import UserError
 from fcdm.launch.jobs import Job
 from fcdm.launch.show import HELD, JUDGE_PROGRESS_FILE, PROGRESS_FILE
-from fcdm.launch.slurm.requeue import USERS, forget_ends, note_end, requeue
+from fcdm.launch.slurm.requeue import USERS, forget_ends, is_preempted, note_end, requeue
 from fcdm.launch.slurm.submissions import add_id, own_id
 from fcdm.runs.folder import Run
 from fcdm.runs.holder import RunHeld
+
+LONGEST_GRACE_S = 7200.0
 
 
 def main(arguments: list[str]) -> int:
@@ -52,7 +55,7 @@ def _do(path: Path, job: Job, stop: StopSignal) -> int:
         forget_ends(path)
         if mine:
             add_id(path, mine)  # its launcher may have been killed before it could
-    if int(os.environ.get("SLURM_NTASKS") or 1) == 1 and not job.left(run):
+    if (mine is None or int(os.environ.get("SLURM_NTASKS") or 1) == 1) and not job.left(run):
         print("nothing is left to do", flush=True)
         return 0
     # Only now torch: errors before come at once.
@@ -62,7 +65,8 @@ def _do(path: Path, job: Job, stop: StopSignal) -> int:
     from fcdm.launch.show import FileProgress
     from fcdm.launch.slurm.distributed import export_ranks
 
-    export_ranks()
+    if mine:  # else this may be an ordinary command inside an allocation of several tasks
+        export_ranks()
     progress = FileProgress(run.folder, JUDGE_PROGRESS_FILE if job.work == "judge" else PROGRESS_FILE)
     with forwarding(job.config, only=run.name) if mine else contextlib.nullcontext():
         try:
@@ -70,22 +74,28 @@ def _do(path: Path, job: Job, stop: StopSignal) -> int:
             do_job(job, run, ranks, progress, stop)
             ranks.close()
         except Stopped as stopped:  # in here: MLflow must not delay the requeue
-            return _stopped(path, run, stop.signum or stopped.signum, mine, first)
+            return _stopped(path, run, stop, stopped.signum, mine, first)
     return 0
 
 
-def _stopped(path: Path, run: Run, signum: int, mine: str | None, first: bool) -> int:
-    """`signum` is the last signal that came: scancel's SIGTERM after a user's signal means an end for good."""
+def _stopped(path: Path, run: Run, stop: StopSignal, agreed: int, mine: str | None, first: bool) -> int:
+    """`agreed`: the signal that all ranks stopped for. All is saved, and the run given up."""
+    # scancel's SIGTERM after a user's signal means an end for good.
+    signum = signal.SIGTERM if stop.signum == signal.SIGTERM else agreed
     name = signal.Signals(signum).name
-    if mine is None or signum not in USERS:
+    if mine is not None and signum in USERS:
         if first:
-            note_end(path, "stopped", signal=name)
-        return 128 + signum
+            limit = os.environ.get("FCDM_MAX_REQUEUES")
+            print(f"{name}: saved; back into the queue as job {mine}", flush=True)  # before: this ends the process
+            requeue(path, run, signum, int(limit) if limit else None)
+        return 0  # another code would have srun kill the first rank before it has done that
+    if mine is not None and is_preempted(mine):
+        # SLURM requeues what is still there when its grace time ends; what ended before counts as failed.
+        print(f"{name}: preempted; saved, and waiting for SLURM to requeue job {mine}", flush=True)
+        time.sleep(LONGEST_GRACE_S)
     if first:
-        limit = os.environ.get("FCDM_MAX_REQUEUES")
-        print(f"{name}: saved; back into the queue as job {mine}", flush=True)  # before: this ends the process
-        requeue(path, run, signum, int(limit) if limit else None)
-    return 0  # another code would have srun kill the first rank before it has done that
+        note_end(path, "stopped", signal=name)
+    return 128 + signum
 
 
 def _say(path: Path, line: str, trace: str) -> None:

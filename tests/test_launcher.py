@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -171,6 +172,103 @@ def test_judges_wait_for_their_own_training(tmp_path: Path) -> None:
     assert job.left(again[0].job.open()) == [10, 20]
 
 
+def _judged_apart(tmp_path: Path, steps: tuple[int, ...] = (10, 20)) -> Config:
+    made = config(tmp_path, steps=steps)
+    made.evaluation = dataclasses.replace(made.evaluation, where="job")
+    return made
+
+
+def test_a_training_that_is_submitted_again_has_a_judge_of_its_own(tmp_path: Path) -> None:
+    """The old judge still runs, but may be past what the new training will reach."""
+    scheduler = FakeScheduler()
+    (row,) = send(scheduler, _judged_apart(tmp_path))
+    train, judge_ = row.ids
+    scheduler.end(train, "FAILED")
+    scheduler.start(judge_)
+    (again,) = send(scheduler, _judged_apart(tmp_path))
+    assert len(again.ids) == 2
+    assert scheduler.submissions[-1].dependency == f"afterany:{again.ids[0]}"
+    (third,) = send(scheduler, _judged_apart(tmp_path))
+    assert third.state == "in the queue", "the judge that follows the last training is trusted"
+
+
+def test_inline_waits_for_every_job_of_the_run(tmp_path: Path) -> None:
+    scheduler = FakeScheduler()
+    (row,) = send(scheduler, _judged_apart(tmp_path))
+    (inline,) = send(scheduler, config(tmp_path))
+    assert inline.state == "submitted"
+    assert scheduler.submissions[-1].dependency == f"afterany:{':'.join(row.ids)}"
+
+
+def test_ids_that_begin_anew_are_not_taken_for_ours(tmp_path: Path) -> None:
+    """The cluster was made again: another run has the id that this one had."""
+    send(FakeScheduler(), config(tmp_path, 1))
+    scheduler = FakeScheduler()
+    (other,) = send(scheduler, config(tmp_path, 2))
+    (mine,) = send(scheduler, config(tmp_path, 1))
+    assert mine.state == "submitted"
+    assert mine.ids != other.ids
+
+
+def test_a_run_in_the_queue_of_another_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    there, here = FakeScheduler(), FakeScheduler()
+    for name in ("a.conf", "b.conf"):
+        (tmp_path / name).touch()
+    monkeypatch.setenv("SLURM_CONF", str(tmp_path / "a.conf"))
+    (first,) = send(there, config(tmp_path))
+    monkeypatch.setenv("SLURM_CONF", str(tmp_path / "b.conf"))
+    asked: list[str | None] = []
+
+    def elsewhere(conf: str | None) -> FakeScheduler:
+        asked.append(conf)
+        return there
+
+    (again,) = submit(jobs_of(config(tmp_path)), SlurmOptions(), here, COMMAND, elsewhere)
+    assert asked == [str(tmp_path / "a.conf")]
+    assert (again.state, again.ids) == ("in the queue", first.ids)
+    (more,) = submit(jobs_of(config(tmp_path, steps=(10, 99))), SlurmOptions(), here, COMMAND, elsewhere)
+    assert more.state == "held"
+    there.down = "no answer"
+    with pytest.raises(UserError, match="cannot be told: no answer"):
+        submit(jobs_of(config(tmp_path)), SlurmOptions(), here, COMMAND, elsewhere)
+    (tmp_path / "a.conf").unlink()  # taken down for good, and its jobs with it
+    (last,) = submit(jobs_of(config(tmp_path)), SlurmOptions(), here, COMMAND, elsewhere)
+    assert last.state == "submitted"
+
+
+def test_a_removed_run_whose_job_still_waits_is_in_nobodys_way(tmp_path: Path) -> None:
+    scheduler = FakeScheduler()
+    (row,) = send(scheduler, config(tmp_path))
+    shutil.rmtree(row.job.open().folder)
+    rows = send(scheduler, config(tmp_path), config(tmp_path, 1))
+    assert [found.state for found in rows] == ["submitted"] * 2
+
+
+def test_a_broken_off_submission_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C between two arrays; and sbatch took one whose answer never came."""
+    scheduler = FakeScheduler()
+    whole = scheduler.submit
+
+    def interrupted(script: Path, *, array: str = "", dependency: str = "", test: bool = False) -> str:
+        found = whole(script, array=array, dependency=dependency, test=test)
+        if not test and len(scheduler.submissions) == 2:
+            raise KeyboardInterrupt
+        return found
+
+    monkeypatch.setattr(scheduler, "submit", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        send(scheduler, config(tmp_path), config(tmp_path, 1, resources=ResourcesConfig(gpus=1)))
+    assert len(scheduler.submissions) == 2
+    assert not scheduler.active()
+    assert not list((tmp_path / "runs").glob("launches/2*"))
+
+
+def test_a_batch_that_cannot_be_shared_out_is_refused(tmp_path: Path) -> None:
+    odd = config(tmp_path, batch_size=15, resources=ResourcesConfig(gpus=2))
+    with pytest.raises(UserError, match="batch_size=15 does not divide over 2 processes"):
+        launcher.check(jobs_of(odd), SlurmOptions(check_folder=False), FakeScheduler())
+
+
 def test_frozen_jobs_have_absolute_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     scheduler = FakeScheduler()
@@ -232,6 +330,7 @@ def test_stock_options_reach_sbatch(tmp_path: Path) -> None:
         assert f"#SBATCH {line}\n" in text, line
     assert "#SBATCH --exclusive\n" in text
     assert text.index("module load cuda") < text.index("exec srun")
+    assert text.index("module load cuda") < text.index("export PYTHONPATH"), "the code stays what it was"
     assert subprocess.run(["bash", "-n"], input=text, text=True, check=False).returncode == 0
 
 
@@ -248,7 +347,7 @@ CLUSTER = Cluster(
     "lab",
     1001,
     {
-        "main": Partition("main", True, 120, (Node(8, 32, 4, "n1"), Node(8, 32, 4, "n2", up=False))),
+        "main": Partition("main", True, 120, (Node(8, 32, 4, "n1"),)),
         "cpu": Partition("cpu", False, float("inf"), (Node(64, 128, 0, "n3"),)),
     },
 )
@@ -319,6 +418,9 @@ def test_a_job_is_requeued_as_long_as_there_is_progress(tmp_path: Path, monkeypa
     with pytest.raises(UserError, match="max_num_timeout=3"):
         requeue(path, run, 12, 3, done.append)
     assert len(done) == 3
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "8")
+    requeue(path, run, 12, 3, done.append)  # a retry is another job, and begins anew
+    assert len(requeues(path)) == 4
     assert read_ids(path) == ()
 
 

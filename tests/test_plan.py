@@ -365,15 +365,19 @@ class FakeSlurm:
         return {name: JobInfo(name, "PENDING") for name in self.ids}
 
 
+def _submitted(job: Any, tmp_path: Path, name: str) -> None:
+    """What the SLURM launcher leaves."""
+    file = job.freeze(job.open())
+    jobs = [str(file.relative_to(tmp_path / "runs"))]
+    write_launch(new_launch(tmp_path / "runs"), [{"script": "0.sh", "work": "all", "jobs": jobs}])
+    add_id(file, name)
+
+
 def test_what_is_queued_is_in_flight(jobs: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(standing, "Slurm", FakeSlurm)
     (job,) = jobs("model=N", "steps=100,200")
-    run = job.open()
-    file = job.freeze(run)
-    launch = new_launch(tmp_path / "runs")
-    write_launch(launch, [{"script": "0.sh", "work": "all", "jobs": [str(file.relative_to(tmp_path / "runs"))]}])
+    _submitted(job, tmp_path, "7_0")
     monkeypatch.setattr(FakeSlurm, "ids", ["7_0"])
-    add_id(file, "7_0")
     (row,) = make_plan([job], PlanOptions()).runs
     assert (row.standing.state, row.standing.text) == ("in flight", "in the queue as 7_0")
     # More is asked for: what is queued is not counted again.
@@ -382,13 +386,16 @@ def test_what_is_queued_is_in_flight(jobs: Any, monkeypatch: pytest.MonkeyPatch,
     assert row.standing.text == "a part is in the queue as 7_0"
     assert [step for _, step in row.standing.evaluations] == [300]
     assert row.standing.train_to == 300
+    assert row.standing.steps_left == 100, "the rest is on its way"
 
 
 def test_a_queue_that_cannot_be_asked_is_a_note(jobs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    new_launch(tmp_path / "runs")
-    (note,) = make_plan(jobs("model=N"), PlanOptions()).notes
-    assert note.startswith("what waits in a queue cannot be told: there is no SLURM on this machine")
+    (job,) = jobs("model=N")
+    _submitted(job, tmp_path, "7_0")
+    (note,) = make_plan([job], PlanOptions()).notes
+    assert note.startswith(f"what waits in a queue cannot be told: whether {job.name} is in a queue already")
+    assert "there is no SLURM on this machine" in note
 
 
 def test_parts_that_differ_at_runtime_only_are_judged_once(jobs: Any) -> None:

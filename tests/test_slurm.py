@@ -63,16 +63,18 @@ def test_the_literal_command_submits_and_leaves(here: Lab) -> None:
     """Four runs, arrays of at most three tasks; the command returns with the job ids; MLflow has each run once."""
     small = [word for word in SMALL if not word.startswith("mlflow")]
     began = time.monotonic()
-    done = here.sweep("model=N,M,dit/N-2,dit/M-2", "steps=10,20", *small)
+    hold = "+hydra.launcher.additional_parameters.hold=true"
+    done = here.sweep("model=N,M,dit/N-2,dit/M-2", "steps=10,20", *small, hold)
     returned = time.monotonic() - began
+    again = here.sweep("model=N,M,dit/N-2,dit/M-2", "steps=10,20", *small)
+    assert "4 in the queue" in again.stdout
+    here.slurm("scontrol", "release", *sorted({name.split("_")[0] for name in here.ids()}))
     ids = here.ids()
     assert len(ids) == len(set(ids)) == 4
     assert {name.split("_")[1] for name in ids} == {"0", "1", "2"}, "3 and 1: no array above MaxArraySize"
     for name in ids:
         assert name in done.stdout
         assert here.state(name) in ("PENDING", "CONFIGURING", "RUNNING"), f"returned after {returned:.1f} s"
-    again = here.sweep("model=N,M,dit/N-2,dit/M-2", "steps=10,20", *small)
-    assert again.stdout.count("in the queue") >= 4
     here.wait_all_ended()
     for run in here.runs.glob("*/run.json"):
         assert sorted(path.name[:13] for path in run.parent.glob("evaluations/*.json")) == [
@@ -266,6 +268,51 @@ def test_a_real_preemption_requeues_and_resumes(here: Lab, undisturbed: Path) ->
     assert_undisturbed(run, undisturbed)
 
 
+def test_a_preemption_without_a_users_signal(
+    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, undisturbed: Path
+) -> None:
+    """SLURM's default: SIGTERM at the start of the grace time, and a requeue of what is still there at its end."""
+    lab.require_slurm()
+    cluster = lab.devcluster().Cluster(
+        tmp_path_factory.mktemp("slurm"), nodes=1, cpus=1, gpus=0, grace_time=15, options={"SlurmctldParameters": ""}
+    )
+    cluster.up()
+    try:
+        here = Lab(cluster, tmp_path)
+        here.sweep(*STUDY)
+        run = here.wait_step(300)
+        (job,) = here.ids()
+        urgent = here.slurm("sbatch", "--parsable", "-p", "high", "-o", "/dev/null", "--wrap", "sleep 1")
+        here.wait_state(urgent, "COMPLETED")
+        here.wait_all_ended()
+        assert here.state(job) == "COMPLETED", here.describe()
+        assert "SIGTERM: preempted; saved" in (run / "log.txt").read_text()
+        assert starts(run) == 2
+        assert_undisturbed(run, undisturbed)
+    finally:
+        cluster.down(purge=True)
+
+
+def test_a_sweep_inside_an_allocation_of_several_tasks(here: Lab) -> None:
+    """Its SLURM_NTASKS are none of ours: nobody waits for ranks that never come."""
+    words = " ".join(here.command("-m", "model=N", "steps=4", *SMALL, "hydra/launcher=local"))
+    job = here.slurm(
+        "sbatch", "--parsable", "-n", "2", "--mem-per-cpu=1000", "-o", f"{here.folder}/out.txt", "--wrap", words
+    )
+    here.wait_state(job, "COMPLETED")
+    assert "1 done" in (here.folder / "out.txt").read_text()
+
+
+def test_folders_with_odd_names(cluster: object, tmp_path: Path) -> None:
+    folder = tmp_path / "50 % of $HOME's 'runs'"
+    folder.mkdir()
+    here = Lab(cluster, folder)
+    here.sweep("model=N", "steps=4", *SMALL)
+    (job,) = here.ids()
+    here.wait_all_ended()
+    assert here.state(job) == "COMPLETED", here.describe()
+
+
 def test_a_time_limit_that_needs_three_requeues(here: Lab, undisturbed: Path) -> None:
     """The shortest limit there is, one minute, told to save 40 s before it; each start is held up until it is told."""
     here.sweep(*STUDY, "hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=40")
@@ -321,8 +368,9 @@ def test_scancel_stays_cancelled(here: Lab, undisturbed: Path) -> None:
     (job,) = here.ids()
     here.slurm("scancel", job)
     here.wait_state(job, "CANCELLED")
-    (noted,) = run.glob("jobs/*.stopped.json")
-    assert json.loads(noted.read_text())["signal"] == "SIGTERM"
+    # It may be killed (KillWait) before it has noted that, on a busy machine.
+    for noted in run.glob("jobs/*.stopped.json"):
+        assert json.loads(noted.read_text())["signal"] == "SIGTERM"
     time.sleep(12)  # a requeued job starts after about nine seconds
     assert here.state(job) == "CANCELLED"
     assert starts(run) == 1
@@ -398,12 +446,11 @@ def test_judged_by_jobs_of_their_own(here: Lab, checkout: Path, undisturbed: Pat
     """Training dies after its first budget: that one is judged all the same. Mended, the rest follows."""
     train = checkout / "fcdm/engine/train.py"
     whole = train.read_text()
-    bug = "        save_all()\n"
     broken = whole.replace(
         "                update_ema(", "                if state.step == 450:\n"
         "                    raise RuntimeError('out of luck')\n                update_ema(",
     )  # fmt: skip
-    assert broken != whole, bug
+    assert broken != whole
     train.write_text(broken)
     here.sweep(*STUDY, "evaluation=job")
     assert len(here.ids()) == 2

@@ -164,7 +164,7 @@ class _Drawn:
         self.batches = 0
         self.statistics = {name: FeatureStatistics(extractor.dim) for name, extractor in spaces.items()}
         self.grid: np.ndarray = np.empty((0,), dtype=np.uint8)
-        with contextlib.suppress(OSError, ValueError, KeyError, zipfile.BadZipFile):
+        with contextlib.suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             self._restore()  # else it is drawn again
 
     def add(self, images: Tensor) -> None:

@@ -100,6 +100,8 @@ def choose_device(wanted: str, local_rank: int) -> torch.device:
         if not torch.cuda.is_available():
             raise UserError(f"device={wanted}, but torch sees no CUDA device here: device=cpu works anywhere")
         index = local_rank if device.index is None else device.index
+        if torch.cuda.device_count() == 1 and device.index is None:
+            index = 0  # SLURM shows each task its own GPU only (gpus_per_task)
         if index >= torch.cuda.device_count():
             raise UserError(f"device=cuda:{index}, but there are only {torch.cuda.device_count()} CUDA devices")
         return torch.device("cuda", index)

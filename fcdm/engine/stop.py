@@ -35,6 +35,8 @@ class StopSignal:
     def __enter__(self) -> StopSignal:
         for number in WATCHED:
             self._previous[number] = signal.signal(number, self._note)
+        # A job's batch script holds them back until here.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, WATCHED)
         return self
 
     def __exit__(self, *_: object) -> None:

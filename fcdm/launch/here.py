@@ -44,7 +44,8 @@ def do_job(job: Job, run: Run, ranks: Ranks, progress: Progress, stop: StopSigna
                 refusal = error
         # All go on together, once the first holds the run, or none does.
         if ranks.any(refusal is not None):
-            raise refusal or SystemExit(1)
+            # Only the first rank's code counts: another's would have srun kill it before it has said why.
+            raise refusal or SystemExit(0)
         if ranks.any(done):  # a job that was requeued from outside when it was about to end
             return
 

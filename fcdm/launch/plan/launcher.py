@@ -96,7 +96,7 @@ def make_plan(jobs: list[Job], options: SlurmOptions) -> Plan:
     """Look at what is there and estimate what is left. Raises UserError for a GPU that is not known."""
     runs_dir = Path(jobs[0].config.runs_dir)
     paces = Paces(options.gpu, options.mfu, Speeds(runs_dir))
-    standings = Standings(runs_dir, options.slurm_conf)
+    standings = Standings(runs_dir)
     differs = differences(jobs)
     runs = [_planned(job, standings.of(job), differs[job.id], paces, options) for job in jobs]
     open_jobs = [run.job for run in runs if run.standing.state not in SKIPPED]

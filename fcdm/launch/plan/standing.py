@@ -11,8 +11,9 @@ from fcdm.config.check import budgets
 from fcdm.config.schema import RUNTIME_EVALUATION, Config
 from fcdm.errors import UserError
 from fcdm.launch.jobs import NOT_HERE, Job
+from fcdm.launch.slurm.in_flight import in_flight
 from fcdm.launch.slurm.scheduler import Slurm
-from fcdm.launch.slurm.submissions import LAUNCHES, list_tasks
+from fcdm.launch.slurm.submissions import LAUNCHES
 from fcdm.runs.files import read_json
 from fcdm.runs.folder import Run, check_frozen
 from fcdm.runs.holder import current_holder
@@ -53,14 +54,14 @@ class Standing:
 class Standings:
     """Looks at the runs of one folder. `note` says what could not be told."""
 
-    def __init__(self, runs_dir: Path, slurm_conf: str | None = None) -> None:
+    def __init__(self, runs_dir: Path) -> None:
         self.runs_dir = runs_dir
         self.note = ""
         self._folders: dict[str, list[Path]] = {}
         if runs_dir.is_dir():
             for path in runs_dir.glob("[!.]*/run.json"):
                 self._folders.setdefault(path.parent.name[-8:], []).append(path.parent)
-        self._queued = self._queue(slurm_conf)
+        self._queued = self._queue()
 
     def of(self, job: Job) -> Standing:
         if job.config.data.checksum == NOT_HERE:
@@ -114,19 +115,20 @@ class Standings:
             return Standing(run.name, IN_FLIGHT, f"in the queue as {names}", judged, trained)
         text = f"a part is in the queue as {names}" if names else ""
         state = STARTED if trained or judged else NEW
-        return Standing(run.name, state, text, judged, trained, max(untrained, default=0), tuple(left))
+        train_to = max(untrained, default=0)
+        # What waits or runs already will have trained to the last of its budgets.
+        trained = max([trained, *(step for step in reached if step < train_to)])
+        return Standing(run.name, state, text, judged, trained, train_to, tuple(left))
 
-    def _queue(self, slurm_conf: str | None) -> dict[str, list[tuple[str, Job]]]:
+    def _queue(self) -> dict[str, list[tuple[str, Job]]]:
         """Run's folder name -> [(SLURM job id, what it does)] of all that wait or run."""
         found: dict[str, list[tuple[str, Job]]] = {}
         if not (self.runs_dir / LAUNCHES).is_dir():
             return found
         try:
-            queue = Slurm(slurm_conf).queue()
-            for task in list_tasks(self.runs_dir, queue):
-                alive = [name for name in task.ids if name in queue and queue[name].active]
-                if alive:
-                    found.setdefault(task.run.name, []).append((alive[-1], Job.load(task.job_file)))
+            runs = {path.name for paths in self._folders.values() for path in paths}
+            for name, jobs in in_flight(self.runs_dir, runs, Slurm).items():
+                found[name] = [(queued.id, queued.job) for queued in jobs]
         except UserError as error:
             self.note = f"what waits in a queue cannot be told: {error}"
         return found

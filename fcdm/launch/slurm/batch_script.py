@@ -12,6 +12,13 @@ from fcdm.config.schema import ResourcesConfig
 from fcdm.errors import UserError
 from fcdm.launch.slurm.options import SlurmOptions
 
+# Until Python has its handlers, a signal that asks for a requeue would kill the task: it is held back until then
+# (fcdm.engine.stop), or lost where env cannot do that (coreutils before 8.31).
+_HOLD_SIGNALS = (
+    'trap "" USR1 USR2; hold="env --default-signal=USR1,USR2 --block-signal=USR1,USR2"; '
+    '$hold true 2>/dev/null || hold=; exec $hold "$@"'
+)
+
 
 @dataclass(frozen=True)
 class Request:
@@ -73,10 +80,7 @@ def script(request: Request, options: SlurmOptions, job_files: list[Path], launc
         ")",
         "job=${jobs[$SLURM_ARRAY_TASK_ID]}",
         "run=${job%/jobs/*}",
-        # The code as it was at submission. -P below: else the working directory would come before it.
-        f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}",
         "export FCDM_SLURM=1",
-        "unset PYTHONDONTWRITEBYTECODE",
     ]
     if options.max_num_timeout is not None:
         lines.append(f"export FCDM_MAX_REQUEUES={options.max_num_timeout}")
@@ -86,13 +90,17 @@ def script(request: Request, options: SlurmOptions, job_files: list[Path], launc
         # Else every job starts as many threads as the node has cores, not as it was given.
         lines += [f"export {name}={request.cpus_per_task}" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")]
     lines += options.setup or []
+    lines += [
+        "# The code as it was at submission. -P below: else the working directory would come before it.",
+        f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}",
+        "unset PYTHONDONTWRITEBYTECODE",
+    ]
     # Since SLURM 22.05 a step does not take over the job's --cpus-per-task by itself.
     cpus = f" --cpus-per-task={request.cpus_per_task}" if request.cpus_per_task else ""
     lines += [
         "# exec: a signal to this shell must reach srun, and through it the tasks, instead of ending the job.",
         f"exec srun --unbuffered --kill-on-bad-exit=1{cpus} \\",
-        # Until Python has its handlers, a signal that asks for a requeue would kill the task.
-        '  bash -c \'trap "" USR1 USR2; exec "$@"\' fcdm \\',
+        f"  bash -c {shlex.quote(_HOLD_SIGNALS)} fcdm \\",
         f'  {shlex.quote(sys.executable)} -P -u -m fcdm.job "$job" >> "$run/log.txt" 2>&1',
     ]
     return "\n".join(lines) + "\n"
@@ -109,7 +117,7 @@ def _flags(request: Request, options: SlurmOptions, launch: Path, name: str) -> 
         "requeue": True,
         "open-mode": "append",
         "chdir": launch,
-        "output": launch / "%A_%a.log",
+        "output": f"{str(launch).replace('%', '%%')}/%A_%a.log",
         "cpus-per-task": request.cpus_per_task,
         "partition": options.partition,
         "qos": options.qos,

@@ -18,9 +18,9 @@ _OF_ONE_MACHINE = frozenset({"tmpfs", "ramfs", "overlay", "ext2", "ext3", "ext4"
 def check_requests(name: str, requests: list[Request], options: SlurmOptions, cluster: Cluster) -> None:
     """Raise UserError for a partition that is not there, and for what no node of it has."""
     partition = partition_of(options, cluster)
-    nodes = [node for node in partition.nodes if node.up]
+    nodes = partition.nodes  # also those that are down or asleep: SLURM waits for them
     if not nodes:
-        raise UserError(f"no node of partition {partition.name} is up (sinfo shows them): try later or another one")
+        raise UserError(f"partition {partition.name} has no nodes (sinfo shows them): choose another one")
     for request in requests:
         most = max(node.gpus for node in nodes)
         if request.gpus_per_node > most:
@@ -59,7 +59,8 @@ def check_requests(name: str, requests: list[Request], options: SlurmOptions, cl
 def partition_of(options: SlurmOptions, cluster: Cluster) -> Partition:
     """The partition that jobs go to. Raises UserError."""
     known = cluster.partitions
-    if options.partition is None:
+    wanted = options.additional_parameters.get("partition") or options.partition
+    if wanted is None:
         default = [partition for partition in known.values() if partition.default]
         if not default:
             raise UserError(
@@ -67,13 +68,13 @@ def partition_of(options: SlurmOptions, cluster: Cluster) -> Partition:
             )
         return default[0]
     # SLURM takes a list, and starts the job in whichever partition comes first.
-    names = options.partition.split(",")
+    names = str(wanted).split(",")
     for name in names:
         if name not in known:
             raise UserError(f"hydra.launcher.partition={name} is not known here: {near(name, list(known))}")
     chosen = [known[name] for name in names]
     return Partition(
-        options.partition,
+        str(wanted),
         default=False,
         max_minutes=max(partition.max_minutes for partition in chosen),
         nodes=tuple(node for partition in chosen for node in partition.nodes),

@@ -19,11 +19,12 @@ from fcdm.errors import UserError
 from fcdm.launch.jobs import Job
 from fcdm.launch.slurm.batch_script import Request, request_of, script
 from fcdm.launch.slurm.cluster_checks import check_folder, check_requests
+from fcdm.launch.slurm.in_flight import Queued, in_flight, this_conf
 from fcdm.launch.slurm.options import SlurmOptions
-from fcdm.launch.slurm.scheduler import JobInfo, Refused, Scheduler
+from fcdm.launch.slurm.scheduler import Refused, Scheduler, Schedulers, Slurm
 from fcdm.launch.slurm.snapshot import take_snapshot
-from fcdm.launch.slurm.submissions import LAUNCHES, Task, add_id, list_tasks, new_launch, write_launch
-from fcdm.runs.folder import Run
+from fcdm.launch.slurm.submissions import LAUNCHES, add_id, new_launch, write_launch
+from fcdm.runs.folder import Run, find_run
 from fcdm.runs.holder import current_holder
 from fcdm.runs.locks import locked
 from fcdm.runs.protocol import protocol_id, protocol_of
@@ -72,6 +73,12 @@ def check(jobs: list[Job], options: SlurmOptions, scheduler: Scheduler) -> None:
     cluster = scheduler.cluster()
     for job in jobs:
         requests = [request_of(job.config.resources, options)]
+        ranks = requests[0].nodes * requests[0].tasks_per_node
+        if job.config.batch_size % ranks:
+            raise UserError(
+                f"{job.name}: batch_size={job.config.batch_size} does not divide over {ranks} processes: ask for other "
+                "resources.gpus or another batch_size"
+            )
         if job.config.evaluation.where == "job":
             requests.append(request_of(job.config.evaluation.resources, options, judging=True))
         check_requests(job.name, requests, options, cluster)
@@ -79,33 +86,41 @@ def check(jobs: list[Job], options: SlurmOptions, scheduler: Scheduler) -> None:
         check_folder(Path(jobs[0].config.runs_dir), options, cluster)
 
 
-def submit(jobs: list[Job], options: SlurmOptions, scheduler: Scheduler, command: Sequence[str]) -> list[Row]:
+def submit(
+    jobs: list[Job],
+    options: SlurmOptions,
+    scheduler: Scheduler,
+    command: Sequence[str],
+    elsewhere: Schedulers = Slurm,
+) -> list[Row]:
     """Submit what is neither done nor on its way; one row for each job, in the given order.
 
-    All of it or, where SLURM refuses a part, nothing. Raises UserError.
+    All of it or, where SLURM refuses a part, nothing. `elsewhere`: other clusters, where a run may be in a queue.
+    Raises UserError.
     """
     runs_dir = Path(jobs[0].config.runs_dir).absolute()
     jobs = [_from_anywhere(job, runs_dir) for job in jobs]
     cluster = scheduler.cluster()
-    code = take_snapshot(runs_dir)
+    conf = this_conf(options.slurm_conf)
     # One launcher at a time: two of the same sweep would both find a run neither done nor queued.
     with locked(runs_dir / LAUNCHES / ".lock"):
-        queue = scheduler.queue()
-        on_their_way = _active(list_tasks(runs_dir, queue), queue)
+        code = take_snapshot(runs_dir)
+        unfinished = {job.folder_name for job in jobs if not _is_done(job)}
+        on_their_way = in_flight(runs_dir, unfinished, lambda name: scheduler if name == conf else elsewhere(name))
         rows: list[Row] = []
         planned: list[_Planned] = []
         for job in jobs:
-            row, tasks = _plan(job, options, on_their_way.get(job.folder_name, []))
+            row, tasks = _plan(job, options, on_their_way.get(job.folder_name, []), conf)
             rows.append(row)
             planned += tasks
         if planned:
             launch = new_launch(runs_dir)
             try:
                 arrays = _write(launch, planned, options, code, cluster.max_array_size, runs_dir, command)
-                _submit(arrays, options.array_parallelism, scheduler)
             except (UserError, OSError):
                 _take_back(launch, planned)
                 raise
+            _submit(launch, arrays, options.array_parallelism, scheduler)
             for task in planned:
                 assert task.file is not None
                 with contextlib.suppress(OSError, UserError):  # the job does it too, when it starts
@@ -125,17 +140,16 @@ def _from_anywhere(job: Job, runs_dir: Path) -> Job:
     return dataclasses.replace(job, parts=parts)
 
 
-def _active(tasks: list[Task], queue: dict[str, JobInfo]) -> dict[str, list[tuple[str, Job]]]:
-    """Folder name of a run -> [(SLURM job id, what it does)] of all that wait or run."""
-    found: dict[str, list[tuple[str, Job]]] = {}
-    for task in tasks:
-        alive = [name for name in task.ids if name in queue and queue[name].active]
-        if alive:
-            found.setdefault(task.run.name, []).append((alive[-1], Job.load(task.job_file)))
-    return found
+def _is_done(job: Job) -> bool:
+    """Whether nothing is left, as far as that can be told without making anything."""
+    found = find_run(Path(job.config.runs_dir), job.id)
+    try:
+        return found is not None and not job.missing(Run(found, job.id))
+    except UserError:
+        return False
 
 
-def _plan(job: Job, options: SlurmOptions, queued: list[tuple[str, Job]]) -> tuple[Row, list[_Planned]]:
+def _plan(job: Job, options: SlurmOptions, queued: list[Queued], conf: str | None) -> tuple[Row, list[_Planned]]:
     """One job of the command: its row, and what is to be submitted for it."""
     request = request_of(job.config.resources, options)
     row = Row(job, request, "submitted")
@@ -146,38 +160,63 @@ def _plan(job: Job, options: SlurmOptions, queued: list[tuple[str, Job]]) -> tup
             return row, []
         holder = current_holder(run.folder)
         by = holder.claim.job if holder and holder.claim else None
-        if holder is not None and holder.alive is not False and by not in [name for name, _ in queued]:
+        if holder is not None and holder.alive is not False and by not in [other.id for other in queued]:
             row.state, row.text = "held", f"by {holder}"
             return row, []
         job.refuse_lost_budgets(run)
     except UserError as error:
         row.state, row.text = "failed", str(error)
         return row, []
-    tasks: list[_Planned] = []
-    if job.config.evaluation.where == "inline":
-        tasks += _unless_queued(_Planned(row, run, job, request), job.missing(run), queued, ("all",))
-    else:
-        train = _Planned(row, run, dataclasses.replace(job, work="train"), request)
-        tasks += _unless_queued(train, job.untrained(run), queued, ("all", "train"))
-        judging = request_of(job.config.evaluation.resources, options, judging=True)
-        judge = _Planned(row, run, dataclasses.replace(job, work="judge"), judging, follows=tasks[0] if tasks else None)
-        judge.after = _last(queued, ("all", "train"))
-        tasks += _unless_queued(judge, job.missing(run), queued, ("all", "judge"))
+    tasks = _inline(row, run, request, queued) if _is_inline(job) else _apart(row, run, request, options, queued)
+    names = [other.id for other in queued]
+    abroad = [other.id for other in queued if other.conf != conf]
+    if tasks and abroad:  # SLURM cannot wait for a job of another cluster
+        row.state, row.text = "held", f"by {', '.join(abroad)} in the queue of another cluster, which does a part of it"
+        return row, []
     if not tasks:
-        row.state, row.text = "in the queue", f"as {', '.join(name for name, _ in queued)}"
-        row.ids = [name for name, _ in queued]
+        row.state, row.text, row.ids = "in the queue", f"as {', '.join(names)}", names
     return row, tasks
 
 
-def _unless_queued(
-    task: _Planned, steps: list[int], queued: list[tuple[str, Job]], works: tuple[str, ...]
-) -> list[_Planned]:
-    """The task, waiting for a job that is on its way with less, or nothing where that will do all of it."""
-    relevant = [(name, job) for name, job in queued if job.work in works]
-    if not steps or (relevant and not _asked(task.job, steps) - set().union(*(_asked(job) for _, job in relevant))):
+def _is_inline(job: Job) -> bool:
+    return job.config.evaluation.where == "inline"
+
+
+def _inline(row: Row, run: Run, request: Request, queued: list[Queued]) -> list[_Planned]:
+    """Training and judging in one job, after whatever of the run is in the queue with less."""
+    job = row.job
+    if not _asked(job, job.missing(run)) - _asked_of(queued, ("all",)):
         return []
-    task.after = task.after or _last(relevant, works)
-    return [task]
+    return [_Planned(row, run, job, request, after=_after(queued))]
+
+
+def _apart(row: Row, run: Run, request: Request, options: SlurmOptions, queued: list[Queued]) -> list[_Planned]:
+    """Training, and a judge that follows it."""
+    job = row.job
+    train, judge = (dataclasses.replace(job, work=work) for work in ("train", "judge"))
+    judging = request_of(job.config.evaluation.resources, options, judging=True)
+    trainings = [other for other in queued if other.job.work != "judge"]
+    untrained = _asked(train, job.untrained(run))
+    tasks = []
+    if untrained - _asked_of(trainings, ("all", "train")):
+        tasks.append(_Planned(row, run, train, request, after=_after(trainings)))
+        return [*tasks, _Planned(row, run, judge, judging, follows=tasks[0])]
+    # A judge that is older than the last training in the queue may have come and gone when that ends.
+    last = max((at for at, other in enumerate(queued) if other.job.work == "train"), default=-1)
+    trusted = [other for other in queued[last + 1 :] if other.job.work == "judge"]
+    trusted += [other for other in queued if other.job.work == "all"]
+    if _asked(judge, job.missing(run)) - _asked_of(trusted, ("all", "judge")):
+        tasks.append(_Planned(row, run, judge, judging, after=_after(queued)))
+    return tasks
+
+
+def _after(queued: list[Queued]) -> str:
+    """What to wait for, as sbatch's afterany takes it."""
+    return ":".join(other.id for other in queued)
+
+
+def _asked_of(queued: list[Queued], works: tuple[str, ...]) -> set[tuple[str, int]]:
+    return set().union(*(_asked(other.job) for other in queued if other.job.work in works))
 
 
 def _asked(job: Job, steps: Sequence[int] | None = None) -> set[tuple[str, int]]:
@@ -189,10 +228,6 @@ def _asked(job: Job, steps: Sequence[int] | None = None) -> set[tuple[str, int]]
         if job.work == "all":
             found |= {("", step) for step in budgets(part.steps)}
     return found
-
-
-def _last(queued: list[tuple[str, Job]], works: tuple[str, ...]) -> str:
-    return next((name for name, job in reversed(queued) if job.work in works), "")
 
 
 def _write(
@@ -233,33 +268,51 @@ def _write(
         command=list(command),
         revision=code_revision(),
         code=str(code),
-        slurm_conf=str(Path(options.slurm_conf).absolute()) if options.slurm_conf else None,
+        slurm_conf=this_conf(options.slurm_conf),
         parallel=options.array_parallelism,
     )
     return arrays
 
 
-def _submit(arrays: list[_Array], parallel: int, scheduler: Scheduler) -> None:
+def _submit(launch: Path, arrays: list[_Array], parallel: int, scheduler: Scheduler) -> None:
     """All arrays, or none: every script is tried before the first is submitted. Raises UserError."""
-    for array in arrays:
-        try:
-            scheduler.submit(array.script, array="0", test=True)
-        except Refused as error:
-            raise Refused(f"SLURM refuses {array.tasks[0].job.name} ({array.tasks[0].request}): {error}") from None
-    submitted: list[str] = []
+    planned = [task for array in arrays for task in array.tasks]
+    try:
+        for array in arrays:
+            try:
+                scheduler.submit(array.script, array="0", test=True)
+            except Refused as error:
+                first = array.tasks[0]
+                raise Refused(f"SLURM refuses {first.job.name} ({first.request}): {error}") from None
+    except BaseException:
+        _take_back(launch, planned)
+        raise
     try:
         for array, indices, after in _calls(arrays):
             most = f"%{parallel}" if len(indices) > parallel else ""
             text = f"{indices[0]}-{indices[-1]}{most}" if len(indices) > 1 else str(indices[0])
             job = scheduler.submit(array.script, array=text, dependency=f"afterany:{after}" if after else "")
-            submitted.append(job)
             for index in indices:
                 task = array.tasks[index]
                 task.id = f"{job}_{index}"
                 task.row.ids.append(task.id)
-    except UserError as error:
-        scheduler.cancel(submitted)
-        raise UserError(f"SLURM took only a part of the arrays, which is cancelled again: {error}") from None
+    except BaseException as error:
+        _cancel(launch, planned, scheduler)
+        if isinstance(error, UserError):
+            raise UserError(f"SLURM took only a part of the arrays, which is cancelled again: {error}") from None
+        raise
+
+
+def _cancel(launch: Path, planned: list[_Planned], scheduler: Scheduler) -> None:
+    """End what a broken-off submission got into the queue, and leave no trace of it.
+
+    By the scripts' names too: an sbatch that was killed, or gave up waiting, may have submitted all the same.
+    Raises UserError where SLURM cannot be asked; then the files stay, for the jobs that may be there.
+    """
+    known = {task.id.split("_")[0] for task in planned if task.id}
+    found = {info.id.split("_")[0] for info in scheduler.queue().values() if info.script.startswith(f"{launch}/")}
+    scheduler.cancel(sorted(known | found))
+    _take_back(launch, planned)
 
 
 def _calls(arrays: list[_Array]) -> Iterator[tuple[_Array, range, str]]:

@@ -11,6 +11,7 @@ import re
 import signal
 import subprocess
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,7 @@ def progress_of(run: Run) -> list[int]:
         try:
             with np.load(partial, allow_pickle=False) as arrays:
                 sampled += int(arrays["batches"])
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             continue
     return [max(steps, default=0), len(list(run.evaluations.glob("step-*.json"))), sampled]
 
@@ -66,9 +67,11 @@ def requeue(job_file: Path, run: Run, signum: int, limit: int | None, act: Calla
     """
     job = own_id()
     assert job is not None
-    before = requeues(job_file)
+    history = requeues(job_file)
+    before = [entry for entry in history if entry.get("job") == job]  # a retry is another job, and begins anew
     now = progress_of(run)
-    if before and before[-1].get("progress") == now:
+    preempted = act is None and is_preempted(job)
+    if before and before[-1].get("progress") == now and not preempted:
         raise UserError(
             f"{run.name}: no progress between two requeues (both times at step {now[0]}, {now[1]} evaluations done): a "
             "start of the job is too short to get anywhere; ask for a longer one (resources.hours=) and run the same "
@@ -86,9 +89,9 @@ def requeue(job_file: Path, run: Run, signum: int, limit: int | None, act: Calla
         "step": now[0],
         "progress": now,
     }
-    if act is None and _is_preempted(job):
+    if preempted:
         entry["preempted"] = True
-    write_json(job_file.with_suffix(".requeues.json"), [*before, entry])
+    write_json(job_file.with_suffix(".requeues.json"), [*history, entry])
     (act or _scontrol)(job)
 
 
@@ -102,7 +105,7 @@ def _scontrol(job: str) -> None:
         raise UserError(f"SLURM does not requeue job {job} ({said}): python -m fcdm.status --retry-failed continues it")
 
 
-def _is_preempted(job: str) -> bool:
+def is_preempted(job: str) -> bool:
     """Whether a job with a higher priority is why. Accounting would say only that this one requeued itself."""
     try:
         said = subprocess.run(

@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -69,7 +69,6 @@ class Node:
     mem_gb: float
     gpus: int
     host: str = ""
-    up: bool = True
 
 
 @dataclass(frozen=True)
@@ -117,6 +116,10 @@ class Scheduler(Protocol):
         """End these jobs, and forget those that wait."""
 
 
+Schedulers = Callable[[str | None], Scheduler]
+"""slurm.conf (None: the machine's own) -> its SLURM."""
+
+
 class Slurm:
     """The real one. `conf`: its slurm.conf, where that is not the machine's own."""
 
@@ -142,10 +145,9 @@ class Slurm:
                 mem_gb=float(words.get("RealMemory", 0)) / 1000,
                 gpus=_gpus(words.get("Gres", "")),
                 host=words.get("NodeHostName", words["NodeName"]),
-                up=not re.search(r"DOWN|DRAIN|FAIL|POWERED_DOWN", words.get("State", "")),
             )
         partitions: dict[str, Partition] = {}
-        for line in self._run("sinfo", "-h", "-N", "-o", "%P|%l|%N").splitlines():
+        for line in self._run("sinfo", "-a", "-h", "-N", "-o", "%P|%l|%N").splitlines():
             name, limit, node = line.split("|")
             known = partitions.get(name.rstrip("*"))
             partitions[name.rstrip("*")] = Partition(

@@ -129,6 +129,13 @@ def _tasks_of(path: Path, queued: Mapping[tuple[str, str], str]) -> Iterable[Tas
         ) from None
 
 
+def ours(info: JobInfo | None, task: Task) -> JobInfo | None:
+    """None for a job of the same id that is another's: ids start again where a cluster is made anew."""
+    # By the end of the path: the runs may be mounted elsewhere on the machine that submitted.
+    same = info is not None and (not info.script or info.script.endswith(f"/{task.launch.name}/{task.script.name}"))
+    return info if same else None
+
+
 def own_id() -> str | None:
     """The id of the SLURM job that this process belongs to, as `squeue` shows it."""
     array, index = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")

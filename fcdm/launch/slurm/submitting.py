@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,9 @@ def options_from(values: dict[str, Any]) -> SlurmOptions:
             f"hydra.launcher.slurm_conf={options.slurm_conf} is not there: python slurm/devcluster.py up starts a "
             "SLURM of your own in .devcluster"
         )
+    if options.slurm_conf:
+        # For every question to SLURM from here on, also whether a run's holder lives.
+        os.environ["SLURM_CONF"] = str(Path(options.slurm_conf).absolute())
     return options
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from fcdm.errors import UserError
-from fcdm.launch.slurm.scheduler import JobInfo, Scheduler, Slurm
-from fcdm.launch.slurm.submissions import Task, list_tasks
+from fcdm.launch.slurm.scheduler import JobInfo, Scheduler, Schedulers, Slurm
+from fcdm.launch.slurm.submissions import Task, list_tasks, ours
 from fcdm.launch.status.job_words import user_name
 from fcdm.launch.status.rows import Attempt, Row
 from fcdm.launch.status.run_files import FileReader, JobNotes, Key, RunFiles, last_line
@@ -23,8 +23,6 @@ from fcdm.launch.status.states import rows_of
 from fcdm.runs.processes import ask_slurm
 from fcdm.runs.reader import Study, list_studies, read_study, run_folders
 
-Schedulers = Callable[[str | None], Scheduler]
-"""slurm.conf (None: the machine's own) -> its SLURM."""
 Name = tuple[str | None, str]
 """(slurm.conf, job id)."""
 _NOT_STARTED = ("PENDING", "CONFIGURING", "REQUEUED")
@@ -177,7 +175,7 @@ class Looker:
         wanted: dict[str | None, list[str]] = {}
         for task in tasks:
             for job in task.ids[-1:] if task.conf not in problems else ():
-                info = _ours(queue.get((task.conf, job)), task)
+                info = ours(queue.get((task.conf, job)), task)
                 known = self._ended.get((task.conf, job))
                 if known and (info is None or info.state == known.state):
                     found[task.conf, job] = known
@@ -205,7 +203,7 @@ def _attempt(
 ) -> Attempt:
     """A task with its job: the one that runs, else one that waits, else the last."""
     notes = notes or JobNotes(task.job_file)
-    in_queue = {job: info for job in task.ids if (info := _ours(queue.get((task.conf, job)), task))}
+    in_queue = {job: info for job in task.ids if (info := ours(queue.get((task.conf, job)), task))}
     active = tuple(job for job, info in in_queue.items() if info.active)
     job = task.ids[-1] if task.ids else None
     if active:
@@ -213,7 +211,7 @@ def _attempt(
     if job is None:
         return Attempt(task, notes, asked=asked)
     info = in_queue.get(job)
-    past = _ours(history.get((task.conf, job)), task)
+    past = ours(history.get((task.conf, job)), task)
     if info is None:
         info = past
     elif past is not None:
@@ -239,13 +237,6 @@ def _attempt(
         last_line=last_line(log) if over else "",
         log=str(log) if log else None,
     )
-
-
-def _ours(info: JobInfo | None, task: Task) -> JobInfo | None:
-    """None for a job of the same id that is another's: ids start again where a cluster is made anew."""
-    # By the end of the path: the runs may be mounted elsewhere on the machine that submitted.
-    same = info is not None and (not info.script or info.script.endswith(f"/{task.launch.name}/{task.script.name}"))
-    return info if same else None
 
 
 def _size(path: Path) -> int:
