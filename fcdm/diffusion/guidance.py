@@ -1,7 +1,13 @@
-"""Classifier-free guidance (arXiv 2207.12598) as a function from (x, t) to a model output."""
+"""Guidance: from a model of (x, t, labels) to a function of (x, t).
+
+Classifier-free guidance (arXiv 2207.12598), in an interval of noise levels (arXiv 2404.07724), or by a weaker
+model (autoguidance, arXiv 2406.02507). The same for models of noise, with or without variance channels, and of
+velocity: each is a linear function of the score, which is what guidance extrapolates.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -9,46 +15,151 @@ from torch import Tensor
 
 from fcdm.errors import UserError
 
+Model = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""model(x (n, C, ...), t (n,), labels (n,) or (n, K) int64) -> (n, C or 2C, ...)."""
+
 Denoise = Callable[[Tensor, Tensor], Tensor]
-"""denoise(x (B, C, H, W), t (B,) int64 steps of the training process) -> (B, C or 2C, H, W)."""
+"""denoise(x (n, C, ...), t (n,)) -> (n, C or 2C, ...); t int64 steps of the training process, or flow times."""
+
+TOLERANCE = 1e-6
+"""An interval's ends, and times that are float32, are meant to this."""
+
+
+class Guided:
+    """The guided model, a `Denoise`; made by `guided`. Counts the forward passes that it makes."""
+
+    forwards: int
+    """Forward passes of single images by the model so far."""
+    weak_forwards: int
+    """The same by the weaker model, whose forward pass has its own cost."""
+
+    def __init__(
+        self,
+        model: Model,
+        labels: Tensor,
+        null_class: int,
+        scale: float,
+        channels: int | None,
+        interval: tuple[float, float] | None,
+        time: Callable[[Tensor], Tensor] | None,
+        weak: Model | None,
+    ) -> None:
+        self.model, self.weak, self.labels, self.null = model, weak, labels, torch.full_like(labels, null_class)
+        self.scale, self.channels, self.interval, self.time = scale, channels, interval, time
+        self.forwards = self.weak_forwards = 0
+
+    @property
+    def forwards_per_call(self) -> int:
+        """Forward passes per image, of either model, in a call: 1 or 2. In an interval it is 1 outside of it."""
+        return 1 if self.scale == 1.0 else 2
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        if self.scale == 1.0:
+            return self._model(x, t, self.labels)
+        channels = x.shape[1] if self.channels is None else self.channels
+        if not 1 <= channels <= x.shape[1]:
+            raise UserError(
+                f"evaluation.guidance_channels must be between 1 and the data's {x.shape[1]} channels, "
+                f"or null for all, not {self.channels}"
+            )
+        if self.interval is None:
+            conditional, base = self._both(x, t, x, t, slice(None))
+            return self._combined(conditional, base, channels)
+        rows = self._inside(t)
+        if len(rows) == 0:
+            return self._model(x, t, self.labels).float()
+        # Where samples have times of their own, only those inside the interval pay for a second forward pass.
+        conditional, base = self._both(x, t, x[rows], t[rows], rows)
+        conditional[rows] = self._combined(conditional[rows], base, channels)
+        return conditional
+
+    def _both(self, x: Tensor, t: Tensor, x2: Tensor, t2: Tensor, rows: Tensor | slice) -> tuple[Tensor, Tensor]:
+        """What is asked for, of x, and what is led away from, of its rows x2; float32."""
+        if self.weak is not None:
+            self.weak_forwards += len(x2)
+            return self._model(x, t, self.labels).float(), self.weak(x2, t2, self.labels[rows]).float()
+        labels = torch.cat([self.labels, self.null[rows]])
+        output = self._model(torch.cat([x, x2]), torch.cat([t, t2]), labels).float()
+        return output[: len(x)], output[len(x) :]
+
+    def _combined(self, conditional: Tensor, base: Tensor, channels: int) -> Tensor:
+        low = base[:, :channels]
+        led = low + self.scale * (conditional[:, :channels] - low)
+        return torch.cat([led, conditional[:, channels:]], dim=1)
+
+    def _inside(self, t: Tensor) -> Tensor:
+        """Rows whose time lies in the interval, (k,) int64. Waits for the device."""
+        assert self.interval is not None
+        assert self.time is not None
+        time = self.time(t)
+        inside = (time >= self.interval[0] - TOLERANCE) & (time <= self.interval[1] + TOLERANCE)
+        return inside.nonzero().flatten()
+
+    def _model(self, x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
+        self.forwards += len(x)
+        return self.model(x, t, labels)
 
 
 def guided(
-    model: Callable[[Tensor, Tensor, Tensor], Tensor],
+    model: Model,
     labels: Tensor,
     null_class: int,
     scale: float,
     channels: int | None = None,
-) -> Denoise:
-    """The guided model: eps = uncond + scale (cond - uncond).
+    *,
+    interval: tuple[float, float] | None = None,
+    time: Callable[[Tensor], Tensor] | None = None,
+    weak: Model | None = None,
+) -> Guided:
+    """The guided model: base + scale (cond - base), with base the unconditional output, or that of `weak`.
 
-    Eq. 6 of the paper has w = scale - 1. Variance channels, and eps channels that are not guided, are the
-    conditional ones. Scale 1 is no guidance and costs one forward pass of B; any other costs one of 2B.
+    In eq. 6 of classifier-free guidance w = scale - 1, in the other two papers w = scale. Variance channels, and
+    those that are not guided, are the conditional ones. Scale 1 is no guidance, whatever else is given, and
+    costs one forward pass per image; any other costs two where it guides.
 
     Args:
         model: model(x, t, labels) -> output.
-        labels: (B,) or (B, K) int64.
+        labels: (n,) or (n, K) int64.
         null_class: the label that stands for no label.
-        scale: 1 no guidance, 0 unconditional.
-        channels: guide so many of the first eps channels (the public codes: 3 of 4); None: all.
+        scale: 1 no guidance, 0 base alone.
+        channels: guide so many of the first C channels (the public codes: 3 of 4); None: all.
+        interval: guide only at diffusion times in [lo, hi], ends included, 0 data to 1 noise; outside of it the
+            conditional output alone, for one forward pass. None: everywhere, and no call waits for the device.
+        time: from the model's t (n,) to diffusion time, `step_time(T)` or `flow_time`; needed with `interval`.
+            The same number means less noise of the linear path than of DDPM's schedule: compare noise levels,
+            sigma / alpha, before comparing intervals.
+        weak: a smaller or less trained model of the same data, called with the same labels. It may have or lack
+            variance channels, whatever `model` has.
 
     Raises:
-        UserError: channels not in [1, C]; when called, as C is known only then.
+        UserError: a scale or an interval that is none; `channels` with `weak`; when called, channels not in
+            [1, C], as C is known only then.
+        ValueError: an interval without `time`.
     """
-    if scale == 1.0:
-        return lambda x, t: model(x, t, labels)
-    both_labels = torch.cat([labels, torch.full_like(labels, null_class)])
-
-    def denoise(x: Tensor, t: Tensor) -> Tensor:
-        count = x.shape[1] if channels is None else channels
-        if not 1 <= count <= x.shape[1]:
+    if not math.isfinite(scale):
+        raise UserError(f"evaluation.guidance_scale must be a finite number, not {scale}")
+    if interval is not None:
+        low, high = interval
+        if not 0.0 <= low < high <= 1.0:
             raise UserError(
-                f"evaluation.guidance_channels must be between 1 and the data's {x.shape[1]} channels, "
-                f"or null for all, not {channels}"
+                f"evaluation.guidance_interval=[{low:g},{high:g}] must be two diffusion times with "
+                "0 <= from < to <= 1 (0 data, 1 noise), or null to guide everywhere"
             )
-        conditional, unconditional = model(torch.cat([x, x]), torch.cat([t, t]), both_labels).float().chunk(2)
-        base = unconditional[:, :count]
-        eps = base + scale * (conditional[:, :count] - base)
-        return torch.cat([eps, conditional[:, count:]], dim=1)
+        if time is None:
+            raise ValueError("a guidance interval needs `time`: from the model's t to diffusion time")
+    if weak is not None and channels is not None:
+        raise UserError(
+            "evaluation.guidance_channels belongs to classifier-free guidance; a weaker checkpoint guides all "
+            "channels: leave evaluation.guidance_channels null, or the weaker checkpoint out"
+        )
+    return Guided(model, labels, null_class, scale, channels, interval, time, weak)
 
-    return denoise
+
+def step_time(timesteps: int) -> Callable[[Tensor], Tensor]:
+    """Diffusion time of steps t (n,) of a training process of `timesteps`: t / timesteps, float64."""
+    return lambda t: t.double() / timesteps
+
+
+def flow_time(t: Tensor) -> Tensor:
+    """Diffusion time of flow times t (n,), whose 1 is data: 1 - t, float64."""
+    return 1.0 - t.double()
