@@ -19,7 +19,7 @@ import pytest
 from tests.conftest import environment, only_run, values, weights
 
 ROOT = Path(__file__).resolve().parent.parent
-PATIENCE = 60.0
+PATIENCE = 240.0
 """Seconds until a scenario counts as stuck; they take 5 to 60 on an idle machine."""
 
 SMALL = (

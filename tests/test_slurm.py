@@ -274,7 +274,12 @@ def test_a_preemption_without_a_users_signal(
     """SLURM's default: SIGTERM at the start of the grace time, and a requeue of what is still there at its end."""
     lab.require_slurm()
     cluster = lab.devcluster().Cluster(
-        tmp_path_factory.mktemp("slurm"), nodes=1, cpus=1, gpus=0, grace_time=15, options={"SlurmctldParameters": ""}
+        tmp_path_factory.mktemp("slurm"),
+        nodes=1,
+        cpus=1,
+        gpus=0,
+        grace_time=15,
+        options={"SlurmctldParameters": "idle_on_node_suspend"},
     )
     cluster.up()
     try:
@@ -300,7 +305,7 @@ def test_a_sweep_inside_an_allocation_of_several_tasks(here: Lab) -> None:
         "sbatch", "--parsable", "-n", "2", "--mem-per-cpu=1000", "-o", f"{here.folder}/out.txt", "--wrap", words
     )
     here.wait_state(job, "COMPLETED")
-    assert "1 done" in (here.folder / "out.txt").read_text()
+    assert ": finished" in (here.folder / "out.txt").read_text()
 
 
 def test_folders_with_odd_names(cluster: object, tmp_path: Path) -> None:
@@ -473,7 +478,7 @@ def test_judged_by_jobs_of_their_own(here: Lab, checkout: Path, undisturbed: Pat
     ("words", "said"),
     [
         (["hydra.launcher.partition=mian"], "did you mean main"),
-        (["resources.gpus=7"], "have 2"),
+        (["resources.gpus=8"], "have 2"),
         (["resources.mem_gb=900"], "asks for"),
         (["hydra.launcher.constraint=h100"], "SLURM refuses"),
         (["hydra.launcher.slurm_conf=nowhere/slurm.conf"], "nowhere/slurm.conf"),
