@@ -18,12 +18,16 @@ from fcdm.config.model_checks import check_model
 from fcdm.config.schema import FAMILIES, Config
 from fcdm.errors import UserError
 
+SAMPLERS = {"ddpm": ("ddpm", "ddim"), "flow": ("euler", "heun", "dopri5", "sde")}
+"""Objective -> what samples its models."""
+
 CHOICES: dict[str, tuple[str, ...]] = {
     "data.flip": ("none", "random"),
     "precision": ("fp32", "tf32", "bf16"),
     "label_drop.mode": ("independent", "shared"),
     "evaluation.weights": ("ema", "raw"),
-    "evaluation.sampler": ("ddpm", "ddim"),
+    "diffusion.objective": tuple(SAMPLERS),
+    "evaluation.sampler": tuple(name for names in SAMPLERS.values() for name in names),
     "evaluation.labels": ("uniform", "balanced"),
     "evaluation.where": ("inline", "job"),
     "evaluation.precision": ("fp32", "tf32", "bf16"),
@@ -62,6 +66,8 @@ BOUNDS: dict[str, tuple[float, bool, float]] = {
     "evaluation.sampling_steps": (2, True, 100_000),
     "evaluation.guidance_scale": (0, True, math.inf),
     "evaluation.guidance_channels": (1, True, math.inf),
+    "evaluation.atol": (0, False, 1),
+    "evaluation.rtol": (0, False, 1),
     "evaluation.samples": (2, True, math.inf),
     "evaluation.seed": (0, True, 2**63 - 1),
     "evaluation.batch_size": (1, True, 2**20),
@@ -128,6 +134,7 @@ def check(config: Config) -> None:
             raise UserError(f"{key}={value} cannot be: it must be {wanted}")
     budgets(config.steps)
     _check_resources(config)
+    _check_sampling(config)
     if not config.runs_dir.strip():
         raise UserError("runs_dir is empty: say runs_dir=runs")
     if len(config.optimiser.betas) != 2 or not all(0 <= beta < 1 for beta in config.optimiser.betas):
@@ -153,6 +160,25 @@ def check(config: Config) -> None:
     if config.data.name == "digits" and config.evaluation.features != "digits-cnn":
         raise UserError(f"evaluation.features={config.evaluation.features} does not fit data=digits: use digits-cnn")
     check_model(config.model, config.resolution // config.data.downsample, config.resolution, config.data.downsample)
+
+
+def _check_sampling(config: Config) -> None:
+    objective, evaluation = config.diffusion.objective, config.evaluation
+    if evaluation.sampler not in SAMPLERS[objective]:
+        other = next(name for name, samplers in SAMPLERS.items() if evaluation.sampler in samplers)
+        raise UserError(
+            f"evaluation.sampler={evaluation.sampler} samples models of objective={other}, not of {objective}: "
+            f"write {', '.join(SAMPLERS[objective])}"
+        )
+    if objective == "flow" and (config.diffusion.learn_sigma or evaluation.clip_denoised):
+        key = "diffusion.learn_sigma" if config.diffusion.learn_sigma else "evaluation.clip_denoised"
+        raise UserError(f"{key}=true means nothing of a flow: say objective=flow, which turns it off")
+    interval = evaluation.guidance_interval
+    if interval is not None and not (len(interval) == 2 and 0 <= interval[0] < interval[1] <= 1):
+        raise UserError(
+            f"evaluation.guidance_interval={interval} cannot be: two diffusion times from 0 (data) to 1 (noise), "
+            "such as '[0.1,0.8]', or null"
+        )
 
 
 def _check_resources(config: Config) -> None:
@@ -183,7 +209,9 @@ def budgets(steps: Any) -> list[int]:
 @cache
 def known_keys() -> frozenset[str]:
     """What a command line may set: keys and groups."""
-    return frozenset({*schema_keys(), "model", "data", "recipe", "sweeps", "slurm", "evaluation", "resources"})
+    return frozenset(
+        {*schema_keys(), "model", "data", "recipe", "objective", "sweeps", "slurm", "evaluation", "resources"}
+    )
 
 
 def schema_keys() -> Iterator[str]:

@@ -78,8 +78,11 @@ class DataConfig:
 
 @dataclass
 class DiffusionConfig:
-    """Gaussian diffusion: DDPM (arXiv 2006.11239) with learned range variance (arXiv 2102.09672)."""
+    """Gaussian diffusion: DDPM (arXiv 2006.11239) with learned range variance (arXiv 2102.09672), or flow matching."""
 
+    objective: str = "ddpm"
+    """`ddpm`: predict the noise; `flow`: predict the velocity of the linear path (SiT, arXiv 2401.08740), for which
+    `timesteps` and the betas mean nothing."""
     timesteps: int = 1000
     beta_start: float = 1e-4
     beta_end: float = 2e-2
@@ -139,7 +142,7 @@ class EvaluationConfig:
 
     weights: str = "ema"
     sampler: str = MISSING
-    """`ddpm` (ancestral) or `ddim` (eta 0)."""
+    """`ddpm` (ancestral) or `ddim` (eta 0); of a flow `euler`, `heun`, `dopri5` (adaptive steps) or `sde`."""
     sampling_steps: int = MISSING
     clip_denoised: bool = False
     """Clip the predicted x0 to [-1, 1]; sensible for pixels, never for latents."""
@@ -147,6 +150,11 @@ class EvaluationConfig:
     """1: no guidance, one forward pass per step instead of two."""
     guidance_channels: int | None = None
     """Guide the first so many channels only (the public codes: 3 of 4); null: all."""
+    guidance_interval: list[float] | None = None
+    """Guide at diffusion times in [low, high] only, 0 data to 1 noise (arXiv 2404.07724); null: always."""
+    atol: float = 1e-6
+    """Of `dopri5`: the error allowed in a step is atol + rtol |x|."""
+    rtol: float = 1e-3
     samples: int = MISSING
     seed: int = 0
     labels: str = "uniform"

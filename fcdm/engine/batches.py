@@ -22,7 +22,7 @@ class Batch:
     labels: Tensor
     """(n,) or (n, K) int64, dropped ones replaced by the null class."""
     t: Tensor
-    """(n,) int64 timesteps."""
+    """(n,) int64 timesteps; of a flow, float32 times in [0, 1)."""
     noise: Tensor
     """Like x0."""
 
@@ -54,7 +54,10 @@ class BatchSource:
         if self.data.flip:
             mirrored = uniform(seed, Purpose.FLIP, step, positions, ()) < 0.5
             x0 = torch.where(mirrored[:, None, None, None], x0.flip(-1), x0)
-        t = integers(seed, Purpose.TIMESTEP, step, positions, len(self.process))
+        if self.config.diffusion.objective == "flow":
+            t = uniform(seed, Purpose.TIMESTEP, step, positions, ())
+        else:
+            t = integers(seed, Purpose.TIMESTEP, step, positions, len(self.process))
         noise = normal(seed, Purpose.NOISE, step, positions, tuple(x0.shape[1:]))
         drop = uniform(seed, Purpose.LABEL_DROP, step, positions, (self.columns,))
         dropped = drop < self.config.label_drop.probability

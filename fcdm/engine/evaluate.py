@@ -22,9 +22,11 @@ from torch import Tensor, nn
 
 from fcdm.config.schema import Config
 from fcdm.data.dataset import Dataset
-from fcdm.diffusion.guidance import guided
+from fcdm.diffusion.flow import interpolate, velocity_target
+from fcdm.diffusion.guidance import flow_time, guided, step_time
 from fcdm.diffusion.process import Process, split_output
 from fcdm.diffusion.sampling import sample
+from fcdm.diffusion.solvers import solve
 from fcdm.engine.machine import autocast
 from fcdm.engine.progress import Progress
 from fcdm.engine.ranks import Ranks
@@ -125,27 +127,47 @@ class _Sampler:
         self.shape = (config.data.channels, side, side)
         diffusion = config.diffusion
         whole = Process.create(diffusion.timesteps, diffusion.beta_start, diffusion.beta_end)
-        self.process = whole.respaced(config.evaluation.sampling_steps)
+        self.flow = diffusion.objective == "flow"
+        self.process = whole if self.flow else whole.respaced(config.evaluation.sampling_steps)
 
     def images(self, numbers: Tensor) -> Tensor:
         """Samples `numbers` (n,) int64 as (n, C, side, side) uint8."""
         protocol = self.config.evaluation
+        interval = protocol.guidance_interval
         denoise = guided(
             self.model,
             self.labels(numbers),
             self.config.data.classes,
             protocol.guidance_scale,
             protocol.guidance_channels,
+            interval=(interval[0], interval[1]) if interval else None,
+            time=flow_time if self.flow else step_time(self.config.diffusion.timesteps),
         )
+        start = normal(protocol.seed, Purpose.SAMPLE_START, 0, numbers, self.shape)
+
+        def noise(k: int) -> Tensor:
+            return normal(protocol.seed, Purpose.SAMPLE_STEP, k, numbers, self.shape)
+
         with autocast(protocol.precision, self.device):
-            x = sample(
-                denoise,
-                self.process,
-                normal(protocol.seed, Purpose.SAMPLE_START, 0, numbers, self.shape),
-                lambda k: normal(protocol.seed, Purpose.SAMPLE_STEP, k, numbers, self.shape),
-                sampler=protocol.sampler,
-                clip_denoised=protocol.clip_denoised,
-            )
+            if self.flow:
+                x = solve(
+                    denoise,
+                    start,
+                    noise,
+                    sampler=protocol.sampler,
+                    steps=protocol.sampling_steps,
+                    atol=protocol.atol,
+                    rtol=protocol.rtol,
+                ).x
+            else:
+                x = sample(
+                    denoise,
+                    self.process,
+                    start,
+                    noise,
+                    sampler=protocol.sampler,
+                    clip_denoised=protocol.clip_denoised,
+                )
         return to_uint8(x.float())
 
     def labels(self, numbers: Tensor) -> Tensor:
@@ -198,7 +220,7 @@ class _Drawn:
 
 @torch.no_grad()
 def heldout_loss(model: nn.Module, config: Config, data: Dataset, ranks: Ranks) -> list[float]:
-    """Noise prediction MSE on the held-out images, per equal bin of t: fixed images, noise and t.
+    """MSE of the predicted noise (of a flow: velocity) on the held-out images, per equal bin of diffusion time.
 
     The same noise and timesteps for every model and checkpoint, so that differences between them have a low
     variance: what fits of scaling laws need.
@@ -206,19 +228,25 @@ def heldout_loss(model: nn.Module, config: Config, data: Dataset, ranks: Ranks) 
     process = Process.create(config.diffusion.timesteps, config.diffusion.beta_start, config.diffusion.beta_end)
     seed, x0, labels = config.evaluation.seed, data.heldout_images, data.heldout_labels
     positions = torch.arange(len(x0), device=x0.device)
+    flow = config.diffusion.objective == "flow"
     width = config.diffusion.timesteps / HELDOUT_BINS
     bins = torch.zeros(HELDOUT_BINS, dtype=torch.float64)
     for number in range(ranks.rank, HELDOUT_BINS, ranks.world_size):
         u = uniform(seed, Purpose.HELDOUT_NOISE, 2 * number, positions, ())
-        t = ((number + u.double()) * width).long().clamp_(max=config.diffusion.timesteps - 1)
+        if flow:  # bins of diffusion time: its t = 1 is data
+            t = 1.0 - (number + u) / HELDOUT_BINS
+        else:
+            t = ((number + u.double()) * width).long().clamp_(max=config.diffusion.timesteps - 1)
         noise = normal(seed, Purpose.HELDOUT_NOISE, 2 * number + 1, positions, tuple(x0.shape[1:]))
         total = 0.0
         for part in torch.split(positions, config.evaluation.batch_size):
-            x_t = process.q_sample(x0[part], t[part], noise[part])
+            x, eps = x0[part], noise[part]
+            x_t = interpolate(x, t[part], eps) if flow else process.q_sample(x, t[part], eps)
             with autocast(config.evaluation.precision, ranks.device):
                 output = model(x_t, t[part], labels[part])
-            eps, _ = split_output(output, x0.shape[1])
-            total += float((noise[part] - eps.float()).square().mean(dim=(1, 2, 3)).double().sum())
+            wanted = velocity_target(x, eps) if flow else eps
+            found, _ = split_output(output, x0.shape[1])
+            total += float((wanted - found.float()).square().mean(dim=(1, 2, 3)).double().sum())
         bins[number] = total / len(x0)
     summed: list[float] = ranks.sum(bins).tolist()
     return summed

@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from fcdm.config.check import budgets
 from fcdm.config.schema import Config
 from fcdm.data.dataset import Dataset
+from fcdm.diffusion.flow import flow_loss, interpolate
 from fcdm.diffusion.loss import training_loss
 from fcdm.diffusion.process import Process
 from fcdm.engine.batches import Batch, BatchSource
@@ -167,10 +168,17 @@ def _accumulate_gradients(
         last = number == len(parts)
         hold = contextlib.nullcontext() if last or ranks.world_size == 1 else model.no_sync()  # type: ignore[operator]
         with hold:
-            x_t = process.q_sample(part.x0, part.t, part.noise)
+            flow = config.diffusion.objective == "flow"
+            if flow:
+                x_t = interpolate(part.x0, part.t, part.noise)
+            else:
+                x_t = process.q_sample(part.x0, part.t, part.noise)
             with autocast(config.precision, ranks.device):
                 output = model(x_t, part.t, part.labels)
-            losses = training_loss(process, output, part.x0, x_t, part.t, part.noise).loss
+            if flow:
+                losses = flow_loss(output, part.x0, part.noise).loss
+            else:
+                losses = training_loss(process, output, part.x0, x_t, part.t, part.noise).loss
             # Each part weighs by its images, so micro-batches and ranks (whose gradients DDP averages) make
             # the mean over the global batch.
             loss = losses.sum() / len(batch)

@@ -16,6 +16,9 @@ from fcdm.runs.identity import short_hash
 # How generated and real images become bytes before any feature is taken (DiT's and ADM's rule).
 ROUNDING = "truncate-uint8"
 
+INTRODUCED: dict[str, Any] = {"guidance_interval": None, "atol": 1e-6, "rtol": 1e-3}
+"""Keys of later versions and the values that mean what was before them: left out, so that no protocol's id changes."""
+
 
 def protocol_of(config: Config) -> dict[str, Any]:
     """The protocol that this configuration asks for (checksums filled in)."""
@@ -24,6 +27,13 @@ def protocol_of(config: Config) -> dict[str, Any]:
         del protocol[key]
     if protocol["guidance_scale"] == 1.0 or protocol["guidance_channels"] == config.data.channels:
         protocol["guidance_channels"] = None  # nothing to guide, or all of it: one protocol, one id
+    for key, value in INTRODUCED.items():
+        if protocol[key] == value or (key in ("atol", "rtol") and protocol["sampler"] != "dopri5"):
+            del protocol[key]
+    if protocol["guidance_scale"] == 1.0:
+        protocol.pop("guidance_interval", None)
+    if protocol["sampler"] == "dopri5":
+        protocol["sampling_steps"] = None  # it takes the steps that it needs
     protocol["rounding"] = ROUNDING
     protocol["features"] = extractor_id(config.evaluation.features)
     protocol["reference"] = f"{config.data.name}-{config.resolution}px-train@{(config.data.checksum or '')[:8]}"
@@ -32,4 +42,4 @@ def protocol_of(config: Config) -> dict[str, Any]:
 
 def protocol_id(protocol: dict[str, Any]) -> str:
     """`ddim25-1000-3f2a91bc`: sampler and steps, samples, and the hash of the whole protocol."""
-    return f"{protocol['sampler']}{protocol['sampling_steps']}-{protocol['samples']}-{short_hash(protocol)}"
+    return f"{protocol['sampler']}{protocol['sampling_steps'] or ''}-{protocol['samples']}-{short_hash(protocol)}"

@@ -1,7 +1,7 @@
 """What a job will take: FLOPs, hours on its processors, memory, starts under its time limit.
 
-Training FLOPs are `fcdm.cost`'s; sampling is `samples x sampling_steps` forward passes (twice that under guidance) for
-each budget and protocol, then decoding and features of each sample. Hours follow from the FLOPs and a pace: measured
+Training FLOPs are `fcdm.cost`'s; sampling is `samples x calls of the sampler` forward passes (twice that under guidance)
+for each budget and protocol, then decoding and features of each sample. Hours follow from the FLOPs and a pace: measured
 where runs like this one have records, else a share (MFU) of the GPU's peak. CPUs are never guessed.
 """
 
@@ -123,6 +123,13 @@ def measured_text(config: Config, speed: Speed, flops_per_s: float) -> str:
     )
 
 
+CALLS_A_STEP = {"heun": 2}
+"""Of the model, where a sampler's step is not one call."""
+
+ADAPTIVE_CALLS = 36
+"""Of `dopri5`, which takes the steps that it needs: 28 to 36 on mixtures of Gaussians at its default tolerances."""
+
+
 def processes_of(request: Request) -> int:
     return request.nodes * request.tasks_per_node
 
@@ -135,7 +142,8 @@ def judging_flops(config: Config) -> dict[str, int]:
     """FLOPs of one evaluation, by kind."""
     forward = run_cost(config).forward_macs
     asked = config.evaluation
-    passes = asked.samples * asked.sampling_steps * (2 if asked.guidance_scale != 1.0 else 1)
+    calls = ADAPTIVE_CALLS if asked.sampler == "dopri5" else asked.sampling_steps * CALLS_A_STEP.get(asked.sampler, 1)
+    passes = asked.samples * calls * (2 if asked.guidance_scale != 1.0 else 1)
     return {
         "sampling": FLOPS_PER_MAC * passes * forward,
         "decoding": FLOPS_PER_MAC * asked.samples * decoding_macs(config),
