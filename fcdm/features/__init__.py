@@ -12,12 +12,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fcdm.errors import UserError
+from fcdm.features.weights import inception_id
 
 if TYPE_CHECKING:
     import torch
 
 DIGITS_CNN_WEIGHTS = Path(__file__).with_name("digits_cnn.safetensors")
-EXTRACTORS = ("digits-cnn", "pixels")
+EXTRACTORS = ("digits-cnn", "pixels", "inception")
+
+
+@dataclass(frozen=True)
+class Features:
+    """What one pass gives for n images, float32; None where the extractor has no such output."""
+
+    pool: torch.Tensor
+    """(n, dim): for FID, precision and recall. Inception's pool_3, 2,048 numbers."""
+    spatial: torch.Tensor | None = None
+    """(n, spatial_dim): for sFID. 7 channels of Inception's mixed_6/conv on 17x17 places, channels last: 2,023."""
+    probabilities: torch.Tensor | None = None
+    """(n, classes), rows sum to 1: for the Inception Score. 1,008 classes."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +41,16 @@ class Extractor:
     """Names the weights too: features of two ids are never compared."""
     dim: int
     extract: Callable[[torch.Tensor], torch.Tensor]
+    spatial_dim: int | None = None
+    classes: int | None = None
+    extract_all: Callable[[torch.Tensor], Features] | None = None
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         return self.extract(images)
+
+    def features(self, images: torch.Tensor) -> Features:
+        """All that the extractor has to say about images (n, c, h, w) uint8, in one pass."""
+        return self.extract_all(images) if self.extract_all else Features(self.extract(images))
 
 
 def digits_cnn_id() -> str:
@@ -38,23 +58,34 @@ def digits_cnn_id() -> str:
     return "digits-cnn@" + hashlib.sha256(DIGITS_CNN_WEIGHTS.read_bytes()).hexdigest()[:8]
 
 
-def extractor_id(name: str) -> str:
-    """The id of the extractor `name`, without loading it; UserError for an unknown name."""
+def extractor_id(name: str, weights: str | Path | None = None) -> str:
+    """The id of the extractor `name`, without loading it; UserError for an unknown name.
+
+    `weights` as in `open_extractor`. Inception's is the public file's even where that is not there yet.
+    """
     if name not in EXTRACTORS:
         raise UserError(f"no feature extractor {name!r}: choose one of {', '.join(EXTRACTORS)}")
+    if name == "inception":
+        return inception_id(weights)
     return digits_cnn_id() if name == "digits-cnn" else "pixels-8x8"
 
 
-def open_extractor(name: str, device: str | torch.device = "cpu") -> Extractor:
+def open_extractor(name: str, device: str | torch.device = "cpu", weights: str | Path | None = None) -> Extractor:
     """The extractor `name`, ready on `device`; UserError for an unknown name.
 
     - `digits-cnn`: 64 penultimate features of a small CNN that reads the digits (`fcdm.features.digits_cnn`);
     - `pixels`: the 64 pixels themselves, area-averaged to 8x8 and scaled to [-1, 1]. A CNN's features
-      might favour the samples of a ConvNet; these favour nobody.
+      might favour the samples of a ConvNet; these favour nobody;
+    - `inception`: what published FIDs are taken over (`fcdm.features.inception`), of images of any size. Its
+      weights are at `weights`, else $FCDM_INCEPTION, else in the cache folder; UserError where they are not.
 
-    Both take images of one channel and see nothing finer than 8x8. Both compute in float64 (autocast and TF32
-    leave it alone), so batch size and device move a feature by no more than its float32 rounding.
+    The first two take images of one channel and see nothing finer than 8x8. They compute in float64 (autocast
+    and TF32 leave it alone), so batch size and device move a feature by no more than its float32 rounding.
     """
+    if name == "inception":
+        from fcdm.features.inception import open_inception
+
+        return open_inception(weights, device)
     identity = extractor_id(name)
     import torch
 

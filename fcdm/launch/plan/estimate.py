@@ -1,8 +1,8 @@
 """What a job will take: FLOPs, hours on its processors, memory, starts under its time limit.
 
-Training FLOPs are `fcdm.cost`'s; sampling is `samples x calls of the sampler` forward passes (twice that under guidance)
-for each budget and protocol, then decoding and features of each sample. Hours follow from the FLOPs and a pace: measured
-where runs like this one have records, else a share (MFU) of the GPU's peak. CPUs are never guessed.
+Training FLOPs are `fcdm.cost`'s; sampling is `samples x calls of the sampler` forward passes (twice under guidance)
+for each budget and protocol, then decoding and features of each sample. Hours follow from the FLOPs and a pace:
+measured where runs like this one have records, else a share (MFU) of the GPU's peak. CPUs are never guessed.
 """
 
 from __future__ import annotations

@@ -1,0 +1,104 @@
+"""From an image file of any kind to the square 8-bit picture that ImageNet models are trained on.
+
+What ADM's loader does (arXiv 2105.05233, `guided_diffusion/image_datasets.py`), since every published number
+stands on it: RGB by Pillow's conversion, alpha dropped, EXIF orientation ignored, the first frame of an animation,
+halvings by box filter, then bicubic, then the centre. Torch-free.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+LARGEST = 89_478_485
+"""Pixels. Pillow's own limit for what may be a decompression bomb: 0.27 GB as RGB."""
+
+ENDINGS = frozenset(
+    (".jpeg", ".jpg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif")
+)
+"""Lower-case endings of the files that are taken for images."""
+
+
+class Unreadable(Exception):
+    """Why an image cannot be used, in a few words."""
+
+
+@contextlib.contextmanager
+def pillow_settings() -> Iterator[None]:
+    """Pillow without its own limit and its warnings, while the block runs; to be entered once, around all threads.
+
+    The limit is ours to judge (`LARGEST`), and odd metadata is no news about a picture.
+    """
+    limit = Image.MAX_IMAGE_PIXELS
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        Image.MAX_IMAGE_PIXELS = None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+def read_square(source: Path | bytes, size: int, huge: bool = False) -> NDArray[np.uint8]:
+    """The centre (size, size, 3) of an image file or its bytes. Safe in threads; see `pillow_settings`.
+
+    huge: take pictures of more than `LARGEST` pixels too. Raises Unreadable.
+    """
+    try:
+        data = source if isinstance(source, bytes) else source.read_bytes()
+        if not data:
+            raise Unreadable("the file is empty")
+        with Image.open(io.BytesIO(data)) as image:
+            _check_size(*image.size, "", huge)
+            image.load()
+            return centre_crop(_to_rgb(image), size, huge)
+    except Unreadable:
+        raise
+    except UnidentifiedImageError:
+        raise Unreadable("no image, or of an unknown format") from None
+    except MemoryError:
+        raise Unreadable("too large for this machine's memory") from None
+    except Exception as error:  # Pillow's readers raise what they like on damaged bytes: OSError, struct.error, ...
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise Unreadable(" ".join(reason.split())[:120] or type(error).__name__) from None
+
+
+def centre_crop(image: Image.Image, size: int, huge: bool = False) -> NDArray[np.uint8]:
+    """ADM's crop of an RGB image: (size, size, 3) uint8.
+
+    Halved with a box filter while the shorter side is at least twice `size`, then brought to it by Pillow's bicubic,
+    then cut out of the middle (odd rests leave one pixel more at the bottom and the right). Raises Unreadable for a
+    strip so long that scaling its short side up would make it huge.
+    """
+    while min(image.size) >= 2 * size:
+        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+    scale = size / min(image.size)
+    width, height = round(image.width * scale), round(image.height * scale)
+    _check_size(width, height, " once its short side is scaled", huge)
+    image = image.resize((width, height), Image.Resampling.BICUBIC)
+    left, top = (width - size) // 2, (height - size) // 2
+    return np.asarray(image.crop((left, top, left + size, top + size)), dtype=np.uint8)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        # 16 bits, which Pillow would clip to white instead of scaling. (Older versions call 16-bit PNGs "I".)
+        values = np.asarray(image).astype(np.int64)
+        if int(values.max(initial=0)) > 0xFFFF or int(values.min(initial=0)) < 0:
+            raise Unreadable("integers of more than 16 bits per pixel")
+        return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise Unreadable("floating-point pixels, whose scale nobody knows")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _check_size(width: int, height: int, when: str, huge: bool) -> None:
+    if width * height > LARGEST and not huge:
+        raise Unreadable(f"{width} x {height} pixels{when}: over Pillow's limit of {LARGEST:,} (--huge takes it)")

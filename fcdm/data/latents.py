@@ -1,0 +1,202 @@
+"""A store of VAE posteriors: of each image and its mirror image the mean and standard deviation, in mapped shards.
+
+    manifest.json     what the store holds; written last, so a folder that has it is whole. Its sha256 is the data's
+                      identity: nothing in it depends on where or when the store was made.
+    shards/00000.npy  (n, 2, 2, C, h, w) float16: image; as it is, mirrored; mean, standard deviation; unscaled
+    labels.npy        (N,) int32          heldout.npy  (N,) bool: judged on, never trained on
+    names.txt         one source image per line, in the order of the store
+    made.json         for people: paths, the VAE's name, host, time        skipped.txt  images left out, and why
+
+Written by `fcdm.data.prepare_latents`. Importing this is torch-free.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fcdm.data.manifest import (
+    HELDOUT,
+    LABELS,
+    Shard,
+    check_manifest,
+    file_sha256,
+    manifest_checksum,
+    read_manifest,
+)
+from fcdm.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+LATENTS = ("posterior", "frozen")
+FLIPS = ("none", "random", "frozen")
+FROZEN_SEED = 0
+"""Of the one draw and the one flip per image that `frozen` means, whatever the run's seed."""
+
+
+class LatentsStore:
+    """Random access to a store. Shards are mapped: what was read once comes from the page cache.
+
+    Raises UserError, in one line, where the folder is no whole store or not of the kind asked (`check_manifest`).
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        resolution: int | None = None,
+        channels: int | None = None,
+        downsample: int | None = None,
+        classes: int | None = None,
+        vae: str | None = None,
+    ) -> None:
+        self.folder = Path(folder)
+        self.manifest = read_manifest(self.folder)
+        check_manifest(
+            self.folder,
+            self.manifest,
+            resolution=resolution,
+            channels=channels,
+            downsample=downsample,
+            classes=classes,
+            vae=vae,
+        )
+        self.checksum = manifest_checksum(self.folder)
+        self.class_names = self.manifest.classes
+        self.labels: NDArray[np.int64] = self._array(LABELS, np.int32).astype(np.int64)
+        """(N,), in the order of the store."""
+        heldout = self._array(HELDOUT, np.bool_)
+        self.heldout_indices: NDArray[np.int64] = np.flatnonzero(heldout)
+        self.train_indices: NDArray[np.int64] = np.flatnonzero(~heldout)
+        self._starts = np.cumsum([0, *(shard.images for shard in self.manifest.shards)])
+        self._shards = [self._map(shard) for shard in self.manifest.shards]
+
+    def __len__(self) -> int:
+        return self.manifest.images
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(C, h, w)."""
+        return self.manifest.channels, self.manifest.side, self.manifest.side
+
+    def read(self, indices: NDArray[np.int64], mirrored: NDArray[np.bool_] | None = None) -> NDArray[np.float16]:
+        """Mean and standard deviation, unscaled, (n, 2, C, h, w), at `indices` (n,), mirrored where `mirrored` (n,).
+
+        Raises IndexError outside of 0 ... N - 1.
+        """
+        found = np.empty((len(indices), 2, *self.latent_shape), dtype=np.float16)
+        flips = [0] * len(indices) if mirrored is None else mirrored.astype(np.intp).tolist()
+        shards, rows = self._places(indices)
+        # In the order of the disk. A plain loop: items of one batch seldom share a shard.
+        for item in np.argsort(indices, kind="stable").tolist():
+            found[item] = self._shards[shards[item]].array[rows[item], flips[item]]
+        return found
+
+    def prefetch(self, indices: NDArray[np.int64], mirrored: NDArray[np.bool_] | None = None) -> None:
+        """Tells the kernel that these are wanted soon: it reads them all at once, in the background. As for `read`."""
+        flips = [0] * len(indices) if mirrored is None else mirrored.astype(np.intp).tolist()
+        shards, rows = self._places(indices)
+        for shard, row, flip in zip(shards, rows, flips, strict=True):
+            self._shards[shard].will_need(2 * row + flip)
+
+    def batch(
+        self,
+        indices: NDArray[np.int64],
+        device: str | torch.device = "cpu",
+        *,
+        latents: str = "posterior",
+        flip: str = "none",
+        eps: Tensor | None = None,
+        mirrored: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Latents as models see them, (n, C, h, w) float32, and labels (n,) int64, on the device.
+
+        (mean + standard deviation * eps - shift) * scaling factor, with
+
+        - latents="posterior": the caller's `eps` (n, C, h, w), standard normal, fresh for each visit;
+          latents="frozen": one draw per image, a function of its index alone (the public code's way);
+        - flip="random": mirrored where the caller's `mirrored` (n,) bool says so (on the CPU, since it decides what
+          is read); "frozen": one toss per image, a function of its index alone; "none": never.
+          The mirror image went through the VAE itself: it is not the mirrored latent.
+        """
+        import torch
+
+        from fcdm.randomness import Purpose, normal, uniform
+
+        if latents not in LATENTS or flip not in FLIPS:
+            raise ValueError(f"latents={latents} (of {LATENTS}), flip={flip} (of {FLIPS})")
+        if (latents == "posterior") != (eps is not None) or (flip == "random") != (mirrored is not None):
+            raise ValueError("eps goes with latents=posterior and mirrored with flip=random, and only with these")
+        device = torch.device(device)
+        numbers = torch.from_numpy(np.ascontiguousarray(indices))
+        if flip == "frozen":
+            mirrored = uniform(FROZEN_SEED, Purpose.FLIP, 0, numbers, ()) < 0.5
+        posterior = torch.from_numpy(self.read(indices, None if mirrored is None else mirrored.cpu().numpy()))
+        labels = torch.from_numpy(self.labels[indices])
+        if device.type == "cuda":
+            posterior, labels = posterior.pin_memory(), labels.pin_memory()
+        mean, std = posterior.to(device, non_blocking=True).float().unbind(1)
+        if eps is None:
+            eps = normal(FROZEN_SEED, Purpose.POSTERIOR, 0, numbers.to(device), self.latent_shape)
+        scaled = torch.addcmul(mean, std, eps.to(device)).sub_(self.manifest.shift_factor)
+        return scaled.mul_(self.manifest.scaling_factor), labels.to(device, non_blocking=True)
+
+    def damaged(self) -> list[str]:
+        """Files whose sha256 is not the manifest's: reads everything."""
+        wanted = {shard.file: shard.sha256 for shard in self.manifest.shards} | self.manifest.files
+        return [name for name, checksum in wanted.items() if file_sha256(self.folder / name) != checksum]
+
+    def _places(self, indices: NDArray[np.int64]) -> tuple[list[int], list[int]]:
+        if len(indices) and not 0 <= int(indices.min()) <= int(indices.max()) < len(self):
+            raise IndexError(f"indices from {indices.min()} to {indices.max()}, but the store has {len(self)} images")
+        shards = np.searchsorted(self._starts, indices, side="right") - 1
+        return shards.tolist(), (indices - self._starts[shards]).tolist()
+
+    def _array(self, name: str, dtype: Any) -> NDArray[Any]:
+        path = self.folder / name
+        try:
+            found = np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise UserError(f"{path} cannot be read ({error}): make the store anew") from None
+        if found.shape != (len(self),) or found.dtype != dtype:
+            raise UserError(f"{path} has shape {found.shape} and type {found.dtype}, not those of its manifest")
+        return np.asarray(found)
+
+    def _map(self, shard: Shard) -> _Mapped:
+        path = self.folder / shard.file
+        shape = (shard.images, 2, 2, *self.latent_shape)
+        try:
+            with path.open("rb") as file:
+                header = np.lib.format.read_magic(file) == (1, 0) and np.lib.format.read_array_header_1_0(file)
+                offset = file.tell()
+                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path} cannot be read ({error}): make the store anew, or copy it again") from None
+        # Checked here: to touch a page behind the end of a file would kill the process.
+        if header != (shape, False, np.dtype(np.float16)) or len(mapped) != offset + 2 * int(np.prod(shape)):
+            raise UserError(f"{path} is not as its manifest says (cut short?): make the store anew, or copy it again")
+        return _Mapped(mapped, offset, shape)
+
+
+class _Mapped:
+    """One shard, mapped read-only."""
+
+    def __init__(self, mapped: mmap.mmap, offset: int, shape: tuple[int, ...]) -> None:
+        self._mapped, self._offset = mapped, offset
+        self.array: NDArray[np.float16] = np.frombuffer(mapped, np.float16, offset=offset).reshape(shape)
+        self._item = 2 * int(np.prod(shape[2:]))
+        """Bytes of one flip of one image."""
+
+    def will_need(self, item: int) -> None:
+        start = self._offset + item * self._item
+        page = start - start % mmap.PAGESIZE
+        if hasattr(mmap, "MADV_WILLNEED"):
+            with contextlib.suppress(OSError):
+                self._mapped.madvise(mmap.MADV_WILLNEED, page, start + self._item - page)

@@ -1,0 +1,148 @@
+"""manifest.json of a latents store: what it holds, whether that is what is asked for, and its identity. Torch-free."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from fcdm.codecs.files import ALIASES, vae_identity
+from fcdm.errors import UserError
+
+FORMAT = 1
+MANIFEST, MADE, LABELS, HELDOUT, NAMES = "manifest.json", "made.json", "labels.npy", "heldout.npy", "names.txt"
+
+
+@dataclass(frozen=True)
+class Shard:
+    file: str
+    images: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a store holds, from its manifest.json."""
+
+    images: int
+    resolution: int
+    """Side of the images in pixels."""
+    channels: int
+    side: int
+    """Of the latents, in latent pixels."""
+    scaling_factor: float
+    shift_factor: float
+    vae_sha256: str
+    """Of the weights of the VAE that encoded them."""
+    classes: tuple[str, ...]
+    class_counts: tuple[int, ...]
+    shards: tuple[Shard, ...]
+    files: dict[str, str]
+    """sha256 of the other files."""
+    vae: str
+    """The VAE's name as it was asked for, for people; empty where made.json is gone."""
+
+    @property
+    def downsample(self) -> int:
+        return self.resolution // self.side
+
+
+def manifest_checksum(folder: Path) -> str:
+    """The identity of the data in the store: sha256 of its manifest.json. UserError where there is no store."""
+    return hashlib.sha256(_manifest_bytes(folder)).hexdigest()
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Reads and checks manifest.json. Raises UserError, in one line, for no store, or one of another format."""
+    path = folder / MANIFEST
+    try:
+        values = json.loads(_manifest_bytes(folder))
+        if values.get("format") != FORMAT:
+            raise UserError(f"{path} has format {values.get('format')}, this fcdm reads {FORMAT}: make the store anew")
+        found = Manifest(
+            images=int(values["images"]),
+            resolution=int(values["resolution"]),
+            channels=int(values["channels"]),
+            side=int(values["side"]),
+            scaling_factor=float(values["scaling_factor"]),
+            shift_factor=float(values["shift_factor"]),
+            files=dict(values["files"]),
+            vae_sha256=values["vae"]["weights_sha256"],
+            classes=tuple(values["classes"]),
+            class_counts=tuple(values["class_counts"]),
+            shards=tuple(Shard(**shard) for shard in values["shards"]),
+            vae=_vae_name(folder),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is damaged ({type(error).__name__}: {error}): make the store anew") from None
+    if sum(shard.images for shard in found.shards) != found.images:
+        raise UserError(f"{path} is damaged: its shards' images do not sum to {found.images}: make the store anew")
+    return found
+
+
+def check_manifest(
+    folder: Path,
+    manifest: Manifest,
+    *,
+    resolution: int | None = None,
+    channels: int | None = None,
+    downsample: int | None = None,
+    classes: int | None = None,
+    vae: str | None = None,
+) -> None:
+    """Raises UserError, with both values, where the store is of another kind than asked. None: not asked.
+
+    vae: a name (hub id, `ft-ema`, folder) or the sha256 of the weights.
+    """
+    has = {
+        "resolution": (resolution, manifest.resolution),
+        "data.channels": (channels, manifest.channels),
+        "data.downsample": (downsample, manifest.downsample),
+        "data.classes": (classes, len(manifest.classes)),
+    }
+    for key, (asked, found) in has.items():
+        if asked is not None and asked != found:
+            raise UserError(
+                f"the latents store {folder} has {key}={found}, {key}={asked} is asked for: say data.path=<another "
+                f"store>, or make one with `python -m fcdm.prepare latents`"
+            )
+    if vae is not None and not _same_vae(vae, manifest):
+        name = manifest.vae or "a VAE"
+        raise UserError(
+            f"the latents store {folder} was made with {name} (weights {manifest.vae_sha256[:8]}), vae={vae} is asked "
+            "for: say data.path=<another store>, or make one with `python -m fcdm.prepare latents`"
+        )
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 of a file; empty where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return ""
+
+
+def _manifest_bytes(folder: Path) -> bytes:
+    try:
+        return (folder / MANIFEST).read_bytes()
+    except OSError as error:
+        unfinished = " (it is unfinished: run the command that makes it again)" if (folder / "work").is_dir() else ""
+        raise UserError(f"no latents store at {folder}: {MANIFEST}: {error.strerror}{unfinished}") from None
+
+
+def _vae_name(folder: Path) -> str:
+    try:
+        return str(json.loads((folder / MADE).read_bytes())["vae"]["name"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def _same_vae(asked: str, manifest: Manifest) -> bool:
+    if ALIASES.get(asked, asked) == manifest.vae or asked == manifest.vae_sha256:
+        return True
+    try:
+        return vae_identity(asked, download=False).weights_sha256 == manifest.vae_sha256
+    except UserError:
+        return False

@@ -1,0 +1,167 @@
+"""Makes a latents store: list the images, encode them shard by shard, write the manifest.
+
+Any number of processes share the work without talking: process r of W takes shards r, r + W, ..., and the main one
+waits until all stand. A start after kill -9 keeps the shards that stand and makes the others again, to the same bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from pathlib import Path
+
+from fcdm.codecs.files import vae_identity
+from fcdm.data.encoding import Group, Job, Request, Shown
+from fcdm.data.manifest import MANIFEST, check_manifest, read_manifest
+from fcdm.data.shards import Plan, Work
+from fcdm.data.sources import open_source
+from fcdm.errors import UserError
+from fcdm.runs.holder import Holder, claim
+
+
+def prepare_latents(request: Request, group: Group, shown: Shown) -> Path:
+    """Makes the store at `request.out`, or finishes it; returns its folder. Raises UserError, in one line."""
+    from fcdm.codecs.vae import open_vae
+
+    _check(request)
+    work = Work(request.out)
+    with contextlib.ExitStack() as stack:
+        failure: UserError | None = None
+        plan: Plan | None = None
+        holder: Holder | None = None
+        whole = False
+        try:
+            plan = plan_of(request)
+            whole = _whole(request, plan)
+            if group.rank == 0 and not whole:
+                _check_space(request, plan, work)
+                holder = stack.enter_context(claim(work.folder))
+                work.start(plan)
+        except UserError as error:
+            failure = error
+        _together(group, failure)
+        assert plan is not None
+        group.agree(plan.number(), "the images, the VAE and the options")
+        if whole:
+            _tell(shown, group, f"{request.out} is whole already: {read_manifest(request.out).images:,} images")
+            if group.rank == 0:
+                shutil.rmtree(work.folder, ignore_errors=True)
+            group.close()
+            return request.out
+        for note in (*plan.source.notes, *_sizes(request, plan, group)):
+            _tell(shown, group, note)
+        mine = range(group.rank, plan.shards, group.world_size)
+        try:
+            refuse = request.unreadable == "refuse"
+            missing = [shard for shard in mine if not work.checked(shard, refuse, request.huge)]
+            vae = open_vae(request.vae, group.device, request.batch, request.tf32)
+        except UserError as error:
+            failure = error
+        # Nobody looks at another's shards before all have checked theirs. From here on nobody talks to the others.
+        _together(group, failure)
+        group.close()
+        if group.rank == 0 and (kept := len(work.ended())):
+            shown.note(f"{kept:,} of {plan.shards:,} shards stand and are kept")
+        job = Job(request, plan, work, group, shown, holder)
+        try:
+            job.encode(vae, missing)
+        except UserError as error:
+            work.fail(group.rank, str(error))
+            raise
+        if group.rank == 0:
+            job.wait()
+            job.finish()
+    return request.out
+
+
+def _check(request: Request) -> None:
+    for name, value in (("batch", request.batch), ("shard", request.shard_images), ("resolution", request.resolution)):
+        if value < 1:
+            raise UserError(f"{name}={value} cannot be: it must be at least 1")
+    if request.workers is not None and request.workers < 1:
+        raise UserError(f"workers={request.workers} cannot be: it must be at least 1")
+    if not 0 <= request.heldout < 1:
+        raise UserError(f"heldout={request.heldout} cannot be: a fraction of the images, 0 or more and below 1")
+
+
+def plan_of(request: Request) -> Plan:
+    """What the request comes to: the images are listed, the VAE's files found. Raises UserError."""
+    vae = vae_identity(request.vae)
+    if request.resolution % vae.downsample:
+        raise UserError(
+            f"resolution={request.resolution} is not a multiple of {vae.downsample}, the side in pixels of one latent "
+            f"of {vae.name}"
+        )
+    precision = "tf32" if request.tf32 else "fp32"
+    source = open_source(request.images)
+    return Plan(request.resolution, request.shard_images, request.heldout, precision, vae, source)
+
+
+def _whole(request: Request, plan: Plan) -> bool:
+    """Whether the store stands already. Raises UserError where another one does."""
+    out = request.out
+    if not (out / MANIFEST).exists():
+        return False
+    manifest = read_manifest(out)
+    check_manifest(out, manifest, resolution=plan.resolution, vae=plan.vae.weights_sha256)
+    stands = json.loads((out / MANIFEST).read_bytes())
+    if stands["source"]["checksum"] != plan.source.checksum():
+        raise UserError(
+            f"{out} is a whole store of other images ({stands['source']['images']:,}; {request.images} has "
+            f"{len(plan.source):,}): remove it, or choose another --out"
+        )
+    for what, found, asked in (
+        ("heldout", stands["heldout"]["fraction"], plan.heldout),
+        ("precision", stands["vae"]["precision"], plan.precision),
+    ):
+        if found != asked:
+            raise UserError(
+                f"{out} is a whole store with {what} {found}, not {asked}: remove it, or choose another --out"
+            )
+    return True
+
+
+def _together(group: Group, failure: UserError | None) -> None:
+    """All go on or all stop; the main process's reason is told alone."""
+    main_failed = group.any(failure is not None and group.rank == 0)
+    if group.any(failure is not None):
+        if failure is not None and (group.rank == 0 or not main_failed):
+            raise failure
+        raise SystemExit(1)
+
+
+def _sizes(request: Request, plan: Plan, group: Group) -> list[str]:
+    count, classes = len(plan.source), len(plan.source.classes)
+    shape = " x ".join(str(n) for n in plan.row_shape[2:])
+    processes = f"{group.world_size} processes on {group.device.type}" if group.world_size > 1 else str(group.device)
+    return [
+        f"{count:,} images of {classes:,} classes in {request.images}, at {plan.resolution} pixels",
+        f"VAE {plan.vae.id}: latents {shape}, scaling factor {plan.vae.scaling_factor}",
+        f"{request.out}: {_bytes(count * plan.image_bytes)} in {plan.shards:,} shards (mean and standard deviation "
+        f"in float16, of each image and its mirror image: {_bytes(plan.image_bytes)} an image); {processes}",
+    ]
+
+
+def _check_space(request: Request, plan: Plan, work: Work) -> None:
+    stands = len(work.ended()) * plan.shard_images
+    needed = max(0, len(plan.source) - stands) * (plan.image_bytes + 64)
+    folder = next(path for path in (request.out.absolute(), *request.out.absolute().parents) if path.exists())
+    free = shutil.disk_usage(folder if folder.is_dir() else folder.parent).free
+    if needed > free and not request.anyway:
+        raise UserError(
+            f"{request.out} needs {_bytes(needed)} and the disk has {_bytes(free)} free: free some space, choose "
+            "another --out, or say --yes to start all the same"
+        )
+
+
+def _tell(shown: Shown, group: Group, text: str) -> None:
+    if group.rank == 0:
+        shown.note(text)
+
+
+def _bytes(count: float) -> str:
+    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if count >= size:
+            return f"{count / size:.2f} {unit}"
+    return f"{count / 1e3:.1f} kB"

@@ -1,0 +1,286 @@
+"""An unfinished latents store on disk: what is planned, which shards stand, which images could not be read.
+
+Everything unfinished lies in `<store>/work/`, which goes when the manifest comes:
+
+    plan.json      what is being made: a later start must want the same
+    00000.json     shard 0 stands (written after it): images, sha256, images left out
+    00000.bad.json shard 0 was refused for these images
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fcdm.codecs.files import VaeIdentity
+from fcdm.data.manifest import FORMAT, HELDOUT, LABELS, MADE, MANIFEST, NAMES, file_sha256
+from fcdm.data.sources import Source
+from fcdm.errors import UserError
+from fcdm.runs.atomic import TEMPORARY, describe_oserror, sync_folder, temporary_name, write_atomic, write_json
+
+SKIPPED = "skipped.txt"
+PAGE = 4096
+Skipped = tuple[int, str]
+"""Number of an image in its source, and why it cannot be read."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What decides a store's content."""
+
+    resolution: int
+    shard_images: int
+    heldout: float
+    precision: str
+    """`fp32` or `tf32`: of the encoder's products on a GPU."""
+    vae: VaeIdentity
+    source: Source
+
+    @property
+    def shards(self) -> int:
+        return -(-len(self.source) // self.shard_images)
+
+    @property
+    def side(self) -> int:
+        return self.resolution // self.vae.downsample
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """Of one image: (2 flips, 2 mean and std, C, h, w)."""
+        return 2, 2, self.vae.channels, self.side, self.side
+
+    @property
+    def image_bytes(self) -> int:
+        return 2 * int(np.prod(self.row_shape))
+
+    def positions(self, shard: int) -> range:
+        """Numbers of the shard's images in the source; unreadable ones are left out later."""
+        start = shard * self.shard_images
+        return range(start, min(start + self.shard_images, len(self.source)))
+
+    def values(self) -> dict[str, Any]:
+        """Everything that must be the same for a start to continue another."""
+        return {
+            "format": FORMAT,
+            "resolution": self.resolution,
+            "shard_images": self.shard_images,
+            "heldout": self.heldout,
+            "precision": self.precision,
+            "vae": self.vae.weights_sha256,
+            "scaling_factor": self.vae.scaling_factor,
+            "shift_factor": self.vae.shift_factor,
+            "source": self.source.checksum(),
+        }
+
+    def number(self) -> int:
+        """20 bits of what is planned, for processes to compare."""
+        return int.from_bytes(hashlib.sha256(json.dumps(self.values()).encode()).digest()[:3], "big") >> 4
+
+
+class Work:
+    """The `work` folder of a store. Every write is atomic, so what a killed process leaves is no worse than nothing."""
+
+    def __init__(self, out: Path) -> None:
+        self.out, self.folder = out, out / "work"
+
+    def start(self, plan: Plan) -> None:
+        """For the main process, before any other begins. Raises UserError where something else is being made there."""
+        path = self.folder / "plan.json"
+        values = plan.values()
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            before = json.loads(path.read_bytes())
+            differs = [key for key in values if before.get(key) != values[key]]
+            if differs:
+                raise UserError(
+                    f"{self.out} is the unfinished store of another command ({_told(before, values, differs)}): finish "
+                    "that one, remove the folder, or choose another --out"
+                )
+        try:
+            for folder in (self.out / "shards", self.folder):
+                folder.mkdir(parents=True, exist_ok=True)
+            for folder in (self.out / "shards", self.folder):
+                for left in (*folder.glob(f"{TEMPORARY}*"), *folder.glob("*.bad.json"), *folder.glob("*.failed")):
+                    left.unlink(missing_ok=True)
+        except OSError as error:
+            raise describe_oserror(error, self.out) from error
+        write_json(path, values)
+
+    def checked(self, shard: int, refuse: bool, huge: bool) -> bool:
+        """Whether the shard stands, whole and good for this command; what is there else is removed."""
+        mark, path = self.mark(shard), self.path(shard)
+        if mark is None:
+            return False
+        whole = mark["images"] == 0 or file_sha256(path) == mark["sha256"]
+        # Left out images are a matter of how the command was given.
+        if whole and (not mark["skipped"] or (not refuse and mark["huge"] == huge)):
+            return True
+        self._mark_path(shard).unlink(missing_ok=True)
+        return False
+
+    def write(self, shard: int, rows: NDArray[np.float16], skipped: list[Skipped], huge: bool) -> None:
+        """Puts the shard's (n, ...) rows on the disk, then its mark. Raises UserError."""
+        checksum = write_npy(self.path(shard), rows) if len(rows) else ""
+        mark = {"images": len(rows), "sha256": checksum, "skipped": skipped, "huge": huge}
+        write_json(self._mark_path(shard), mark)
+
+    def refuse(self, shard: int, bad: list[Skipped]) -> None:
+        write_json(self.folder / f"{shard:05d}.bad.json", bad)
+
+    def mark(self, shard: int) -> dict[str, Any] | None:
+        """What stands of the shard; None: nothing yet."""
+        with contextlib.suppress(OSError, ValueError):
+            found = json.loads(self._mark_path(shard).read_bytes())
+            return found if isinstance(found, dict) else None
+        return None
+
+    def bad(self, shard: int) -> list[Skipped]:
+        """The images for which the shard was refused."""
+        with contextlib.suppress(OSError, ValueError):
+            found = json.loads((self.folder / f"{shard:05d}.bad.json").read_bytes())
+            return [(int(index), str(reason)) for index, reason in found]
+        return []
+
+    def fail(self, rank: int, why: str) -> None:
+        """Tells the main process that this one stops."""
+        with contextlib.suppress(UserError):
+            write_atomic(self.folder / f"{rank}.failed", why)
+
+    def failed(self) -> str | None:
+        """Why a process stopped, if one did."""
+        for path in self.folder.glob("*.failed"):
+            with contextlib.suppress(OSError):
+                return path.read_text()
+        return None
+
+    def ended(self) -> set[int]:
+        """Shards that stand or were refused."""
+        try:
+            names = [path.name for path in self.folder.glob("*.json")]
+            return {int(name[:5]) for name in names if name[:5].isdigit()}
+        except OSError:
+            return set()
+
+    def path(self, shard: int) -> Path:
+        return self.out / "shards" / f"{shard:05d}.npy"
+
+    def _mark_path(self, shard: int) -> Path:
+        return self.folder / f"{shard:05d}.json"
+
+    def finish(self, plan: Plan, made: dict[str, Any]) -> int:
+        """Writes everything but the shards, the manifest last. Returns the number of images. Raises UserError."""
+        marks = [self.mark(shard) for shard in range(plan.shards)]
+        left_out: dict[int, str] = {}
+        shards = []
+        for shard, mark in enumerate(marks):
+            if mark is None:
+                raise UserError(f"{self._mark_path(shard)} is gone: run the same command again")
+            left_out |= {int(index): str(reason) for index, reason in mark["skipped"]}
+            if mark["images"]:
+                file = self.path(shard).relative_to(self.out).as_posix()
+                shards.append({"file": file, "images": mark["images"], "sha256": mark["sha256"]})
+        source = plan.source
+        kept = [index for index in range(len(source)) if index not in left_out]
+        if not kept:
+            raise UserError(f"none of the {len(source):,} images of {source.root} can be read")
+        names, labels = [source.names[index] for index in kept], source.labels[kept]
+        heldout = heldout_mask(names, labels, plan.heldout)
+        files = {
+            LABELS: write_npy(self.out / LABELS, labels.astype(np.int32)),
+            HELDOUT: write_npy(self.out / HELDOUT, heldout),
+            NAMES: _write_lines(self.out / NAMES, names),
+        }
+        if left_out:
+            lines = [f"{source.names[index]}\t{left_out[index]}" for index in sorted(left_out)]
+            files[SKIPPED] = _write_lines(self.out / SKIPPED, lines)
+        else:
+            (self.out / SKIPPED).unlink(missing_ok=True)
+        write_json(self.out / MADE, made)
+        write_json(
+            self.out / MANIFEST,
+            {
+                "format": FORMAT,
+                "images": len(kept),
+                "resolution": plan.resolution,
+                "channels": plan.vae.channels,
+                "side": plan.side,
+                "scaling_factor": plan.vae.scaling_factor,
+                "shift_factor": plan.vae.shift_factor,
+                "vae": {"weights_sha256": plan.vae.weights_sha256, "precision": plan.precision},
+                "source": {"checksum": source.checksum(), "images": len(source), "left_out": len(left_out)},
+                "heldout": {"fraction": plan.heldout, "images": int(heldout.sum())},
+                "shard_images": plan.shard_images,
+                "classes": source.classes,
+                "class_counts": np.bincount(labels, minlength=len(source.classes)).tolist(),
+                "files": files,
+                "shards": shards,
+            },
+        )
+        shutil.rmtree(self.folder, ignore_errors=True)
+        return len(kept)
+
+
+def heldout_mask(names: Sequence[str], labels: NDArray[np.int32], fraction: float) -> NDArray[np.bool_]:
+    """Which images (N,) are held out: of each class the rounded fraction, at least one where it has ten or more.
+
+    Those whose name has the lowest sha256, so that an image stays on its side when others come or go.
+    """
+    found = np.zeros(len(names), dtype=np.bool_)
+    if fraction == 0:
+        return found
+    keys = [hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest() for name in names]
+    for members in np.split(np.argsort(labels, kind="stable"), np.cumsum(np.bincount(labels))[:-1]):
+        count = max(round(fraction * len(members)), 1 if len(members) >= 10 else 0)
+        found[sorted(members.tolist(), key=lambda index: keys[index])[:count]] = True
+    return found
+
+
+def write_npy(path: Path, array: NDArray[Any]) -> str:
+    """Writes the array as .npy, whole or not at all; returns the file's sha256. Raises UserError.
+
+    The header is padded to a page of memory, which the format allows, so that rows of whole pages begin at one: at
+    random, a page less is read of each.
+    """
+    array = np.ascontiguousarray(array)
+    fields = repr(np.lib.format.header_data_from_array_1_0(array)).encode()
+    length = PAGE - np.lib.format.MAGIC_LEN - 2
+    header = np.lib.format.magic(1, 0) + struct.pack("<H", length) + fields.ljust(length - 1) + b"\n"
+    digest = hashlib.sha256()
+    temporary = path.with_name(temporary_name(path.name))
+    try:
+        with open(temporary, "xb") as file:
+            for part in (header, array.reshape(-1).view(np.uint8).data):
+                digest.update(part)
+                file.write(part)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise describe_oserror(error, path) from error
+    return digest.hexdigest()
+
+
+def _write_lines(path: Path, lines: list[str]) -> str:
+    data = "".join(f"{line}\n" for line in lines).encode("utf-8", "surrogateescape")
+    write_atomic(path, data)
+    return hashlib.sha256(data).hexdigest()
+
+
+def _told(before: dict[str, Any], now: dict[str, Any], differs: list[str]) -> str:
+    """`resolution 512, not 256; another source`."""
+    short = [key for key in differs if not isinstance(now[key], str) or len(now[key]) < 20]
+    told = [f"{key} {before.get(key)}, not {now[key]}" for key in short]
+    return "; ".join(told + [f"another {key}" for key in differs if key not in short])

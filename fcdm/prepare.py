@@ -1,0 +1,194 @@
+"""`python -m fcdm.prepare latents ...`: what a study on ImageNet needs before its first step.
+
+The same command again continues. Under torchrun, or `srun` with several tasks, the processes share the work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, NoReturn
+
+from fcdm.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+EXAMPLES = """examples:
+  python -m fcdm.prepare latents --images /data/imagenet/train --resolution 256
+  python -m fcdm.prepare latents images=/data/imagenet/train resolution=512 vae=/models/sd-vae-ft-ema
+  torchrun --standalone --nproc-per-node 8 -m fcdm.prepare latents --images /data/imagenet/train
+  srun --ntasks 8 --gpus-per-task 1 --cpus-per-task 12 python -m fcdm.prepare latents --images /data/imagenet/train
+
+The same command again continues: finished shards are kept. No network is needed once the VAE is in the hub's cache
+(hf download stabilityai/sd-vae-ft-ema) or in a folder."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; {self.prog} --help says what there is")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one subcommand. Returns the exit code: 1 after a one-line message."""
+    words = sys.argv[1:] if arguments is None else arguments
+    try:
+        options = _parser().parse_args([_as_option(word) for word in words])
+        run: Callable[[argparse.Namespace], None] = options.run
+        run(options)
+    except UserError as error:
+        print(f"fcdm.prepare: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("fcdm.prepare: interrupted; the same command continues", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="python -m fcdm.prepare", description="Makes what a study needs before its first step.")
+    commands = parser.add_subparsers(title="what to prepare", metavar="WHAT", required=True)
+    _add_latents(commands.add_parser)
+    return parser
+
+
+def _add_latents(add: Callable[..., argparse.ArgumentParser]) -> None:
+    latents = add(
+        "latents",
+        help="a folder of images -> a store of VAE latents (mean and standard deviation) to train on",
+        description="A folder of class folders of images (or a HF datasets copy: parquet or arrow files) -> a store "
+        "of VAE latents: mean and standard deviation of each image and of its mirror image, in float16.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    latents.set_defaults(run=_latents)
+    option = latents.add_argument
+    option("--images", type=Path, required=True, metavar="FOLDER", help="FOLDER/<class>/<image>, or parquet files")
+    option("--resolution", type=int, default=256, help="side of the cropped images in pixels (default: 256)")
+    option("--out", type=Path, metavar="FOLDER", help="the store (default: data/imagenet-<resolution>)")
+    option("--vae", default="ft-ema", help="folder, hub id, ft-ema or ft-mse (default: ft-ema, the papers')")
+    option("--batch", type=int, default=32, help="images per pass of the VAE; halved where memory runs out")
+    option("--device", default="auto", help="auto, cpu, cuda or cuda:K (default: auto)")
+    option("--unreadable", choices=("refuse", "skip"), default="refuse", help="what to do about damaged images")
+    option("--workers", type=int, metavar="N", help="threads that read and crop (default: the cores, at most 16)")
+    option("--heldout", type=float, default=0.01, help="fraction of each class never trained on (default: 0.01)")
+    option("--shard", type=int, default=4096, metavar="IMAGES", help="images per shard file (default: 4096)")
+    option("--huge", action="store_true", help="take images over Pillow's limit of 89 million pixels too")
+    option("--tf32", action="store_true", help="TF32 in the encoder: faster, latents differ by some 1e-3")
+    option("--yes", action="store_true", help="start even if the disk looks too small")
+
+
+def _as_option(word: str) -> str:
+    """`resolution=256` is `--resolution=256`."""
+    return f"--{word}" if re.match(r"[a-z]\w*=", word) else word
+
+
+def _latents(options: argparse.Namespace) -> None:
+    from fcdm.launch.slurm.distributed import export_ranks
+
+    export_ranks()
+    from fcdm.data.encoding import Request
+    from fcdm.data.prepare_latents import prepare_latents
+    from fcdm.engine.ranks import Ranks
+
+    request = Request(
+        images=options.images,
+        resolution=options.resolution,
+        out=options.out or Path(f"data/imagenet-{options.resolution}"),
+        vae=options.vae,
+        batch=options.batch,
+        unreadable=options.unreadable,
+        workers=options.workers,
+        heldout=options.heldout,
+        shard_images=options.shard,
+        huge=options.huge,
+        tf32=options.tf32,
+        anyway=options.yes,
+    )
+    ranks = Ranks.from_environment(options.device)
+    try:
+        with TerminalBar(ranks.world_size) as shown:
+            prepare_latents(request, ranks, shown)
+    finally:
+        ranks.close()
+
+
+class TerminalBar:
+    """A live bar with images/s and the time left; in a pipe, a line now and then."""
+
+    EVERY = 20.0
+    """Seconds between lines."""
+    MEASURE = 5.0
+    """Seconds of work before its duration is told."""
+
+    def __init__(self, processes: int) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self.processes = processes
+        self.console = Console(file=sys.stdout)
+        columns = (BarColumn(bar_width=24), MofNCompleteColumn(), TextColumn("images {task.fields[speed]}"))
+        self.bars = Progress(*columns, TimeRemainingColumn(), console=self.console)
+        self.task: TaskID | None = None
+        self.total = self.before = 0
+        self.began = self.line_at = 0.0
+        self.estimated = False
+
+    def __enter__(self) -> TerminalBar:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.bars.live.is_started:
+            self.bars.stop()
+
+    def note(self, text: str) -> None:
+        self.console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+    def warn(self, text: str) -> None:
+        if self.task is not None and self.console.is_terminal:
+            self.note(text)  # above the bar
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def start(self, images: int, done: int) -> None:
+        self.total, self.before = images, done
+        self.began = self.line_at = time.monotonic()
+        self.task = self.bars.add_task("", total=images, completed=done, speed="")
+        if self.console.is_terminal:
+            self.bars.start()
+
+    def update(self, done: int) -> None:
+        now = time.monotonic()
+        new, seconds = done - self.before, now - self.began
+        if self.task is None or new <= 0 or seconds <= 0:
+            return
+        speed = new / seconds
+        self.bars.update(self.task, completed=done, speed=f"{speed:,.1f}/s")
+        left = (self.total - done) / speed
+        if not self.estimated and seconds > self.MEASURE and done < self.total:
+            # The other processes' images are counted by the shard, so at first only this one's are seen.
+            all_of_them = speed * self.processes
+            self.estimated = True
+            span = _span((self.total - done) / all_of_them)
+            self.note(f"measured on {new:,} images: {all_of_them:,.1f} images/s, about {span} to go")
+        if not self.console.is_terminal and (now - self.line_at > self.EVERY and done < self.total):
+            self.line_at = now
+            self.note(f"{done:,} of {self.total:,} images, {speed:,.1f}/s, {_span(left)} left")
+
+
+def _span(seconds: float) -> str:
+    minutes = seconds / 60
+    if minutes < 2:
+        return f"{seconds:.0f} s"
+    return f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
