@@ -9,7 +9,7 @@ import argparse
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, NoReturn
@@ -17,7 +17,12 @@ from typing import TYPE_CHECKING, NoReturn
 from fcdm.errors import UserError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from rich.progress import TaskID
+    from torch import Tensor
+
+    from fcdm.data.sources import Source
 
 EXAMPLES = """examples:
   python -m fcdm.prepare latents --images /data/imagenet/train --resolution 256
@@ -54,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="python -m fcdm.prepare", description="Makes what a study needs before its first step.")
     commands = parser.add_subparsers(title="what to prepare", metavar="WHAT", required=True)
     _add_latents(commands.add_parser)
+    _add_reference(commands.add_parser)
     return parser
 
 
@@ -81,6 +87,24 @@ def _add_latents(add: Callable[..., argparse.ArgumentParser]) -> None:
     option("--huge", action="store_true", help="take images over Pillow's limit of 89 million pixels too")
     option("--tf32", action="store_true", help="TF32 in the encoder: faster, latents differ by some 1e-3")
     option("--yes", action="store_true", help="start even if the disk looks too small")
+
+
+def _add_reference(add: Callable[..., argparse.ArgumentParser]) -> None:
+    reference = add(
+        "reference",
+        help="a folder of images -> reference statistics (FID, sFID, precision and recall), in ADM's file format",
+        description="A folder of class folders of images -> one .npz in ADM's own format: mu, sigma, mu_s, sigma_s of "
+        "all images, and some of the images themselves, for precision and recall.",
+    )
+    reference.set_defaults(run=_reference)
+    option = reference.add_argument
+    option("--images", type=Path, required=True, metavar="FOLDER", help="FOLDER/<class>/<image>, or parquet files")
+    option("--resolution", type=int, default=256, help="side of the cropped images in pixels (default: 256)")
+    option("--out", type=Path, metavar="FILE", help="the file (default: data/reference-<resolution>.npz)")
+    option("--keep", type=int, default=10_000, help="images kept for precision and recall (default: 10,000)")
+    option("--batch", type=int, default=64, help="images per pass of Inception")
+    option("--device", default="auto", help="auto, cpu, cuda or cuda:K (default: auto)")
+    option("--workers", type=int, default=4, metavar="N", help="threads that read and crop (default: 4)")
 
 
 def _as_option(word: str) -> str:
@@ -116,6 +140,52 @@ def _latents(options: argparse.Namespace) -> None:
             prepare_latents(request, ranks, shown)
     finally:
         ranks.close()
+
+
+def _reference(options: argparse.Namespace) -> None:
+    from fcdm.data.sources import open_source
+
+    out = options.out or Path(f"data/reference-{options.resolution}.npz")
+    for name in ("resolution", "keep", "batch", "workers"):
+        if getattr(options, name) < 1:
+            raise UserError(f"{name}={getattr(options, name)} cannot be: at least 1")
+    source = open_source(options.images)
+    if out.exists():
+        raise UserError(f"{out} is there already: remove it, or say out=<another file>")
+    from fcdm.engine.ranks import choose_device
+    from fcdm.features import open_extractor
+    from fcdm.features.reference import write_reference
+
+    extractor = open_extractor("inception", choose_device(options.device, 0))
+    with TerminalBar(1) as shown:
+        shown.note(f"{len(source):,} images of {len(source.classes)} classes -> {out}")
+        shown.start(len(source), 0)
+        batches = _squares(source, options.resolution, options.batch, options.workers)
+        warnings = write_reference(out, batches, extractor, options.keep, progress=shown.update)
+    for warning in warnings:
+        shown.warn(warning)
+    shown.note(f"{out}: evaluation.reference={out}")
+
+
+def _squares(source: Source, size: int, batch: int, workers: int) -> Iterator[Tensor]:
+    """The source's images, cropped, as batches (n, 3, size, size) uint8. Raises UserError for an unreadable one."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    import numpy as np
+    import torch
+
+    from fcdm.data.images import Unreadable, pillow_settings, read_square
+
+    def read(number: int) -> NDArray[np.uint8]:
+        try:
+            return read_square(source.read(number), size)
+        except Unreadable as error:
+            raise UserError(f"{source.root / source.names[number]}: {error}: remove it, or mend it") from None
+
+    with pillow_settings(), ThreadPoolExecutor(workers) as pool:
+        for first in range(0, len(source), batch):
+            some = list(pool.map(read, range(first, min(first + batch, len(source)))))
+            yield torch.from_numpy(np.stack(some)).permute(0, 3, 1, 2)
 
 
 class TerminalBar:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fcdm.config.schema import Config, EMAConfig
-from fcdm.data.dataset import DataOrder, Dataset
+from fcdm.data.dataset import DataOrder, Dataset, PixelDataset
 from fcdm.diffusion.process import Process
 from fcdm.engine.batches import BatchSource
 from fcdm.engine.ema import ema_decay, update_ema
@@ -43,7 +43,7 @@ def config() -> Config:
 
 @pytest.fixture(scope="module")
 def data(config: Config) -> Dataset:
-    return Dataset(config, CPU)
+    return PixelDataset(config, CPU)
 
 
 @given(size=st.integers(1, 50), seed=st.integers(0, 2**63 - 1), start=st.integers(0, 500), count=st.integers(1, 120))
@@ -64,7 +64,7 @@ def test_epochs_and_seeds_differ() -> None:
 @pytest.mark.parametrize("flip", ["none", "random"])
 def test_a_share_of_the_batch_is_those_rows_of_the_whole(config: Config, flip: str) -> None:
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, flip=flip))
-    data = Dataset(config, CPU)
+    data = PixelDataset(config, CPU)
     process = Process.create()
     whole = BatchSource(config, data, process, 3, 0, 128).draw(17)
     part = BatchSource(config, data, process, 3, 40, 30).draw(17)
@@ -96,7 +96,7 @@ def test_labels_are_dropped_independently_or_together(config: Config, data: Data
 
 def test_flips_are_half_of_the_images(config: Config) -> None:
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, flip="random"))
-    data = Dataset(config, CPU)
+    data = PixelDataset(config, CPU)
     source = BatchSource(config, data, Process.create(), 3, 0, 128)
     plain, _ = data.batch(source.order.items(0, 128))
     x0 = source.draw(0).x0
@@ -207,7 +207,7 @@ def test_real_digits_score_near_the_floor(config: Config, data: Dataset, tmp_pat
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_batches_and_training_on_cuda_agree_with_the_cpu(precision: str) -> None:
     cpu, cuda = composed("model=N", f"precision={precision}"), torch.device("cuda")
-    draws = [BatchSource(cpu, Dataset(cpu, device), Process.create(), 3, 0, 128).draw(5) for device in (CPU, cuda)]
+    draws = [BatchSource(cpu, PixelDataset(cpu, device), Process.create(), 3, 0, 128).draw(5) for device in (CPU, cuda)]
     assert torch.equal(draws[0].t, draws[1].t.cpu())
     assert torch.equal(draws[0].labels, draws[1].labels.cpu())
     torch.testing.assert_close(draws[0].noise, draws[1].noise.cpu(), atol=1e-5, rtol=1e-5)

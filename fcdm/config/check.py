@@ -22,7 +22,8 @@ SAMPLERS = {"ddpm": ("ddpm", "ddim"), "flow": ("euler", "heun", "dopri5", "sde")
 """Objective -> what samples its models."""
 
 CHOICES: dict[str, tuple[str, ...]] = {
-    "data.flip": ("none", "random"),
+    "data.flip": ("none", "random", "frozen"),
+    "data.latents": ("posterior", "frozen"),
     "precision": ("fp32", "tf32", "bf16"),
     "label_drop.mode": ("independent", "shared"),
     "evaluation.weights": ("ema", "raw"),
@@ -156,6 +157,10 @@ def check(config: Config) -> None:
         raise UserError(
             f"resolution={config.resolution} is not a multiple of {config.data.downsample}, the side in pixels "
             f"of one latent of {config.data.name}"
+        )
+    if config.data.downsample == 1 and "frozen" in (config.data.flip, config.data.latents):
+        raise UserError(
+            f"data.flip=frozen and data.latents=frozen are for a latents store: data={config.data.name} has none"
         )
     if config.data.name == "digits" and config.evaluation.features != "digits-cnn":
         raise UserError(f"evaluation.features={config.evaluation.features} does not fit data=digits: use digits-cnn")

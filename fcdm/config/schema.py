@@ -73,7 +73,10 @@ class DataConfig:
     downsample: int = MISSING
     """Image pixels per side of one latent pixel: 8 for SD-VAE latents, 1 for pixels."""
     flip: str = MISSING
-    """`none` or `random` (horizontal, drawn at training time)."""
+    """`none`; `random`: horizontal, drawn at training time; `frozen`: one toss per image for good (the public code)."""
+    latents: str = "posterior"
+    """Of a latents store: `posterior`: drawn anew at each visit; `frozen`: one draw per image for good (the public
+    code). Means nothing for pixels."""
 
 
 @dataclass
@@ -162,6 +165,10 @@ class EvaluationConfig:
     precision: str = "fp32"
     features: str = MISSING
     """`digits-cnn` or `inception`."""
+    reference: str | None = None
+    """File of reference statistics in ADM's format, for `inception`; in the key by its sha256."""
+    decoder: str | None = None
+    """VAE that decodes latents: a hub id, a folder, `ft-ema` or `ft-mse`; in the key by its weights."""
     batch_size: int = 250
     """Samples per forward pass; does not move the result beyond float rounding."""
     where: str = "inline"

@@ -45,15 +45,13 @@ class BatchSource:
         self.columns = label_embedders if config.label_drop.mode == "independent" else 1
         self.order = DataOrder(len(data), config.seed)
         self.start, self.count = start, count
-        self.positions = torch.arange(start, start + count, device=data.images.device)
+        self.positions = torch.arange(start, start + count, device=data.device)
 
     def draw(self, step: int) -> Batch:
         """The batch of step `step`, counted from 0."""
         seed, positions = self.config.seed, self.positions
-        x0, labels = self.data.batch(self.order.items(step * self.config.batch_size + self.start, self.count))
-        if self.data.flip:
-            mirrored = uniform(seed, Purpose.FLIP, step, positions, ()) < 0.5
-            x0 = torch.where(mirrored[:, None, None, None], x0.flip(-1), x0)
+        items = self.order.items(step * self.config.batch_size + self.start, self.count)
+        x0, labels = self.data.draw(items, seed, step, positions)
         if self.config.diffusion.objective == "flow":
             t = uniform(seed, Purpose.TIMESTEP, step, positions, ())
         else:

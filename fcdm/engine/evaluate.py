@@ -13,11 +13,10 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from fcdm.config.schema import Config
@@ -28,19 +27,20 @@ from fcdm.diffusion.process import Process, split_output
 from fcdm.diffusion.sampling import sample
 from fcdm.diffusion.solvers import solve
 from fcdm.engine.machine import autocast
+from fcdm.engine.measures import Measure, open_measure
 from fcdm.engine.progress import Progress
 from fcdm.engine.ranks import Ranks
 from fcdm.engine.stop import Stopped, StopSignal
-from fcdm.features import Extractor, open_extractor
-from fcdm.metrics.floor import resampling_floor
-from fcdm.metrics.frechet import FeatureStatistics, frechet_distance
 from fcdm.metrics.rounding import to_uint8
 from fcdm.randomness import Purpose, integers, normal, uniform
 from fcdm.runs.atomic import write_atomic
+from fcdm.runs.protocol import decoder_of
+
+if TYPE_CHECKING:
+    from fcdm.codecs.vae import Vae
 
 GRID_COLUMNS, GRID_ROWS = 10, 8
 HELDOUT_BINS = 10
-SAVE_EVERY_S = 20.0
 
 
 @dataclass(frozen=True)
@@ -78,9 +78,8 @@ def evaluate(
         UserError: samples that are not finite.
     """
     began = time.monotonic()
-    spaces = {"fid": open_extractor(config.evaluation.features, ranks.device)}
-    spaces["fid_pixels"] = open_extractor("pixels", ranks.device)
-    drawn = _Drawn(spaces, partial)
+    measure = open_measure(config, data, ranks.device)
+    drawn = _Drawn(measure, partial)
     sampler = _Sampler(model, config, ranks.device)
 
     size, samples = config.evaluation.batch_size, config.evaluation.samples
@@ -96,25 +95,17 @@ def evaluate(
         if turn < drawn.batches or first >= samples:
             continue
         images = sampler.images(torch.arange(first, min(first + size, samples), device=ranks.device))
-        drawn.add(images)
+        drawn.add(images, first)
         progress.sampling(step, min(samples, drawn.batches * ranks.world_size * size), samples)
-        if time.monotonic() - saved_at > SAVE_EVERY_S:
+        if time.monotonic() - saved_at > measure.save_every_s:
             drawn.save()
             saved_at = time.monotonic()
         beat()
 
-    metrics: dict[str, float] = {}
-    floor: dict[str, float] = {}
-    for name, extractor in spaces.items():
-        generated = _merged(drawn.statistics[name], ranks)
-        train = _features(extractor, data.images)
-        reference, heldout = _statistics(train), _statistics(_features(extractor, data.heldout_images))
-        metrics[name] = frechet_distance(generated, reference)
-        metrics[f"{name}_heldout"] = frechet_distance(generated, heldout)
-        floor[name], floor[f"{name}_sd"] = resampling_floor(train, samples)
-        floor[f"{name}_heldout_against_train"] = frechet_distance(heldout, reference)
+    metrics, floor = measure.result(ranks, progress.note)
     bins = heldout_loss(model, config, data, ranks)
-    metrics["heldout_loss"] = float(np.mean(bins))
+    if data.heldout:
+        metrics["heldout_loss"] = float(np.mean(bins))
     return Evaluation(metrics, bins, floor, drawn.grid, time.monotonic() - began)
 
 
@@ -128,6 +119,7 @@ class _Sampler:
         diffusion = config.diffusion
         whole = Process.create(diffusion.timesteps, diffusion.beta_start, diffusion.beta_end)
         self.flow = diffusion.objective == "flow"
+        self.vae = _decoder(config, device) if config.data.downsample > 1 else None
         self.process = whole if self.flow else whole.respaced(config.evaluation.sampling_steps)
 
     def images(self, numbers: Tensor) -> Tensor:
@@ -168,7 +160,7 @@ class _Sampler:
                     sampler=protocol.sampler,
                     clip_denoised=protocol.clip_denoised,
                 )
-        return to_uint8(x.float())
+        return self.vae.decode(x.float()) if self.vae else to_uint8(x.float())
 
     def labels(self, numbers: Tensor) -> Tensor:
         """Labels (n,) int64 of the samples."""
@@ -179,19 +171,18 @@ class _Sampler:
 
 
 class _Drawn:
-    """What this rank has sampled so far: streamed statistics per feature space, and the first images."""
+    """What this rank has sampled so far: what is measured of it, and the first images."""
 
-    def __init__(self, spaces: dict[str, Extractor], partial: Path) -> None:
-        self.spaces, self.partial = spaces, partial
+    def __init__(self, measure: Measure, partial: Path) -> None:
+        self.measure, self.partial = measure, partial
         self.batches = 0
-        self.statistics = {name: FeatureStatistics(extractor.dim) for name, extractor in spaces.items()}
         self.grid: np.ndarray = np.empty((0,), dtype=np.uint8)
         with contextlib.suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             self._restore()  # else it is drawn again
 
-    def add(self, images: Tensor) -> None:
-        for name, extractor in self.spaces.items():
-            self.statistics[name].update(extractor(images))
+    def add(self, images: Tensor, first: int) -> None:
+        """Images (n, C, side, side) uint8, the samples numbered `first` and up."""
+        self.measure.update(images, first)
         if len(self.grid) < GRID_COLUMNS * GRID_ROWS:
             host = images.cpu().numpy()
             joined = np.concatenate([self.grid, host]) if len(self.grid) else host
@@ -200,22 +191,22 @@ class _Drawn:
 
     def save(self) -> None:
         self.partial.parent.mkdir(exist_ok=True)
-        arrays: dict[str, Any] = {"batches": np.array(self.batches), "grid": self.grid}
-        for name, statistics in self.statistics.items():
-            arrays.update({f"{name}.{key}": value for key, value in statistics.state().items()})
         buffer = io.BytesIO()
+        arrays: dict[str, Any] = {"batches": np.array(self.batches), "grid": self.grid, **self.measure.state()}
         np.savez(buffer, **arrays)
         write_atomic(self.partial, buffer.getvalue())
 
     def _restore(self) -> None:
         with np.load(self.partial, allow_pickle=False) as arrays:
-            restored = {
-                name: FeatureStatistics.from_state(
-                    {key: arrays[f"{name}.{key}"] for key in ("count", "mean", "scatter")}
-                )
-                for name in self.spaces
-            }
-            self.batches, self.grid, self.statistics = int(arrays["batches"]), arrays["grid"], restored
+            batches, grid = int(arrays["batches"]), arrays["grid"]
+            self.measure.restore({key: arrays[key] for key in arrays if key not in ("batches", "grid")})
+            self.batches, self.grid = batches, grid
+
+
+def _decoder(config: Config, device: torch.device) -> Vae:
+    from fcdm.codecs.vae import open_vae  # diffusers takes seconds to import
+
+    return open_vae(decoder_of(config), device)
 
 
 @torch.no_grad()
@@ -226,52 +217,29 @@ def heldout_loss(model: nn.Module, config: Config, data: Dataset, ranks: Ranks) 
     variance: what fits of scaling laws need.
     """
     process = Process.create(config.diffusion.timesteps, config.diffusion.beta_start, config.diffusion.beta_end)
-    seed, x0, labels = config.evaluation.seed, data.heldout_images, data.heldout_labels
-    positions = torch.arange(len(x0), device=x0.device)
+    seed, size = config.evaluation.seed, config.evaluation.batch_size
+    side = config.resolution // config.data.downsample
+    shape = (config.data.channels, side, side)
     flow = config.diffusion.objective == "flow"
     width = config.diffusion.timesteps / HELDOUT_BINS
     bins = torch.zeros(HELDOUT_BINS, dtype=torch.float64)
     for number in range(ranks.rank, HELDOUT_BINS, ranks.world_size):
-        u = uniform(seed, Purpose.HELDOUT_NOISE, 2 * number, positions, ())
-        if flow:  # bins of diffusion time: its t = 1 is data
-            t = 1.0 - (number + u) / HELDOUT_BINS
-        else:
-            t = ((number + u.double()) * width).long().clamp_(max=config.diffusion.timesteps - 1)
-        noise = normal(seed, Purpose.HELDOUT_NOISE, 2 * number + 1, positions, tuple(x0.shape[1:]))
         total = 0.0
-        for part in torch.split(positions, config.evaluation.batch_size):
-            x, eps = x0[part], noise[part]
-            x_t = interpolate(x, t[part], eps) if flow else process.q_sample(x, t[part], eps)
+        for start in range(0, data.heldout, size):
+            x, labels = data.heldout_part(start, min(start + size, data.heldout))
+            places = torch.arange(start, start + len(x), device=x.device)
+            u = uniform(seed, Purpose.HELDOUT_NOISE, 2 * number, places, ())
+            if flow:  # bins of diffusion time: its t = 1 is data
+                t = 1.0 - (number + u) / HELDOUT_BINS
+            else:
+                t = ((number + u.double()) * width).long().clamp_(max=config.diffusion.timesteps - 1)
+            eps = normal(seed, Purpose.HELDOUT_NOISE, 2 * number + 1, places, shape)
+            x_t = interpolate(x, t, eps) if flow else process.q_sample(x, t, eps)
             with autocast(config.evaluation.precision, ranks.device):
-                output = model(x_t, t[part], labels[part])
+                output = model(x_t, t, labels)
             wanted = velocity_target(x, eps) if flow else eps
-            found, _ = split_output(output, x0.shape[1])
+            found, _ = split_output(output, x.shape[1])
             total += float((wanted - found.float()).square().mean(dim=(1, 2, 3)).double().sum())
-        bins[number] = total / len(x0)
+        bins[number] = total / max(1, data.heldout)
     summed: list[float] = ranks.sum(bins).tolist()
     return summed
-
-
-def _features(extractor: Extractor, images: Tensor) -> np.ndarray:
-    """Features (n, d) of real images in [-1, 1], rounded to bytes like the generated ones."""
-    return extractor(to_uint8(images)).cpu().numpy()
-
-
-def _statistics(features: np.ndarray) -> FeatureStatistics:
-    statistics = FeatureStatistics(features.shape[1])
-    statistics.update(features)
-    return statistics
-
-
-def _merged(statistics: FeatureStatistics, ranks: Ranks) -> FeatureStatistics:
-    """The statistics of all ranks' samples, merged in rank order so that all get the same."""
-    if ranks.world_size == 1:
-        return statistics
-    merged = FeatureStatistics(statistics.dim)
-    state = {key: torch.from_numpy(value) for key, value in statistics.state().items()}
-    for rank in range(ranks.world_size):
-        theirs = {key: value.clone() for key, value in state.items()}
-        for value in theirs.values():
-            dist.broadcast(value, src=rank)
-        merged.merge(FeatureStatistics.from_state({key: value.numpy() for key, value in theirs.items()}))
-    return merged

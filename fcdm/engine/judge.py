@@ -14,7 +14,7 @@ from torch import nn
 
 from fcdm.config.check import budgets
 from fcdm.config.schema import Config
-from fcdm.data.dataset import Dataset
+from fcdm.data.dataset import Dataset, open_dataset
 from fcdm.engine.checkpoint import BrokenCheckpoint, checkpoints, load_checkpoint
 from fcdm.engine.evaluate import GRID_COLUMNS, Evaluation, evaluate
 from fcdm.engine.machine import matmul_precision, prepare_machine
@@ -161,7 +161,7 @@ def judge_checkpoints(
     Raises Stopped, and UserError after the others are judged where a checkpoint is broken.
     """
     prepare_machine(config, run.records, ranks, progress.note)
-    judge = Judge(run, config, Dataset(config, ranks.device), ranks, progress, stop, beat)
+    judge = Judge(run, config, open_dataset(config, ranks.device), ranks, progress, stop, beat)
     broken: list[str] = []
     for target in budgets(config.steps):
         if not ranks.any(ranks.is_main and target in dict(checkpoints(run.checkpoints))):

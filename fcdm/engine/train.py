@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from fcdm.config.check import budgets
 from fcdm.config.schema import Config
-from fcdm.data.dataset import Dataset
+from fcdm.data.dataset import open_dataset
 from fcdm.diffusion.flow import flow_loss, interpolate
 from fcdm.diffusion.loss import training_loss
 from fcdm.diffusion.process import Process
@@ -58,7 +58,7 @@ def train(
     step_flops = train_flops(config, 1)
     prepare_machine(config, run.records, ranks, progress.note)
 
-    data = Dataset(config, ranks.device)
+    data = open_dataset(config, ranks.device)
     process = Process.create(config.diffusion.timesteps, config.diffusion.beta_start, config.diffusion.beta_end)
     state = TrainState.create(config, ranks.device)
     state.restore(run.checkpoints, progress.note if ranks.is_main else _silent)

@@ -41,8 +41,9 @@ def judging_text(step: int, done: int, samples: int) -> str:
 
 def metrics_text(step: int, metrics: dict[str, float], floor: dict[str, float]) -> str:
     """One line: the FID with what real images score beside it, and the held-out loss."""
-    fid = f"FID {metrics['fid']:.2f} (real images {floor['fid']:.2f})"
-    return f"step {step}: {fid}, held-out loss {metrics['heldout_loss']:.4f}"
+    fid = f"FID {metrics['fid']:.2f}" + (f" (real images {floor['fid']:.2f})" if "fid" in floor else "")
+    rest = f", held-out loss {metrics['heldout_loss']:.4f}" if "heldout_loss" in metrics else ""
+    return f"step {step}: {fid}{rest}"
 
 
 class TerminalProgress:

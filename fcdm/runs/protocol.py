@@ -7,9 +7,14 @@ record and no second one, and results of different protocols cannot be mixed unn
 from __future__ import annotations
 
 import dataclasses
+from functools import cache
+from pathlib import Path
 from typing import Any
 
+from fcdm.codecs.files import vae_identity
 from fcdm.config.schema import RUNTIME_EVALUATION, Config
+from fcdm.data.manifest import file_sha256
+from fcdm.errors import UserError
 from fcdm.features import extractor_id
 from fcdm.runs.identity import short_hash
 
@@ -36,8 +41,47 @@ def protocol_of(config: Config) -> dict[str, Any]:
         protocol["sampling_steps"] = None  # it takes the steps that it needs
     protocol["rounding"] = ROUNDING
     protocol["features"] = extractor_id(config.evaluation.features)
-    protocol["reference"] = f"{config.data.name}-{config.resolution}px-train@{(config.data.checksum or '')[:8]}"
+    del protocol["decoder"]
+    if config.evaluation.features == "inception":
+        protocol["reference"] = f"{config.resolution}px@{reference_sha256(config)[:8]}"
+        if config.data.downsample > 1:
+            protocol["decoder"] = vae_identity(decoder_of(config)).id
+    else:
+        protocol["reference"] = f"{config.data.name}-{config.resolution}px-train@{(config.data.checksum or '')[:8]}"
     return protocol
+
+
+def decoder_of(config: Config) -> str:
+    """The VAE that decodes samples. Raises UserError where none is named."""
+    if config.evaluation.decoder is None:
+        raise UserError("evaluation.decoder has no value, and latents cannot be judged without: say ft-ema or a folder")
+    return config.evaluation.decoder
+
+
+def reference_of(config: Config) -> Path:
+    """The file of reference statistics. Raises UserError where none is named."""
+    if config.evaluation.reference is None:
+        raise UserError(
+            "evaluation.reference has no value, and FID needs one: say "
+            "evaluation.reference=VIRTUAL_imagenet256_labeled.npz (ADM's file), or make one with "
+            "`python -m fcdm.prepare reference`"
+        )
+    return Path(config.evaluation.reference)
+
+
+def reference_sha256(config: Config) -> str:
+    """Identity of the reference file; hashed once per process while the file stays as it is."""
+    path = reference_of(config)
+    try:
+        changed = path.stat().st_mtime_ns
+    except OSError:
+        raise UserError(f"evaluation.reference={path}: there is no such file") from None
+    return _sha256(path, changed)
+
+
+@cache
+def _sha256(path: Path, changed: int) -> str:
+    return file_sha256(path)
 
 
 def protocol_id(protocol: dict[str, Any]) -> str:

@@ -136,7 +136,13 @@ def _from_anywhere(job: Job, runs_dir: Path) -> Job:
         data = dataclasses.replace(part.data, path=str(Path(path).absolute())) if path else part.data
         if uri and uri.startswith("sqlite:///") and not uri.startswith("sqlite:////"):
             uri = f"sqlite:///{Path(uri.removeprefix('sqlite:///')).absolute()}"
-        parts.append(dataclasses.replace(part, runs_dir=str(runs_dir), data=data, mlflow_uri=uri))
+        reference, decoder = part.evaluation.reference, part.evaluation.decoder
+        judged = dataclasses.replace(
+            part.evaluation,
+            reference=str(Path(reference).absolute()) if reference else None,
+            decoder=str(Path(decoder).absolute()) if decoder and Path(decoder).exists() else decoder,
+        )
+        parts.append(dataclasses.replace(part, runs_dir=str(runs_dir), data=data, evaluation=judged, mlflow_uri=uri))
     return dataclasses.replace(job, parts=parts)
 
 
