@@ -11,7 +11,7 @@ import time
 import traceback
 from pathlib import Path
 
-from fcdm.engine.stop import Stopped, StopSignal
+from fcdm.engine.stop import Stopped, StopSignal, end_process
 from fcdm.errors import UserError
 from fcdm.launch.jobs import Job
 from fcdm.launch.show import HELD, JUDGE_PROGRESS_FILE, PROGRESS_FILE
@@ -72,6 +72,7 @@ def _do(path: Path, job: Job, stop: StopSignal) -> int:
         try:
             ranks = Ranks.from_environment(job.config.device)
             do_job(job, run, ranks, progress, stop)
+            ranks.barrier()  # together: the first rank holds the store that the others still talk to
             ranks.close()
         except Stopped as stopped:  # in here: MLflow must not delay the requeue
             return _stopped(path, run, stop, stopped.signum, mine, first)
@@ -119,4 +120,4 @@ def _end_with_parent() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    end_process(lambda: main(sys.argv[1:]))

@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 
 from fcdm.config.check import checked
 from fcdm.config.store import register_schema
+from fcdm.engine.stop import end_process
 from fcdm.errors import UserError
 from fcdm.launch.jobs import make_jobs, record_study, this_command
 from fcdm.launch.messages import is_users, one_line
@@ -69,4 +70,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_process(main)

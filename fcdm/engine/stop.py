@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
+from collections.abc import Callable
 from types import FrameType
+from typing import NoReturn
 
 WATCHED = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2") if hasattr(signal, name))
 
@@ -52,3 +55,20 @@ class StopSignal:
             file=sys.stderr,
             flush=True,
         )
+
+
+def end_process(main: Callable[[], int]) -> NoReturn:
+    """Run a program and end the process with its code.
+
+    One of several ranks ends at once, without tearing down what torch holds: gloo's threads can abort the process
+    then ("terminate called without an active exception", seen with torch 2.13), and a job that has done all would fail.
+    """
+    try:
+        code = main()
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)

@@ -31,5 +31,6 @@ def train_here(job: Job, forward: bool) -> None:
         ranks = Ranks.from_environment(job.config.device)
         try:
             do_job(job, run, ranks, progress, stop)
+            ranks.barrier()  # together: the first rank holds the store that the others still talk to
         finally:
             ranks.close()
