@@ -182,7 +182,7 @@ def test_evaluation_jobs_are_shown_on_their_own(fcdm: Command) -> None:
         ("hydra.launcher.rows=some", "hydra.launcher.rows=some is not known: auto, all, groups"),
         ("data.downsample=16", "the SD-VAE has data.downsample=8"),
         ("model=Q", "model=Q is not known"),
-        ("data.name=cifar", "data.name=cifar is not known"),
+        ("data.name=cifar", "no latents store of cifar"),
     ],
 )
 def test_bad_input_is_one_line(fcdm: Command, tmp_path: Path, option: str, says: str) -> None:
