@@ -16,7 +16,8 @@ from fcdm.errors import UserError
 from fcdm.launch.jobs import Job
 from fcdm.launch.show import HELD, JUDGE_PROGRESS_FILE, PROGRESS_FILE
 from fcdm.launch.slurm.requeue import USERS, forget_ends, is_preempted, note_end, requeue
-from fcdm.launch.slurm.submissions import add_id, own_id
+from fcdm.launch.slurm.submissions import add_id
+from fcdm.runs.claims import own_job
 from fcdm.runs.folder import Run
 from fcdm.runs.holder import RunHeld
 
@@ -50,7 +51,7 @@ def main(arguments: list[str]) -> int:
 def _do(path: Path, job: Job, stop: StopSignal) -> int:
     run = Run(path.parent.parent, job.id)
     first = int(os.environ.get("SLURM_PROCID", os.environ.get("RANK", 0))) == 0
-    mine = own_id() if "FCDM_SLURM" in os.environ else None
+    mine = own_job() if "FCDM_SLURM" in os.environ else None
     if first:
         forget_ends(path)
         if mine:

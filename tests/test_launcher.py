@@ -400,6 +400,7 @@ def test_slurms_times(text: str, wanted: float) -> None:
 
 
 def test_a_job_is_requeued_as_long_as_there_is_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURMD_NODENAME", "node1")
     monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "7")
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
     (job,) = jobs_of(config(tmp_path))

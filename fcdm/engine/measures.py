@@ -86,11 +86,11 @@ class DigitsMeasure:
         metrics: dict[str, float] = {}
         floor: dict[str, float] = {}
         for name, extractor in self.spaces.items():
-            generated = FeatureStatistics(extractor.dim)
-            for state in _of_all(self.statistics[name].state(), ranks):
-                generated.merge(FeatureStatistics.from_state(state))
-            if ranks.world_size == 1:
-                generated = self.statistics[name]
+            generated = self.statistics[name]
+            if ranks.world_size > 1:
+                generated = FeatureStatistics(extractor.dim)
+                for state in _of_all(self.statistics[name].state(), ranks):
+                    generated.merge(FeatureStatistics.from_state(state))
             train = _features(extractor, self.data.images)
             reference = _statistics(train)
             heldout = _statistics(_features(extractor, self.data.heldout_images))
@@ -139,8 +139,6 @@ class InceptionMeasure:
 
 def _of_all(state: dict[str, np.ndarray[Any, Any]], ranks: Ranks) -> list[dict[str, np.ndarray[Any, Any]]]:
     """Every rank's state in rank order, the same on all of them; their arrays may differ in shape."""
-    if ranks.world_size == 1:
-        return [state]
     found: list[Any] = [None] * ranks.world_size
     shapes = {key: (value.shape, value.dtype.str) for key, value in state.items()}
     dist.all_gather_object(found, shapes)

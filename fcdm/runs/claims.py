@@ -56,7 +56,7 @@ def own_claim() -> Claim:
         boot=boot_id(),
         namespace=process_namespace(),
         user=os.geteuid(),
-        job=_own_job(),
+        job=own_job(),
         restart=int(environment("SLURM_RESTART_COUNT") or 0),
         cluster=environment("SLURM_CLUSTER_NAME"),
         node=environment("SLURMD_NODENAME"),
@@ -64,7 +64,8 @@ def own_claim() -> Claim:
     )
 
 
-def _own_job() -> str | None:
+def own_job() -> str | None:
+    """The id of the SLURM job whose end is this process's end, as `squeue` shows it."""
     if not os.environ.get("SLURMD_NODENAME"):
         # A shell of salloc has a job's id too, but slurmd did not start it and it outlives the job.
         return None

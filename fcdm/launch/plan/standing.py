@@ -11,12 +11,11 @@ from fcdm.config.check import budgets
 from fcdm.config.schema import RUNTIME_EVALUATION, Config
 from fcdm.errors import UserError
 from fcdm.launch.jobs import NOT_HERE, Job
-from fcdm.launch.slurm.in_flight import in_flight
+from fcdm.launch.slurm.in_flight import held_outside, in_flight
 from fcdm.launch.slurm.scheduler import Slurm
 from fcdm.launch.slurm.submissions import LAUNCHES
 from fcdm.runs.files import read_json
 from fcdm.runs.folder import Run, check_frozen
-from fcdm.runs.holder import current_holder
 from fcdm.runs.identity import readable_name, science
 from fcdm.runs.protocol import protocol_id, protocol_of
 
@@ -97,9 +96,7 @@ class Standings:
             return Standing(run.name, DONE, "trained and judged", judged, trained)
         check_frozen(run.folder, science(job.config))
         queued = self._queued.get(run.name, [])
-        holder = current_holder(run.folder)
-        by = holder.claim.job if holder and holder.claim else None
-        if holder is not None and holder.alive is not False and by not in [name for name, _ in queued]:
+        if holder := held_outside(run.folder, [name for name, _ in queued]):
             return Standing(run.name, IN_FLIGHT, f"held by {holder}", judged, trained)
         job.refuse_lost_budgets(run)
         reached = {step for _, other in queued if other.work != "judge" for step in other.budgets}

@@ -10,7 +10,8 @@ from pathlib import Path
 from fcdm.errors import UserError
 from fcdm.launch.jobs import Job
 from fcdm.launch.slurm.scheduler import JobInfo, Schedulers, Slurm
-from fcdm.launch.slurm.submissions import Task, list_tasks, ours
+from fcdm.launch.slurm.submissions import Task, list_tasks, ours, with_queued
+from fcdm.runs.holder import HolderInfo, current_holder
 
 
 @dataclass(frozen=True)
@@ -45,12 +46,19 @@ def in_flight(runs_dir: Path, runs: Collection[str], schedulers: Schedulers = Sl
             raise UserError(f"whether {names} is in a queue already cannot be told: {error}") from None
     found: dict[str, list[Queued]] = {}
     for conf, queue in queues.items():
-        for task in list_tasks(runs_dir, queue):
-            if task.conf == conf and task.run.name in runs:
-                alive = [name for name in task.ids if _is_alive(queue.get(name), task)]
-                if alive and task.job_file.exists():  # else the run's folder was removed: that job can only fail
-                    found.setdefault(task.run.name, []).append(Queued(alive[-1], Job.load(task.job_file), conf))
+        for task in with_queued([task for task in known if task.conf == conf], queue):
+            alive = [name for name in task.ids if _is_alive(queue.get(name), task)]
+            if alive and task.job_file.exists():  # else the run's folder was removed: that job can only fail
+                found.setdefault(task.run.name, []).append(Queued(alive[-1], Job.load(task.job_file), conf))
     return found
+
+
+def held_outside(folder: Path, queued: Collection[str]) -> HolderInfo | None:
+    """Who holds the run's folder, or may, and is none of these SLURM jobs."""
+    holder = current_holder(folder)
+    if holder is None or holder.alive is False or (holder.claim and holder.claim.job in queued):
+        return None
+    return holder
 
 
 def _is_alive(info: JobInfo | None, task: Task) -> bool:

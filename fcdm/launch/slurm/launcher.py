@@ -19,13 +19,12 @@ from fcdm.errors import UserError
 from fcdm.launch.jobs import Job
 from fcdm.launch.slurm.batch_script import Request, request_of, script
 from fcdm.launch.slurm.cluster_checks import check_folder, check_requests
-from fcdm.launch.slurm.in_flight import Queued, in_flight, this_conf
+from fcdm.launch.slurm.in_flight import Queued, held_outside, in_flight, this_conf
 from fcdm.launch.slurm.options import SlurmOptions
 from fcdm.launch.slurm.scheduler import Refused, Scheduler, Schedulers, Slurm
 from fcdm.launch.slurm.snapshot import take_snapshot
 from fcdm.launch.slurm.submissions import LAUNCHES, add_id, new_launch, write_launch
 from fcdm.runs.folder import Run, find_run
-from fcdm.runs.holder import current_holder
 from fcdm.runs.locks import locked
 from fcdm.runs.protocol import protocol_id, protocol_of
 from fcdm.runs.revision import code_revision
@@ -36,7 +35,7 @@ class Row:
     """What became of one job of the command."""
 
     job: Job
-    request: Request | None
+    request: Request
     state: str
     """`submitted`, `done`, `in the queue`, `held`, `failed`."""
     text: str = ""
@@ -53,7 +52,7 @@ class _Planned:
     job: Job
     request: Request
     after: str = ""
-    """Job id that it waits for."""
+    """Job ids that it waits for, as sbatch's afterany takes them."""
     follows: _Planned | None = None
     """The training that it judges, submitted by the same command."""
     file: Path | None = None
@@ -164,16 +163,17 @@ def _plan(job: Job, options: SlurmOptions, queued: list[Queued], conf: str | Non
         if not job.missing(run):
             row.state, row.text = "done", "trained and judged"
             return row, []
-        holder = current_holder(run.folder)
-        by = holder.claim.job if holder and holder.claim else None
-        if holder is not None and holder.alive is not False and by not in [other.id for other in queued]:
+        if holder := held_outside(run.folder, [other.id for other in queued]):
             row.state, row.text = "held", f"by {holder}"
             return row, []
         job.refuse_lost_budgets(run)
     except UserError as error:
         row.state, row.text = "failed", str(error)
         return row, []
-    tasks = _inline(row, run, request, queued) if _is_inline(job) else _apart(row, run, request, options, queued)
+    if job.config.evaluation.where == "inline":
+        tasks = _inline(row, run, request, queued)
+    else:
+        tasks = _apart(row, run, request, options, queued)
     names = [other.id for other in queued]
     abroad = [other.id for other in queued if other.conf != conf]
     if tasks and abroad:  # SLURM cannot wait for a job of another cluster
@@ -182,10 +182,6 @@ def _plan(job: Job, options: SlurmOptions, queued: list[Queued], conf: str | Non
     if not tasks:
         row.state, row.text, row.ids = "in the queue", f"as {', '.join(names)}", names
     return row, tasks
-
-
-def _is_inline(job: Job) -> bool:
-    return job.config.evaluation.where == "inline"
 
 
 def _inline(row: Row, run: Run, request: Request, queued: list[Queued]) -> list[_Planned]:
@@ -229,10 +225,9 @@ def _asked(job: Job, steps: Sequence[int] | None = None) -> set[tuple[str, int]]
     """(protocol, budget) that a job does; to train is to reach the budget, whatever the protocol."""
     found = set()
     for part in job.parts:
-        name = "" if job.work == "train" else protocol_id(protocol_of(part))
-        found |= {(name, step) for step in budgets(part.steps) if steps is None or step in steps}
-        if job.work == "all":
-            found |= {("", step) for step in budgets(part.steps)}
+        names = [""] if job.work != "judge" else []
+        names += [protocol_id(protocol_of(part))] if job.work != "train" else []
+        found |= {(name, step) for name in names for step in budgets(part.steps) if steps is None or step in steps}
     return found
 
 

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from fcdm.errors import UserError
-from fcdm.launch.slurm.submissions import own_id
 from fcdm.runs.atomic import write_json
+from fcdm.runs.claims import own_job
 from fcdm.runs.folder import Run
 
 USERS = (signal.SIGUSR1, signal.SIGUSR2)
@@ -28,7 +28,7 @@ USERS = (signal.SIGUSR1, signal.SIGUSR2)
 
 def note_end(job_file: Path, kind: str, **facts: Any) -> None:
     """Leave `<n>.error.json` or `<n>.stopped.json` beside the job file, for `fcdm.status`."""
-    write_json(job_file.with_suffix(f".{kind}.json"), {**facts, "time": time.time(), "job": own_id()})
+    write_json(job_file.with_suffix(f".{kind}.json"), {**facts, "time": time.time(), "job": own_job()})
 
 
 def forget_ends(job_file: Path) -> None:
@@ -65,7 +65,7 @@ def requeue(job_file: Path, run: Run, signum: int, limit: int | None, act: Calla
     `limit`: how many requeues the user allows; None: as many as there is progress between them. Raises UserError
     where there was none since the last one, or SLURM refuses: the job then fails, and says why.
     """
-    job = own_id()
+    job = own_job()
     assert job is not None
     history = requeues(job_file)
     before = [entry for entry in history if entry.get("job") == job]  # a retry is another job, and begins anew

@@ -9,11 +9,10 @@ and at its start by the job itself. A launcher killed between the two loses noth
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -94,31 +93,34 @@ def _ids_file(job_file: Path) -> Path:
 
 def list_tasks(runs_dir: Path, queue: Mapping[str, JobInfo] | None = None) -> list[Task]:
     """Everything ever submitted below `runs_dir`, oldest first, with ids that only the `queue` knows."""
-    unknown: dict[tuple[str, str], str] = {}
-    for info in (queue or {}).values():
-        unknown[info.script, info.id.rpartition("_")[2]] = info.id
+    paths = sorted((runs_dir.absolute() / LAUNCHES).glob("*/launch.json"))
+    return with_queued([task for path in paths for task in _tasks_of(path)], queue or {})
+
+
+def with_queued(tasks: Iterable[Task], queue: Mapping[str, JobInfo]) -> list[Task]:
+    """The tasks, with ids that only the queue knows, by their scripts' names."""
+    named = {(info.script, info.id.rpartition("_")[2]): info.id for info in queue.values()}
     found = []
-    for path in sorted((runs_dir.absolute() / LAUNCHES).glob("*/launch.json")):
-        found += list(_tasks_of(path, unknown))
+    for task in tasks:
+        extra = named.get((str(task.script), str(task.index)))
+        found.append(replace(task, ids=(*task.ids, extra)) if extra and extra not in task.ids else task)
     return found
 
 
-def _tasks_of(path: Path, queued: Mapping[tuple[str, str], str]) -> Iterable[Task]:
+def _tasks_of(path: Path) -> Iterable[Task]:
     try:
         content = json.loads(path.read_text())
         for array in content["arrays"]:
             script = path.parent / array["script"]
             for index, name in enumerate(array["jobs"]):
                 job_file = path.parent.parent.parent / name
-                ids = read_ids(job_file)
-                extra = queued.get((str(script), str(index)))
                 yield Task(
                     launch=path.parent,
                     script=script,
                     index=index,
                     job_file=job_file,
                     work=array["work"],
-                    ids=(*ids, extra) if extra and extra not in ids else ids,
+                    ids=read_ids(job_file),
                     submitted=float(content["created"]),
                     conf=content.get("slurm_conf"),
                 )
@@ -134,9 +136,3 @@ def ours(info: JobInfo | None, task: Task) -> JobInfo | None:
     # By the end of the path: the runs may be mounted elsewhere on the machine that submitted.
     same = info is not None and (not info.script or info.script.endswith(f"/{task.launch.name}/{task.script.name}"))
     return info if same else None
-
-
-def own_id() -> str | None:
-    """The id of the SLURM job that this process belongs to, as `squeue` shows it."""
-    array, index = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
-    return f"{array}_{index}" if array and index else os.environ.get("SLURM_JOB_ID")
