@@ -6,12 +6,19 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra import initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
 from hypothesis import settings
+
+from fcdm.config.store import register_schema
+from fcdm.launch.compose import Composer
 
 # Never a timed test: these machines are shared.
 settings.register_profile("untimed", deadline=None)
@@ -80,6 +87,27 @@ def weights(folder: Path, step: int) -> dict[str, str]:
     return {name: entry["sha256"] for name, entry in manifest["files"].items()}
 
 
+def evaluations(run: Path) -> dict[str, object]:
+    """What was judged, but for the times."""
+    found = {}
+    for path in sorted((run / "evaluations").glob("step-*.json")):
+        content = json.loads(path.read_text())
+        found[path.name] = {key: value for key, value in content.items() if key not in ("time", "seconds")}
+    return found
+
+
 def only_run(runs: Path) -> Path:
     (found,) = [path.parent for path in runs.glob("*/run.json")]
     return found
+
+
+@contextmanager
+def composing(*overrides: str) -> Iterator[Composer]:
+    """A Composer as the sweeper has it: on a master config composed with these overrides."""
+    register_schema()
+    GlobalHydra.instance().clear()
+    with initialize_config_module("fcdm.conf", version_base="1.3"):
+        hydra = GlobalHydra.instance().hydra
+        assert hydra is not None
+        master = hydra.compose_config("train", list(overrides), run_mode=RunMode.MULTIRUN)
+        yield Composer(hydra.config_loader, master)

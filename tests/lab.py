@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import environment, only_run, values, weights
+from tests.conftest import environment, evaluations, only_run, values, weights
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE = 240.0
@@ -166,15 +166,6 @@ def _last_step(records: Path) -> int:
     except (OSError, ValueError):
         return 0
     return max((int(line["step"]) for line in lines), default=0)
-
-
-def evaluations(run: Path) -> dict[str, object]:
-    """What was judged, but for the times."""
-    found = {}
-    for path in sorted((run / "evaluations").glob("step-*.json")):
-        content = json.loads(path.read_text())
-        found[path.name] = {key: value for key, value in content.items() if key not in ("time", "seconds")}
-    return found
 
 
 def assert_undisturbed(run: Path, reference: Path) -> None:

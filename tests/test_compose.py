@@ -8,9 +8,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from hydra import initialize_config_module
-from hydra.core.global_hydra import GlobalHydra
-from hydra.types import RunMode
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
@@ -18,22 +15,17 @@ from omegaconf import OmegaConf
 from fcdm.config.check import checked, config_from
 from fcdm.config.exact import NotExact, exactly
 from fcdm.config.schema import Config
-from fcdm.config.store import register_schema
 from fcdm.launch.compose import Composer
 from fcdm.launch.grids import expand
 from fcdm.launch.messages import one_line
+from tests.conftest import composing
 
 
 @pytest.fixture(scope="module")
 def composer() -> Iterator[Composer]:
     """As the sweeper has it: a master config, composed with a launcher."""
-    register_schema()
-    GlobalHydra.instance().clear()
-    with initialize_config_module("fcdm.conf", version_base="1.3"):
-        hydra = GlobalHydra.instance().hydra
-        assert hydra is not None
-        master = hydra.compose_config("train", ["hydra/launcher=local"], run_mode=RunMode.MULTIRUN)
-        yield Composer(hydra.config_loader, master)
+    with composing("hydra/launcher=local") as found:
+        yield found
 
 
 def plainly(composer: Composer, choice: list[str]) -> dict[str, Any]:

@@ -112,6 +112,15 @@ def test_more_budgets_than_a_waiting_job_has_wait_for_it(tmp_path: Path) -> None
     assert judged.state == "submitted", "another protocol is another evaluation"
 
 
+def test_a_budget_that_is_judged_is_not_asked_of_the_queue(tmp_path: Path) -> None:
+    """10 is done and 20 on its way: nothing is left to submit."""
+    scheduler = FakeScheduler()
+    (first,) = send(scheduler, config(tmp_path, steps=(20,)))
+    judge(first, 10)
+    (again,) = send(scheduler, config(tmp_path))
+    assert (again.state, again.ids) == ("in the queue", first.ids)
+
+
 def test_a_refused_array_leaves_nothing_submitted(tmp_path: Path) -> None:
     scheduler = FakeScheduler()
     scheduler.refuse = "invalid account"
@@ -399,6 +408,14 @@ def test_slurms_times(text: str, wanted: float) -> None:
 # ------------------------------------------------------------------------------------------------ in the job
 
 
+def _put_on_path(monkeypatch: pytest.MonkeyPatch, folder: Path, line: str) -> None:
+    """An scontrol that does this shell line."""
+    program = folder / "scontrol"
+    program.write_text(f"#!/bin/sh\n{line}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
+
+
 def test_a_job_is_requeued_as_long_as_there_is_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURMD_NODENAME", "node1")
     monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "7")
@@ -406,30 +423,28 @@ def test_a_job_is_requeued_as_long_as_there_is_progress(tmp_path: Path, monkeypa
     (job,) = jobs_of(config(tmp_path))
     run = job.open()
     path = job.freeze(run)
-    done: list[str] = []
+    log = tmp_path / "requeued.txt"
+    _put_on_path(monkeypatch, tmp_path, f'[ "$1" = requeue ] && echo "$2" >> {log}; exit 0')
     for step in (10, 20, 30):
         (run.checkpoints / f"step-{step:08d}").mkdir(parents=True)
         assert progress_of(run) == [step, 0, 0]
-        requeue(path, run, 12, None, done.append)
-    assert done == ["7_3"] * 3
+        requeue(path, run, 12, None)
+    assert log.read_text().split() == ["7_3"] * 3
     assert [entry["step"] for entry in requeues(path)] == [10, 20, 30]
     with pytest.raises(UserError, match="no progress between two requeues"):
-        requeue(path, run, 12, None, done.append)
+        requeue(path, run, 12, None)
     (run.checkpoints / "step-00000040").mkdir()
     with pytest.raises(UserError, match="max_num_timeout=3"):
-        requeue(path, run, 12, 3, done.append)
-    assert len(done) == 3
+        requeue(path, run, 12, 3)
+    assert len(log.read_text().split()) == 3
     monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "8")
-    requeue(path, run, 12, 3, done.append)  # a retry is another job, and begins anew
+    requeue(path, run, 12, 3)  # a retry is another job, and begins anew
     assert len(requeues(path)) == 4
     assert read_ids(path) == ()
 
 
 def test_node_names_that_do_not_resolve(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    scontrol = tmp_path / "scontrol"
-    scontrol.write_text('#!/bin/sh\necho "NodeName=$5 Arch=x NodeAddr=127.0.0.1 NodeHostName=h"\n')
-    scontrol.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    _put_on_path(monkeypatch, tmp_path, 'echo "NodeName=$5 Arch=x NodeAddr=127.0.0.1 NodeHostName=h"')
     assert address_of("localhost") == "localhost"
     assert address_of("no-such-node-anywhere.invalid") == "127.0.0.1"
 

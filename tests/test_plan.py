@@ -15,16 +15,12 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from hydra import initialize_config_module
-from hydra.core.global_hydra import GlobalHydra
-from hydra.types import RunMode
 from rich.console import Console
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from fcdm.config.presets import load_preset
 from fcdm.config.schema import Config
-from fcdm.config.store import register_schema
 from fcdm.cost import model_cost
 from fcdm.data.digits import load_digits_split
 from fcdm.engine.evaluate import HELDOUT_BINS
@@ -48,7 +44,7 @@ from fcdm.models import build_model
 from fcdm.runs.folder import Run
 from fcdm.runs.holder import claim
 from fcdm.runs.throughput import Speeds
-from tests.conftest import TINY, Command, environment, only_run, records
+from tests.conftest import TINY, Command, composing, environment, only_run, records
 
 LITERAL = ("-m", "model=S,B,L,XL", "resolution=256,512", "hydra/launcher=plan")
 S_MACS, DECODER_MACS, INCEPTION_MACS = 3_073_392_640, 311_093_641_216, 5_711_168_096
@@ -57,13 +53,8 @@ S_MACS, DECODER_MACS, INCEPTION_MACS = 3_073_392_640, 311_093_641_216, 5_711_168
 
 @pytest.fixture(scope="module")
 def composer() -> Iterator[Composer]:
-    register_schema()
-    GlobalHydra.instance().clear()
-    with initialize_config_module("fcdm.conf", version_base="1.3"):
-        hydra = GlobalHydra.instance().hydra
-        assert hydra is not None
-        master = hydra.compose_config("train", [], run_mode=RunMode.MULTIRUN)
-        yield Composer(hydra.config_loader, master)
+    with composing() as found:
+        yield found
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import shutil
 import subprocess
@@ -14,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.conftest import TINY, Command, environment, only_run, records, values, weights
+from tests.conftest import TINY, Command, environment, evaluations, only_run, records, values, weights
 
 STEPS = "steps=[20,40]"
 SLOW = ("evaluation.samples=200", "checkpoint.every_steps=7", "checkpoint.keep=2", "log_every=3")
@@ -26,15 +25,6 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     command = [sys.executable, "-m", "fcdm.train", "model=N", STEPS, *TINY, *SLOW]
     subprocess.run(command, cwd=folder, env=environment(), check=True, capture_output=True, timeout=240)
     return only_run(folder / "runs")
-
-
-def evaluations(run: Path) -> dict[str, object]:
-    """What was judged, but for the times."""
-    found = {}
-    for path in sorted((run / "evaluations").glob("*.json")):
-        content = json.loads(path.read_text())
-        found[path.name] = {key: value for key, value in content.items() if key not in ("time", "seconds")}
-    return found
 
 
 def test_kill_9_at_any_moment(fcdm: Command, tmp_path: Path, undisturbed: Path) -> None:

@@ -12,7 +12,6 @@ import signal
 import subprocess
 import time
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +58,7 @@ def progress_of(run: Run) -> list[int]:
     return [max(steps, default=0), len(list(run.evaluations.glob("step-*.json"))), sampled]
 
 
-def requeue(job_file: Path, run: Run, signum: int, limit: int | None, act: Callable[[str], None] | None = None) -> None:
+def requeue(job_file: Path, run: Run, signum: int, limit: int | None) -> None:
     """Put this process's own SLURM job back into the queue, which ends it here.
 
     `limit`: how many requeues the user allows; None: as many as there is progress between them. Raises UserError
@@ -70,7 +69,7 @@ def requeue(job_file: Path, run: Run, signum: int, limit: int | None, act: Calla
     history = requeues(job_file)
     before = [entry for entry in history if entry.get("job") == job]  # a retry is another job, and begins anew
     now = progress_of(run)
-    preempted = act is None and is_preempted(job)
+    preempted = is_preempted(job)
     if before and before[-1].get("progress") == now and not preempted:
         raise UserError(
             f"{run.name}: no progress between two requeues (both times at step {now[0]}, {now[1]} evaluations done): a "
@@ -92,7 +91,7 @@ def requeue(job_file: Path, run: Run, signum: int, limit: int | None, act: Calla
     if preempted:
         entry["preempted"] = True
     write_json(job_file.with_suffix(".requeues.json"), [*history, entry])
-    (act or _scontrol)(job)
+    _scontrol(job)
 
 
 def _scontrol(job: str) -> None:
