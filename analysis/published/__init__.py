@@ -1,0 +1,85 @@
+"""The published numbers of FCDM, DiT and their neighbours, each with its source and how sure it is.
+
+Four files beside this one. `results.csv`: a row per judged checkpoint. `models.csv`: parameters and forward GMACs as
+published and as `python -m fcdm.cost` counts them. `throughput.csv`: images/s. `ablations.csv`: changes to FCDM-L.
+`confidence` is of the numbers that the row quotes: `paper` (read in the paper that measured or quotes it),
+`third-party` (notes by others on the paper; not read in the paper), `derived` (nothing quoted: counted here).
+
+Conventions. The papers' "Gflops" are GMACs: multiply-accumulates of one forward pass of one image / 1e9. FLOPs are
+2 x MACs, a training step costs 3 forwards (DiT's convention, arXiv 2212.09748), every batch has 256 images.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+PUBLISHED = "published"
+OURS = "these runs"
+"""What stands in `origin` of a row."""
+
+BATCH_SIZE = 256
+FOLDER = Path(__file__).parent
+NUMBERS = ("fid", "sfid", "inception_score", "precision", "recall")
+COLUMNS = (
+    *("origin", "model", "family", "label", "resolution", "steps", "images", "guidance_scale", *NUMBERS),
+    *("samples", "sampler", "decoder", "framework", "series"),
+    *("parameters", "forward_gmacs", "forward_gmacs_published", "train_pflops", "images_per_s", "source", "confidence"),
+)
+"""`series`: points of one source and one protocol, which a line may join; empty: the point stands alone.
+`guidance_scale`: 1 without guidance, NaN where the source does not tell it. `images`, `train_pflops`: derived."""
+
+PROTOCOL: dict[str, Any] = {
+    "samples": 50_000,
+    "sampler": "ddpm",
+    "sampling_steps": 250,
+    "guidance_scale": 1.0,
+    "weights": "ema",
+    "features": "inception",
+}
+"""How the unguided published FIDs were measured, in the words of a protocol (SiT's by its SDE sampler)."""
+
+
+def published(folder: Path = FOLDER) -> pd.DataFrame:
+    """One row per published result with COLUMNS, `origin` = "published"; never to be drawn like one's own runs.
+
+    `forward_gmacs` is the count of `python -m fcdm.cost` where this package has the model, else the published one;
+    `train_pflops` = 3 x 2 x forward MACs x 256 x steps / 1e15.
+    """
+    results = pd.read_csv(folder / "results.csv", dtype={"guidance_scale": str, "series": str})
+    models = pd.read_csv(folder / "models.csv").drop(columns=["family", "source", "confidence"])
+    speeds = pd.read_csv(folder / "throughput.csv")[["model", "resolution", "images_per_s"]]
+    table = results.merge(models, on=["model", "resolution"], how="left", validate="many_to_one")
+    table = table.merge(speeds, on=["model", "resolution"], how="left", validate="many_to_one")
+    table["guidance_scale"] = table["guidance_scale"].fillna("1").replace("unknown", np.nan).astype(float)
+    table["series"] = table["series"].fillna("")
+    table["forward_gmacs"] = table["forward_gmacs_counted"].fillna(table["forward_gmacs_published"])
+    table["parameters"] = table["parameters_m_counted"].fillna(table["parameters_m_published"]) * 1e6
+    table["images"] = table["steps"] * BATCH_SIZE
+    table["train_pflops"] = 3 * 2 * table["forward_gmacs"] * 1e9 * table["images"] / 1e15
+    return table.assign(origin=PUBLISHED, label=table["model"])[list(COLUMNS)]
+
+
+def published_curve(table: pd.DataFrame, model: str, resolution: int) -> pd.DataFrame:
+    """The unguided points of one model that a line may join, in order of steps; without rows where there are none."""
+    found = table[(table["model"] == model) & (table["resolution"] == resolution)]
+    found = found[(found["guidance_scale"] == 1) & (found["series"] != "")]
+    return found.sort_values("steps", ignore_index=True)
+
+
+def published_ablations(folder: Path = FOLDER) -> pd.DataFrame:
+    """FID of FCDM-L at 200K steps with one thing changed: third-party, unconfirmed, and notes disagree on kernels."""
+    return pd.read_csv(folder / "ablations.csv").fillna({"remark": ""}).assign(origin=PUBLISHED)
+
+
+def beside(runs: pd.DataFrame, others: pd.DataFrame) -> pd.DataFrame:
+    """Own results and published ones in one frame, told apart by `origin`: for tables and figures with two markers.
+
+    `runs`: `tidy_table`'s. `others`: `published`'s. Columns that one of them lacks are NaN there.
+    """
+    own = runs.assign(origin=OURS, images=runs["steps"] * runs["batch_size"])
+    parts = [own, others] if len(own) else [others]
+    return pd.concat([part.dropna(axis=1, how="all") for part in parts], ignore_index=True)
