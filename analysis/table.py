@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from fcdm.errors import UserError
+from fcdm.runs.identity import NOT_IDENTITY
 from fcdm.runs.reader import RunView, list_runs, list_studies
 
 METRICS = ("fid", "fid_heldout", "fid_pixels", "fid_pixels_heldout", "heldout_loss")
@@ -31,7 +32,7 @@ differ in nothing but the seed share a `variant`. `floor`: FID of real images. `
 INTERNAL = ("variant", "grid", "grid_columns")
 """Columns that are of no use outside."""
 
-NOT_A_VARIANT = ("seed", "model.name", "data.name", "data.path")
+NOT_A_VARIANT = ("seed", *NOT_IDENTITY)
 
 
 @dataclass

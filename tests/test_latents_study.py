@@ -54,7 +54,7 @@ def study(*more: str) -> list[str]:
     return [
         "model=N", "data=imagenet", "data.path=store", "data.classes=3", "resolution=32", "batch_size=8",
         "precision=fp32", "steps=[2,4]", "log_every=1", "evaluation.samples=12", "evaluation.sampling_steps=2",
-        "evaluation.batch_size=6", "evaluation.decoder=vae", "evaluation.reference=reference.npz", "mlflow_uri=off",
+        "evaluation.batch_size=6", "data.vae=vae", "evaluation.reference=reference.npz", "mlflow_uri=off",
         *more,
     ]  # fmt: skip
 
@@ -118,6 +118,7 @@ def test_frozen_latents_and_flips_are_another_run(lab: Path) -> None:
         (["evaluation.reference=null"], "evaluation.reference has no value"),
         (["evaluation.reference=nothing.npz"], "there is no such file"),
         (["evaluation.decoder=novae"], "novae"),
+        (["data.vae=ft-mse"], "was made with vae (weights"),
         (["data.flip=sideways"], "data.flip"),
     ],
 )

@@ -69,11 +69,19 @@ def install(python: Path) -> None:
         environment.setdefault("UV_INDEX_STRATEGY", "unsafe-best-match")
     if needs_cpu_index(pip, constraints):
         say("no NVIDIA GPU: installing the CPU build of torch from PyTorch's CPU index")
-        torch = re.search(r"^torch==.*$", (ROOT / "constraints.txt").read_text(), re.M)
-        assert torch, "constraints.txt pins torch"
-        subprocess.run([*pip, "install", "--index-url", TORCH_CPU_INDEX, torch[0]], check=True)
+        subprocess.run([*pip, "install", "--index-url", TORCH_CPU_INDEX, pinned("torch")], check=True)
     say(f"installing the packages with {'uv' if uv else 'pip'}")
     subprocess.run([*installer, *constraints, "-e", f"{ROOT}[dev]"], check=True, env=environment)
+    # Without what it depends on: it wants torchvision, which does not import beside a CPU build of torch. The tests
+    # hold our Inception to its module, which needs neither.
+    subprocess.run([*installer, "--no-deps", pinned("torch-fidelity")], check=True, env=environment)
+
+
+def pinned(package: str) -> str:
+    """`torch==2.13.0`: the line of constraints.txt."""
+    found = re.search(rf"^{package}==.*$", (ROOT / "constraints.txt").read_text(), re.M)
+    assert found, f"constraints.txt pins {package}"
+    return found[0]
 
 
 def needs_cpu_index(pip: list[str], constraints: list[str]) -> bool:

@@ -66,6 +66,9 @@ class DataConfig:
     """`digits` (bundled 8x8 digits) or `imagenet` (a store of VAE latents)."""
     path: str | None = None
     """Folder of the latents store; null for data that is bundled."""
+    vae: str | None = None
+    """The VAE that the store was made with (hub id, folder, `ft-ema`): a store of another is refused. Not part of the
+    id, which the store's checksum is; null: whichever it is."""
     checksum: str | None = None
     """sha256 of the training data (of the store's manifest); null: read from the store."""
     channels: int = MISSING

@@ -41,6 +41,7 @@ def data_checksum(data: DataConfig, resolution: int) -> str:
             channels=data.channels,
             downsample=data.downsample,
             classes=data.classes,
+            vae=data.vae,
         )
         known = manifest_checksum(folder)
     else:

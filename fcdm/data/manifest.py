@@ -111,7 +111,7 @@ def check_manifest(
         name = manifest.vae or "a VAE"
         raise UserError(
             f"the latents store {folder} was made with {name} (weights {manifest.vae_sha256[:8]}), vae={vae} is asked "
-            "for: say data.path=<another store>, or make one with `python -m fcdm.prepare latents`"
+            "for: say its VAE, data.path=<another store>, or make one with `python -m fcdm.prepare latents`"
         )
 
 

@@ -24,7 +24,7 @@ INTRODUCED: dict[str, Any] = {"diffusion.objective": "ddpm", "data.latents": "po
 
 # In the config for people and for finding things, but not what a run is: the same bytes under another
 # path or preset name are the same data and the same model.
-NOT_IDENTITY = ("model.name", "data.name", "data.path")
+NOT_IDENTITY = ("model.name", "data.name", "data.path", "data.vae")
 
 
 def science(config: Config) -> dict[str, Any]:
