@@ -7,8 +7,18 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from analysis.step_ratio import FLOORS, RatioRange, ratio_range
+from analysis.intervals import Trajectories
+from analysis.step_efficiency import FLOORS, RatioRange, ratio_range
 from analysis.table import display_name
+
+METRICS = {
+    "fid": "floor",
+    "fid_pixels": "floor_pixels",
+    "fid_heldout": "floor_heldout",
+    "fid_pixels_heldout": "floor_pixels_heldout",
+}
+"""A distance that can be compared -> the column of its floor."""
+AXES = ("steps", "train_pflops", "device_seconds")
 
 
 @dataclass(frozen=True)
@@ -23,7 +33,23 @@ class Line:
     lr: float
     seeds: int
     points: pd.DataFrame
-    """In order of steps: steps, train_pflops, forward_gmacs, fid, fid_min, fid_max (over seeds)."""
+    """In order of steps: steps, train_pflops, device_seconds, forward_gmacs, fid, fid_min, fid_max (over seeds)."""
+    runs: pd.DataFrame
+    """The rows of the table that `points` are the means of: every seed at each of its steps."""
+
+    @property
+    def resolution(self) -> int:
+        return int(self.runs["resolution"].iloc[0])
+
+    @property
+    def devices(self) -> list[str]:
+        """What its runs were trained on: device-seconds are comparable where this is one name for both models."""
+        return sorted(set(self.runs["device"]))
+
+    def trajectories(self, axis: str = "steps") -> Trajectories:
+        """Every seed's curve over `axis`, seeds in order."""
+        amount, fid = (self.runs.pivot_table(index="seed", columns="steps", values=key) for key in (axis, "fid"))
+        return Trajectories(amount.to_numpy(), fid.to_numpy(), tuple(int(seed) for seed in fid.index))
 
 
 @dataclass(frozen=True)
@@ -40,16 +66,24 @@ class Comparison:
     """Those whose best learning rate is the lowest or highest tried: a better one may lie outside."""
     steps: RatioRange | str
     flops: RatioRange | str
+    seconds: RatioRange | str
+    """Over device-seconds (GPU-hours x 3600), or why there is no such ratio."""
+
+
+def of_metric(table: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """The table with another distance in the place of `fid`, and its floor in that of `floor`."""
+    return table.assign(fid=table[metric], floor=table[METRICS[metric]])
 
 
 def lines(table: pd.DataFrame) -> list[Line]:
-    """The curves of a table: FCDM first, from small to large."""
+    """The curves of a table: FCDM first, from small to large. What they leave out: `dropped`."""
     found = []
-    table = table[np.isfinite(table["fid"]) & (table["fid"] > 0)]  # a run that diverged has no FID
+    table = table[np.isfinite(table["fid"])]  # a run that diverged has no FID
     for (label, _), rows in table.groupby(["label", "variant"], sort=True):
         seeds = rows["seed"].nunique()
         points = rows.groupby("steps", as_index=False).agg(
             train_pflops=("train_pflops", "first"),
+            device_seconds=("device_seconds", "mean"),
             forward_gmacs=("forward_gmacs", "first"),
             fid=("fid", "mean"),
             fid_min=("fid", "min"),
@@ -61,8 +95,27 @@ def lines(table: pd.DataFrame) -> list[Line]:
             continue  # no budget that every seed has reached yet
         first = rows.iloc[0]
         name = display_name(first["model"], first["family"])
-        found.append(Line(str(label), name, first["model"], first["family"], first["lr"], seeds, points))
+        kept = rows[rows["steps"].isin(points["steps"])]
+        found.append(Line(str(label), name, first["model"], first["family"], first["lr"], seeds, points, kept))
     return sorted(found, key=lambda line: (line.family == "dit", line.points["forward_gmacs"].iloc[0], line.label))
+
+
+def dropped(table: pd.DataFrame) -> list[str]:
+    """What `lines` leaves out, each in a line that names it: FIDs that are no number, budgets that a seed lacks."""
+    told = []
+    broken = table[~np.isfinite(table["fid"])]
+    for (label, seed, run), rows in broken.groupby(["label", "seed", "run"]):
+        at = ", ".join(f"{steps:,} ({fid})" for steps, fid in zip(rows["steps"], rows["fid"], strict=True))
+        told.append(f"left out: {label}, seed {seed}, has no FID at {at} ({run})")
+    whole = table[np.isfinite(table["fid"])]
+    for (label, _), rows in whole.groupby(["label", "variant"]):
+        seeds = set(rows["seed"])
+        for steps, judged in rows.groupby("steps")["seed"]:
+            lacking = sorted(seeds - set(judged))
+            if lacking:
+                which = ", ".join(map(str, lacking))
+                told.append(f"left out: {label} at {steps:,} steps, which seed {which} has not been judged at")
+    return told
 
 
 def comparisons(table: pd.DataFrame) -> list[Comparison]:
@@ -82,18 +135,33 @@ def comparisons(table: pd.DataFrame) -> list[Comparison]:
             continue
         rival = min(rivals, key=lambda other: int(other.rsplit("/", 1)[1]))
         a, b = _best(candidates), _best(by_name[rival])
-        ratios = [
-            ratio_range(a.points[axis], a.points["fid"], b.points[axis], b.points["fid"], floor)
-            for axis in ("steps", "train_pflops")
-        ]
+        ratios = [_ratio(a, b, axis, floor) for axis in AXES]
         tried = (len(candidates), len(by_name[rival]))
         edge = tuple(
             best.name
             for best, rates in ((a, {x.lr for x in candidates}), (b, {x.lr for x in by_name[rival]}))
             if len(rates) > 1 and best.lr in (min(rates), max(rates))
         )
-        found.append(Comparison(a, b, floor, samples, tried, edge, ratios[0], ratios[1]))
+        found.append(Comparison(a, b, floor, samples, tried, edge, *ratios))
     return sorted(found, key=lambda one: one.a.points["forward_gmacs"].iloc[0])
+
+
+def incomparable(a: Line, b: Line) -> str | None:
+    """Why device-seconds of two lines cannot be compared; None: they can."""
+    devices = sorted({*a.devices, *b.devices})
+    if "" in devices or not np.isfinite([*a.points["device_seconds"], *b.points["device_seconds"]]).all():
+        return "time and device were not recorded for every run"
+    if len(devices) > 1 or " + " in devices[0]:
+        return f"trained on different devices ({'; '.join(devices)}), whose hours cannot be compared"
+    return None
+
+
+def _ratio(a: Line, b: Line, axis: str, floor: float) -> RatioRange | str:
+    if axis == "device_seconds" and (why := incomparable(a, b)):
+        return why
+    if not (min(a.points[axis].min(), b.points[axis].min()) > 0):
+        return "not recorded"
+    return ratio_range(a.points[axis], a.points["fid"], b.points[axis], b.points["fid"], floor)
 
 
 def _best(candidates: list[Line]) -> Line:
@@ -124,6 +192,8 @@ def sentence(one: Comparison) -> str:
             text += f", no clear ratio ({flops.lowest:.1f} to {flops.highest:.1f} times)"
     else:
         text += f"; in training FLOPs: {one.flops}"
+    if isinstance(one.seconds, RatioRange) and not one.seconds.unclear:
+        text += f"; at FID {one.seconds.target:.3g} {_times(one.seconds.ratio, f'hours on {one.a.devices[0]}')}"
     cut = f"; FIDs under {FLOORS * one.floor:.3g}, twice the floor, refused" if found.cut_by_floor else ""
     return f"{text} ({_conditions(one)}{cut})."
 
@@ -158,11 +228,11 @@ def _conditions(one: Comparison) -> str:
     floor = f"floor {one.floor:.3g}" if np.isfinite(one.floor) else "floor not measured"
     rates = f"both at lr {one.a.lr:g}" if one.a.lr == one.b.lr else f"lr {one.a.lr:g} and {one.b.lr:g}"
     tried = (
-        "one setting of each tried: not tuned"
+        "one setting of each, not tuned here"
         if one.tried == (1, 1)
         else f"the best of {one.tried[0]} and {one.tried[1]} settings"
     )
     if one.at_edge:
         tried += f"; best lr of {' and '.join(one.at_edge)} at the edge of those tried"
     samples = f"{one.samples:,} samples" if one.samples > 0 else "samples not recorded"
-    return f"interpolated in log steps; {told}, {samples}, {floor}; {rates}, {tried}"
+    return f"FID interpolated over log steps; {told}, {samples}, {floor}; {rates}, {tried}"

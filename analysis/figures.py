@@ -12,7 +12,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from analysis.comparison import Comparison, Line, comparisons, lines
-from analysis.step_ratio import RatioRange
+from analysis.step_efficiency import RatioRange
 from analysis.styles import FAMILIES, MARKERS, OTHERS, SINGLE, lighter, line_styles
 from analysis.table import display_name
 

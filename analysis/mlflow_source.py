@@ -57,13 +57,17 @@ def _curves(client: Any, run: Any) -> RunCurves:
         return {point.step: point.value for point in client.get_metric_history(run.info.run_id, key)}
 
     judged = []
+    devices = tags.get("world_sizes", "")
     trained = history("train_seconds")
     for protocol_id, steps in json.loads(tags.get("fcdm.forwarded", "{}")).get("judged", {}).items():
         suffix = "" if protocol_id == headline else f"/{protocol_id}"
         metrics = {key: history(f"{key}{suffix}") for key in METRICS}
         for step in sorted(steps):
             values = {key: points[step] for key, points in metrics.items() if step in points}
-            judged.append(Judged(step, protocol_id, values, trained.get(step)))
+            seconds = trained.get(step)
+            # A run that changed its number of devices on the way tells its device-seconds in its folder only.
+            device_seconds = seconds * int(devices) if seconds is not None and devices.isdigit() else None
+            judged.append(Judged(step, protocol_id, values, seconds, device_seconds))
     studies = {}
     for key, value in tags.items():
         if key.startswith("study."):
@@ -80,6 +84,7 @@ def _curves(client: Any, run: Any) -> RunCurves:
         cost={key.removeprefix("cost."): float(value) for key, value in params.items() if key.startswith("cost.")},
         training={key: curve(list(history(key).items())) for key in ("loss", "images_per_s")},
         judged=judged,
+        device=tags.get("places", ""),
         protocols={k.removeprefix("protocol."): json.loads(v) for k, v in tags.items() if k.startswith("protocol.")},
         studies=studies,
     )

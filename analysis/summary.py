@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
-from analysis.comparison import comparisons, sentence
+from analysis.comparison import comparisons, dropped, sentence
 from fcdm.runs.reader import list_studies
 
 UNBOUNDED = 10_000
@@ -49,9 +49,10 @@ def print_table(table: pd.DataFrame, console: Console) -> None:
 
 
 def ratio_sentences(table: pd.DataFrame) -> list[str]:
-    """One sentence for each FCDM that has a DiT of its size, or why there is none."""
+    """One sentence for each FCDM that has a DiT of its size, or why there is none; then what was left out, by name."""
     found = [sentence(one) for one in comparisons(table)]
-    return found or ["No step ratio: no FCDM and DiT of the same size (such as N and dit/N-2) are in this table."]
+    found = found or ["No step ratio: no FCDM and DiT of the same size (such as N and dit/N-2) are in this table."]
+    return [*found, *dropped(table), *table.attrs.get("missing", [])]
 
 
 def next_commands(runs: Path | str, study: str | None) -> list[str]:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.protocols import choose_protocol
 from fcdm.errors import UserError
 from fcdm.runs.identity import NOT_IDENTITY
 from fcdm.runs.reader import RunView, list_runs, list_studies
@@ -23,11 +24,23 @@ METRICS = ("fid", "fid_heldout", "fid_pixels", "fid_pixels_heldout", "heldout_lo
 COLUMNS = (
     *("run", "model", "family", "data", "resolution", "seed", "batch_size", "lr", "steps", "protocol_id"),
     *METRICS,
-    *("loss", "parameters", "forward_gmacs", "train_pflops", "images_per_s", "seconds"),
-    *("label", "variant", "samples", "floor", "grid", "grid_columns"),
+    *("loss", "parameters", "forward_gmacs", "train_pflops", "images_per_s", "seconds", "device_seconds", "device"),
+    *("label", "variant", "samples", "floor", "floor_sd", "floor_pixels", "floor_heldout", "floor_pixels_heldout"),
+    *("grid", "grid_columns"),
 )
-"""`seconds`: training's wall time. `images_per_s`: median so far. `label`: the line's name in figures; runs that
-differ in nothing but the seed share a `variant`. `floor`: FID of real images. `grid`: picture of the samples."""
+"""`seconds`: training's wall time; `device_seconds`: times devices; `device`: what it trained on, several joined by +.
+`images_per_s`: median so far. `label`: the line's name in figures; runs that differ in nothing but the seed share a
+`variant`. `floor`: FID of real images, `floor_sd` how far it varies from draw to draw, the others for the other
+distances (held-out ones: training images against held-out ones). `grid`: picture of the samples."""
+
+FLOORS = {
+    "floor": "fid",
+    "floor_sd": "fid_sd",
+    "floor_pixels": "fid_pixels",
+    "floor_heldout": "fid_heldout_against_train",
+    "floor_pixels_heldout": "fid_pixels_heldout_against_train",
+}
+"""Column -> its name in an evaluation's `floor`."""
 
 INTERNAL = ("variant", "grid", "grid_columns")
 """Columns that are of no use outside."""
@@ -43,6 +56,7 @@ class Judged:
     protocol_id: str
     metrics: dict[str, float]
     seconds: float | None
+    device_seconds: float | None = None
     grid: Path | None = None
     grid_columns: int = 1
 
@@ -61,6 +75,7 @@ class RunCurves:
     training: dict[str, tuple[np.ndarray, np.ndarray]]
     """Key -> (steps, values), in order of steps."""
     judged: list[Judged]
+    device: str = ""
     protocols: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Protocol id -> {"protocol": {...}, "floor": {...}}."""
     studies: dict[str, tuple[str, tuple[int, ...]]] = field(default_factory=dict)
@@ -73,6 +88,8 @@ def tidy_table(source: Path | str, study: str | None = None, protocol: str | Non
     `source`: folder of runs, or MLflow URI (`sqlite:///...`, `http://...`). `study`: only its runs and budgets,
     judged by its headline protocol. `protocol`: an id; needed where there are several and no study says which.
     `attrs["left_out"]` of the table: lines that say which results of other protocols it leaves out unasked.
+    `attrs["protocol"]`: the protocol itself, as far as it was recorded. `attrs["missing"]`: lines that name what the
+    study asked for and nobody has judged yet.
     Raises UserError where there is nothing, or several protocols with no way to choose.
     """
     if "://" in str(source):
@@ -118,39 +135,21 @@ def tidy_table(source: Path | str, study: str | None = None, protocol: str | Non
         for other, runs in sorted(others.items())
         if protocol is None
     ]
+    told = (run.protocols[chosen]["protocol"] for run, _ in counted if run.protocols.get(chosen, {}).get("protocol"))
+    table.attrs["protocol"] = dict(next(told, {}))
+    table.attrs["missing"] = _missing(curves, study, chosen, labels) if study is not None else []
     return table
 
 
-def choose_protocol(curves: Sequence[RunCurves], study: str | None, protocol: str | None) -> str:
-    """The one protocol of a table. Raises UserError, with what differs, where there are several to choose from."""
-    judged_by = sorted({judged.protocol_id for run in curves for judged in run.judged})
-    if protocol is not None:
-        if protocol not in judged_by:
-            raise UserError(f"nothing was judged by '{protocol}'; there: {', '.join(judged_by) or 'nothing yet'}")
-        return protocol
-    if study is not None:
-        return next(run.studies[study][0] for run in curves)
-    if not judged_by:
-        raise UserError("no run has been judged yet: let one reach its first budget and be evaluated")
-    headlines = {run_study[0] for run in curves for run_study in run.studies.values()} & set(judged_by)
-    if len(judged_by) == 1 or len(headlines) == 1:
-        return headlines.pop() if len(headlines) == 1 else judged_by[0]
-    known = {key: value["protocol"] for run in curves for key, value in run.protocols.items()}
-    raise UserError(
-        f"the runs were judged by {len(judged_by)} protocols, whose numbers cannot be compared "
-        f"({protocol_differences({key: known.get(key, {}) for key in judged_by})}): "
-        "choose with --protocol ID or --study NAME"
-    )
-
-
-def protocol_differences(protocols: dict[str, dict[str, Any]]) -> str:
-    """`sampling_steps: 25 in ddim25-..., 10 in ddim10-...; ...`: only what is not the same in all."""
-    differing = []
-    for key in sorted({key for protocol in protocols.values() for key in protocol}):
-        values = {name: protocol.get(key, "not recorded") for name, protocol in protocols.items()}
-        if len({str(value) for value in values.values()}) > 1:
-            differing.append(f"{key}: " + ", ".join(f"{value} in {name}" for name, value in values.items()))
-    return "; ".join(differing) or f"not told apart by what was recorded: {', '.join(protocols)}"
+def _missing(curves: Sequence[RunCurves], study: str, chosen: str, labels: dict[str, tuple[str, str]]) -> list[str]:
+    lines = []
+    for run in curves:
+        judged = {one.step for one in run.judged if one.protocol_id == chosen}
+        budgets = [budget for budget in run.studies[study][1] if budget not in judged]
+        if budgets:
+            name, seed = labels[run.name][0], run.config["seed"]
+            lines.append(f"not judged yet: {name}, seed {seed}, at {', '.join(f'{b:,}' for b in budgets)} ({run.name})")
+    return sorted(lines)
 
 
 def display_name(model: str, family: str) -> str:
@@ -204,10 +203,12 @@ def _row(run: RunCurves, judged: Judged, label: str, variant: str) -> dict[str, 
         "train_pflops": 3 * 2 * macs * batch * judged.step / 1e15,
         "images_per_s": float(np.median(speeds)) if len(speeds) else np.nan,
         "seconds": np.nan if judged.seconds is None else judged.seconds,
+        "device_seconds": np.nan if judged.device_seconds is None else judged.device_seconds,
+        "device": run.device,
         "label": label,
         "variant": variant,
         "samples": told["protocol"].get("samples", -1),
-        "floor": told["floor"].get("fid", np.nan),
+        **{column: told["floor"].get(name, np.nan) for column, name in FLOORS.items()},
         "grid": judged.grid,
         "grid_columns": judged.grid_columns,
     }
@@ -232,9 +233,18 @@ def _curves(view: RunView) -> RunCurves:
         cost=view.cost,
         training={key: curve(found) for key, found in points.items()},
         judged=[
-            Judged(e.step, e.protocol_id, e.metrics, view.training_seconds(e.step), e.grid, e.grid_columns)
+            Judged(
+                step=e.step,
+                protocol_id=e.protocol_id,
+                metrics=e.metrics,
+                seconds=view.training_seconds(e.step),
+                device_seconds=view.training_device_seconds(e.step),
+                grid=e.grid,
+                grid_columns=e.grid_columns,
+            )
             for e in view.evaluations
         ],
+        device=" + ".join(view.places),
         protocols={e.protocol_id: {"protocol": e.protocol, "floor": e.floor} for e in view.evaluations if e.protocol},
         studies={study.name: (study.protocol_id, study.budgets(view.id)) for study in view.studies},
     )

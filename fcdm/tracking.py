@@ -247,6 +247,8 @@ def _tags(view: RunView, headline: str | None) -> dict[str, str]:
         "studies": ",".join(study.name for study in view.studies),
         "revision": str(fields.get("revision", "")),
         "device": str(fields.get("device", "")),
+        "places": " + ".join(view.places),
+        "world_sizes": ",".join(sorted({str(segment.fields.get("world_size", 1)) for segment in view.segments})),
         HEADLINE: headline or "",
         ERROR: (view.error or "")[:TAG_LIMIT],
     }

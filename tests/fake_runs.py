@@ -175,7 +175,7 @@ def evaluate(
         "protocol": protocol,
         "metrics": metrics,
         "heldout_loss_bins": [0.1] * 10,
-        "floor": {"fid": FLOOR, "fid_pixels": 0.4},
+        "floor": {"fid": FLOOR, "fid_sd": 0.3, "fid_pixels": 0.4, "fid_heldout_against_train": 5.0},
         "grid": {"columns": tiles, "rows": tiles},
         "seconds": 12.0,
     }

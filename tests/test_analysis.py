@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import math
 import subprocess
 import sys
 import time
@@ -23,7 +22,7 @@ from analysis import plots
 from analysis.comparison import comparisons, lines, sentence
 from analysis.figures import fid_against, log_ticks
 from analysis.samples import _first_tiles
-from analysis.step_ratio import RatioRange, equal_fid_ratio, ratio_range, shared_targets, steps_to_reach
+from analysis.step_efficiency import RatioRange
 from analysis.summary import next_commands, print_table, ratio_sentences
 from analysis.table import COLUMNS, display_name, tidy_table
 from fcdm.errors import UserError
@@ -32,7 +31,6 @@ from tests.fake_runs import FLOOR, MODELS, PROTOCOL, START, evaluate, fid_at, ma
 
 OTHER = {**PROTOCOL, "sampling_steps": 10}
 BUDGETS = (100, 200, 400, 800, 1600)
-STEPS = np.array([100.0, 200.0, 400.0, 800.0])
 
 
 @pytest.fixture(scope="module")
@@ -40,76 +38,6 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     runs = tmp_path_factory.mktemp("runs")
     make_study(runs, [make_run(runs, model, budgets=BUDGETS, torn=True) for model in MODELS], budgets=BUDGETS)
     return runs
-
-
-# --- the ratio ---------------------------------------------------------------------------------------
-
-
-@given(st.floats(1.1, 20.0), st.floats(0.3, 2.5), st.floats(0.05, 0.95))
-def test_ratio_of_power_laws_is_exact_at_every_target(ratio: float, slope: float, place: float) -> None:
-    """FID = (steps / c)^-slope: straight in log-log, so interpolation makes no error."""
-    steps = 100.0 * 2.0 ** np.arange(8)
-    fid_a, fid_b = 1e3 * (steps / 100) ** -slope, 1e3 * (steps / (100 * ratio)) ** -slope
-    targets = shared_targets(fid_a, fid_b)
-    if len(targets) == 0:
-        assert ratio > 2**7
-        return
-    target = targets[0] ** (1 - place) * targets[-1] ** place
-    assert equal_fid_ratio(steps, fid_a, steps, fid_b, target) == pytest.approx(ratio, rel=1e-9)
-    found = ratio_range(steps, fid_a, steps, fid_b)
-    assert isinstance(found, RatioRange)
-    assert found.lowest == pytest.approx(ratio, rel=1e-9)
-    assert found.highest == pytest.approx(ratio, rel=1e-9)
-    assert found.target == pytest.approx(math.sqrt(found.best * found.worst))
-
-
-def test_published_points_of_both_papers() -> None:
-    """DiT-XL/2 and FCDM-XL at 256 px. Worked by hand: FCDM-XL passes FID 9.62 a share ln(10.72/9.62) / ln(10.72/7.91)
-    = 0.3562 of the way (in log steps) from 400K to 1M. (On a straight line of FID, not of log FID, it is 12.2 times.)
-    """
-    dit = ([400e3, 2352e3, 7e6], [19.47, 10.67, 9.62])
-    fcdm = ([400e3, 1e6], [10.72, 7.91])
-    assert equal_fid_ratio(*fcdm, *dit, 10.67) == pytest.approx(5.8, abs=0.05)
-    assert equal_fid_ratio(*fcdm, *dit, 9.62) == pytest.approx(7e6 / (400e3 * 2.5**0.3562), rel=1e-3)
-
-
-def test_nothing_is_extrapolated() -> None:
-    fid = np.array([80.0, 40.0, 20.0, 10.0])
-    assert steps_to_reach(STEPS, fid, 9.99) is None  # never reached
-    assert steps_to_reach(STEPS, fid, 80.01) is None  # there before anybody looked
-    assert steps_to_reach(STEPS, fid, 80.0) == 100.0
-    assert steps_to_reach(STEPS, fid, 10.0) == pytest.approx(800.0)
-    assert steps_to_reach(STEPS, fid, math.sqrt(20 * 40)) == pytest.approx(math.sqrt(200 * 400))
-    assert equal_fid_ratio(STEPS, fid, STEPS, fid / 100, 20.0) is None
-
-
-def test_a_curve_that_turns_up_counts_by_what_it_had_reached() -> None:
-    fid = np.array([80.0, 20.0, 50.0, 10.0])
-    assert steps_to_reach(STEPS, fid, 40.0) == pytest.approx(100 * 2**0.5)
-    assert steps_to_reach(STEPS, fid, 20.0) == pytest.approx(200.0)
-    assert steps_to_reach(STEPS, fid, 15.0) > 400  # type: ignore[operator]
-
-
-def test_order_and_broken_points_do_not_matter() -> None:
-    fid = np.array([80.0, 40.0, 20.0, 10.0])
-    steps = np.append(STEPS[::-1], [1600.0, 3200.0])
-    assert steps_to_reach(steps, np.append(fid[::-1], [np.nan, np.inf]), 30.0) == steps_to_reach(STEPS, fid, 30.0)
-
-
-def test_targets_near_the_floor_are_refused_and_it_is_said() -> None:
-    a, b = np.array([80.0, 40.0, 20.0, 10.0]), np.array([160.0, 80.0, 40.0, 20.0])
-    free = ratio_range(STEPS, a, STEPS, b)
-    cut = ratio_range(STEPS, a, STEPS, b, floor=15.0)
-    assert isinstance(free, RatioRange)
-    assert isinstance(cut, RatioRange)
-    assert (free.best, free.cut_by_floor) == (pytest.approx(20.0), False)
-    assert (cut.best, cut.cut_by_floor) == (pytest.approx(30.0), True)
-    refused = ratio_range(STEPS, a, STEPS, b, floor=45.0)
-    assert isinstance(refused, str)
-    assert "refused" in refused
-    none = ratio_range(STEPS, a / 100, STEPS, b)
-    assert isinstance(none, str)
-    assert "not reached" in none
 
 
 # --- the table ---------------------------------------------------------------------------------------
@@ -126,7 +54,10 @@ def test_one_row_per_run_and_judged_step(study: Path) -> None:
     assert row["forward_gmacs"] == pytest.approx(0.0127)
     assert row["train_pflops"] == pytest.approx(6 * 12_700_000 * 128 * 800 / 1e15)
     assert row["loss"] == pytest.approx(0.3 + 2 / 800**0.5)
-    assert row["seconds"] == pytest.approx(32.0)
+    assert row["seconds"] == row["device_seconds"] == pytest.approx(32.0)
+    assert row["device"] == "cpu (1 thread)"
+    assert (row["floor_pixels"], row["floor_sd"]) == (0.4, 0.3)
+    assert table.attrs["protocol"] == PROTOCOL
     assert row["images_per_s"] == pytest.approx(np.median([800 + 10 * np.sin(s) for s in range(50, 801, 50)]))
 
 
@@ -368,8 +299,8 @@ def test_no_arrow_where_the_ratio_is_not_clear(fid_a: list[float], fid_b: list[f
         for place, fid in enumerate(fids):
             row = {"model": model, "family": family, "label": display_name(model, family), "variant": "", "fid": fid}
             steps = 100 * 2**place
-            row |= {"seed": 0, "lr": 1e-3, "steps": steps, "train_pflops": steps, "forward_gmacs": 1.0}
-            rows.append({**row, "floor": np.nan, "samples": 1000})
+            row |= {"run": model, "seed": 0, "lr": 1e-3, "steps": steps, "train_pflops": steps, "forward_gmacs": 1.0}
+            rows.append({**row, "floor": np.nan, "samples": 1000, "device_seconds": np.nan, "device": ""})
     table = pd.DataFrame(rows)
     (said,) = ratio_sentences(table)
     made = fid_against(table, "steps")

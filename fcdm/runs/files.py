@@ -68,6 +68,21 @@ class Segment:
         """Seconds times devices: GPU-hours are this / 3600 where the device is a GPU."""
         return self.seconds * int(self.fields.get("world_size", 1))
 
+    @property
+    def place(self) -> str:
+        """What it ran on, as `place_name` tells it."""
+        return place_name(self.fields)
+
+
+def place_name(fields: dict[str, Any]) -> str:
+    """What a segment's record says it ran on: `NVIDIA H100 80GB HBM3`, `cpu (AMD EPYC, 1 thread)`; empty: nothing."""
+    device, processor, threads = (fields.get(key) for key in ("device", "cpu", "threads"))
+    if device is None or device != "cpu":
+        return str(device or "")
+    count = int(threads or 1)
+    text = f"{count} thread{'s' if count != 1 else ''}"
+    return f"cpu ({processor}, {text})" if processor else f"cpu ({text})"
+
 
 class Request(NamedTuple):
     """What a study asks of one run: `run` is its folder's name, `budgets` are steps, judged by `protocol_id`."""

@@ -177,11 +177,18 @@ class RunView:
         error = last.get("error") if last.get("segment") == "end" and not last.get("completed") else None
         return None if not error or str(error).startswith(STOPS) else str(error)
 
+    @property
+    def places(self) -> list[str]:
+        """What the run was trained on, each once, in order: more than one where it moved."""
+        trained = [segment for segment in self.segments if segment.last_step > segment.first_step]
+        return list(dict.fromkeys(segment.place for segment in trained))
+
     @cached_property
-    def _clock(self) -> tuple[list[int], list[float]]:
-        """(steps, seconds of training until each was first reached)."""
-        steps, seconds = [0], [0.0]
-        total = 0.0
+    def _clock(self) -> tuple[list[int], list[float], list[float]]:
+        """(steps, seconds of training until each was first reached, the same times the number of devices)."""
+        steps, seconds, device_seconds = [0], [0.0], [0.0]
+        total = device_total = 0.0
+        devices = 1
         last: float | None = None
         for _, fields in self.records:
             gap = 0.0 if last is None or fields.get("segment") == "start" else max(0.0, fields["time"] - last)
@@ -189,21 +196,35 @@ class RunView:
             if "protocol" in fields:
                 continue  # this gap was spent on judging, not on training
             total += gap
+            device_total += gap * devices
+            if fields.get("segment") == "start":
+                devices = int(fields.get("world_size", 1))
             if fields["step"] > steps[-1]:  # a step replayed after a hard death cost time, reaching nothing new
                 steps.append(fields["step"])
                 seconds.append(total)
-        return steps, seconds
+                device_seconds.append(device_total)
+        return steps, seconds, device_seconds
 
     def training_seconds(self, step: int) -> float | None:
         """Wall time of training until `step`, over all segments, evaluations left out; None: not reached."""
-        steps, seconds = self._clock
-        after = bisect_left(steps, step)
-        if after == len(steps):
-            return None
-        if steps[after] == step:
-            return seconds[after]
-        share = (step - steps[after - 1]) / (steps[after] - steps[after - 1])
-        return seconds[after - 1] + share * (seconds[after] - seconds[after - 1])
+        steps, seconds, _ = self._clock
+        return _at(step, steps, seconds)
+
+    def training_device_seconds(self, step: int) -> float | None:
+        """`training_seconds` times devices, segment by segment: GPU-hours are this / 3600; None: not reached."""
+        steps, _, device_seconds = self._clock
+        return _at(step, steps, device_seconds)
+
+
+def _at(step: int, steps: list[int], amounts: list[float]) -> float | None:
+    """The amount at a step, in a straight line between those recorded; None: not reached."""
+    after = bisect_left(steps, step)
+    if after == len(steps):
+        return None
+    if steps[after] == step:
+        return amounts[after]
+    share = (step - steps[after - 1]) / (steps[after] - steps[after - 1])
+    return amounts[after - 1] + share * (amounts[after] - amounts[after - 1])
 
 
 def list_runs(runs_dir: Path | str) -> list[RunView]:

@@ -15,7 +15,7 @@ from typing import Any
 from fcdm.config.schema import Config
 from fcdm.errors import UserError
 from fcdm.runs.costs import run_cost
-from fcdm.runs.files import read_json, read_records
+from fcdm.runs.files import place_name, read_json, read_records
 from fcdm.runs.identity import flatten, science
 from fcdm.runs.reader import RunView
 
@@ -47,10 +47,7 @@ class Speed:
     @property
     def place(self) -> str:
         """`NVIDIA H100 80GB HBM3`, `cpu (AMD EPYC, 1 thread)`."""
-        if self.device != "cpu":
-            return self.device
-        threads = f"{self.threads} thread{'s' if self.threads != 1 else ''}"
-        return f"cpu ({self.processor}, {threads})" if self.processor else f"cpu ({threads})"
+        return place_name({"device": self.device, "cpu": self.processor, "threads": self.threads})
 
 
 class Speeds:

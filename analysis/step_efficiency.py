@@ -1,0 +1,250 @@
+"""How many times less one model needs than another: two different questions, never one name for both.
+
+`budget_ratio`: the ratio of two budgets at which two models were judged, whatever FID each had there (the abstract's
+7x and 7.5x). `equal_fid_ratio`: the ratio of what each had spent when it reached the same FID. Both are b's amount
+over a's, so above 1 a needs less; an amount is steps, training FLOPs or device-seconds. Pure functions on arrays.
+
+Of every curve only the running minimum counts (what had been reached by then); between measured points FID is a
+straight line over log amount. Nothing is extrapolated: where a FID was passed before the first measured point, or
+never reached, the ratio is NaN, and what can be said is a bound.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+
+FLOORS = 2.0
+"""Targets below this many times the real-against-real floor are refused: there, noise decides."""
+TARGETS = 33
+LEAST_RANGE = 1.1
+"""A shared range whose highest FID is less than this many times its lowest is too narrow to tell a ratio."""
+FID_ERROR = 0.5
+"""How far FIDs of one model at one budget differ between re-runs and references: sensitivity is shown for it."""
+
+
+@dataclass(frozen=True)
+class BudgetRatio:
+    """b's budget over a's. Says nothing of equal FID by itself."""
+
+    ratio: float
+    fid_a: float
+    fid_b: float
+    """At these budgets; NaN: not known."""
+
+    @property
+    def bounds_equal_fid(self) -> bool:
+        """a is at least as good with its budget as b with its own: at b's FID, a needs `ratio` times less or better.
+
+        (b's FID at its budget has to be the lowest that b had until then.)
+        """
+        return bool(self.fid_a <= self.fid_b)
+
+
+@dataclass(frozen=True)
+class FidCurve:
+    """What had been reached by when: `amount` rising and `fid` falling, shape (n,)."""
+
+    amount: np.ndarray
+    fid: np.ndarray
+    notes: tuple[str, ...] = ()
+    """What the curve does not show: points without a FID, a FID that rose."""
+
+
+@dataclass(frozen=True)
+class Reach:
+    """What a model had spent when it reached a FID. `amount` is NaN where that lies outside what was measured."""
+
+    amount: float
+    at_least: float
+    at_most: float
+    """Bounds of the amount: the amount itself, or what the end of the curve tells."""
+    how: str
+    """`measured`, `interpolated`, `before the first point`, `not reached`."""
+
+
+@dataclass(frozen=True)
+class EqualFid:
+    """b's amount over a's at the same FID; `lowest` and `highest` bound it (0 and inf: nothing is known)."""
+
+    target: float
+    a: Reach
+    b: Reach
+    ratio: float
+    lowest: float
+    highest: float
+    refused: str | None = None
+
+
+@dataclass(frozen=True)
+class RatioRange:
+    """b's amount over a's at equal FID (above 1: a is faster), over all targets that both curves pass."""
+
+    target: float
+    """The headline FID: the geometric middle of the shared range."""
+    ratio: float
+    steps_a: float
+    steps_b: float
+    """Amounts, whatever the axis is."""
+    lowest: float
+    highest: float
+    """Over the shared targets."""
+    best: float
+    worst: float
+    """The shared range of FIDs: from `worst` down to `best`."""
+    cut_by_floor: bool
+    """Both models reach lower FIDs than `best`, but those are below twice the floor and were refused."""
+
+    @property
+    def unclear(self) -> str | None:
+        """Why this is no clear ratio; None: it is one."""
+        if self.lowest < 1 < self.highest:
+            return "it lies on both sides of 1"
+        if self.worst < LEAST_RANGE * self.best:
+            return f"both pass only FID {self.worst:.3g} to {self.best:.3g}"
+        return None
+
+
+def budget_ratio(budget_a: float, budget_b: float, fid_a: float = np.nan, fid_b: float = np.nan) -> BudgetRatio:
+    """b's budget over a's, with the FIDs that were measured there (NaN: not known)."""
+    return BudgetRatio(budget_b / budget_a, fid_a, fid_b)
+
+
+def fid_curve(amount: ArrayLike, fid: ArrayLike) -> FidCurve:
+    """The running minimum of `fid` over `amount`, both shape (n,), in any order. `notes` name what it hides."""
+    x, y = np.asarray(amount, dtype=float), np.asarray(fid, dtype=float)
+    fit = np.isfinite(x) & np.isfinite(y) & (x > 0)
+    notes = [f"no FID at {at:,.6g} ({value})" for at, value in zip(x[~fit], y[~fit], strict=True)]
+    order = np.argsort(x[fit], kind="stable")
+    x, y = x[fit][order], y[fit][order]
+    lowest = np.minimum.accumulate(y)
+    for at, value, best in zip(x, y, lowest, strict=True):
+        if value > best:
+            notes.append(f"FID rose to {value:.4g} at {at:,.6g}: the {best:.4g} reached before counts on")
+    return FidCurve(x, lowest, tuple(notes))
+
+
+def log_amounts(log_amount: np.ndarray, fid: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Log amount at which each target was first reached, shape (..., m); -inf before the first point, inf never.
+
+    `log_amount`: (..., n), rising. `fid`: (..., n), of which the running minimum counts. `targets`: (m,).
+    """
+    x, y = np.broadcast_arrays(log_amount, np.minimum.accumulate(fid, axis=-1))
+    below = y[..., None, :] <= targets[:, None]
+    reached = below.any(-1)
+    after = below.argmax(-1)
+    before = np.maximum(after - 1, 0)
+    (x0, x1), (y0, y1) = ((np.take_along_axis(of, before, -1), np.take_along_axis(of, after, -1)) for of in (x, y))
+    inside = reached & (after > 0)
+    share = (y0 - targets) / np.where(inside, y0 - y1, 1.0)
+    at_first = np.where(y1 == targets, x1, -np.inf)
+    return np.where(inside, x0 + share * (x1 - x0), np.where(reached, at_first, np.inf))
+
+
+def reach(curve: FidCurve, target: float) -> Reach:
+    """What had been spent when the curve was first at or below `target`; bounds where that was not measured."""
+    if len(curve.amount) == 0:
+        return Reach(np.nan, 0.0, np.inf, "not reached")
+    found = log_amounts(np.log(curve.amount), curve.fid, np.array([float(target)]))[0]
+    if found == np.inf:
+        return Reach(np.nan, float(curve.amount[-1]), np.inf, "not reached")
+    if found == -np.inf:
+        return Reach(np.nan, 0.0, float(curve.amount[0]), "before the first point")
+    amount = float(np.exp(found))
+    return Reach(amount, amount, amount, "measured" if target in curve.fid else "interpolated")
+
+
+def equal_fid_ratio(a: FidCurve, b: FidCurve, target: float, floor: float = np.nan) -> EqualFid:
+    """b's amount over a's when each first reached `target`; refused under twice the `floor` (NaN: not known)."""
+    at_a, at_b = reach(a, target), reach(b, target)
+    if target < FLOORS * floor:
+        why = f"FID {target:.3g} is below {FLOORS:g} times the floor of {floor:.3g}, where noise decides"
+        return EqualFid(target, at_a, at_b, np.nan, 0.0, np.inf, why)
+    lowest = at_b.at_least / at_a.at_most if at_a.at_most < np.inf else 0.0
+    highest = at_b.at_most / at_a.at_least if at_a.at_least > 0 else np.inf
+    return EqualFid(target, at_a, at_b, at_b.amount / at_a.amount, lowest, highest)
+
+
+def shared_targets(a: FidCurve, b: FidCurve, floor: float = np.nan, count: int = TARGETS) -> np.ndarray:
+    """FIDs that both curves pass and that are not refused, from the highest down, evenly in log: (count,) or (0,)."""
+    if min(len(a.fid), len(b.fid)) == 0:
+        return np.empty(0)
+    worst = min(a.fid[0], b.fid[0])
+    best = max(a.fid[-1], b.fid[-1], FLOORS * floor if np.isfinite(floor) else -np.inf)
+    if not 0 < best < worst:
+        return np.empty(0)
+    targets = np.geomspace(worst, best, count)
+    targets[[0, -1]] = worst, best  # to the last bit: the ends are measured points
+    return targets
+
+
+def ratio_curve(
+    a: FidCurve, b: FidCurve, floor: float = np.nan, error: float = FID_ERROR, targets: ArrayLike | None = None
+) -> pd.DataFrame:
+    """The equal-FID ratio at every shared target, and how far it moves where one curve's FIDs are off by `error`.
+
+    Columns: target, amount_a, amount_b, ratio, low, high (the extremes over either curve shifted up or down by
+    `error`), low_open, high_open (a shift leaves what was measured: the end is only a bound, the truth may be beyond).
+    """
+    rows = []
+    chosen = shared_targets(a, b, floor) if targets is None else np.atleast_1d(np.asarray(targets, dtype=float))
+    for target in chosen:
+        one = equal_fid_ratio(a, b, float(target), floor)
+        # A curve shifted up by `error` reaches the target where the unshifted one reaches target - error.
+        shifted = [(reach(a, target - s * error), reach(b, target)) for s in (-1, 1)]
+        shifted += [(reach(a, target), reach(b, target - s * error)) for s in (-1, 1)]
+        low, high, low_open, high_open = one.ratio, one.ratio, False, False
+        for at_a, at_b in shifted:
+            # What is not measured counts by the end of the curve: b at least that, a at most that, and open beyond.
+            amount_a = _inside(at_a)
+            amount_b = _inside(at_b)
+            low, high = np.fmin(low, amount_b / amount_a), np.fmax(high, amount_b / amount_a)
+            low_open |= at_b.how == "before the first point" or at_a.how == "not reached"
+            high_open |= at_a.how == "before the first point" or at_b.how == "not reached"
+        if np.isnan(one.ratio):
+            low = high = np.nan
+        rows.append((target, one.a.amount, one.b.amount, one.ratio, low, high, low_open, high_open))
+    names = ["target", "amount_a", "amount_b", "ratio", "low", "high", "low_open", "high_open"]
+    return pd.DataFrame(rows, columns=names)
+
+
+def ratio_range(
+    amount_a: ArrayLike, fid_a: ArrayLike, amount_b: ArrayLike, fid_b: ArrayLike, floor: float = np.nan
+) -> RatioRange | str:
+    """The ratio at the headline target and over all shared ones, or why there is none.
+
+    `floor`: FID of real images against the reference; a target under twice it is refused (NaN: not known).
+    """
+    a, b = fid_curve(amount_a, fid_a), fid_curve(amount_b, fid_b)
+    free = shared_targets(a, b)
+    if len(free) == 0:
+        return "not reached: there is no FID that both pass between two of their measured points"
+    targets = shared_targets(a, b, floor)
+    if len(targets) == 0:
+        return (
+            f"refused: every FID that both reach is below {FLOORS:g} times the floor of {floor:.3g}, "
+            "where noise decides; judge with more samples, or at smaller budgets"
+        )
+    middle = equal_fid_ratio(a, b, float(np.sqrt(targets[0] * targets[-1])), floor)
+    ratios = [*ratio_curve(a, b, targets=targets)["ratio"], middle.ratio]
+    return RatioRange(
+        target=middle.target,
+        ratio=middle.ratio,
+        steps_a=middle.a.amount,
+        steps_b=middle.b.amount,
+        lowest=min(ratios),
+        highest=max(ratios),
+        best=float(targets[-1]),
+        worst=float(targets[0]),
+        cut_by_floor=bool(targets[-1] > free[-1]),
+    )
+
+
+def _inside(found: Reach) -> float:
+    """The amount, or the end of the curve that it lies beyond."""
+    if found.how == "not reached":
+        return found.at_least
+    return found.at_most
