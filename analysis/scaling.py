@@ -1,0 +1,123 @@
+"""The laws of a study: `python -m analysis.scaling [--runs runs] [--study NAME] [--against flops] [--of fid]`.
+
+For each model FID = E + A x^-alpha, with intervals where there are enough seeds, and for each family the frontier's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from analysis.fits import Fit, fit_power_law
+from analysis.frontier import fit_frontier
+from analysis.table import tidy_table
+from fcdm.errors import UserError
+
+AGAINST = {"steps": ("steps", "training steps"), "flops": ("train_pflops", "training PFLOPs")}
+OF = ("fid", "heldout_loss", "loss", "fid_heldout", "fid_pixels")
+
+
+def fits_of(table: pd.DataFrame, x: str = "train_pflops", y: str = "fid", **how: float) -> dict[str, Fit | str]:
+    """Label -> its fit over all seeds, or the line that says why there is none. `x`, `y`: columns of a tidy table.
+
+    `how`: `level`, `resamples`, `seed`, `huber` of `fit_power_law`.
+    """
+    found: dict[str, Fit | str] = {}
+    for label, rows in table.groupby("label", sort=True):
+        try:
+            found[str(label)] = fit_power_law(rows[x], rows[y], list(rows["run"]), **how)  # type: ignore[arg-type]
+        except UserError as error:
+            found[str(label)] = str(error)
+    return found
+
+
+def frontiers_of(
+    table: pd.DataFrame, x: str = "train_pflops", y: str = "fid", **how: float
+) -> dict[str, tuple[Fit, pd.DataFrame] | str]:
+    """Family -> the frontier's fit over its models and their mean curves, or why there is none."""
+    found: dict[str, tuple[Fit, pd.DataFrame] | str] = {}
+    for family, rows in table.groupby("family", sort=True):
+        try:
+            found[str(family)] = fit_frontier(rows[x], rows[y], list(rows["run"]), list(rows["label"]), **how)  # type: ignore[arg-type]
+        except UserError as error:
+            found[str(family)] = str(error)
+    return found
+
+
+def fits_table(found: Mapping[str, Fit | str]) -> pd.DataFrame:
+    """One row per fit: the numbers, their intervals, the range, the scatter, and what a reader has to know."""
+    rows = []
+    for label, fit in found.items():
+        row: dict[str, object] = {"label": label}
+        if isinstance(fit, str):
+            rows.append({**row, "notes": fit})
+            continue
+        for name, value in (("offset", fit.law.offset), ("scale", fit.law.scale), ("exponent", fit.law.exponent)):
+            low, high = fit.intervals.get(name, (np.nan, np.nan))
+            row |= {name: value, f"{name}_low": low, f"{name}_high": high}
+        row |= {"level": fit.level, "from": fit.range[0], "to": fit.range[1], "points": len(fit.x)}
+        row |= {"rms_residual": float(np.sqrt(np.mean(fit.residuals**2)))}
+        rows.append({**row, "notes": "; ".join([*fit.notes, *([fit.no_interval] if fit.no_interval else [])])})
+    columns = ["label"]
+    for name in ("offset", "scale", "exponent"):
+        columns += [name, f"{name}_low", f"{name}_high"]
+    return pd.DataFrame(rows, columns=[*columns, "level", "from", "to", "points", "rms_residual", "notes"])
+
+
+def law_sentence(label: str, fit: Fit | str, x: str = "train_pflops", y: str = "fid") -> str:
+    """`FCDM-N: fid = 4.1 + 35 x^-1.3 (alpha 1.2 to 1.4 ...)`: the law in words, or why there is none."""
+    if isinstance(fit, str):
+        return f"{label}: no fit: {fit}."
+    unit = "PFLOPs" if x == "train_pflops" else x
+    low, high = fit.range
+    offset = f"{fit.law.offset:.4g} + " if fit.law.offset else ""
+    text = f"{label}: {y} = {offset}{fit.law.scale:.4g} ({unit})^-{fit.law.exponent:.3g}"
+    ends = fit.intervals
+    if ends:
+        parts = [f"E {ends['offset'][0]:.3g} to {ends['offset'][1]:.3g}"]
+        parts += [f"alpha {ends['exponent'][0]:.3g} to {ends['exponent'][1]:.3g}"]
+        text += f"; {fit.level:.0%} interval: {', '.join(parts)}"
+    scatter = float(np.sqrt(np.mean(fit.residuals**2)))
+    rest = [f"{low:.3g} to {high:.3g} {unit}", f"{len(fit.x)} points", f"scatter {scatter:.1%}"]
+    return f"{text} ({', '.join([*rest, *filter(None, [fit.no_interval]), *fit.notes])})."
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m analysis.scaling", description="The scaling laws of a study.")
+    parser.add_argument("--runs", default="runs", help="folder of the runs, or MLflow URI (default: runs)")
+    parser.add_argument("--study", help="only this study's runs and budgets")
+    parser.add_argument("--protocol", metavar="ID", help="the protocol, where runs were judged by several")
+    parser.add_argument("--against", default="flops", choices=sorted(AGAINST), help="default: flops")
+    parser.add_argument("--of", default="fid", choices=OF, help="default: fid")
+    parser.add_argument("--csv", help="write the numbers to this file too")
+    options = parser.parse_args(arguments)
+    x, told = AGAINST[options.against]
+    try:
+        table = tidy_table(options.runs, options.study, options.protocol)
+        for line in table.attrs["left_out"]:
+            print(line)
+        fits = fits_of(table, x, options.of)
+        frontiers = {
+            f"frontier of {family}": made if isinstance(made, str) else made[0]
+            for family, made in frontiers_of(table, x, options.of).items()
+        }
+        print(f"{options.of} = E + A x^-alpha, x in {told}; robust fit, intervals from whole runs drawn anew:")
+        for label, fit in {**fits, **frontiers}.items():
+            print(f"  {law_sentence(label, fit, x, options.of)}")
+        if options.csv:
+            fits_table({**fits, **frontiers}).to_csv(options.csv, index=False)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"cannot write {options.csv} ({error.strerror or error}): choose another --csv", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
