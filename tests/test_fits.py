@@ -215,7 +215,7 @@ def test_the_envelope_holds_what_no_other_beats(points: list[tuple[int, float]])
 
 
 def models_of_one_frontier(random: np.random.Generator, seeds: int) -> dict[str, list[float] | list[str]]:
-    """Four sizes whose curves touch 5 + 40 C^-0.6 at a compute of their own (the ends at two), and lie above elsewhere."""
+    """Four sizes whose curves touch 5 + 40 C^-0.6 at a compute of their own (the ends at two), else above."""
     columns: dict[str, list[float] | list[str]] = {"x": [], "y": [], "run": [], "model": []}
     for size, best in enumerate((1.0, 4.0, 16.0, 64.0)):
         compute = best * 4.0 ** np.arange(-1.0, 2.0)
