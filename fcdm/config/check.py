@@ -13,6 +13,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from fcdm.config.averages import check_averages
 from fcdm.config.exact import NotExact, exactly
 from fcdm.config.model_checks import check_model
 from fcdm.config.schema import FAMILIES, Config
@@ -26,7 +27,6 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "data.latents": ("posterior", "frozen"),
     "precision": ("fp32", "tf32", "bf16"),
     "label_drop.mode": ("independent", "shared"),
-    "evaluation.weights": ("ema", "raw"),
     "diffusion.objective": tuple(SAMPLERS),
     "evaluation.sampler": tuple(name for names in SAMPLERS.values() for name in names),
     "evaluation.labels": ("uniform", "balanced"),
@@ -76,6 +76,7 @@ BOUNDS: dict[str, tuple[float, bool, float]] = {
     "checkpoint.every_minutes": (0, False, math.inf),
     "checkpoint.every_steps": (1, True, math.inf),
     "checkpoint.keep": (1, True, math.inf),
+    "power_ema.every": (1, True, math.inf),
 }
 
 
@@ -136,6 +137,7 @@ def check(config: Config) -> None:
     budgets(config.steps)
     _check_resources(config)
     _check_sampling(config)
+    check_averages(config)
     if not config.runs_dir.strip():
         raise UserError("runs_dir is empty: say runs_dir=runs")
     if len(config.optimiser.betas) != 2 or not all(0 <= beta < 1 for beta in config.optimiser.betas):

@@ -147,6 +147,7 @@ class EvaluationConfig:
     """The protocol: how a checkpoint is judged. All but `RUNTIME_EVALUATION` is part of the evaluation's key."""
 
     weights: str = "ema"
+    """`ema`; `raw`; or `power:0.08`: the power function average of that sigma_rel, made of `power_ema`'s snapshots."""
     sampler: str = MISSING
     """`ddpm` (ancestral) or `ddim` (eta 0); of a flow `euler`, `heun`, `dopri5` (adaptive steps) or `sde`."""
     sampling_steps: int = MISSING
@@ -194,6 +195,23 @@ class CheckpointConfig:
 
 
 @dataclass
+class PowerEMAConfig:
+    """Runtime: power function averages (arXiv 2312.02696) besides the EMA, for averages of other lengths afterwards.
+
+    They change neither training nor the EMA, so they are not part of the run's id; but they must be there from its
+    first step.
+    """
+
+    sigma_rel: list[float] | None = None
+    """Lengths to track, as shares of the steps so far: [0.05,0.10] will do for all between 0.04 and 0.15. Each costs
+    memory for one copy of the weights. Null: those that the run has tracked so far, none at first; []: none (from
+    now on: what is not tracked once cannot be again)."""
+    every: int | None = None
+    """Steps from one kept snapshot to the next, besides those at every budget; a snapshot is one copy of the weights
+    for each length. 8 up to a budget make lengths from 0.04 to 0.15 to 3 % of their profile; null: at budgets only."""
+
+
+@dataclass
 class Config:
     """The whole configuration of one job."""
 
@@ -235,6 +253,7 @@ class Config:
     activation_checkpointing: bool = False
     log_every: int = 50
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    power_ema: PowerEMAConfig = field(default_factory=PowerEMAConfig)
     mlflow_uri: str | None = None
     """MLflow tracking URI; null: sqlite in `<runs_dir>/mlflow.db`; `off`: no tracking."""
 

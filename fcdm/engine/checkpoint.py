@@ -31,10 +31,14 @@ _TRASH = ".trash-"
 _T = TypeVar("_T")
 
 Groups = dict[str, dict[str, Tensor]]
-"""Group ("model", "ema", "optimiser") -> name -> tensor."""
+"""Group ("model", "ema", "optimiser", "power-0.05") -> name -> tensor."""
 
 
-class BrokenCheckpoint(UserError):
+class CannotJudge(UserError):
+    """What a budget is to be judged with is not there: a matter of that budget, and none of the training."""
+
+
+class BrokenCheckpoint(CannotJudge):
     """A checkpoint that is not what was written: torn, truncated or altered."""
 
 
@@ -87,7 +91,7 @@ def load_checkpoint(
     Raises BrokenCheckpoint if they do not; UserError if a group is not in it or it may not be read.
     """
     manifest = _manifest(path)
-    names = [name.removesuffix(".safetensors") for name in manifest["files"]]
+    names = group_names(path)
     wanted = names if groups is None else list(groups)
     for group in wanted:
         if group not in names:
@@ -104,6 +108,11 @@ def checkpoints(folder: Path) -> list[tuple[int, Path]]:
     except OSError as error:
         raise describe_oserror(error, folder, "looking for checkpoints") from error
     return sorted((int(path.name[5:]), path) for path in paths if re.fullmatch(r"step-\d+", path.name))
+
+
+def group_names(path: Path) -> list[str]:
+    """Groups of a checkpoint. Raises BrokenCheckpoint; UserError if it may not be read."""
+    return [name.removesuffix(".safetensors") for name in _manifest(path)["files"]]
 
 
 def latest_checkpoint(
@@ -151,11 +160,16 @@ def prune(folder: Path, keep: int, keep_steps: set[int]) -> None:
         for step, path in present:
             if path not in kept and step not in keep_steps:
                 _remove(path)
-        for path in list(folder.iterdir()) if present else []:
-            if path.name.startswith((TEMPORARY, _TRASH)):
-                shutil.rmtree(path, ignore_errors=True)
+        remove_leftovers(folder)
     except OSError as error:
         raise describe_oserror(error, folder, "removing old checkpoints") from error
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes what dead writers left. Only the run's holder may call it. Raises OSError."""
+    for path in list(folder.iterdir()) if folder.is_dir() else []:
+        if path.name.startswith((TEMPORARY, _TRASH)):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _remove(path: Path) -> None:

@@ -12,15 +12,17 @@ import numpy as np
 from PIL import Image
 from torch import nn
 
+from fcdm.config.averages import power_length
 from fcdm.config.check import budgets
 from fcdm.config.schema import Config
 from fcdm.data.dataset import Dataset, open_dataset
-from fcdm.engine.checkpoint import BrokenCheckpoint, checkpoints, load_checkpoint
+from fcdm.engine.checkpoint import CannotJudge, checkpoints, load_checkpoint
 from fcdm.engine.evaluate import GRID_COLUMNS, Evaluation, evaluate
 from fcdm.engine.machine import matmul_precision, prepare_machine
 from fcdm.engine.progress import Progress
 from fcdm.engine.ranks import Ranks
-from fcdm.engine.state import create_model, load_weights
+from fcdm.engine.snapshots import synthesised
+from fcdm.engine.state import TrainState, create_model, load_weights
 from fcdm.engine.stop import StopSignal
 from fcdm.errors import UserError
 from fcdm.runs.atomic import describe_oserror, write_atomic, write_json
@@ -50,17 +52,35 @@ class Judge:
         self.protocol_id = protocol_id(self.protocol)
 
     def checkpoint(self, step: int, records: RecordWriter | None) -> None:
-        """Judge the kept checkpoint of `step`."""
+        """Judge the kept checkpoint of `step`. Raises CannotJudge."""
         if self._stands(step):
             return
-        group = "ema" if self.config.evaluation.weights == "ema" else "model"
-        tensors, _ = load_checkpoint(self.run.checkpoints / f"step-{step:08d}", [group])
         model = create_model(self.config, self.ranks.device).eval()
-        load_weights(model, tensors[group])
-        self.weights(step, model, records)
+        average: dict[str, Any] = {}
+        length = power_length(self.config.evaluation.weights)
+        if length is not None:
+            made = synthesised(self.run.snapshots, step, length)
+            load_weights(model, made.weights)
+            average = {"sigma_rel": length, "error": made.error, "snapshots": made.snapshots}
+        else:
+            group = "ema" if self.config.evaluation.weights == "ema" else "model"
+            tensors, _ = load_checkpoint(self.run.checkpoints / f"step-{step:08d}", [group])
+            load_weights(model, tensors[group])
+        self.weights(step, model, records, average)
 
-    def weights(self, step: int, model: nn.Module, records: RecordWriter | None) -> None:
+    def trained(self, step: int, state: TrainState, records: RecordWriter | None) -> None:
+        """Judge what has just been trained to `step`, and saved. Raises CannotJudge."""
+        if power_length(self.config.evaluation.weights) is not None:
+            self.checkpoint(step, records)
+        else:
+            self.weights(step, state.ema if self.config.evaluation.weights == "ema" else state.model, records)
+
+    def weights(
+        self, step: int, model: nn.Module, records: RecordWriter | None, average: dict[str, Any] | None = None
+    ) -> None:
         """Judge these weights as the checkpoint of `step`; does nothing where that is done already.
+
+        `average`: how they were made, if by putting averages together.
 
         Raises Stopped between sampling batches; what was sampled so far is kept.
         """
@@ -85,7 +105,7 @@ class Judge:
             model.train(was_training)
         if self.ranks.is_main:
             self.beat()
-            self._write(step, found, records)
+            self._write(step, found, records, average or {})
             self.progress.judged(step, found.metrics, found.floor)
         self.ranks.barrier()
 
@@ -94,7 +114,7 @@ class Judge:
         path = self.run.evaluation(step, self.protocol_id)
         return self.ranks.any(self.ranks.is_main and path.exists())
 
-    def _write(self, step: int, found: Evaluation, records: RecordWriter | None) -> None:
+    def _write(self, step: int, found: Evaluation, records: RecordWriter | None, average: dict[str, Any]) -> None:
         path = self.run.evaluation(step, self.protocol_id)
         content: dict[str, Any] = {
             "step": step,
@@ -107,6 +127,8 @@ class Judge:
             "grid": {"columns": GRID_COLUMNS, "tile": _tile(found.grid.shape[-1])},
             "seconds": round(found.seconds, 2),
         }
+        if average:
+            content["average"] = average
         try:
             path.parent.mkdir(exist_ok=True)
         except OSError as error:
@@ -158,11 +180,11 @@ def judge_checkpoints(
     """Judge every budget of the configuration that has a checkpoint, without training.
 
     The caller holds the run's evaluations. Nothing is written but evaluation files, so training may go on beside.
-    Raises Stopped, and UserError after the others are judged where a checkpoint is broken.
+    Raises Stopped, and UserError after the others are judged where a checkpoint is broken or a snapshot missing.
     """
     prepare_machine(config, run.records, ranks, progress.note)
     judge = Judge(run, config, open_dataset(config, ranks.device), ranks, progress, stop, beat)
-    broken: list[str] = []
+    unjudged: list[str] = []
     for target in budgets(config.steps):
         if not ranks.any(ranks.is_main and target in dict(checkpoints(run.checkpoints))):
             if ranks.is_main and not run.evaluation(target, judge.protocol_id).exists():
@@ -170,7 +192,7 @@ def judge_checkpoints(
             continue
         try:
             judge.checkpoint(target, None)
-        except BrokenCheckpoint as error:
-            broken.append(str(error))
-    if broken:
-        raise UserError(f"{'; '.join(broken)}: these budgets cannot be judged; all others that are trained are")
+        except CannotJudge as error:
+            unjudged.append(str(error))
+    if unjudged:
+        raise UserError(f"{'; '.join(unjudged)}: these budgets cannot be judged; all others that are trained are")

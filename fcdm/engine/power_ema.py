@@ -18,10 +18,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fcdm.config.averages import checked_length
 from fcdm.errors import UserError
 
-LONGEST = 1.0 / math.sqrt(12.0)
-"""sigma_rel of the plain mean of all steps, gamma = 0."""
+_EXACT_STEPS, _SELDOM = 1024, 64
 
 
 class Profile(NamedTuple):
@@ -47,11 +47,7 @@ def gamma_from_sigma_rel(sigma_rel: float) -> float:
     Raises:
         UserError: sigma_rel not in (0, 0.2886], the length of the plain mean; shorter than 1e-4 is refused too.
     """
-    if not 1e-4 <= sigma_rel <= LONGEST:
-        raise UserError(
-            f"a power function average's length (ema.sigma_rel) must be between 0.0001 and {LONGEST:.4f} "
-            f"(the mean of all steps), not {sigma_rel:g}; usual are 0.05 and 0.10"
-        )
+    checked_length(sigma_rel, "power_ema.sigma_rel")
     # sigma_rel^2 (gamma + 2)^2 (gamma + 3) = gamma + 1, a cubic. Beyond gamma = 0 its length only falls.
     inverse = sigma_rel**-2
     roots = np.roots([1.0, 7.0, 16.0 - inverse, 12.0 - inverse])
@@ -66,20 +62,32 @@ def sigma_rel_from_gamma(gamma: float) -> float:
 def beta(step: int, gamma: float, every: int = 1) -> float:
     """Decay of the update after training step `step`, counted from 1: (1 - every / step)^(gamma + 1).
 
-    0 at the first update, so an average begins as the weights after it. The discrete average then weighs step i by
-    exactly the profile's integral over (i - every, i].
+    0 at the first update, so an average begins as the weights after it. The discrete average then weighs the weights
+    of `step` by exactly the profile's integral over (step - every, step].
 
     Args:
-        every: steps from one update to the next. Late in training 1 - beta is so small that float32 rounds much of
-            an update away (sigma_rel 0.10, after 10^6 steps, weights that moved by 0.5 %: half of it is lost with
-            `every` 1, 0.1 % with 16); and fewer updates cost less.
+        every: steps since the last update.
 
     Raises:
-        ValueError: a step that is no positive multiple of `every`.
+        ValueError: more steps since the last update than there were, or fewer than 1.
     """
-    if step < 1 or every < 1 or step % every:
-        raise ValueError(f"power function averages are updated at multiples of {every} steps, not at step {step}")
+    if not 1 <= every <= step:
+        raise ValueError(f"the last update cannot have been {every} steps before step {step}")
     return math.pow(1.0 - every / step, gamma + 1.0)
+
+
+def last_update(step: int) -> int:
+    """The last step <= `step` after which the averages are updated: a function of the step alone.
+
+    Every step at first, then every 2nd from step 2,048, every 4th from 4,096, ... every 64th from 65,536: under a
+    thousandth of the steps so far, a fiftieth of the usual lengths. Late in training 1 - beta is so small that
+    float32 rounds much of an update away (sigma_rel 0.10, after 10^6 steps, weights that moved by 0.5 %: half of it is
+    lost with an update every step, 0.1 % with one every 16); and fewer updates cost less.
+    """
+    every = 1
+    while every < _SELDOM and step >= 2 * every * _EXACT_STEPS:
+        every *= 2
+    return step - step % every
 
 
 @torch.no_grad()

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fcdm.config.schema import Config
+from fcdm.config.schema import Config, PowerEMAConfig
 from fcdm.engine.checkpoint import latest_checkpoint, save_checkpoint
+from fcdm.engine.snapshots import PowerAverages
 from fcdm.errors import UserError
 from fcdm.models import build_model
 
@@ -47,6 +48,7 @@ class TrainState:
     loss_sum: Tensor
     """Sum of the global batch's losses since the last multiple of `log_every`; on the device."""
     loss_count: int
+    power: PowerAverages
     bad_step: Tensor
     """First step since the last look whose loss was not finite, else 0; on the device, so that nothing waits."""
 
@@ -61,8 +63,9 @@ class TrainState:
             weight_decay=config.optimiser.weight_decay,
             fused=True,
         )
+        power = PowerAverages(config.power_ema.sigma_rel or [], model)
         zero = torch.zeros((), device=device)
-        return cls(model, ema, optimiser, 0, zero, 0, torch.zeros((), dtype=torch.int64, device=device))
+        return cls(model, ema, optimiser, 0, zero, 0, power, torch.zeros((), dtype=torch.int64, device=device))
 
     def add_loss(self, loss: Tensor) -> None:
         """Count the loss of the step just done, (), without waiting for the device."""
@@ -95,10 +98,14 @@ class TrainState:
                     moments[f"{name}.{moment}"] = self.optimiser.state[parameter][moment]
         moments["loss_sum"] = self.loss_sum
         groups = {"model": self.model.state_dict(), "ema": self.ema.state_dict(), "optimiser": moments}
+        groups |= self.power.groups()
         return save_checkpoint(folder, self.step, groups, {"loss_count": self.loss_count})
 
-    def restore(self, folder: Path, warn: Callable[[str], None]) -> bool:
-        """Continue from the newest whole checkpoint; False where there is none."""
+    def restore(self, folder: Path, asked: PowerEMAConfig, warn: Callable[[str], None]) -> bool:
+        """Continue from the newest whole checkpoint; False where there is none.
+
+        Raises UserError where power function averages are asked for that it does not have.
+        """
         found = latest_checkpoint(folder, warn)
         if found is None:
             return False
@@ -106,6 +113,7 @@ class TrainState:
         self.step = int(manifest["step"])
         load_weights(self.model, tensors["model"])
         load_weights(self.ema, tensors["ema"])
+        self.power = PowerAverages.restored(asked, self.step, tensors, self.model)
         moments = tensors["optimiser"]
         self.loss_sum = moments["loss_sum"].to(self.loss_sum.device)
         self.loss_count = int(manifest["extra"]["loss_count"])

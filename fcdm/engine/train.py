@@ -18,7 +18,7 @@ from fcdm.diffusion.flow import flow_loss, interpolate
 from fcdm.diffusion.loss import training_loss
 from fcdm.diffusion.process import Process
 from fcdm.engine.batches import Batch, BatchSource
-from fcdm.engine.checkpoint import BrokenCheckpoint, checkpoints, prune
+from fcdm.engine.checkpoint import CannotJudge, checkpoints, prune
 from fcdm.engine.ema import ema_decay, update_ema
 from fcdm.engine.judge import Judge
 from fcdm.engine.machine import Segment, autocast, matmul_precision, prepare_machine
@@ -61,7 +61,7 @@ def train(
     data = open_dataset(config, ranks.device)
     process = Process.create(config.diffusion.timesteps, config.diffusion.beta_start, config.diffusion.beta_end)
     state = TrainState.create(config, ranks.device)
-    state.restore(run.checkpoints, progress.note if ranks.is_main else _silent)
+    state.restore(run.checkpoints, config.power_ema, progress.note if ranks.is_main else _silent)
     ranks.agree(state.step, "the checkpoint to continue from")
     weights = list(state.model.parameters())
     averages = list(state.ema.parameters())
@@ -74,6 +74,12 @@ def train(
         stack.enter_context(matmul_precision(config.precision))
         records = stack.enter_context(RecordWriter(run.records)) if ranks.is_main else None
         segment = stack.enter_context(Segment(records, config, ranks, state))
+
+        def snapshot() -> None:
+            """The power function averages as of the present step."""
+            _refuse_broken(state, run, config)
+            if records is not None:
+                state.power.save(run.snapshots, state.model, state.step)
 
         def save() -> None:
             """A checkpoint of the present step, unless training has left the finite numbers."""
@@ -88,7 +94,7 @@ def train(
             if ranks.any(ranks.is_main and target <= state.step and target in dict(checkpoints(run.checkpoints))):
                 try:
                     judge.checkpoint(target, records)
-                except BrokenCheckpoint as error:
+                except CannotJudge as error:
                     unjudged.append(str(error))
 
         clock = time.perf_counter()
@@ -111,6 +117,7 @@ def train(
                 state.step += 1
                 timed_steps += 1
                 update_ema(averages, weights, ema_decay(config.ema, state.step))
+                state.power.update(weights, state.step)
                 state.add_loss(loss)
                 beat()
 
@@ -132,6 +139,9 @@ def train(
                 else:
                     progress.training(state.step, targets[-1], None, None)
 
+                if state.power.due(state.step, config.power_ema.every) and state.step < target:
+                    snapshot()
+
                 due = config.checkpoint.every_steps is not None and state.step % config.checkpoint.every_steps == 0
                 late = time.monotonic() - saved_at >= config.checkpoint.every_minutes * 60
                 signum, save_now = ranks.highest(stop.signum or 0, due or late)
@@ -143,12 +153,16 @@ def train(
                     save()
                     saved_at, clock = time.monotonic(), clock + time.perf_counter() - before
 
+            snapshot()
             save()
             if judged and target in targets:
-                judge.weights(target, state.ema if config.evaluation.weights == "ema" else state.model, records)
+                try:
+                    judge.trained(target, state, records)
+                except CannotJudge as error:
+                    unjudged.append(str(error))
             clock, timed_steps, saved_at = time.perf_counter(), 0, time.monotonic()
         if unjudged:
-            raise UserError(f"{'; '.join(unjudged)}: these budgets cannot be judged any more; all others are")
+            raise UserError(f"{'; '.join(unjudged)}: these budgets cannot be judged; all others are")
         segment.completed = True
 
 

@@ -17,6 +17,7 @@ from fcdm.config.check import budgets, config_from
 from fcdm.config.schema import Config
 from fcdm.data.dataset import data_checksum
 from fcdm.errors import UserError
+from fcdm.launch.averages import agree_on_averages, refuse_unreachable
 from fcdm.runs.atomic import write_json
 from fcdm.runs.costs import train_flops
 from fcdm.runs.folder import Run, find_run, open_run
@@ -147,6 +148,8 @@ def make_jobs(configs: Iterable[Config], data_needed: bool = True) -> list[Job]:
         if len(job.parts) > 1:  # else one part would train past another's budgets
             for part in job.parts:
                 part.keep_steps = job.budgets
+        agree_on_averages(job.parts)
+        refuse_unreachable(job.parts, job.id)
     return list(jobs.values())
 
 

@@ -65,7 +65,7 @@ class StudySweeper(Sweeper):
                 budgets = ",".join(str(step) for step in part.steps)
                 kept = ",".join(str(step) for step in part.keep_steps)
                 others = [text for text in choices[at] if not text.startswith("steps=")]
-                wanted.append([*others, f"steps=[{budgets}]", f"keep_steps=[{kept}]"])
+                wanted.append([*others, f"steps=[{budgets}]", f"keep_steps=[{kept}]", *_averages(part)])
         something = any(job.missing(job.open()) for job in jobs)
         with forwarding(jobs[0].config) if something else contextlib.nullcontext():
             returns = self.launcher.launch(wanted, initial_job_idx=0)
@@ -106,8 +106,21 @@ class JobLauncher(Launcher):
 
 
 def _same_request(config: Config, part: Config) -> bool:
+    """Whether the part came of this config: `make_jobs` fills in the rest."""
     data = dataclasses.replace(config.data, checksum=part.data.checksum)
-    return dataclasses.replace(config, data=data, steps=part.steps, keep_steps=part.keep_steps, grids=[]) == part
+    joined = {key: getattr(part, key) for key in ("steps", "keep_steps", "power_ema")}
+    return dataclasses.replace(config, data=data, grids=[], **joined) == part
+
+
+def _averages(part: Config) -> list[str]:
+    """Overrides that say what another part of the run said of its averages."""
+    lengths, every = part.power_ema.sigma_rel, part.power_ema.every
+    if lengths is None:
+        return []
+    return [
+        f"power_ema.sigma_rel=[{','.join(map(str, lengths))}]",
+        f"power_ema.every={'null' if every is None else every}",
+    ]
 
 
 def _error(found: JobReturn) -> BaseException | None:

@@ -40,6 +40,11 @@ class Run:
         return self.folder / "checkpoints"
 
     @property
+    def snapshots(self) -> Path:
+        """Power function averages of the weights."""
+        return self.folder / "ema"
+
+    @property
     def evaluations(self) -> Path:
         return self.folder / "evaluations"
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fcdm.codecs.files import vae_identity
+from fcdm.config.averages import POWER, length_text, power_length
 from fcdm.config.schema import RUNTIME_EVALUATION, Config
 from fcdm.data.manifest import file_sha256
 from fcdm.errors import UserError
@@ -30,6 +31,8 @@ def protocol_of(config: Config) -> dict[str, Any]:
     protocol = dataclasses.asdict(config.evaluation)
     for key in RUNTIME_EVALUATION:
         del protocol[key]
+    if (length := power_length(protocol["weights"])) is not None:
+        protocol["weights"] = f"{POWER}{length_text(length)}"
     if protocol["guidance_scale"] == 1.0 or protocol["guidance_channels"] == config.data.channels:
         protocol["guidance_channels"] = None  # nothing to guide, or all of it: one protocol, one id
     for key, value in INTRODUCED.items():

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from fcdm.config.schema import Config
-from fcdm.cost import FLOPS_PER_MAC
+from fcdm.cost import FLOAT_BYTES, FLOPS_PER_MAC
 from fcdm.errors import UserError
 from fcdm.launch.plan.devices import DEFAULT_GPU, DEFAULT_MFU, Device, device_named, known_device
 from fcdm.launch.plan.judging_costs import decoding_macs, metrics_macs
@@ -196,6 +196,7 @@ def memory(config: Config, processes: int) -> Memory:
     """What one process of training needs: state and activations of one forward pass."""
     share = math.ceil(config.batch_size / processes)
     fixed, per_image = run_cost(config).training_bytes_parts(config.precision, config.activation_checkpointing)
+    fixed += FLOAT_BYTES * run_cost(config).parameters * len(config.power_ema.sigma_rel or [])
     return Memory(fixed, per_image, min(config.micro_batch or share, share))
 
 

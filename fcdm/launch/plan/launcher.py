@@ -12,6 +12,7 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from fcdm.errors import UserError
+from fcdm.launch.averages import snapshot_bytes
 from fcdm.launch.jobs import NOT_HERE, Job
 from fcdm.launch.plan.estimate import (
     KINDS,
@@ -26,6 +27,7 @@ from fcdm.launch.plan.estimate import (
 from fcdm.launch.plan.forewarn import warnings_before_submission
 from fcdm.launch.plan.options import ROWS, PlanOptions
 from fcdm.launch.plan.standing import DONE, IN_FLIGHT, REFUSED, SKIPPED, Standing, Standings, evaluations_of
+from fcdm.launch.plan.words import bytes_text
 from fcdm.launch.slurm.batch_script import Request, request_of
 from fcdm.launch.slurm.options import SlurmOptions
 from fcdm.runs.identity import NOT_IDENTITY, flatten, readable_name, science
@@ -107,6 +109,8 @@ def make_plan(jobs: list[Job], options: SlurmOptions) -> Plan:
     absent = sorted({job.config.data.name for job in jobs if job.config.data.checksum == NOT_HERE})
     if absent:
         plan.notes.append(f"{', '.join(absent)} is not on this machine: what is done already cannot be told")
+    if on_disk := sum(snapshot_bytes(job.parts) for job in open_jobs):
+        plan.notes.append(f"snapshots of power function averages will take {bytes_text(on_disk)} on disk, for good")
     left = {run.job.id: run.standing for run in runs}
     plan.warnings = warnings_before_submission(open_jobs, paces.device, options.mfu, options, paces, left)
     return plan

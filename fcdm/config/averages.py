@@ -1,0 +1,57 @@
+"""Which average of the weights is judged, and which are kept: what `evaluation.weights` and `power_ema` may say."""
+
+from __future__ import annotations
+
+import math
+
+from fcdm.config.schema import Config
+from fcdm.errors import UserError
+
+LONGEST = 1.0 / math.sqrt(12.0)
+"""sigma_rel of the plain mean of all steps (EDM2, arXiv 2312.02696, section 3.1)."""
+SHORTEST = 1e-4
+POWER = "power:"
+
+
+def power_length(weights: str) -> float | None:
+    """sigma_rel of `evaluation.weights=power:0.08`; None for `ema` and `raw`. Raises UserError for what is neither."""
+    if weights in ("ema", "raw"):
+        return None
+    try:
+        if not weights.startswith(POWER):
+            raise ValueError
+        return checked_length(float(weights.removeprefix(POWER)), "evaluation.weights")
+    except ValueError:
+        raise UserError(
+            f"evaluation.weights={weights} is not known: write ema (the default), raw, or power:0.08 for a power "
+            "function average of that length, made of snapshots (power_ema.sigma_rel)"
+        ) from None
+
+
+def checked_length(sigma_rel: float, key: str) -> float:
+    """The length, where an average can have it. Raises UserError that names `key`."""
+    if not SHORTEST <= sigma_rel <= LONGEST:
+        raise UserError(
+            f"{key}: a power function average's length (sigma_rel) must be between {SHORTEST:.4f} and {LONGEST:.4f} "
+            f"(the mean of all steps), not {sigma_rel:g}; usual are 0.05 and 0.10"
+        )
+    return sigma_rel
+
+
+def length_text(sigma_rel: float) -> str:
+    """How a length is written in files and ids: `0.05`."""
+    return f"{sigma_rel:g}"
+
+
+def check_averages(config: Config) -> None:
+    """Raise UserError where the averages that are asked for cannot be."""
+    tracked = config.power_ema.sigma_rel
+    for sigma_rel in tracked or []:
+        checked_length(sigma_rel, "power_ema.sigma_rel")
+    if tracked and len({length_text(sigma_rel) for sigma_rel in tracked}) < len(tracked):
+        raise UserError(f"power_ema.sigma_rel={tracked} names a length twice")
+    if power_length(config.evaluation.weights) is not None and tracked == []:
+        raise UserError(
+            f"evaluation.weights={config.evaluation.weights} is made of snapshots, and power_ema.sigma_rel=[] keeps "
+            "none: say power_ema.sigma_rel=[0.05,0.10]"
+        )
