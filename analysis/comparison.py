@@ -48,7 +48,8 @@ class Line:
 
     def trajectories(self, axis: str = "steps") -> Trajectories:
         """Every seed's curve over `axis`, seeds in order."""
-        amount, fid = (self.runs.pivot_table(index="seed", columns="steps", values=key) for key in (axis, "fid"))
+        by_seed = self.runs.assign(amount=self.runs[axis]).groupby(["seed", "steps"])[["amount", "fid"]].mean()
+        amount, fid = by_seed["amount"].unstack(), by_seed["fid"].unstack()
         return Trajectories(amount.to_numpy(), fid.to_numpy(), tuple(int(seed) for seed in fid.index))
 
 
@@ -120,6 +121,13 @@ def dropped(table: pd.DataFrame) -> list[str]:
 
 def comparisons(table: pd.DataFrame) -> list[Comparison]:
     """Each FCDM size that has a DiT of the same letter, against the one with the smallest patch."""
+    found = []
+    for _, rows in table.groupby(["data", "resolution"], sort=True):  # FIDs of other data are another scale
+        found += _of_one_scale(rows)
+    return found
+
+
+def _of_one_scale(table: pd.DataFrame) -> list[Comparison]:
     by_name: dict[str, list[Line]] = {}
     for line in lines(table):
         by_name.setdefault(line.name, []).append(line)

@@ -300,7 +300,17 @@ def test_no_arrow_where_the_ratio_is_not_clear(fid_a: list[float], fid_b: list[f
             row = {"model": model, "family": family, "label": display_name(model, family), "variant": "", "fid": fid}
             steps = 100 * 2**place
             row |= {"run": model, "seed": 0, "lr": 1e-3, "steps": steps, "train_pflops": steps, "forward_gmacs": 1.0}
-            rows.append({**row, "floor": np.nan, "samples": 1000, "device_seconds": np.nan, "device": ""})
+            rows.append(
+                {
+                    **row,
+                    "floor": np.nan,
+                    "samples": 1000,
+                    "device_seconds": np.nan,
+                    "device": "",
+                    "data": "digits",
+                    "resolution": 8,
+                }
+            )
     table = pd.DataFrame(rows)
     (said,) = ratio_sentences(table)
     made = fid_against(table, "steps")
