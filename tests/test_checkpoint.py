@@ -16,16 +16,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fcdm.engine import tensorfile
-from fcdm.engine.checkpoint import (
-    BrokenCheckpoint,
-    Groups,
-    checkpoints,
-    latest_checkpoint,
-    load_checkpoint,
-    prune,
-    save_checkpoint,
-)
+from fcdm.engine.checkpoint import Groups, latest_checkpoint, load_checkpoint, prune, save_checkpoint
 from fcdm.errors import UserError
+from fcdm.runs.checkpoints import BrokenCheckpoint, checkpoints
 
 
 def groups(value: float = 1.0) -> Groups:
@@ -202,7 +195,8 @@ KILLED = """
 import json, os, random, signal, sys, time
 from pathlib import Path
 import torch
-from fcdm.engine.checkpoint import checkpoints, latest_checkpoint, prune, save_checkpoint
+from fcdm.engine.checkpoint import latest_checkpoint, prune, save_checkpoint
+from fcdm.runs.checkpoints import checkpoints
 
 folder, kills = Path(sys.argv[1]), int(sys.argv[2])
 torch.set_num_threads(1)

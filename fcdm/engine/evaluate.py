@@ -13,7 +13,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,24 +22,17 @@ from torch import Tensor, nn
 from fcdm.config.schema import Config
 from fcdm.data.dataset import Dataset
 from fcdm.diffusion.flow import interpolate, velocity_target
-from fcdm.diffusion.guidance import flow_time, guided, step_time
 from fcdm.diffusion.process import Process, split_output
-from fcdm.diffusion.sampling import sample
-from fcdm.diffusion.solvers import solve
+from fcdm.engine.grid import GRID
 from fcdm.engine.machine import autocast
 from fcdm.engine.measures import Measure, open_measure
 from fcdm.engine.progress import Progress
 from fcdm.engine.ranks import Ranks
+from fcdm.engine.sampler import Sampler
 from fcdm.engine.stop import Stopped, StopSignal
-from fcdm.metrics.rounding import to_uint8
-from fcdm.randomness import Purpose, integers, normal, uniform
+from fcdm.randomness import Purpose, normal, uniform
 from fcdm.runs.atomic import write_atomic
-from fcdm.runs.protocol import decoder_of
 
-if TYPE_CHECKING:
-    from fcdm.codecs.vae import Vae
-
-GRID_COLUMNS, GRID_ROWS = 10, 8
 HELDOUT_BINS = 10
 
 
@@ -54,7 +47,7 @@ class Evaluation:
     grid: np.ndarray
     """The first samples of rank 0 (of all, where its first batch fills the grid).
 
-    (GRID_ROWS * GRID_COLUMNS or fewer, C, side, side) uint8.
+    (GRID or fewer, C, side, side) uint8.
     """
     seconds: float
 
@@ -80,7 +73,7 @@ def evaluate(
     began = time.monotonic()
     measure = open_measure(config, data, ranks.device)
     drawn = _Drawn(measure, partial)
-    sampler = _Sampler(model, config, ranks.device)
+    sampler = Sampler(model, config, ranks.device)
 
     size, samples = config.evaluation.batch_size, config.evaluation.samples
     batches = -(-samples // size)
@@ -109,67 +102,6 @@ def evaluate(
     return Evaluation(metrics, bins, floor, drawn.grid, time.monotonic() - began)
 
 
-class _Sampler:
-    """Images by their numbers: start noise, label and step noise of sample i are functions of (seed, i)."""
-
-    def __init__(self, model: nn.Module, config: Config, device: torch.device) -> None:
-        self.model, self.config, self.device = model, config, device
-        side = config.resolution // config.data.downsample
-        self.shape = (config.data.channels, side, side)
-        diffusion = config.diffusion
-        whole = Process.create(diffusion.timesteps, diffusion.beta_start, diffusion.beta_end)
-        self.flow = diffusion.objective == "flow"
-        self.vae = _decoder(config, device) if config.data.downsample > 1 else None
-        self.process = whole if self.flow else whole.respaced(config.evaluation.sampling_steps)
-
-    def images(self, numbers: Tensor) -> Tensor:
-        """Samples `numbers` (n,) int64 as (n, C, side, side) uint8."""
-        protocol = self.config.evaluation
-        interval = protocol.guidance_interval
-        denoise = guided(
-            self.model,
-            self.labels(numbers),
-            self.config.data.classes,
-            protocol.guidance_scale,
-            protocol.guidance_channels,
-            interval=(interval[0], interval[1]) if interval else None,
-            time=flow_time if self.flow else step_time(self.config.diffusion.timesteps),
-        )
-        start = normal(protocol.seed, Purpose.SAMPLE_START, 0, numbers, self.shape)
-
-        def noise(k: int) -> Tensor:
-            return normal(protocol.seed, Purpose.SAMPLE_STEP, k, numbers, self.shape)
-
-        with autocast(protocol.precision, self.device):
-            if self.flow:
-                x = solve(
-                    denoise,
-                    start,
-                    noise,
-                    sampler=protocol.sampler,
-                    steps=protocol.sampling_steps,
-                    atol=protocol.atol,
-                    rtol=protocol.rtol,
-                ).x
-            else:
-                x = sample(
-                    denoise,
-                    self.process,
-                    start,
-                    noise,
-                    sampler=protocol.sampler,
-                    clip_denoised=protocol.clip_denoised,
-                )
-        return self.vae.decode(x.float()) if self.vae else to_uint8(x.float())
-
-    def labels(self, numbers: Tensor) -> Tensor:
-        """Labels (n,) int64 of the samples."""
-        classes = self.config.data.classes
-        if self.config.evaluation.labels == "balanced":
-            return numbers % classes
-        return integers(self.config.evaluation.seed, Purpose.SAMPLE_LABEL, 0, numbers, classes)
-
-
 class _Drawn:
     """What this rank has sampled so far: what is measured of it, and the first images."""
 
@@ -183,10 +115,10 @@ class _Drawn:
     def add(self, images: Tensor, first: int) -> None:
         """Images (n, C, side, side) uint8, the samples numbered `first` and up."""
         self.measure.update(images, first)
-        if len(self.grid) < GRID_COLUMNS * GRID_ROWS:
+        if len(self.grid) < GRID:
             host = images.cpu().numpy()
             joined = np.concatenate([self.grid, host]) if len(self.grid) else host
-            self.grid = joined[: GRID_COLUMNS * GRID_ROWS]
+            self.grid = joined[:GRID]
         self.batches += 1
 
     def save(self) -> None:
@@ -201,12 +133,6 @@ class _Drawn:
             batches, grid = int(arrays["batches"]), arrays["grid"]
             self.measure.restore({key: arrays[key] for key in arrays if key not in ("batches", "grid")})
             self.batches, self.grid = batches, grid
-
-
-def _decoder(config: Config, device: torch.device) -> Vae:
-    from fcdm.codecs.vae import open_vae  # diffusers takes seconds to import
-
-    return open_vae(decoder_of(config), device)
 
 
 @torch.no_grad()

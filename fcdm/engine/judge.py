@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import io
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
 from torch import nn
 
 from fcdm.config.averages import power_length
 from fcdm.config.check import budgets
 from fcdm.config.schema import Config
 from fcdm.data.dataset import Dataset, open_dataset
-from fcdm.engine.checkpoint import CannotJudge, checkpoints, load_checkpoint
-from fcdm.engine.evaluate import GRID_COLUMNS, Evaluation, evaluate
+from fcdm.engine.checkpoint import load_checkpoint
+from fcdm.engine.evaluate import Evaluation, evaluate
+from fcdm.engine.grid import COLUMNS, png, tile
 from fcdm.engine.machine import matmul_precision, prepare_machine
 from fcdm.engine.progress import Progress
 from fcdm.engine.ranks import Ranks
@@ -26,11 +24,10 @@ from fcdm.engine.state import TrainState, create_model, load_weights
 from fcdm.engine.stop import StopSignal
 from fcdm.errors import UserError
 from fcdm.runs.atomic import describe_oserror, write_atomic, write_json
+from fcdm.runs.checkpoints import CannotJudge, checkpoints
 from fcdm.runs.folder import Run
 from fcdm.runs.protocol import protocol_id, protocol_of
 from fcdm.runs.records import RecordWriter
-
-GRID_TILE = 32  # pixels: small images are enlarged so that a person sees them
 
 
 class Judge:
@@ -124,7 +121,7 @@ class Judge:
             "metrics": found.metrics,
             "heldout_loss_bins": found.heldout_loss_bins,
             "floor": found.floor,
-            "grid": {"columns": GRID_COLUMNS, "tile": _tile(found.grid.shape[-1])},
+            "grid": {"columns": COLUMNS, "tile": tile(found.grid.shape[-1])},
             "seconds": round(found.seconds, 2),
         }
         if average:
@@ -134,7 +131,7 @@ class Judge:
         except OSError as error:
             raise describe_oserror(error, path) from None
         # The picture first: whoever sees the evaluation finds its picture.
-        write_atomic(path.with_suffix(".png"), _png(found.grid))
+        write_atomic(path.with_suffix(".png"), png(found.grid))
         # The record next: once the evaluation's file is there, nobody looks at this checkpoint again.
         if records is not None:
             records.write(step, {"protocol": self.protocol_id, **found.metrics})
@@ -148,25 +145,6 @@ class Judge:
         stem = self.run.evaluation(step, self.protocol_id).stem
         split = f"rank{self.ranks.rank}of{self.ranks.world_size}-by{self.config.evaluation.batch_size}"
         return self.run.evaluations / f".{stem}-{split}.npz"
-
-
-def _png(images: np.ndarray) -> bytes:
-    """(n, C, side, side) uint8 -> a PNG, GRID_COLUMNS tiles a row, without gaps; a short last row is filled up."""
-    count, channels, side, _ = images.shape
-    rows, size = -(-count // GRID_COLUMNS), _tile(side)
-    factor = size // side
-    tiles = np.zeros((rows * GRID_COLUMNS, channels, size, size), np.uint8)
-    tiles[:count] = images.repeat(factor, axis=2).repeat(factor, axis=3)
-    grid = tiles.reshape(rows, GRID_COLUMNS, channels, size, size)
-    picture = grid.transpose(0, 3, 1, 4, 2).reshape(rows * size, GRID_COLUMNS * size, channels)
-    buffer = io.BytesIO()
-    Image.fromarray(picture[..., 0] if channels == 1 else picture[..., :3]).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def _tile(side: int) -> int:
-    """Pixels a side of one picture in the grid: a multiple of `side`."""
-    return side * max(1, GRID_TILE // side)
 
 
 def judge_checkpoints(

@@ -17,15 +17,7 @@ from torch import Tensor, nn
 
 from fcdm.config.averages import length_text
 from fcdm.config.schema import PowerEMAConfig
-from fcdm.engine.checkpoint import (
-    CannotJudge,
-    Groups,
-    checkpoints,
-    group_names,
-    load_checkpoint,
-    remove_leftovers,
-    save_checkpoint,
-)
+from fcdm.engine.checkpoint import Groups, load_checkpoint, remove_leftovers, save_checkpoint
 from fcdm.engine.power_ema import (
     Profile,
     gamma_from_sigma_rel,
@@ -36,6 +28,7 @@ from fcdm.engine.power_ema import (
 )
 from fcdm.errors import UserError
 from fcdm.runs.atomic import describe_oserror
+from fcdm.runs.checkpoints import CannotJudge, checkpoints, group_names
 from fcdm.runs.folder import Run
 
 LARGEST_ERROR = 0.05

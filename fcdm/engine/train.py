@@ -18,7 +18,7 @@ from fcdm.diffusion.flow import flow_loss, interpolate
 from fcdm.diffusion.loss import training_loss
 from fcdm.diffusion.process import Process
 from fcdm.engine.batches import Batch, BatchSource
-from fcdm.engine.checkpoint import CannotJudge, checkpoints, prune
+from fcdm.engine.checkpoint import prune
 from fcdm.engine.ema import ema_decay, update_ema
 from fcdm.engine.judge import Judge
 from fcdm.engine.machine import Segment, autocast, matmul_precision, prepare_machine
@@ -27,6 +27,7 @@ from fcdm.engine.ranks import Ranks
 from fcdm.engine.state import TrainState
 from fcdm.engine.stop import Stopped, StopSignal
 from fcdm.errors import UserError
+from fcdm.runs.checkpoints import CannotJudge, checkpoints
 from fcdm.runs.costs import train_flops
 from fcdm.runs.folder import Run
 from fcdm.runs.records import RecordWriter

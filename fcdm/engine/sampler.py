@@ -1,0 +1,88 @@
+"""Weights -> images: start noise, label and step noise of the i-th sample are functions of (seed, i) alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from fcdm.config.schema import Config
+from fcdm.diffusion.guidance import flow_time, guided, step_time
+from fcdm.diffusion.process import Process
+from fcdm.diffusion.sampling import sample
+from fcdm.diffusion.solvers import solve
+from fcdm.engine.machine import autocast
+from fcdm.metrics.rounding import to_uint8
+from fcdm.randomness import Purpose, integers, normal
+from fcdm.runs.protocol import decoder_of
+
+if TYPE_CHECKING:
+    from fcdm.codecs.vae import Vae
+
+
+class Sampler:
+    """Images by their numbers: start noise, label and step noise of sample i are functions of (seed, i)."""
+
+    def __init__(self, model: nn.Module, config: Config, device: torch.device) -> None:
+        self.model, self.config, self.device = model, config, device
+        side = config.resolution // config.data.downsample
+        self.shape = (config.data.channels, side, side)
+        diffusion = config.diffusion
+        whole = Process.create(diffusion.timesteps, diffusion.beta_start, diffusion.beta_end)
+        self.flow = diffusion.objective == "flow"
+        self.vae = _decoder(config, device) if config.data.downsample > 1 else None
+        self.process = whole if self.flow else whole.respaced(config.evaluation.sampling_steps)
+
+    def images(self, numbers: Tensor) -> Tensor:
+        """Samples `numbers` (n,) int64 as (n, C, side, side) uint8."""
+        protocol = self.config.evaluation
+        interval = protocol.guidance_interval
+        denoise = guided(
+            self.model,
+            self.labels(numbers),
+            self.config.data.classes,
+            protocol.guidance_scale,
+            protocol.guidance_channels,
+            interval=(interval[0], interval[1]) if interval else None,
+            time=flow_time if self.flow else step_time(self.config.diffusion.timesteps),
+        )
+        start = normal(protocol.seed, Purpose.SAMPLE_START, 0, numbers, self.shape)
+
+        def noise(k: int) -> Tensor:
+            return normal(protocol.seed, Purpose.SAMPLE_STEP, k, numbers, self.shape)
+
+        with autocast(protocol.precision, self.device):
+            if self.flow:
+                x = solve(
+                    denoise,
+                    start,
+                    noise,
+                    sampler=protocol.sampler,
+                    steps=protocol.sampling_steps,
+                    atol=protocol.atol,
+                    rtol=protocol.rtol,
+                ).x
+            else:
+                x = sample(
+                    denoise,
+                    self.process,
+                    start,
+                    noise,
+                    sampler=protocol.sampler,
+                    clip_denoised=protocol.clip_denoised,
+                )
+        return self.vae.decode(x.float()) if self.vae else to_uint8(x.float())
+
+    def labels(self, numbers: Tensor) -> Tensor:
+        """Labels (n,) int64 of the samples."""
+        classes = self.config.data.classes
+        if self.config.evaluation.labels == "balanced":
+            return numbers % classes
+        return integers(self.config.evaluation.seed, Purpose.SAMPLE_LABEL, 0, numbers, classes)
+
+
+def _decoder(config: Config, device: torch.device) -> Vae:
+    from fcdm.codecs.vae import open_vae  # diffusers takes seconds to import
+
+    return open_vae(decoder_of(config), device)
