@@ -6,6 +6,7 @@ One table each way: entry by entry, in the order of the public code's state dict
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from fcdm.config.schema import DiTConfig, FCDMConfig, ModelConfig
 from fcdm.errors import UserError
 from fcdm.models.dit import DiT
+from fcdm.models.embeddings import position_embedding
 from fcdm.models.fcdm import FCDM
 
 _FCDM_BLOCK = {
@@ -48,39 +50,54 @@ def official_names(config: ModelConfig) -> dict[str, str]:
 def load_official(model: FCDM | DiT, state_dict: Mapping[str, Tensor]) -> None:
     """Copy the public code's weights into `model`, in place, in the model's dtype and on its device.
 
-    Raises UserError naming missing and unexpected entries and those of another shape, or where DiT's position
-    embedding is not the fixed one; copies nothing then.
+    Raises UserError as `from_official`; copies nothing then.
+    """
+    ours = _our_tensors(model)
+    with torch.no_grad():
+        for own, tensor in from_official(model, state_dict).items():
+            ours[own].copy_(tensor)
+
+
+def from_official(model: FCDM | DiT, state_dict: Mapping[str, Tensor], any_side: bool = False) -> dict[str, Tensor]:
+    """The public code's weights in our names and shapes, as the state dict of a model like `model`.
+
+    any_side: also of a DiT for images of another size. Raises UserError naming missing and unexpected entries and those
+    of another shape, or where DiT's position embedding is not the fixed one.
     """
     names = official_names(model.config)
     ours = _our_tensors(model)
+    fixed = None
+    if _POSITION in names:
+        fixed = ours[names[_POSITION]]
+        if any_side and _POSITION in state_dict:
+            side = math.isqrt(state_dict[_POSITION].shape[-2] if state_dict[_POSITION].ndim == 3 else 0)
+            fixed = position_embedding(fixed.shape[-1], side).to(fixed)
+
+    def wanted(name: str, own: str) -> torch.Size:
+        return fixed.shape if name == _POSITION and fixed is not None else _official_shape(name, ours[own].shape)
+
     missing = [name for name in names if name not in state_dict]
     unexpected = [name for name in state_dict if name not in names]
     reshaped = [
-        f"{name} is {_size(state_dict[name].shape)}, not {_size(_official_shape(name, ours[own].shape))}"
+        f"{name} is {size(state_dict[name].shape)}, not {size(wanted(name, own))}"
         for name, own in names.items()
-        if name in state_dict and state_dict[name].shape != _official_shape(name, ours[own].shape)
+        if name in state_dict and state_dict[name].shape != wanted(name, own)
     ]
     problems = []
     if missing:
-        problems.append(f"missing {_listed(missing)}")
+        problems.append(f"missing {listed(missing)}")
     if unexpected:
-        problems.append(f"unexpected {_listed(unexpected)}")
+        problems.append(f"unexpected {listed(unexpected)}")
     if reshaped:
-        problems.append(f"shapes differ: {_listed(reshaped)}")
+        problems.append(f"shapes differ: {listed(reshaped)}")
     if problems:
         raise UserError(
             f"these are not the weights of the public code for model {model.config.name}: "
             f"{'; '.join(problems)}. Choose the model (and diffusion.learn_sigma) that the file was trained with"
         )
-    if _POSITION in names and not torch.allclose(
-        state_dict[_POSITION].to(ours[names[_POSITION]]), ours[names[_POSITION]], atol=1e-5
-    ):
+    if fixed is not None and not torch.allclose(state_dict[_POSITION].to(fixed), fixed, atol=1e-5):
         raise UserError(f"{_POSITION} is not DiT's fixed sin-cos embedding: ours cannot hold a learned one")
-    with torch.no_grad():
-        for name, own in names.items():
-            if name == _POSITION:
-                continue
-            ours[own].copy_(state_dict[name].reshape(ours[own].shape))
+    return {own: state_dict[name].reshape(ours[own].shape) for name, own in names.items() if name != _POSITION}
 
 
 def to_official(model: FCDM | DiT) -> dict[str, Tensor]:
@@ -105,11 +122,13 @@ def _official_shape(name: str, ours: torch.Size) -> torch.Size:
     return ours
 
 
-def _size(shape: Iterable[int]) -> str:
+def size(shape: Iterable[int]) -> str:
+    """`32x384`."""
     return "x".join(str(n) for n in shape)
 
 
-def _listed(names: list[str], most: int = 6) -> str:
+def listed(names: list[str], most: int = 6) -> str:
+    """The first names, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 
