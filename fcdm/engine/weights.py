@@ -103,11 +103,14 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
 
 def _read_torch(path: Path) -> Mapping[str, Any]:
     try:
-        # Mapped where the format allows it: of a training checkpoint, two thirds are moments that nobody reads here.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        path.open("rb").close()
+        mapped = zipfile.is_zipfile(path)
     except OSError as error:
         raise describe_oserror(error, path, "reading the weights") from error
+    try:
+        # Mapped where the format allows it: of a training checkpoint, two thirds are moments that nobody reads here.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         what = re.search(r"GLOBAL ([\w.]+)", str(error))
         raise UserError(
