@@ -180,10 +180,19 @@ def _fcdm_block(config: FCDMConfig, width: int, positions: int) -> ModelCost:
     if config.grn:
         # Its input; and per channel: norm and scale. One more number, the mean.
         cost += ModelCost(parameters=2 * hidden, saved_elements=hidden * positions + 2 * hidden + 1)
-    cost += _linear(hidden, width, positions)
-    cost += _linear(width, 3 * width, saves_input=False)  # SiLU's result, counted with the conditioner
-    cost += _saved(width * positions + 3 * width)  # what the gate scales; the gate is a view of all three
+    if config.channel_attention:
+        cost += _linear(hidden, hidden) + _saved(hidden * positions + hidden)  # what is scaled, and the sigmoid
+    cost += _linear(hidden, width, positions) + _gate(width, positions)
+    if config.feed_forward:
+        cost += _modulated_norm(width, positions) + _linear(width, hidden, positions) + _saved(hidden * positions)
+        cost += _linear(hidden, width, positions) + _gate(width, positions)
     return _block(cost, inputs=width * positions)
+
+
+def _gate(width: int, positions: int) -> ModelCost:
+    """The Linear to shift, scale and gate, and what the gate scales; the gate is a view of all three."""
+    modulation = _linear(width, 3 * width, saves_input=False)  # SiLU's result, counted with the conditioner
+    return modulation + _saved(width * positions + 3 * width)
 
 
 def _fcdm(config: FCDMConfig, channels: int, out_channels: int, side: int, classes: int) -> ModelCost:

@@ -82,6 +82,8 @@ def test_runtime_and_request_do_not_move_the_id(override: str) -> None:
         "model.width=20",
         "model.kernel_size=5",
         "model.grn=false",
+        "model.channel_attention=true",
+        "model.feed_forward=true",
         "model.expansion=4",
         "batch_size=64",
         "precision=bf16",

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from benchmarks.plain_fcdm import PlainFCDM
 from fcdm.config.schema import DiTConfig, FCDMConfig, ModelConfig
+from fcdm.errors import UserError
 from fcdm.models import FCDM, build_model
 from fcdm.models.embeddings import position_embedding, timestep_features
-from fcdm.models.fcdm import GlobalResponseNorm
-from fcdm.models.public import to_official
+from fcdm.models.fcdm import FCDMBlock, GlobalResponseNorm
+from fcdm.models.public import load_official, to_official
 
 SMALL_FCDM = FCDMConfig(name="small", width=8, blocks=[1, 1, 2, 1, 1])
 SMALL_DIT = DiTConfig(name="small", patch_size=2, depth=2, width=16, heads=2)
@@ -23,6 +24,9 @@ OPTIONS = [
     SMALL_FCDM,
     replace(SMALL_FCDM, kernel_size=3, expansion=2),
     replace(SMALL_FCDM, grn=False),
+    replace(SMALL_FCDM, grn=False, channel_attention=True),
+    replace(SMALL_FCDM, channel_attention=True, feed_forward=True),
+    replace(SMALL_FCDM, feed_forward=True, expansion=1),
     replace(SMALL_FCDM, blocks=[3, 1, 1, 2, 1]),
     SMALL_DIT,
     replace(SMALL_DIT, patch_size=4, mlp_ratio=2),
@@ -112,7 +116,7 @@ def test_dit_takes_a_label_column() -> None:
     assert torch.equal(model(x, t, labels), model(x, t, labels[:, None]))
 
 
-@pytest.mark.parametrize("config", [SMALL_FCDM, SMALL_DIT])
+@pytest.mark.parametrize("config", [SMALL_FCDM, OPTIONS[4], SMALL_DIT])
 def test_activation_checkpointing_changes_no_gradient(config: ModelConfig) -> None:
     gradients = []
     calls = []
@@ -250,6 +254,40 @@ def test_response_norm_of_a_dead_channel_has_no_nan() -> None:
     norm(x).sum().backward()
     assert x.grad is not None
     assert torch.isfinite(x.grad).all()
+
+
+def test_block_variants_in_plain_words() -> None:
+    """Channel attention scales hidden channels by one number per image; the feed-forward branch is a second residual."""
+    config = replace(SMALL_FCDM, grn=False, channel_attention=True, feed_forward=True)
+    torch.manual_seed(0)
+    block = FCDMBlock(8, config)
+    with torch.no_grad():
+        for parameter in block.parameters():
+            parameter.normal_(std=0.3)
+    x, c = torch.randn(2, 4, 4, 8), torch.randn(2, 8)
+
+    def modulated(layer: nn.Linear, h: Tensor) -> tuple[Tensor, Tensor]:
+        shift, scale, gate = layer(c).view(2, 1, 1, 3, 8).unbind(3)
+        normed = (h - h.mean(-1, keepdim=True)) / (h.var(-1, keepdim=True, unbiased=False) + 1e-6).sqrt()
+        return normed * (1 + scale) + shift, gate
+
+    h, gate = modulated(block.modulation, block.depthwise(x))
+    h = F.gelu(block.expand(h))
+    attention = torch.sigmoid(
+        h.sum((1, 2)) / 16 @ block.channel_attention.gate.weight.T + block.channel_attention.gate.bias
+    )
+    middle = x + gate * block.project(torch.einsum("bhwc,bc->bhwc", h, attention))
+    assert block.feed_forward is not None
+    h, gate = modulated(block.feed_forward.modulation, middle)
+    expected = middle + gate * block.feed_forward.project(F.gelu(block.feed_forward.expand(h)))
+    torch.testing.assert_close(block(x, c), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("key", ["channel_attention", "feed_forward"])
+def test_variants_have_no_public_weights(key: str) -> None:
+    config = replace(SMALL_FCDM, **{key: True})
+    with pytest.raises(UserError, match=rf"model\.{key}=true: the public code has no such block"):
+        load_official(small(config), to_official(small(SMALL_FCDM)))
 
 
 def test_plain_fcdm_agrees_forward_and_backward() -> None:

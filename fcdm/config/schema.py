@@ -37,9 +37,13 @@ class FCDMConfig(ModelConfig):
     kernel_size: int = 7
     """Side of the depthwise convolution; odd."""
     expansion: int = 3
-    """Width of the inverted bottleneck over the block's width."""
+    """Width of the inverted bottleneck over the block's width; 1: no inverted bottleneck (hidden width = width)."""
     grn: bool = True
     """Global response normalisation (ConvNeXt V2) inside the bottleneck."""
+    channel_attention: bool = False
+    """Compact channel attention (DiCo, arXiv 2505.11196) inside the bottleneck; with `grn=false` in GRN's place."""
+    feed_forward: bool = False
+    """A feed-forward branch of its own modulation after each block's convolutional one."""
 
 
 @dataclass

@@ -75,8 +75,47 @@ class GlobalResponseNorm(nn.Module):
         return out.view(x.shape)
 
 
+class ChannelAttention(nn.Module):
+    """Compact channel attention (DiCo, arXiv 2505.11196) of (B, H, W, C): x * sigmoid(Linear(mean over positions)).
+
+    Table 6 of the FCDM paper puts it in GRN's place. That it works on the bottleneck's hidden width there, with a full
+    Linear of it (more parameters than the block's two 1x1 convolutions together), is our reading: no details are known.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.gate = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(self.gate(x.mean((1, 2), keepdim=True)))
+
+
+class FeedForward(nn.Module):
+    """A second residual branch: x (B, H, W, C) and SiLU(c) (B, C) to (B, H, W, C).
+
+    Modulated LayerNorm, 1x1 convolution to `expansion` times the width, GELU, 1x1 convolution back, gate: the second
+    half of a DiT block. Table 6 of the FCDM paper has such a row; of its details none are known, so place (after the
+    block's convolutional branch), width and modulation of its own are our choice.
+    """
+
+    def __init__(self, width: int, config: FCDMConfig) -> None:
+        super().__init__()
+        self.expand = nn.Linear(width, config.expansion * width)
+        self.project = nn.Linear(config.expansion * width, width)
+        self.modulation = nn.Linear(width, 3 * width)
+
+    def forward(self, x: Tensor, activated: Tensor) -> Tensor:
+        shift, scale, gate = self.modulation(activated)[:, None, None, :].chunk(3, dim=-1)
+        h = F.layer_norm(x, x.shape[-1:], eps=NORM_EPS)
+        h = F.gelu(self.expand(torch.addcmul(shift, h, 1 + scale)))
+        return torch.addcmul(x, gate, self.project(h))
+
+
 class FCDMBlock(nn.Module):
-    """ConvNeXt-like block with adaLN-Zero: x (B, H, W, C) and SiLU(c) (B, C) to (B, H, W, C)."""
+    """ConvNeXt-like block with adaLN-Zero: x (B, H, W, C) and SiLU(c) (B, C) to (B, H, W, C).
+
+    The paper's block has GRN and neither channel attention nor a feed-forward branch; those are its Table 6's.
+    """
 
     def __init__(self, width: int, config: FCDMConfig) -> None:
         super().__init__()
@@ -84,14 +123,17 @@ class FCDMBlock(nn.Module):
         self.depthwise = DepthwiseConv(width, config.kernel_size)
         self.expand = nn.Linear(width, hidden)
         self.response_norm = GlobalResponseNorm(hidden) if config.grn else nn.Identity()
+        self.channel_attention = ChannelAttention(hidden) if config.channel_attention else nn.Identity()
         self.project = nn.Linear(hidden, width)
         self.modulation = nn.Linear(width, 3 * width)
+        self.feed_forward = FeedForward(width, config) if config.feed_forward else None
 
     def forward(self, x: Tensor, activated: Tensor) -> Tensor:
         shift, scale, gate = self.modulation(activated)[:, None, None, :].chunk(3, dim=-1)
         h = F.layer_norm(self.depthwise(x), x.shape[-1:], eps=NORM_EPS)
         h = F.gelu(self.expand(torch.addcmul(shift, h, 1 + scale)))
-        return torch.addcmul(x, gate, self.project(self.response_norm(h)))
+        out = torch.addcmul(x, gate, self.project(self.channel_attention(self.response_norm(h))))
+        return out if self.feed_forward is None else self.feed_forward(out, activated)
 
 
 class Down(nn.Module):
@@ -180,7 +222,7 @@ class FCDM(nn.Module):
             if isinstance(conditioner, Conditioner):
                 conditioner.reset_parameters()
         zeroed: list[nn.Linear | nn.Conv2d] = [self.head_modulation, self.out]
-        zeroed += [module.modulation for module in self.modules() if isinstance(module, FCDMBlock)]
+        zeroed += [module.modulation for module in self.modules() if isinstance(module, FCDMBlock | FeedForward)]
         for layer in zeroed:
             nn.init.zeros_(layer.weight)
 

@@ -20,7 +20,12 @@ from fcdm.errors import UserError
 SCHEMA_VERSION = 1
 
 # Dotted key -> the value with which it was introduced after schema version 1.
-INTRODUCED: dict[str, Any] = {"diffusion.objective": "ddpm", "data.latents": "posterior"}
+INTRODUCED: dict[str, Any] = {
+    "diffusion.objective": "ddpm",
+    "data.latents": "posterior",
+    "model.channel_attention": False,
+    "model.feed_forward": False,
+}
 
 # In the config for people and for finding things, but not what a run is: the same bytes under another
 # path or preset name are the same data and the same model.
