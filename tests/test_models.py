@@ -257,7 +257,7 @@ def test_response_norm_of_a_dead_channel_has_no_nan() -> None:
 
 
 def test_block_variants_in_plain_words() -> None:
-    """Channel attention scales hidden channels by one number per image; the feed-forward branch is a second residual."""
+    """Channel attention scales each hidden channel of an image; the feed-forward branch is a second residual."""
     config = replace(SMALL_FCDM, grn=False, channel_attention=True, feed_forward=True)
     torch.manual_seed(0)
     block = FCDMBlock(8, config)

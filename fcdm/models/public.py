@@ -148,9 +148,7 @@ def _conditioner(suffix: str, own: str) -> list[tuple[str, str]]:
 def _fcdm_names(config: FCDMConfig) -> list[tuple[str, str]]:
     for key in ("channel_attention", "feed_forward"):
         if getattr(config, key):
-            raise UserError(
-                f"model.{key}=true: the public code has no such block, so no weights for it: leave it false"
-            )
+            raise UserError(f"model.{key}=true: the public code has no such block, so no weights for it; write false")
 
     def stage(official: str, own: str, blocks: int) -> list[tuple[str, str]]:
         names = []
