@@ -38,7 +38,7 @@ def compose_and_train(composed: DictConfig) -> Exception | None:
             name = HydraConfig.get().runtime.choices["hydra/launcher"]
             raise UserError(f"hydra/launcher={name} needs -m, for one run too: python -m fcdm.train -m ...")
         config = checked(composed)
-        if config.grids and not in_sweep:
+        if (config.grids or config.studies) and not in_sweep:
             raise UserError("a sweep file is for a sweep: python -m fcdm.train -m +sweeps=...")
         jobs = make_jobs([config])
         if not in_sweep and os.environ.get("RANK", "0") == "0":  # a sweeper has done it for all of its jobs

@@ -28,7 +28,7 @@ from fcdm.errors import UserError
 from fcdm.features.digits_cnn import DigitsCNN
 from fcdm.launch.compose import Composer
 from fcdm.launch.grids import expand
-from fcdm.launch.jobs import NOT_HERE, Job, make_jobs
+from fcdm.launch.jobs import Job, data_is_here, make_jobs
 from fcdm.launch.plan import judging_costs, standing
 from fcdm.launch.plan.devices import DEFAULT_MFU, DEVICES, device_named, known_device
 from fcdm.launch.plan.estimate import START_UP_S, Paces, job_cost
@@ -399,7 +399,7 @@ def test_parts_that_differ_at_runtime_only_are_judged_once(jobs: Any) -> None:
 
 def test_jobs_of_data_that_is_elsewhere(jobs: Any, composer: Composer) -> None:
     (job,) = jobs("model=S")
-    assert job.config.data.checksum == NOT_HERE
+    assert not data_is_here(job.config)
     (known,) = jobs("model=S", "data.checksum=abc")
     assert known.config.data.checksum == "abc"
     with pytest.raises(UserError, match=r"fcdm\.prepare"):

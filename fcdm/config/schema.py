@@ -243,6 +243,8 @@ class Config:
     study: str = "default"
     grids: list[Any] = field(default_factory=list)
     """Only in sweep files: a list of grids, each a mapping of key to value or list of values."""
+    studies: list[str] = field(default_factory=list)
+    """Only in sweep files, instead of grids: names of other sweep files, asked for together."""
 
     # --- runtime: outside the id ------------------------------------------------------------
     runs_dir: str = "runs"

@@ -115,14 +115,19 @@ class Job:
             raise UserError(f"{path} is no job file ({type(error).__name__}): launchers write these") from None
 
 
-NOT_HERE = "not-here"
-"""Stands for the checksum of data that is not on this machine: only a plan is made of it."""
+NOT_HERE = "not-here:"
+"""And the data's path: stands for the checksum of data that is not on this machine. Only a plan is made of it."""
+
+
+def data_is_here(config: Config) -> bool:
+    """Whether the data's checksum is its own, so that the run's id is the run's."""
+    return not (config.data.checksum or "").startswith(NOT_HERE)
 
 
 def make_jobs(configs: Iterable[Config], data_needed: bool = True) -> list[Job]:
     """Join what is asked into jobs: one per run, budgets joined.
 
-    Raises UserError for data that is not there; with `data_needed=False` its checksum is `NOT_HERE` instead.
+    Raises UserError for data that is not there; with `data_needed=False` its checksum is `NOT_HERE` and its path.
     """
     jobs: dict[str, Job] = {}
     folders: set[str] = set()
@@ -133,6 +138,7 @@ def make_jobs(configs: Iterable[Config], data_needed: bool = True) -> list[Job]:
             data=dataclasses.replace(config.data, checksum=checksum),
             steps=budgets(config.steps),
             grids=[],
+            studies=[],
         )
         identity = run_id(science(whole))
         job = jobs.setdefault(identity, Job(identity, []))
@@ -160,7 +166,7 @@ def _checksum(config: Config, data_needed: bool) -> str:
         # All other data is bundled: what is wrong with it is not that it is elsewhere.
         if data_needed or config.data.name != "imagenet":
             raise
-        return config.data.checksum or NOT_HERE
+        return config.data.checksum or f"{NOT_HERE}{config.data.path}"
 
 
 def record_study(jobs: list[Job], command: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""The sweeper: expands the command line and the sweep file's grids, and joins what is asked into jobs."""
+"""The sweeper: expands the command line and the sweep files' grids, and joins what is asked into jobs."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from fcdm.config.schema import Config
 from fcdm.errors import UserError
 from fcdm.launch.compose import Composer, with_progress
 from fcdm.launch.forwarder import forwarding
-from fcdm.launch.grids import expand
 from fcdm.launch.jobs import Job, make_jobs, record_study, this_command
 from fcdm.launch.messages import is_users, one_line
+from fcdm.launch.studies import choices_of
 
 
 class StudySweeper(Sweeper):
@@ -37,9 +37,7 @@ class StudySweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Compose every choice before anything starts; then hand over to the launcher."""
-        grids = OmegaConf.to_container(self.composed.grids)
-        assert isinstance(grids, list)
-        choices = expand(arguments, grids)
+        choices = choices_of(self.context.config_loader, self.composed, arguments)
         composer = Composer(self.context.config_loader, self.composed)
         composed = [_compose(composer, choice) for choice in with_progress(choices, "composing")]
         plans_only = isinstance(self.launcher, JobLauncher) and self.launcher.plans_only

@@ -9,6 +9,7 @@ from typing import Any
 
 from fcdm.launch.plan.estimate import KINDS, Cost
 from fcdm.launch.plan.launcher import Plan, PlannedRun, sums
+from fcdm.launch.plan.sharing import Sharing
 
 
 def print_json(plan: Plan) -> None:
@@ -24,6 +25,7 @@ def print_json(plan: Plan) -> None:
             "cpu": totals.get("total on CPUs", _nothing()),
         },
         "savings": [{"by": reason, **_cost(cost)} for reason, cost in plan.savings],
+        "sharing": None if plan.sharing is None else _sharing(plan.sharing),
         "warnings": plan.warnings,
         "notes": plan.notes,
     }
@@ -60,6 +62,16 @@ def _run(run: PlannedRun) -> dict[str, Any]:
         "starts": run.starts,
         "left": _cost(run.left),
         "whole": _cost(run.whole),
+    }
+
+
+def _sharing(sharing: Sharing) -> dict[str, Any]:
+    """Each study alone, as if nothing were done yet; their sum, all together, and the difference."""
+    return {
+        "studies": {name: dataclasses.asdict(amount) for name, amount in sharing.studies.items()},
+        "alone": dataclasses.asdict(sharing.alone),
+        "together": dataclasses.asdict(sharing.together),
+        "saved": dataclasses.asdict(sharing.saved),
     }
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from fcdm.launch.jobs import NOT_HERE, Job
+from fcdm.launch.jobs import Job, data_is_here
 from fcdm.launch.plan.devices import Device
 from fcdm.launch.plan.estimate import (
     START_UP_S,
@@ -53,7 +53,7 @@ def warnings_before_submission(
     found: dict[str, list[str]] = {}
     for job in jobs:
         for text in _of_job(job, standings.get(job.id) if standings else None, gpu, paces, options):
-            known = job.config.data.checksum != NOT_HERE  # else the id in the name is none
+            known = data_is_here(job.config)  # else the id in the name is none
             found.setdefault(text, []).append(job.name if known else readable_name(job.config))
     return [f"{_names(names)}: {text}" for text, names in found.items()]
 

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from fcdm.errors import UserError
 from fcdm.launch.averages import snapshot_bytes
-from fcdm.launch.jobs import NOT_HERE, Job
+from fcdm.launch.jobs import NOT_HERE, Job, data_is_here
 from fcdm.launch.plan.estimate import (
     KINDS,
     Cost,
@@ -26,6 +26,7 @@ from fcdm.launch.plan.estimate import (
 )
 from fcdm.launch.plan.forewarn import warnings_before_submission
 from fcdm.launch.plan.options import ROWS, PlanOptions
+from fcdm.launch.plan.sharing import Sharing, sharing
 from fcdm.launch.plan.standing import DONE, IN_FLIGHT, REFUSED, SKIPPED, Standing, Standings, evaluations_of
 from fcdm.launch.plan.words import bytes_text
 from fcdm.launch.slurm.batch_script import Request, request_of
@@ -71,6 +72,8 @@ class Plan:
     runs: list[PlannedRun]
     device: str
     mfu: float
+    sharing: Sharing | None = None
+    """Of several studies."""
     paces: list[str] = field(default_factory=list)
     """How the hours were come by, one line each."""
     notes: list[str] = field(default_factory=list)
@@ -102,11 +105,11 @@ def make_plan(jobs: list[Job], options: SlurmOptions) -> Plan:
     differs = differences(jobs)
     runs = [_planned(job, standings.of(job), differs[job.id], paces, options) for job in jobs]
     open_jobs = [run.job for run in runs if run.standing.state not in SKIPPED]
-    plan = Plan(runs, paces.device.name, paces.mfu)
+    plan = Plan(runs, paces.device.name, paces.mfu, sharing(jobs, paces, options))
     plan.paces = _pace_texts(runs, paces)
     if standings.note:
         plan.notes.append(standings.note)
-    absent = sorted({job.config.data.name for job in jobs if job.config.data.checksum == NOT_HERE})
+    absent = sorted({job.config.data.name for job in jobs if not data_is_here(job.config)})
     if absent:
         plan.notes.append(f"{', '.join(absent)} is not on this machine: what is done already cannot be told")
     if on_disk := sum(snapshot_bytes(job.parts) for job in open_jobs):
@@ -159,12 +162,15 @@ def differences(jobs: Sequence[Job]) -> dict[str, str]:
             if key not in NOT_IDENTITY and any(other.get(key) != first[key] for _, other in same[1:])
         ]
         for job_id, flat in same:
-            found[job_id] = " ".join(f"{key}={_plain(flat.get(key))}" for key in keys)
+            found[job_id] = " ".join(_said(key, flat.get(key)) for key in keys)
     return found
 
 
-def _plain(value: Any) -> str:
-    return "null" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+def _said(key: str, value: Any) -> str:
+    if key == "data.checksum" and str(value).startswith(NOT_HERE):
+        return f"data.path={str(value).removeprefix(NOT_HERE)}"
+    text = "null" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{key}={text}"
 
 
 def _planned(job: Job, standing: Standing, differs: str, paces: Paces, options: SlurmOptions) -> PlannedRun:

@@ -10,7 +10,7 @@ from typing import Any
 from fcdm.config.check import budgets
 from fcdm.config.schema import RUNTIME_EVALUATION, Config
 from fcdm.errors import UserError
-from fcdm.launch.jobs import NOT_HERE, Job
+from fcdm.launch.jobs import Job, data_is_here
 from fcdm.launch.slurm.in_flight import held_outside, in_flight
 from fcdm.launch.slurm.scheduler import Slurm
 from fcdm.launch.slurm.submissions import LAUNCHES
@@ -63,7 +63,7 @@ class Standings:
         self._queued = self._queue()
 
     def of(self, job: Job) -> Standing:
-        if job.config.data.checksum == NOT_HERE:
+        if not data_is_here(job.config):
             return Standing(
                 readable_name(job.config),
                 UNKNOWN,

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from fcdm.launch.plan.estimate import KINDS, START_UP_S, Cost
 from fcdm.launch.plan.launcher import Plan, PlannedRun, sums, total
+from fcdm.launch.plan.sharing_table import sharing_table
 from fcdm.launch.plan.standing import SKIPPED
 from fcdm.launch.plan.words import amount_text, bytes_text, count_text, flops_text, hours_text, number_text
 from fcdm.launch.slurm.batch_script import Request
@@ -126,6 +127,8 @@ def print_tables(plan: Plan, rows: str, console: Console | None = None) -> None:
         else:
             console.print(_cost_table("cost: FLOPs", working, totals, flops=True, hours=False))
             console.print(_cost_table(f"cost: {hours}", working, totals, flops=False, hours=True))
+    if plan.sharing is not None:
+        console.print(sharing_table(plan.sharing))
     if grouped:
         say(console, f"{len(plan.runs)} runs in {len(lines)} groups; hydra.launcher.rows=all shows each")
     for text in _explanations(plan):
