@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -148,6 +149,10 @@ def _print(plan: Plan, options: PlanOptions) -> None:
     sys.stdout.flush()
 
 
+_TOLD = 4
+"""Keys, beyond which a run is told by those in which it is not as most others of its name."""
+
+
 def differences(jobs: Sequence[Job]) -> dict[str, str]:
     """Job id -> what tells the run from the others of its name, empty where nothing must."""
     named: dict[str, list[tuple[str, dict[str, Any]]]] = {}
@@ -161,8 +166,10 @@ def differences(jobs: Sequence[Job]) -> dict[str, str]:
             for key in first
             if key not in NOT_IDENTITY and any(other.get(key) != first[key] for _, other in same[1:])
         ]
+        usual = {key: Counter(repr(flat.get(key)) for _, flat in same).most_common(1)[0][0] for key in keys}
         for job_id, flat in same:
-            found[job_id] = " ".join(_said(key, flat.get(key)) for key in keys)
+            told = keys if len(keys) <= _TOLD else [key for key in keys if repr(flat.get(key)) != usual[key]]
+            found[job_id] = " ".join(_said(key, flat.get(key)) for key in told) or ("as most others" if keys else "")
     return found
 
 

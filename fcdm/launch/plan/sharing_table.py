@@ -9,9 +9,10 @@ from fcdm.launch.plan.sharing import Amount, Sharing
 from fcdm.launch.plan.words import bytes_text, count_text, flops_text, number_text
 
 
-def sharing_table(sharing: Sharing) -> Table:
-    table = Table(
-        title="studies, each alone (as if nothing were done yet)",
+def plain_table(title: str) -> Table:
+    """The look of all tables of a plan."""
+    return Table(
+        title=title,
         title_justify="left",
         title_style="bold",
         box=box.SIMPLE_HEAD,
@@ -19,6 +20,10 @@ def sharing_table(sharing: Sharing) -> Table:
         collapse_padding=True,
         padding=(0, 1),
     )
+
+
+def sharing_table(sharing: Sharing) -> Table:
+    table = plain_table("studies, each alone (as if nothing were done yet)")
     on_cpus = sharing.together.cpu_hours != 0
     on_gpus = sharing.together.gpu_hours != 0 or not on_cpus
     table.add_column("study", overflow="fold")

@@ -7,13 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from fcdm.launch.plan.estimate import KINDS, START_UP_S, Cost
 from fcdm.launch.plan.launcher import Plan, PlannedRun, sums, total
-from fcdm.launch.plan.sharing_table import sharing_table
+from fcdm.launch.plan.sharing_table import plain_table, sharing_table
 from fcdm.launch.plan.standing import SKIPPED
 from fcdm.launch.plan.words import amount_text, bytes_text, count_text, flops_text, hours_text, number_text
 from fcdm.launch.slurm.batch_script import Request
@@ -169,20 +168,8 @@ def _groups(runs: Sequence[PlannedRun]) -> list[Line]:
     return [Line.of_group(*item) for item in enumerate(groups.values(), 1)]
 
 
-def _table(title: str) -> Table:
-    return Table(
-        title=title,
-        title_justify="left",
-        title_style="bold",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        collapse_padding=True,
-        padding=(0, 1),
-    )
-
-
 def _runs_table(lines: Sequence[Line]) -> Table:
-    table = _table("runs")
+    table = plain_table("runs")
     table.add_column("#", justify="right", no_wrap=True)
     table.add_column("run", overflow="fold")
     if any(line.differs for line in lines):
@@ -203,7 +190,7 @@ def _runs_table(lines: Sequence[Line]) -> Table:
 def _cost_table(
     title: str, lines: Sequence[Line], totals: Sequence[tuple[str, Cost, frozenset[str]]], *, flops: bool, hours: bool
 ) -> Table:
-    table = _table(title)
+    table = plain_table(title)
     table.add_column("#", justify="right", no_wrap=True)
     table.add_column("run", overflow="fold")
     units = ["FLOPs"] * flops + ["h"] * hours
