@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from fcdm.runs.protocol import decoder_of
 from tests.conftest import TINY, Command, composing, evaluations, records, values
 
 SWEEPS = Path(__file__).resolve().parent.parent / "sweeps"
+NOWHERE = Path("no-such-runs")
 FILES = sorted(path.stem for path in SWEEPS.glob("*.yaml"))
 PAPER_PROTOCOL = ("ema", "ddpm", 250, False, 50_000, "uniform", "fp32", "inception")
 BUDGETS: dict[str, tuple[int, int, list[int]]] = {
@@ -47,8 +49,9 @@ BUDGETS: dict[str, tuple[int, int, list[int]]] = {
 """Of the files named here: runs, evaluations, and (some of) the budgets: the last one of each run among them."""
 
 
-def jobs_of(sweep: str, runs: Path) -> list[Job]:
-    arguments = [f"+sweeps={sweep}", f"runs_dir={runs}"]
+@cache
+def jobs_of(sweep: str) -> list[Job]:
+    arguments = [f"+sweeps={sweep}", f"runs_dir={NOWHERE}"]
     with composing(*arguments) as composer:
         choices = choices_of(composer.loader, composer.master, arguments)
         return make_jobs([composer.config(choice) for choice in choices], data_needed=False)
@@ -63,14 +66,14 @@ def studies_of(jobs: list[Job]) -> set[str]:
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if name != "paper"])
-def test_each_file_plans_without_data_and_is_what_it_says(name: str, tmp_path: Path) -> None:
-    jobs = jobs_of(name, tmp_path / "runs")
+def test_each_file_plans_without_data_and_is_what_it_says(name: str) -> None:
+    jobs = jobs_of(name)
     assert studies_of(jobs) == {name}
     comment = " ".join(line[1:] for line in (SWEEPS / f"{name}.yaml").read_text().splitlines() if line[:1] == "#")
     said = re.search(r"(\d+) runs", comment)
     assert said is None or int(said[1]) == len(jobs), comment
     plan = planned(jobs)
-    assert list(tmp_path.iterdir()) == []
+    assert not NOWHERE.exists()
     assert plan.sharing is None
     assert all(run.whole.flops["training"] > 0 and run.whole.flops["sampling"] > 0 for run in plan.runs)
     if name in BUDGETS:
@@ -81,9 +84,8 @@ def test_each_file_plans_without_data_and_is_what_it_says(name: str, tmp_path: P
     if jobs[0].config.data.name == "imagenet":
         for part in (part for job in jobs for part in job.parts):
             asked = part.evaluation
-            assert (
-                asked.reference == f"data/VIRTUAL_imagenet{part.resolution}{'_labeled' * (part.resolution == 256)}.npz"
-            )
+            reference = {256: "VIRTUAL_imagenet256_labeled.npz", 512: "VIRTUAL_imagenet512.npz"}[part.resolution]
+            assert asked.reference == f"data/{reference}"
             protocol = (
                 asked.weights, asked.sampler, asked.sampling_steps, asked.clip_denoised, asked.samples, asked.labels,
                 asked.precision, asked.features,
@@ -99,9 +101,9 @@ def test_every_issue_experiment_has_its_file() -> None:
     assert set(BUDGETS) | {"paper"} <= set(FILES)
 
 
-def test_equal_flops_are_equal(tmp_path: Path) -> None:
+def test_equal_flops_are_equal() -> None:
     """Both matched budgets of each size, to the nearest step; and the MACs of the comment."""
-    found = {job.config.model.name: job for job in jobs_of("flop_matched", tmp_path)}
+    found = {job.config.model.name: job for job in jobs_of("flop_matched")}
     text = (SWEEPS / "flop_matched.yaml").read_text()
     for size in ("S", "B", "L", "XL"):
         fcdm, dit = found[size], found[f"dit/{size}-2"]
@@ -112,17 +114,16 @@ def test_equal_flops_are_equal(tmp_path: Path) -> None:
         assert f"{run_cost(dit.config).forward_macs / 1e9:.5f}" in text
 
 
-def test_block_variants_cost_what_the_comment_says(tmp_path: Path) -> None:
-    costs = [run_cost(job.config) for job in jobs_of("block", tmp_path)]
+def test_block_variants_cost_what_the_comment_says() -> None:
+    costs = [run_cost(job.config) for job in jobs_of("block")]
     said = re.findall(r"# (\d+) M(?: parameters)?, ([\d.]+) GMACs", (SWEEPS / "block.yaml").read_text())
-    assert [
-        (f"{cost.parameters / 1e6:.0f}", f"{cost.forward_macs / 1e9:.1f}") for cost in costs[:1] + costs[2:]
-    ] == said
+    found = [(f"{cost.parameters / 1e6:.0f}", f"{cost.forward_macs / 1e9:.1f}") for cost in costs]
+    assert [found[0], *found[2:]] == said
     assert costs[1].forward_macs == costs[0].forward_macs
 
 
-def test_each_vae_is_data_of_its_own_and_decodes_its_samples(tmp_path: Path) -> None:
-    jobs = jobs_of("vae", tmp_path)
+def test_each_vae_is_data_of_its_own_and_decodes_its_samples() -> None:
+    jobs = jobs_of("vae")
     assert [decoder_of(job.config) for job in jobs] == ["ft-ema", "ft-mse", "data/vae/eq-vae"]
     assert len({job.id for job in jobs}) == 3
     assert [run.differs for run in planned(jobs).runs][1:] == [
@@ -131,12 +132,12 @@ def test_each_vae_is_data_of_its_own_and_decodes_its_samples(tmp_path: Path) -> 
     ]
 
 
-def test_the_whole_paper_shares_its_runs(tmp_path: Path) -> None:
+def test_the_whole_paper_shares_its_runs() -> None:
     named = OmegaConf.load(SWEEPS / "paper.yaml").studies
     imagenet = [name for name in FILES if not name.startswith("digits") and name != "paper"]
     assert sorted(named) == imagenet
-    jobs = jobs_of("paper", tmp_path)
-    alone = {name: jobs_of(name, tmp_path) for name in named}
+    jobs = jobs_of("paper")
+    alone = {name: jobs_of(name) for name in named}
     assert {job.id for job in jobs} == {job.id for some in alone.values() for job in some}
     sharing = planned(jobs).sharing
     assert sharing is not None
