@@ -17,6 +17,8 @@ from fcdm.errors import UserError
 
 FLOPS_PER_MAC = 2
 FORWARDS_PER_TRAINING_STEP = 3
+CALLS_A_STEP = {"heun": 2}
+"""Of the model, where a sampler's step is not one call."""
 FLOAT_BYTES = 4
 BF16_ACTIVATIONS = 0.6
 """Activation memory under bf16 autocast over that in float32. Not a half: CUDA's autocast normalises and modulates in
@@ -110,6 +112,11 @@ class ModelCost:
         if precision != "bf16":
             return self.state_bytes, per_image
         return self.state_bytes + FLOAT_BYTES // 2 * self.parameters, round(BF16_ACTIVATIONS * per_image)
+
+
+def sampling_passes(sampler: str, sampling_steps: int, guidance_scale: float) -> int:
+    """Forward passes for one sample: guidance doubles them (also where it is on for a part of the times only)."""
+    return sampling_steps * CALLS_A_STEP.get(sampler, 1) * (2 if guidance_scale != 1.0 else 1)
 
 
 def model_cost(config: ModelConfig, *, channels: int, side: int, classes: int, learn_sigma: bool = True) -> ModelCost:

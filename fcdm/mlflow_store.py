@@ -92,17 +92,20 @@ class Store:
         return (self._mlflow.exceptions.MlflowException, requests.RequestException, SQLAlchemyError, OSError)
 
     @contextlib.contextmanager
-    def reaching(self) -> Iterator[None]:
-        """Turns every failure of the store into one line, and forgets the connection."""
+    def reaching(self, what: str = "the records", otherwise: str = "") -> Iterator[None]:
+        """Turns every failure of the store into one line, and forgets the connection.
+
+        `what` it does not take, and what to do then (default: of records).
+        """
         try:
             yield
         except self.errors as error:
             self.forget()
-            raise UserError(
-                f"MLflow at {self.uri} does not take the records ({_reason(error)}). "
+            otherwise = otherwise or (
                 "They are safe in the runs' folders; forward them later: "
                 f"python -m fcdm.sync {self.runs_dir} --uri {self.uri}"
-            ) from None
+            )
+            raise UserError(f"MLflow at {self.uri} does not take {what} ({_reason(error)}). {otherwise}") from None
 
     @cached_property
     def client(self) -> Any:

@@ -24,6 +24,7 @@ from fcdm.runs.folder import Run, find_run, open_run
 from fcdm.runs.identity import readable_name, run_id, science
 from fcdm.runs.locks import locked
 from fcdm.runs.protocol import protocol_id, protocol_of
+from fcdm.runs.question import question_of
 from fcdm.runs.revision import code_revision
 
 
@@ -223,6 +224,7 @@ def _add_to_study(path: Path, study: str, asked: list[tuple[Job, Config]], comma
             "updated": time.time(),
             "revision": code_revision(),
             "command": command,
+            "question": question_of(command) or known.get("question", ""),
             "protocol_id": protocol_id(protocol),
             "protocol": protocol,
             "requests": list(requests.values()),

@@ -104,6 +104,10 @@ class Study:
     protocol_id: str
     protocol: dict[str, Any]
     requests: tuple[Request, ...]
+    commands: tuple[str, ...] = ()
+    """All that asked, as a shell takes them, the last one last."""
+    question: str = ""
+    """What it is for, in words."""
 
     def asked(self, run_id: str) -> dict[str, tuple[int, ...]]:
         """Protocol id -> budgets that this study asks of a run, what `fid` means for it first."""
@@ -227,6 +231,8 @@ def read_study_file(path: Path) -> Study:
                 )
                 for asked in content["requests"]
             ),
+            commands=tuple(str(line) for line in content.get("commands", ())),
+            question=str(content.get("question", "")),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path} lacks or garbles {error}: launch the study again to rewrite it") from None

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator
+from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -250,6 +251,8 @@ def read_study(runs_dir: Path | str, name: str) -> Study:
     """One study. Raises UserError, with the names there are, where it is missing."""
     path = Path(runs_dir) / "studies" / f"{name}.json"
     if not path.is_file():
-        there = ", ".join(study.name for study in list_studies(runs_dir)) or "none yet"
-        raise UserError(f"no study '{name}' in {runs_dir}; there: {there}")
+        names = [study.name for study in list_studies(runs_dir)]
+        near = get_close_matches(name, names, 1)
+        meant = f" (did you mean '{near[0]}'?)" if near else ""
+        raise UserError(f"no study '{name}' in {runs_dir}{meant}; there: {', '.join(names) or 'none yet'}")
     return read_study_file(path)

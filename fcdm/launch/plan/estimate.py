@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from fcdm.config.schema import Config
-from fcdm.cost import FLOAT_BYTES, FLOPS_PER_MAC
+from fcdm.cost import FLOAT_BYTES, FLOPS_PER_MAC, sampling_passes
 from fcdm.errors import UserError
 from fcdm.launch.plan.devices import DEFAULT_GPU, DEFAULT_MFU, Device, device_named, known_device
 from fcdm.launch.plan.judging_costs import decoding_macs, metrics_macs
@@ -123,9 +123,6 @@ def measured_text(config: Config, speed: Speed, flops_per_s: float) -> str:
     )
 
 
-CALLS_A_STEP = {"heun": 2}
-"""Of the model, where a sampler's step is not one call."""
-
 ADAPTIVE_CALLS = 36
 """Of `dopri5`, which takes the steps that it needs: 28 to 36 on mixtures of Gaussians at its default tolerances."""
 
@@ -142,8 +139,8 @@ def judging_flops(config: Config) -> dict[str, int]:
     """FLOPs of one evaluation, by kind."""
     forward = run_cost(config).forward_macs
     asked = config.evaluation
-    calls = ADAPTIVE_CALLS if asked.sampler == "dopri5" else asked.sampling_steps * CALLS_A_STEP.get(asked.sampler, 1)
-    passes = asked.samples * calls * (2 if asked.guidance_scale != 1.0 else 1)
+    steps = ADAPTIVE_CALLS if asked.sampler == "dopri5" else asked.sampling_steps
+    passes = asked.samples * sampling_passes(asked.sampler, steps, asked.guidance_scale)
     return {
         "sampling": FLOPS_PER_MAC * passes * forward,
         "decoding": FLOPS_PER_MAC * asked.samples * decoding_macs(config),

@@ -1,0 +1,47 @@
+"""What a study asks, in words: the comment at the top of its sweep file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+_SWEEPS = Path(__file__).resolve().parent.parent / "conf" / "sweeps"
+_CONFIG_DIRS = ("--config-dir", "-cd")
+
+
+def question_of(command: Sequence[str]) -> str:
+    """The comment at the top of the sweep file that a command names (`+sweeps=NAME`); "" where there is none.
+
+    Looked for where Hydra finds it: in `--config-dir`, then among the sweeps of this project.
+    """
+    names = [word.partition("=")[2] for word in command if word.lstrip("+").startswith("sweeps=")]
+    if not names:
+        return ""
+    folders = [*(Path(folder) / "sweeps" for folder in _config_dirs(command)), _SWEEPS]
+    for folder in folders:
+        try:
+            return leading_comment((folder / f"{names[-1].strip(chr(39))}.yaml").read_text())
+        except OSError:
+            continue
+    return ""
+
+
+def leading_comment(text: str) -> str:
+    """The comment lines before the first key of a YAML file as one text, without Hydra's `@package`."""
+    lines = []
+    for line in text.splitlines():
+        if line.strip() and not line.startswith("#"):
+            break
+        words = line.lstrip("# ").strip()
+        if words and not words.startswith("@package"):
+            lines.append(words)
+    return " ".join(lines)
+
+
+def _config_dirs(command: Sequence[str]) -> list[str]:
+    found = []
+    for word, after in zip(command, [*command[1:], ""], strict=True):
+        option, equals, value = word.partition("=")
+        if option in _CONFIG_DIRS:
+            found.append(value if equals else after)
+    return found
