@@ -38,8 +38,8 @@ slurm: setup  ## a private SLURM on this machine: its packages (apt, as root), t
 
 .PHONY: test
 test: setup lint  ## every check and test, as CI runs them
-	@# Without SLURM its tests are skipped; CI runs them all.
-	@if [ "$$CI" = true ]; then $(PYTHON) tools/install_slurm.py; fi
+	@# Without SLURM or Chromium their tests are skipped; CI runs them all.
+	@if [ "$$CI" = true ]; then $(PYTHON) tools/install_slurm.py; $(PYTHON) tools/install_chromium.py; fi
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal
 
 .PHONY: lint

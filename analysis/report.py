@@ -127,7 +127,7 @@ def _judged(judging: Judging) -> tuple[HTML, list[CellTable], list[str]]:
 
 
 def write_report(report: Report, out: Path) -> list[Path]:
-    """Writes the page and its LaTeX tables (`<page's name>-<table>.tex`); returns the files. Raises UserError."""
+    """Writes the page, and its LaTeX tables beside it (`PAGE-TABLE.tex`); returns the files. UserError if not."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

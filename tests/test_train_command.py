@@ -115,6 +115,7 @@ def test_the_projects_sweeps_are_found_from_anywhere(fcdm: Command, tmp_path: Pa
     assert done.returncode == 0, done.stderr + done.stdout
     study = json.loads((tmp_path / "runs" / "studies" / "digits.json").read_text())
     assert [item["budgets"] for item in study["requests"]] == [[2]]
+    assert study["question"].startswith("The study of `make demo`: both families")
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job", "model=N"], ["model=Q"], ["model=N", "stepz=3"]])

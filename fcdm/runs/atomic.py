@@ -109,6 +109,7 @@ def describe_oserror(error: OSError, path: Path, doing: str = "writing") -> User
         errno.EPERM: ("not permitted", f"change the permissions, {elsewhere}"),
         errno.EROFS: ("the file system is read-only", "choose another folder"),
         errno.ENOTDIR: (f"{_existing(path)} is a file, not a folder,", f"remove that file, {elsewhere}"),
+        errno.EEXIST: (f"{_existing(path)} is a file, not a folder,", f"remove that file, {elsewhere}"),
         errno.EISDIR: ("a folder stands where a file should be", f"remove it, {elsewhere}"),
         errno.ENOENT: ("no such file or folder", "check the path"),
         errno.ENAMETOOLONG: ("the name is too long", "choose a shorter one"),
