@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy import stats
+
+from analysis.intervals import LEVEL, student_quantile
 
 MISSING = "–"
 
@@ -66,11 +67,11 @@ class CellTable:
                 raise ValueError(f"{self.name}: {len(row)} cells for {len(self.columns)} columns")
 
 
-def over_seeds(values: Sequence[float], confidence: float = 0.95) -> Value:
+def over_seeds(values: Sequence[float], level: float = LEVEL) -> Value:
     """Mean of independent seeds with Student's interval, `mean ± t s / sqrt(n)`; one seed: no interval."""
     found = np.asarray(values, dtype=float)
     mean = float(found.mean()) if len(found) else float("nan")
     if len(found) < 2 or not np.isfinite(found).all():
         return Value(mean)
     spread = float(found.std(ddof=1)) / np.sqrt(len(found))
-    return Value(mean, float(stats.t.ppf((1 + confidence) / 2, len(found) - 1)) * spread)
+    return Value(mean, student_quantile((1 + level) / 2, len(found) - 1) * spread)

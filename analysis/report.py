@@ -19,10 +19,13 @@ import matplotlib as mpl
 mpl.use("Agg")
 
 from analysis.cells import CellTable
+from analysis.comparison import comparisons, sentence
 from analysis.html import HTML, element, joined
 from analysis.latex import latex_table
+from analysis.protocols import protocol_differences
 from analysis.report_cost import cost_table, devices_text
 from analysis.report_figures import figures
+from analysis.report_fits import fit_tables
 from analysis.report_page import (
     anchor,
     bullets,
@@ -38,8 +41,6 @@ from analysis.report_page import (
 from analysis.report_repeat import repeat_section
 from analysis.report_results import measured, protocol_rows, protocol_sentence, results_table
 from analysis.report_study import Judging, StudyFacts, study_facts
-from analysis.summary import ratio_sentences
-from analysis.table import protocol_differences
 from fcdm.errors import UserError
 from fcdm.launch.status.words import summary
 from fcdm.runs.atomic import describe_oserror, write_atomic
@@ -115,19 +116,25 @@ def _judged(judging: Judging) -> tuple[HTML, list[CellTable], list[str]]:
     for metric in measured(judging.table):
         found = results_table(judging.table, metric, judging.id)
         tables.append(dataclasses.replace(found, notes=(*found.notes, note)))
-    sentences = ratio_sentences(judging.table)
+    sentences = [sentence(one) for one in comparisons(judging.table)]
+    sentences = sentences or [
+        "No step ratio: no FCDM and DiT of the same size (such as N and dit/N-2) are judged here."
+    ]
     first, *rest = [dataclasses.replace(table, notes=table.notes[:-1]) for table in tables]
     parts += [element("h3", "Results"), html_table(first)]
     parts += [details("Other measures", [html_table(table) for table in rest])] if rest else []
     if judging.left_out:
         parts += [element("p", "In the table and nowhere else:", class_="warning"), bullets(judging.left_out)]
     parts += [element("h3", "Claims"), bullets(sentences)]
+    laws = fit_tables(judging.table, judging.id)
+    tables += laws
+    parts += [element("h3", "Fits"), *(details(law.caption, html_table(law)) for law in laws)]
     parts += [element("h3", "Figures"), element("div", figures(judging.table, judging.left_out), class_="figures")]
-    return joined(parts), tables, sentences
+    return joined(parts), tables, [*sentences, *judging.left_out]
 
 
 def write_report(report: Report, out: Path) -> list[Path]:
-    """Writes the page, and its LaTeX tables beside it (`PAGE-TABLE.tex`); returns the files. UserError if not."""
+    """Writes the page, and its LaTeX tables beside it (PAGE-TABLE.tex); returns the files. Raises UserError."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

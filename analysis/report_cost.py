@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from analysis.cells import CellTable, Value
+from analysis.cells import Cell, CellTable, Value
 from fcdm.cost import FLOPS_PER_MAC, sampling_passes
 from fcdm.runs.files import Segment
 from fcdm.runs.reader import RunView
@@ -87,7 +87,7 @@ def folder_bytes(folder: Path) -> int:
 
 def cost_table(views: Iterable[RunView], models: dict[str, str]) -> tuple[CellTable, Cost]:
     """A row for each run and the sum. `models`: run -> how it is called."""
-    rows = []
+    rows: list[list[Cell]] = []
     total = Cost()
     for view in views:
         cost = run_cost(view)
@@ -117,7 +117,7 @@ def devices_text(cost: Cost) -> str:
     return "; ".join(parts) or "No work is recorded."
 
 
-def _cells(cost: Cost) -> list[Value]:
+def _cells(cost: Cost) -> list[Cell]:
     hours = sum(cost.hours.values())
     numbers = (hours, cost.judging_hours, cost.train_flops / 1e15, cost.sampling_flops / 1e15, cost.disk_bytes / 1e6)
     return [Value(value) for value in numbers]

@@ -82,7 +82,7 @@ def figures(table: pd.DataFrame, left_out: tuple[str, ...]) -> list[HTML]:
         image = element("img", src=picture, alt=alt_text(kind, table, numbers), style=f"width: {width:.1f}rem")
         told = [kind.caption]
         if left_out and kind.name != "samples":
-            told.append(f"Left out: {'; '.join(left_out)}.")
+            told.append(f"Not drawn: {'; '.join(left_out)}.".replace("left out: ", ""))
         caption = element("figcaption", element("strong", f"{kind.title}. "), " ".join(told))
         name = f"{kind.name}-{table['protocol_id'].iloc[0]}"
         made.append(element("figure", image, caption, id=name, class_="whole" if kind.picture == "png" else None))

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
+from analysis.comparison import dropped
 from analysis.table import display_name, tidy_table
 from fcdm.errors import UserError
 from fcdm.launch.status.overview import Looker, what_is_asked
@@ -124,21 +124,5 @@ def _judging(folder: Path, study: Study, protocol: str, rows: Iterable[Row], vie
     table = None
     if any(row.state == DONE for row in mine):
         table = tidy_table(folder, study.name, protocol)
-    left_out = tuple(_left_out(table)) if table is not None else ()
+    left_out = tuple(dropped(table)) if table is not None else ()
     return Judging(protocol, settings, floor, table, len(mine), left_out)
-
-
-def _left_out(table: pd.DataFrame) -> Iterable[str]:
-    """What `analysis.comparison.lines` leaves out of a curve: numbers that are none, and budgets of some seeds only."""
-    bad = ~(np.isfinite(table["fid"]) & (table["fid"] > 0))
-    for run, found in table[bad].groupby("run"):
-        steps = ", ".join(f"{step:,}" for step in found["steps"])
-        yield f"{run}: FID {found['fid'].iloc[0]:g} at {steps} steps; in no curve, fit or claim"
-    for label, found in table[~bad].groupby("label"):
-        seeds = found["seed"].nunique()
-        for steps, at in found.groupby("steps"):
-            if (there := at["seed"].nunique()) < seeds:
-                yield (
-                    f"{label} at {steps:,} steps: judged for {there} of {seeds} seeds, and a mean over other seeds "
-                    "than its neighbours' would bend the curve; in no curve, fit or claim"
-                )

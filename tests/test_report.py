@@ -202,9 +202,9 @@ def test_a_run_that_diverged_is_named_where_it_is_left_out(tmp_path: Path) -> No
         path.write_text(json.dumps(content))
     make_study(tmp_path, folders)
     text = Page(report.make_report(study_facts(tmp_path, "demo")).html).text
-    assert f"{folders[1].name}: FID nan at 400 steps" in text
-    assert "FCDM-N at 400 steps: judged for 1 of 2 seeds" in text
-    assert text.count("Left out: ") >= 2
+    assert f"left out: FCDM-N, seed 1, has no FID at 400 (nan) ({folders[1].name})" in text
+    assert "left out: FCDM-N at 400 steps, which seed 1 has not been judged at" in text
+    assert text.count("Not drawn: ") == 3
 
 
 # --- what cannot be ----------------------------------------------------------------------------------
