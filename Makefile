@@ -31,6 +31,10 @@ ui: setup  ## MLflow's dashboards of the runs, on http://127.0.0.1:5000
 	@$(PY) -m mlflow server --host 127.0.0.1 --port $(PORT) --workers 1 \
 	  --backend-store-uri sqlite:///$(RUNS)/mlflow.db --artifacts-destination $(RUNS)/mlflow-artifacts
 
+.PHONY: notebooks
+notebooks: setup  ## run the notebooks of analysis/ again, in place
+	@OMP_NUM_THREADS=1 $(PY) tools/notebooks.py
+
 .PHONY: slurm
 slurm: setup  ## a private SLURM on this machine: its packages (apt, as root), then slurm/devcluster.py up
 	@$(PYTHON) tools/install_slurm.py

@@ -19,10 +19,10 @@ import matplotlib as mpl
 mpl.use("Agg")
 
 from analysis.cells import CellTable
-from analysis.comparison import comparisons, sentence
 from analysis.html import HTML, element, joined
 from analysis.latex import latex_table
 from analysis.protocols import protocol_differences
+from analysis.report_claims import Split, findings
 from analysis.report_cost import cost_table, devices_text
 from analysis.report_figures import figures
 from analysis.report_fits import fit_tables
@@ -65,12 +65,13 @@ def make_report(facts: StudyFacts, now: float | None = None) -> Report:
     told = [f"{facts.study.name}: {summary(facts.rows)}"]
     if len(facts.judgings) > 1:
         sections.append(("Protocols", _differences(facts)))
-    for place, judging in enumerate(facts.judgings):
-        section, found, sentences = _judged(judging)
-        headline = " (headline)" if place == 0 and len(facts.judgings) > 1 else ""
-        sections.append((f"Judged by {judging.id}{headline}", section))
+    headline: list[str] = []
+    for judging in facts.judgings:
+        section, found, lines = _judged(judging)
+        headline = headline or lines
+        sections.append((_name(facts, judging), section))
         tables += found
-        told += sentences
+        told += lines
     models = {run: facts.model(run) for run in facts.runs}
     costs, total = cost_table(facts.views.values(), models)
     tables.append(costs)
@@ -81,7 +82,7 @@ def make_report(facts: StudyFacts, now: float | None = None) -> Report:
     sections.append(("Tables as LaTeX", joined([element("p", "For \\usepackage{booktabs}."), latex])))
     told.append(f"cost so far: {devices_text(total)}, {total.train_flops / 1e15:.3g} PFLOPs of training")
     moment = time.time() if now is None else now
-    html = page(f"Study {facts.study.name}", sections, lead(facts, code_revision(), moment))
+    html = page(f"Study {facts.study.name}", sections, lead(facts, headline, code_revision(), moment))
     return Report(facts.study.name, html, tuple(tables), tuple(told))
 
 
@@ -90,8 +91,8 @@ def _differences(facts: StudyFacts) -> HTML:
     parts = [
         element(
             "p",
-            f"The study judges by {len(facts.judgings)} protocols, whose numbers cannot be compared. Each has a part of "
-            "its own below, the headline first.",
+            f"The study judges by {len(facts.judgings)} protocols, whose numbers cannot be compared. Each has a part "
+            "of its own below, the headline first.",
         )
     ]
     if len(known) > 1:
@@ -116,25 +117,25 @@ def _judged(judging: Judging) -> tuple[HTML, list[CellTable], list[str]]:
     for metric in measured(judging.table):
         found = results_table(judging.table, metric, judging.id)
         tables.append(dataclasses.replace(found, notes=(*found.notes, note)))
-    sentences = [sentence(one) for one in comparisons(judging.table)]
-    sentences = sentences or [
-        "No step ratio: no FCDM and DiT of the same size (such as N and dit/N-2) are judged here."
-    ]
+    said = Split.of(judging.table)
+    claimed = said.tables(judging.id)
     first, *rest = [dataclasses.replace(table, notes=table.notes[:-1]) for table in tables]
     parts += [element("h3", "Results"), html_table(first)]
     parts += [details("Other measures", [html_table(table) for table in rest])] if rest else []
     if judging.left_out:
         parts += [element("p", "In the table and nowhere else:", class_="warning"), bullets(judging.left_out)]
-    parts += [element("h3", "Claims"), bullets(sentences)]
+    parts += [element("h3", "Claims"), html_table(claimed[0])]
+    parts += [details(found.caption, html_table(found, caption=False)) for found in claimed[1:]]
+    tables += [dataclasses.replace(found, notes=(*found.notes, note)) for found in claimed]
     laws = fit_tables(judging.table, judging.id)
     tables += laws
     parts += [element("h3", "Fits"), *(details(law.caption, html_table(law)) for law in laws)]
     parts += [element("h3", "Figures"), element("div", figures(judging.table, judging.left_out), class_="figures")]
-    return joined(parts), tables, [*sentences, *judging.left_out]
+    return joined(parts), tables, [*findings(said.ours), *judging.left_out]
 
 
 def write_report(report: Report, out: Path) -> list[Path]:
-    """Writes the page, and its LaTeX tables beside it (PAGE-TABLE.tex); returns the files. Raises UserError."""
+    """Writes the page, and its LaTeX tables beside it (PAGE-TABLE.tex); returns them. Raises UserError."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

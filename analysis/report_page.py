@@ -15,6 +15,8 @@ from analysis.report_study import Judging, StudyFacts, state_text
 from fcdm.launch.status.rows import DONE
 from fcdm.launch.status.words import plural, summary
 
+SHORT = 32
+"""Letters of a word or name that a table does not break."""
 STYLE_SHEET = Path(__file__).with_name("report.css")
 
 
@@ -52,7 +54,9 @@ def html_table(table: CellTable, *, caption: bool = True) -> HTML:
 
     def cell(at: int, content: str | Value, tag: str = "td") -> HTML:
         scope = "col" if tag == "th" else None
-        return element(tag, str(content), class_=None if at in table.texts else "number", scope=scope)
+        text = str(content)
+        kind = "number" if at not in table.texts else "short" if len(text) <= SHORT else None
+        return element(tag, text, class_=kind, scope=scope)
 
     head = element("thead", element("tr", [cell(at, name, "th") for at, name in enumerate(table.columns)]))
     rows = [element("tr", [cell(at, content) for at, content in enumerate(row)]) for row in table.rows]
@@ -73,8 +77,8 @@ def code(text: str) -> HTML:
     return element("pre", element("code", text))
 
 
-def lead(facts: StudyFacts, revision: str, now: float) -> HTML:
-    """What is under the title: what it is about and how much of it is there."""
+def lead(facts: StudyFacts, found: list[str], revision: str, now: float) -> HTML:
+    """What is under the title: what it is about, how much of it is there, what was `found`."""
     done = sum(row.state == DONE for row in facts.rows)
     when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(now))
     parts = [
@@ -85,6 +89,11 @@ def lead(facts: StudyFacts, revision: str, now: float) -> HTML:
             f" in {plural(len(facts.runs), 'run')}: {summary(facts.rows)}. Written {when} by revision {revision}.",
         ),
     ]
+    if found:
+        name = facts.judgings[0].id
+        parts.append(
+            element("div", element("p", element("strong", f"Found, judged by {name}:")), bullets(found), class_="found")
+        )
     if done < len(facts.rows):
         text = "This report is of a part of the study: see "
         parts.append(element("p", text, element("a", "what is missing", href="#runs"), ".", class_="warning"))

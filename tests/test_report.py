@@ -135,7 +135,7 @@ def test_half_of_the_runs_are_missing_and_it_is_said(page: Path, runs: Path) -> 
     assert "git checkout abc1234" in text
     assert "sampling_steps" in text
     assert "heads: 4" in text  # a frozen configuration
-    assert "FCDM-N reaches" in text or "FCDM-N against" in text
+    assert "FCDM-N against DiT-N/2, 8 px: steps to equal FID: " in text
 
 
 def test_in_a_browser(page: Path, tmp_path: Path) -> None:
