@@ -265,6 +265,13 @@ def test_runs_of_one_name_say_what_tells_them_apart(jobs: Any) -> None:
         "optimiser.lr=0.001 ema.rampup=0.1",
     ]
     assert {run.differs for run in make_plan(jobs("model=N,M"), PlanOptions()).runs} == {""}
+    # where many keys vary, each run by what is unusual of it
+    many = jobs("model=N", "seed=0")
+    for key in ("seed=1", "batch_size=64", "model.grn=false", "optimiser.lr=1e-3", "ema.decay=0.5"):
+        many += jobs("model=N", key)
+    assert [run.differs for run in make_plan(many, PlanOptions()).runs] == [
+        "as most others", "seed=1", "batch_size=64", "model.grn=False", "optimiser.lr=0.001", "ema.decay=0.5",
+    ]  # fmt: skip
 
 
 # --- what is on its way, what is measured ----------------------------------------------------------------------

@@ -148,6 +148,25 @@ def test_the_whole_paper_shares_its_runs() -> None:
         assert sharing.studies[name].training_flops == pytest.approx(flops, rel=1e-12)
 
 
+def test_the_documents_numbers_are_the_plans() -> None:
+    sharing = planned(jobs_of("paper")).sharing
+    assert sharing is not None
+    amounts = {**sharing.studies, "paper": sharing.together, "sum of each alone": sharing.alone}
+    amounts["saved by sharing"] = sharing.saved
+    seen = set()
+    for line in (SWEEPS.parent / "docs" / "experiments.md").read_text().splitlines():
+        cells = [cell.strip(" *").replace(",", "") for cell in line.strip("|").split("|")]
+        name = next((name for name in amounts if len(cells) == 9 and cells[0].strip("`").startswith(name)), None)
+        if name is None:
+            continue
+        seen.add(name)
+        one = amounts[name]
+        assert one.gpu_hours is not None
+        expected = [one.runs, one.evaluations, one.training_flops / 1e18, one.judging_flops / 1e18, one.gpu_hours]
+        assert list(map(float, cells[2:8])) == pytest.approx([*expected, one.checkpoint_bytes / 1e9], rel=0.01), name
+    assert seen == set(amounts)
+
+
 # --- the command ---------------------------------------------------------------------------------------------
 
 
