@@ -11,7 +11,7 @@ import argparse
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +32,7 @@ from analysis.pairs import (
 )
 from analysis.published import published
 from analysis.table import tidy_table
+from analysis.tuning import tune, tuned_as, unfair
 from fcdm.errors import UserError
 from fcdm.runs.atomic import write_atomic
 
@@ -120,8 +121,9 @@ def claims(table: pd.DataFrame | None, others: pd.DataFrame) -> list[Claim]:
     """Every claim, the papers' first. `table`: `tidy_table`'s (None: no runs); `others`: `published`'s."""
     own = pairs_of(table) if table is not None and len(table) else []
     found = []
+    pair_of = cache(partial(published_pair, others))
     for one in _paper_claims():
-        theirs = published_pair(others, *one.models, one.resolution)
+        theirs = pair_of(*one.models, one.resolution)
         side = one.compute(theirs) if theirs is not None else Side(f"no published FIDs of {' and '.join(one.models)}")
         found.append(Claim(one.key, one.kind, one.claim, side, _of_runs(one, own)))
     for pair in own:
@@ -221,16 +223,20 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--runs", help="folder of the runs, or MLflow URI; without it, published points only")
     parser.add_argument("--study", help="only this study's runs and budgets")
     parser.add_argument("--protocol", metavar="ID", help="the protocol, where runs were judged by several")
+    parser.add_argument("--tuning", metavar="STUDY", help="the study that chose the settings: says whether it did")
     parser.add_argument("--csv", metavar="FILE", help="write the table there as well")
     options = parser.parse_args(arguments)
     try:
-        if options.runs is None and (options.study or options.protocol):
-            raise UserError("--study and --protocol choose among runs: say which with --runs DIR")
+        if options.runs is None and (options.study or options.protocol or options.tuning):
+            raise UserError("--study, --protocol and --tuning choose among runs: say which with --runs DIR")
         table = tidy_table(options.runs, options.study, options.protocol) if options.runs else None
         found = claims(table, published())
         print_claims(found)
         if table is not None:
             lines = [*table.attrs["left_out"], *dropped(table), *table.attrs["missing"]]
+            if options.tuning:
+                tuned = tune(tidy_table(options.runs, options.tuning))
+                lines = [*tuned_as(table, tuned), *unfair(tuned), *lines]
             print("\n" + "\n".join(lines) if lines else "")
         if options.csv:
             write_atomic(Path(options.csv), claims_frame(found).to_csv(index=False))

@@ -200,8 +200,6 @@ def sentence(one: Comparison) -> str:
             text += f", no clear ratio ({flops.lowest:.1f} to {flops.highest:.1f} times)"
     else:
         text += f"; in training FLOPs: {one.flops}"
-    if isinstance(one.seconds, RatioRange) and not one.seconds.unclear:
-        text += f"; at FID {one.seconds.target:.3g} {_times(one.seconds.ratio, f'hours on {one.a.devices[0]}')}"
     cut = f"; FIDs under {FLOORS * one.floor:.3g}, twice the floor, refused" if found.cut_by_floor else ""
     return f"{text} ({_conditions(one)}{cut})."
 

@@ -18,6 +18,7 @@ from statistics import NormalDist
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
+from scipy.special import stdtrit
 
 from analysis.step_efficiency import log_amounts
 
@@ -87,9 +88,7 @@ def resampled(one: Trajectories, targets: np.ndarray, resamples: int, seed: int)
 
 def student_quantile(share: float, df: float) -> float:
     """Quantile of Student's t with `df` degrees of freedom."""
-    from scipy.stats import t  # scipy.stats takes half a second to import
-
-    return float(t.ppf(share, df)) if np.isfinite(df) else NormalDist().inv_cdf(share)
+    return float(stdtrit(df, share)) if np.isfinite(df) else NormalDist().inv_cdf(share)
 
 
 def _interval(

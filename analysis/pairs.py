@@ -148,14 +148,17 @@ def budgets(pair: Pair, steps_a: float, steps_b: float) -> Side:
 
 def equal_fid(pair: Pair, axis: str, target: float | None = None) -> Side:
     """The ratio at one target (None: the middle of all shared ones), how far it moves, and its interval over seeds."""
-    if pair.lines is not None and axis == "device_seconds" and (why := incomparable(*pair.lines)):
-        return Side(f"no ratio: {why}", pair.rests_on)
+    rests_on = pair.rests_on
+    if pair.lines is not None and axis == "device_seconds":
+        if why := incomparable(*pair.lines):
+            return Side(f"no ratio: {why}", rests_on)
+        rests_on += f"; wall time of training on {pair.lines[0].devices[0]}, with whatever else that machine did"
     a, b = pair.curves(axis)
     text = ""
     if target is None:
         span = ratio_range(pair.a[axis], pair.a["fid"], pair.b[axis], pair.b["fid"], pair.floor)
         if isinstance(span, str):
-            return Side(f"no ratio: {span}{_bound(pair, axis)}", pair.rests_on)
+            return Side(f"no ratio: {span}{_bound(pair, axis)}", rests_on)
         target = span.target
         text = f"; {times(span.lowest)} to {times(span.highest)} over {pair.distance} "
         text += f"{span.worst:.3g} to {span.best:.3g}"
@@ -165,10 +168,10 @@ def equal_fid(pair: Pair, axis: str, target: float | None = None) -> Side:
             text += f", so no clear ratio: {span.unclear}"
     one = equal_fid_ratio(a, b, target, pair.floor)
     if one.refused:
-        return Side(f"refused: {one.refused}", pair.rests_on)
+        return Side(f"refused: {one.refused}", rests_on)
     if np.isnan(one.ratio):
         why = " and ".join(f"{name}: {at.how}" for name, at in ((pair.name_a, one.a), (pair.name_b, one.b)))
-        return Side(f"no ratio at {pair.distance} {target:.4g} ({why})", pair.rests_on)
+        return Side(f"no ratio at {pair.distance} {target:.4g} ({why})", rests_on)
     text = f"{_fewer(one.ratio)} {UNITS[axis]} at {pair.distance} {target:.4g}{text}"
     if pair.distance == "FID":
         text += _sensitivity(a, b, target)
@@ -183,7 +186,7 @@ def equal_fid(pair: Pair, axis: str, target: float | None = None) -> Side:
             text += f"; {row['note']}"
     else:
         text += "; one run of each: no interval over training"
-    return Side(text, pair.rests_on, one.ratio, low, high)
+    return Side(text, rests_on, one.ratio, low, high)
 
 
 def efficiency_curve(pair: Pair, axis: str = "steps") -> pd.DataFrame:

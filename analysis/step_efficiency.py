@@ -148,7 +148,7 @@ def reach(curve: FidCurve, target: float) -> Reach:
     """What had been spent when the curve was first at or below `target`; bounds where that was not measured."""
     if len(curve.amount) == 0:
         return Reach(np.nan, 0.0, np.inf, "not reached")
-    found = log_amounts(np.log(curve.amount), curve.fid, np.array([float(target)]))[0]
+    found = _logs(curve, np.array([float(target)]))[0]
     if found == np.inf:
         return Reach(np.nan, float(curve.amount[-1]), np.inf, "not reached")
     if found == -np.inf:
@@ -189,26 +189,24 @@ def ratio_curve(
     Columns: target, amount_a, amount_b, ratio, low, high (the extremes over either curve shifted up or down by
     `error`), low_open, high_open (a shift leaves what was measured: the end is only a bound, the truth may be beyond).
     """
-    rows = []
     chosen = shared_targets(a, b, floor) if targets is None else np.atleast_1d(np.asarray(targets, dtype=float))
-    for target in chosen:
-        one = equal_fid_ratio(a, b, float(target), floor)
-        # A curve shifted up by `error` reaches the target where the unshifted one reaches target - error.
-        shifted = [(reach(a, target - s * error), reach(b, target)) for s in (-1, 1)]
-        shifted += [(reach(a, target), reach(b, target - s * error)) for s in (-1, 1)]
-        low, high, low_open, high_open = one.ratio, one.ratio, False, False
-        for at_a, at_b in shifted:
-            # What is not measured counts by the end of the curve: b at least that, a at most that, and open beyond.
-            amount_a = _inside(at_a)
-            amount_b = _inside(at_b)
-            low, high = np.fmin(low, amount_b / amount_a), np.fmax(high, amount_b / amount_a)
-            low_open |= at_b.how == "before the first point" or at_a.how == "not reached"
-            high_open |= at_a.how == "before the first point" or at_b.how == "not reached"
-        if np.isnan(one.ratio):
-            low = high = np.nan
-        rows.append((target, one.a.amount, one.b.amount, one.ratio, low, high, low_open, high_open))
+    at_a, at_b = _logs(a, chosen), _logs(b, chosen)
+    with np.errstate(invalid="ignore"):  # inf - inf: neither was measured
+        ratio = np.exp(at_b - at_a)
+    ratio[~np.isfinite(at_a) | ~np.isfinite(at_b) | (chosen < FLOORS * floor)] = np.nan
+    low, high = ratio.copy(), ratio.copy()
+    low_open, high_open = np.zeros(len(chosen), dtype=bool), np.zeros(len(chosen), dtype=bool)
+    # A curve shifted up by `error` reaches the target where the unshifted one reaches target - error.
+    for shift_a, shift_b in ((-error, 0.0), (error, 0.0), (0.0, -error), (0.0, error)):
+        moved_a, moved_b = _logs(a, chosen - shift_a), _logs(b, chosen - shift_b)
+        # What was not measured counts by the end of the curve that it lies beyond, and that side is open.
+        moved = np.exp(_to_the_end(b, moved_b) - _to_the_end(a, moved_a))
+        low, high = np.minimum(low, moved), np.maximum(high, moved)
+        low_open |= (moved_b == -np.inf) | (moved_a == np.inf)
+        high_open |= (moved_a == -np.inf) | (moved_b == np.inf)
+    amounts = [np.where(np.isfinite(at), np.exp(at), np.nan) for at in (at_a, at_b)]
     names = ["target", "amount_a", "amount_b", "ratio", "low", "high", "low_open", "high_open"]
-    return pd.DataFrame(rows, columns=names)
+    return pd.DataFrame(dict(zip(names, (chosen, *amounts, ratio, low, high, low_open, high_open), strict=True)))
 
 
 def ratio_range(
@@ -243,8 +241,15 @@ def ratio_range(
     )
 
 
-def _inside(found: Reach) -> float:
-    """The amount, or the end of the curve that it lies beyond."""
-    if found.how == "not reached":
-        return found.at_least
-    return found.at_most
+def _logs(curve: FidCurve, targets: np.ndarray) -> np.ndarray:
+    """`log_amounts` of a curve; of one without points: never."""
+    if len(curve.amount) == 0:
+        return np.full(len(targets), np.inf)
+    return log_amounts(np.log(curve.amount), curve.fid, targets)
+
+
+def _to_the_end(curve: FidCurve, logs: np.ndarray) -> np.ndarray:
+    """Log amounts, those outside what was measured by the end of the curve that they lie beyond; NaN without points."""
+    if len(curve.amount) == 0:
+        return np.full(len(logs), np.nan)
+    return np.clip(logs, np.log(curve.amount[0]), np.log(curve.amount[-1]))

@@ -89,7 +89,8 @@ def tidy_table(source: Path | str, study: str | None = None, protocol: str | Non
     judged by its headline protocol. `protocol`: an id; needed where there are several and no study says which.
     `attrs["left_out"]` of the table: lines that say which results of other protocols it leaves out unasked.
     `attrs["protocol"]`: the protocol itself, as far as it was recorded. `attrs["missing"]`: lines that name what the
-    study asked for and nobody has judged yet.
+    study asked for and nobody has judged yet. `attrs["settings"]`: label -> the config's keys and values that set it
+    apart from the same model's other settings.
     Raises UserError where there is nothing, or several protocols with no way to choose.
     """
     if "://" in str(source):
@@ -110,7 +111,7 @@ def tidy_table(source: Path | str, study: str | None = None, protocol: str | Non
         if not curves:
             raise UserError(f"study '{study}' has no run in {source} yet; studies there: {', '.join(there) or 'none'}")
     chosen = choose_protocol(curves, study, protocol)
-    labels = _labels(curves)
+    labels, settings = _labels(curves)
     counted = [
         (run, judged)
         for run in curves
@@ -137,6 +138,7 @@ def tidy_table(source: Path | str, study: str | None = None, protocol: str | Non
     ]
     told = (run.protocols[chosen]["protocol"] for run, _ in counted if run.protocols.get(chosen, {}).get("protocol"))
     table.attrs["protocol"] = dict(next(told, {}))
+    table.attrs["settings"] = settings
     table.attrs["missing"] = _missing(curves, study, chosen, labels) if study is not None else []
     return table
 
@@ -158,15 +160,18 @@ def display_name(model: str, family: str) -> str:
     return f"DiT-{size.replace('-', '/', 1)}" if family == "dit" else f"{family.upper()}-{size}"
 
 
-def _labels(curves: Iterable[RunCurves]) -> dict[str, tuple[str, str]]:
-    """Run -> (label, variant). A label names what sets a variant apart from its namesakes: `FCDM-N lr=0.001`."""
+def _labels(curves: Iterable[RunCurves]) -> tuple[dict[str, tuple[str, str]], dict[str, dict[str, str]]]:
+    """Run -> (label, variant), and label -> what sets its variant apart from its namesakes, by the config's keys.
+
+    A label names these: `FCDM-N lr=0.001`.
+    """
     by_name: dict[str, dict[str, dict[str, str]]] = {}
     variant_of = {}
     for run in curves:
         config = {key: value for key, value in run.config.items() if key not in NOT_A_VARIANT}
         variant_of[run.name] = variant = ",".join(f"{key}={config[key]}" for key in sorted(config))
         by_name.setdefault(display_name(run.model, run.family), {})[variant] = config
-    labels = {}
+    labels, settings = {}, {}
     for run in curves:
         name = display_name(run.model, run.family)
         variants = by_name[name]
@@ -175,7 +180,8 @@ def _labels(curves: Iterable[RunCurves]) -> dict[str, tuple[str, str]]:
         differing = [key for key in keys if len({config.get(key) for config in variants.values()}) > 1]
         suffix = "".join(f" {key.rsplit('.', 1)[-1]}={own.get(key, 'none')}" for key in differing)
         labels[run.name] = (name + suffix, variant_of[run.name])
-    return labels
+        settings[name + suffix] = {key: own.get(key, "none") for key in differing}
+    return labels, settings
 
 
 def _row(run: RunCurves, judged: Judged, label: str, variant: str) -> dict[str, Any]:
