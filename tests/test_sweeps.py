@@ -45,6 +45,7 @@ BUDGETS: dict[str, tuple[int, int, list[int]]] = {
     "digits_long": (4, 26, [3_200, 6_400]),
     "digits_resolution": (6, 24, [800]),
     "digits_hyperparameters": (40, 40, [800]),
+    "digits_seeds": (10, 40, [800, 1_600]),
 }
 """Of the files named here: runs, evaluations, and (some of) the budgets: the last one of each run among them."""
 
