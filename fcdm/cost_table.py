@@ -12,8 +12,8 @@ from typing import Any, NoReturn
 from fcdm.config.model_checks import check_model
 from fcdm.config.presets import Setting, load_preset, preset_names, preset_setting
 from fcdm.config.schema import ModelConfig
-from fcdm.cost import model_cost
 from fcdm.errors import UserError
+from fcdm.runs.costs import cost_of
 
 PAPER_RESOLUTIONS = {"imagenet": (256, 512)}
 """Resolutions shown per data set where there is more than its recipe's."""
@@ -77,7 +77,7 @@ def _row(
 ) -> dict[str, Any]:
     steps, batch_size = steps or setting.steps, batch_size or setting.batch_size
     side = resolution // setting.downsample
-    cost = model_cost(config, channels=setting.channels, side=side, classes=setting.classes)
+    cost = cost_of(config, channels=setting.channels, side=side, classes=setting.classes)
     return {
         "model": config.name,
         "resolution": resolution,

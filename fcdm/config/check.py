@@ -35,6 +35,9 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "evaluation.features": ("digits-cnn", "inception"),
 }
 
+FREE = ("grids.", "model.options.")
+"""Below these, keys are the user's own."""
+
 RESOURCES: dict[str, tuple[float, bool, float]] = {
     "gpus": (0, True, 4096),
     "nodes": (1, True, 1024),
@@ -95,7 +98,7 @@ def checked(composed: DictConfig) -> Config:
     plain = {str(key): value for key, value in values.items()}
     known = known_keys()
     for key in flat_keys(plain):
-        if key not in known and not key.startswith("grids."):
+        if key not in known and not key.startswith(FREE):
             raise UserError(unknown_key(key, known))
     config = config_from(plain)
     check(config)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from fcdm.config.schema import DiTConfig, FCDMConfig, ModelConfig
+from fcdm.config.custom_checks import check_custom
+from fcdm.config.schema import FAMILIES, CustomConfig, DiTConfig, FCDMConfig, ModelConfig
 from fcdm.errors import UserError
 
 
@@ -20,8 +21,11 @@ def check_model(config: ModelConfig, side: int, resolution: int, downsample: int
         multiple = config.patch_size
         reason = f"DiT cuts patches, so the latents' side must be a multiple of model.patch_size={multiple}"
         unit = "patch_size*downsample"
+    elif isinstance(config, CustomConfig):
+        check_custom(config)
+        multiple, reason, unit = 1, "the latents' side must be a whole number", "downsample"
     else:
-        raise UserError(f"model.family={config.family!r}: unknown; write fcdm or dit")
+        raise UserError(f"model.family={config.family!r}: unknown; write {', '.join(FAMILIES)}")
     if side < 1 or side % multiple or side * downsample != resolution:
         step = multiple * downsample
         below = resolution // step * step

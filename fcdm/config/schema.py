@@ -24,6 +24,11 @@ class ModelConfig:
     family: str = MISSING
     name: str = MISSING
 
+    @property
+    def kind(self) -> str:
+        """What runs of one kind are grouped by: the family; of a user's own model the name of its class."""
+        return self.family
+
 
 @dataclass
 class FCDMConfig(ModelConfig):
@@ -58,7 +63,24 @@ class DiTConfig(ModelConfig):
     mlp_ratio: int = 4
 
 
-FAMILIES: dict[str, type[ModelConfig]] = {"fcdm": FCDMConfig, "dit": DiTConfig}
+@dataclass
+class CustomConfig(ModelConfig):
+    """A model of the user's own (docs/your_model.md): a class, or a function that returns a module."""
+
+    family: str = "custom"
+    target: str = MISSING
+    """`my_unet.MyUNet`, as Python would import it from the working directory, PYTHONPATH or installed packages."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Keywords for it, plain values; what it is given besides: channels, out_channels, side, classes."""
+    source: str | None = None
+    """sha256 of its source files; null: of those that are there (`fcdm.config.custom_source`)."""
+
+    @property
+    def kind(self) -> str:
+        return self.target.replace(":", ".").rsplit(".", 1)[-1]
+
+
+FAMILIES: dict[str, type[ModelConfig]] = {"fcdm": FCDMConfig, "dit": DiTConfig, "custom": CustomConfig}
 """What `model.family` may be."""
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 
-from fcdm.config.schema import Config, DiTConfig, FCDMConfig
+from fcdm.config.schema import FAMILIES, Config
 
 PLUGINS = "hydra_plugins.fcdm_plugins.plugins"
 
@@ -31,8 +31,8 @@ class LocalConfig:
 def register_schema() -> None:
     store = ConfigStore.instance()
     store.store(group="schema", name="config", node=Config)
-    store.store(group="schema", name="fcdm", node=FCDMConfig)
-    store.store(group="schema", name="dit", node=DiTConfig)
+    for family, node in FAMILIES.items():
+        store.store(group="schema", name=family, node=node)
     store.store(group="hydra/sweeper", name="fcdm", node=SweeperConfig)
     store.store(group="hydra/launcher", name="local", node=LocalConfig)
     # Stands in for the stock launcher of that name: after Hydra's scan of the plugins (which happens once), since it

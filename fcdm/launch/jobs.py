@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from fcdm.config.check import budgets, config_from
-from fcdm.config.schema import Config
+from fcdm.config.schema import Config, CustomConfig
 from fcdm.data.dataset import data_checksum
 from fcdm.errors import UserError
 from fcdm.launch.averages import agree_on_averages, refuse_unreachable
 from fcdm.runs.atomic import write_json
 from fcdm.runs.costs import train_flops
+from fcdm.runs.custom import check_models, with_source
 from fcdm.runs.folder import Run, find_run, open_run
 from fcdm.runs.identity import readable_name, run_id, science
 from fcdm.runs.locks import locked
@@ -126,10 +127,13 @@ def data_is_here(config: Config) -> bool:
 
 
 def make_jobs(configs: Iterable[Config], data_needed: bool = True) -> list[Job]:
-    """Join what is asked into jobs: one per run, budgets joined.
+    """Join what is asked into jobs: one per run, budgets joined. Users' own models are tried (`fcdm.runs.custom`).
 
-    Raises UserError for data that is not there; with `data_needed=False` its checksum is `NOT_HERE` and its path.
+    Raises UserError for a model that does not run, and for data that is not there; with `data_needed=False` its
+    checksum is `NOT_HERE` and its path.
     """
+    configs = [with_own_source(config) for config in configs]
+    check_models(configs)
     jobs: dict[str, Job] = {}
     folders: set[str] = set()
     for config in configs:
@@ -158,6 +162,13 @@ def make_jobs(configs: Iterable[Config], data_needed: bool = True) -> list[Job]:
         agree_on_averages(job.parts)
         refuse_unreachable(job.parts, job.id)
     return list(jobs.values())
+
+
+def with_own_source(config: Config) -> Config:
+    """The configuration with the hash of the model's source, where the model is the user's own."""
+    if not isinstance(config.model, CustomConfig):
+        return config
+    return dataclasses.replace(config, model=with_source(config.model))
 
 
 def _checksum(config: Config, data_needed: bool) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import nn
 
 from fcdm.config.model_checks import check_model
-from fcdm.config.schema import DiTConfig, FCDMConfig, ModelConfig
+from fcdm.config.schema import CustomConfig, DiTConfig, FCDMConfig, ModelConfig
+from fcdm.models.custom import build_custom
 from fcdm.models.dit import DiT
 from fcdm.models.fcdm import FCDM
 
@@ -38,7 +39,16 @@ def build_model(
             learn_sigma=learn_sigma,
             activation_checkpointing=activation_checkpointing,
         )
-    assert isinstance(config, DiTConfig)  # check_model knows these two families only
+    if isinstance(config, CustomConfig):
+        return build_custom(
+            config,
+            channels=channels,
+            side=side,
+            classes=classes,
+            learn_sigma=learn_sigma,
+            activation_checkpointing=activation_checkpointing,
+        )
+    assert isinstance(config, DiTConfig)  # check_model knows these families only
     return DiT(
         config,
         channels=channels,

@@ -1,0 +1,167 @@
+"""Users' own models before anything starts: their source hashed, their code tried, their cost counted; all once.
+
+Trying needs torch and runs the user's code, so a process of its own does it, for all models of a command at a time.
+What it counted is kept in the cache folder under all that it depends on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from fcdm.config.custom_source import Source, dotted, find_source
+from fcdm.config.schema import Config, CustomConfig
+from fcdm.cost import ModelCost
+from fcdm.errors import UserError
+from fcdm.runs.atomic import write_json
+
+COUNTING = 1
+"""To be raised where the counting changes (`fcdm.models.measure`): then nothing counted before holds."""
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A question as `fcdm.models.measure.Question` takes it, in canonical JSON."""
+
+    text: str
+
+    @property
+    def target(self) -> str:
+        return str(json.loads(self.text)["model"]["target"])
+
+    @property
+    def file(self) -> Path:
+        """What was counted; torch decides what a fused attention keeps."""
+        key = hashlib.sha256(f"{COUNTING}\n{version('torch')}\n{self.text}".encode()).hexdigest()
+        return Path.home() / ".cache" / "fcdm" / "models" / f"{key[:32]}.json"
+
+
+_known: dict[_Asked, ModelCost] = {}
+
+
+def with_source(model: CustomConfig) -> CustomConfig:
+    """The model with its target in one spelling and the hash of its source.
+
+    Raises UserError where there is no source, or not the one that the configuration names.
+    """
+    source = source_of(dotted(model.target))
+    if model.source not in (None, source.sha256):
+        raise UserError(
+            f"model.source={model.source}: the code of model.target={model.target} ({source.file}) is another: its "
+            f"sha256 is {source.sha256}; without model.source= it is taken as it is"
+        )
+    return dataclasses.replace(model, target=dotted(model.target), source=source.sha256)
+
+
+@cache
+def source_of(target: str) -> Source:
+    """`find_source`, once a process: all jobs of a command have the same."""
+    return find_source(target)
+
+
+def check_models(configs: Iterable[Config]) -> None:
+    """Build and try every user's own model among them, each as it would be trained. Raises UserError for the first."""
+    asked: dict[_Asked, None] = {}
+    for config in configs:
+        if isinstance(config.model, CustomConfig):
+            for checkpointing in sorted({False, config.activation_checkpointing}):
+                asked[_question(config.model, **shape_of(config), activation_checkpointing=checkpointing)] = None
+    _find(list(asked))
+
+
+def custom_cost(model: CustomConfig, *, channels: int, side: int, classes: int, learn_sigma: bool) -> ModelCost:
+    """As `fcdm.cost.model_cost`, but counted. Nothing is known of activation checkpointing: it is taken to save nothing.
+
+    Raises UserError for a model that cannot be built or run.
+    """
+    asked = _question(model, channels, side, classes, learn_sigma)
+    _find([asked])
+    return _known[asked]
+
+
+def shape_of(config: Config) -> dict[str, Any]:
+    """What a run's model is built for."""
+    return {
+        "channels": config.data.channels,
+        "side": config.resolution // config.data.downsample,
+        "classes": config.data.classes,
+        "learn_sigma": config.diffusion.learn_sigma,
+    }
+
+
+def _question(
+    model: CustomConfig,
+    channels: int,
+    side: int,
+    classes: int,
+    learn_sigma: bool,
+    activation_checkpointing: bool = False,
+) -> _Asked:
+    nameless = dataclasses.replace(model if model.source else with_source(model), name="")
+    content = {
+        "model": dataclasses.asdict(nameless),
+        "channels": channels,
+        "side": side,
+        "classes": classes,
+        "learn_sigma": learn_sigma,
+        "activation_checkpointing": activation_checkpointing,
+    }
+    return _Asked(json.dumps(content, sort_keys=True))
+
+
+def _find(questions: list[_Asked]) -> None:
+    """Make all answers known. Raises UserError."""
+    for asked in questions:
+        if asked not in _known:
+            with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+                _known[asked] = _cost(json.loads(asked.file.read_text()))
+    missing = [asked for asked in questions if asked not in _known]
+    if not missing:
+        return
+    for asked, answer in zip(missing, _ask(missing), strict=True):
+        if "error" in answer:
+            raise UserError(answer["error"])
+        _known[asked] = _cost(answer)
+        with contextlib.suppress(OSError, UserError):  # the next command counts again
+            write_json(asked.file, answer)
+
+
+def _cost(answer: dict[str, Any]) -> ModelCost:
+    return ModelCost(
+        parameters=int(answer["parameters"]),
+        forward_macs=int(answer["forward_macs"]),
+        saved_elements=int(answer["saved_elements"]),
+    )
+
+
+def _ask(questions: list[_Asked]) -> list[dict[str, Any]]:
+    """The answers of one process that looks for modules where this one does. Raises UserError where it breaks."""
+    safe_path = ["-P"] if sys.flags.safe_path else []
+    with tempfile.TemporaryDirectory(prefix="fcdm-") as folder:
+        answers = Path(folder) / "answers.json"
+        done = subprocess.run(
+            [sys.executable, *safe_path, "-m", "fcdm.runs.probe", str(answers)],
+            input=f"[{','.join(asked.text for asked in questions)}]",
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        try:
+            found: list[dict[str, Any]] = json.loads(answers.read_text())
+        except (OSError, ValueError):
+            lines = [line for line in done.stderr.splitlines() if line.strip()] or [f"exit code {done.returncode}"]
+            raise UserError(
+                f"model.target={questions[0].target}: trying the model ended the process that did it: {lines[-1]}"
+            ) from None
+    return found
