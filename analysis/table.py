@@ -155,9 +155,16 @@ def _missing(curves: Sequence[RunCurves], study: str, chosen: str, labels: dict[
 
 
 def display_name(model: str, family: str) -> str:
-    """`dit/XL-2` -> `DiT-XL/2`; `XL` -> `FCDM-XL`: as in the papers."""
+    """`dit/XL-2` -> `DiT-XL/2`; `XL` -> `FCDM-XL`: as in the papers. A user's own model keeps its name."""
     size = model.rsplit("/", 1)[-1]
-    return f"DiT-{size.replace('-', '/', 1)}" if family == "dit" else f"{family.upper()}-{size}"
+    if family not in ("dit", "fcdm"):
+        return model or family
+    return f"DiT-{size.replace('-', '/', 1)}" if family == "dit" else f"FCDM-{size}"
+
+
+def _short(key: str, value: str) -> str:
+    """The hash of a user's code (`model.source`) as short as in a run's name."""
+    return value[:8] if key == "model.source" else value
 
 
 def _labels(curves: Iterable[RunCurves]) -> tuple[dict[str, tuple[str, str]], dict[str, dict[str, str]]]:
@@ -178,7 +185,7 @@ def _labels(curves: Iterable[RunCurves]) -> tuple[dict[str, tuple[str, str]], di
         own = variants[variant_of[run.name]]
         keys = sorted({key for config in variants.values() for key in config})
         differing = [key for key in keys if len({config.get(key) for config in variants.values()}) > 1]
-        suffix = "".join(f" {key.rsplit('.', 1)[-1]}={own.get(key, 'none')}" for key in differing)
+        suffix = "".join(f" {key.rsplit('.', 1)[-1]}={_short(key, own.get(key, 'none'))}" for key in differing)
         labels[run.name] = (name + suffix, variant_of[run.name])
         settings[name + suffix] = {key: own.get(key, "none") for key in differing}
     return labels, settings

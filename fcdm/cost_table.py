@@ -7,6 +7,7 @@ import json
 import math
 import os
 import sys
+from pathlib import Path
 from typing import Any, NoReturn
 
 from fcdm.config.model_checks import check_model
@@ -28,7 +29,8 @@ def main(argv: list[str]) -> int:
     """Print the table, or with --json a list of rows. Returns the exit code: 1 after a one-line message."""
     try:
         arguments = _parser().parse_args([_as_option(argument) for argument in argv])
-        rows = cost_rows(arguments.model, arguments.resolution, arguments.steps, arguments.batch_size)
+        folder = arguments.config_dir
+        rows = cost_rows(arguments.model, arguments.resolution, arguments.steps, arguments.batch_size, folder)
     except UserError as error:
         print(f"fcdm.cost: {error}", file=sys.stderr)
         return 1
@@ -47,14 +49,17 @@ def cost_rows(
     resolutions: list[int] | None = None,
     steps: int | None = None,
     batch_size: int | None = None,
+    folder: Path | None = None,
 ) -> list[dict[str, Any]]:
     """One row per model and resolution; what is None comes from the preset's own data and recipe.
+
+    `folder`: where a user's own presets are, as Hydra's --config-dir takes it.
 
     A model that is named must fit every resolution (UserError); otherwise those that do not fit are left out.
     """
     rows = []
     for name in models or preset_names():
-        config, setting = load_preset(name), preset_setting(name)
+        config, setting = load_preset(name, folder), preset_setting(name, folder)
         usual = PAPER_RESOLUTIONS.get(setting.data, (setting.resolution,))
         for resolution in resolutions or usual:
             if not models and setting.downsample == 1 and resolution not in usual:
@@ -168,6 +173,7 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--model", type=lambda text: text.split(","), metavar="S,dit/S-2", help="presets")
+    parser.add_argument("--config-dir", type=Path, metavar="DIR", help="where model/*.yaml of your own are")
     parser.add_argument("--resolution", type=_counts, metavar="256,512", help="side of the images in pixels")
     parser.add_argument("--steps", type=_count, help="budget in training steps (default: the recipe's)")
     parser.add_argument("--batch-size", type=_count, help="global batch (default: the recipe's)")

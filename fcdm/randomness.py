@@ -33,6 +33,7 @@ class Purpose(IntEnum):
     SAMPLE_STEP = 7
     SAMPLE_LABEL = 8
     HELDOUT_NOISE = 9
+    MODEL = 10
 
 
 def philox(even: Tensor, odd: Tensor, key: tuple[int, int]) -> tuple[Tensor, Tensor]:

@@ -35,7 +35,7 @@ COMMAND = ["python", "-m", "fcdm.train", "-m"]
 @pytest.fixture(autouse=True)
 def _no_snapshot(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Copying and importing the code takes seconds; the tests on the real SLURM do it."""
-    monkeypatch.setattr(launcher, "take_snapshot", lambda runs_dir: tmp_path / "code")
+    monkeypatch.setattr(launcher, "take_snapshot", lambda runs_dir, models: tmp_path / "code")
 
 
 def config(tmp_path: Path, seed: int = 0, steps: tuple[int, ...] = (10, 20), **changes: object) -> Config:

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from fcdm.config.schema import FAMILIES, ModelConfig
 from fcdm.errors import UserError
@@ -36,24 +38,31 @@ class Setting:
 
 def preset_names() -> list[str]:
     """All model presets as `model=` takes them: FCDM first, then DiT, small to large."""
-    root = CONF / "model"
-    names = [path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*.yaml")]
+    names = [path.relative_to(CONF / "model").with_suffix("").as_posix() for path in _models(CONF)]
     return sorted(names, key=_order)
 
 
-def load_preset(name: str) -> ModelConfig:
-    """The typed config of a preset. Raises UserError, with the nearest names, where there is none."""
-    values, defaults = _preset(name)
-    (family,) = (key.split("@")[0] for key in defaults if key.startswith("/schema/"))
-    schema = OmegaConf.structured(FAMILIES[family.removeprefix("/schema/")])
-    config = OmegaConf.to_object(OmegaConf.merge(schema, values))
+def load_preset(name: str, folder: Path | None = None) -> ModelConfig:
+    """The typed config of a preset of ours, else of `folder`/model (as --config-dir takes it).
+
+    Raises UserError, with the nearest names, where there is none, and for a file of a user's that is no model.
+    """
+    values, defaults = _preset(name, folder)
+    families = [key.split("@")[0].removeprefix("/schema/") for key in defaults if key.startswith("/schema/")]
+    if len(families) != 1 or families[0] not in FAMILIES:
+        raise UserError(f"model={name}: its defaults must name one schema: /schema/custom@_here_ for a model of yours")
+    try:
+        schema = OmegaConf.structured(FAMILIES[families[0]])
+        config = OmegaConf.to_object(OmegaConf.merge(schema, values))
+    except OmegaConfBaseException as error:
+        raise UserError(f"model={name}: {str(error).splitlines()[0]}") from None
     assert isinstance(config, ModelConfig)
     return config
 
 
-def preset_setting(name: str) -> Setting:
+def preset_setting(name: str, folder: Path | None = None) -> Setting:
     """The data and recipe that the preset's file chooses. Raises UserError as `load_preset`."""
-    _, defaults = _preset(name)
+    _, defaults = _preset(name, folder)
     _, train_defaults = _read(CONF / "train.yaml")
     data_name = _chosen("data", defaults) or train_defaults["data"]
     data, data_defaults = _read(CONF / "data" / f"{data_name}.yaml")
@@ -70,8 +79,17 @@ def preset_setting(name: str) -> Setting:
     )
 
 
-def _preset(name: str) -> tuple[dict[str, Any], dict[str, str]]:
+def _models(folder: Path) -> list[Path]:
+    return list((folder / "model").rglob("*.yaml"))
+
+
+def _preset(name: str, folder: Path | None) -> tuple[dict[str, Any], dict[str, str]]:
     known = preset_names()
+    if folder is not None:
+        theirs = {path.relative_to(folder / "model").with_suffix("").as_posix() for path in _models(folder)}
+        if name in theirs - {*known}:
+            return _read(folder / "model" / f"{name}.yaml")
+        known += sorted(theirs)
     if name not in known:  # also keeps names such as ../data/digits out of the path
         lower = {preset.lower(): preset for preset in known}
         near = [lower[match] for match in difflib.get_close_matches(name.lower(), lower, n=3, cutoff=0.3)]
@@ -86,8 +104,12 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
 
     Read once a process, and by nobody changed.
     """
-    values = OmegaConf.to_container(OmegaConf.load(path))
-    assert isinstance(values, dict)
+    try:
+        values = OmegaConf.to_container(OmegaConf.load(path))
+    except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
+        raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path} is no mapping of keys to values")
     plain = {str(key): value for key, value in values.items()}
     defaults: dict[str, str] = {}
     for entry in plain.pop("defaults", []):

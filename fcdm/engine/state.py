@@ -118,6 +118,8 @@ class TrainState:
         self.loss_sum = moments["loss_sum"].to(self.loss_sum.device)
         self.loss_count = int(manifest["extra"]["loss_count"])
         for name, parameter in self.model.named_parameters():
+            if not parameter.requires_grad:  # a user's model may keep some weights as they are
+                continue
             self.optimiser.state[parameter] = {
                 "step": torch.tensor(float(self.step), device=parameter.device),
                 **{moment: torch.empty_like(parameter).copy_(moments[f"{name}.{moment}"]) for moment in MOMENTS},

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from fcdm.config.check import budgets
-from fcdm.config.schema import Config
+from fcdm.config.schema import Config, CustomConfig
 from fcdm.data.dataset import open_dataset
 from fcdm.diffusion.flow import flow_loss, interpolate
 from fcdm.diffusion.loss import training_loss
@@ -27,6 +27,7 @@ from fcdm.engine.ranks import Ranks
 from fcdm.engine.state import TrainState
 from fcdm.engine.stop import Stopped, StopSignal
 from fcdm.errors import UserError
+from fcdm.randomness import Purpose, integers
 from fcdm.runs.checkpoints import CannotJudge, checkpoints
 from fcdm.runs.costs import train_flops
 from fcdm.runs.folder import Run
@@ -106,6 +107,8 @@ def train(
                 for group in state.optimiser.param_groups:
                     group["lr"] = learning_rate(config, state.step)
                 batch = batches.draw(state.step)
+                if isinstance(config.model, CustomConfig):  # ours draw nothing; a user's may, for dropout
+                    seed_model(config.seed, state.step, start)
                 loss = _accumulate_gradients(model, batch, process, config, ranks)
                 record_now = (state.step + 1) % config.log_every == 0 or state.step + 1 == target
                 norm = None
@@ -171,6 +174,15 @@ def learning_rate(config: Config, step: int) -> float:
     """The rate of step `step` (counted from 0): constant after a linear warm-up."""
     warmup = config.optimiser.warmup_steps
     return config.optimiser.lr * (min(1.0, (step + 1) / warmup) if warmup else 1.0)
+
+
+def seed_model(seed: int, step: int, start: int) -> None:
+    """Seed what the model itself draws from torch in a step: a function of the step, so a resume replays it.
+
+    Of the place `start` of the rank's share in the batch too, so that ranks differ. Not kept the same under another
+    world size or micro-batch.
+    """
+    torch.manual_seed(int(integers(seed, Purpose.MODEL, step, torch.tensor([start]), 2**31)))
 
 
 def _accumulate_gradients(

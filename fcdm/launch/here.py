@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 
+from fcdm.config.schema import CustomConfig
 from fcdm.engine.judge import judge_checkpoints
 from fcdm.engine.progress import Progress
 from fcdm.engine.ranks import Ranks
@@ -13,6 +14,7 @@ from fcdm.engine.train import train
 from fcdm.errors import UserError
 from fcdm.launch.jobs import Job
 from fcdm.runs.atomic import TEMPORARY
+from fcdm.runs.custom import check_source
 from fcdm.runs.folder import Run, check_frozen
 from fcdm.runs.holder import claim
 from fcdm.runs.identity import science
@@ -25,6 +27,8 @@ def do_job(job: Job, run: Run, ranks: Ranks, progress: Progress, stop: StopSigna
     Raises UserError, Stopped.
     """
     check_frozen(run.folder, science(job.config))
+    if isinstance(job.config.model, CustomConfig):
+        check_source(job.config.model, run.folder)
     with contextlib.ExitStack() as stack:
         beats: list[Callable[[], None]] = []
         refusal: UserError | None = None

@@ -20,7 +20,7 @@ from fcdm.errors import UserError
 from fcdm.launch.averages import agree_on_averages, refuse_unreachable
 from fcdm.runs.atomic import write_json
 from fcdm.runs.costs import train_flops
-from fcdm.runs.custom import check_models, with_source
+from fcdm.runs.custom import check_models, news_of_source, with_source
 from fcdm.runs.folder import Run, find_run, open_run
 from fcdm.runs.identity import readable_name, run_id, science
 from fcdm.runs.locks import locked
@@ -62,7 +62,13 @@ class Job:
         return found.name if found else self.name
 
     def open(self) -> Run:
-        return open_run(self.config)
+        """The run's folder, made where it is not there. Says so where a user's own model made it a new run."""
+        model = self.config.model
+        new = isinstance(model, CustomConfig) and find_run(Path(self.config.runs_dir), self.id) is None
+        run = open_run(self.config)
+        if new and isinstance(model, CustomConfig) and (news := news_of_source(model, run.folder)):
+            print(f"note: {news}", file=sys.stderr)
+        return run
 
     def missing(self, run: Run) -> list[int]:
         """Budgets that some part still wants judged."""

@@ -11,7 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 from fcdm.config.check import first_line, known_keys, near, unknown_key
 from fcdm.errors import UserError
 
-FREE = "hydra.launcher.additional_parameters"
+FREE = ("hydra.launcher.additional_parameters", "model.options")
 
 
 def is_users(error: BaseException) -> bool:
@@ -28,8 +28,9 @@ def one_line(error: BaseException) -> str:
     text = " ".join(str(error).split("\n\n")[0].split()) or type(error).__name__
     if found := re.search(r"(?:Could not override|Error merging override) '?\+*([^'=]+)", text):
         if "not in struct" in str(error) or "Could not override" in text:
-            if found[1].startswith(FREE):
-                return f"a new entry needs a +: say '+{FREE}.NAME=VALUE', once for each"
+            for free in FREE:
+                if found[1].startswith(f"{free}."):
+                    return f"a new entry needs a +: say '+{free}.NAME=VALUE', once for each"
             return unknown_key(found[1], known_keys() | _launcher_keys())
         cause = error.__cause__
         if isinstance(cause, OmegaConfBaseException):
@@ -61,7 +62,7 @@ def _missing(error: MissingConfigException) -> str:
         group, _, choice = path.partition("/")
     if not choice:
         return f"there is no configuration {path}"
-    options = _options(group) or list(error.options or [])
+    options = sorted({*_options(group), *(error.options or [])})  # of other folders (--config-dir) too
     return f"{group}={choice} is not known: {near(choice, options, shown=40)}"
 
 

@@ -61,6 +61,12 @@ def build_custom(
     return model
 
 
+def verify(target: str, sha256: str) -> None:
+    """Import the model's code and raise UserError where that does not work or it is not the code of this hash."""
+    config = CustomConfig(name="", target=target, source=sha256)
+    load_factory(config, find_source(target))
+
+
 def refuse(target: str, what: str, error: BaseException, source: Source) -> NoReturn:
     """Raise UserError: `model.target=my_unet.MyUNet cannot be built: KeyError: 'x' (my_unet.py:12)`."""
     if isinstance(error, UserError):
@@ -145,7 +151,9 @@ def _check_keywords(target: str, factory: Callable[..., Any], keywords: dict[str
         and parameter.name not in keywords
     ]
     if missing:
-        raise UserError(f"model.options.{missing[0]} has no value, and {name} needs one: say +model.options.{missing[0]}=...")
+        raise UserError(
+            f"model.options.{missing[0]} has no value, and {name} needs one: say +model.options.{missing[0]}=..."
+        )
 
 
 def _look_over(target: str, model: object, classes: int) -> None:
@@ -166,8 +174,8 @@ def _look_over(target: str, model: object, classes: int) -> None:
             raise UserError(f"model.target={target}: {name} is {kind}, which a checkpoint cannot hold")
     if getattr(model, "null_class", classes) != classes:
         raise UserError(f"model.target={target}: null_class is {model.null_class}: the null class is {classes}")
-    model.null_class = classes
+    model.null_class = classes  # type: ignore[assignment]  # torch's stub knows of tensors and modules only
     embedders = getattr(model, "label_embedders", 1)
     if type(embedders) is not int or embedders < 1:
         raise UserError(f"model.target={target}: label_embedders is {embedders!r}: a number of at least 1")
-    model.label_embedders = embedders
+    model.label_embedders = embedders  # type: ignore[assignment]

@@ -1,4 +1,4 @@
-"""What a module costs and whether it can be trained here, by running it: on torch's meta device, where numbers cost nothing.
+"""What a module costs and whether it can be trained here, by running it on torch's meta device, which computes nothing.
 
 MACs are counted in the forward pass only (FlopCounterMode's backward ignores groups) and not on CPUs (whose fused
 attention counts as nothing); memory is what autograd keeps (`saved_tensors_hooks`).
@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,7 +88,7 @@ def measure(question: Question) -> Measured:
             failure = error
         _forget(source)
     assert failure is not None
-    refuse(target, "cannot be run", failure, source)
+    return refuse(target, "cannot be run", failure, source)
 
 
 def _forget(source: Source) -> None:

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -20,7 +21,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from fcdm.config.custom_source import Source, dotted, find_source
+from fcdm.config.custom_source import Source, changed_files, dotted, find_source
 from fcdm.config.schema import Config, CustomConfig
 from fcdm.cost import ModelCost
 from fcdm.errors import UserError
@@ -28,6 +29,9 @@ from fcdm.runs.atomic import write_json
 
 COUNTING = 1
 """To be raised where the counting changes (`fcdm.models.measure`): then nothing counted before holds."""
+
+SOURCE = "source"
+"""In a run's folder: the model's source files."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,45 @@ def source_of(target: str) -> Source:
     return find_source(target)
 
 
+def keep_source(model: CustomConfig, run: Path) -> None:
+    """Copy the model's source into a run's folder, so that what was trained can be read. Raises OSError."""
+    source = source_of(model.target)
+    for name, path in source.files.items():
+        copy = run / SOURCE / name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, copy)
+
+
+def check_source(model: CustomConfig, run: Path) -> None:
+    """Raise UserError, naming the files, where the code is no longer what the run was made with."""
+    now = find_source(model.target)
+    if now.sha256 == model.source:
+        return
+    raise UserError(
+        f"{run.name}: the code of model.target={model.target} has changed since this was asked for: "
+        f"{changed_files(_kept(run), now.digests) or now.file}. Put it back (a copy is in {run / SOURCE}), or give the "
+        "command again: with other code it is another run"
+    )
+
+
+def news_of_source(model: CustomConfig, run: Path) -> str | None:
+    """What differs in the code from the newest run of the same name, for a run that is new; None: there is none."""
+    name = run.name.rsplit("-", 1)[0]
+    others = [path for path in run.parent.glob(f"{name}-*/{SOURCE}") if path.parent != run]
+    if not others:
+        return None
+    newest = max(others, key=lambda path: path.stat().st_mtime).parent
+    changed = changed_files(_kept(newest), source_of(model.target).digests)
+    return f"{run.name} is another run than {newest.name}: {changed}" if changed else None
+
+
+def _kept(run: Path) -> dict[str, str]:
+    """Digests of the source that the run keeps."""
+    folder = run / SOURCE
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
 def check_models(configs: Iterable[Config]) -> None:
     """Build and try every user's own model among them, each as it would be trained. Raises UserError for the first."""
     asked: dict[_Asked, None] = {}
@@ -81,7 +124,7 @@ def check_models(configs: Iterable[Config]) -> None:
 
 
 def custom_cost(model: CustomConfig, *, channels: int, side: int, classes: int, learn_sigma: bool) -> ModelCost:
-    """As `fcdm.cost.model_cost`, but counted. Nothing is known of activation checkpointing: it is taken to save nothing.
+    """As `fcdm.cost.model_cost`, but counted. Activation checkpointing is taken to save nothing: an upper bound.
 
     Raises UserError for a model that cannot be built or run.
     """

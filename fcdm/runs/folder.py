@@ -13,10 +13,11 @@ from typing import Any
 
 import yaml
 
-from fcdm.config.schema import Config
+from fcdm.config.schema import Config, CustomConfig
 from fcdm.errors import UserError
 from fcdm.runs.atomic import describe_oserror, sync_folder
 from fcdm.runs.costs import run_cost
+from fcdm.runs.custom import keep_source
 from fcdm.runs.identity import SCHEMA_VERSION, identifying, readable_name, run_id, science
 
 
@@ -120,7 +121,7 @@ def _create(folder: Path, identity: str, wanted: dict[str, Any], config: Config)
         "id": identity,
         "name": readable_name(config),
         "model": config.model.name,
-        "family": config.model.family,
+        "family": config.model.kind,
         "data": config.data.name,
         "resolution": config.resolution,
         "batch_size": config.batch_size,
@@ -138,6 +139,8 @@ def _create(folder: Path, identity: str, wanted: dict[str, Any], config: Config)
         temporary.mkdir(parents=True)
         (temporary / "run.json").write_text(json.dumps(described, indent=1) + "\n")
         (temporary / "config.yaml").write_text(yaml.safe_dump(wanted, sort_keys=False))
+        if isinstance(config.model, CustomConfig):
+            keep_source(config.model, temporary)
         for name in ("run.json", "config.yaml"):
             with open(temporary / name, "rb") as written:
                 os.fsync(written.fileno())

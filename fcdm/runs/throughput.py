@@ -61,7 +61,7 @@ class Speeds:
         """Speeds of runs like this one, newest run first, one per run. Damaged runs tell nothing."""
         key = alike(config)
         if key not in self._found:
-            rough = (config.model.family, config.resolution, config.batch_size, run_cost(config).forward_macs)
+            rough = (config.model.kind, config.resolution, config.batch_size, run_cost(config).forward_macs)
             found = self._index.get(rough)
             self._found[key] = list(self._read(found, _alike(science(config)))) if found else []
         return self._found[key]

@@ -103,7 +103,7 @@ def submit(
     conf = this_conf(options.slurm_conf)
     # One launcher at a time: two of the same sweep would both find a run neither done nor queued.
     with locked(runs_dir / LAUNCHES / ".lock"):
-        code = take_snapshot(runs_dir)
+        code = take_snapshot(runs_dir, [job.config.model for job in jobs])
         unfinished = {job.folder_name for job in jobs if not _is_done(job)}
         on_their_way = in_flight(runs_dir, unfinished, lambda name: scheduler if name == conf else elsewhere(name))
         rows: list[Row] = []
