@@ -150,7 +150,12 @@ def test_labels_tell_settings_apart_and_leave_seeds_together(tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     ("model", "family", "name"),
-    [("dit/XL-2", "dit", "DiT-XL/2"), ("XL", "fcdm", "FCDM-XL"), ("dit/N-2", "dit", "DiT-N/2")],
+    [
+        ("dit/XL-2", "dit", "DiT-XL/2"),
+        ("XL", "fcdm", "FCDM-XL"),
+        ("dit/N-2", "dit", "DiT-N/2"),
+        ("mine", "MyUNet", "mine"),
+    ],
 )
 def test_names_as_in_the_papers(model: str, family: str, name: str) -> None:
     assert display_name(model, family) == name

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from tests import lab
 from tests.conftest import only_run, values
 from tests.lab import BUDGETS, ROOT, SMALL, STUDY, Lab, assert_undisturbed, starts
+from tests.test_own_model import write_page
 
 pytestmark = [
     pytest.mark.slow,
@@ -428,6 +429,29 @@ def test_two_nodes_of_two_tasks_give_the_same_result(here: Lab, undisturbed: Pat
     assert values(run).keys() == values(alone).keys(), "only rank 0 writes, each record once"
     segments = [json.loads(line) for line in (run / "records.jsonl").read_text().splitlines() if "segment" in line]
     assert {line["world_size"] for line in segments if line["segment"] == "start"} == {4}
+
+
+def test_a_users_own_model_is_frozen_with_the_code(here: Lab) -> None:
+    """Two ranks train it as it was submitted, with a helper of its own; both files are gone when the job starts."""
+    write_page(here.folder)
+    module = here.folder / "my_unet.py"
+    module.write_text("from my_parts import SCALE\n" + module.read_text().replace("/ 1000", "/ SCALE"))
+    helper = here.folder / "my_parts.py"
+    helper.write_text("SCALE = 1000\n")
+    hold = "+hydra.launcher.additional_parameters.hold=true"
+    two = ("hydra.launcher.tasks_per_node=2", "resources.cpus=1")
+    here.sweep("--config-dir", ".", "model=my_unet", "steps=4", *SMALL, *two, hold)
+    (job,) = here.ids()
+    module.unlink()
+    helper.write_text("raise RuntimeError('edited while the job waits')\n")
+    here.slurm("scontrol", "release", job)
+    here.wait_all_ended()
+    run = here.run_folder()
+    assert here.state(job) == "COMPLETED", here.describe()
+    assert len(list((run / "evaluations").glob("step-00000004-*.json"))) == 1
+    (code,) = here.runs.glob("code/*")
+    for name in ("my_unet.py", "my_parts.py"):
+        assert (code / name).read_text() == (run / "source" / name).read_text()
 
 
 def test_a_rank_that_dies_takes_its_job_down_at_once(here: Lab) -> None:
