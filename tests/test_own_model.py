@@ -446,7 +446,7 @@ def test_weights_that_are_frozen_stay_and_a_resume_knows(tmp_path: Path) -> None
     state.step = 1
     state.save(tmp_path / "checkpoints")
     again = TrainState.create(config, torch.device("cpu"))
-    assert again.restore(tmp_path / "checkpoints", print)
+    assert again.restore(tmp_path / "checkpoints", config.power_ema, print)
     after = dict(again.model.named_parameters())
     assert torch.equal(after["conv.weight"], before["conv.weight"])
     assert not torch.equal(after["conv.bias"], before["conv.bias"])
