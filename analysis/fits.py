@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import norm, t
+from scipy.special import ndtri, stdtrit
 
 from analysis.power_law import FLATTEST, HUBER, STEEPEST, PowerLaw, solve
 from fcdm.errors import UserError
@@ -213,7 +213,7 @@ def resampled_counts(points: Points, level: float, resamples: int, seed: int) ->
         for place, run in enumerate(runs):
             counts[:, (points.models == name) & (points.trajectories == run)] = drawn[:, place : place + 1]
     tail = (1 + level) / 2
-    return counts, float(t.ppf(tail, freedom) / norm.ppf(tail) * np.sqrt(smallest / (smallest - 1))), ""
+    return counts, float(stdtrit(freedom, tail) / ndtri(tail) * np.sqrt(smallest / (smallest - 1))), ""
 
 
 def _stretched(value: ArrayLike, draws: np.ndarray, level: float, spread: float) -> np.ndarray:

@@ -65,9 +65,7 @@ def fit_frontier(
     points = Points.checked(x, y, trajectories, models)
     curves, share, lost = _mean_curves(points)
     notes = points.notes + lost
-    places = curves["x"].to_numpy(float)
-    on = envelope(places, curves["y"].to_numpy(float))
-    curves["on_frontier"] = on
+    places, on = curves["x"].to_numpy(float), curves["on_frontier"].to_numpy()
     there = len(np.unique(places[on]))
     if there < LEAST_POINTS:
         more = f" ({'; '.join(notes)})" if notes else ""
@@ -92,6 +90,11 @@ def fit_frontier(
     return finished(places[on], means[on], law, draws, level, spread, why, notes), curves
 
 
+def mean_curves(x: ArrayLike, y: ArrayLike, trajectories: Sequence[object], models: Sequence[object]) -> pd.DataFrame:
+    """Every model's mean curve with `on_frontier`: model, x, y, runs; for what has too few points for a law."""
+    return _mean_curves(Points.checked(x, y, trajectories, models))[0]
+
+
 def _mean_curves(points: Points) -> tuple[pd.DataFrame, np.ndarray, tuple[str, ...]]:
     """Each model's mean over its trajectories at the budgets that all of them have, in order of x.
 
@@ -110,4 +113,5 @@ def _mean_curves(points: Points) -> tuple[pd.DataFrame, np.ndarray, tuple[str, .
         [(points.x == x) & (points.models == model) for x, model in zip(means["x"], means["model"], strict=True)],
         dtype=float,
     ).reshape(len(means), len(points.x))
-    return means[["model", "x", "y", "runs"]], share, lost
+    means["on_frontier"] = envelope(means["x"].to_numpy(float), means["y"].to_numpy(float))
+    return means[["model", "x", "y", "runs", "on_frontier"]], share, lost

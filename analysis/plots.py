@@ -1,7 +1,8 @@
-"""The figures of a study: `python -m analysis.plots [--runs runs] [--study NAME] [--out figures]`.
+"""The figures of a study: `python -m analysis.plots [--runs runs] [--study NAME] [--out figures] [--published]`.
 
-Draws FID against steps, against training FLOPs and against a model's forward GMACs, and the samples along the
-budgets; writes each as PNG, PDF and the CSV of its numbers, and prints the table and the measured step ratios.
+Draws FID against steps and training FLOPs, FID and throughput against a model's forward GMACs, the compute frontier,
+and, where the runs have them, the guidance trade-off, the ablations and the samples along the budgets. Writes each as
+PNG, PDF and the CSV of its numbers, and prints the table, what no figure shows, and the measured step ratios.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib as mpl
@@ -18,48 +20,78 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from rich.console import Console
 
-from analysis.figures import fid_against, fid_against_gmacs
+from analysis.axes import Drawn, with_left_out
+from analysis.comparison import dropped
+from analysis.figures import fid_against
+from analysis.figures_ablation import ablation_figure
+from analysis.figures_frontier import frontier_figure
+from analysis.figures_guidance import guidance_figure
+from analysis.figures_published import published_beside
+from analysis.figures_size import fid_against_gmacs
+from analysis.guidance import guidance_table
 from analysis.samples import sample_grid
 from analysis.summary import next_commands, print_table, ratio_sentences
-from analysis.table import INTERNAL, tidy_table
+from analysis.table import INTERNAL, read_curves, table_of
 from fcdm.errors import UserError
 
-REASONS = {
-    "fid_vs_steps": "no run has a finite FID",
-    "fid_vs_training_flops": "no run with a finite FID says what it costs",
-    "fid_vs_forward_gmacs": "no run with a finite FID says what it costs",
-    "samples": "no pictures of samples beside the evaluations",
-}
 STYLE = Path(__file__).with_name("fcdm.mplstyle")
+SUFFIXES = (".png", ".pdf")
 
 
-def draw(table: pd.DataFrame, out: Path) -> list[Path]:
-    """Draw every figure of `table` into the folder `out`; returns the files. Raises UserError if it cannot write."""
-    written = []
+def recipes(
+    table: pd.DataFrame, guidance: pd.DataFrame | None = None, published: pd.DataFrame | None = None
+) -> dict[str, tuple[Callable[[], Drawn | None], str | None]]:
+    """Name -> (what draws it, why there would be none; None: a figure of its own kind of study, not missed)."""
+    return {
+        "fid_vs_steps": (lambda: fid_against(table, "steps", published), "no run has a finite FID"),
+        "fid_vs_training_flops": (
+            lambda: fid_against(table, "train_pflops", published),
+            "no run with a finite FID says what it costs",
+        ),
+        "fid_vs_forward_gmacs": (
+            lambda: fid_against_gmacs(table, published),
+            "no run with a finite FID says what it costs",
+        ),
+        "frontier": (lambda: frontier_figure(table), "no run with a finite FID says what it costs"),
+        "guidance": (lambda: None if guidance is None else guidance_figure(guidance, published), None),
+        "ablation": (lambda: ablation_figure(table, published), None),
+        "samples": (lambda: sample_grid(table), "no pictures of samples beside the evaluations"),
+    }
+
+
+def draw(
+    table: pd.DataFrame, out: Path, guidance: pd.DataFrame | None = None, published: pd.DataFrame | None = None
+) -> tuple[list[Path], list[str]]:
+    """Draw every figure of `table` into the folder `out`: the files, and what no figure shows, a line each.
+
+    Raises UserError if it cannot write.
+    """
+    written: list[Path] = []
+    told: dict[str, list[str]] = {}
     try:
         out.mkdir(parents=True, exist_ok=True)
         table.drop(columns=list(INTERNAL)).to_csv(out / "table.csv", index=False)
         written.append(out / "table.csv")
         with plt.style.context(STYLE):
-            for name, made in (
-                ("fid_vs_steps", fid_against(table, "steps")),
-                ("fid_vs_training_flops", fid_against(table, "train_pflops")),
-                ("fid_vs_forward_gmacs", fid_against_gmacs(table)),
-                ("samples", sample_grid(table)),
-            ):
+            for name, (make, reason) in recipes(table, guidance, published).items():
+                made = make()
                 if made is None:
-                    print(f"no {name}: {REASONS[name]}", file=sys.stderr)
+                    if reason:
+                        print(f"no {name}: {reason}", file=sys.stderr)
                     continue
                 figure, numbers = made
-                for suffix in (".png", ".pdf"):
+                for suffix in SUFFIXES:
                     figure.savefig(out / f"{name}{suffix}")
                     written.append(out / f"{name}{suffix}")
                 plt.close(figure)
-                numbers.to_csv(out / f"{name}.csv", index=False)
+                with_left_out(numbers).to_csv(out / f"{name}.csv", index=False)
                 written.append(out / f"{name}.csv")
+                for line in numbers.attrs["left_out"]:
+                    told.setdefault(line, []).append(name)
     except OSError as error:
         raise UserError(f"cannot write figures to {out} ({error.strerror or error}): choose another --out") from None
-    return written
+    common = set(dropped(table))  # said with the ratios, whatever figure it concerns
+    return written, [f"{' and '.join(names)}: {line}" for line, names in told.items() if line not in common]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -69,19 +101,24 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--study", help="only this study's runs and budgets")
     parser.add_argument("--protocol", metavar="ID", help="the protocol, where runs were judged by several")
     parser.add_argument("--out", default="figures", type=Path, help="folder of the figures (default: figures)")
+    parser.add_argument("--published", action="store_true", help="the papers' points too, hollow")
     options = parser.parse_args(arguments)
     source = options.uri or options.runs
     console = Console(soft_wrap=False)
     try:
-        table = tidy_table(source, options.study, options.protocol)
+        curves = read_curves(source, options.study)
+        table = table_of(curves, source, options.study, options.protocol)
+        published, told = published_beside(table) if options.published else (None, [])
         print_table(table, console)
         for line in table.attrs["left_out"]:
             print(line, flush=True)
-        written = draw(table, options.out)
+        written, left_out = draw(table, options.out, guidance_table(curves, options.study), published)
         pictures = [path for path in written if path.suffix == ".png"]
         print("\nFigures (with .pdf and .csv beside each):")
         for path in pictures:
             print(f"  {path}")
+        for line in [*told, *left_out]:
+            print(line)
         print()
         for sentence in ratio_sentences(table):
             print(sentence)

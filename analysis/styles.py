@@ -11,8 +11,8 @@ from matplotlib.colors import to_rgb
 
 from analysis.comparison import Line
 
-SINGLE, DOUBLE = 3.3, 6.75
-"""Widths of a paper's column and page, inches."""
+SINGLE, DOUBLE = 2.7, 5.5
+"""Inches: two figures side by side, and the whole width, in the 5.5 in of NeurIPS and ICLR; SINGLE fits any column."""
 
 BLUE, VERMILLION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 MARKERS = "osD^vPX*"

@@ -20,9 +20,24 @@ from fcdm.errors import UserError
 from fcdm.runs.identity import NOT_IDENTITY
 from fcdm.runs.reader import RunView, list_runs, list_studies
 
-METRICS = ("fid", "fid_heldout", "fid_pixels", "fid_pixels_heldout", "heldout_loss")
+METRICS = (
+    *("fid", "fid_heldout", "fid_pixels", "fid_pixels_heldout", "heldout_loss"),
+    *("sfid", "inception_score", "precision", "recall"),
+)
 COLUMNS = (
-    *("run", "model", "family", "data", "resolution", "seed", "batch_size", "lr", "steps", "protocol_id"),
+    *(
+        "run",
+        "model",
+        "family",
+        "data",
+        "resolution",
+        "seed",
+        "batch_size",
+        "lr",
+        "steps",
+        "protocol_id",
+        "guidance_scale",
+    ),
     *METRICS,
     *("loss", "parameters", "forward_gmacs", "train_pflops", "images_per_s", "seconds", "device_seconds", "device"),
     *("label", "variant", "samples", "floor", "floor_sd", "floor_pixels", "floor_heldout", "floor_pixels_heldout"),
@@ -93,6 +108,11 @@ def tidy_table(source: Path | str, study: str | None = None, protocol: str | Non
     apart from the same model's other settings.
     Raises UserError where there is nothing, or several protocols with no way to choose.
     """
+    return table_of(read_curves(source, study), source, study, protocol)
+
+
+def read_curves(source: Path | str, study: str | None = None) -> list[RunCurves]:
+    """Every run of a source, or of one of its studies. Raises UserError where there is none."""
     if "://" in str(source):
         from analysis.mlflow_source import curves_in_mlflow
 
@@ -110,15 +130,22 @@ def tidy_table(source: Path | str, study: str | None = None, protocol: str | Non
         curves = [run for run in curves if study in run.studies]
         if not curves:
             raise UserError(f"study '{study}' has no run in {source} yet; studies there: {', '.join(there) or 'none'}")
+    return curves
+
+
+def table_of(
+    curves: Sequence[RunCurves], source: Path | str, study: str | None = None, protocol: str | None = None
+) -> pd.DataFrame:
+    """`tidy_table` of runs that were read before; `source` is for what is said."""
     chosen = choose_protocol(curves, study, protocol)
-    labels, settings = _labels(curves)
+    labels, settings = labels_of(curves)
     counted = [
         (run, judged)
         for run in curves
         for judged in run.judged
         if study is None or judged.step in run.studies[study][1]
     ]
-    rows = [_row(run, judged, *labels[run.name]) for run, judged in counted if judged.protocol_id == chosen]
+    rows = [row_of(run, judged, *labels[run.name]) for run, judged in counted if judged.protocol_id == chosen]
     others: dict[str, set[str]] = {}
     for run, judged in counted:
         if judged.protocol_id != chosen:
@@ -167,7 +194,7 @@ def _short(key: str, value: str) -> str:
     return value[:8] if key == "model.source" else value
 
 
-def _labels(curves: Iterable[RunCurves]) -> tuple[dict[str, tuple[str, str]], dict[str, dict[str, str]]]:
+def labels_of(curves: Iterable[RunCurves]) -> tuple[dict[str, tuple[str, str]], dict[str, dict[str, str]]]:
     """Run -> (label, variant), and label -> what sets its variant apart from its namesakes, by the config's keys.
 
     A label names these: `FCDM-N lr=0.001`.
@@ -191,7 +218,8 @@ def _labels(curves: Iterable[RunCurves]) -> tuple[dict[str, tuple[str, str]], di
     return labels, settings
 
 
-def _row(run: RunCurves, judged: Judged, label: str, variant: str) -> dict[str, Any]:
+def row_of(run: RunCurves, judged: Judged, label: str, variant: str) -> dict[str, Any]:
+    """One row of a table, with COLUMNS."""
     told = run.protocols.get(judged.protocol_id, {"protocol": {}, "floor": {}})
     batch = int(run.config["batch_size"])
     macs = run.cost["forward_macs"]
@@ -208,6 +236,7 @@ def _row(run: RunCurves, judged: Judged, label: str, variant: str) -> dict[str, 
         "lr": float(run.config.get("optimiser.lr", "nan")),
         "steps": judged.step,
         "protocol_id": judged.protocol_id,
+        "guidance_scale": float(told["protocol"].get("guidance_scale", np.nan)),
         **{key: judged.metrics.get(key, np.nan) for key in METRICS},
         "loss": losses[-1] if len(losses) else np.nan,
         "parameters": int(run.cost["parameters"]),

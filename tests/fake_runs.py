@@ -34,6 +34,26 @@ MODELS = {
     "dit/N-2": (480_000, 7_600_000, 200.0),
     "dit/M-2": (800_000, 12_700_000, 150.0),
 }
+# The same of the paper's models at 256 px.
+PAPER = {
+    "S": (32_700_000, 3_073_390_000, 150_000.0),
+    "B": (127_680_000, 12_136_350_000, 72_000.0),
+    "L": (504_450_000, 48_230_960_000, 36_000.0),
+    "XL": (698_750_000, 64_530_020_000, 28_000.0),
+    "dit/S-2": (32_870_000, 6_055_670_000, 280_000.0),
+    "dit/B-2": (130_320_000, 23_005_100_000, 180_000.0),
+    "dit/L-2": (457_840_000, 80_697_620_000, 95_000.0),
+    "dit/XL-2": (674_830_000, 118_621_420_000, 75_000.0),
+}
+PAPER_PROTOCOL = {
+    **PROTOCOL,
+    "sampler": "ddpm",
+    "sampling_steps": 250,
+    "clip_denoised": False,
+    "samples": 50_000,
+    "features": "inception@1234abcd",
+    "reference": "imagenet256@5678abcd",
+}
 START = 1_764_000_000.0
 FLOOR = 4.1
 
@@ -47,7 +67,7 @@ def fid_at(model: str, step: int, seed: int = 0, lr: float = 4e-3) -> float:
     """Falls as step^-1.3 to a floor; a bit luckier or unluckier by seed; a lower learning rate is slower."""
     luck = 1.0 + 0.08 * np.sin(7.3 * seed + 0.1 * len(model))
     slow = (4e-3 / lr) ** 0.5
-    return float(FLOOR + 100.0 * luck * (step / (MODELS[model][2] * slow)) ** -1.3)
+    return float(FLOOR + 100.0 * luck * (step / ({**MODELS, **PAPER}[model][2] * slow)) ** -1.3)
 
 
 def make_run(
@@ -64,17 +84,22 @@ def make_run(
     torn: bool = False,
     grids: bool = True,
     tiles: int = 10,
+    keys: dict[str, Any] | None = None,
 ) -> Path:
-    """One run trained to its last budget in two segments, the first of which died hard. Its folder."""
+    """One run trained to its last budget in two segments, the first of which died hard. Its folder.
+
+    `keys`: of the model, instead of the preset's. A model of PAPER is one on ImageNet at 256 px.
+    """
     dit = model.startswith("dit/")
-    parameters, macs, _ = MODELS[model]
+    parameters, macs, _ = {**MODELS, **PAPER}[model]
+    data, side = ("imagenet", 256) if model in PAPER else ("digits", 8)
     shape: dict[str, Any] = {"depth": 6, "width": 64, "heads": 4, "patch_size": 2, "mlp_ratio": 4}
     if not dit:
         shape = {"width": 16, "blocks": [1, 1, 2, 1, 1], "kernel_size": 7, "expansion": 3, "grn": True}
     config = {
-        "model": {"family": "dit" if dit else "fcdm", "name": model, **shape},
-        "data": {"name": "digits", "path": None, "checksum": "5678abcd" * 8, "channels": 1, "classes": 10},
-        "resolution": 8,
+        "model": {"family": "dit" if dit else "fcdm", "name": model, **shape, **(keys or {})},
+        "data": {"name": data, "path": None, "checksum": "5678abcd" * 8, "channels": 1, "classes": 10},
+        "resolution": side,
         "batch_size": batch_size,
         "precision": "fp32",
         "seed": seed,
@@ -82,7 +107,7 @@ def make_run(
         "ema": {"decay": 0.999, "rampup": None},
     }
     identity = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
-    name = f"{model.replace('/', '-')}-digits-8px"
+    name = f"{model.replace('/', '-')}-{data}-{side}px"
     folder = runs_dir / f"{name}-{identity[:8]}"
     (folder / "evaluations").mkdir(parents=True)
     described = {
@@ -91,8 +116,8 @@ def make_run(
         "name": name,
         "model": model,
         "family": config["model"]["family"],
-        "data": "digits",
-        "resolution": 8,
+        "data": data,
+        "resolution": side,
         "batch_size": batch_size,
         "seed": seed,
         "cost": {
@@ -128,7 +153,7 @@ def make_run(
                 "time": clock,
                 "loss": 0.3 + 2.0 / step**0.5,
                 "grad_norm": 0.8 + 0.1 * np.sin(step),
-                "images_per_s": 800.0 + 10 * np.sin(step),
+                "images_per_s": (800.0 + 10 * np.sin(step)) * min(1.0, 3e9 / macs),
                 "train_pflops": 6 * macs * batch_size * step / 1e15,
             }
         )
@@ -165,6 +190,11 @@ def evaluate(
         "fid_pixels_heldout": fid / 10 + 1.0,
         "heldout_loss": 0.3 + 1.5 / step**0.5,
     }
+    if protocol["features"].startswith("inception"):  # guidance buys precision with recall, and too much is too much
+        scale = protocol["guidance_scale"]
+        metrics["fid"] = fid = 2.0 + (fid - 2.0) * np.exp(-2.2 * (scale - 1)) + 6 * (scale - 1) ** 2
+        metrics["inception_score"] = 900 / (fid + 6) + 220 * (scale - 1)
+        metrics |= {"precision": 0.9 - 0.25 / scale**2, "recall": 0.75 - 0.2 * scale**0.8 + 1 / (fid + 30)}
     stem = folder / "evaluations" / f"step-{step:08d}-{protocol_id(protocol)}"
     if grids:
         picture(step, tiles).save(f"{stem}.png")

@@ -19,8 +19,9 @@ from PIL import Image
 from rich.console import Console
 
 from analysis import plots
+from analysis.axes import log_ticks
 from analysis.comparison import comparisons, lines, sentence
-from analysis.figures import fid_against, log_ticks
+from analysis.figures import fid_against
 from analysis.samples import _first_tiles
 from analysis.step_efficiency import RatioRange
 from analysis.summary import next_commands, print_table, ratio_sentences
@@ -221,14 +222,14 @@ def test_every_figure_is_written_with_its_numbers(
 ) -> None:
     out = tmp_path / "figures"
     assert plots.main(["--runs", str(study), "--study", "demo", "--out", str(out)]) == 0
-    names = ("fid_vs_steps", "fid_vs_training_flops", "fid_vs_forward_gmacs", "samples")
+    names = ("fid_vs_steps", "fid_vs_training_flops", "fid_vs_forward_gmacs", "frontier", "samples")
     expected = {f"{name}.{suffix}" for name in names for suffix in ("png", "pdf", "csv")} | {"table.csv"}
     assert {path.name for path in out.iterdir()} == expected
     for name in names:
         with Image.open(out / f"{name}.png") as picture:
             assert picture.info["dpi"][0] >= 200
             inches = picture.width / picture.info["dpi"][0]
-            assert inches == pytest.approx(6.75 if name == "samples" else 3.3, abs=0.02)
+            assert inches == pytest.approx(5.5 if name in ("samples", "fid_vs_forward_gmacs") else 2.7, abs=0.02)
             assert np.asarray(picture.convert("L")).std() > 10  # something is drawn
     numbers = pd.read_csv(out / "fid_vs_steps.csv")
     assert len(numbers) == 20
@@ -249,8 +250,8 @@ def test_every_figure_is_written_with_its_numbers(
 def test_few_or_crowded_budgets_and_several_seeds_draw_too(tmp_path: Path, budgets: tuple[int, ...]) -> None:
     for seed in (0, 1):
         make_run(tmp_path, "N", seed=seed, budgets=budgets, grids=seed == 1)
-    written = plots.draw(tidy_table(tmp_path), tmp_path / "out")
-    assert sum(path.suffix == ".png" for path in written) == 4
+    written, _ = plots.draw(tidy_table(tmp_path), tmp_path / "out")
+    assert sum(path.suffix == ".png" for path in written) == 5
 
 
 def test_the_first_tiles_are_shown_in_order(tmp_path: Path) -> None:
@@ -270,11 +271,11 @@ def test_a_run_that_diverged_and_one_without_costs(tmp_path: Path, capsys: pytes
         path.write_text(json.dumps({**content, "metrics": {**content["metrics"], "fid": "NaN"}}))
     table = tidy_table(tmp_path)
     assert table["fid"].isna().sum() == 4
-    assert len(plots.draw(table, tmp_path / "out")) == 1 + 4 * 3
+    assert len(plots.draw(table, tmp_path / "out")[0]) == 1 + 5 * 3
     table[["train_pflops", "forward_gmacs"]] = 0.0
-    assert len(plots.draw(table, tmp_path / "out")) == 1 + 2 * 3
+    assert len(plots.draw(table, tmp_path / "out")[0]) == 1 + 2 * 3
     assert "no fid_vs_training_flops: " in capsys.readouterr().err
-    assert len(plots.draw(table[table["fid"].isna()], tmp_path / "out")) == 1
+    assert len(plots.draw(table[table["fid"].isna()], tmp_path / "out")[0]) == 1
 
 
 def test_a_floor_far_below_is_a_note_and_does_not_stretch_the_axis(tmp_path: Path) -> None:
@@ -354,7 +355,7 @@ def test_what_to_type_next(study: Path, tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_without_pictures_there_is_no_sample_figure(tmp_path: Path) -> None:
     make_run(tmp_path, grids=False)
-    assert not any("samples" in path.name for path in plots.draw(tidy_table(tmp_path), tmp_path / "out"))
+    assert not any("samples" in path.name for path in plots.draw(tidy_table(tmp_path), tmp_path / "out")[0])
 
 
 @pytest.mark.parametrize("there", [True, False])
