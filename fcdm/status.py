@@ -13,7 +13,7 @@ from fcdm.errors import UserError
 from fcdm.launch.status.again import cancel, on_their_way, retry_failed
 from fcdm.launch.status.overview import Looker, Overview, what_is_asked
 from fcdm.launch.status.table import EVERY_S, follow, table
-from fcdm.launch.status.words import as_json, commands, next_steps, plain_lines, summary
+from fcdm.launch.status.words import as_json, begun_from, commands, next_steps, plain_lines, summary
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -67,7 +67,7 @@ def _show(overview: Overview, study: str | None, runs_dir: str) -> None:
     else:
         for line in plain_lines(overview.rows):
             print(line)
-    for line in ("", summary(overview.rows), *next_steps(overview, study, runs_dir)):
+    for line in ("", summary(overview.rows), *begun_from(overview, runs_dir), *next_steps(overview, study, runs_dir)):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 

@@ -13,17 +13,17 @@ SHORTEST = 1e-4
 POWER = "power:"
 
 
-def power_length(weights: str) -> float | None:
-    """sigma_rel of `evaluation.weights=power:0.08`; None for `ema` and `raw`. Raises UserError for what is neither."""
+def power_length(weights: str, key: str = "evaluation.weights") -> float | None:
+    """sigma_rel of `power:0.08`; None for `ema` and `raw`. Raises UserError, that names `key`, for what is neither."""
     if weights in ("ema", "raw"):
         return None
     try:
         if not weights.startswith(POWER):
             raise ValueError
-        return checked_length(float(weights.removeprefix(POWER)), "evaluation.weights")
+        return checked_length(float(weights.removeprefix(POWER)), key)
     except ValueError:
         raise UserError(
-            f"evaluation.weights={weights} is not known: write ema (the default), raw, or power:0.08 for a power "
+            f"{key}={weights} is not known: write ema (the default), raw, or power:0.08 for a power "
             "function average of that length, made of snapshots (power_ema.sigma_rel)"
         ) from None
 
@@ -38,6 +38,12 @@ def checked_length(sigma_rel: float, key: str) -> float:
     return sigma_rel
 
 
+def weights_text(weights: str) -> str:
+    """One spelling of what `evaluation.weights` may say: `power:0.08` for `power:8e-2`."""
+    length = power_length(weights)
+    return weights if length is None else f"{POWER}{length_text(length)}"
+
+
 def length_text(sigma_rel: float) -> str:
     """How a length is written in files and ids: `0.05`."""
     return f"{sigma_rel:g}"
@@ -50,6 +56,7 @@ def check_averages(config: Config) -> None:
         checked_length(sigma_rel, "power_ema.sigma_rel")
     if tracked and len({length_text(sigma_rel) for sigma_rel in tracked}) < len(tracked):
         raise UserError(f"power_ema.sigma_rel={tracked} names a length twice")
+    power_length(config.evaluation.guidance_weak_weights, "evaluation.guidance_weak_weights")
     if power_length(config.evaluation.weights) is not None and tracked == []:
         raise UserError(
             f"evaluation.weights={config.evaluation.weights} is made of snapshots, and power_ema.sigma_rel=[] keeps "

@@ -30,6 +30,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "diffusion.objective": tuple(SAMPLERS),
     "evaluation.sampler": tuple(name for names in SAMPLERS.values() for name in names),
     "evaluation.labels": ("uniform", "balanced"),
+    "init_from_weights": ("ema", "raw"),
     "evaluation.where": ("inline", "job"),
     "evaluation.precision": ("fp32", "tf32", "bf16"),
     "evaluation.features": ("digits-cnn", "inception"),
@@ -163,6 +164,8 @@ def check(config: Config) -> None:
             f"resolution={config.resolution} is not a multiple of {config.data.downsample}, the side in pixels "
             f"of one latent of {config.data.name}"
         )
+    if config.init_from is None and config.init_from_weights != "ema":
+        raise UserError("init_from_weights says which weights of init_from, and init_from names none")
     if config.data.downsample == 1 and "frozen" in (config.data.flip, config.data.latents):
         raise UserError(
             f"data.flip=frozen and data.latents=frozen are for a latents store: data={config.data.name} has none"
@@ -183,6 +186,11 @@ def _check_sampling(config: Config) -> None:
     if objective == "flow" and (config.diffusion.learn_sigma or evaluation.clip_denoised):
         key = "diffusion.learn_sigma" if config.diffusion.learn_sigma else "evaluation.clip_denoised"
         raise UserError(f"{key}=true means nothing of a flow: say objective=flow, which turns it off")
+    if evaluation.guidance_weak is not None and evaluation.guidance_scale != 1.0 and evaluation.guidance_channels:
+        raise UserError(
+            f"evaluation.guidance_channels={evaluation.guidance_channels} belongs to classifier-free guidance; a "
+            "weaker model guides all channels: say evaluation.guidance_channels=null"
+        )
     interval = evaluation.guidance_interval
     if interval is not None and not (len(interval) == 2 and 0 <= interval[0] < interval[1] <= 1):
         raise UserError(

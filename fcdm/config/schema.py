@@ -181,6 +181,13 @@ class EvaluationConfig:
     """Clip the predicted x0 to [-1, 1]; sensible for pixels, never for latents."""
     guidance_scale: float = 1.0
     """1: no guidance, one forward pass per step instead of two."""
+    guidance_weak: str | None = None
+    """Guide by a weaker model instead of by no label (autoguidance, arXiv 2406.02507): a run's checkpoint
+    `<run>@<step>`, its folder, or a file of weights of the same model. In the key by its identity."""
+    guidance_weak_weights: str = "ema"
+    """Which of its weights: as `weights`."""
+    guidance_weak_path: str | None = None
+    """Where it is; set at submission."""
     guidance_channels: int | None = None
     """Guide the first so many channels only (the public codes: 3 of 4); null: all."""
     guidance_interval: list[float] | None = None
@@ -207,7 +214,7 @@ class EvaluationConfig:
     """Of the evaluation's own job."""
 
 
-RUNTIME_EVALUATION = ("batch_size", "where", "resources")
+RUNTIME_EVALUATION = ("batch_size", "where", "resources", "guidance_weak_path")
 """Keys of `evaluation` that do not move a result beyond float rounding."""
 
 
@@ -255,6 +262,13 @@ class Config:
     label_drop: LabelDropConfig = field(default_factory=LabelDropConfig)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     ema: EMAConfig = field(default_factory=EMAConfig)
+    init_from: str | None = None
+    """Weights to start from instead of drawn ones: a run's checkpoint `<run>@<step>`, its folder, or a file.
+
+    Model and EMA begin with them, the optimiser and the steps anew. In the id by what it is: `<run's id>@<step>` or
+    `sha256:...`."""
+    init_from_weights: str = "ema"
+    """Which of its weights: `ema` or `raw`."""
 
     # --- request: which budgets, how judged, for which study ---------------------------------
     steps: Any = MISSING
@@ -282,6 +296,8 @@ class Config:
     log_every: int = 50
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     power_ema: PowerEMAConfig = field(default_factory=PowerEMAConfig)
+    init_path: str | None = None
+    """Where `init_from` is; set at submission, read before the first step only."""
     mlflow_uri: str | None = None
     """MLflow tracking URI; null: sqlite in `<runs_dir>/mlflow.db`; `off`: no tracking."""
 
@@ -297,4 +313,6 @@ SCIENCE_KEYS = (
     "label_drop",
     "optimiser",
     "ema",
+    "init_from",
+    "init_from_weights",
 )

@@ -13,6 +13,7 @@ from fcdm.diffusion.process import Process
 from fcdm.diffusion.sampling import sample
 from fcdm.diffusion.solvers import solve
 from fcdm.engine.machine import autocast
+from fcdm.engine.sources import weaker_model
 from fcdm.metrics.rounding import to_uint8
 from fcdm.randomness import Purpose, integers, normal
 from fcdm.runs.protocol import decoder_of
@@ -32,6 +33,7 @@ class Sampler:
         whole = Process.create(diffusion.timesteps, diffusion.beta_start, diffusion.beta_end)
         self.flow = diffusion.objective == "flow"
         self.vae = _decoder(config, device) if config.data.downsample > 1 else None
+        self.weak = weaker_model(config, device)
         self.process = whole if self.flow else whole.respaced(config.evaluation.sampling_steps)
 
     def images(self, numbers: Tensor) -> Tensor:
@@ -46,6 +48,7 @@ class Sampler:
             protocol.guidance_channels,
             interval=(interval[0], interval[1]) if interval else None,
             time=flow_time if self.flow else step_time(self.config.diffusion.timesteps),
+            weak=self.weak,
         )
         start = normal(protocol.seed, Purpose.SAMPLE_START, 0, numbers, self.shape)
 

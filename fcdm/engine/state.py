@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,11 @@ class TrainState:
         power = PowerAverages(config.power_ema.sigma_rel or [], model)
         zero = torch.zeros((), device=device)
         return cls(model, ema, optimiser, 0, zero, 0, power, torch.zeros((), dtype=torch.int64, device=device))
+
+    def start_from(self, weights: Mapping[str, Tensor]) -> None:
+        """Begin with these weights instead of drawn ones: the model, and its averages with it."""
+        for module in (self.model, self.ema):
+            load_weights(module, dict(weights))
 
     def add_loss(self, loss: Tensor) -> None:
         """Count the loss of the step just done, (), without waiting for the device."""

@@ -24,6 +24,7 @@ from fcdm.engine.judge import Judge
 from fcdm.engine.machine import Segment, autocast, matmul_precision, prepare_machine
 from fcdm.engine.progress import Progress
 from fcdm.engine.ranks import Ranks
+from fcdm.engine.sources import initial_weights
 from fcdm.engine.state import TrainState
 from fcdm.engine.stop import Stopped, StopSignal
 from fcdm.errors import UserError
@@ -63,7 +64,9 @@ def train(
     data = open_dataset(config, ranks.device)
     process = Process.create(config.diffusion.timesteps, config.diffusion.beta_start, config.diffusion.beta_end)
     state = TrainState.create(config, ranks.device)
-    state.restore(run.checkpoints, config.power_ema, progress.note if ranks.is_main else _silent)
+    resumed = state.restore(run.checkpoints, config.power_ema, progress.note if ranks.is_main else _silent)
+    if not resumed and (initial := initial_weights(config, state.model)):
+        state.start_from(initial)
     ranks.agree(state.step, "the checkpoint to continue from")
     weights = list(state.model.parameters())
     averages = list(state.ema.parameters())

@@ -18,6 +18,7 @@ from fcdm.config.schema import Config, CustomConfig
 from fcdm.data.dataset import data_checksum
 from fcdm.errors import UserError
 from fcdm.launch.averages import agree_on_averages, refuse_unreachable
+from fcdm.launch.sources import resolved_sources
 from fcdm.runs.atomic import write_json
 from fcdm.runs.costs import train_flops
 from fcdm.runs.custom import check_models, news_of_source, with_source
@@ -151,6 +152,7 @@ def make_jobs(configs: Iterable[Config], data_needed: bool = True) -> list[Job]:
             grids=[],
             studies=[],
         )
+        whole = resolved_sources(whole, data_is_here(whole))
         identity = run_id(science(whole))
         job = jobs.setdefault(identity, Job(identity, []))
         folders.add(whole.runs_dir)

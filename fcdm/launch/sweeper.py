@@ -22,6 +22,7 @@ from fcdm.launch.compose import Composer, with_progress
 from fcdm.launch.forwarder import forwarding
 from fcdm.launch.jobs import Job, make_jobs, record_study, this_command, with_own_source
 from fcdm.launch.messages import is_users, one_line
+from fcdm.launch.sources import resolved_sources
 from fcdm.launch.studies import choices_of
 
 
@@ -107,7 +108,8 @@ def _same_request(config: Config, part: Config) -> bool:
     """Whether the part came of this config: `make_jobs` fills in the rest."""
     data = dataclasses.replace(config.data, checksum=part.data.checksum)
     joined = {key: getattr(part, key) for key in ("steps", "keep_steps", "power_ema")}
-    return dataclasses.replace(with_own_source(config), data=data, grids=[], **joined) == part
+    whole = dataclasses.replace(with_own_source(config), data=data, grids=[], **joined)
+    return resolved_sources(whole) == part
 
 
 def _averages(part: Config) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -113,6 +114,25 @@ def _described(folder: Path) -> dict[str, Any]:
     return described if isinstance(described, dict) else {}
 
 
+def _lineage(config: Config) -> dict[str, Any]:
+    """Where a run's weights come from, and the FLOPs that went into them where that is a run of ours."""
+    path = Path(config.init_path or "")
+    lineage: dict[str, Any] = {
+        "source": config.init_from,
+        "weights": config.init_from_weights,
+        "name": path.name,
+        "path": str(path),
+    }
+    _, at, step = (config.init_from or "").rpartition("@")
+    if at:
+        parent = _described(path.parent.parent)
+        lineage["name"] = f"{path.parent.parent.name}@{step}"
+        before = (parent.get("init_from") or {}).get("lineage_train_flops", 0)
+        with contextlib.suppress(KeyError, TypeError):
+            lineage["lineage_train_flops"] = before + int(step) * parent["cost"]["train_flops_per_step"]
+    return lineage
+
+
 def _create(folder: Path, identity: str, wanted: dict[str, Any], config: Config) -> None:
     """Make the folder whole under a temporary name, then rename it: no reader ever sees half of it."""
     cost = run_cost(config)
@@ -134,6 +154,8 @@ def _create(folder: Path, identity: str, wanted: dict[str, Any], config: Config)
         },
         "created": time.time(),
     }
+    if config.init_from is not None:
+        described["init_from"] = _lineage(config)
     temporary = folder.parent / f".new-{uuid.uuid4().hex}"
     try:
         temporary.mkdir(parents=True)

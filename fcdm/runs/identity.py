@@ -25,6 +25,8 @@ INTRODUCED: dict[str, Any] = {
     "data.latents": "posterior",
     "model.channel_attention": False,
     "model.feed_forward": False,
+    "init_from": None,
+    "init_from_weights": "ema",
 }
 
 # In the config for people and for finding things, but not what a run is: the same bytes under another

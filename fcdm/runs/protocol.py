@@ -12,17 +12,24 @@ from pathlib import Path
 from typing import Any
 
 from fcdm.codecs.files import vae_identity
-from fcdm.config.averages import POWER, length_text, power_length
+from fcdm.config.averages import weights_text
 from fcdm.config.schema import RUNTIME_EVALUATION, Config
 from fcdm.data.manifest import file_sha256
 from fcdm.errors import UserError
 from fcdm.features import extractor_id
 from fcdm.runs.identity import short_hash
+from fcdm.runs.weights import PINNED, find_weights
 
 # How generated and real images become bytes before any feature is taken (DiT's and ADM's rule).
 ROUNDING = "truncate-uint8"
 
-INTRODUCED: dict[str, Any] = {"guidance_interval": None, "atol": 1e-6, "rtol": 1e-3}
+INTRODUCED: dict[str, Any] = {
+    "guidance_interval": None,
+    "atol": 1e-6,
+    "rtol": 1e-3,
+    "guidance_weak": None,
+    "guidance_weak_weights": "ema",
+}
 """Keys of later versions and the values that mean what was before them: left out, so that no protocol's id changes."""
 
 
@@ -31,8 +38,12 @@ def protocol_of(config: Config) -> dict[str, Any]:
     protocol = dataclasses.asdict(config.evaluation)
     for key in RUNTIME_EVALUATION:
         del protocol[key]
-    if (length := power_length(protocol["weights"])) is not None:
-        protocol["weights"] = f"{POWER}{length_text(length)}"
+    protocol["weights"] = weights_text(protocol["weights"])
+    protocol["guidance_weak_weights"] = weights_text(protocol["guidance_weak_weights"])
+    if protocol["guidance_weak"] is None or protocol["guidance_scale"] == 1.0:
+        protocol |= {key: INTRODUCED[key] for key in ("guidance_weak", "guidance_weak_weights")}
+    elif not PINNED.fullmatch(protocol["guidance_weak"]):
+        protocol["guidance_weak"] = find_weights(protocol["guidance_weak"], config.runs_dir).id
     if protocol["guidance_scale"] == 1.0 or protocol["guidance_channels"] == config.data.channels:
         protocol["guidance_channels"] = None  # nothing to guide, or all of it: one protocol, one id
     for key, value in INTRODUCED.items():

@@ -18,6 +18,8 @@ from fcdm.runs.folder import Run
 
 SUFFIXES = (".pt", ".pth", ".safetensors")
 """Files of weights: torch's, read weights-only, and safetensors."""
+PINNED = re.compile(r"[0-9a-f]{64}@\d+|sha256:[0-9a-f]{64}")
+"""What `Weights.id` looks like."""
 _SHORTEST_ID = 4
 
 

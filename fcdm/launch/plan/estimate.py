@@ -15,7 +15,7 @@ from fcdm.config.schema import Config
 from fcdm.cost import FLOAT_BYTES, FLOPS_PER_MAC, sampling_passes
 from fcdm.errors import UserError
 from fcdm.launch.plan.devices import DEFAULT_GPU, DEFAULT_MFU, Device, device_named, known_device
-from fcdm.launch.plan.judging_costs import decoding_macs, metrics_macs
+from fcdm.launch.plan.judging_costs import decoding_macs, metrics_macs, weak_macs
 from fcdm.launch.slurm.batch_script import Request
 from fcdm.launch.slurm.options import SlurmOptions
 from fcdm.runs.costs import run_cost
@@ -140,9 +140,12 @@ def judging_flops(config: Config) -> dict[str, int]:
     forward = run_cost(config).forward_macs
     asked = config.evaluation
     steps = ADAPTIVE_CALLS if asked.sampler == "dopri5" else asked.sampling_steps
-    passes = asked.samples * sampling_passes(asked.sampler, steps, asked.guidance_scale)
+    if asked.guidance_weak is None or asked.guidance_scale == 1.0:
+        macs = sampling_passes(asked.sampler, steps, asked.guidance_scale) * forward
+    else:
+        macs = sampling_passes(asked.sampler, steps, 1.0) * (forward + weak_macs(config))
     return {
-        "sampling": FLOPS_PER_MAC * passes * forward,
+        "sampling": FLOPS_PER_MAC * asked.samples * macs,
         "decoding": FLOPS_PER_MAC * asked.samples * decoding_macs(config),
         "metrics": FLOPS_PER_MAC * metrics_macs(config, forward),
     }

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from functools import cache
 from itertools import pairwise
+from pathlib import Path
 
 from fcdm.config.schema import Config
 from fcdm.errors import UserError
+from fcdm.runs.costs import run_cost
+from fcdm.runs.files import read_json
 
 VAE_CHANNELS = (128, 256, 512, 512)
 DIGITS_TRAIN, DIGITS_HELDOUT = 1438, 359
@@ -104,3 +107,12 @@ def metrics_macs(config: Config, forward_macs: int) -> int:
         return samples * inception_macs()
     features = (samples + DIGITS_TRAIN + DIGITS_HELDOUT) * digits_cnn_macs()
     return features + HELDOUT_BINS * DIGITS_HELDOUT * forward_macs
+
+
+def weak_macs(config: Config) -> int:
+    """MACs of one forward pass of the weaker model (`evaluation.guidance_weak`); a file is of the same model."""
+    path = Path(config.evaluation.guidance_weak_path or "")
+    run = path.parent.parent / "run.json"
+    if path.is_dir() and run.is_file():
+        return int(read_json(run)["cost"]["forward_macs"])
+    return run_cost(config).forward_macs

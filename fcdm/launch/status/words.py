@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 from collections.abc import Sequence
@@ -62,6 +63,18 @@ def plain_lines(rows: Sequence[Row]) -> list[str]:
 def summary(rows: Sequence[Row]) -> str:
     """`12 done, 3 running, 1 failed`."""
     return ", ".join(f"{count} {state}" for state, count in counts(rows).items()) or "nothing is asked for"
+
+
+def begun_from(overview: Overview, runs_dir: str) -> list[str]:
+    """One line for each run that started from other weights (`init_from`)."""
+    lines = []
+    for run in dict.fromkeys(row.run for row in overview.rows):
+        try:
+            begun = json.loads((Path(runs_dir) / run / "run.json").read_text())["init_from"]
+            lines.append(f"{run} started from {begun['name']} ({begun['weights']} weights)")
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # drawn weights, or nothing there yet
+    return lines
 
 
 def next_steps(overview: Overview, study: str | None, runs_dir: str = "runs") -> list[str]:

@@ -1,0 +1,122 @@
+"""Weights that a configuration names: found, pinned by their identity, and checked to fit, before anything starts.
+
+What the user typed is no identity: `init_from` and `evaluation.guidance_weak` become `<run's id>@<step>` or
+`sha256:<of the file>`, and where that was found goes into a runtime key beside it, for the node that reads it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from fcdm.config.schema import Config
+from fcdm.errors import UserError
+from fcdm.runs.folder import frozen_science
+from fcdm.runs.identity import INTRODUCED, flatten, science
+from fcdm.runs.weights import Weights, find_weights
+
+SAME_MODEL = ("data.channels", "data.classes", "diffusion.learn_sigma")
+"""What besides `model` gives weights their shapes. Neither model's weights depend on the resolution."""
+
+SAME_PROBLEM = (
+    "data.checksum",
+    "data.channels",
+    "data.classes",
+    "resolution",
+    "diffusion.objective",
+    "diffusion.timesteps",
+    "diffusion.beta_start",
+    "diffusion.beta_end",
+)
+"""What a weaker model must share to guide another."""
+
+
+def resolved_sources(config: Config, data_here: bool = True) -> Config:
+    """The configuration with its sources pinned; itself where it names none. Raises UserError.
+
+    data_here: its data has been seen, so that its checksum tells whether a weaker model had the same.
+    """
+    if config.init_from is not None:
+        found = _pinned("init_from", config.init_from, config)
+        _check_same_model(config, found)
+        config = dataclasses.replace(config, init_from=found.id, init_path=str(found.path.absolute()))
+    asked = config.evaluation
+    if asked.guidance_weak is not None and asked.guidance_scale != 1.0:
+        found = _pinned("evaluation.guidance_weak", asked.guidance_weak, config)
+        _check_same_problem(config, found, data_here)
+        pinned = dataclasses.replace(asked, guidance_weak=found.id, guidance_weak_path=str(found.path.absolute()))
+        config = dataclasses.replace(config, evaluation=pinned)
+    elif asked.guidance_weak is not None:  # nothing to guide: one protocol
+        plain = dataclasses.replace(asked, guidance_weak=None, guidance_weak_weights="ema")
+        config = dataclasses.replace(config, evaluation=plain)
+    return config
+
+
+def _pinned(key: str, text: str, config: Config) -> Weights:
+    """The weights that `text` names, of a step that it says."""
+    try:
+        found = find_weights(text, config.runs_dir)
+    except UserError as error:
+        if key == "init_from" and (known := _known(text, Path(config.runs_dir))):
+            return known
+        raise UserError(f"{key}: {error}") from None
+    if found.run is not None and not re.search(r"@\d+$|(^|/)step-\d+/?$", text):
+        raise UserError(f"{key}={text} says no step, and its newest changes as it is trained: write {key}={found.name}")
+    return found
+
+
+def _known(text: str, runs_dir: Path) -> Weights | None:
+    """What a run here once started from under this name: a source may be gone once its run has a checkpoint."""
+    wanted = {text, str(Path(text).expanduser().absolute())}
+    found = set()
+    for path in runs_dir.glob("*/run.json"):
+        try:
+            begun = json.loads(path.read_text()).get("init_from") or {}
+            names = {begun["source"], begun["name"], begun["path"]}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            continue
+        if wanted & names:
+            found.add((str(begun["source"]), str(begun["path"])))
+    if len({source for source, _ in found}) != 1:
+        return None
+    source, place = min(found)
+    return Weights(source, Path(place))
+
+
+def _check_same_model(config: Config, found: Weights) -> None:
+    """Raise UserError where the run's weights have other shapes than this configuration's model."""
+    if found.run is None:
+        return  # of a file nothing is known until it is read
+    theirs, ours = _flat(frozen_science(found.run.folder)), _flat(science(config))
+    keys = [key for key in ours | theirs if key.startswith("model.") and key != "model.name"] + list(SAME_MODEL)
+    _refuse_differences(f"init_from={found.name} is of another model", theirs, ours, keys)
+
+
+def _check_same_problem(config: Config, found: Weights, data_here: bool) -> None:
+    if found.run is None:
+        return
+    theirs, ours = _flat(frozen_science(found.run.folder)), _flat(science(config))
+    keys = [key for key in SAME_PROBLEM if data_here or key != "data.checksum"]
+    _refuse_differences(f"evaluation.guidance_weak={found.name} cannot guide this run", theirs, ours, keys)
+
+
+def _flat(science_config: dict[str, Any]) -> dict[str, Any]:
+    """Dotted key -> value, with the keys that a later version added."""
+    return {**INTRODUCED, **flatten(science_config)}
+
+
+def _refuse_differences(what: str, theirs: dict[str, Any], ours: dict[str, Any], keys: list[str]) -> None:
+    different = [
+        f"{key} is {_text(theirs.get(key))} there and {_text(ours.get(key))} here"
+        for key in keys
+        if theirs.get(key) != ours.get(key)
+    ]
+    if different:
+        raise UserError(f"{what}: {'; '.join(different[:4])}")
+
+
+def _text(value: Any) -> str:
+    return value[:8] if isinstance(value, str) and len(value) == 64 else str(value)
