@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from analysis.intervals import Trajectories
+from analysis.names import display_name
 from analysis.step_efficiency import FLOORS, RatioRange, ratio_range
-from analysis.table import display_name
 
 METRICS = {
     "fid": "floor",

@@ -14,8 +14,8 @@ import pandas as pd
 from analysis.axes import NOTE, Drawn, fid_label
 from analysis.comparison import dropped
 from analysis.figures_published import PUBLISHED
+from analysis.names import display_name
 from analysis.styles import DOUBLE, FAMILIES, OTHERS, lighter
-from analysis.table import display_name
 from fcdm.config.schema import FAMILIES as SCHEMAS
 
 NOT_SHOWN = ("model.name", "model.family")

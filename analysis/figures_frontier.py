@@ -14,9 +14,9 @@ from analysis.comparison import dropped
 from analysis.figures_size import marker_of
 from analysis.fits import Fit
 from analysis.frontier import mean_curves
+from analysis.names import display_name
 from analysis.scaling import frontiers_of
 from analysis.styles import FAMILIES, OTHERS, SINGLE, lighter
-from analysis.table import display_name
 
 POINTS = 60
 

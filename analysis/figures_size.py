@@ -14,8 +14,8 @@ from matplotlib.patheffects import withStroke
 from analysis.axes import NOTE, Drawn, fid_label, legend_columns, log_axes, spread, steps_text
 from analysis.comparison import dropped, lines
 from analysis.figures_published import LEGEND, PUBLISHED, named_as, unguided
+from analysis.names import display_name
 from analysis.styles import DOUBLE, FAMILIES, OTHERS, lighter
-from analysis.table import display_name
 
 MOST_BUDGETS = 4
 LARGEST, SMALLEST = 90.0, 10.0

@@ -8,7 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.table import COLUMNS, RunCurves, labels_of, row_of
+from analysis.names import labels_of
+from analysis.table import COLUMNS, RunCurves, row_of
 
 GUIDED = ("guidance_channels", "guidance_interval")
 """What of a protocol means nothing at scale 1: the unguided result stands with each of its guided families."""

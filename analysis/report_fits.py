@@ -7,8 +7,8 @@ import pandas as pd
 
 from analysis.cells import MISSING, Cell, CellTable, number
 from analysis.fits import Fit
+from analysis.names import display_name
 from analysis.scaling import fits_of, fits_table, frontiers_of
-from analysis.table import display_name
 
 AXES = (("train_pflops", "training PFLOPs"), ("steps", "training steps"))
 

@@ -10,7 +10,8 @@ from typing import Any
 import pandas as pd
 
 from analysis.comparison import dropped
-from analysis.table import display_name, tidy_table
+from analysis.names import display_name
+from analysis.table import tidy_table
 from fcdm.errors import UserError
 from fcdm.launch.status.overview import Looker, what_is_asked
 from fcdm.launch.status.rows import DONE, Row

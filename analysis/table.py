@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.names import labels_of
 from analysis.protocols import choose_protocol
 from fcdm.errors import UserError
-from fcdm.runs.identity import NOT_IDENTITY
 from fcdm.runs.reader import RunView, list_runs, list_studies
 
 METRICS = (
@@ -59,8 +59,6 @@ FLOORS = {
 
 INTERNAL = ("variant", "grid", "grid_columns")
 """Columns that are of no use outside."""
-
-NOT_A_VARIANT = ("seed", *NOT_IDENTITY)
 
 
 @dataclass
@@ -181,43 +179,6 @@ def _missing(curves: Sequence[RunCurves], study: str, chosen: str, labels: dict[
     return sorted(lines)
 
 
-def display_name(model: str, family: str) -> str:
-    """`dit/XL-2` -> `DiT-XL/2`; `XL` -> `FCDM-XL`: as in the papers. A user's own model keeps its name."""
-    size = model.rsplit("/", 1)[-1]
-    if family not in ("dit", "fcdm"):
-        return model or family
-    return f"DiT-{size.replace('-', '/', 1)}" if family == "dit" else f"FCDM-{size}"
-
-
-def _short(key: str, value: str) -> str:
-    """The hash of a user's code (`model.source`) as short as in a run's name."""
-    return value[:8] if key == "model.source" else value
-
-
-def labels_of(curves: Iterable[RunCurves]) -> tuple[dict[str, tuple[str, str]], dict[str, dict[str, str]]]:
-    """Run -> (label, variant), and label -> what sets its variant apart from its namesakes, by the config's keys.
-
-    A label names these: `FCDM-N lr=0.001`.
-    """
-    by_name: dict[str, dict[str, dict[str, str]]] = {}
-    variant_of = {}
-    for run in curves:
-        config = {key: value for key, value in run.config.items() if key not in NOT_A_VARIANT}
-        variant_of[run.name] = variant = ",".join(f"{key}={config[key]}" for key in sorted(config))
-        by_name.setdefault(display_name(run.model, run.family), {})[variant] = config
-    labels, settings = {}, {}
-    for run in curves:
-        name = display_name(run.model, run.family)
-        variants = by_name[name]
-        own = variants[variant_of[run.name]]
-        keys = sorted({key for config in variants.values() for key in config})
-        differing = [key for key in keys if len({config.get(key) for config in variants.values()}) > 1]
-        suffix = "".join(f" {key.rsplit('.', 1)[-1]}={_short(key, own.get(key, 'none'))}" for key in differing)
-        labels[run.name] = (name + suffix, variant_of[run.name])
-        settings[name + suffix] = {key: own.get(key, "none") for key in differing}
-    return labels, settings
-
-
 def row_of(run: RunCurves, judged: Judged, label: str, variant: str) -> dict[str, Any]:
     """One row of a table, with COLUMNS."""
     told = run.protocols.get(judged.protocol_id, {"protocol": {}, "floor": {}})
@@ -262,10 +223,6 @@ def _until(run: RunCurves, key: str, step: int) -> np.ndarray:
 
 
 def _curves(view: RunView) -> RunCurves:
-    points: dict[str, list[tuple[int, float]]] = {"loss": [], "images_per_s": []}
-    for _, (step, _, key, value) in view.training_scalars():
-        if key in points:
-            points[key].append((step, value))
     return RunCurves(
         name=view.name,
         model=view.model,
@@ -273,7 +230,7 @@ def _curves(view: RunView) -> RunCurves:
         data=view.data,
         config=view.flat_config,
         cost=view.cost,
-        training={key: curve(found) for key, found in points.items()},
+        training={key: curve(view.training_series(key)) for key in ("loss", "images_per_s")},
         judged=[
             Judged(
                 step=e.step,

@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 
 from analysis.comparison import METRICS
-from analysis.table import display_name, tidy_table
+from analysis.names import display_name
+from analysis.table import tidy_table
 from fcdm.errors import UserError
 
 

@@ -22,10 +22,11 @@ from analysis import plots
 from analysis.axes import log_ticks
 from analysis.comparison import comparisons, lines, sentence
 from analysis.figures import fid_against
+from analysis.names import display_name
 from analysis.samples import _first_tiles
 from analysis.step_efficiency import RatioRange
 from analysis.summary import next_commands, print_table, ratio_sentences
-from analysis.table import COLUMNS, display_name, tidy_table
+from analysis.table import COLUMNS, tidy_table
 from fcdm.errors import UserError
 from fcdm.tracking import Forwarder
 from tests.fake_runs import FLOOR, MODELS, PROTOCOL, START, evaluate, fid_at, make_run, make_study, protocol_id

@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from analysis.names import display_name
 from analysis.published import COLUMNS, FOLDER, OURS, PUBLISHED, beside, published, published_ablations, published_curve
-from analysis.table import display_name, tidy_table
+from analysis.table import tidy_table
 from tests.fake_runs import make_run
 
 

@@ -144,6 +144,15 @@ class RunView:
                     seen.add((key, step))
                     yield end, Scalar(step, fields["time"], key, value)
 
+    def training_series(self, key: str) -> list[tuple[int, float]]:
+        """(step, value) of one key of training, as `training_scalars` has them, without looking at the others."""
+        found: dict[int, float] = {}
+        for _, fields in self.records:
+            if key in fields and "protocol" not in fields and "segment" not in fields:
+                for value in scalars_in({key: fields[key]}).values():
+                    found.setdefault(fields["step"], value)
+        return list(found.items())
+
     def scalars(self, headline: str | None = None) -> Iterator[Scalar]:
         """Training's numbers, then the evaluations', without doubles.
 
