@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 class Sampler:
     """Images by their numbers: start noise, label and step noise of sample i are functions of (seed, i)."""
 
-    def __init__(self, model: nn.Module, config: Config, device: torch.device) -> None:
-        self.model, self.config, self.device = model, config, device
+    def __init__(self, model: nn.Module, config: Config, device: torch.device, label: int | None = None) -> None:
+        """label: all samples are of this class, whatever `evaluation.labels` says."""
+        self.model, self.config, self.device, self.label = model, config, device, label
         side = config.resolution // config.data.downsample
         self.shape = (config.data.channels, side, side)
         diffusion = config.diffusion
@@ -80,6 +81,8 @@ class Sampler:
     def labels(self, numbers: Tensor) -> Tensor:
         """Labels (n,) int64 of the samples."""
         classes = self.config.data.classes
+        if self.label is not None:
+            return torch.full_like(numbers, self.label)
         if self.config.evaluation.labels == "balanced":
             return numbers % classes
         return integers(self.config.evaluation.seed, Purpose.SAMPLE_LABEL, 0, numbers, classes)

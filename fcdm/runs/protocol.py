@@ -35,6 +35,19 @@ INTRODUCED: dict[str, Any] = {
 
 def protocol_of(config: Config) -> dict[str, Any]:
     """The protocol that this configuration asks for (checksums filled in)."""
+    protocol = sampling_protocol(config)
+    protocol["features"] = extractor_id(config.evaluation.features)
+    if config.evaluation.features == "inception":
+        protocol["reference"] = f"{config.resolution}px@{reference_sha256(config)[:8]}"
+        if config.evaluation.labels == "balanced":
+            protocol["splits"] = "shuffled"  # in the order of the labels, before this key
+    else:
+        protocol["reference"] = f"{config.data.name}-{config.resolution}px-train@{(config.data.checksum or '')[:8]}"
+    return protocol
+
+
+def sampling_protocol(config: Config) -> dict[str, Any]:
+    """What of the protocol the samples themselves depend on."""
     protocol = dataclasses.asdict(config.evaluation)
     for key in RUNTIME_EVALUATION:
         del protocol[key]
@@ -54,14 +67,10 @@ def protocol_of(config: Config) -> dict[str, Any]:
     if protocol["sampler"] == "dopri5":
         protocol["sampling_steps"] = None  # it takes the steps that it needs
     protocol["rounding"] = ROUNDING
-    protocol["features"] = extractor_id(config.evaluation.features)
-    del protocol["decoder"]
-    if config.evaluation.features == "inception":
-        protocol["reference"] = f"{config.resolution}px@{reference_sha256(config)[:8]}"
-        if config.data.downsample > 1:
-            protocol["decoder"] = vae_identity(decoder_of(config)).id
-    else:
-        protocol["reference"] = f"{config.data.name}-{config.resolution}px-train@{(config.data.checksum or '')[:8]}"
+    for key in ("features", "reference", "decoder"):
+        del protocol[key]
+    if config.data.downsample > 1:
+        protocol["decoder"] = vae_identity(decoder_of(config)).id
     return protocol
 
 

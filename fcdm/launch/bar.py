@@ -1,0 +1,79 @@
+"""A bar over images: for commands that read, make or judge many of them."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+
+class TerminalBar:
+    """A live bar with images/s and the time left; in a pipe, a line now and then."""
+
+    EVERY = 20.0
+    """Seconds between lines."""
+    MEASURE = 5.0
+    """Seconds of work before its duration is told."""
+
+    def __init__(self, processes: int) -> None:
+        self.processes = processes
+        self.console = Console(file=sys.stdout)
+        columns = (BarColumn(bar_width=24), MofNCompleteColumn(), TextColumn("images {task.fields[speed]}"))
+        self.bars = Progress(*columns, TimeRemainingColumn(), console=self.console)
+        self.task: TaskID | None = None
+        self.total = self.before = 0
+        self.began = self.line_at = 0.0
+        self.estimated = False
+
+    def __enter__(self) -> TerminalBar:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.bars.live.is_started:
+            self.bars.stop()
+
+    def note(self, text: str) -> None:
+        self.console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+    def warn(self, text: str) -> None:
+        if self.task is not None and self.console.is_terminal:
+            self.note(text)  # above the bar
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def start(self, images: int, done: int) -> None:
+        self.total, self.before = images, done
+        self.began = self.line_at = time.monotonic()
+        self.task = self.bars.add_task("", total=images, completed=done, speed="")
+        if self.console.is_terminal:
+            self.bars.start()
+
+    def update(self, done: int) -> None:
+        now = time.monotonic()
+        new, seconds = done - self.before, now - self.began
+        if self.task is None or new <= 0 or seconds <= 0:
+            return
+        speed = new / seconds
+        self.bars.update(self.task, completed=done, speed=f"{speed:,.1f}/s")
+        left = (self.total - done) / speed
+        if not self.estimated and seconds > self.MEASURE and done < self.total:
+            # The other processes' images are counted by the shard, so at first only this one's are seen.
+            all_of_them = speed * self.processes
+            self.estimated = True
+            span = _span((self.total - done) / all_of_them)
+            self.note(f"measured on {new:,} images: {all_of_them:,.1f} images/s, about {span} to go")
+        if not self.console.is_terminal and (now - self.line_at > self.EVERY and done < self.total):
+            self.line_at = now
+            self.note(f"{done:,} of {self.total:,} images, {speed:,.1f}/s, {_span(left)} left")
+
+
+def _span(seconds: float) -> str:
+    minutes = seconds / 60
+    if minutes < 2:
+        return f"{seconds:.0f} s"
+    return f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"

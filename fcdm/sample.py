@@ -1,0 +1,260 @@
+"""`python -m fcdm.sample SOURCE key=value ...`: images from a run, a checkpoint or a public file.
+
+The same command again continues. Under torchrun, or `srun` with several tasks, the processes share the work.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fcdm.engine.stop import Stopped, StopSignal, end_process
+from fcdm.errors import UserError
+
+if TYPE_CHECKING:
+    from fcdm.config.schema import Config
+    from fcdm.launch.source import Words
+    from fcdm.runs.weights import Weights
+
+HELP = """python -m fcdm.sample SOURCE key=value ...
+
+Draws samples and keeps them: samples.npz in ADM's format (arr_0: images, arr_1: labels), or PNGs, always with a
+picture of the first ones (grid.png) and the whole protocol (samples.json). The same command again continues; the i-th
+sample depends on (seed, i) only, whatever the batch size and the number of processes.
+
+SOURCE
+  runs/N-digits-8px-d3f1e7a7, its name, or 4 or more digits of its id: a run's newest checkpoint; with @400: that step's
+  runs/<run>/checkpoints/step-00000400                                  a checkpoint
+  0400000.pt, *.pth, *.safetensors                                      a file of the public DiT or FCDM code, or ours
+
+keys
+  out=FOLDER            where to (default: samples/<source>-<hash of the request>)
+  format=npz            npz, png, or npz,png
+  label=207             all of one class
+  samples, seed, sampler, sampling_steps, guidance_scale, guidance_channels, guidance_interval, labels (uniform,
+  balanced), weights (ema, raw, power:0.08), precision, decoder, batch_size, clip_denoised: as evaluation.* of
+  python -m fcdm.train; what is not said is as in the recipe of the run's data
+  model=XL resolution=256 objective=flow: of a file, which does not say so itself
+  device=auto threads=N runs_dir=runs
+  --dry-run             say what it would take, and do nothing
+
+examples
+  python -m fcdm.sample N-digits-8px-d3f1e7a7 samples=1000
+  python -m fcdm.sample d3f1@400 samples=64 label=3 format=png out=threes
+  python -m fcdm.sample DiT-XL-2-256x256.pt model=dit/XL-2 resolution=256 samples=50000 guidance_scale=1.5
+  torchrun --standalone --nproc-per-node 8 -m fcdm.sample d3f1 samples=50000
+  srun --ntasks 8 --gpus-per-task 1 python -m fcdm.sample d3f1 samples=50000
+"""
+OWN = ("out", "format", "label")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Returns the exit code: 0 once all is there, 1 after a one-line message, 3 where another process is at it."""
+    words = sys.argv[1:] if arguments is None else arguments
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(HELP, end="")
+        return 0
+    return told("fcdm.sample", lambda: _run(words))
+
+
+def told(program: str, run: Any) -> int:
+    """Runs a command; what goes wrong in what the user asked for becomes one line."""
+    from fcdm.launch.messages import is_users, one_line
+    from fcdm.runs.holder import RunHeld
+
+    try:
+        return int(run() or 0)
+    except RunHeld as error:
+        print(f"{program}: {error}", file=sys.stderr)
+        return 3
+    except Exception as error:
+        if type(error).__name__ == "OutOfMemoryError":
+            print(f"{program}: out of GPU memory: the same command with a smaller batch_size= goes on", file=sys.stderr)
+            return 1
+        if not is_users(error):
+            traceback.print_exc()
+        print(f"{program}: {one_line(error)}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"{program}: interrupted; the same command continues", file=sys.stderr)
+        return 130
+
+
+def _run(words: list[str]) -> int:
+    from fcdm.launch.source import source_config, take_apart, value_of
+    from fcdm.runs.weights import find_weights
+
+    asked = take_apart(words, OWN, ("dry-run",))
+    if asked.source is None:
+        raise UserError("say what to sample: a run, a checkpoint or a file; --help shows examples")
+    weights = find_weights(asked.source, value_of(asked.overrides, "runs_dir") or "runs")
+    config = source_config(weights, asked.overrides)
+    formats = asked.own.get("format", "npz").split(",")
+    if not set(formats) <= {"npz", "png"}:
+        raise UserError(f"format={asked.own['format']} is not known: npz, png, or npz,png")
+    label = _label(asked, config)
+    request = _request(weights, config, label, formats)
+    out = Path(asked.own.get("out") or _folder(weights, request))
+    first = int(os.environ.get("SLURM_PROCID", os.environ.get("RANK", 0))) == 0
+    if first:
+        for line in _forecast(weights, config, formats, out):
+            print(line, flush=True)
+    if "dry-run" in asked.flags:
+        return 0
+    with StopSignal() as stop:
+        _sample(weights, config, label, formats, request, out, stop)
+    return 0
+
+
+def _label(asked: Words, config: Config) -> int | None:
+    text = asked.own.get("label")
+    if text is None:
+        return None
+    classes = config.data.classes
+    if not text.isdigit() or int(text) > classes:
+        raise UserError(
+            f"label={text} cannot be: a class from 0 to {classes - 1}, or {classes}, the null class (unconditional)"
+        )
+    return int(text)
+
+
+def _request(weights: Weights, config: Config, label: int | None, formats: list[str]) -> dict[str, Any]:
+    """What the samples are, and nothing of how they are made: equal requests give equal files."""
+    from dataclasses import asdict
+
+    from fcdm.runs.protocol import sampling_protocol
+
+    protocol = sampling_protocol(config)
+    if label is not None:
+        protocol["labels"] = label
+    side = config.resolution
+    channels = config.data.channels if config.data.downsample == 1 else 3
+    return {
+        "source": weights.id,
+        "name": weights.name,
+        "model": asdict(config.model),
+        "diffusion": asdict(config.diffusion),
+        "resolution": config.resolution,
+        "classes": config.data.classes,
+        "shape": [config.evaluation.samples, side, side, channels],
+        "protocol": protocol,
+        "formats": sorted(set(formats)),
+    }
+
+
+def _folder(weights: Weights, request: dict[str, Any]) -> Path:
+    from fcdm.runs.atomic import plain
+    from fcdm.runs.identity import short_hash
+
+    return Path("samples") / f"{weights.name.removesuffix(weights.path.suffix)}-{short_hash(plain(request))}"
+
+
+def _forecast(weights: Weights, config: Config, formats: list[str], out: Path) -> list[str]:
+    """What it takes, before anything is drawn."""
+    from fcdm.launch.plan.estimate import ADAPTIVE_CALLS, CALLS_A_STEP
+
+    asked = config.evaluation
+    side, channels = config.resolution, config.data.channels if config.data.downsample == 1 else 3
+    calls = asked.sampling_steps * CALLS_A_STEP.get(asked.sampler, 1)
+    about = ""
+    if asked.sampler == "dopri5":
+        calls, about = ADAPTIVE_CALLS, "about "
+    guided = asked.guidance_scale != 1.0
+    forwards = asked.samples * calls * (2 if guided else 1)
+    how = asked.sampler + ("" if about else f", {asked.sampling_steps} steps")
+    if guided:
+        how += f", guidance {asked.guidance_scale:g}"
+    size = asked.samples * side * side * channels
+    largest = size * (1 + ("npz" in formats)) + (size if "png" in formats else 0)
+    lines = [
+        f"{weights.name}: model {config.model.name} ({asked.weights}), {how}",
+        f"{asked.samples:,} samples of {side}x{side}x{channels}: {about}{forwards:,} forward passes of one image; "
+        f"{size / 1e9:.3g} GB of pixels, up to {largest / 1e9:.3g} GB on disk while they are put together -> {out}",
+    ]
+    folder = next(place for place in (out, *out.absolute().parents) if place.is_dir())
+    if (free := shutil.disk_usage(folder).free) < largest:
+        lines.append(f"warning: {folder} has {free / 1e9:.3g} GB free")
+    return lines
+
+
+def _sample(
+    weights: Weights,
+    config: Config,
+    label: int | None,
+    formats: list[str],
+    request: dict[str, Any],
+    out: Path,
+    stop: StopSignal,
+) -> None:
+    from fcdm.launch.slurm.distributed import export_ranks
+
+    export_ranks()
+    import contextlib
+
+    import torch
+
+    from fcdm.engine.machine import matmul_precision
+    from fcdm.engine.opened import open_model
+    from fcdm.engine.ranks import Ranks
+    from fcdm.engine.sampler import Sampler
+    from fcdm.engine.samples import SampleFolder, draw, facts_of, put_together
+    from fcdm.launch.bar import TerminalBar
+    from fcdm.runs.holder import claim
+
+    began = time.monotonic()
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    ranks = Ranks.from_environment(config.device)
+    folder = SampleFolder(out, config.evaluation.samples)
+    with contextlib.ExitStack() as stack:
+        stack.callback(ranks.close)
+        holder = None
+        refusal: UserError | None = None
+        done = False
+        if ranks.is_main:
+            try:
+                holder = stack.enter_context(claim(out))
+                done = folder.stand_for(request)
+            except UserError as error:
+                refusal = error
+        if ranks.any(refusal is not None):
+            # Only the first rank's code counts: another's would have srun kill it before it has said why.
+            raise refusal or SystemExit(0)
+        if not ranks.any(done):
+            sampler = Sampler(open_model(weights, config, ranks.device), config, ranks.device, label)
+            shown = stack.enter_context(TerminalBar(ranks.world_size))
+            if ranks.is_main:
+                shown.start(folder.count, sum(last - first for first, last, _ in folder.there()))
+            beat = holder.beat if holder else _nothing
+            with matmul_precision(config.evaluation.precision), torch.no_grad():
+                draw(
+                    folder,
+                    sampler,
+                    config.evaluation.batch_size,
+                    "png" in formats,
+                    ranks,
+                    stop,
+                    shown.update,
+                    beat,
+                )
+                if ranks.is_main:
+                    seconds = time.monotonic() - began
+                    facts = facts_of(request, seconds, device=str(ranks.device), processes=ranks.world_size)
+                    put_together(folder, sampler, "npz" in formats, facts, beat)
+            ranks.barrier()
+    if ranks.is_main:
+        print(f"{out}: {', '.join(sorted(path.name for path in out.iterdir() if path.name[0] not in '.h'))}")
+
+
+def _nothing() -> None: ...
+
+
+__all__ = ["Stopped", "main"]
+
+if __name__ == "__main__":
+    end_process(main)
