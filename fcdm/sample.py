@@ -219,7 +219,7 @@ def _sample(
         if ranks.is_main:
             try:
                 holder = stack.enter_context(claim(out))
-                done = folder.stand_for(request)
+                done = folder.is_done(request)
             except UserError as error:
                 refusal = error
         if ranks.any(refusal is not None):
@@ -229,6 +229,7 @@ def _sample(
             sampler = Sampler(open_model(weights, config, ranks.device), config, ranks.device, label)
             shown = stack.enter_context(TerminalBar(ranks.world_size))
             if ranks.is_main:
+                folder.take(request)
                 shown.start(folder.count, sum(last - first for first, last, _ in folder.there()))
             beat = holder.beat if holder else _nothing
             with matmul_precision(config.evaluation.precision), torch.no_grad():

@@ -17,17 +17,17 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fcdm.config.presets import load_preset
-from fcdm.data.dataset import data_checksum
 from fcdm.engine.state import TrainState, create_model, load_weights
 from fcdm.engine.weights import read_weights
 from fcdm.errors import UserError
 from fcdm.models import FCDM, DiT, build_model
 from fcdm.models.public import to_official
 from fcdm.runs.checkpoints import BrokenCheckpoint
-from fcdm.runs.folder import Run, open_run
+from fcdm.runs.folder import Run
 from fcdm.runs.weights import find_weights
 from tests.conftest import TINY, composing, environment
 from tests.golden import DATA, golden_inputs, golden_weights, names_shapes
+from tests.tiny_runs import tiny_run
 
 PUBLIC = {
     "S": ("official_fcdm_s_state_dict.tsv", "golden_fcdm_s.npz"),
@@ -118,17 +118,7 @@ def tiny_dit(seed: int = 0, side: int = 8) -> DiT:
 def lab(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Run, TrainState]:
     """A run on the digits with checkpoints of steps 2 and 4, as training leaves it."""
     runs = tmp_path_factory.mktemp("weights") / "runs"
-    with composing(*TINY) as composer:
-        config = composer.config(["model=N", "steps=[2,4]", f"runs_dir={runs}", "model.width=8"])
-    config.data.checksum = data_checksum(config.data, config.resolution)
-    run = open_run(config)
-    state = TrainState.create(config, torch.device("cpu"))
-    for step in (2, 4):
-        state.step = step
-        with torch.no_grad():
-            for parameter in state.ema.parameters():
-                parameter += step
-        state.save(run.checkpoints)
+    run, _, state = tiny_run(runs)
     return runs, run, state
 
 

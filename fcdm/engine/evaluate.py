@@ -56,7 +56,7 @@ class Evaluation:
 def evaluate(
     model: nn.Module,
     config: Config,
-    data: Dataset,
+    data: Dataset | None,
     ranks: Ranks,
     step: int,
     partial: Path,
@@ -66,13 +66,15 @@ def evaluate(
 ) -> Evaluation:
     """Judge `model` (in eval mode). All ranks return the same metrics; only rank 0's grid is whole.
 
+    Without `data` there is no held-out loss.
+
     Raises:
         Stopped: a signal came; what was sampled is in `partial`.
         UserError: samples that are not finite.
     """
     began = time.monotonic()
     measure = open_measure(config, data, ranks.device)
-    drawn = _Drawn(measure, partial)
+    drawn = Drawn(measure, partial)
     sampler = Sampler(model, config, ranks.device)
 
     size, samples = config.evaluation.batch_size, config.evaluation.samples
@@ -96,13 +98,13 @@ def evaluate(
         beat()
 
     metrics, floor = measure.result(ranks, progress.note)
-    bins = heldout_loss(model, config, data, ranks)
-    if data.heldout:
+    bins = heldout_loss(model, config, data, ranks) if data is not None else []
+    if data is not None and data.heldout:
         metrics["heldout_loss"] = float(np.mean(bins))
     return Evaluation(metrics, bins, floor, drawn.grid, time.monotonic() - began)
 
 
-class _Drawn:
+class Drawn:
     """What this rank has sampled so far: what is measured of it, and the first images."""
 
     def __init__(self, measure: Measure, partial: Path) -> None:

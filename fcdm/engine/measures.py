@@ -18,9 +18,10 @@ from fcdm.data.dataset import Dataset, PixelDataset
 from fcdm.engine.ranks import Ranks
 from fcdm.features import Extractor, open_extractor
 from fcdm.features.judging import SampleStatistics
-from fcdm.features.reference import read_reference
+from fcdm.features.reference import Reference, read_reference
 from fcdm.metrics.floor import resampling_floor
 from fcdm.metrics.frechet import FeatureStatistics, frechet_distance
+from fcdm.metrics.inception_score import shuffled
 from fcdm.metrics.rounding import to_uint8
 from fcdm.runs.protocol import reference_of
 
@@ -44,10 +45,14 @@ class Measure(Protocol):
         """(metrics, what real images score) of all ranks' samples; the same on all of them."""
 
 
-def open_measure(config: Config, data: Dataset, device: torch.device) -> Measure:
-    """What the configuration's `evaluation.features` asks for. Raises UserError where a file is missing."""
+def open_measure(config: Config, data: Dataset | None, device: torch.device) -> Measure:
+    """What the configuration's `evaluation.features` asks for; `data` is for the digits only. Raises UserError where a
+    file is missing."""
     if config.evaluation.features == "inception":
-        return InceptionMeasure(config, device)
+        places = None
+        if config.evaluation.labels == "balanced":
+            places = shuffled(config.evaluation.samples, config.evaluation.seed)
+        return InceptionMeasure(read_reference(reference_of(config), config.resolution), device, places)
     assert isinstance(data, PixelDataset)
     return DigitsMeasure(config, data, device)
 
@@ -106,12 +111,14 @@ class InceptionMeasure:
 
     save_every_s = 600.0  # up to 510 MB
 
-    def __init__(self, config: Config, device: torch.device) -> None:
-        self.device = device
+    def __init__(self, reference: Reference, device: torch.device, places: np.ndarray[Any, Any] | None = None) -> None:
+        """places: where each sample stands among the Inception Score's splits; None: in order."""
+        self.device, self.reference, self.places = device, reference, places
         self.extractor = open_extractor("inception", device)
-        self.reference = read_reference(reference_of(config), config.resolution)
         self.reference.check_extractor(self.extractor)
         self.statistics = SampleStatistics.for_extractor(self.extractor)
+        self.statistics.places = places
+        self.warnings: list[str] = []
 
     def update(self, images: Tensor, first: int) -> None:
         self.statistics.update(self.extractor.features(images), first)
@@ -121,6 +128,7 @@ class InceptionMeasure:
 
     def restore(self, state: Arrays) -> None:
         self.statistics = SampleStatistics.from_state(state)
+        self.statistics.places = self.places
 
     def result(self, ranks: Ranks, note: Callable[[str], None]) -> tuple[dict[str, float], dict[str, float]]:
         if ranks.is_main:  # else every rank would make them
@@ -131,8 +139,9 @@ class InceptionMeasure:
             merged = SampleStatistics.for_extractor(self.extractor)
             for state in _of_all(self.statistics.state(), ranks):
                 merged.merge(SampleStatistics.from_state(state))
+        self.warnings = merged.warnings()
         if ranks.is_main:
-            for warning in merged.warnings():
+            for warning in self.warnings:
                 note(warning)
         return merged.metrics(self.reference, self.reference.features(self.extractor), self.device), {}
 

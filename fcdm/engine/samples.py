@@ -70,19 +70,21 @@ class SampleFolder:
     def part(self, first: int, last: int) -> Path:
         return self.parts / f"{first:09d}-{last:09d}.npy"
 
-    def stand_for(self, request: dict[str, Any]) -> bool:
-        """Take the folder for this request; True where it is done. Only its holder may. Raises UserError."""
+    def is_done(self, request: dict[str, Any]) -> bool:
+        """Whether all is there. Raises UserError where the folder holds something else than this request's samples."""
         path = self.path / REQUEST
         if path.exists():
             _refuse_another(path, read_json(path), request)
-        else:
-            if others := sorted(other.name for other in self.path.iterdir() if other.name != "holders"):
-                raise UserError(f"{self.path} holds other things ({', '.join(others[:3])}): say out=<another folder>")
-            write_json(path, request)
+        elif others := sorted(other.name for other in self.path.iterdir() if other.name != "holders"):
+            raise UserError(f"{self.path} holds other things ({', '.join(others[:3])}): say out=<another folder>")
+        return (self.path / DONE).exists()
+
+    def take(self, request: dict[str, Any]) -> None:
+        """The folder is this request's from now on. Only its holder may."""
+        write_json(self.path / REQUEST, request)
         self.parts.mkdir(exist_ok=True)
         for leftover in [*self.path.glob(f"{TEMPORARY}*"), *self.parts.glob(f"{TEMPORARY}*")]:
             leftover.unlink(missing_ok=True)
-        return (self.path / DONE).exists()
 
 
 def draw(

@@ -50,6 +50,8 @@ class SampleStatistics:
         self.inception = InceptionScore(classes, split) if classes else None
         self.keep = keep
         """Samples numbered below this have their features kept for precision and recall."""
+        self.places: NDArray[np.int64] | None = None
+        """Where sample i stands among the Inception Score's splits (`shuffled`); None: in order. In no `state`."""
         self._waiting: list[tuple[NDArray[np.float32], NDArray[np.float32] | None]] = []  # (pool, spatial) rows
         self._kept: list[tuple[NDArray[np.int64], NDArray[np.float32]]] = []  # (numbers, pool features)
 
@@ -76,7 +78,8 @@ class SampleStatistics:
         if self.inception is not None:
             if features.probabilities is None:
                 raise ValueError("these features come without class probabilities")
-            self.inception.update(features.probabilities, start)
+            places = start if self.places is None else self.places[start : start + len(pool)]
+            self.inception.update(features.probabilities, places)
         self._waiting.append((pool, spatial))
         if start < self.keep and len(pool):
             few = pool[: self.keep - start]

@@ -77,3 +77,36 @@ def _span(seconds: float) -> str:
     if minutes < 2:
         return f"{seconds:.0f} s"
     return f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
+
+
+class BarProgress:
+    """A bar as the engine's Progress: of one evaluation's samples."""
+
+    def __init__(self, processes: int, quiet: bool = False) -> None:
+        self.bar, self.quiet, self.started = TerminalBar(processes), quiet, False
+
+    def __enter__(self) -> BarProgress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.bar.__exit__(kind, error, trace)
+
+    def training(self, step: int, last: int, loss: float | None, images_per_s: float | None) -> None:
+        """Nothing trains here."""
+
+    def sampling(self, step: int, done: int, samples: int) -> None:
+        if self.quiet:
+            return
+        if not self.started:
+            self.bar.start(samples, min(done, samples))
+            self.started = True
+        self.bar.update(done)
+
+    def judged(self, step: int, metrics: dict[str, float], floor: dict[str, float]) -> None:
+        """The command shows them."""
+
+    def note(self, text: str) -> None:
+        if not self.quiet:
+            self.bar.warn(text)

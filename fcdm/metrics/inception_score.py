@@ -14,6 +14,15 @@ from fcdm.errors import UserError
 SPLIT = 5000
 
 
+def shuffled(count: int, seed: int) -> NDArray[np.int64]:
+    """(count,) where each of `count` samples stands among the splits once they are shuffled: a function of the seed.
+
+    For samples that come class by class, or in turn: a split should hold what i.i.d. labels would give it.
+    """
+    # Sorting raw words: numpy promises the bit stream of Philox, not Generator.permutation's use of it.
+    return np.argsort(np.random.Philox(key=[seed, count]).random_raw(count), kind="stable")
+
+
 class InceptionScore:
     """exp(E_x KL(p(y|x) || p(y))) over splits of consecutive samples (Salimans et al. 2016, arXiv 1606.03498).
 
@@ -35,9 +44,10 @@ class InceptionScore:
         """Number of samples seen."""
         return sum(self._counts.values())
 
-    def update(self, probabilities: torch.Tensor | NDArray[Any], first: int | None = None) -> None:
+    def update(self, probabilities: torch.Tensor | NDArray[Any], first: int | NDArray[np.int64] | None = None) -> None:
         """Add `probabilities` (n, classes) of the samples numbered `first`, first + 1, ... (by default: the next).
 
+        `first` may be the numbers themselves, (n,): where samples are to be shuffled before they are split.
         Rows must sum to 1, to 1e-4; UserError where they do not or a number is not finite.
         """
         if isinstance(probabilities, torch.Tensor):
@@ -46,19 +56,18 @@ class InceptionScore:
         if p.ndim != 2 or p.shape[1] != self.classes:
             raise ValueError(f"probabilities have shape {p.shape}, expected (n, {self.classes})")
         start = self.count if first is None else first
+        numbers = start if isinstance(start, np.ndarray) else start + np.arange(len(p))
         off = ~(np.abs(p.sum(axis=1) - 1) <= 1e-4) | (p < 0).any(axis=1)  # NaN is off too
         if off.any():
             raise UserError(
                 f"class probabilities of {off.sum()} of {len(p)} samples are NaN, negative or do not sum to 1 (first: "
-                f"sample {start + int(off.argmax())}): the extractor's weights are damaged; make them again"
+                f"sample {numbers[off.argmax()]}): the extractor's weights are damaged; make them again"
             )
-        done = 0
-        while done < len(p):
-            number, place = divmod(start + done, self.split)
-            part = p[done : done + self.split - place]
+        splits = numbers // self.split
+        for number in np.unique(splits):
+            part = p[splits == number]
             entropy = float(np.sum(part * np.log(part, out=np.zeros_like(part), where=part > 0)))
-            self._add(number, len(part), part.sum(axis=0), entropy)
-            done += len(part)
+            self._add(int(number), len(part), part.sum(axis=0), entropy)
 
     def merge(self, other: InceptionScore) -> None:
         """Add the samples that `other` has seen (of another rank, or another part of the samples)."""

@@ -1,0 +1,269 @@
+"""`python -m fcdm.evaluate ...`: judges a run, a checkpoint, a public file or anybody's samples.
+
+The same command again continues, or shows what is there. Under torchrun, or `srun` with several tasks, the processes
+share the work.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fcdm.engine.stop import StopSignal, end_process
+from fcdm.errors import UserError
+
+if TYPE_CHECKING:
+    from fcdm.launch.source import Words
+    from fcdm.runs.folder import Run
+
+HELP = """python -m fcdm.evaluate SOURCE key=value ...
+python -m fcdm.evaluate samples=FILE.npz reference=FILE.npz
+python -m fcdm.evaluate calibrate samples=FILE.npz reference=FILE.npz
+
+Judges weights, or samples that somebody drew. The same command again continues, or shows what is there.
+
+SOURCE
+  a run's folder, name, or 4 or more digits of its id: all its budgets that have a checkpoint; with @400: that step.
+      The result is an evaluation of the run as training's own, under runs/<run>/evaluations/ and in MLflow
+  0400000.pt, *.pth, *.safetensors: a file of the public DiT or FCDM code, or ours, with model= and resolution=.
+      The result is a JSON file in results/ (out=FOLDER)
+
+keys
+  samples, seed, sampler, sampling_steps, guidance_scale, guidance_channels, guidance_interval, labels, weights,
+  precision, features, reference, decoder, batch_size, clip_denoised: as evaluation.* of python -m fcdm.train; what is
+  not said is as in the recipe of the run's data
+  data.path=STORE device=auto threads=N runs_dir=runs mlflow_uri=off
+
+samples=FILE.npz
+  Images (N, side, side, 3) uint8 under arr_0 (ADM's) or arr (the public FCDM code's), read as a stream: FID, sFID,
+  Inception Score, precision and recall against a reference file in ADM's format.
+  shuffle=SEED: before the Inception Score's splits, where the samples come class by class; batch_size=64 out=results
+
+calibrate
+  ADM's published samples against its published reference: exit code 1 where a metric is further off than its tolerance.
+  published=values.json: another batch's values
+
+examples
+  python -m fcdm.evaluate d3f1@400 samples=50000 sampler=ddpm sampling_steps=250
+  python -m fcdm.evaluate d3f1 guidance_scale=1.5
+  python -m fcdm.evaluate DiT-XL-2-256x256.pt model=dit/XL-2 resolution=256 reference=VIRTUAL_imagenet256_labeled.npz
+  python -m fcdm.evaluate samples=samples/mine/samples.npz reference=VIRTUAL_imagenet256_labeled.npz
+  torchrun --standalone --nproc-per-node 8 -m fcdm.evaluate d3f1 samples=50000
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Returns the exit code: 0 once it is judged, 1 after a one-line message or a calibration that is off, 3 where
+    another process is at it."""
+    words = sys.argv[1:] if arguments is None else arguments
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(HELP, end="")
+        return 0
+    from fcdm.sample import told
+
+    return told("fcdm.evaluate", lambda: _run(words))
+
+
+def _run(words: list[str]) -> int:
+    from fcdm.launch.source import take_apart
+
+    if words[0] == "calibrate":
+        return _calibrate(take_apart(words[1:], ("samples", "published", "batch_size", "out", "reference"), ()))
+    given = [word.removeprefix("samples=") for word in words if word.startswith("samples=")]
+    if given and not given[-1].isdigit():
+        asked = take_apart(words, ("samples", "reference", "shuffle", "batch_size", "out", "features"), ())
+        if asked.source is not None:
+            raise UserError(f"{asked.source} and samples={given[-1]}: one thing to judge at a time")
+        _show(_samples(asked))
+        return 0
+    asked = take_apart(words, ("out",), ())
+    if asked.source is None:
+        raise UserError("say what to judge: a run, a checkpoint, a file, or samples=FILE.npz; --help shows examples")
+    _weights(asked)
+    return 0
+
+
+def _weights(asked: Words) -> None:
+    from fcdm.launch.source import run_config, source_config, value_of
+    from fcdm.runs.weights import SUFFIXES, find_run_named, find_weights
+
+    assert asked.source is not None
+    runs_dir = value_of(asked.overrides, "runs_dir") or "runs"
+    path = Path(asked.source)
+    one_step = asked.source.rpartition("@")[2].isdigit() or path.name.startswith("step-")
+    if path.suffix in SUFFIXES or one_step:
+        weights = find_weights(asked.source, runs_dir)
+        if weights.run is None:
+            config = source_config(weights, asked.overrides)
+            _show(_results(config.device, config.threads, lambda *given: _judge_file(weights, config, asked, *given)))
+            return
+        run, steps = weights.run, [weights.step or 0]
+    else:
+        run = find_run_named(asked.source, runs_dir)
+        steps = _budgets(run)
+    if "out" in asked.own:
+        raise UserError("out= is for files: a run's evaluations stand in its folder")
+    config = run_config(run, asked.overrides)
+    config.steps = steps
+    config.runs_dir = str(run.folder.parent)
+    _judge_run(run, config)
+
+
+def _budgets(run: Run) -> list[int]:
+    """What studies asked of the run, as far as checkpoints of it are kept; else all that are. Raises UserError."""
+    from fcdm.runs.checkpoints import checkpoints
+    from fcdm.runs.reader import list_studies
+
+    kept = [step for step, _ in checkpoints(run.checkpoints)]
+    asked = set()
+    for study in list_studies(run.folder.parent):
+        asked |= set(study.budgets(run.id))
+    found = [step for step in kept if step in asked] or kept
+    if not found:
+        raise UserError(f"{run.folder} has no checkpoint (yet): train it first, with the command that made it")
+    return found
+
+
+def _judge_run(run: Run, config: Any) -> None:
+    """As a job of its own does it: the claim, the evaluation files and MLflow are those of `evaluation=job`."""
+    from fcdm.launch.jobs import Job
+    from fcdm.runs.protocol import protocol_id, protocol_of
+
+    job = Job(run.id, [config], work="judge")
+    first = int(os.environ.get("SLURM_PROCID", os.environ.get("RANK", 0))) == 0
+    if job.left(run):
+        from fcdm.launch.slurm.distributed import export_ranks
+
+        export_ranks()
+        from fcdm.engine.ranks import Ranks
+        from fcdm.launch.forwarder import forwarding
+        from fcdm.launch.here import do_job
+        from fcdm.launch.show import TerminalProgress
+
+        with contextlib.ExitStack() as stack:
+            stop = stack.enter_context(StopSignal())
+            stack.enter_context(forwarding(config, only=run.name))
+            progress = stack.enter_context(TerminalProgress(run.name, config.steps[-1], quiet=not first))
+            ranks = Ranks.from_environment(config.device)
+            try:
+                do_job(job, run, ranks, progress, stop)
+                ranks.barrier()  # together: the first rank holds the store that the others still talk to
+            finally:
+                ranks.close()
+    if first:
+        for step in config.steps:
+            path = run.evaluation(step, protocol_id(protocol_of(config)))
+            if path.exists():
+                _show(path)
+
+
+def _judge_file(weights: Any, config: Any, asked: Words, ranks: Any, progress: Any, stop: Any) -> Path:
+    from fcdm.engine.results import judge_weights
+
+    return judge_weights(weights, config, _out(asked), ranks, progress, stop)
+
+
+def _samples(asked: Words) -> Path:
+    """Judges a file of samples; the path of the result."""
+    from fcdm.features.weights import find_weights as find_inception
+
+    samples, reference = Path(asked.own["samples"]), asked.own.get("reference")
+    if reference is None:
+        raise UserError(
+            "say reference=<file in ADM's format>: VIRTUAL_imagenet256_labeled.npz, or what "
+            "`python -m fcdm.prepare reference` makes"
+        )
+    if asked.own.get("features", "inception") != "inception":
+        raise UserError(f"features={asked.own['features']}: files of samples are judged with inception")
+    for path in (samples, Path(reference)):
+        if not path.is_file():
+            raise UserError(f"{path}: there is no such file")
+    find_inception()
+    batch_size, shuffle = _number(asked, "batch_size", 64), _number(asked, "shuffle", -1)
+    from fcdm.launch.source import value_of
+
+    def judge(ranks: Any, progress: Any, stop: Any) -> Path:
+        from fcdm.engine.results import judge_samples_file
+
+        return judge_samples_file(
+            samples,
+            Path(reference),
+            _out(asked),
+            ranks,
+            progress,
+            stop,
+            max(1, batch_size),
+            None if shuffle < 0 else shuffle,
+        )
+
+    threads = value_of(asked.overrides, "threads")
+    return _results(value_of(asked.overrides, "device") or "auto", int(threads) if threads else None, judge)
+
+
+def _calibrate(asked: Words) -> int:
+    from fcdm.calibration import compare, missing_files, published_values
+
+    if asked.source is not None:
+        raise UserError(f"{asked.source}: calibrate takes samples= and reference=")
+    if missing := missing_files(asked.own.get("samples"), asked.own.get("reference")):
+        raise UserError(missing)
+    published = published_values(asked.own.get("published"))
+    path = _samples(asked)
+    if int(os.environ.get("RANK", 0)) != 0:
+        return 0
+    lines = compare(json.loads(path.read_text())["metrics"], published)
+    print(f"{'metric':16} {'published':>10} {'here':>10} {'allowed':>10}")
+    for line in lines:
+        verdict = "agrees" if line.agrees else "OFF"
+        print(f"{line.metric:16} {line.published:10.4f} {line.found:10.4f} {'±':>3}{line.allowed:7.4f}  {verdict}")
+    return 0 if all(line.agrees for line in lines) else 1
+
+
+def _results(device: str, threads: int | None, judge: Any) -> Path:
+    """Runs `judge(ranks, progress, stop)` with all that it needs around it."""
+    from fcdm.launch.slurm.distributed import export_ranks
+
+    export_ranks()
+    import torch
+
+    from fcdm.engine.ranks import Ranks
+    from fcdm.launch.bar import BarProgress
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    ranks = Ranks.from_environment(device)
+    try:
+        with StopSignal() as stop, BarProgress(ranks.world_size, quiet=not ranks.is_main) as progress:
+            path: Path = judge(ranks, progress, stop)
+            ranks.barrier()
+            return path
+    finally:
+        ranks.close()
+
+
+def _show(path: Path) -> None:
+    if int(os.environ.get("RANK", 0)) != 0:
+        return
+    metrics = json.loads(path.read_text())["metrics"]
+    print(f"{path}:\n  " + "  ".join(f"{key} {float(value):.4f}" for key, value in metrics.items()))
+
+
+def _out(asked: Words) -> Path:
+    return Path(asked.own.get("out", "results"))
+
+
+def _number(asked: Words, key: str, default: int) -> int:
+    text = asked.own.get(key)
+    if text is None:
+        return default
+    if not text.isdigit():
+        raise UserError(f"{key}={text} is no whole number")
+    return int(text)
+
+
+if __name__ == "__main__":
+    end_process(main)
