@@ -19,6 +19,7 @@ from fcdm.config.check import check, checked, config_from, unknown_key
 from fcdm.config.presets import CONF, preset_names
 from fcdm.config.schema import Config, EvaluationConfig
 from fcdm.config.store import register_schema
+from fcdm.data.dataset import data_checksum
 from fcdm.errors import UserError
 from fcdm.launch.messages import is_users, one_line
 from fcdm.runs.folder import Run, frozen_science
@@ -120,9 +121,12 @@ def _file_config(weights: Weights, overrides: list[str]) -> Config:
             known = f": {', '.join(preset_names())}" if key == "model" else " in pixels: resolution=256"
             raise UserError(f"{weights.path} does not say which model it is: say {key}=...{known}")
     try:
-        return checked(_composed(overrides))
+        config = checked(_composed(overrides))
     except Exception as error:
         raise _told(error) from None
+    if config.data.path is None:  # bundled: part of the protocol, as the reference
+        config.data.checksum = data_checksum(config.data, config.resolution)
+    return config
 
 
 def _composed(overrides: list[str]) -> DictConfig:
