@@ -156,7 +156,8 @@ def _folder(weights: Weights, request: dict[str, Any]) -> Path:
 
 def _forecast(weights: Weights, config: Config, formats: list[str], out: Path) -> list[str]:
     """What it takes, before anything is drawn."""
-    from fcdm.launch.plan.estimate import ADAPTIVE_CALLS, CALLS_A_STEP
+    from fcdm.cost import CALLS_A_STEP
+    from fcdm.launch.plan.estimate import ADAPTIVE_CALLS
 
     asked = config.evaluation
     side, channels = config.resolution, config.data.channels if config.data.downsample == 1 else 3
