@@ -22,6 +22,7 @@ from fcdm.config.store import register_schema
 from fcdm.data.dataset import data_checksum
 from fcdm.errors import UserError
 from fcdm.launch.messages import is_users, one_line
+from fcdm.launch.sources import resolved_sources
 from fcdm.runs.folder import Run, frozen_science
 from fcdm.runs.identity import run_id, science
 from fcdm.runs.weights import Weights
@@ -112,7 +113,7 @@ def run_config(run: Run, overrides: list[str]) -> Config:
     if path is not None:
         config.data.path = path
     check(config)
-    return config
+    return _with_weak(config)
 
 
 def _file_config(weights: Weights, overrides: list[str]) -> Config:
@@ -126,7 +127,14 @@ def _file_config(weights: Weights, overrides: list[str]) -> Config:
         raise _told(error) from None
     if config.data.path is None:  # bundled: part of the protocol, as the reference
         config.data.checksum = data_checksum(config.data, config.resolution)
-    return config
+    return _with_weak(config)
+
+
+def _with_weak(config: Config) -> Config:
+    """`evaluation.guidance_weak` pinned, as at a training's submission. Raises UserError."""
+    asked = dataclasses.replace(config, init_from=None)  # what the weights began as is of no matter here
+    pinned = resolved_sources(asked, data_here=config.data.checksum is not None)
+    return dataclasses.replace(config, evaluation=pinned.evaluation)
 
 
 def _composed(overrides: list[str]) -> DictConfig:
