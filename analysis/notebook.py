@@ -15,12 +15,14 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.cells import Cell, CellTable, Value
+from analysis.cells import MISSING, Cell, CellTable, Value
 from analysis.claims import Claim
+from analysis.figures import fid_label
 from analysis.pairs import Pair, pairs_of, published_pair
 from analysis.report_claims import claims_table
 from analysis.report_page import html_table
 from analysis.table import COLUMNS, INTERNAL, tidy_table
+from analysis.tuning import tune, unfair
 from fcdm.errors import UserError
 
 RESULTS = Path(__file__).with_name("results")
@@ -76,7 +78,11 @@ def load_results(name: str) -> pd.DataFrame:
     table["device"] = table["device"].fillna("")
     # Of one table a label names a variant: it says all that sets a variant apart.
     table = table.assign(variant=table["label"], grid=None, grid_columns=1)[list(COLUMNS)]
-    table.attrs = {"left_out": [], "missing": [], "protocol": _of_id(str(table["protocol_id"].iloc[0]))}
+    settings = {
+        label: dict(part.split("=", 1) for part in label.split() if "=" in part) for label in set(table["label"])
+    }
+    protocol = _of_id(str(table["protocol_id"].iloc[0]))
+    table.attrs = {"left_out": [], "missing": [], "protocol": protocol, "settings": settings}
     return table
 
 
@@ -114,6 +120,22 @@ def published_table(points: pd.DataFrame, resolution: int, models: Sequence[str]
     columns = ("Model", "Steps", "Forward GMACs", "Training PFLOPs", "FID-50K", "Source", "Confidence")
     caption = f"Published FIDs without guidance at {resolution} px"
     return Shown(CellTable("published", caption, columns, rows, texts=frozenset({0, 5, 6})))
+
+
+def trials(table: pd.DataFrame) -> Shown:
+    """Every trial of a tuning study, best first, what was chosen, and where the models were not tuned alike."""
+    found = tune(table)
+    rows: list[list[Cell]] = []
+    for one in found:
+        for trial in one.trials:
+            by_seed = ", ".join(f"{trial.fid[seed]:.4g}" if seed in trial.fid else MISSING for seed in one.seeds)
+            rows.append([one.name, trial.text, by_seed, Value(trial.mean), "chosen" if trial is one.best else ""])
+    seeds = "; ".join(f"{one.name}: seeds {', '.join(map(str, one.seeds))}" for one in found)
+    columns = ("Model", "Setting", f"{fid_label(table)} by seed", "Mean", "")
+    notes = (f"{seeds}.", *(f"{line}." for line in unfair(found)))
+    return Shown(
+        CellTable("trials", f"Trials at {found[0].steps:,} steps", columns, rows, notes, frozenset({0, 1, 2, 4}))
+    )
 
 
 def claims_about(found: Sequence[Claim], caption: str, about: Sequence[str]) -> Shown:

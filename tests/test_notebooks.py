@@ -137,7 +137,7 @@ def test_what_is_shown_has_words_too() -> None:
 
 def test_ratio_and_size_figures_say_what_they_leave_out() -> None:
     assert (
-        "5.82 at FID 10.72 to 12.2 at FID 9.62"
+        "5.82 at FID 10.72 to 12.2 at 9.62"
         in ratio_figure(notebook.pairs_to_compare(published(), None, "FCDM-XL", "DiT-XL/2", 256))[1]
     )
     told = ratio_figure(notebook.pairs_to_compare(published(), None, "FCDM-XL", "DiT-XL/2", 512))[1]
