@@ -24,7 +24,7 @@ from analysis.latex import latex_table
 from analysis.protocols import protocol_differences
 from analysis.report_claims import Split, findings
 from analysis.report_cost import cost_table, devices_text
-from analysis.report_figures import figures
+from analysis.report_figures import figures, guidance
 from analysis.report_fits import fit_tables
 from analysis.report_page import (
     anchor,
@@ -72,6 +72,9 @@ def make_report(facts: StudyFacts, now: float | None = None) -> Report:
         sections.append((_name(facts, judging), section))
         tables += found
         told += lines
+    traded = guidance(facts.guidance)
+    if traded is not None:
+        sections.append(("Guidance", traded))
     models = {run: facts.model(run) for run in facts.runs}
     costs, total = cost_table(facts.views.values(), models)
     tables.append(costs)
@@ -130,7 +133,7 @@ def _judged(judging: Judging) -> tuple[HTML, list[CellTable], list[str]]:
     laws = fit_tables(judging.table, judging.id)
     tables += laws
     parts += [element("h3", "Fits"), *(details(law.caption, html_table(law)) for law in laws)]
-    parts += [element("h3", "Figures"), element("div", figures(judging.table, judging.left_out), class_="figures")]
+    parts += [element("h3", "Figures"), element("div", figures(judging.table), class_="figures")]
     return joined(parts), tables, [*findings(said.ours), *judging.left_out]
 
 

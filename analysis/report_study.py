@@ -10,8 +10,9 @@ from typing import Any
 import pandas as pd
 
 from analysis.comparison import dropped
+from analysis.guidance import guidance_table
 from analysis.names import display_name
-from analysis.table import tidy_table
+from analysis.table import RunCurves, read_curves, table_of
 from fcdm.errors import UserError
 from fcdm.launch.status.overview import Looker, what_is_asked
 from fcdm.launch.status.rows import DONE, Row
@@ -52,6 +53,8 @@ class StudyFacts:
     """Run -> its files; those that have a folder."""
     judgings: tuple[Judging, ...]
     """One per protocol, the headline first."""
+    guidance: pd.DataFrame
+    """Checkpoints judged at several guidance scales; as of `analysis.guidance`."""
     differing: dict[str, dict[str, str]] = field(default_factory=dict)
     """Run -> the science settings that are not the same in all runs, model and seed left out."""
 
@@ -89,7 +92,12 @@ def study_facts(runs_dir: Path | str, name: str, question: str | None = None) ->
     studies = tuple(list_studies(folder))
     wanted = dict.fromkeys(request.run for request in study.requests)
     views = {run: RunView(folders[run], studies) for run in wanted if run in folders}
-    found = question or study.question or next(filter(None, map(question_of, _commands(study))), "")
+    found = (
+        question
+        or study.question
+        or next(filter(None, (question_of(command, name) for command in _commands(study))), "")
+    )
+    curves = read_curves(folder, name) if views else []
     protocols = sorted({row.protocol for row in overview.rows}, key=lambda key: (key != study.protocol_id, key))
     return StudyFacts(
         study=study,
@@ -98,7 +106,8 @@ def study_facts(runs_dir: Path | str, name: str, question: str | None = None) ->
         rows=tuple(overview.rows),
         problem=overview.problem,
         views=views,
-        judgings=tuple(_judging(folder, study, key, overview.rows, views.values()) for key in protocols),
+        judgings=tuple(_judging(curves, folder, study, key, overview.rows, views.values()) for key in protocols),
+        guidance=guidance_table(curves, name),
         differing=differing_settings(views.values()),
     )
 
@@ -116,7 +125,14 @@ def _commands(study: Study) -> list[list[str]]:
     return [list(study.command), *(line.split() for line in reversed(study.commands))]
 
 
-def _judging(folder: Path, study: Study, protocol: str, rows: Iterable[Row], views: Iterable[RunView]) -> Judging:
+def _judging(
+    curves: list[RunCurves],
+    folder: Path,
+    study: Study,
+    protocol: str,
+    rows: Iterable[Row],
+    views: Iterable[RunView],
+) -> Judging:
     mine = [row for row in rows if row.protocol == protocol]
     settings = study.protocol if protocol == study.protocol_id else {}
     floor: dict[str, float] = {}
@@ -124,6 +140,6 @@ def _judging(folder: Path, study: Study, protocol: str, rows: Iterable[Row], vie
         settings, floor = settings or judged.protocol, floor or judged.floor
     table = None
     if any(row.state == DONE for row in mine):
-        table = tidy_table(folder, study.name, protocol)
+        table = table_of(curves, folder, study.name, protocol)
     left_out = tuple(dropped(table)) if table is not None else ()
     return Judging(protocol, settings, floor, table, len(mine), left_out)

@@ -376,11 +376,14 @@ def test_a_question_is_the_comment_of_the_sweep_file(tmp_path: Path) -> None:
         "# @package _global_\n# Is it\n#  so?\n\ngrids: []  # no\n# nor this\n"
     )
     command = ["python", "-m", "fcdm.train", "-m", "+sweeps=mine"]
-    assert question_of([*command, "--config-dir", str(tmp_path)]) == "Is it so?"
-    assert question_of([*command, f"--config-dir={tmp_path}"]) == "Is it so?"
-    assert question_of(command) == ""
-    assert question_of(["python", "-m", "fcdm.train", "model=N"]) == ""
-    assert "make demo" in question_of(["python", "-m", "fcdm.train", "-m", "+sweeps=digits"])
+    assert question_of([*command, "--config-dir", str(tmp_path)], "mine") == "Is it so?"
+    assert question_of([*command, f"--config-dir={tmp_path}"], "mine") == "Is it so?"
+    assert question_of(command, "mine") == ""
+    assert question_of(["python", "-m", "fcdm.train", "model=N"], "digits") == ""
+    assert "make demo" in question_of(["python", "-m", "fcdm.train", "-m", "+sweeps=digits"], "digits")
+    assert "make demo" in question_of(["python", "-m", "fcdm.train", "-m", "+sweeps=digits", "study=own"], "own")
+    for several in ("+sweeps=[digits_hyperparameters,digits]", "+sweeps=digits_hyperparameters,digits"):
+        assert "make demo" in question_of(["python", "-m", "fcdm.train", "-m", several], "digits")
     assert leading_comment("a: 1\n# late") == ""
 
 

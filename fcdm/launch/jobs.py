@@ -243,7 +243,7 @@ def _add_to_study(path: Path, study: str, asked: list[tuple[Job, Config]], comma
             "updated": time.time(),
             "revision": code_revision(),
             "command": command,
-            "question": question_of(command) or known.get("question", ""),
+            "question": question_of(command, study) or known.get("question", ""),
             "protocol_id": protocol_id(protocol),
             "protocol": protocol,
             "requests": list(requests.values()),

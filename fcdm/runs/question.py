@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,18 +10,22 @@ _SWEEPS = Path(__file__).resolve().parent.parent / "conf" / "sweeps"
 _CONFIG_DIRS = ("--config-dir", "-cd")
 
 
-def question_of(command: Sequence[str]) -> str:
-    """The comment at the top of the sweep file that a command names (`+sweeps=NAME`); "" where there is none.
+def question_of(command: Sequence[str], study: str) -> str:
+    """The comment at the top of the sweep file of a command (`+sweeps=NAME`) that makes `study`; "" where there is none.
 
-    Looked for where Hydra finds it: in `--config-dir`, then among the sweeps of this project.
+    Looked for where Hydra finds it: in `--config-dir`, then among the sweeps of this project. Of several files
+    (`+sweeps=a,b`, or one that lists studies) that of the study's own name counts.
     """
-    names = [word.partition("=")[2] for word in command if word.lstrip("+").startswith("sweeps=")]
+    named = [word.partition("=")[2] for word in command if word.lstrip("+").startswith("sweeps=")]
+    names = [name for text in named for name in re.findall(r"[\w.-]+", text)]
     if not names:
         return ""
+    if not any(word.startswith("study=") for word in command):
+        names = [study, *names]
     folders = [*(Path(folder) / "sweeps" for folder in _config_dirs(command)), _SWEEPS]
-    for folder in folders:
+    for path in (folder / f"{name}.yaml" for name in names for folder in folders):
         try:
-            return leading_comment((folder / f"{names[-1].strip(chr(39))}.yaml").read_text())
+            return leading_comment(path.read_text())
         except OSError:
             continue
     return ""
