@@ -118,7 +118,9 @@ def test_the_page_is_whole_and_asks_nothing_of_a_network(page: Path) -> None:
     assert {address[1:] for address in inner} <= set(found.ids)
     assert all(address.startswith(("#", "data:")) for address in found.addresses)
     assert len(found.ids) == len(set(found.ids))
-    assert len(found.images) == 4
+    drawn = {name.split("-")[0] for name in found.ids if "-ddim" in name} - {"judged"}
+    assert drawn >= {"fid_vs_steps", "fid_vs_training_flops", "fid_vs_forward_gmacs", "frontier", "samples"}
+    assert len(found.images) == len(drawn)
     assert all(image["alt"] and len(str(image["alt"])) > 20 for image in found.images)
     assert not re.search(r"url\(|@import", page.read_text().partition("</style>")[0])
 
@@ -204,7 +206,7 @@ def test_a_run_that_diverged_is_named_where_it_is_left_out(tmp_path: Path) -> No
     text = Page(report.make_report(study_facts(tmp_path, "demo")).html).text
     assert f"left out: FCDM-N, seed 1, has no FID at 400 (nan) ({folders[1].name})" in text
     assert "left out: FCDM-N at 400 steps, which seed 1 has not been judged at" in text
-    assert text.count("Not drawn: ") == 3
+    assert text.count("Not drawn: ") >= 3
 
 
 # --- what cannot be ----------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ _CONFIG_DIRS = ("--config-dir", "-cd")
 
 
 def question_of(command: Sequence[str], study: str) -> str:
-    """The comment at the top of the sweep file of a command (`+sweeps=NAME`) that makes `study`; "" where there is none.
+    """The comment at the top of the sweep file of a command (`+sweeps=NAME`) that makes `study`; "" without one.
 
     Looked for where Hydra finds it: in `--config-dir`, then among the sweeps of this project. Of several files
     (`+sweeps=a,b`, or one that lists studies) that of the study's own name counts.
