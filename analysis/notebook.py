@@ -21,13 +21,18 @@ from analysis.figures import fid_label
 from analysis.pairs import Pair, pairs_of, published_pair
 from analysis.report_claims import claims_table
 from analysis.report_page import html_table
-from analysis.table import COLUMNS, INTERNAL, tidy_table
+from analysis.table import COLUMNS, tidy_table
 from analysis.tuning import tune, unfair
 from fcdm.errors import UserError
 
 RESULTS = Path(__file__).with_name("results")
 DOTS = 130
 """Per inch: figures that a page shows, small in a repository."""
+NEEDED = (
+    *("run", "model", "family", "data", "resolution", "seed", "batch_size", "lr", "steps", "protocol_id", "fid"),
+    *("parameters", "forward_gmacs", "train_pflops", "label", "samples", "floor"),
+)
+"""Columns without which there is no curve."""
 TEXTS = ("run", "model", "family", "data", "protocol_id", "device", "label")
 
 
@@ -73,8 +78,9 @@ def load_results(name: str) -> pd.DataFrame:
         there = ", ".join(sorted(found.stem for found in RESULTS.glob("*.csv"))) or "none"
         raise UserError(f"no results '{name}' in {RESULTS}; there: {there}")
     table = pd.read_csv(path, dtype=dict.fromkeys(TEXTS, str), keep_default_na=True)
-    if lacking := [column for column in COLUMNS if column not in table and column not in INTERNAL]:
+    if lacking := [column for column in NEEDED if column not in table]:
         raise UserError(f"{path} lacks {', '.join(lacking)}: write it again with python -m analysis.table")
+    table = table.reindex(columns=list(COLUMNS))  # columns of later versions are empty
     table["device"] = table["device"].fillna("")
     # Of one table a label names a variant: it says all that sets a variant apart.
     table = table.assign(variant=table["label"], grid=None, grid_columns=1)[list(COLUMNS)]
