@@ -40,6 +40,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("latents")
     make_folder(folder / "images", 36, odd=False)
     save_vae(folder / "vae")
+    save_vae(folder / "other" / "vae", seed=1)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         torch.save(Inception().state_dict(), folder / "inception.pth")
@@ -119,6 +120,7 @@ def test_frozen_latents_and_flips_are_another_run(lab: Path) -> None:
         (["evaluation.reference=nothing.npz"], "there is no such file"),
         (["evaluation.decoder=novae"], "novae"),
         (["data.vae=ft-mse"], "was made with vae (weights"),
+        (["data.vae=other/vae"], "say its VAE"),
         (["data.flip=sideways"], "data.flip"),
     ],
 )

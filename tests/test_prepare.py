@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -20,7 +22,7 @@ from fcdm.codecs.vae import Vae, open_vae
 from fcdm.data.encoding import Job, Request
 from fcdm.data.images import pillow_settings, read_square
 from fcdm.data.latents import LatentsStore
-from fcdm.data.manifest import manifest_checksum
+from fcdm.data.manifest import check_manifest, manifest_checksum, read_manifest
 from fcdm.data.prepare_latents import plan_of
 from fcdm.data.shards import Work, heldout_mask
 from fcdm.data.sources import open_source
@@ -446,7 +448,23 @@ def test_the_vae_of_an_older_diffusers_and_its_identity(vae: Path, tmp_path: Pat
     mine, other = vae_identity(str(vae)), vae_identity(str(old))
     assert mine.weights_sha256 != other.weights_sha256
     assert (mine.channels, mine.downsample, mine.scaling_factor) == (4, 8, 0.18215)
-    assert mine.id == f"tiny-vae@{mine.weights_sha256[:8]}"
+    assert mine.id == f"vae@{mine.weights_sha256[:8]}"
+
+
+def test_the_id_of_a_vae_is_what_it_decodes_with(vae: Path, tmp_path: Path) -> None:
+    """Not the folder's name; and the scale and shift of its config.json as well as its weights."""
+    config = json.loads((vae / "config.json").read_text())
+
+    def edited(name: str, **changes: float) -> str:
+        copy = tmp_path / name
+        shutil.copytree(vae, copy)
+        (copy / "config.json").write_text(json.dumps(config | changes))
+        return vae_identity(str(copy)).id
+
+    plain = vae_identity(str(vae)).id
+    assert edited("elsewhere") == plain
+    assert edited("scaled", scaling_factor=1.5305) == plain + "*1.5305"
+    assert edited("shifted", scaling_factor=1.5305, shift_factor=0.0609) == plain + "*1.5305+0.0609"
 
 
 def test_a_hub_id_is_found_in_the_cache_without_network(
@@ -460,8 +478,27 @@ def test_a_hub_id_is_found_in_the_cache_without_network(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr("fcdm.codecs.files._hub_in_reach", lambda: pytest.fail("no network is needed"))
     assert find_vae("ft-ema").name == "stabilityai/sd-vae-ft-ema"
+    assert vae_identity("ft-ema").id == f"stabilityai/sd-vae-ft-ema@{vae_identity(str(vae)).weights_sha256[:8]}"
     opened = open_vae("ft-ema")
     assert opened.identity.weights_sha256 == vae_identity(str(vae)).weights_sha256
+
+
+def test_the_vae_of_a_store_is_known_by_its_weights(
+    vae: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another folder of the same name is another VAE; the same weights under another name are not."""
+    same, other = tmp_path / "copy", save_vae(tmp_path / "other" / vae.name, seed=1)
+    shutil.copytree(vae, same)
+    manifest = read_manifest(whole)
+    assert manifest.vae == other.name
+    check_manifest(whole, manifest, vae=str(same))
+    with pytest.raises(UserError, match=r"was made with tiny-vae .* \(weights .* is asked for: say its VAE"):
+        check_manifest(whole, manifest, vae=str(other))
+    with pytest.raises(UserError, match="not on this machine: say the folder of its VAE"):
+        check_manifest(whole, manifest, vae=vae.name)  # a folder's name alone is none to be found by
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    elsewhere = dataclasses.replace(manifest, vae="stabilityai/sd-vae-ft-ema")
+    check_manifest(whole, elsewhere, vae="ft-ema")  # encoded on another machine: no weights to compare
 
 
 def test_decoding_is_the_vaes_in_batches(vae: Path) -> None:

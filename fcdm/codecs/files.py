@@ -43,8 +43,12 @@ class VaeIdentity:
 
     @property
     def id(self) -> str:
-        """`<name>@<first 8 hex digits of the weights' sha256>`, for protocols."""
-        return f"{self.name}@{self.weights_sha256[:8]}"
+        """For protocols: `<hub id>@<first 8 hex digits of the weights' sha256>`, of a folder `vae@...`, since its name
+        tells nothing; then `*<scale>` and `+<shift>` where they are not Stable Diffusion's: they change the images."""
+        name = self.name if "/" in self.name else "vae"
+        scale = "" if self.scaling_factor == SD_SCALE else f"*{self.scaling_factor!r}"
+        shift = f"+{self.shift_factor!r}" if self.shift_factor else ""
+        return f"{name}@{self.weights_sha256[:8]}{scale}{shift}"
 
 
 @dataclass(frozen=True)

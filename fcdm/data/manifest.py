@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,11 +108,10 @@ def check_manifest(
                 f"the latents store {folder} has {key}={found}, {key}={asked} is asked for: say data.path=<another "
                 f"store>, or make one with `python -m fcdm.prepare latents`"
             )
-    if vae is not None and not _same_vae(vae, manifest):
-        name = manifest.vae or "a VAE"
+    if vae is not None and (why := _differs(vae, manifest)):
         raise UserError(
-            f"the latents store {folder} was made with {name} (weights {manifest.vae_sha256[:8]}), vae={vae} is asked "
-            "for: say its VAE, data.path=<another store>, or make one with `python -m fcdm.prepare latents`"
+            f"the latents store {folder} was made with {manifest.vae or 'a VAE'} (weights {manifest.vae_sha256[:8]}), "
+            f"{why}, data.path=<another store>, or make one with `python -m fcdm.prepare latents`"
         )
 
 
@@ -139,10 +139,23 @@ def _vae_name(folder: Path) -> str:
         return ""
 
 
-def _same_vae(asked: str, manifest: Manifest) -> bool:
-    if ALIASES.get(asked, asked) == manifest.vae or asked == manifest.vae_sha256:
-        return True
+def _differs(asked: str, manifest: Manifest) -> str | None:
+    """Why the VAE that is asked for is not known to be the store's; None: it is.
+
+    Weights are compared wherever both are known: two folders may have one name. A VAE that is not on this machine has
+    nothing but its name, which only hub ids share.
+    """
+    if asked == manifest.vae_sha256:
+        return None
+    if re.fullmatch("[0-9a-f]{64}", asked):
+        return f"a VAE with the weights {asked[:8]} is asked for: say its VAE"
     try:
-        return vae_identity(asked, download=False).weights_sha256 == manifest.vae_sha256
+        found = vae_identity(asked, download=False).weights_sha256
     except UserError:
-        return False
+        name = ALIASES.get(asked, asked)
+        if "/" in name and name == manifest.vae:
+            return None
+        return f"vae={asked} is asked for, which is not on this machine: say the folder of its VAE"
+    if found == manifest.vae_sha256:
+        return None
+    return f"vae={asked} (weights {found[:8]}) is asked for: say its VAE"
