@@ -238,6 +238,40 @@ def test_a_packages_whole_folder_counts_and_so_do_others_that_it_imports(tmp_pat
     assert all("torch" not in name for name in source.files)
 
 
+def test_linked_code_counts_and_what_only_fcdm_reads_or_writes_does_not(tmp_path: Path) -> None:
+    lab, shared = tmp_path / "my_lab", tmp_path / "elsewhere" / "parts"
+    shared.mkdir(parents=True)
+    lab.mkdir()
+    (lab / "__init__.py").write_text("class Net: ...")
+    (shared / "__init__.py").write_text("")
+    (shared / "conv.py").write_text("kernel = 7")
+    (shared / "back").symlink_to(shared)
+    (lab / "parts").symlink_to(shared)
+    (lab / "round").symlink_to(lab)
+    (lab / "images").symlink_to(tmp_path / "elsewhere")  # a folder of other things: not walked through
+    source = find_source("my_lab.Net")
+    assert set(source.files) == {"my_lab/__init__.py", "my_lab/parts/__init__.py", "my_lab/parts/conv.py"}
+    for name in (
+        "sweeps/wide.yaml",
+        "conf/model/net.yaml",
+        "out/net-1234/run.json",
+        "out/studies/net.json",
+        ".git/a.json",
+    ):
+        path = lab / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}")
+    assert find_source("my_lab.Net").sha256 == source.sha256
+    (lab / "model").mkdir()
+    for name in ("model/net.py", "model/sizes.yaml", "sweeps/sizes.json"):  # code and what it is told by
+        before = find_source("my_lab.Net").sha256
+        (lab / name).write_text("1")
+        assert find_source("my_lab.Net").sha256 != before, name
+    before = find_source("my_lab.Net").sha256
+    (shared / "conv.py").write_text("kernel = 9")
+    assert find_source("my_lab.Net").sha256 != before
+
+
 @settings(max_examples=30)
 @given(st.integers(1, 6), st.sets(st.tuples(st.integers(0, 5), st.integers(0, 5)), max_size=12), st.data())
 def test_the_source_is_what_can_be_reached(count: int, edges: set[tuple[int, int]], data: st.DataObject) -> None:

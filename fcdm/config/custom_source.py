@@ -24,6 +24,9 @@ from fcdm.errors import UserError
 
 SUFFIXES = (".py", ".so", ".json", ".yaml", ".yml", ".toml")
 """What of a package's folder is its source: code, and what code is usually told by. Weights are not."""
+YAML = (".yaml", ".yml")
+CONFIGS = ("conf", "data", "model", "recipe", "resources", "sweeps")
+"""Folders that `--config-dir` makes Hydra's groups, and that which holds them: YAML there is not the model's."""
 _OURS = ("fcdm", "hydra_plugins")
 
 
@@ -65,12 +68,28 @@ class _Unit:
         if not self.is_package:
             yield f"{place}{self.path.suffix}", self.path
             return
-        for root, folders, names in os.walk(self.path):
-            folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__pycache__")
+        for root, folders, names in os.walk(self.path, followlinks=True):
+            here = Path(root)
+            folders[:] = [name for name in sorted(folders) if _is_source(here / name)]
+            configs = any(_is_configs(folder) for folder in (here, *here.parents) if folder.is_relative_to(self.path))
             for name in sorted(names):
-                if name.endswith(SUFFIXES) and not name.startswith("."):
-                    path = Path(root) / name
-                    yield f"{place}/{path.relative_to(self.path).as_posix()}", path
+                if name.endswith(SUFFIXES) and name[0] != "." and not (configs and name.endswith(YAML)):
+                    yield f"{place}/{(here / name).relative_to(self.path).as_posix()}", here / name
+
+
+def _is_source(folder: Path) -> bool:
+    """Whether a folder within a package is looked into: not where runs are, nor through links to other than code."""
+    if folder.name.startswith(".") or folder.name == "__pycache__" or any(folder.glob("*/run.json")):
+        return False
+    if not folder.is_symlink():
+        return True
+    leads_back = folder.resolve() in {above.resolve() for above in folder.parents}
+    return not leads_back and any(folder.glob("*.py"))
+
+
+def _is_configs(folder: Path) -> bool:
+    """Whether Hydra looks there and Python does not: a new sweep file is no other model."""
+    return folder.name in CONFIGS and not any(folder.glob("*.py"))
 
 
 def dotted(target: str) -> str:
