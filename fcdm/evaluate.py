@@ -37,6 +37,7 @@ keys
   precision, features, reference, decoder, batch_size, clip_denoised: as evaluation.* of python -m fcdm.train; what is
   not said is as in the recipe of the run's data
   data.path=STORE device=auto threads=N runs_dir=runs mlflow_uri=off
+  --config-dir DIR: where a model of your own has its model/NAME.yaml
 
 samples=FILE.npz
   Images (N, side, side, 3) uint8 under arr_0 (ADM's) or arr (the public FCDM code's), read as a stream: FID, sFID,

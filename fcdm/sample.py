@@ -40,6 +40,7 @@ keys
   balanced), weights (ema, raw, power:0.08), precision, decoder, batch_size, clip_denoised: as evaluation.* of
   python -m fcdm.train; what is not said is as in the recipe of the run's data
   model=XL resolution=256 objective=flow: of a file, which does not say so itself
+  --config-dir DIR      where a model of your own has its model/NAME.yaml
   device=auto threads=N runs_dir=runs
   --dry-run             say what it would take, and do nothing
 

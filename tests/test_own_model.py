@@ -129,6 +129,33 @@ def test_the_page_runs_as_it_stands(fcdm: Command, tmp_path: Path) -> None:
     assert len(list(runs.glob("my_unet-*/run.json"))) == 3
 
 
+@pytest.mark.slow
+def test_its_weights_are_tuned_by_other_code_and_sampled_from_a_file(fcdm: Command, tmp_path: Path) -> None:
+    write_page(tmp_path)
+    words = ("--config-dir", ".", "model=my_unet", *TINY, "steps=2")
+    assert fcdm(*words).returncode == 0
+    (parent,) = (path.parent for path in (tmp_path / "runs").glob("*/run.json"))
+    (tmp_path / "my_unet.py").write_text(MODULE + "\n# better\n")
+    start = f"init_from={parent.name}@2"
+    child = fcdm(*words, start, "model.options.dropout=0.2", "mlflow_uri=off")
+    assert child.returncode == 0, child.stderr
+    assert "was trained with other code of my_unet.MyUNet" in child.stderr
+    other = fcdm(*words, start, "model.options.width=8")
+    assert other.returncode == 1
+    assert "shapes differ" in other.stderr
+
+    shutil.copy(parent / "checkpoints" / "step-00000002" / "ema.safetensors", tmp_path / "mine.safetensors")
+    asked = ("mine.safetensors", "model=my_unet", "resolution=8", "samples=4", "sampling_steps=2", "out=drawn")
+    lost = fcdm(*asked, module="fcdm.sample")
+    assert lost.returncode == 1
+    nowhere = fcdm(*asked, "--config-dir", "nowhere", module="fcdm.sample")
+    assert nowhere.returncode == 1
+    assert "there is no such folder" in nowhere.stderr
+    drawn = fcdm(*asked, "--config-dir", ".", module="fcdm.sample")
+    assert drawn.returncode == 0, drawn.stderr
+    assert (tmp_path / "drawn" / "samples.npz").is_file()
+
+
 def built(width: int) -> torch.nn.Module:
     config = CustomConfig(name="my_unet", target="my_unet.MyUNet", options={"width": width, "dropout": 0.1})
     return build_model(config, channels=1, side=8, classes=10, learn_sigma=True)

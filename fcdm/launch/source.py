@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_module
@@ -17,12 +18,13 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from fcdm.config.check import check, checked, config_from, unknown_key
 from fcdm.config.presets import CONF, preset_names
-from fcdm.config.schema import Config, EvaluationConfig
+from fcdm.config.schema import Config, CustomConfig, EvaluationConfig
 from fcdm.config.store import register_schema
 from fcdm.data.dataset import data_checksum
 from fcdm.errors import UserError
 from fcdm.launch.messages import is_users, one_line
 from fcdm.launch.sources import resolved_sources
+from fcdm.runs.custom import with_source
 from fcdm.runs.folder import Run, frozen_science
 from fcdm.runs.identity import run_id, science
 from fcdm.runs.weights import Weights
@@ -51,6 +53,8 @@ def take_apart(words: list[str], own: tuple[str, ...], flags: tuple[str, ...]) -
     short = [item.name for item in dataclasses.fields(EvaluationConfig) if item.name not in _NOT_HERE]
     known = {*own, *short, *RUNTIME, *OF_A_FILE}
     found = Words()
+    words, searched = _own_configs(words)
+    found.overrides += searched
     for word in words:
         key, equals, value = word.removeprefix("--").partition("=")
         if word.startswith("-") and key in flags and not equals:
@@ -70,6 +74,23 @@ def take_apart(words: list[str], own: tuple[str, ...], flags: tuple[str, ...]) -
         else:
             raise UserError(unknown_key(key, known).replace("python -m fcdm.train --help", "--help"))
     return found
+
+
+def _own_configs(words: list[str]) -> tuple[list[str], list[str]]:
+    """The words without `--config-dir DIR`, and what says the same to Hydra. Raises UserError."""
+    option = "--config-dir"
+    places = [number for number, word in enumerate(words) if word.split("=")[0] in (option, "-cd")]
+    if not places:
+        return words, []
+    at = places[-1]
+    if len(places) > 1 or (words[at:] == [words[at]] and "=" not in words[at]):
+        raise UserError(f"{option} takes one folder: the one that holds model/ with presets of yours")
+    _, equals, inline = words[at].partition("=")
+    folder, rest = (inline, words[at + 1 :]) if equals else (words[at + 1], words[at + 2 :])
+    if not Path(folder).is_dir():
+        raise UserError(f"{option} {folder}: there is no such folder")
+    quoted = str(Path(folder).absolute()).replace("'", "\\'")
+    return [*words[:at], *rest], [f"hydra.searchpath=['file://{quoted}']"]
 
 
 def value_of(overrides: list[str], key: str) -> str | None:
@@ -125,6 +146,8 @@ def _file_config(weights: Weights, overrides: list[str]) -> Config:
         config = checked(_composed(overrides))
     except Exception as error:
         raise _told(error) from None
+    if isinstance(config.model, CustomConfig):
+        config.model = with_source(config.model)
     if config.data.path is None:  # bundled: part of the protocol, as the reference
         config.data.checksum = data_checksum(config.data, config.resolution)
     return _with_weak(config)

@@ -9,11 +9,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
-from fcdm.config.schema import Config
+from fcdm.config.schema import Config, CustomConfig
 from fcdm.errors import UserError
+from fcdm.runs.custom import with_source
 from fcdm.runs.folder import frozen_science
 from fcdm.runs.identity import INTRODUCED, flatten, science
 from fcdm.runs.weights import Weights, find_weights
@@ -91,6 +93,10 @@ def _check_same_model(config: Config, found: Weights) -> None:
     if found.run is None:
         return  # of a file nothing is known until it is read
     theirs, ours = _flat(frozen_science(found.run.folder)), _flat(science(config))
+    if isinstance(config.model, CustomConfig):  # its options may be anything: the reader compares the tensors, by name
+        if theirs.get("model.source") not in (None, with_source(config.model).source):
+            print(f"note: init_from={found.name} was trained with other code of {config.model.target}", file=sys.stderr)
+        return
     keys = [key for key in ours | theirs if key.startswith("model.") and key != "model.name"] + list(SAME_MODEL)
     _refuse_differences(f"init_from={found.name} is of another model", theirs, ours, keys)
 
