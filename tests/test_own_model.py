@@ -28,7 +28,7 @@ from fcdm.errors import UserError
 from fcdm.launch.jobs import make_jobs
 from fcdm.models import build_model
 from fcdm.models.measure import Question, measure
-from fcdm.runs.custom import source_of, with_source
+from fcdm.runs.custom import custom_cost, source_of, with_source
 from fcdm.runs.identity import run_id, science
 from tests.conftest import TINY, Command, evaluations, values, weights
 from tests.lab import starts
@@ -154,6 +154,25 @@ def test_its_weights_are_tuned_by_other_code_and_sampled_from_a_file(fcdm: Comma
     drawn = fcdm(*asked, "--config-dir", ".", module="fcdm.sample")
     assert drawn.returncode == 0, drawn.stderr
     assert (tmp_path / "drawn" / "samples.npz").is_file()
+
+
+def test_a_constructor_that_never_ends_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own.py").write_text("import time\ndef make(**keywords):\n    time.sleep(3600)\n")
+    monkeypatch.setenv("FCDM_TRY_SECONDS", "0.5")
+    model = CustomConfig(name="own", target="own.make")
+    with pytest.raises(UserError, match=r"own.make: trying the model .* more than 0.5 s .*FCDM_TRY_SECONDS=<seconds>"):
+        custom_cost(model, channels=1, side=8, classes=10, learn_sigma=True)
+
+
+def test_a_slow_constructor_is_waited_for_and_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """No process needs less than the patience that is set here: it imports torch first."""
+    write_page(tmp_path)
+    monkeypatch.setattr("fcdm.runs.custom.PATIENCE", 0.01)
+    model = CustomConfig(name="my_unet", target="my_unet.MyUNet", options={"width": 16})
+    assert custom_cost(model, channels=1, side=8, classes=10, learn_sigma=True).parameters
+    assert capfd.readouterr().err == "trying model.target=my_unet.MyUNet in a process of its own ...\n"
 
 
 def built(width: int) -> torch.nn.Module:

@@ -10,7 +10,9 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -29,6 +31,11 @@ from fcdm.runs.atomic import write_json
 
 COUNTING = 1
 """To be raised where the counting changes (`fcdm.models.measure`): then nothing counted before holds."""
+
+LIMIT = "FCDM_TRY_SECONDS"
+"""Environment variable: how long all models of a command may take to be tried; 120 s where it is not set."""
+PATIENCE = 5.0
+"""Seconds after which the user is told what is waited for."""
 
 SOURCE = "source"
 """In a run's folder: the model's source files."""
@@ -193,18 +200,46 @@ def _ask(questions: list[_Asked]) -> list[dict[str, Any]]:
     safe_path = ["-P"] if sys.flags.safe_path else []
     with tempfile.TemporaryDirectory(prefix="fcdm-") as folder:
         answers = Path(folder) / "answers.json"
-        done = subprocess.run(
-            [sys.executable, *safe_path, "-m", "fcdm.runs.probe", str(answers)],
-            input=f"[{','.join(asked.text for asked in questions)}]",
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        command = [sys.executable, *safe_path, "-m", "fcdm.runs.probe", str(answers)]
+        code, told = _run(command, f"[{','.join(asked.text for asked in questions)}]", questions[0].target)
         try:
             found: list[dict[str, Any]] = json.loads(answers.read_text())
         except (OSError, ValueError):
-            lines = [line for line in done.stderr.splitlines() if line.strip()] or [f"exit code {done.returncode}"]
+            lines = [line for line in told.splitlines() if line.strip()] or [f"exit code {code}"]
             raise UserError(
                 f"model.target={questions[0].target}: trying the model ended the process that did it: {lines[-1]}"
             ) from None
     return found
+
+
+def _run(command: list[str], questions: str, target: str) -> tuple[int, str]:
+    """Exit code and stderr of the process that tries models; it is ended at its limit. Raises UserError."""
+    text = os.environ.get(LIMIT, "120")
+    try:
+        limit = float(text)
+    except ValueError:
+        raise UserError(f"{LIMIT}={text}: a number of seconds") from None
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # so that what it started ends with it
+    ) as process:
+        try:
+            try:
+                told = process.communicate(questions, timeout=min(PATIENCE, limit))[1]
+            except subprocess.TimeoutExpired:
+                if limit > PATIENCE:
+                    print(f"trying model.target={target} in a process of its own ...", file=sys.stderr, flush=True)
+                told = process.communicate(timeout=max(0.0, limit - PATIENCE))[1]
+        except subprocess.TimeoutExpired:
+            raise UserError(
+                f"model.target={target}: trying the model (imported, built, run once) took more than {limit:g} s and "
+                f"was ended; {LIMIT}=<seconds> in the environment allows more"
+            ) from None
+        finally:  # also at Ctrl-C, which a session of its own does not hear of
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+    return process.returncode, told
