@@ -12,12 +12,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from fcdm.config.check import checked
-from fcdm.config.store import register_schema
 from fcdm.engine.stop import end_process
 from fcdm.errors import UserError
 from fcdm.launch.jobs import make_jobs, record_study, this_command
 from fcdm.launch.messages import is_users, one_line
 from fcdm.launch.single import train_here
+from fcdm.launch.store import register_schema
 
 register_schema()
 

@@ -17,8 +17,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from hypothesis import settings
 
-from fcdm.config.store import register_schema
 from fcdm.launch.compose import Composer
+from fcdm.launch.store import register_schema
 
 # Never a timed test: these machines are shared.
 settings.register_profile("untimed", deadline=None)

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fcdm.config.schema import Config, EMAConfig
-from fcdm.data.dataset import DataOrder, Dataset, PixelDataset
+from fcdm.data.dataset import Dataset, PixelDataset
+from fcdm.data.order import DataOrder
 from fcdm.diffusion.process import Process
 from fcdm.engine.batches import BatchSource
 from fcdm.engine.ema import ema_decay, update_ema

@@ -13,9 +13,9 @@ from hydra import compose, initialize_config_module
 
 from fcdm.config.check import check, checked, config_from
 from fcdm.config.schema import SCIENCE_KEYS, Config
-from fcdm.config.store import register_schema
 from fcdm.errors import UserError
 from fcdm.launch.jobs import make_jobs
+from fcdm.launch.store import register_schema
 from fcdm.runs import identity
 from fcdm.runs.folder import check_frozen, open_run
 from fcdm.runs.identity import canonical, run_id, science

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from fcdm.config.schema import Config
-from fcdm.data.dataset import DataOrder, Dataset
+from fcdm.data.dataset import Dataset
+from fcdm.data.order import DataOrder
 from fcdm.diffusion.process import Process
 from fcdm.randomness import Purpose, integers, normal, uniform
 

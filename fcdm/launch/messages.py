@@ -46,8 +46,8 @@ def one_line(error: BaseException) -> str:
 
 
 def _launcher_keys() -> set[str]:
-    from fcdm.config.store import LocalConfig
     from fcdm.launch.slurm.options import SlurmOptions
+    from fcdm.launch.store import LocalConfig
 
     fields = [field.name for node in (LocalConfig, SlurmOptions) for field in dataclasses.fields(node)]
     return {f"hydra.launcher.{name}" for name in fields if not name.startswith("_")}

@@ -19,11 +19,11 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from fcdm.config.check import check, checked, config_from, unknown_key
 from fcdm.config.presets import CONF, preset_names
 from fcdm.config.schema import Config, CustomConfig, EvaluationConfig
-from fcdm.config.store import register_schema
 from fcdm.data.dataset import data_checksum
 from fcdm.errors import UserError
 from fcdm.launch.messages import is_users, one_line
 from fcdm.launch.sources import resolved_sources
+from fcdm.launch.store import register_schema
 from fcdm.runs.custom import with_source
 from fcdm.runs.folder import Run, frozen_science
 from fcdm.runs.identity import run_id, science
