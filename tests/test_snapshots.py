@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -15,12 +16,15 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import nn
 
-from fcdm.config.schema import Config
+from fcdm.config.averages import Kept
+from fcdm.config.schema import Config, PowerEMAConfig
 from fcdm.engine.power_ema import gamma_from_sigma_rel, last_update
 from fcdm.engine.snapshots import PowerAverages, synthesised
+from fcdm.engine.state import TrainState
 from fcdm.errors import UserError
 from fcdm.launch.jobs import Job, make_jobs
-from fcdm.runs.protocol import protocol_of
+from fcdm.runs.folder import Run, open_run
+from fcdm.runs.protocol import protocol_id, protocol_of
 from tests.conftest import TINY, Command, composing, environment, evaluations, only_run, weights
 
 POWER = ("model=N", "steps=[20,40]", *TINY, "power_ema.every=5", "evaluation.weights=power:0.08")
@@ -79,13 +83,17 @@ def test_kill_9_and_another_length_afterwards(fcdm: Command, tmp_path: Path, tra
             for folder in (run, tracked)
         )
         assert mine["protocol"]["weights"] == "power:0.08"
-        assert mine["protocol_id"] == direct["protocol_id"]
+        assert (mine["protocol"]["weights_snapshots"], direct["protocol"]["weights_snapshots"]) == (
+            "0.05,0.1 every 5",
+            "0.05,0.08,0.1 every 5",
+        )
+        assert mine["protocol_id"] != direct["protocol_id"], "two numbers are two protocols"
         assert direct["average"]["error"] == pytest.approx(0, abs=1e-5)
         assert 0 < mine["average"]["error"] < most
         assert mine["average"]["snapshots"] == step // 5
         assert mine["metrics"]["heldout_loss"] == pytest.approx(direct["metrics"]["heldout_loss"], rel=most)
     # The weights themselves: to the promised share of how far the average lies from the nearest kept one.
-    made = synthesised(run / "ema", 40, 0.08)
+    made = synthesised(run / "ema", 40, 0.08, Kept((0.05, 0.1), 5))
     files = {
         length: load_file(tracked / "ema" / "step-00000040" / f"{length}.safetensors")
         for length in ("0.05", "0.08", "0.1")
@@ -144,6 +152,89 @@ def test_what_cannot_be_is_refused_before_anything_starts(tmp_path: Path, overri
     assert not list(tmp_path.iterdir())
 
 
+def test_the_protocol_says_of_which_snapshots() -> None:
+    """Whatever changes them changes the id; other budgets of the run, which keep snapshots too, do not."""
+
+    def asked(*more: str) -> str:
+        (job,) = make_jobs([config("model=N", "steps=800", "evaluation.weights=power:0.08", *more)])
+        return protocol_id(protocol_of(job.config))
+
+    plain = asked(TWO, "power_ema.every=100")
+    others = [asked(THREE, "power_ema.every=100"), asked(TWO, "power_ema.every=50")]
+    assert len({plain, *others}) == 3
+    assert asked(TWO, "power_ema.every=100", "steps=[150,420,800]") == plain
+    assert "weights_snapshots" not in protocol_of(make_jobs([config("model=N", TWO)])[0].config)
+
+
+def test_more_snapshots_than_are_named_change_nothing(tmp_path: Path, tracked: Path) -> None:
+    """As another command's budgets leave them; and one that is named and not there is told."""
+    shutil.copytree(tracked / "ema", tmp_path / "ema")
+    kept = Kept((0.05, 0.1), 10)
+    before = synthesised(tmp_path / "ema", 40, 0.08, kept)
+    for step in (5, 15, 25, 35):
+        shutil.rmtree(tmp_path / "ema" / f"step-{step:08d}")
+    after = synthesised(tmp_path / "ema", 40, 0.08, kept)
+    assert all(torch.equal(before.weights[name], after.weights[name]) for name in before.weights)
+    with pytest.raises(UserError, match=r"needs snapshots that are not in .*: of step 5, 15, 25, 35\."):
+        synthesised(tmp_path / "ema", 40, 0.08, Kept((0.05, 0.1), 5))
+
+
+def test_a_run_that_was_killed_before_its_first_snapshot(tmp_path: Path) -> None:
+    """What it tracks, and how often it keeps it, is read off its checkpoint."""
+    begun = make_jobs([config("model=N", f"runs_dir={tmp_path}", *TINY, TWO, "power_ema.every=50")])[0].config
+    run = open_run(begun)
+    state = TrainState.create(begun, torch.device("cpu"))
+    state.step = 7
+    for parameter in state.model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    state.optimiser.step()
+    state.save(run.checkpoints)
+    (again,) = make_jobs(
+        [config("model=N", f"runs_dir={tmp_path}", *TINY, "steps=400", "evaluation.weights=power:0.08")]
+    )
+    assert again.config.evaluation.weights_snapshots == "0.05,0.1 every 50"
+    assert again.id == run.id
+    resumed = TrainState.create(again.config, torch.device("cpu"))
+    assert resumed.restore(Run(run.folder, run.id).checkpoints, PowerEMAConfig(), print)
+    assert resumed.power.due(50)
+    assert not resumed.power.due(60)
+
+
+class Tied(nn.Module):
+    """One weight of two names, and a buffer that is drawn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False)
+        self.second.weight = self.first.weight
+        self.register_buffer("freqs", torch.randn(3))
+
+
+def test_tied_weights_stay_tied_in_a_snapshot(tmp_path: Path) -> None:
+    model = Tied()
+    averages = PowerAverages([0.1], model)
+    for step in range(1, 4098):
+        model.first.weight.data.fill_(step)
+        averages.update(list(model.parameters()), step)
+    assert last_update(4097) < 4097
+    averages.save(tmp_path, model, 4097)
+    (file,) = tmp_path.rglob("*.safetensors")
+    saved = load_file(file)
+    assert torch.equal(saved["first.weight"], saved["second.weight"])
+    assert (saved["first.weight"] > averages.groups()["power-0.1"]["first.weight"]).all()
+
+
+def test_averages_begin_as_the_weights_that_training_begins_from() -> None:
+    """All that is saved with a model, also what is no parameter and was drawn from another seed."""
+    torch.manual_seed(1)
+    source = Tied()
+    torch.manual_seed(2)
+    averages = PowerAverages([0.05, 0.1], Tied())
+    averages.start_from(source.state_dict())
+    for group in averages.groups().values():
+        assert all(torch.equal(group[name], tensor) for name, tensor in source.state_dict().items())
+
+
 def jobs(*choices: list[str]) -> list[Job]:
     return make_jobs([config("model=N", *choice) for choice in choices])
 
@@ -153,6 +244,8 @@ def test_the_parts_of_a_run_agree_on_what_is_tracked() -> None:
     assert [part.power_ema.sigma_rel for part in job.parts] == [[0.05, 0.1]] * 2
     with pytest.raises(UserError, match=r"cannot be swept: \[0.05\] and \[0.05,0.1\] are asked of one run"):
         jobs([TWO], ["power_ema.sigma_rel=[0.05]", "evaluation.samples=50"])
+    with pytest.raises(UserError, match=r"power_ema.every cannot be swept: 5 and 10 are asked of one run"):
+        jobs([TWO, "power_ema.every=5"], ["power_ema.every=10", "evaluation.samples=50"])
 
 
 def test_a_length_has_one_protocol_however_it_is_written() -> None:

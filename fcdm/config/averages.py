@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from dataclasses import dataclass
 
 from fcdm.config.schema import Config
 from fcdm.errors import UserError
@@ -11,6 +13,41 @@ LONGEST = 1.0 / math.sqrt(12.0)
 """sigma_rel of the plain mean of all steps (EDM2, arXiv 2312.02696, section 3.1)."""
 SHORTEST = 1e-4
 POWER = "power:"
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The snapshots that an average of any length is made of: which of them is a function of the step alone.
+
+    So the same whatever other budgets, and other commands, had snapshots taken besides.
+    """
+
+    lengths: tuple[float, ...]
+    """sigma_rel of those that are tracked, ascending."""
+    every: int | None
+    """Steps from one to the next; None: that of the step itself only."""
+
+    def steps(self, target: int) -> list[int]:
+        """Whose snapshots make the average at step `target`."""
+        before = range(self.every, target, self.every) if self.every else range(0)
+        return [*before, target]
+
+    @property
+    def text(self) -> str:
+        """As it stands in protocols: `0.05,0.1 every 100`."""
+        lengths = ",".join(map(length_text, self.lengths))
+        return f"{lengths} every {self.every}" if self.every else lengths
+
+    @classmethod
+    def of(cls, text: str) -> Kept:
+        """Of its `text`. Raises UserError."""
+        found = re.fullmatch(r"([\d.,e-]+)(?: every (\d+))?", text)
+        try:
+            if found is None:
+                raise ValueError
+            return cls(tuple(map(float, found[1].split(","))), int(found[2]) if found[2] else None)
+        except ValueError:
+            raise UserError(f"{text!r} names no snapshots: leave that key to the commands, which set it") from None
 
 
 def power_length(weights: str, key: str = "evaluation.weights") -> float | None:

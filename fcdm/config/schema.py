@@ -174,6 +174,8 @@ class EvaluationConfig:
 
     weights: str = "ema"
     """`ema`; `raw`; or `power:0.08`: the power function average of that sigma_rel, made of `power_ema`'s snapshots."""
+    weights_snapshots: str | None = None
+    """Of which snapshots; set at submission."""
     sampler: str = MISSING
     """`ddpm` (ancestral) or `ddim` (eta 0); of a flow `euler`, `heun`, `dopri5` (adaptive steps) or `sde`."""
     sampling_steps: int = MISSING
@@ -186,6 +188,8 @@ class EvaluationConfig:
     `<run>@<step>`, its folder, or a file of weights of the same model. In the key by its identity."""
     guidance_weak_weights: str = "ema"
     """Which of its weights: as `weights`."""
+    guidance_weak_snapshots: str | None = None
+    """Of which snapshots; set at submission."""
     guidance_weak_path: str | None = None
     """Where it is; set at submission."""
     guidance_channels: int | None = None
@@ -241,7 +245,8 @@ class PowerEMAConfig:
     now on: what is not tracked once cannot be again)."""
     every: int | None = None
     """Steps from one kept snapshot to the next, besides those at every budget; a snapshot is one copy of the weights
-    for each length. 8 up to a budget make lengths from 0.04 to 0.15 to 3 % of their profile; null: at budgets only."""
+    for each length. 8 up to a budget make lengths from 0.04 to 0.15 to 3 % of their profile; an average is made of
+    these and of the budget's own. Null: as the run has so far, at budgets only at first."""
 
 
 @dataclass

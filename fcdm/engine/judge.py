@@ -13,14 +13,13 @@ from fcdm.config.averages import power_length
 from fcdm.config.check import budgets
 from fcdm.config.schema import Config
 from fcdm.data.dataset import Dataset, open_dataset
-from fcdm.engine.checkpoint import load_checkpoint
 from fcdm.engine.evaluate import Evaluation, evaluate
 from fcdm.engine.grid import COLUMNS, png, tile
 from fcdm.engine.machine import matmul_precision, prepare_machine
+from fcdm.engine.opened import load_named
 from fcdm.engine.progress import Progress
 from fcdm.engine.ranks import Ranks
-from fcdm.engine.snapshots import synthesised
-from fcdm.engine.state import TrainState, create_model, load_weights
+from fcdm.engine.state import TrainState, create_model
 from fcdm.engine.stop import StopSignal
 from fcdm.errors import UserError
 from fcdm.runs.atomic import describe_oserror, write_atomic, write_json
@@ -28,6 +27,7 @@ from fcdm.runs.checkpoints import CannotJudge, checkpoints
 from fcdm.runs.folder import Run
 from fcdm.runs.protocol import protocol_id, protocol_of
 from fcdm.runs.records import RecordWriter
+from fcdm.runs.weights import checkpoint_of
 
 
 class Judge:
@@ -53,16 +53,11 @@ class Judge:
         if self._stands(step):
             return
         model = create_model(self.config, self.ranks.device).eval()
-        average: dict[str, Any] = {}
-        length = power_length(self.config.evaluation.weights)
-        if length is not None:
-            made = synthesised(self.run.snapshots, step, length)
-            load_weights(model, made.weights)
-            average = {"sigma_rel": length, "error": made.error, "snapshots": made.snapshots}
-        else:
-            group = "ema" if self.config.evaluation.weights == "ema" else "model"
-            tensors, _ = load_checkpoint(self.run.checkpoints / f"step-{step:08d}", [group])
-            load_weights(model, tensors[group])
+        asked = self.config.evaluation
+        found = checkpoint_of(self.run, step)
+        made = load_named(model, found, asked.weights, asked.weights_snapshots)
+        length = power_length(asked.weights)
+        average = {"sigma_rel": length, "error": made.error, "snapshots": made.snapshots} if made else {}
         self.weights(step, model, records, average)
 
     def trained(self, step: int, state: TrainState, records: RecordWriter | None) -> None:

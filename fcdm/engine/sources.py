@@ -8,11 +8,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from fcdm.config.averages import power_length
 from fcdm.config.check import config_from
 from fcdm.config.schema import Config
-from fcdm.engine.snapshots import synthesised
-from fcdm.engine.state import create_model, load_weights
+from fcdm.engine.opened import group_of, load_named
+from fcdm.engine.state import create_model
 from fcdm.engine.weights import read_weights
 from fcdm.errors import UserError
 from fcdm.runs.checkpoints import CannotJudge
@@ -29,7 +28,7 @@ def initial_weights(config: Config, model: nn.Module) -> dict[str, Tensor] | Non
         return None
     found = _again("init_from", config.init_path, config.init_from)
     try:
-        return read_weights(found, model, _group(config.init_from_weights), any_side=True)
+        return read_weights(found, model, group_of(config.init_from_weights), any_side=True)
     except UserError as error:
         raise UserError(f"init_from: {error}") from None
 
@@ -46,13 +45,7 @@ def weaker_model(config: Config, device: torch.device) -> nn.Module | None:
     try:
         found = _again("evaluation.guidance_weak", asked.guidance_weak_path, asked.guidance_weak)
         model = create_model(weak_config(config, found), device).eval().requires_grad_(False)
-        length = power_length(asked.guidance_weak_weights)
-        if length is None:
-            load_weights(model, read_weights(found, model, _group(asked.guidance_weak_weights)))
-        elif found.run is None or found.step is None:
-            raise UserError(f"{found.path} is a file: power function averages are made of a run's snapshots")
-        else:
-            load_weights(model, synthesised(found.run.snapshots, found.step, length).weights)
+        load_named(model, found, asked.guidance_weak_weights, asked.guidance_weak_snapshots)
     except UserError as error:
         raise CannotJudge(f"evaluation.guidance_weak: {error}") from None
     return model
@@ -77,7 +70,3 @@ def _again(key: str, path: str | None, identity: str) -> Weights:
     if found.id != identity:
         raise UserError(f"{key}: {path} was {identity} at submission and is {found.id} now: put back what it was")
     return found
-
-
-def _group(weights: str) -> str:
-    return "model" if weights == "raw" else "ema"

@@ -17,6 +17,7 @@ from fcdm.engine.checkpoint import latest_checkpoint, save_checkpoint
 from fcdm.engine.snapshots import PowerAverages
 from fcdm.errors import UserError
 from fcdm.models import build_model
+from fcdm.runs.averages import EVERY
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -63,14 +64,15 @@ class TrainState:
             weight_decay=config.optimiser.weight_decay,
             fused=True,
         )
-        power = PowerAverages(config.power_ema.sigma_rel or [], model)
+        power = PowerAverages(config.power_ema.sigma_rel or [], model, config.power_ema.every)
         zero = torch.zeros((), device=device)
         return cls(model, ema, optimiser, 0, zero, 0, power, torch.zeros((), dtype=torch.int64, device=device))
 
     def start_from(self, weights: Mapping[str, Tensor]) -> None:
-        """Begin with these weights instead of drawn ones: the model, and its averages with it."""
+        """Begin with these weights instead of drawn ones: the model, and all of its averages with it."""
         for module in (self.model, self.ema):
             load_weights(module, dict(weights))
+        self.power.start_from(weights)
 
     def add_loss(self, loss: Tensor) -> None:
         """Count the loss of the step just done, (), without waiting for the device."""
@@ -104,7 +106,7 @@ class TrainState:
         moments["loss_sum"] = self.loss_sum
         groups = {"model": self.model.state_dict(), "ema": self.ema.state_dict(), "optimiser": moments}
         groups |= self.power.groups()
-        return save_checkpoint(folder, self.step, groups, {"loss_count": self.loss_count})
+        return save_checkpoint(folder, self.step, groups, {"loss_count": self.loss_count, EVERY: self.power.every})
 
     def restore(self, folder: Path, asked: PowerEMAConfig, warn: Callable[[str], None]) -> bool:
         """Continue from the newest whole checkpoint; False where there is none.
@@ -118,7 +120,7 @@ class TrainState:
         self.step = int(manifest["step"])
         load_weights(self.model, tensors["model"])
         load_weights(self.ema, tensors["ema"])
-        self.power = PowerAverages.restored(asked, self.step, tensors, self.model)
+        self.power = PowerAverages.restored(asked, self.step, tensors, manifest["extra"], self.model)
         moments = tensors["optimiser"]
         self.loss_sum = moments["loss_sum"].to(self.loss_sum.device)
         self.loss_count = int(manifest["extra"]["loss_count"])

@@ -146,7 +146,7 @@ def train(
                 else:
                     progress.training(state.step, targets[-1], None, None)
 
-                if state.power.due(state.step, config.power_ema.every) and state.step < target:
+                if state.power.due(state.step) and state.step < target:
                     snapshot()
 
                 due = config.checkpoint.every_steps is not None and state.step % config.checkpoint.every_steps == 0

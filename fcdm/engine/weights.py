@@ -28,7 +28,7 @@ from fcdm.runs.weights import Weights
 
 
 def read_weights(weights: Weights, model: nn.Module, group: str = "ema", any_side: bool = False) -> dict[str, Tensor]:
-    """`model`'s state dict from `weights`: float32, on the CPU; `model` itself is left as it is.
+    """`model`'s state dict from `weights`: in its types, on the CPU; `model` itself is left as it is.
 
     group: "ema" or "model", or another that the checkpoint has; a file with a bare state dict has only one and gives
     that. any_side: also weights of a DiT for images of another size, whose fixed position embedding is another.
@@ -40,8 +40,9 @@ def read_weights(weights: Weights, model: nn.Module, group: str = "ema", any_sid
         tensors = load_checkpoint(weights.path, [group])[0][group]
     else:
         tensors = _group_of(weights.path, group)
+    types = {name: tensor.dtype for name, tensor in model.state_dict().items()}
     # A copy of each: a mapped file may be replaced while its tensors are used.
-    return {name: tensor.to(torch.float32, copy=True) for name, tensor in _named(weights, model, tensors, any_side)}
+    return {name: tensor.to(types[name], copy=True) for name, tensor in _named(weights, model, tensors, any_side)}
 
 
 def _named(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 from fcdm.config.averages import length_text, power_length
 from fcdm.config.check import budgets
-from fcdm.config.schema import Config
+from fcdm.config.schema import Config, PowerEMAConfig
 from fcdm.cost import FLOAT_BYTES
 from fcdm.errors import UserError
+from fcdm.runs.averages import settled
 from fcdm.runs.costs import run_cost
 from fcdm.runs.folder import Run, find_run
 
@@ -18,28 +20,35 @@ def agree_on_averages(parts: list[Config]) -> None:
 
     Raises UserError where two say different things.
     """
-    said = [part.power_ema for part in parts if part.power_ema.sigma_rel is not None]
-    different = {tuple(sorted(asked.sigma_rel or [])) for asked in said}
-    if len(different) > 1:
-        lists = " and ".join(f"[{','.join(map(length_text, lengths))}]" for lengths in sorted(different))
+    said = {tuple(sorted(part.power_ema.sigma_rel)) for part in parts if part.power_ema.sigma_rel is not None}
+    if len(said) > 1:
+        lists = " and ".join(f"[{','.join(map(length_text, lengths))}]" for lengths in sorted(said))
         raise UserError(f"power_ema.sigma_rel cannot be swept: {lists} are asked of one run, which tracks one of them")
-    for part in parts if said else []:
-        part.power_ema = said[0]
+    every = {part.power_ema.every for part in parts if part.power_ema.every is not None}
+    if len(every) > 1:
+        numbers = " and ".join(map(str, sorted(every)))
+        raise UserError(f"power_ema.every cannot be swept: {numbers} are asked of one run")
+    for part in parts:
+        part.power_ema = PowerEMAConfig(list(min(said)) if said else None, min(every, default=None))
 
 
-def refuse_unreachable(parts: list[Config], identity: str) -> None:
-    """Raise UserError for a budget, still to be trained, that `evaluation.weights=power:...` could not judge then."""
-    stops = sorted({step for part in parts for step in budgets(part.steps)})
+def with_snapshots(parts: list[Config], identity: str) -> None:
+    """Say of each part that is judged by `evaluation.weights=power:...` which snapshots make the average.
+
+    They are part of its protocol. Raises UserError for a budget, still to be trained, that could not be judged then.
+    """
     for part in parts:
         length = power_length(part.evaluation.weights)
         if length is None:
             continue
         # Only now torch: few commands ask for this.
-        from fcdm.engine.snapshots import refuse_unreachable as refuse
+        from fcdm.engine.snapshots import refuse_unreachable
 
         found = find_run(Path(part.runs_dir), identity)
         run = Run(found, identity) if found else None
-        refuse(run, part.power_ema, stops, budgets(part.steps), length)
+        kept = settled(part.power_ema, run)
+        refuse_unreachable(run, kept, budgets(part.steps), length)
+        part.evaluation = dataclasses.replace(part.evaluation, weights_snapshots=kept.text if kept else None)
 
 
 def snapshot_bytes(parts: list[Config]) -> int:

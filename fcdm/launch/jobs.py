@@ -17,7 +17,7 @@ from fcdm.config.check import budgets, config_from
 from fcdm.config.schema import Config, CustomConfig
 from fcdm.data.dataset import data_checksum
 from fcdm.errors import UserError
-from fcdm.launch.averages import agree_on_averages, refuse_unreachable
+from fcdm.launch.averages import agree_on_averages, with_snapshots
 from fcdm.launch.sources import resolved_sources
 from fcdm.runs.atomic import write_json
 from fcdm.runs.costs import train_flops
@@ -168,7 +168,7 @@ def make_jobs(configs: Iterable[Config], data_needed: bool = True) -> list[Job]:
             for part in job.parts:
                 part.keep_steps = job.budgets
         agree_on_averages(job.parts)
-        refuse_unreachable(job.parts, job.id)
+        with_snapshots(job.parts, job.id)
     return list(jobs.values())
 
 

@@ -16,6 +16,7 @@ from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from fcdm.config.averages import power_length
 from fcdm.config.check import check, checked, config_from, unknown_key
 from fcdm.config.presets import CONF, preset_names
 from fcdm.config.schema import Config, CustomConfig, EvaluationConfig
@@ -24,6 +25,7 @@ from fcdm.errors import UserError
 from fcdm.launch.messages import is_users, one_line
 from fcdm.launch.sources import resolved_sources
 from fcdm.launch.store import register_schema
+from fcdm.runs.averages import settled
 from fcdm.runs.custom import with_source
 from fcdm.runs.folder import Run, frozen_science
 from fcdm.runs.identity import run_id, science
@@ -134,7 +136,7 @@ def run_config(run: Run, overrides: list[str]) -> Config:
     if path is not None:
         config.data.path = path
     check(config)
-    return _with_weak(config)
+    return _with_weak(_with_snapshots(config, run))
 
 
 def _file_config(weights: Weights, overrides: list[str]) -> Config:
@@ -148,9 +150,22 @@ def _file_config(weights: Weights, overrides: list[str]) -> Config:
         raise _told(error) from None
     if isinstance(config.model, CustomConfig):
         config.model = with_source(config.model)
+    if power_length(config.evaluation.weights) is not None:
+        raise UserError(f"{weights.path} is a file: {config.evaluation.weights} is made of a run's snapshots")
     if config.data.path is None:  # bundled: part of the protocol, as the reference
         config.data.checksum = data_checksum(config.data, config.resolution)
     return _with_weak(config)
+
+
+def _with_snapshots(config: Config, run: Run) -> Config:
+    """Which snapshots make the average that is asked for. Raises UserError where the run has none."""
+    asked = config.evaluation
+    if power_length(asked.weights) is None:
+        return config
+    kept = settled(config.power_ema, run)
+    if kept is None:
+        raise UserError(f"{run.name} has tracked no power function averages: {asked.weights} is made of its snapshots")
+    return dataclasses.replace(config, evaluation=dataclasses.replace(asked, weights_snapshots=kept.text))
 
 
 def _with_weak(config: Config) -> Config:

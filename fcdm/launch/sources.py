@@ -13,8 +13,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from fcdm.config.averages import power_length
 from fcdm.config.schema import Config, CustomConfig
 from fcdm.errors import UserError
+from fcdm.runs.averages import tracked
 from fcdm.runs.custom import with_source
 from fcdm.runs.folder import frozen_science
 from fcdm.runs.identity import INTRODUCED, flatten, science
@@ -49,12 +51,34 @@ def resolved_sources(config: Config, data_here: bool = True) -> Config:
     if asked.guidance_weak is not None and asked.guidance_scale != 1.0:
         found = _pinned("evaluation.guidance_weak", asked.guidance_weak, config)
         _check_same_problem(config, found, data_here)
-        pinned = dataclasses.replace(asked, guidance_weak=found.id, guidance_weak_path=str(found.path.absolute()))
+        pinned = dataclasses.replace(
+            asked,
+            guidance_weak=found.id,
+            guidance_weak_path=str(found.path.absolute()),
+            guidance_weak_snapshots=_snapshots(asked.guidance_weak_weights, found),
+        )
         config = dataclasses.replace(config, evaluation=pinned)
     elif asked.guidance_weak is not None:  # nothing to guide: one protocol
         plain = dataclasses.replace(asked, guidance_weak=None, guidance_weak_weights="ema")
         config = dataclasses.replace(config, evaluation=plain)
     return config
+
+
+def _snapshots(weights: str, found: Weights) -> str | None:
+    """Which snapshots make the weak model's average. Raises UserError where they do not."""
+    length = power_length(weights, "evaluation.guidance_weak_weights")
+    if length is None:
+        return None
+    if found.run is None or found.step is None:
+        raise UserError(f"evaluation.guidance_weak: {found.path} is a file: {weights} is made of a run's snapshots")
+    from fcdm.engine.snapshots import refuse_unmade  # only now torch: few commands ask for this
+
+    kept = tracked(found.run, found.step)
+    try:
+        refuse_unmade(found.run, kept, found.step, length)
+    except UserError as error:
+        raise UserError(f"evaluation.guidance_weak: {error}") from None
+    return kept.text if kept else None
 
 
 def _pinned(key: str, text: str, config: Config) -> Weights:

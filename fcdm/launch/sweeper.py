@@ -108,8 +108,9 @@ def _same_request(config: Config, part: Config) -> bool:
     """Whether the part came of this config: `make_jobs` fills in the rest."""
     data = dataclasses.replace(config.data, checksum=part.data.checksum)
     joined = {key: getattr(part, key) for key in ("steps", "keep_steps", "power_ema")}
-    whole = dataclasses.replace(with_own_source(config), data=data, grids=[], **joined)
-    return resolved_sources(whole) == part
+    whole = resolved_sources(dataclasses.replace(with_own_source(config), data=data, grids=[], **joined))
+    judged = dataclasses.replace(whole.evaluation, weights_snapshots=part.evaluation.weights_snapshots)
+    return dataclasses.replace(whole, evaluation=judged) == part
 
 
 def _averages(part: Config) -> list[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fcdm.codecs.files import vae_identity
-from fcdm.config.averages import weights_text
+from fcdm.config.averages import power_length, weights_text
 from fcdm.config.schema import RUNTIME_EVALUATION, Config
 from fcdm.data.manifest import file_sha256
 from fcdm.errors import UserError
@@ -29,6 +29,8 @@ INTRODUCED: dict[str, Any] = {
     "rtol": 1e-3,
     "guidance_weak": None,
     "guidance_weak_weights": "ema",
+    "weights_snapshots": None,
+    "guidance_weak_snapshots": None,
 }
 """Keys of later versions and the values that mean what was before them: left out, so that no protocol's id changes."""
 
@@ -54,9 +56,12 @@ def sampling_protocol(config: Config) -> dict[str, Any]:
     protocol["weights"] = weights_text(protocol["weights"])
     protocol["guidance_weak_weights"] = weights_text(protocol["guidance_weak_weights"])
     if protocol["guidance_weak"] is None or protocol["guidance_scale"] == 1.0:
-        protocol |= {key: INTRODUCED[key] for key in ("guidance_weak", "guidance_weak_weights")}
+        protocol |= {key: INTRODUCED[key] for key in INTRODUCED if key.startswith("guidance_weak")}
     elif not PINNED.fullmatch(protocol["guidance_weak"]):
         protocol["guidance_weak"] = find_weights(protocol["guidance_weak"], config.runs_dir).id
+    for key, made_of in (("weights", "weights_snapshots"), ("guidance_weak_weights", "guidance_weak_snapshots")):
+        if power_length(protocol[key]) is None:
+            protocol[made_of] = None
     if protocol["guidance_scale"] == 1.0 or protocol["guidance_channels"] == config.data.channels:
         protocol["guidance_channels"] = None  # nothing to guide, or all of it: one protocol, one id
     for key, value in INTRODUCED.items():

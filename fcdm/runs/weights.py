@@ -59,10 +59,10 @@ def find_weights(text: str, runs_dir: Path | str = "runs") -> Weights:
             raise UserError(
                 f"{path} lies in no run's folder, so nothing says which model it is: name its ema.safetensors instead"
             )
-        return _checkpoint(run, int(path.name[5:]))
+        return checkpoint_of(run, int(path.name[5:]))
     name, at, wanted = text.rpartition("@")
     if at and wanted.isdigit() and not path.is_dir():
-        return _checkpoint(find_run_named(name, runs_dir), int(wanted))
+        return checkpoint_of(find_run_named(name, runs_dir), int(wanted))
     return _newest(find_run_named(text, runs_dir))
 
 
@@ -105,7 +105,8 @@ def _run_at(folder: Path) -> Run | None:
     return Run(folder.resolve() if not folder.name else folder, identity)
 
 
-def _checkpoint(run: Run, step: int) -> Weights:
+def checkpoint_of(run: Run, step: int) -> Weights:
+    """The run's checkpoint of that step. Raises UserError where it is not kept, BrokenCheckpoint."""
     there = dict(checkpoints(run.checkpoints))
     if step not in there:
         kept = f"kept: {', '.join(map(str, there))}" if there else "none is kept"
