@@ -7,6 +7,8 @@ import pandas as pd
 from analysis.published import PUBLISHED, published
 
 LEGEND = "published"
+UNDISCLOSED = "published: protocol undisclosed"
+"""Of throughputs."""
 IMAGENET = "imagenet"
 
 
@@ -42,4 +44,4 @@ def named_as(points: pd.DataFrame, names: set[str], told: list[str]) -> pd.DataF
     return points[same]
 
 
-__all__ = ["LEGEND", "PUBLISHED", "named_as", "published_beside", "unguided"]
+__all__ = ["LEGEND", "PUBLISHED", "UNDISCLOSED", "named_as", "published_beside", "unguided"]

@@ -13,13 +13,16 @@ from matplotlib.patheffects import withStroke
 
 from analysis.axes import NOTE, Drawn, fid_label, legend_columns, log_axes, spread, steps_text
 from analysis.comparison import dropped, lines
-from analysis.figures_published import LEGEND, PUBLISHED, named_as, unguided
+from analysis.figures_published import LEGEND, PUBLISHED, UNDISCLOSED, named_as, unguided
 from analysis.names import display_name
+from analysis.scales import scales
 from analysis.styles import DOUBLE, FAMILIES, OTHERS, lighter
 
 MOST_BUDGETS = 4
 LARGEST, SMALLEST = 90.0, 10.0
 """Areas of bubbles, points squared: in between by parameters."""
+UNKNOWN = 22.0
+"""Area of the crosses that stand for models of unknown size."""
 ELSEWHERE = "0.55"
 """Colour of families that these runs have none of."""
 
@@ -27,8 +30,9 @@ ELSEWHERE = "0.55"
 def fid_against_gmacs(table: pd.DataFrame, published: pd.DataFrame | None = None) -> Drawn | None:
     """Left FID, right the measured training throughput, against the forward pass's GMACs of one image.
 
-    A line per family and budget, the best setting of each model at each; the later the budget the darker. Published
-    points are hollow; their throughput is of undisclosed protocol. None where no run says what it costs.
+    A line per family, budget, data and resolution, the best setting of each model at each; the later the budget the
+    darker. Published points are hollow, crosses where the model's size is unknown; their throughput is of undisclosed
+    protocol. None where no run says what it costs.
     """
     best, speeds, told = _own(table)
     if best.empty:
@@ -38,9 +42,10 @@ def fid_against_gmacs(table: pd.DataFrame, published: pd.DataFrame | None = None
     if hidden:
         told.append(f"left out: budgets between those drawn ({', '.join(f'{step:,}' for step in hidden)} steps)")
     best = best[best["steps"].isin(budgets)]
-    others = _others(published, budgets, set(best["name"]), told)
+    others = _others(published, budgets, best, told)
     largest = float(pd.concat([best["parameters"], others["parameters"]]).max())
-    measured = bool(len(speeds) or (others["panel"] == "throughput").any())
+    timed_elsewhere = bool((others["panel"] == "throughput").any())
+    measured = bool(len(speeds)) or timed_elsewhere
     figure, panels = plt.subplots(1, 2 if measured else 1, figsize=(DOUBLE, 2.9), squeeze=False)
     left, right = panels[0, 0], panels[0, -1] if measured else None
     families = sorted(set(best["family"]), key=lambda family: (family == "dit", family))
@@ -56,7 +61,10 @@ def fid_against_gmacs(table: pd.DataFrame, published: pd.DataFrame | None = None
             _hollow(axes, others[others["panel"] == panel], y, largest)
     _finish(left, best, "fid", fid_label(table))
     if right is not None:
-        _finish(right, speeds, "images_per_s", "Training throughput (images/s)")
+        # Published throughputs say neither of what nor how they were taken: the axis claims no more than its unit.
+        _finish(right, speeds, "images_per_s", "images/s" if timed_elsewhere else "Training throughput (images/s)")
+        if timed_elsewhere:
+            right.set_title(UNDISCLOSED, fontsize=NOTE, loc="right")
         told += _no_speed(best, speeds)
     _legend(figure, families, budgets, best, others, largest)
     figure.draw_without_rendering()  # the layout, which the names are placed in
@@ -73,24 +81,29 @@ def fid_against_gmacs(table: pd.DataFrame, published: pd.DataFrame | None = None
 def _own(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
     """(FID of the best setting at each budget, throughput of each model, what has no place)."""
     told, parts = [], []
-    for line in lines(table):
+    for scale, line in [(scale, line) for scale, rows in scales(table) for line in lines(rows)]:
         if not ((line.points["forward_gmacs"] > 0).all() and (line.points["fid"] > 0).all()):
             told.append(f"left out: {line.label}: GMACs or FID of 0 or unknown have no place on a log axis")
             continue
         parameters = line.runs["parameters"].iloc[0]
-        kept = line.points.assign(label=line.label, name=line.name, family=line.family, parameters=parameters)
-        parts.append(kept.assign(panel="fid", origin="these runs"))
+        name = f"{line.name}{scale}"
+        kept = line.points.assign(label=line.label, name=name, family=line.family, parameters=parameters)
+        parts.append(
+            kept.assign(panel="fid", origin="these runs", model=line.name, at=scale, resolution=line.resolution)
+        )
     if not parts:
         return pd.DataFrame({"steps": [], "parameters": []}), pd.DataFrame(), told
     whole = pd.concat(parts)
-    # Of several settings of one model the best counts at each budget.
+    # Of several settings of one model (at one resolution, of one data set) the best counts at each budget.
     best = whole.sort_values("fid").drop_duplicates(["name", "steps"]).sort_values("forward_gmacs")
     behind = sorted(set(whole["label"]) - set(best["label"]))
     if behind:
         told.append(f"left out: settings that are the best of their model at no budget ({', '.join(behind)})")
     timed = table[table["images_per_s"].notna() & (table["images_per_s"] > 0) & (table["forward_gmacs"] > 0)]
-    timed = timed.assign(name=[display_name(m, f) for m, f in zip(timed["model"], timed["family"], strict=True)])
-    speeds = timed.groupby(["name", "family", "forward_gmacs"], as_index=False).agg(
+    timed = pd.concat([rows.assign(at=scale) for scale, rows in scales(timed)]) if len(timed) else timed.assign(at="")
+    names = zip(timed["model"], timed["family"], timed["at"], strict=True)
+    timed = timed.assign(name=[f"{display_name(model, family)}{at}" for model, family, at in names])
+    speeds = timed.groupby(["name", "family", "at", "forward_gmacs"], as_index=False).agg(
         images_per_s=("images_per_s", "median"),
         parameters=("parameters", "first"),
         device=("device", lambda names: ", ".join(sorted(set(names)))),
@@ -99,16 +112,19 @@ def _own(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
     return best, speeds, told
 
 
-def _others(published: pd.DataFrame | None, budgets: list[int], names: set[str], told: list[str]) -> pd.DataFrame:
+def _others(published: pd.DataFrame | None, budgets: list[int], best: pd.DataFrame, told: list[str]) -> pd.DataFrame:
     """The published points of both panels: of the same models, and of families that these runs have none of."""
-    columns = ["panel", "origin", "label", "name", "family", "forward_gmacs", "parameters", "steps", "fid"]
+    columns = ["panel", "origin", "label", "name", "family", "at", "forward_gmacs", "parameters", "steps", "fid"]
     if published is None or published.empty:
         return pd.DataFrame(columns=[*columns, "images_per_s"])
     known = published[published["forward_gmacs"].notna()].assign(name=published["model"], origin=PUBLISHED)
     if len(known) < len(published):
         told.append(f"left out: {len(published) - len(known)} published points of models of unknown GMACs")
     ours = known["family"].isin(FAMILIES)
-    known = pd.concat([named_as(known[ours], names, told), known[~ours]])
+    known = pd.concat([named_as(known[ours], set(best["model"]), told), known[~ours]])
+    scale_of = dict(zip(best["resolution"], best["at"], strict=True))  # published points are of one data set
+    at = known["resolution"].map(scale_of)
+    known = known.assign(at=at, name=known["model"] + at)
     plain = unguided(known, told)
     plain = plain[plain["fid"].notna()]
     same = plain[plain["steps"].isin(budgets)].assign(panel="fid", images_per_s=np.nan)
@@ -135,7 +151,8 @@ def marker_of(family: str) -> str:
 
 def _bubbles(axes: Axes, rows: pd.DataFrame, y: str, family: str, colour: tuple[float, ...], largest: float) -> None:
     dashes = FAMILIES.get(family, OTHERS[0])[1]
-    axes.plot(rows["forward_gmacs"], rows[y], color=colour, linestyle=dashes, lw=0.9, zorder=2)
+    for _, of_scale in rows.groupby("at"):
+        axes.plot(of_scale["forward_gmacs"], of_scale[y], color=colour, linestyle=dashes, lw=0.9, zorder=2)
     sizes = _area(rows["parameters"], largest)
     look = {"color": [colour], "marker": marker_of(family), "edgecolor": "white", "linewidth": 0.6}
     axes.scatter(rows["forward_gmacs"], rows[y], s=sizes, zorder=3, **look)  # type: ignore[arg-type]
@@ -144,9 +161,15 @@ def _bubbles(axes: Axes, rows: pd.DataFrame, y: str, family: str, colour: tuple[
 def _hollow(axes: Axes, rows: pd.DataFrame, y: str, largest: float) -> None:
     for family, of_family in rows.groupby("family"):
         colour = FAMILIES[str(family)][0] if family in FAMILIES else ELSEWHERE
-        sizes = _area(of_family["parameters"].fillna(0), largest)
+        sized = of_family[of_family["parameters"].notna()]
         look = {"marker": marker_of(str(family)), "facecolor": "none", "edgecolor": colour, "linewidth": 0.9}
-        axes.scatter(of_family["forward_gmacs"], of_family[y], s=sizes, zorder=2, **look)
+        halo = [withStroke(linewidth=1.8, foreground="white")]  # rings on full bubbles have to be seen
+        axes.scatter(
+            sized["forward_gmacs"], sized[y], s=_area(sized["parameters"], largest), zorder=4, path_effects=halo, **look
+        )
+        unsized = of_family[of_family["parameters"].isna()]
+        if len(unsized):
+            axes.scatter(unsized["forward_gmacs"], unsized[y], s=UNKNOWN, marker="x", color=colour, lw=0.9, zorder=4)
 
 
 def _finish(axes: Axes, rows: pd.DataFrame, y: str, name: str) -> None:
@@ -224,6 +247,9 @@ def _legend(
     if len(others):
         handles.append(Line2D([], [], color="0.35", linestyle="none", marker="o", markerfacecolor="none"))
         texts.append(LEGEND)
+        if others["parameters"].isna().any():
+            handles.append(Line2D([], [], color="0.35", linestyle="none", marker="x"))
+            texts.append("unknown size")
         if not set(others["family"]) <= set(FAMILIES):
             handles.append(Line2D([], [], color=ELSEWHERE, linestyle="none", marker="D", markerfacecolor="none"))
             texts.append("other families")

@@ -22,6 +22,8 @@ LEAST_TRAJECTORIES = 3
 """Per model: two tell too little of their own scatter."""
 RESAMPLES = 400
 LEVEL = 0.95
+MOST_WITHOUT_OFFSET = 0.5
+"""From this share of resamples without an offset on, the points do not tell E."""
 
 
 @dataclass(frozen=True)
@@ -63,11 +65,13 @@ class Fit:
 
     @property
     def intervals(self) -> dict[str, tuple[float, float]]:
-        """`offset`, `scale` and `exponent` -> (low, high); empty without intervals."""
+        """`offset`, `scale` and `exponent` -> (low, high); empty without intervals, no offset where none is told."""
         if not len(self.draws):
             return {}
-        offset = _stretched(self.law.offset, self.draws[:, 0], self.level, self.spread)
-        found = {"offset": (max(0.0, float(offset[0])), float(offset[1]))}
+        found = {}
+        if offset_told(self.law.offset, self.draws):
+            offset = _stretched(self.law.offset, self.draws[:, 0], self.level, self.spread)
+            found["offset"] = (max(0.0, float(offset[0])), float(offset[1]))
         for place, name in ((1, "scale"), (2, "exponent")):
             with np.errstate(over="ignore"):
                 ends = np.exp(
@@ -186,9 +190,16 @@ def finished(
     found = PowerLaw(*map(float, law))
     if found.offset == 0:
         notes += ("no offset: the points fall as a pure power, E may be anything below them that they do not show",)
+    elif not offset_told(found.offset, draws):
+        notes += ("no interval of E: most resamples have no offset, these points do not tell it",)
     if not FLATTEST * 1.001 < found.exponent < STEEPEST * 0.999:
         notes += (f"alpha ran to its bound, {found.exponent:.3g}: these points do not tell it",)
     return Fit(found, x, y, np.log(y / found(x)), level, spread, draws, why, notes)
+
+
+def offset_told(offset: float, draws: np.ndarray) -> bool:
+    """False where E, or most resamples' E, is 0: percentiles heaped there would say `0 to 0` of what is not known."""
+    return offset > 0 and not (len(draws) and float((draws[:, 0] == 0).mean()) >= MOST_WITHOUT_OFFSET)
 
 
 def resampled_counts(points: Points, level: float, resamples: int, seed: int) -> tuple[np.ndarray, float, str]:

@@ -31,7 +31,8 @@ def at_compute(curves: pd.DataFrame, computes: ArrayLike) -> pd.DataFrame:
     """The iso-FLOP view: every model's FID at each compute, and which is best: compute, model, fid, best.
 
     `curves`: columns model, x, y. FID is interpolated linearly in log compute between two measured points, never
-    beyond: a model that was not measured on both sides of a compute has no row there.
+    beyond: a model that was not measured on both sides of a compute has no row there. (The same interpolation as of the
+    ratios at equal FID.)
     """
     rows = []
     for name, of_model in curves.groupby("model", sort=True):

@@ -33,6 +33,7 @@ from analysis.samples import sample_grid
 from analysis.summary import next_commands, print_table, ratio_sentences
 from analysis.table import INTERNAL, read_curves, table_of
 from fcdm.errors import UserError
+from fcdm.runs.atomic import write_atomic
 
 STYLE = Path(__file__).with_name("fcdm.mplstyle")
 SUFFIXES = (".png", ".pdf")
@@ -70,7 +71,7 @@ def draw(
     told: dict[str, list[str]] = {}
     try:
         out.mkdir(parents=True, exist_ok=True)
-        table.drop(columns=list(INTERNAL)).to_csv(out / "table.csv", index=False)
+        write_atomic(out / "table.csv", table.drop(columns=list(INTERNAL)).to_csv(index=False))
         written.append(out / "table.csv")
         with plt.style.context(STYLE):
             for name, (make, reason) in recipes(table, guidance, published).items():
@@ -84,7 +85,7 @@ def draw(
                     figure.savefig(out / f"{name}{suffix}")
                     written.append(out / f"{name}{suffix}")
                 plt.close(figure)
-                with_left_out(numbers).to_csv(out / f"{name}.csv", index=False)
+                write_atomic(out / f"{name}.csv", with_left_out(numbers).to_csv(index=False))
                 written.append(out / f"{name}.csv")
                 for line in numbers.attrs["left_out"]:
                     told.setdefault(line, []).append(name)

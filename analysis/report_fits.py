@@ -8,7 +8,8 @@ import pandas as pd
 from analysis.cells import MISSING, Cell, CellTable, number
 from analysis.fits import Fit
 from analysis.names import display_name
-from analysis.scaling import fits_of, fits_table, frontiers_of
+from analysis.scales import scales
+from analysis.scaling import ends_text, fits_of, fits_table, frontiers_of
 
 AXES = (("train_pflops", "training PFLOPs"), ("steps", "training steps"))
 
@@ -20,8 +21,10 @@ def fit_tables(table: pd.DataFrame, protocol: str) -> list[CellTable]:
 
 def _fit_table(table: pd.DataFrame, axis: str, told: str, protocol: str) -> CellTable:
     found: dict[str, Fit | str] = dict(fits_of(table, axis))
-    for family, made in frontiers_of(table, axis).items():
-        found[f"frontier of {display_name('', family).rstrip('-')}"] = made if isinstance(made, str) else made[0]
+    for scale, rows_of in scales(table):
+        for family, made in frontiers_of(rows_of, axis).items():
+            name = f"frontier of {display_name('', family).rstrip('-')}{scale}"
+            found[name] = made if isinstance(made, str) else made[0]
     rows: list[list[Cell]] = []
     notes = [
         "Robust fit; intervals (95 %) from whole runs drawn anew. Residual: root mean square of log FID over the law. "
@@ -44,4 +47,4 @@ def _fit_table(table: pd.DataFrame, axis: str, told: str, protocol: str) -> Cell
 def _ended(row: dict[object, object], name: str) -> str:
     """`4.1 (3.9 to 4.3)`."""
     value, low, high = (float(str(row[key])) for key in (name, f"{name}_low", f"{name}_high"))
-    return number(value) + (f" ({number(low)} to {number(high)})" if np.isfinite([low, high]).all() else "")
+    return number(value) + (f" ({ends_text(low, high)})" if np.isfinite([low, high]).all() else "")

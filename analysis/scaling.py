@@ -1,6 +1,7 @@
 """The laws of a study: `python -m analysis.scaling [--runs runs] [--study NAME] [--against flops] [--of fid]`.
 
-For each model FID = E + A x^-alpha, with intervals where there are enough seeds, and for each family the frontier's.
+For each model FID = E + A x^-alpha, with intervals where there are enough seeds, for each family the frontier's,
+and the best model of each at the largest x that all families have reached.
 """
 
 from __future__ import annotations
@@ -8,17 +9,21 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from analysis.fits import Fit, fit_power_law
-from analysis.frontier import fit_frontier
+from analysis.frontier import at_compute, fit_frontier, mean_curves
+from analysis.names import display_name
+from analysis.scales import scales
 from analysis.table import tidy_table
 from fcdm.errors import UserError
+from fcdm.runs.atomic import write_atomic
 
 AGAINST = {"steps": ("steps", "training steps"), "flops": ("train_pflops", "training PFLOPs")}
-OF = ("fid", "heldout_loss", "loss", "fid_heldout", "fid_pixels")
+OF = ("fid", "heldout_loss", "loss", "fid_heldout", "fid_pixels", "fid_pixels_heldout")
 
 
 def fits_of(table: pd.DataFrame, x: str = "train_pflops", y: str = "fid", **how: float) -> dict[str, Fit | str]:
@@ -38,14 +43,47 @@ def fits_of(table: pd.DataFrame, x: str = "train_pflops", y: str = "fid", **how:
 def frontiers_of(
     table: pd.DataFrame, x: str = "train_pflops", y: str = "fid", **how: float
 ) -> dict[str, tuple[Fit, pd.DataFrame] | str]:
-    """Family -> the frontier's fit over its models and their mean curves, or why there is none."""
+    """Family -> the frontier's fit over its models and their mean curves, or why there is none.
+
+    Each data set and resolution has frontiers of its own: where there are several, `fcdm, 16 px`.
+    """
     found: dict[str, tuple[Fit, pd.DataFrame] | str] = {}
-    for family, rows in table.groupby("family", sort=True):
-        try:
-            found[str(family)] = fit_frontier(rows[x], rows[y], list(rows["run"]), list(rows["label"]), **how)  # type: ignore[arg-type]
-        except UserError as error:
-            found[str(family)] = str(error)
+    for scale, of_scale in scales(table):
+        for family, rows in of_scale.groupby("family", sort=True):
+            name = f"{family}{scale}"
+            try:
+                found[name] = fit_frontier(rows[x], rows[y], list(rows["run"]), list(rows["label"]), **how)  # type: ignore[arg-type]
+            except UserError as error:
+                found[name] = str(error)
     return found
+
+
+def iso_lines(table: pd.DataFrame, x: str = "train_pflops", y: str = "fid") -> list[str]:
+    """For each family its best model at the largest x that every family has reached; means over seeds.
+
+    y is interpolated between measured points, never beyond.
+    """
+    unit, told = ("PFLOPs" if x == "train_pflops" else x), []
+    known = table[np.isfinite(table[x]) & np.isfinite(table[y]) & (table[x] > 0) & (table[y] > 0)]
+    for scale, of_scale in scales(known):
+        curves = {
+            str(family): mean_curves(rows[x], rows[y], list(rows["run"]), list(rows["label"]))
+            for family, rows in of_scale.groupby("family", sort=True)
+        }
+        curves = {family: found for family, found in curves.items() if len(found)}
+        if not curves:
+            continue
+        common = min(float(found["x"].max()) for found in curves.values())
+        for family, found in curves.items():
+            head = f"{display_name('', family).rstrip('-')}{scale} at {common:.3g} {unit}"
+            there = at_compute(found, [common]).sort_values("fid")
+            if there.empty:
+                told.append(f"{head}: no model was measured on both sides")
+                continue
+            each = [f"{row.model} {row.fid:.4g}" for row in there.itertuples()]
+            others = f" (then {', '.join(each[1:])})" if len(each) > 1 else ""
+            told.append(f"{head}: lowest {y} {there['fid'].iloc[0]:.4g}, {there['model'].iloc[0]}{others}")
+    return told
 
 
 def fits_table(found: Mapping[str, Fit | str]) -> pd.DataFrame:
@@ -68,6 +106,15 @@ def fits_table(found: Mapping[str, Fit | str]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*columns, "level", "from", "to", "points", "rms_residual", "notes"])
 
 
+def ends_text(low: float, high: float) -> str:
+    """`1.298 to 1.304`: three digits, and as many more (six in all) as it takes to tell how wide it is."""
+    largest, width = max(abs(low), abs(high)), high - low
+    digits = 3
+    if width > 0 and np.isfinite(largest):
+        digits = int(np.clip(2 + np.floor(np.log10(largest)) - np.floor(np.log10(width)), 3, 6))
+    return " to ".join(f"{end:#.{digits}g}".rstrip(".") for end in (low, high))
+
+
 def law_sentence(label: str, fit: Fit | str, x: str = "train_pflops", y: str = "fid") -> str:
     """`FCDM-N: fid = 4.1 + 35 x^-1.3 (alpha 1.2 to 1.4 ...)`: the law in words, or why there is none."""
     if isinstance(fit, str):
@@ -78,9 +125,8 @@ def law_sentence(label: str, fit: Fit | str, x: str = "train_pflops", y: str = "
     text = f"{label}: {y} = {offset}{fit.law.scale:.4g} ({unit})^-{fit.law.exponent:.3g}"
     ends = fit.intervals
     if ends:
-        parts = [f"E {ends['offset'][0]:.3g} to {ends['offset'][1]:.3g}"]
-        parts += [f"alpha {ends['exponent'][0]:.3g} to {ends['exponent'][1]:.3g}"]
-        text += f"; {fit.level:.0%} interval: {', '.join(parts)}"
+        of_offset = f"E {ends_text(*ends['offset'])}" if "offset" in ends else "E not told by these points"
+        text += f"; {fit.level:.0%} interval: {of_offset}, alpha {ends_text(*ends['exponent'])}"
     scatter = float(np.sqrt(np.mean(fit.residuals**2)))
     rest = [f"{low:.3g} to {high:.3g} {unit}", f"{len(fit.x)} points", f"scatter {scatter:.1%}"]
     return f"{text} ({', '.join([*rest, *filter(None, [fit.no_interval]), *fit.notes])})."
@@ -108,13 +154,15 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{options.of} = E + A x^-alpha, x in {told}; robust fit, intervals from whole runs drawn anew:")
         for label, fit in {**fits, **frontiers}.items():
             print(f"  {law_sentence(label, fit, x, options.of)}")
+        same = iso_lines(table, x, options.of)
+        if same:
+            print(f"At the same {told} (means over seeds, interpolated between measured points):")
+        for line in same:
+            print(f"  {line}.")
         if options.csv:
-            fits_table({**fits, **frontiers}).to_csv(options.csv, index=False)
+            write_atomic(Path(options.csv), fits_table({**fits, **frontiers}).to_csv(index=False))
     except UserError as error:
         print(error, file=sys.stderr)
-        return 1
-    except OSError as error:
-        print(f"cannot write {options.csv} ({error.strerror or error}): choose another --csv", file=sys.stderr)
         return 1
     return 0
 

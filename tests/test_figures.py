@@ -23,7 +23,17 @@ from analysis.guidance import guidance_table
 from analysis.plots import STYLE, recipes
 from analysis.styles import DOUBLE, FAMILIES, OTHERS, SINGLE
 from analysis.table import read_curves, table_of
-from tests.fake_runs import FLOOR, PAPER, PAPER_PROTOCOL, START, evaluate, fid_at, make_run, make_study
+from tests.fake_runs import (
+    FLOOR,
+    PAPER,
+    PAPER_PROTOCOL,
+    START,
+    evaluate,
+    fid_at,
+    make_run,
+    make_study,
+    make_two_resolutions,
+)
 
 BUDGETS = (50_000, 100_000, 200_000, 400_000)
 SCALES = (1.25, 1.5, 2.0)
@@ -355,3 +365,78 @@ def test_guidance_without_inception_scores_stands_against_the_scale(tmp_path: Pa
 def test_ticks_are_plain_and_enough_for_narrow_ranges() -> None:
     assert log_ticks(0.0037, 0.0092, 4) == [0.004, 0.006, 0.008]
     assert FLOOR > 0
+
+
+def test_resolutions_are_never_joined_nor_one_left_out_for_the_other(tmp_path: Path) -> None:
+    table = table_of(read_curves(make_two_resolutions(tmp_path)), tmp_path)
+    with plt.style.context(STYLE):
+        for name, x in (("fid_vs_forward_gmacs", "forward_gmacs"), ("frontier", "train_pflops")):
+            made = recipes(table)[name][0]()
+            assert made is not None
+            figure, numbers = made
+            for line in figure.axes[0].lines:  # the gap between 8 and 16 px is never crossed
+                joined = set(np.round(line.get_xdata(), 9))
+                of = {side for side in (8, 16) if joined & set(np.round(table.loc[table["resolution"] == side, x], 9))}
+                assert len(of) == 1 or name == "frontier", name
+            assert points_drawn(figure) == points_told(numbers, x, "fid")
+            assert {round(fid, 9) for fid in table["fid"]} <= {round(fid, 9) for fid in numbers["fid"].dropna()}
+            assert not any("best of their model" in line for line in numbers.attrs["left_out"])
+            if name == "frontier":
+                laws = numbers[numbers["kind"] == "law_parameters"]
+                assert sorted(laws["at"]) == ["16 px", "16 px", "8 px", "8 px"]
+                words = {text.get_text().split(":")[0] for text in figure.legends[0].get_texts()}
+                assert words == {"FCDM, 8 px", "FCDM, 16 px", "DiT, 8 px", "DiT, 16 px"}
+            else:
+                assert set(numbers["name"]) == {
+                    f"{model}, {side} px" for model in ("FCDM-N", "FCDM-M", "DiT-N/2", "DiT-M/2") for side in (8, 16)
+                }
+            plt.close(figure)
+
+
+def test_a_frontier_tells_its_law_in_numbers_and_what_it_misses(
+    drawn: dict[str, tuple[Figure, pd.DataFrame]],
+) -> None:
+    figure, numbers = drawn["frontier"]
+    for family, told in (("fcdm", "FCDM"), ("dit", "DiT")):
+        (law,) = (row for _, row in numbers[numbers["kind"] == "law_parameters"].iterrows() if row["family"] == family)
+        curve = numbers[(numbers["kind"] == "law") & (numbers["family"] == family)]
+        of_law = law["offset"] + law["scale"] * curve["train_pflops"] ** -law["exponent"]
+        assert curve["fid"].to_numpy() == pytest.approx(of_law.to_numpy())
+        assert (law["exponent_low"] < law["exponent"] < law["exponent_high"]) == (family == "fcdm")
+        (said,) = (text.get_text() for text in figure.legends[0].get_texts() if text.get_text().startswith(told))
+        assert f"scatter {law['rms_residual']:.0%}" in said
+        on = numbers[(numbers["kind"] == "point") & (numbers["family"] == family) & (numbers["on_frontier"] == True)]  # noqa: E712
+        off = on["fid"] / (law["offset"] + law["scale"] * on["train_pflops"] ** -law["exponent"]) - 1
+        missed = int((off.abs() > 0.2).sum())
+        lines = [line for line in numbers.attrs["left_out"] if f"{told}'s frontier: the law misses" in line]
+        assert len(lines) == (missed > 0)
+        for line in lines:
+            assert f"misses {missed} of {len(on)} points by more than 20%" in line
+            assert on.loc[off.abs().idxmax(), "label"] in line
+
+
+def test_published_throughputs_claim_no_protocol_and_rings_lie_on_top(
+    runs: Path, drawn: dict[str, tuple[Figure, pd.DataFrame]]
+) -> None:
+    left, right = drawn["fid_vs_forward_gmacs"][0].axes
+    assert (right.get_ylabel(), right.get_title("right")) == ("images/s", "published: protocol undisclosed")
+    rings = [cloud.get_zorder() for cloud in left.collections if not len(cloud.get_facecolor())]
+    full = [cloud.get_zorder() for cloud in left.collections if np.allclose(cloud.get_edgecolor(), 1)]
+    assert full
+    assert rings
+    assert min(rings) > max(full)
+    table = table_of(read_curves(runs, "scaling"), runs, "scaling")
+    points, _ = published_beside(table)
+    with plt.style.context(STYLE):
+        alone, unsized = (
+            recipes(table, None, given)["fid_vs_forward_gmacs"][0]()
+            for given in (None, points.assign(parameters=np.nan))
+        )
+    assert alone is not None
+    assert unsized is not None
+    assert alone[0].axes[1].get_ylabel() == "Training throughput (images/s)"
+    hollow = {text.get_text() for text in unsized[0].legends[0].get_texts()}
+    assert "unknown size" in hollow
+    assert "unknown size" not in {text.get_text() for text in alone[0].legends[0].get_texts()}
+    plt.close(alone[0])
+    plt.close(unsized[0])

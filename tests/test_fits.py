@@ -17,10 +17,10 @@ from analysis import scaling
 from analysis.fits import LEAST_POINTS, Fit, fit_power_law
 from analysis.frontier import at_compute, envelope, fit_frontier
 from analysis.power_law import FLATTEST, HUBER, STEEPEST, PowerLaw, solve
-from analysis.scaling import fits_of, fits_table, frontiers_of, law_sentence
+from analysis.scaling import ends_text, fits_of, fits_table, frontiers_of, law_sentence
 from analysis.table import tidy_table
 from fcdm.errors import UserError
-from tests.fake_runs import FLOOR, MODELS, make_run, make_study
+from tests.fake_runs import FLOOR, MODELS, make_run, make_study, make_two_resolutions
 
 LAW = PowerLaw(offset=9.0, scale=3000.0, exponent=0.9)
 STEPS = np.geomspace(100, 12_800, 7)
@@ -149,6 +149,33 @@ def test_the_same_seed_gives_the_same_intervals() -> None:
     a, b, c = (fit_power_law(*points, resamples=50, seed=seed).intervals for seed in (1, 1, 2))
     assert a == b
     assert a != c
+
+
+def test_an_offset_that_the_points_do_not_tell_has_no_interval() -> None:
+    """A pure power, whose resamples heap at E = 0: `0 to 0` would be a certainty that nobody has."""
+    x, y, of = trajectories(np.random.default_rng(0), PowerLaw(1e-9, 3000.0, 0.9), 4, 0.02, 0.005)
+    pure = fit_power_law(x, y * np.exp(-0.02 * np.log(x / 1000) ** 2), of)  # ever steeper, as the digits' curves are
+    assert pure.law.offset == 0
+    assert set(pure.intervals) == {"scale", "exponent"}
+    said = law_sentence("FCDM-N", pure)
+    assert "95% interval: E not told by these points, alpha 0." in said
+    row = fits_table({"FCDM-N": pure}).iloc[0]
+    assert np.isnan([row["offset_low"], row["offset_high"]]).all()
+    assert row["exponent_low"] < row["exponent"] < row["exponent_high"]
+    assert "no offset" in row["notes"]
+    draws = np.tile([[0.0, 3000.0, 0.9]], (10, 1))
+    draws[:4, 0] = 9.0
+    told = Fit(LAW, STEPS, LAW(STEPS), np.zeros(7), 0.95, 1.0, draws)
+    assert "offset" not in told.intervals
+    draws[4:6, 0] = 9.0
+    assert "offset" in Fit(LAW, STEPS, LAW(STEPS), np.zeros(7), 0.95, 1.0, draws).intervals
+
+
+def test_ends_have_the_digits_that_tell_them_apart() -> None:
+    assert ends_text(1.2984, 1.3042) == "1.2984 to 1.3042"
+    assert ends_text(0.9, 1.4) == "0.900 to 1.40"
+    assert ends_text(123.4, 456.7) == "123 to 457"
+    assert ends_text(1.3, 1.3) == "1.30 to 1.30"
 
 
 # --- bad input -----------------------------------------------------------------------------------------
@@ -306,7 +333,18 @@ def test_the_laws_on_the_command_line(runs: Path, tmp_path: Path, capsys: pytest
     numbers = pd.read_csv(written)
     assert set(numbers["label"]) == {"FCDM-N", "FCDM-M", "DiT-N/2", "frontier of fcdm", "frontier of dit"}
     assert scaling.main(["--runs", str(runs), "--csv", str(tmp_path / "none" / "laws.csv")]) == 1
-    assert "choose another --csv" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert str(tmp_path / "none" / "laws.csv") in said.err
+    assert said.err.count("\n") == 1
+    assert "At the same training PFLOPs" in said.out
+    (fcdm,) = [line for line in said.out.splitlines() if line.strip().startswith("FCDM at")]
+    (dit,) = [line for line in said.out.splitlines() if line.strip().startswith("DiT at")]
+    assert fcdm.split(":")[0].split(" at ")[1] == dit.split(":")[0].split(" at ")[1]  # the same compute
+    table = tidy_table(runs)
+    common = table.groupby("family")["train_pflops"].max().min()
+    assert f"at {common:.3g} PFLOPs" in fcdm
+    mean = table[table["label"] == "FCDM-M"].groupby("train_pflops")["fid"].mean()
+    assert f"lowest fid {np.interp(np.log(common), np.log(mean.index), mean):.4g}, FCDM-M" in fcdm
 
 
 def test_a_study_too_small_for_a_law_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -315,3 +353,19 @@ def test_a_study_too_small_for_a_law_says_so(tmp_path: Path, capsys: pytest.Capt
     assert "FCDM-N: no fit: a power law with an offset needs points at 4" in capsys.readouterr().out
     assert scaling.main(["--runs", str(tmp_path / "nothing")]) == 1
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_resolutions_have_frontiers_of_their_own(tmp_path: Path) -> None:
+    table = tidy_table(make_two_resolutions(tmp_path))
+    found = frontiers_of(table, "steps")
+    assert list(found) == ["dit, 8 px", "fcdm, 8 px", "dit, 16 px", "fcdm, 16 px"]
+    for name, made in found.items():
+        assert not isinstance(made, str)
+        ((shown,),) = ({text.rsplit("=", 1)[1] for text in made[1]["model"]},)
+        assert name.endswith(f" {shown} px")
+    assert [line.split(" at ")[0] for line in scaling.iso_lines(table)] == [
+        "DiT, 8 px",
+        "FCDM, 8 px",
+        "DiT, 16 px",
+        "FCDM, 16 px",
+    ]
