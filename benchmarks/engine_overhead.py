@@ -20,11 +20,11 @@ import time
 from pathlib import Path
 
 import torch
+from fcdm.config.store import register_schema
 from hydra import compose, initialize_config_module
 
 from fcdm.config.check import checked
 from fcdm.config.schema import Config
-from fcdm.config.store import register_schema
 from fcdm.data.dataset import Dataset
 from fcdm.diffusion.loss import training_loss
 from fcdm.diffusion.process import Process

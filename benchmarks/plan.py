@@ -16,12 +16,12 @@ import sys
 import tempfile
 import time
 
+from fcdm.config.store import register_schema
 from hydra import initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 
 from fcdm.config.check import checked
-from fcdm.config.store import register_schema
 from fcdm.launch.compose import Composer
 from fcdm.launch.grids import expand
 
