@@ -96,7 +96,7 @@ def test_8_px_to_16_px_then_the_source_goes(fcdm: Command, tmp_path: Path, train
     shutil.rmtree(child / "evaluations")
     refused = fcdm(*asked, "steps=2")
     assert refused.returncode == 1
-    assert "step-00000004 is gone, and it is needed" in refused.stderr
+    assert f"init_from: {trained.main}: no run's folder" in refused.stderr
     assert refused.stderr.strip().count("\n") == 0
     assert not (child / "checkpoints").exists()
 
@@ -114,6 +114,7 @@ def test_the_lineage_is_in_the_id_and_the_path_is_not(tmp_path: Path, trained: R
         shutil.copy(folder / "ema.safetensors", tmp_path / name)
     files = {identity(str(tmp_path / name)) for name in ("one.safetensors", "other.safetensors")}
     assert len(files) == 1
+    assert identity(str(tmp_path / "one.safetensors"), "init_from_weights=raw") in files, "a file holds one set"
     others = [
         job(trained).id,
         identity(f"{trained.main}@2"),
@@ -124,6 +125,39 @@ def test_the_lineage_is_in_the_id_and_the_path_is_not(tmp_path: Path, trained: R
     frozen = job(trained, f"init_from={trained.main}@4").config
     assert config_from(dataclasses.asdict(frozen)) == frozen
     assert frozen.init_path == str(folder)
+
+
+def test_a_name_that_some_run_began_from_is_no_source_of_another(tmp_path: Path, trained: Runs) -> None:
+    """A file that is not here is not taken for one of the same name that was elsewhere."""
+    runs = tmp_path / "runs"
+    shutil.copytree(trained.folder, runs)
+    (tmp_path / "elsewhere").mkdir()
+    file = tmp_path / "elsewhere" / "weights.safetensors"
+    shutil.copy(runs / trained.main / "checkpoints" / "step-00000004" / "ema.safetensors", file)
+    begun = job(runs, f"init_from={file}", "seed=3").open()
+    file.unlink()
+    for source in ("weights.safetensors", str(file)):  # not begun yet: nothing stands in for the file
+        with pytest.raises(UserError, match="init_from"):
+            job(runs, f"init_from={source}", "seed=3")
+    shutil.copytree(runs / trained.main / "checkpoints" / "step-00000004", begun.checkpoints / "step-00000004")
+    assert job(runs, f"init_from={file}", "seed=3").id == begun.id
+    for source, seed in (("weights.safetensors", 3), (str(file), 4)):
+        with pytest.raises(UserError, match="init_from"):
+            job(runs, f"init_from={source}", f"seed={seed}")
+
+
+def test_a_checkpoint_that_training_will_remove_is_no_source(tmp_path: Path, trained: Runs) -> None:
+    runs = tmp_path / "runs"
+    shutil.copytree(trained.folder, runs)
+    (path,) = [path for path in (runs / "studies").glob("*.json") if trained.main in path.read_text()]
+    study = json.loads(path.read_text())
+    for request in study["requests"]:
+        if request["run"] == trained.main:
+            request["budgets"] = [2, 40]
+    path.write_text(json.dumps(study))
+    assert job(runs, f"init_from={trained.main}@2", "seed=3").config.init_from
+    with pytest.raises(UserError, match=r"trains on.*one of its budgets \(2, 40\)"):
+        job(runs, f"init_from={trained.main}@4", "seed=3")
 
 
 @pytest.mark.parametrize(("weights", "group"), [("ema", "ema"), ("raw", "model")])

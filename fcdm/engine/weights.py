@@ -81,7 +81,9 @@ def _group_of(path: Path, group: str) -> Mapping[str, Tensor]:
     if group in content and isinstance(content[group], Mapping):
         content = content[group]
     elif groups := [key for key, value in content.items() if isinstance(value, Mapping)]:
-        raise UserError(f"{path} has no weights {group!r}, only {', '.join(groups)}")
+        hint = {"model": ": say raw (init_from_weights=raw, weights=raw)", "ema": ": say ema"}
+        there = next((hint[name] for name in ("ema", "model") if name in groups), "")
+        raise UserError(f"{path} has no weights {group!r}, only {', '.join(groups)}{there}")
     others = [str(key) for key, value in content.items() if not isinstance(value, Tensor)]
     if others or not content:
         what = f"{listed(others)} is no tensor" if others else "it is empty"

@@ -10,16 +10,19 @@ import dataclasses
 import json
 import re
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from fcdm.config.averages import power_length
-from fcdm.config.schema import Config, CustomConfig
+from fcdm.config.schema import Config, CustomConfig, ModelConfig
 from fcdm.errors import UserError
 from fcdm.runs.averages import tracked
-from fcdm.runs.custom import with_source
-from fcdm.runs.folder import frozen_science
-from fcdm.runs.identity import INTRODUCED, flatten, science
+from fcdm.runs.checkpoints import checkpoints
+from fcdm.runs.custom import check_source, with_source
+from fcdm.runs.folder import Run, find_run, frozen_science
+from fcdm.runs.identity import INTRODUCED, flatten, run_id, science
+from fcdm.runs.reader import list_studies
 from fcdm.runs.weights import Weights, find_weights
 
 SAME_MODEL = ("data.channels", "data.classes", "diffusion.learn_sigma")
@@ -46,11 +49,15 @@ def resolved_sources(config: Config, data_here: bool = True) -> Config:
     if config.init_from is not None:
         found = _pinned("init_from", config.init_from, config)
         _check_same_model(config, found)
-        config = dataclasses.replace(config, init_from=found.id, init_path=str(found.path.absolute()))
+        # A safetensors file holds one set of weights, whatever it is called: one id.
+        which = "ema" if found.run is None and found.path.suffix == ".safetensors" else config.init_from_weights
+        place = str(found.path.absolute())
+        config = dataclasses.replace(config, init_from=found.id, init_from_weights=which, init_path=place)
     asked = config.evaluation
     if asked.guidance_weak is not None and asked.guidance_scale != 1.0:
         found = _pinned("evaluation.guidance_weak", asked.guidance_weak, config)
         _check_same_problem(config, found, data_here)
+        _check_code(found)
         pinned = dataclasses.replace(
             asked,
             guidance_weak=found.id,
@@ -62,6 +69,18 @@ def resolved_sources(config: Config, data_here: bool = True) -> Config:
         plain = dataclasses.replace(asked, guidance_weak=None, guidance_weak_weights="ema")
         config = dataclasses.replace(config, evaluation=plain)
     return config
+
+
+def models_of(parts: list[Config]) -> list[ModelConfig]:
+    """The models that these configurations of one run need code of: its own, and weaker ones that guide it."""
+    found = [parts[0].model]
+    for part in parts:
+        path = Path(part.evaluation.guidance_weak_path or "")
+        if part.evaluation.guidance_weak is not None and path.parent.name == "checkpoints":
+            weak = frozen_science(path.parent.parent)["model"]
+            if "target" in weak:
+                found.append(CustomConfig(**weak))
+    return found
 
 
 def _snapshots(weights: str, found: Weights) -> str | None:
@@ -86,30 +105,56 @@ def _pinned(key: str, text: str, config: Config) -> Weights:
     try:
         found = find_weights(text, config.runs_dir)
     except UserError as error:
-        if key == "init_from" and (known := _known(text, Path(config.runs_dir))):
+        if key == "init_from" and (known := _known(text, config)):
             return known
         raise UserError(f"{key}: {error}") from None
     if found.run is not None and not re.search(r"@\d+$|(^|/)step-\d+/?$", text):
         raise UserError(f"{key}={text} says no step, and its newest changes as it is trained: write {key}={found.name}")
+    if found.run is not None and found.step is not None:
+        _refuse_passing(key, found.run, found.step)
     return found
 
 
-def _known(text: str, runs_dir: Path) -> Weights | None:
-    """What a run here once started from under this name: a source may be gone once its run has a checkpoint."""
+def _refuse_passing(key: str, run: Run, step: int) -> None:
+    """Raise UserError for a checkpoint that training, which goes on, will remove: of no budget that is asked for."""
+    asked = {at for study in list_studies(run.folder.parent) for at in study.budgets(run.id)}
+    newest = max(at for at, _ in checkpoints(run.checkpoints))
+    if step not in asked and newest < max(asked, default=0):
+        raise UserError(
+            f"{key}={run.name}@{step}: that run trains on, and removes this checkpoint as it does: name one of its "
+            f"budgets ({', '.join(map(str, sorted(asked)))}) once it is there, or ask for steps={step} of it first"
+        )
+
+
+def _known(text: str, config: Config) -> Weights | None:
+    """What this very run began from under this name: once it has a checkpoint, the source may be gone.
+
+    A file is known by its path or checksum only, never by its bare name.
+    """
     wanted = {text, str(Path(text).expanduser().absolute())}
-    found = set()
-    for path in runs_dir.glob("*/run.json"):
+    for path in sorted(Path(config.runs_dir).glob("*/run.json")):
         try:
             begun = json.loads(path.read_text()).get("init_from") or {}
-            names = {begun["source"], begun["name"], begun["path"]}
+            source, place = str(begun["source"]), Path(begun["path"])
+            names = {source, str(place)}
+            if "@" in source:
+                names |= {str(begun["name"]), str(place.parent.parent.parent / begun["name"])}
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue
-        if wanted & names:
-            found.add((str(begun["source"]), str(begun["path"])))
-    if len({source for source, _ in found}) != 1:
-        return None
-    source, place = min(found)
-    return Weights(source, Path(place))
+        if not wanted & names:
+            continue
+        identity = run_id(science(dataclasses.replace(config, init_from=source)))
+        run = find_run(path.parent.parent, identity)
+        if run == path.parent and checkpoints(run / "checkpoints"):
+            _tell(f"init_from={text} is not there any more; {run.name}, which began from it, goes on")
+            return Weights(source, place)
+    return None
+
+
+@cache
+def _tell(text: str) -> None:
+    """Once a command."""
+    print(f"note: {text}", file=sys.stderr)
 
 
 def _check_same_model(config: Config, found: Weights) -> None:
@@ -131,6 +176,13 @@ def _check_same_problem(config: Config, found: Weights, data_here: bool) -> None
     theirs, ours = _flat(frozen_science(found.run.folder)), _flat(science(config))
     keys = [key for key in SAME_PROBLEM if data_here or key != "data.checksum"]
     _refuse_differences(f"evaluation.guidance_weak={found.name} cannot guide this run", theirs, ours, keys)
+
+
+def _check_code(found: Weights) -> None:
+    """Raise UserError where the weaker model is a user's own and its code is not what it was trained with."""
+    frozen = frozen_science(found.run.folder)["model"] if found.run else {}
+    if found.run and "target" in frozen:
+        check_source(CustomConfig(**frozen), found.run.folder)
 
 
 def _flat(science_config: dict[str, Any]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from fcdm.launch.slurm.options import SlurmOptions
 from fcdm.launch.slurm.scheduler import Refused, Scheduler, Schedulers, Slurm
 from fcdm.launch.slurm.snapshot import take_snapshot
 from fcdm.launch.slurm.submissions import LAUNCHES, add_id, new_launch, write_launch
+from fcdm.launch.sources import models_of
 from fcdm.runs.folder import Run, find_run
 from fcdm.runs.locks import locked
 from fcdm.runs.protocol import protocol_id, protocol_of
@@ -103,7 +104,7 @@ def submit(
     conf = this_conf(options.slurm_conf)
     # One launcher at a time: two of the same sweep would both find a run neither done nor queued.
     with locked(runs_dir / LAUNCHES / ".lock"):
-        code = take_snapshot(runs_dir, [job.config.model for job in jobs])
+        code = take_snapshot(runs_dir, [model for job in jobs for model in models_of(job.parts)])
         unfinished = {job.folder_name for job in jobs if not _is_done(job)}
         on_their_way = in_flight(runs_dir, unfinished, lambda name: scheduler if name == conf else elsewhere(name))
         rows: list[Row] = []
