@@ -18,19 +18,9 @@ import numpy as np
 import pandas as pd
 
 from analysis.comparison import METRICS, dropped, of_metric
-from analysis.pairs import (
-    Pair,
-    Side,
-    budgets,
-    compute,
-    equal_fid,
-    macs,
-    pairs_of,
-    published_pair,
-    same_budget,
-    smallest_budget,
-)
-from analysis.published import published
+from analysis.pairs import Pair, Side, pairs_of, published_pair, steps_text
+from analysis.published import published, published_curve
+from analysis.questions import budgets, compute, equal_fid, macs, same_budget, smallest_budget
 from analysis.table import tidy_table
 from analysis.tuning import tune, tuned_as, unfair
 from fcdm.errors import UserError
@@ -124,7 +114,7 @@ def claims(table: pd.DataFrame | None, others: pd.DataFrame) -> list[Claim]:
     pair_of = cache(partial(published_pair, others))
     for one in _paper_claims():
         theirs = pair_of(*one.models, one.resolution)
-        side = one.compute(theirs) if theirs is not None else Side(f"no published FIDs of {' and '.join(one.models)}")
+        side = one.compute(theirs) if theirs is not None else _not_published(others, one.models, one.resolution)
         found.append(Claim(one.key, one.kind, one.claim, side, _of_runs(one, own)))
     for pair in own:
         found += _own_claims(pair, "fid", others)
@@ -137,10 +127,14 @@ def claims(table: pd.DataFrame | None, others: pd.DataFrame) -> list[Claim]:
 
 
 def claims_frame(found: list[Claim]) -> pd.DataFrame:
-    """One row per claim: key, kind, claim, then for `published` and `runs` the text, value, low, high, rests_on."""
+    """One row per claim: key, kind, claim, status, then for `published` and `runs` text, value, low, high, rests_on.
+
+    `status` is of the published half: `paper`, `third-party` (the weakest of what it quotes), `derived` (computed from
+    those points), `claimed, not recomputable`; empty where nothing is published.
+    """
     rows = []
     for one in found:
-        row: dict[str, object] = {"key": one.key, "kind": one.kind, "claim": one.claim}
+        row: dict[str, object] = {"key": one.key, "kind": one.kind, "claim": one.claim, "status": one.published.status}
         for name, side in (("published", one.published), ("runs", one.runs)):
             row |= {name: side.text, f"{name}_value": side.value, f"{name}_low": side.low, f"{name}_high": side.high}
             row[f"{name}_rests_on"] = side.rests_on
@@ -167,6 +161,17 @@ def _of_runs(one: _Paper, own: list[Pair]) -> Side:
     return one.compute(pair)
 
 
+def _not_published(others: pd.DataFrame, models: tuple[str, str], resolution: int) -> Side:
+    """Which of the two has no published FIDs, and those of the other."""
+    curves = {name: published_curve(others, name, resolution) for name in models}
+    text = f"no published FIDs of {' and '.join(name for name, points in curves.items() if points.empty)}"
+    for name, points in curves.items():
+        if len(points):
+            at = ", ".join(f"{row.fid:.2f} at {steps_text(float(str(row.steps)))}" for row in points.itertuples())
+            return Side(f"{text}; {name}: {at}", f"{points['source'].iloc[0]} ({points['confidence'].iloc[0]})")
+    return Side(f"{text} at {resolution} px")
+
+
 def _names(pair: Pair) -> tuple[str, str]:
     return (pair.lines[0].name, pair.lines[1].name) if pair.lines is not None else (pair.name_a, pair.name_b)
 
@@ -179,9 +184,7 @@ def _own_claims(pair: Pair, metric: str, others: pd.DataFrame) -> list[Claim]:
     theirs = None
     if metric == "fid":
         theirs = published_pair(others, *models, pair.resolution)
-    nothing = Side(f"no published curves of {' and '.join(models)} at {pair.resolution} px")
-    if metric != "fid":
-        nothing = Side("not a published distance")
+    nothing = _not_published(others, models, pair.resolution) if metric == "fid" else Side("not a published distance")
     found = [
         Claim(
             f"{stem}|{axis}",
@@ -194,9 +197,13 @@ def _own_claims(pair: Pair, metric: str, others: pd.DataFrame) -> list[Claim]:
     ]
     smallest = smallest_budget(pair)
     side = Side(f"no budget of {pair.name_a} has a {pair.distance} as low as the best of {pair.name_b}", pair.rests_on)
-    if smallest is not None:
+    if smallest is not None and smallest[0] == smallest[1]:
+        told = same_budget(pair, smallest[0])
+        side = Side(f"the same budget: {told.text}", pair.rests_on)
+    elif smallest is not None:
         side = budgets(pair, *smallest)
-    text = f"{names}: budgets, by {pair.distance} (the largest of {pair.name_b}, the smallest of {pair.name_a} as good)"
+    best = f"the first of {pair.name_b} with its lowest, the smallest of {pair.name_a} as good"
+    text = f"{names}: budgets, by {pair.distance} ({best})"
     found.append(Claim(f"{stem}|budgets", "budgets", text, Side("a claim of these runs"), side))
     if metric == "fid":
         cost = macs(theirs) if theirs is not None else nothing

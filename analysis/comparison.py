@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from analysis.intervals import Trajectories
-from analysis.names import display_name
+from analysis.lines import Line, dropped, lines, notes
 from analysis.step_efficiency import FLOORS, RatioRange, ratio_range
+
+__all__ = ["Comparison", "Line", "bound", "comparisons", "dropped", "lines", "sentence"]
 
 METRICS = {
     "fid": "floor",
@@ -18,39 +19,7 @@ METRICS = {
     "fid_pixels_heldout": "floor_pixels_heldout",
 }
 """A distance that can be compared -> the column of its floor."""
-AXES = ("steps", "train_pflops", "device_seconds")
-
-
-@dataclass(frozen=True)
-class Line:
-    """One curve: a model at one setting, the mean over its seeds at the steps that every seed has."""
-
-    label: str
-    name: str
-    """Without the setting: `FCDM-N`."""
-    model: str
-    family: str
-    lr: float
-    seeds: int
-    points: pd.DataFrame
-    """In order of steps: steps, train_pflops, device_seconds, forward_gmacs, fid, fid_min, fid_max (over seeds)."""
-    runs: pd.DataFrame
-    """The rows of the table that `points` are the means of: every seed at each of its steps."""
-
-    @property
-    def resolution(self) -> int:
-        return int(self.runs["resolution"].iloc[0])
-
-    @property
-    def devices(self) -> list[str]:
-        """What its runs were trained on: device-seconds are comparable where this is one name for both models."""
-        return sorted(set(self.runs["device"]))
-
-    def trajectories(self, axis: str = "steps") -> Trajectories:
-        """Every seed's curve over `axis`, seeds in order."""
-        by_seed = self.runs.assign(amount=self.runs[axis]).groupby(["seed", "steps"])[["amount", "fid"]].mean()
-        amount, fid = by_seed["amount"].unstack(), by_seed["fid"].unstack()
-        return Trajectories(amount.to_numpy(), fid.to_numpy(), tuple(int(seed) for seed in fid.index))
+UNITS = {"steps": "steps", "train_pflops": "training FLOPs", "device_seconds": "device-hours"}
 
 
 @dataclass(frozen=True)
@@ -62,7 +31,11 @@ class Comparison:
     floor: float
     samples: int
     tried: tuple[int, int]
-    """How many settings of each were tried."""
+    """How many settings of each were compared."""
+    chosen_at: tuple[int, int]
+    """Budgets at which the settings of each were compared."""
+    not_compared: tuple[str, ...]
+    """Settings that were not judged at that budget: one of them may be better."""
     at_edge: tuple[str, ...]
     """Those whose best learning rate is the lowest or highest tried: a better one may lie outside."""
     steps: RatioRange | str
@@ -74,49 +47,6 @@ class Comparison:
 def of_metric(table: pd.DataFrame, metric: str) -> pd.DataFrame:
     """The table with another distance in the place of `fid`, and its floor in that of `floor`."""
     return table.assign(fid=table[metric], floor=table[METRICS[metric]])
-
-
-def lines(table: pd.DataFrame) -> list[Line]:
-    """The curves of a table: FCDM first, from small to large. What they leave out: `dropped`."""
-    found = []
-    table = table[np.isfinite(table["fid"])]  # a run that diverged has no FID
-    for (label, _), rows in table.groupby(["label", "variant"], sort=True):
-        seeds = rows["seed"].nunique()
-        points = rows.groupby("steps", as_index=False).agg(
-            train_pflops=("train_pflops", "first"),
-            device_seconds=("device_seconds", "mean"),
-            forward_gmacs=("forward_gmacs", "first"),
-            fid=("fid", "mean"),
-            fid_min=("fid", "min"),
-            fid_max=("fid", "max"),
-            judged=("seed", "nunique"),
-        )
-        points = points[points["judged"] == seeds].drop(columns="judged").reset_index(drop=True)
-        if points.empty:
-            continue  # no budget that every seed has reached yet
-        first = rows.iloc[0]
-        name = display_name(first["model"], first["family"])
-        kept = rows[rows["steps"].isin(points["steps"])]
-        found.append(Line(str(label), name, first["model"], first["family"], first["lr"], seeds, points, kept))
-    return sorted(found, key=lambda line: (line.family == "dit", line.points["forward_gmacs"].iloc[0], line.label))
-
-
-def dropped(table: pd.DataFrame) -> list[str]:
-    """What `lines` leaves out, each in a line that names it: FIDs that are no number, budgets that a seed lacks."""
-    told = []
-    broken = table[~np.isfinite(table["fid"])]
-    for (label, seed, run), rows in broken.groupby(["label", "seed", "run"]):
-        at = ", ".join(f"{steps:,} ({fid})" for steps, fid in zip(rows["steps"], rows["fid"], strict=True))
-        told.append(f"left out: {label}, seed {seed}, has no FID at {at} ({run})")
-    whole = table[np.isfinite(table["fid"])]
-    for (label, _), rows in whole.groupby(["label", "variant"]):
-        seeds = set(rows["seed"])
-        for steps, judged in rows.groupby("steps")["seed"]:
-            lacking = sorted(seeds - set(judged))
-            if lacking:
-                which = ", ".join(map(str, lacking))
-                told.append(f"left out: {label} at {steps:,} steps, which seed {which} has not been judged at")
-    return told
 
 
 def comparisons(table: pd.DataFrame) -> list[Comparison]:
@@ -142,15 +72,16 @@ def _of_one_scale(table: pd.DataFrame) -> list[Comparison]:
         if not rivals:
             continue
         rival = min(rivals, key=lambda other: int(other.rsplit("/", 1)[1]))
-        a, b = _best(candidates), _best(by_name[rival])
-        ratios = [_ratio(a, b, axis, floor) for axis in AXES]
-        tried = (len(candidates), len(by_name[rival]))
+        (a, *of_a), (b, *of_b) = _best(candidates), _best(by_name[rival])
+        ratios = [_ratio(a, b, axis, floor) for axis in UNITS]
         edge = tuple(
             best.name
             for best, rates in ((a, {x.lr for x in candidates}), (b, {x.lr for x in by_name[rival]}))
             if len(rates) > 1 and best.lr in (min(rates), max(rates))
         )
-        found.append(Comparison(a, b, floor, samples, tried, edge, *ratios))
+        at, absent = (of_a[0], of_b[0]), (*of_a[1], *of_b[1])
+        tried = (len(candidates) - len(of_a[1]), len(by_name[rival]) - len(of_b[1]))
+        found.append(Comparison(a, b, floor, samples, tried, at, absent, edge, *ratios))
     return sorted(found, key=lambda one: one.a.points["forward_gmacs"].iloc[0])
 
 
@@ -172,20 +103,28 @@ def _ratio(a: Line, b: Line, axis: str, floor: float) -> RatioRange | str:
     return ratio_range(a.points[axis], a.points["fid"], b.points[axis], b.points["fid"], floor)
 
 
-def _best(candidates: list[Line]) -> Line:
-    """The setting that has the lowest FID at the largest number of steps that all were judged at."""
-    shared = set.intersection(*(set(line.points["steps"]) for line in candidates))
-    if not shared:
-        return min(candidates, key=lambda line: line.points["fid"].min())
-    last = max(shared)
-    return min(candidates, key=lambda line: float(line.points.loc[line.points["steps"] == last, "fid"].iloc[0]))
+def _best(candidates: list[Line]) -> tuple[Line, int, list[str]]:
+    """The setting with the lowest FID at one budget, the budget, and the settings that were not judged there.
+
+    The budget is the largest that two settings were judged at: one that lags must not move the choice to an early
+    budget, and one that is ahead of all others has not won.
+    """
+    judged: dict[int, dict[str, float]] = {}
+    for line in candidates:
+        for steps, fid in zip(line.points["steps"], line.points["fid"], strict=True):
+            judged.setdefault(int(steps), {})[line.label] = float(fid)
+    last = max(judged, key=lambda steps: (min(len(judged[steps]), 2), steps))
+    at = judged[last]
+    absent = [f"{line.label} (no FID at {last:,})" for line in candidates if line.label not in at]
+    return min((line for line in candidates if line.label in at), key=lambda line: at[line.label]), last, absent
 
 
 def sentence(one: Comparison) -> str:
     """What was measured, with what it depends on."""
     a, b, found = one.a, one.b, one.steps
     if isinstance(found, str):
-        return f"{a.label} against {b.label}: {found}.{_bound(one)} ({_conditions(one)})"
+        least = bound((a.label, a.points), (b.label, b.points), one.floor)
+        return f"{a.label} against {b.label}: {found}.{f' {least}.' if least else ''} ({_conditions(one)})"
     text = (
         f"{a.label} reaches FID {found.target:.3g} after {_count(found.steps_a)} steps, {b.label} after "
         f"{_count(found.steps_b)}: {_times(found.ratio, 'steps')}"
@@ -204,20 +143,51 @@ def sentence(one: Comparison) -> str:
     return f"{text} ({_conditions(one)}{cut})."
 
 
-def _bound(one: Comparison) -> str:
-    """A ratio without extrapolation where the curves do not overlap: what one had reached, the other did not."""
-    for fast, slow in ((one.a, one.b), (one.b, one.a)):
-        reached, best = fast.points.iloc[0], float(slow.points["fid"].min())
-        end = float(slow.points["steps"].iloc[-1])
-        if reached["fid"] >= best or (np.isfinite(one.floor) and reached["fid"] < FLOORS * one.floor):
+def bound(
+    a: tuple[str, pd.DataFrame],
+    b: tuple[str, pd.DataFrame],
+    floor: float = np.nan,
+    axis: str = "steps",
+    distance: str = "FID",
+) -> str:
+    """What can be said without extrapolation where two curves do not overlap: what one had reached, the other did not.
+
+    `a`, `b`: name and points. "" where nothing can be said, or only of FIDs below twice the floor.
+    """
+    for (fast, ours), (slow, theirs) in ((a, b), (b, a)):
+        reached, end = ours.iloc[0], theirs.iloc[-1]
+        if reached["fid"] >= theirs["fid"].min() or reached["fid"] < FLOORS * floor:
             continue
         text = (
-            f" {slow.label} did not reach FID {reached['fid']:.3g} within {_count(end)} steps; {fast.label} was there "
-            f"after {_count(reached['steps'])} or fewer"
+            f"{slow} did not reach {distance} {reached['fid']:.4g} within {_count(end['steps'])} steps; {fast} was "
+            f"there after {_count(reached['steps'])} or fewer"
         )
-        times = end / reached["steps"]
-        return f"{text}: more than {times:.1f} times fewer steps." if times > 1 else f"{text}."
+        if end[axis] > reached[axis] > 0:
+            text += f": more than {end[axis] / reached[axis]:.1f} times fewer {UNITS[axis]}"
+        return text
     return ""
+
+
+def how_chosen(one: Comparison) -> str:
+    """Where the settings of the two come from, and which were not compared."""
+    if one.tried == (1, 1):
+        text = "one setting of each, not tuned here"
+    else:
+        at = dict.fromkeys(f"{steps:,}" for steps, tried in zip(one.chosen_at, one.tried, strict=True) if tried > 1)
+        text = f"the best of {one.tried[0]} and {one.tried[1]} settings, chosen at {' and '.join(at)} steps"
+    if one.not_compared:
+        text += f"; not compared: {'; '.join(one.not_compared)}"
+    if one.at_edge:
+        text += f"; best lr of {' and '.join(one.at_edge)} at the edge of those tried"
+    return text
+
+
+def of_seeds(one: Comparison) -> str:
+    """`one seed each`, `5 and 4 seeds`, with the seeds that are not in a mean and why."""
+    a, b = one.a, one.b
+    told = ["one seed each" if (a.seeds, b.seeds) == (1, 1) else f"{a.seeds} and {b.seeds} seeds"]
+    told += [f"{line.label} without {', '.join(line.without)}" for line in (a, b) if line.without]
+    return "; ".join(told)
 
 
 def _times(ratio: float, what: str) -> str:
@@ -229,16 +199,10 @@ def _count(number: float) -> str:
 
 
 def _conditions(one: Comparison) -> str:
-    seeds = sorted({one.a.seeds, one.b.seeds})
-    told = "one seed" if seeds == [1] else f"mean of {' and '.join(map(str, seeds))} seeds"
+    a, b = one.a, one.b
     floor = f"floor {one.floor:.3g}" if np.isfinite(one.floor) else "floor not measured"
-    rates = f"both at lr {one.a.lr:g}" if one.a.lr == one.b.lr else f"lr {one.a.lr:g} and {one.b.lr:g}"
-    tried = (
-        "one setting of each, not tuned here"
-        if one.tried == (1, 1)
-        else f"the best of {one.tried[0]} and {one.tried[1]} settings"
-    )
-    if one.at_edge:
-        tried += f"; best lr of {' and '.join(one.at_edge)} at the edge of those tried"
+    rates = f"both at lr {a.lr:g}" if a.lr == b.lr else f"lr {a.lr:g} and {b.lr:g}"
     samples = f"{one.samples:,} samples" if one.samples > 0 else "samples not recorded"
-    return f"FID interpolated over log steps; {told}, {samples}, {floor}; {rates}, {tried}"
+    hidden = [*notes(a.label, a.points), *notes(b.label, b.points)]
+    told = [f"{of_seeds(one)}, {samples}, {floor}", f"{rates}, {how_chosen(one)}", *hidden]
+    return f"FID interpolated over log steps; {'; '.join(told)}"

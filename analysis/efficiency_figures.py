@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from analysis.figures import log_ticks, steps_text
-from analysis.pairs import Pair, efficiency_curve
-from analysis.step_efficiency import FID_ERROR, equal_fid_ratio
+from analysis.pairs import Pair
+from analysis.questions import efficiency_curve
+from analysis.step_efficiency import equal_fid_ratio
 from analysis.styles import BLUE, MARKERS, SINGLE, VERMILLION
 
 OF_AXIS = {"steps": "Training steps", "train_pflops": "Training compute (PFLOPs)"}
@@ -55,8 +56,8 @@ def pair_figure(pairs: Sequence[Pair], targets: Sequence[float] = (), axis: str 
 def ratio_figure(pairs: Sequence[Pair], axis: str = "steps") -> tuple[Figure, str]:
     """The ratio at equal FID over every FID that both models reach; (figure, what it shows).
 
-    The wide band: either model's FIDs off by `FID_ERROR`. The narrow one, where there are several seeds: the 95 %
-    interval over training seeds. Pairs without a shared FID are told in words.
+    The wide band: either model's FIDs off by the pair's `error`, where that is known. The narrow one, where there are
+    several seeds: the 95 % interval over training seeds. Pairs without a shared FID are told in words.
     """
     figure, axes = plt.subplots(figsize=(SINGLE, 2.5))
     told = []
@@ -91,7 +92,9 @@ def ratio_figure(pairs: Sequence[Pair], axis: str = "steps") -> tuple[Figure, st
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
     if axes.get_legend_handles_labels()[0]:
         figure.legend(loc="outside lower center", ncols=1)
-    return figure, f"Ratio at equal FID (band: an error of {FID_ERROR:g} FID). {'; '.join(told)}"
+    errors = sorted({f"{pair.error:.3g}" for pair in pairs if np.isfinite(pair.error)})
+    band = f" (band: an error of {' or '.join(errors)} FID)" if errors else ""
+    return figure, f"Ratio at equal FID{band}. {'; '.join(told)}"
 
 
 def size_figure(points: pd.DataFrame, runs: pd.DataFrame | None) -> tuple[Figure, str]:

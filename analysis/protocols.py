@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from analysis.published import PROTOCOL
 from fcdm.errors import UserError
 
 if TYPE_CHECKING:
@@ -41,3 +42,17 @@ def protocol_differences(protocols: dict[str, dict[str, Any]]) -> str:
         if len({str(value) for value in values.values()}) > 1:
             differing.append(f"{key}: " + ", ".join(f"{value} in {name}" for name, value in values.items()))
     return "; ".join(differing) or f"not told apart by what was recorded: {', '.join(protocols)}"
+
+
+def differences_from_published(protocol: dict[str, object]) -> list[str]:
+    """`samples 10,000, published 50,000`: what makes FIDs by this protocol another scale than the published ones."""
+    told = []
+    for key, theirs in PROTOCOL.items():
+        ours = protocol.get(key, "not recorded")
+        if ours != theirs and not (key == "features" and str(ours).startswith(str(theirs))):
+            told.append(f"{key} {_plain(ours)}, published {_plain(theirs)}")
+    return told
+
+
+def _plain(value: object) -> str:
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

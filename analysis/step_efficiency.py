@@ -34,14 +34,16 @@ class BudgetRatio:
     fid_a: float
     fid_b: float
     """At these budgets; NaN: not known."""
+    earlier_b: float = np.inf
+    """The lowest FID that b had at a smaller budget; inf: none is known."""
 
     @property
     def bounds_equal_fid(self) -> bool:
         """a is at least as good with its budget as b with its own: at b's FID, a needs `ratio` times less or better.
 
-        (b's FID at its budget has to be the lowest that b had until then.)
+        Only where b had never been as good before: else it needed less than its budget for that FID.
         """
-        return bool(self.fid_a <= self.fid_b)
+        return bool(self.fid_a <= self.fid_b < self.earlier_b)
 
 
 @dataclass(frozen=True)
@@ -108,16 +110,25 @@ class RatioRange:
         return None
 
 
-def budget_ratio(budget_a: float, budget_b: float, fid_a: float = np.nan, fid_b: float = np.nan) -> BudgetRatio:
-    """b's budget over a's, with the FIDs that were measured there (NaN: not known)."""
-    return BudgetRatio(budget_b / budget_a, fid_a, fid_b)
+def budget_ratio(
+    budget_a: float, budget_b: float, fid_a: float = np.nan, fid_b: float = np.nan, earlier_b: ArrayLike = ()
+) -> BudgetRatio:
+    """b's budget over a's, with the FIDs measured there (NaN: not known) and those of b at smaller budgets, (n,)."""
+    earlier = np.asarray(earlier_b, dtype=float)
+    return BudgetRatio(budget_b / budget_a, fid_a, fid_b, float(np.min(earlier[is_fid(earlier)], initial=np.inf)))
+
+
+def is_fid(values: ArrayLike) -> np.ndarray:
+    """Which values a distance can have: finite and above 0; elementwise. The one rule of what a curve leaves out."""
+    numbers = np.asarray(values, dtype=float)
+    return np.isfinite(numbers) & (numbers > 0)
 
 
 def fid_curve(amount: ArrayLike, fid: ArrayLike) -> FidCurve:
     """The running minimum of `fid` over `amount`, both shape (n,), in any order. `notes` name what it hides."""
     x, y = np.asarray(amount, dtype=float), np.asarray(fid, dtype=float)
-    fit = np.isfinite(x) & np.isfinite(y) & (x > 0)
-    notes = [f"no FID at {at:,.6g} ({value})" for at, value in zip(x[~fit], y[~fit], strict=True)]
+    fit = np.isfinite(x) & (x > 0) & is_fid(y)
+    notes = [f"no FID at {at:,.6g} ({value:g})" for at, value in zip(x[~fit], y[~fit], strict=True)]
     order = np.argsort(x[fit], kind="stable")
     x, y = x[fit][order], y[fit][order]
     lowest = np.minimum.accumulate(y)
@@ -169,16 +180,22 @@ def equal_fid_ratio(a: FidCurve, b: FidCurve, target: float, floor: float = np.n
 
 
 def shared_targets(a: FidCurve, b: FidCurve, floor: float = np.nan, count: int = TARGETS) -> np.ndarray:
-    """FIDs that both curves pass and that are not refused, from the highest down, evenly in log: (count,) or (0,)."""
+    """FIDs that both curves pass and that are not refused, from the highest down: (n,) or (0,).
+
+    `count` evenly in log, and every measured FID between: there the ratio has its extremes, for between two of them
+    its log is a straight line. Where a curve stood still it jumps: both sides of such a FID are among the targets.
+    """
     if min(len(a.fid), len(b.fid)) == 0:
         return np.empty(0)
     worst = min(a.fid[0], b.fid[0])
     best = max(a.fid[-1], b.fid[-1], FLOORS * floor if np.isfinite(floor) else -np.inf)
     if not 0 < best < worst:
         return np.empty(0)
-    targets = np.geomspace(worst, best, count)
-    targets[[0, -1]] = worst, best  # to the last bit: the ends are measured points
-    return targets
+    evenly = np.geomspace(worst, best, count)[1:-1]
+    measured = np.concatenate([a.fid, b.fid])
+    plateaus = np.concatenate([curve.fid[1:][np.diff(curve.fid) == 0] for curve in (a, b)])
+    targets = np.concatenate([evenly, measured, np.nextafter(plateaus, 0.0), [worst, best]])
+    return np.unique(targets[(best <= targets) & (targets <= worst)])[::-1]
 
 
 def ratio_curve(
@@ -188,6 +205,7 @@ def ratio_curve(
 
     Columns: target, amount_a, amount_b, ratio, low, high (the extremes over either curve shifted up or down by
     `error`), low_open, high_open (a shift leaves what was measured: the end is only a bound, the truth may be beyond).
+    `error` NaN, not known: low and high are NaN.
     """
     chosen = shared_targets(a, b, floor) if targets is None else np.atleast_1d(np.asarray(targets, dtype=float))
     at_a, at_b = _logs(a, chosen), _logs(b, chosen)
@@ -204,6 +222,9 @@ def ratio_curve(
         low, high = np.minimum(low, moved), np.maximum(high, moved)
         low_open |= (moved_b == -np.inf) | (moved_a == np.inf)
         high_open |= (moved_a == -np.inf) | (moved_b == np.inf)
+    if np.isnan(error):
+        low, high = np.full_like(ratio, np.nan), np.full_like(ratio, np.nan)
+        low_open, high_open = np.zeros_like(low_open), np.zeros_like(high_open)
     amounts = [np.where(np.isfinite(at), np.exp(at), np.nan) for at in (at_a, at_b)]
     names = ["target", "amount_a", "amount_b", "ratio", "low", "high", "low_open", "high_open"]
     return pd.DataFrame(dict(zip(names, (chosen, *amounts, ratio, low, high, low_open, high_open), strict=True)))

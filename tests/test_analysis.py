@@ -202,7 +202,7 @@ def test_the_best_learning_rate_of_each_is_compared(tmp_path: Path) -> None:
             make_run(tmp_path, model, lr=lr)
     (one,) = comparisons(tidy_table(tmp_path))
     assert (one.a.lr, one.b.lr) == (4e-3, 2e-3)
-    assert "lr 0.004 and 0.002, the best of 2 and 1 settings; best lr of FCDM-N at the edge" in sentence(one)
+    assert "lr 0.004 and 0.002, the best of 2 and 1 settings, chosen at 800 steps; best lr of FCDM-N" in sentence(one)
 
 
 def test_not_reached_is_said_with_a_bound(tmp_path: Path) -> None:

@@ -204,8 +204,8 @@ def test_a_run_that_diverged_is_named_where_it_is_left_out(tmp_path: Path) -> No
         path.write_text(json.dumps(content))
     make_study(tmp_path, folders)
     text = Page(report.make_report(study_facts(tmp_path, "demo")).html).text
-    assert f"left out: FCDM-N, seed 1, has no FID at 400 (nan) ({folders[1].name})" in text
-    assert "left out: FCDM-N at 400 steps, which seed 1 has not been judged at" in text
+    assert text.count(f"left out: FCDM-N at 400 steps: seed 1 has no FID there (nan; {folders[1].name})") >= 1
+    assert "seed 1 not judged there" not in text
     assert text.count("Not drawn: ") >= 3
 
 

@@ -55,6 +55,30 @@ def test_the_abstract_s_budgets_are_another_number() -> None:
     follows = budget_ratio(1e6, 3e6, fid_a=7.46, fid_b=12.03)
     assert (follows.ratio, follows.bounds_equal_fid) == (3.0, True)
     assert not budget_ratio(100, 200, fid_a=5.0, fid_b=4.0).bounds_equal_fid
+    rose = [10.0, 5.5, 6.0]
+    assert not budget_ratio(100, 800, fid_a=5.0, fid_b=6.5, earlier_b=rose).bounds_equal_fid
+    assert budget_ratio(100, 200, fid_a=5.0, fid_b=5.5, earlier_b=rose[:1]).bounds_equal_fid
+
+
+@pytest.mark.parametrize(("axis", "at"), [("steps", (5.8, 12.2)), ("train_pflops", (10.6, 22.5))])
+def test_the_extremes_of_a_ratio_lie_at_measured_points(axis: str, at: tuple[float, float]) -> None:
+    a, b = of_paper("FCDM-XL", axis), of_paper("DiT-XL/2", axis)
+    span = ratio_range(a.amount, a.fid, b.amount, b.fid)
+    assert isinstance(span, RatioRange)
+    knots = [equal_fid_ratio(a, b, fid).ratio for fid in (10.67, 9.62)]
+    assert (span.lowest, span.highest) == (knots[0], knots[1])
+    assert (round(span.lowest, 1), round(span.highest, 1)) == at
+
+
+def test_where_a_curve_stood_still_both_sides_count() -> None:
+    """a has 40 at 200 and still at 400: at 40 it needs 200 steps, a hair below 400; b needs 282.8 for both."""
+    a, b = fid_curve(STEPS, [80.0, 40.0, 40.0, 10.0]), fid_curve(STEPS, [90.0, 60.0, 20.0, 5.0])
+    span = ratio_range(a.amount, a.fid, b.amount, b.fid)
+    assert isinstance(span, RatioRange)
+    at = 200 * 2**0.5
+    assert equal_fid_ratio(a, b, 40.0).ratio == pytest.approx(at / 200)
+    assert span.lowest <= at / 400 * (1 + 1e-9)
+    assert span.highest >= at / 200
 
 
 def test_half_a_fid_moves_the_published_ratio_by_1_7() -> None:
@@ -120,6 +144,7 @@ def test_points_without_a_fid_are_named() -> None:
     curve = fid_curve(np.append(STEPS[::-1], [1600.0, 3200.0]), np.append(FID[::-1], [np.nan, np.inf]))
     assert curve.notes == ("no FID at 1,600 (nan)", "no FID at 3,200 (inf)")
     assert reach(curve, 30.0) == reach(fid_curve(STEPS, FID), 30.0)
+    assert fid_curve(STEPS, [80.0, 40.0, 0.0, -1.0]).notes == ("no FID at 400 (0)", "no FID at 800 (-1)")
 
 
 def test_targets_near_the_floor_are_refused_and_it_is_said() -> None:
