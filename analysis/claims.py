@@ -242,8 +242,14 @@ def main(arguments: list[str] | None = None) -> int:
         if table is not None:
             lines = [*table.attrs["left_out"], *dropped(table), *table.attrs["missing"]]
             if options.tuning:
-                tuned = tune(tidy_table(options.runs, options.tuning))
-                lines = [*tuned_as(table, tuned), *unfair(tuned), *lines]
+                trials = tidy_table(options.runs, options.tuning)
+                tuned = tune(trials)
+                lacking = [
+                    f"tuning '{options.tuning}': {line}"
+                    for key in ("left_out", "missing")
+                    for line in trials.attrs[key]
+                ]
+                lines = [*tuned_as(table, tuned), *unfair(tuned), *lacking, *lines]
             print("\n" + "\n".join(lines) if lines else "")
         if options.csv:
             write_atomic(Path(options.csv), claims_frame(found).to_csv(index=False))

@@ -26,7 +26,10 @@ LEVEL = 0.95
 RESAMPLES = 2000
 BEYOND = 0.025
 """Where more than this share of resamples leaves what was measured, that side of the interval is open."""
+ROUNDING = 1e-12
+"""Standard errors of a log ratio below this are rounding, not spread."""
 ONE_SEED = "one seed: no interval over training"
+NO_SPREAD = "all seeds agree to the last digit: no interval over training"
 
 
 @dataclass(frozen=True)
@@ -51,8 +54,9 @@ def ratio_intervals(
 ) -> pd.DataFrame:
     """The ratio of b's amount over a's at each target, with its interval over training seeds.
 
-    Columns: target, ratio (of the mean curves), low, high, log_se, df, note. NaN ends where a model has one seed or
-    the ratio was not measured; 0 and inf where that side is open, because resamples often left what was measured.
+    Columns: target, ratio (of the mean curves), low, high, log_se, df, note. NaN ends where a model has one seed, all
+    seeds are the same or the ratio was not measured; 0 and inf where that side is open, because resamples often left
+    what was measured.
     Pointwise: the level holds for each target by itself.
     """
     wanted = np.atleast_1d(np.asarray(targets, dtype=float))
@@ -101,8 +105,8 @@ def _interval(
         variances.append(float(np.var(inside)) * count / (count - 1) if len(inside) > 1 else np.inf)
         dfs.append(count - 1)
     total = sum(variances)
-    if total == 0:
-        return {"low": np.exp(log_ratio), "high": np.exp(log_ratio), "log_se": 0.0, "df": np.inf, "note": ""}
+    if total < ROUNDING**2:
+        return {"low": np.nan, "high": np.nan, "log_se": 0.0, "df": np.nan, "note": NO_SPREAD}
     df = total**2 / sum(v**2 / d for v, d in zip(variances, dfs, strict=True)) if np.isfinite(total) else 1.0
     reach = student_quantile((1 + level) / 2, df) * np.sqrt(total)
     low, high = np.exp(log_ratio - reach), np.exp(log_ratio + reach)

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.names import labels_of
-from analysis.protocols import choose_protocol
+from analysis.protocols import choose_protocol, protocol_differences
 from fcdm.errors import UserError
 from fcdm.runs.reader import RunView, list_runs, list_studies
 
@@ -117,9 +117,11 @@ def read_curves(source: Path | str, study: str | None = None) -> list[RunCurves]
         curves = curves_in_mlflow(str(source))
     else:
         if study is not None:
-            study_names = [found.name for found in list_studies(source)]
-            if study not in study_names:
-                raise UserError(f"no study '{study}' in {source}; there: {', '.join(study_names) or 'none yet'}")
+            studies = {found.name: found for found in list_studies(source)}
+            if study not in studies:
+                raise UserError(f"no study '{study}' in {source}; there: {', '.join(studies) or 'none yet'}")
+            if not studies[study].requests:
+                raise UserError(f"study '{study}' is there in {source} and empty: it asks for no run yet; launch it")
         curves = [_curves(view) for view in list_runs(source)]
     if not curves:
         raise UserError(f"no runs in {source} yet: train first, or name another folder with --runs")
@@ -127,7 +129,10 @@ def read_curves(source: Path | str, study: str | None = None) -> list[RunCurves]
         there = sorted({name for run in curves for name in run.studies})
         curves = [run for run in curves if study in run.studies]
         if not curves:
-            raise UserError(f"study '{study}' has no run in {source} yet; studies there: {', '.join(there) or 'none'}")
+            raise UserError(
+                f"study '{study}': none of its runs is in {source} yet; studies with runs there: "
+                f"{', '.join(there) or 'none'}"
+            )
     return curves
 
 
@@ -155,9 +160,11 @@ def table_of(
         )
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     table = table.sort_values(["label", "seed", "run", "steps"], ignore_index=True)
+    known = {key: value["protocol"] for run, _ in counted for key, value in run.protocols.items()}
     table.attrs["left_out"] = [
-        f"left out: {len(runs)} run{'s' if len(runs) > 1 else ''} judged by {other}: --protocol {other} draws "
-        f"{'them' if len(runs) > 1 else 'it'}"
+        f"left out: {len(runs)} run{'s' if len(runs) > 1 else ''} judged by {other} "
+        f"({protocol_differences({chosen: known.get(chosen, {}), other: known.get(other, {})})}): --protocol {other} "
+        f"draws {'them' if len(runs) > 1 else 'it'}"
         for other, runs in sorted(others.items())
         if protocol is None
     ]
@@ -267,7 +274,7 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         print(error, file=sys.stderr)
         return 1
-    for line in table.attrs["left_out"]:
+    for line in [*table.attrs["left_out"], *table.attrs["missing"]]:
         print(line, file=sys.stderr)
     table.drop(columns=list(INTERNAL)).to_csv(sys.stdout, index=False)
     return 0

@@ -15,6 +15,7 @@ import pandas as pd
 
 from analysis.comparison import METRICS
 from analysis.names import display_name
+from analysis.step_efficiency import is_fid
 from analysis.table import tidy_table
 from fcdm.errors import UserError
 
@@ -29,9 +30,9 @@ class Trial:
 
     @property
     def mean(self) -> float:
-        """Over seeds; infinite where one diverged: such a setting is never chosen."""
+        """Over seeds; infinite where one has no FID (`is_fid`): such a setting is never chosen."""
         values = list(self.fid.values())
-        return float(np.mean(values)) if np.isfinite(values).all() else np.inf
+        return float(np.mean(values)) if is_fid(values).all() else np.inf
 
     @property
     def text(self) -> str:
@@ -47,6 +48,10 @@ class Tuned:
     steps: int
     seeds: tuple[int, ...]
     trials: tuple[Trial, ...]
+    data: str
+    resolution: int
+    finished: bool = True
+    """Nothing that the study asks for is missing: the choice stands."""
 
     @property
     def complete(self) -> list[Trial]:
@@ -77,6 +82,8 @@ class Tuned:
 def tune(table: pd.DataFrame, metric: str = "fid", steps: int | None = None) -> list[Tuned]:
     """Each model's trials at `steps` (None: the largest budget in the table), judged by the mean of `metric`.
 
+    A model on other data or at another resolution is another model: its FIDs are of another scale.
+
     `table`: `tidy_table`'s. Raises UserError where no run was judged at that budget.
     """
     at = int(table["steps"].max()) if steps is None else steps
@@ -85,7 +92,8 @@ def tune(table: pd.DataFrame, metric: str = "fid", steps: int | None = None) -> 
         raise UserError(f"no run was judged at {at:,} steps; there: {', '.join(map(str, sorted(set(table['steps']))))}")
     settings = table.attrs.get("settings", {})
     found = []
-    for model, of_model in rows.groupby("model", sort=True):
+    scales = rows[["data", "resolution"]].drop_duplicates()
+    for (model, data, resolution), of_model in rows.groupby(["model", "data", "resolution"], sort=True):
         trials = []
         for label, judged in of_model.groupby("label", sort=True):
             fid = {int(seed): float(value) for seed, value in zip(judged["seed"], judged[metric], strict=True)}
@@ -93,13 +101,20 @@ def tune(table: pd.DataFrame, metric: str = "fid", steps: int | None = None) -> 
         seeds = tuple(sorted({seed for trial in trials for seed in trial.fid}))
         trials.sort(key=lambda trial: (set(trial.fid) != set(seeds), trial.mean))
         name = display_name(str(model), str(of_model["family"].iloc[0]))
-        found.append(Tuned(name, str(model), at, seeds, tuple(trials)))
-    return sorted(found, key=lambda one: one.model.startswith("dit/"))
+        name += f" on {data} at {resolution} px" if len(scales) > 1 else ""
+        finished = not table.attrs.get("missing")
+        found.append(Tuned(name, str(model), at, seeds, tuple(trials), str(data), int(resolution), finished))
+    return sorted(found, key=lambda one: (one.data, one.resolution, one.model.startswith("dit/")))
 
 
 def unfair(found: list[Tuned]) -> list[str]:
     """Where the models were not tuned alike, and what makes a choice less sure: lines; none where all is well."""
     told: list[str] = []
+    scales = dict.fromkeys((one.data, one.resolution) for one in found)
+    if len(scales) > 1:
+        return [
+            line for scale in scales for line in unfair([one for one in found if (one.data, one.resolution) == scale])
+        ]
     first, *others = found
     if not others:
         told.append(f"only {first.name} has been judged: nothing to compare it with")
@@ -117,9 +132,10 @@ def unfair(found: list[Tuned]) -> list[str]:
             absent = sorted(set(one.seeds) - set(trial.fid))
             if absent:
                 told.append(f"not chosen from: {one.name} {trial.text}, which lacks seed {_list(absent)}")
-            broken = [seed for seed, value in trial.fid.items() if not np.isfinite(value)]
+            broken = [seed for seed, value in trial.fid.items() if not is_fid(value)]
             if broken:
-                told.append(f"diverged: {one.name} {trial.text}, seed {_list(broken)}")
+                found_there = _list(f"{trial.fid[seed]:g}" for seed in broken)
+                told.append(f"diverged: {one.name} {trial.text}, seed {_list(broken)} (FID {found_there})")
         told += one.edges()
         if one.best is None:
             told.append(f"{one.name}: no setting has a FID for every seed, so none is chosen")
@@ -130,33 +146,26 @@ def tuned_as(table: pd.DataFrame, found: list[Tuned]) -> list[str]:
     """Whether the runs of a claim use the chosen settings, on other seeds than those that chose them: lines."""
     told = []
     for one in found:
-        rows = table[table["model"] == one.model]
+        same = (table["data"] == one.data) & (table["resolution"] == one.resolution)
+        rows = table[same & (table["model"] == one.model)]
         if rows.empty or one.best is None:
             continue
         chosen = {f"{key}={value}" for key, value in one.best.values.items()}
-        text = f"{one.name}: {one.best.text}, the best of {len(one.trials)} settings on seeds {_list(one.seeds)}"
+        best = "the best" if one.finished else "the best so far (the tuning is not finished)"
+        text = f"{one.name}: {one.best.text}, {best} of {len(one.complete)} settings on seeds {_list(one.seeds)}"
         if not all(chosen <= set(variant.split(",")) for variant in set(rows["variant"])):
             told.append(f"not as tuned: {text}; some of these runs use another setting")
         elif shared := sorted(set(one.seeds) & set(rows["seed"])):
-            told.append(f"tuned on the claim's own seeds: {text}; seed {_list(shared)} is among both")
+            told.append(
+                f"tuned on the claim's own seeds: {text}; seed {_list(shared)} is among both, "
+                "and no interval holds that choice"
+            )
         else:
             told.append(f"tuned: {text}; these runs use it on other seeds ({_list(sorted(set(rows['seed'])))})")
     return told
 
 
-def trials_frame(found: list[Tuned]) -> pd.DataFrame:
-    """One row per model and setting: model, its keys, steps, mean, lowest and highest over seeds, seeds, chosen."""
-    rows = []
-    for one in found:
-        for trial in one.trials:
-            values = list(trial.fid.values())
-            row = {"model": one.name, **trial.values, "steps": one.steps, "mean": trial.mean, "lowest": min(values)}
-            row |= {"highest": max(values), "seeds": _list(sorted(trial.fid)), "chosen": trial is one.best}
-            rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def print_tuning(found: list[Tuned], metric: str, finished: bool) -> None:
+def print_tuning(found: list[Tuned], metric: str) -> None:
     """The trials of each model, best first, and the overrides of what was chosen."""
     for one in found:
         print(f"\n{one.name}: {metric} at {one.steps:,} steps, {len(one.trials)} settings, seeds {_list(one.seeds)}")
@@ -168,7 +177,7 @@ def print_tuning(found: list[Tuned], metric: str, finished: bool) -> None:
     print()
     for one in found:
         if one.best is not None:
-            word = "chosen" if finished else "best so far, the study is not finished"
+            word = "chosen" if one.finished else "best so far, the study is not finished"
             print(f"{word}: model={one.model} {' '.join(f'{k}={v}' for k, v in one.best.values.items())}".rstrip())
 
 
@@ -197,7 +206,7 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         print(error, file=sys.stderr)
         return 1
-    print_tuning(found, options.metric, finished=not table.attrs["missing"])
+    print_tuning(found, options.metric)
     for line in [*unfair(found), *table.attrs["left_out"], *table.attrs["missing"]]:
         print(line)
     return 0

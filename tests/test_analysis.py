@@ -19,6 +19,7 @@ from PIL import Image
 from rich.console import Console
 
 from analysis import plots
+from analysis import table as table_command
 from analysis.axes import log_ticks
 from analysis.comparison import comparisons, lines, sentence
 from analysis.figures import fid_against
@@ -107,7 +108,8 @@ def test_a_study_of_two_protocols_says_what_it_leaves_out(
     make_study(runs, [new], budgets=(100,), protocol=OTHER, more=True)
     Forwarder(runs, uri).forward()
     asked, left = protocol_id(OTHER), protocol_id(PROTOCOL)
-    line = f"left out: 2 runs judged by {left}: --protocol {left} draws them"
+    differ = f"sampling_steps: 10 in {asked}, 25 in {left}"
+    line = f"left out: 2 runs judged by {left} ({differ}): --protocol {left} draws them"
     for source in (runs, uri):
         table = tidy_table(source, "demo")
         assert set(table["protocol_id"]) == {asked}
@@ -127,6 +129,23 @@ def test_a_study_holds_its_own_runs_and_budgets(study: Path) -> None:
     with pytest.raises(UserError, match=r"no study 'dmeo'.*there: demo"):
         tidy_table(study, "dmeo")
     assert len(tidy_table(study, "demo")) == 20
+
+
+def test_an_empty_study_is_said_to_be_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_run(tmp_path, "N", grids=False)
+    make_study(tmp_path, [], "empty")
+    assert table_command.main(["--runs", str(tmp_path), "--study", "empty"]) == 1
+    said = capsys.readouterr()
+    assert said.err == f"study 'empty' is there in {tmp_path} and empty: it asks for no run yet; launch it\n"
+    assert said.out == ""
+
+
+def test_the_table_names_what_nobody_has_judged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_study(tmp_path, [make_run(tmp_path, "N", budgets=(100,), grids=False)], budgets=(100, 800))
+    assert table_command.main(["--runs", str(tmp_path), "--study", "demo"]) == 0
+    said = capsys.readouterr()
+    assert "not judged yet: FCDM-N, seed 0, at 800" in said.err
+    assert len(pd.read_csv(io.StringIO(said.out))) == 1
 
 
 def test_runs_not_judged_yet(tmp_path: Path) -> None:

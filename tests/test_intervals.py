@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from analysis.intervals import ONE_SEED, Trajectories, ratio_intervals, resampled
+from analysis.intervals import NO_SPREAD, ONE_SEED, Trajectories, ratio_intervals, resampled
 from analysis.step_efficiency import log_amounts
 
 STEPS = 100 * 2.0 ** np.arange(6)
@@ -83,11 +83,13 @@ def test_one_seed_gives_no_interval_and_says_so() -> None:
     assert np.isnan(row["high"])
 
 
-def test_seeds_that_all_agree_leave_no_width() -> None:
+def test_seeds_that_all_agree_give_no_interval() -> None:
     fid = np.tile([80.0, 40.0, 20.0], (3, 1))
     steps = np.tile([100.0, 200.0, 400.0], (3, 1))
     row = ratio_intervals(Trajectories(steps, fid), Trajectories(2 * steps, fid), 30.0).iloc[0]
-    assert (row["low"], row["high"]) == (pytest.approx(2.0), pytest.approx(2.0))
+    assert row["ratio"] == pytest.approx(2.0)
+    assert np.isnan([row["low"], row["high"]]).all()
+    assert row["note"] == NO_SPREAD
 
 
 def test_an_end_that_was_not_measured_is_open() -> None:

@@ -5,16 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from analysis.names import display_name
-from analysis.published import COLUMNS, FOLDER, OURS, PUBLISHED, beside, published, published_ablations, published_curve
-from analysis.table import tidy_table
-from tests.fake_runs import make_run
+from analysis.published import COLUMNS, FOLDER, PUBLISHED, published, published_ablations, published_curve
 
 
 @pytest.fixture(scope="module")
@@ -91,13 +88,3 @@ def test_ablations_keep_what_the_notes_disagree_on() -> None:
     kernels = published_ablations().query("change == 'kernel 5x5'")
     assert kernels["fid"].tolist() == [20.48, 21.07]
     assert set(kernels["remark"]) == {"notes disagree"}
-
-
-def test_own_and_published_results_are_told_apart(table: pd.DataFrame, tmp_path: Path) -> None:
-    make_run(tmp_path)
-    own = tidy_table(tmp_path)
-    both = beside(own, table)
-    assert both["origin"].value_counts().to_dict() == {PUBLISHED: len(table), OURS: len(own)}
-    ours = both[both["origin"] == OURS]
-    assert ours["images"].tolist() == [128 * steps for steps in own["steps"]]
-    assert beside(own.iloc[:0], table)["origin"].unique().tolist() == [PUBLISHED]

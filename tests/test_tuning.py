@@ -10,7 +10,7 @@ import pytest
 
 from analysis import claims, tuning
 from analysis.table import tidy_table
-from analysis.tuning import trials_frame, tune, tuned_as, unfair
+from analysis.tuning import tune, tuned_as, unfair
 from fcdm.errors import UserError
 from tests.fake_runs import fid_at, make_run, make_study
 
@@ -37,10 +37,6 @@ def test_the_lowest_mean_over_seeds_is_chosen(runs: Path) -> None:
     assert fcdm.best.values == {"optimiser.lr": "0.01"}
     assert fcdm.best.mean == pytest.approx(sum(fid_at("N", 800, seed, 1e-2) for seed in SEEDS) / 2)
     assert [trial.values["optimiser.lr"] for trial in fcdm.trials] == ["0.01", "0.004", "0.001"]
-    frame = trials_frame([fcdm, dit])
-    assert len(frame) == 6
-    assert frame["chosen"].sum() == 2
-    assert (frame["lowest"] <= frame["mean"]).all()
 
 
 def test_a_best_setting_at_the_edge_of_the_grid_is_said(runs: Path) -> None:
@@ -73,7 +69,7 @@ def test_a_setting_that_diverged_is_named_and_never_chosen(tmp_path: Path) -> No
     assert found.best is not None
     assert found.best.values["optimiser.lr"] == "0.004"
     told = unfair([found])
-    assert "diverged: FCDM-N optimiser.lr=0.01, seed 0" in told
+    assert "diverged: FCDM-N optimiser.lr=0.01, seed 0 (FID nan)" in told
     assert any("nothing to compare it with" in line for line in told)
 
 
@@ -113,3 +109,23 @@ def test_a_study_at_work_says_that_the_choice_may_change(tmp_path: Path, capsys:
     said = capsys.readouterr().out
     assert "best so far, the study is not finished: model=N" in said
     assert said.count("not judged yet: FCDM-N") == 2
+    fresh = [make_run(tmp_path, "N", lr=1e-3, seed=10, grids=False)]
+    make_study(tmp_path, fresh, "fresh", budgets=(800,))
+    assert claims.main(["--runs", str(tmp_path), "--study", "fresh", "--tuning", "tune"]) == 0
+    said = capsys.readouterr().out
+    assert "the best so far (the tuning is not finished) of 1 settings" in said
+    assert said.count("tuning 'tune': not judged yet: FCDM-N") == 2
+
+
+def test_the_same_model_at_two_resolutions_is_tuned_twice(tmp_path: Path) -> None:
+    for lr in RATES[:2]:
+        make_run(tmp_path, "N", lr=lr, grids=False)
+    small = tidy_table(tmp_path)
+    large = small.assign(resolution=16, fid=100 / small["fid"])  # there, the other setting is the better one
+    both = pd.concat([small, large], ignore_index=True)
+    both.attrs = small.attrs
+    found = tune(both)
+    assert [one.name for one in found] == ["FCDM-N on digits at 8 px", "FCDM-N on digits at 16 px"]
+    assert [one.best.values["optimiser.lr"] for one in found if one.best] == ["0.004", "0.001"]
+    assert len(tuned_as(small, found)) == 1
+    assert not any("grids differ" in line for line in unfair(found))

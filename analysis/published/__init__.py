@@ -18,7 +18,6 @@ import numpy as np
 import pandas as pd
 
 PUBLISHED = "published"
-OURS = "these runs"
 """What stands in `origin` of a row."""
 
 BATCH_SIZE = 256
@@ -73,13 +72,3 @@ def published_curve(table: pd.DataFrame, model: str, resolution: int) -> pd.Data
 def published_ablations(folder: Path = FOLDER) -> pd.DataFrame:
     """FID of FCDM-L at 200K steps with one thing changed: third-party, unconfirmed, and notes disagree on kernels."""
     return pd.read_csv(folder / "ablations.csv").fillna({"remark": ""}).assign(origin=PUBLISHED)
-
-
-def beside(runs: pd.DataFrame, others: pd.DataFrame) -> pd.DataFrame:
-    """Own results and published ones in one frame, told apart by `origin`: for tables and figures with two markers.
-
-    `runs`: `tidy_table`'s. `others`: `published`'s. Columns that one of them lacks are NaN there.
-    """
-    own = runs.assign(origin=OURS, images=runs["steps"] * runs["batch_size"])
-    parts = [own, others] if len(own) else [others]
-    return pd.concat([part.dropna(axis=1, how="all") for part in parts], ignore_index=True)
