@@ -75,7 +75,7 @@ def _run(words: list[str]) -> int:
     if words[0] == "calibrate":
         return _calibrate(take_apart(words[1:], ("samples", "published", "batch_size", "out", "reference"), ()))
     given = [word.removeprefix("samples=") for word in words if word.startswith("samples=")]
-    if given and not given[-1].isdigit():
+    if given and _names_a_file(given[-1]):
         asked = take_apart(words, ("samples", "reference", "shuffle", "batch_size", "out", "features"), ())
         if asked.source is not None:
             raise UserError(f"{asked.source} and samples={given[-1]}: one thing to judge at a time")
@@ -88,6 +88,11 @@ def _run(words: list[str]) -> int:
     return 0
 
 
+def _names_a_file(text: str) -> bool:
+    """Whether `samples=` names a file; else it is their number, such as 50_000."""
+    return text.endswith(".npz") or (not text.replace("_", "").isdigit() and Path(text).is_file())
+
+
 def _weights(asked: Words) -> None:
     from fcdm.launch.source import run_config, source_config, value_of
     from fcdm.runs.weights import SUFFIXES, find_run_named, find_weights
@@ -95,7 +100,8 @@ def _weights(asked: Words) -> None:
     assert asked.source is not None
     runs_dir = value_of(asked.overrides, "runs_dir") or "runs"
     path = Path(asked.source)
-    one_step = asked.source.rpartition("@")[2].isdigit() or path.name.startswith("step-")
+    _, at, step = asked.source.rpartition("@")
+    one_step = (at and step.isdigit() and not path.is_dir()) or path.name.startswith("step-")
     if path.suffix in SUFFIXES or one_step:
         weights = find_weights(asked.source, runs_dir)
         if weights.run is None:

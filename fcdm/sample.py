@@ -13,7 +13,7 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fcdm.engine.stop import Stopped, StopSignal, end_process
+from fcdm.engine.stop import StopSignal, end_process
 from fcdm.errors import UserError
 
 if TYPE_CHECKING:
@@ -28,7 +28,8 @@ picture of the first ones (grid.png) and the whole protocol (samples.json). The 
 sample depends on (seed, i) only, whatever the batch size and the number of processes.
 
 SOURCE
-  runs/N-digits-8px-d3f1e7a7, its name, or 4 or more digits of its id: a run's newest checkpoint; with @400: that step's
+  runs/N-digits-8px-d3f1e7a7, its name, or 4 or more digits of its id: a run's newest checkpoint, which is another one
+      while the run still trains, and then another request; with @400: that step's, which stays
   runs/<run>/checkpoints/step-00000400                                  a checkpoint
   0400000.pt, *.pth, *.safetensors                                      a file of the public DiT or FCDM code, or ours
 
@@ -125,7 +126,7 @@ def _label(asked: Words, config: Config) -> int | None:
 
 
 def _request(weights: Weights, config: Config, label: int | None, formats: list[str]) -> dict[str, Any]:
-    """What the samples are, and nothing of how they are made: equal requests give equal files."""
+    """What the samples are, not how they are made, and of no file's name: equal requests give equal files."""
     from dataclasses import asdict
 
     from fcdm.runs.protocol import sampling_protocol
@@ -137,7 +138,6 @@ def _request(weights: Weights, config: Config, label: int | None, formats: list[
     channels = config.data.channels if config.data.downsample == 1 else 3
     return {
         "source": weights.id,
-        "name": weights.name,
         "model": asdict(config.model),
         "diffusion": asdict(config.diffusion),
         "resolution": config.resolution,
@@ -150,33 +150,34 @@ def _request(weights: Weights, config: Config, label: int | None, formats: list[
 
 def _folder(weights: Weights, request: dict[str, Any]) -> Path:
     from fcdm.runs.atomic import plain
-    from fcdm.runs.identity import short_hash
+    from fcdm.runs.identity import identifying, short_hash
 
-    return Path("samples") / f"{weights.name.removesuffix(weights.path.suffix)}-{short_hash(plain(request))}"
+    name = weights.name.removesuffix(weights.path.suffix)
+    return Path("samples") / f"{name}-{short_hash(identifying(plain(request)))}"
 
 
 def _forecast(weights: Weights, config: Config, formats: list[str], out: Path) -> list[str]:
     """What it takes, before anything is drawn."""
-    from fcdm.cost import CALLS_A_STEP
-    from fcdm.launch.plan.estimate import ADAPTIVE_CALLS
+    from fcdm.cost import sampling_passes
+    from fcdm.launch.plan.estimate import ADAPTIVE_CALLS, judging_flops
 
     asked = config.evaluation
     side, channels = config.resolution, config.data.channels if config.data.downsample == 1 else 3
-    calls = asked.sampling_steps * CALLS_A_STEP.get(asked.sampler, 1)
-    about = ""
-    if asked.sampler == "dopri5":
-        calls, about = ADAPTIVE_CALLS, "about "
+    steps, about = (ADAPTIVE_CALLS, "about ") if asked.sampler == "dopri5" else (asked.sampling_steps, "")
     guided = asked.guidance_scale != 1.0
-    forwards = asked.samples * calls * (2 if guided else 1)
+    weak = guided and asked.guidance_weak is not None
+    passes = asked.samples * sampling_passes(asked.sampler, steps, 1.0 if weak else asked.guidance_scale)
+    flops = judging_flops(config)["sampling"]
     how = asked.sampler + ("" if about else f", {asked.sampling_steps} steps")
     if guided:
-        how += f", guidance {asked.guidance_scale:g}"
+        how += f", guidance {asked.guidance_scale:g}" + (" by a weaker model" if weak else "")
     size = asked.samples * side * side * channels
     largest = size * (1 + ("npz" in formats)) + (size if "png" in formats else 0)
     lines = [
         f"{weights.name}: model {config.model.name} ({asked.weights}), {how}",
-        f"{asked.samples:,} samples of {side}x{side}x{channels}: {about}{forwards:,} forward passes of one image; "
-        f"{size / 1e9:.3g} GB of pixels, up to {largest / 1e9:.3g} GB on disk while they are put together -> {out}",
+        f"{asked.samples:,} samples of {side}x{side}x{channels}: {about}{passes:,} forward passes of one image"
+        f"{' and as many of the weaker model' if weak else ''}, {flops:.3g} FLOPs; {size / 1e9:.3g} GB of pixels, "
+        f"up to {largest / 1e9:.3g} GB on disk while they are put together -> {out}",
     ]
     folder = next(place for place in (out, *out.absolute().parents) if place.is_dir())
     if (free := shutil.disk_usage(folder).free) < largest:
@@ -220,8 +221,12 @@ def _sample(
         done = False
         if ranks.is_main:
             try:
-                holder = stack.enter_context(claim(out))
-                done = folder.is_done(request)
+                if not (done := folder.is_done(request) and not folder.parts.exists()):
+                    # Looked before, so that a claim is never left in a folder of other things; and once more after,
+                    # as another process may have come first.
+                    holder = stack.enter_context(claim(out))
+                    if done := folder.is_done(request):
+                        folder.tidy()
             except UserError as error:
                 refusal = error
         if ranks.any(refusal is not None):
@@ -247,7 +252,9 @@ def _sample(
                 )
                 if ranks.is_main:
                     seconds = time.monotonic() - began
-                    facts = facts_of(request, seconds, device=str(ranks.device), processes=ranks.world_size)
+                    facts = facts_of(
+                        request, seconds, name=weights.name, device=str(ranks.device), processes=ranks.world_size
+                    )
                     put_together(folder, sampler, "npz" in formats, facts, beat)
             ranks.barrier()
     if ranks.is_main:
@@ -256,8 +263,6 @@ def _sample(
 
 def _nothing() -> None: ...
 
-
-__all__ = ["Stopped", "main"]
 
 if __name__ == "__main__":
     end_process(main)

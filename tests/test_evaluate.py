@@ -14,12 +14,17 @@ import pytest
 import torch
 
 from fcdm.calibration import PUBLISHED, compare
+from fcdm.data.dataset import data_checksum
+from fcdm.engine.measures import InceptionMeasure, open_measure
 from fcdm.evaluate import main
 from fcdm.features import open_extractor
 from fcdm.features.judging import judge_samples
 from fcdm.features.reference import read_reference, write_reference
+from fcdm.metrics.inception_score import shuffled
 from fcdm.models.public import to_official
-from tests.conftest import environment
+from fcdm.runs.identity import run_id, science
+from fcdm.runs.protocol import protocol_of
+from tests.conftest import TINY, composing, environment
 from tests.tiny_images import picture
 from tests.tiny_runs import tiny_run
 
@@ -80,7 +85,7 @@ def test_a_run_at_all_its_checkpoints_or_one_and_its_file_alike(lab: Any, capsys
     torch.save({"ema": {name: t.clone() for name, t in to_official(state.ema).items()}}, folder / "public.pt")
     words = ["public.pt", "model=N", "model.width=8", "resolution=8", *QUICK]
     assert main(words) == 0
-    (result,) = (folder / "results").glob("public-*.json")
+    (result,) = (folder / "results").glob("weights-*.json")
     assert result.with_suffix(".png").exists()
     judged = content(files[1])
     found = content(result)
@@ -92,10 +97,66 @@ def test_a_run_at_all_its_checkpoints_or_one_and_its_file_alike(lab: Any, capsys
     assert "out= is for files" in refused([run.name, "out=x"], capsys)
 
 
+def test_what_is_said_of_a_file_makes_the_result_and_its_name_does_not(lab: Any) -> None:
+    folder, _, state, _ = lab
+    torch.save({"ema": dict(state.ema.state_dict())}, folder / "one.pt")
+    words = ["model=N", "model.width=8", "resolution=8", *QUICK, "out=said"]
+    assert main(["one.pt", *words]) == 0
+    assert main(["one.pt", *words, "diffusion.beta_end=0.03"]) == 0
+    made = {path: content(path) for path in (folder / "said").glob("*.json")}
+    assert len({found["metrics"]["fid"] for found in made.values()}) == 2
+    assert sorted(found["judged"]["diffusion.beta_end"] for found in made.values()) == [0.02, 0.03]
+    times = {path: path.stat().st_mtime_ns for path in made}
+    (folder / "one.pt").rename(folder / "two.pt")
+    assert main(["two.pt", *words, "model.name=mine"]) == 0
+    assert {path: path.stat().st_mtime_ns for path in (folder / "said").glob("*.json")} == times
+
+
+def test_digits_that_name_a_run_are_no_step_and_a_number_of_samples_no_file(lab: Any, tmp_path: Path) -> None:
+    with composing(*TINY) as composer:
+        config = composer.config(["model=N", "model.width=8", "steps=[4]"])
+    config.data.checksum = data_checksum(config.data, config.resolution)
+    while not run_id(science(config))[:4].isdigit():
+        config.seed += 1
+    run, _, _ = tiny_run(tmp_path / "runs", f"seed={config.seed}")
+    (lab[0] / "1000").touch()
+    assert main([run.id[:4], f"runs_dir={tmp_path / 'runs'}", *QUICK, "samples=2_0"]) == 0
+    assert [content(path)["step"] for path in sorted(run.evaluations.glob("*.json"))] == [2, 4]
+
+
+def test_the_digits_recipe_is_for_pixels_only(tmp_path: Path) -> None:
+    """Latents under a name of their own, and a model whose preset is the digits'."""
+    from fcdm.launch.source import run_config
+    from fcdm.runs.folder import open_run
+
+    (tmp_path / "reference.npz").touch()
+    with composing() as composer:
+        words = ["model=N", "data=imagenet", "data.name=mine", "resolution=32", f"runs_dir={tmp_path}"]
+        config = composer.config([*words, f"evaluation.reference={tmp_path / 'reference.npz'}"])
+    config.data.checksum = "0" * 64
+    asked = run_config(open_run(config), []).evaluation
+    assert (asked.features, asked.sampler, asked.decoder, asked.samples) == ("inception", "ddpm", "ft-ema", 50_000)
+
+
+def test_balanced_labels_are_shuffled_before_the_splits(lab: Any) -> None:
+    """Sample i is of class i modulo their number, so in order a split would hold what no draw of labels gives."""
+    with composing(*TINY) as composer:
+        config = composer.config(["model=N", "evaluation.samples=40", "evaluation.seed=3"])
+    config.resolution = 32
+    config.evaluation.features, config.evaluation.reference = "inception", str(lab[0] / "reference.npz")
+    for labels, wanted in (("balanced", shuffled(40, 3).tolist()), ("uniform", None)):
+        config.evaluation.labels = labels
+        measure = open_measure(config, None, torch.device("cpu"))
+        assert isinstance(measure, InceptionMeasure)
+        places = measure.statistics.places
+        assert (None if places is None else places.tolist()) == wanted
+        assert protocol_of(config).get("splits") == ("shuffled" if wanted else None)
+
+
 def test_anybody_s_samples_give_the_five_metrics(lab: Any, capsys: Any) -> None:
     folder, _, _, extractor = lab
     assert main(["samples=mine.npz", "reference=reference.npz", "batch_size=3"]) == 0
-    (path,) = (folder / "results").glob("mine-*.json")
+    (path,) = (folder / "results").glob("samples-*.json")
     found = content(path)
     with np.load(folder / "mine.npz") as arrays:
         images = torch.from_numpy(arrays["arr"]).permute(0, 3, 1, 2)
@@ -166,7 +227,7 @@ def test_calibration_compares_all_and_says_with_its_exit_code(lab: Any, capsys: 
     said = capsys.readouterr().out
     assert all(f"{key} " in said for key in PUBLISHED)
     assert "OFF" in said
-    (path,) = (folder / "results").glob("mine-*.json")
+    (path,) = (folder / "results").glob("samples-*.json")
     metrics = {key: float(value) for key, value in content(path)["metrics"].items() if key in PUBLISHED}
     (folder / "values.json").write_text(json.dumps(metrics))
     assert main([*words, "published=values.json"]) == 0

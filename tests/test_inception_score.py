@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fcdm.errors import UserError
-from fcdm.metrics.inception_score import InceptionScore
+from fcdm.features import Features
+from fcdm.features.judging import SampleStatistics
+from fcdm.metrics.inception_score import InceptionScore, shuffled
 
 
 def random_probabilities(n, classes, seed=0, sharpness=2.0):
@@ -82,6 +84,43 @@ def test_batches_ranks_and_order_do_not_matter(data):
         whole.merge(rank)
     assert whole.count == n
     assert whole.score() == pytest.approx(brute_force(p, split), rel=1e-10, abs=1e-10)
+
+
+@given(st.integers(1, 300), st.integers(0, 2**32 - 1))
+def test_shuffling_is_the_same_numbers_in_other_places_by_the_seed(count, seed):
+    places = shuffled(count, seed)
+    assert sorted(places.tolist()) == list(range(count))
+    assert shuffled(count, seed).tolist() == places.tolist()
+    if count >= 50:  # of 50! orders none comes twice
+        assert places.tolist() != list(range(count))
+        assert places.tolist() != shuffled(count, seed + 1).tolist()
+
+
+def test_shuffled_splits_are_those_of_the_shuffled_samples_on_any_ranks():
+    n, split = 60, 20
+    p = np.eye(3)[np.arange(n) // split]  # class by class: in order every split scores 1
+    pool = torch.from_numpy(np.random.default_rng(0).normal(size=(n, 4))).float()
+
+    def scored(places, ranks):
+        parts = [SampleStatistics(4, classes=3, split=split) for _ in range(ranks)]
+        for number, start in enumerate(range(0, n, 7)):
+            part = parts[number % ranks]
+            part.places = places
+            end = min(start + 7, n)
+            part.update(Features(pool[start:end], None, torch.from_numpy(p[start:end])), start)
+        whole = SampleStatistics(4, classes=3, split=split)
+        for part in parts:
+            whole.merge(SampleStatistics.from_state(part.state()))
+        return whole.inception.score()
+
+    places = shuffled(n, 5)
+    put = np.empty_like(p)
+    put[places] = p
+    assert scored(None, 1) == pytest.approx((1, 0), abs=1e-12)
+    wanted = brute_force(np.clip(put, 1e-300, 1), split)
+    assert wanted[0] > 2
+    for ranks in (1, 2, 3):
+        assert scored(places, ranks) == pytest.approx(wanted, rel=1e-10, abs=1e-10)
 
 
 def test_save_and_restore_changes_no_bit(tmp_path):

@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 
 from fcdm.engine.samples import SampleFolder
+from fcdm.evaluate import main as evaluate
 from fcdm.models.public import to_official
 from fcdm.sample import main
 from tests.conftest import environment
@@ -84,6 +85,7 @@ def test_samples_are_a_function_of_seed_and_number(lab: Any) -> None:
 
     again = command(folder, *words, "out=one", "batch_size=3", "format=npz,png")
     assert "images/s" not in again.stdout, "all is there"
+    assert {path.name for path in (folder / "one/holders").iterdir()} == {"000001.json"}, "nor claimed again"
     other = command(folder, *words, "samples=24", "out=one", "format=npz,png", ok=False)
     assert "one is of another request (protocol.samples 23, not 24; shape" in other.stderr
     assert len(other.stderr.strip().splitlines()) == 1
@@ -128,6 +130,80 @@ def test_parts_that_are_missing_are_the_same_batches_whatever_was_drawn_before(t
     folder.part(0, 10).touch()
     folder.part(20, 23).touch()
     assert folder.missing(10) == []
+
+
+def test_what_is_lost_is_made_again_and_leftovers_go(
+    lab: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, run, _ = lab
+    monkeypatch.chdir(folder)
+    words = [f"{run.name}@4", "samples=7", "sampling_steps=2", "batch_size=3", "format=npz,png", "out=lost"]
+    assert main(words) == 0
+    out = folder / "lost"
+    made = {path.relative_to(out): path.read_bytes() for path in out.rglob("*.[np]*[gz]")}
+    assert len(made) == 9
+    for name in ("samples.npz", "grid.png", "images/000004.png"):
+        (out / name).unlink()
+        assert main(words) == 0
+        assert {path.relative_to(out): path.read_bytes() for path in out.rglob("*.[np]*[gz]")} == made, name
+    # As a kill at the very end leaves it: all is there, and the parts too; then a picture goes.
+    (out / ".parts").mkdir()
+    for first, last in ((0, 3), (3, 6), (6, 7)):
+        np.save(out / f".parts/{first:09d}-{last:09d}.npy", np.zeros((last - first, 8, 8, 1), np.uint8))
+    before = (out / "samples.npz").stat().st_mtime_ns
+    assert main(words) == 0
+    assert not (out / ".parts").exists()
+    assert (out / "samples.npz").stat().st_mtime_ns == before
+    (out / ".parts").mkdir()
+    np.save(out / ".parts/000000003-000000006.npy", np.zeros((3, 8, 8, 1), np.uint8))
+    (out / "images/000004.png").unlink()
+    assert main(words) == 0
+    assert {path.relative_to(out): path.read_bytes() for path in out.rglob("*.[np]*[gz]")} == made
+
+
+def test_a_renamed_file_is_the_same_request(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, _, state = lab
+    monkeypatch.chdir(folder)
+    torch.save({"ema": dict(state.ema.state_dict())}, folder / "before.pt")
+    words = ["model=N", "model.width=8", "resolution=8", "samples=4", "sampling_steps=2", "out=renamed"]
+    assert main(["before.pt", *words]) == 0
+    made = (folder / "renamed/samples.npz").stat().st_mtime_ns
+    (folder / "before.pt").rename(folder / "after.pt")
+    assert main(["after.pt", *words, "model.name=mine"]) == 0
+    assert (folder / "renamed/samples.npz").stat().st_mtime_ns == made
+    assert main(["after.pt", *words, "diffusion.beta_end=0.03"]) == 1, "other samples"
+
+
+def test_nan_weights_end_in_one_line_and_nothing_counts_as_done(
+    lab: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, _, state = lab
+    monkeypatch.chdir(folder)
+    weights = {name: tensor.clone() for name, tensor in state.ema.state_dict().items()}
+    next(iter(weights.values())).fill_(float("nan"))
+    torch.save({"ema": weights}, folder / "nan.pt")
+    words = ["nan.pt", "model=N", "model.width=8", "resolution=8", "samples=4", "sampling_steps=2"]
+    for program, out in ((main, "nan-samples"), (evaluate, "nan-results")):
+        for _ in range(2):
+            assert program([*words, f"out={out}"]) == 1
+            said = capsys.readouterr().err.strip()
+            assert "NaN" in said
+            assert len(said.splitlines()) == 1, said
+        left = [path for path in (folder / out).rglob("*") if path.is_file() and path.parent.name != "holders"]
+        assert [path.name for path in left if path.name != "request.json"] == []
+
+
+def test_a_weaker_model_counts_by_its_own_cost(lab: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    folder, run, _ = lab
+    weak, _, _ = tiny_run(folder / "runs", "model.width=16", steps=(2,))
+    monkeypatch.chdir(folder)
+    flops = []
+    words = [f"{run.name}@4", "--dry-run", "samples=1000", "sampling_steps=10"]
+    for more in ([], ["guidance_scale=2"], ["guidance_scale=2", f"guidance_weak={weak.name}@2"]):
+        assert main([*words, *more]) == 0
+        flops.append(float(re.search(r"([\d.e+]+) FLOPs", capsys.readouterr().out)[1]))
+    assert flops[1] == pytest.approx(2 * flops[0], rel=0.02)
+    assert flops[2] > 3 * flops[0], "a wider one costs more than the model itself"
 
 
 def test_a_public_file_of_one_class(lab: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
@@ -189,6 +265,7 @@ def test_wrong_words_are_one_line(
     said = capsys.readouterr().err.strip()
     assert re.search(line, said), said
     assert len(said.splitlines()) == 1, said
+    assert [path.name for path in (folder / "full").iterdir()] == ["thesis.tex"], "nothing is left behind"
 
 
 def test_help_and_dry_run_need_no_torch(lab: Any) -> None:

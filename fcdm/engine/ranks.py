@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -76,6 +77,14 @@ class Ranks:
         total, squares = (self.sum(mine) / self.world_size).tolist()
         if squares != total**2:
             raise UserError(f"the {self.world_size} processes see different things for {what}: start them again")
+
+    def of_first(self, value: Any) -> Any:
+        """The first rank's value, on all of them; what the others give is not looked at."""
+        if self.world_size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, 0)
+        return box[0]
 
     def barrier(self) -> None:
         if self.world_size > 1:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from fcdm.config.schema import Config
-from fcdm.data.dataset import open_dataset
+from fcdm.data.dataset import data_checksum, open_dataset
 from fcdm.engine.evaluate import Drawn, evaluate
 from fcdm.engine.grid import COLUMNS, png, tile
 from fcdm.engine.machine import matmul_precision
@@ -29,7 +29,7 @@ from fcdm.features.weights import sha256
 from fcdm.metrics.inception_score import shuffled
 from fcdm.runs.atomic import write_atomic, write_json
 from fcdm.runs.holder import claim
-from fcdm.runs.identity import short_hash
+from fcdm.runs.identity import identifying, science, short_hash
 from fcdm.runs.protocol import protocol_id, protocol_of
 from fcdm.runs.revision import code_revision
 from fcdm.runs.weights import Weights
@@ -42,22 +42,26 @@ def judge_weights(
 ) -> Path:
     """The result of a file's weights under the configuration's protocol, made unless it is there. Raises Stopped."""
     protocol = protocol_of(config)
-    name = f"{weights.path.stem}-{weights.id.removeprefix('sha256:')[:8]}-{protocol_id(protocol)}"
+    has_data = config.data.downsample == 1 or bool(config.data.path and Path(config.data.path).exists())
+    if has_data:
+        config.data.checksum = data_checksum(config.data, config.resolution)
+    judged = _judged(weights, config)
+    # The protocol's readable half, and one hash of it with all that the command line says of the file.
+    name = f"{protocol_id(protocol).rpartition('-')[0]}-{short_hash({**judged, 'protocol': protocol})}"
+    name = f"weights-{weights.id.removeprefix('sha256:')[:8]}-{name}"
     with _once(out, name, ranks) as beat:
         if beat is not None:
-            data = None
-            if config.data.downsample == 1 or (config.data.path and Path(config.data.path).exists()):
-                data = open_dataset(config, ranks.device)
-            elif ranks.is_main:
+            data = open_dataset(config, ranks.device) if has_data else None
+            if data is None and ranks.is_main:
                 progress.note(f"no latents store at {config.data.path}, so no held-out loss; all else needs none")
             model = open_model(weights, config, ranks.device)
             with matmul_precision(config.evaluation.precision):
                 partial = _partial(out, name, ranks, config.evaluation.batch_size)
                 found = evaluate(model, config, data, ranks, 0, partial, progress, stop, beat)
             content: dict[str, Any] = {
-                "weights": weights.id,
                 "file": weights.path.name,
                 "model": config.model.name,
+                "judged": judged,
                 "protocol_id": protocol_id(protocol),
                 "protocol": protocol,
                 "metrics": found.metrics,
@@ -69,6 +73,14 @@ def judge_weights(
                 write_atomic(out / f"{name}.png", png(found.grid))
                 _write(out / f"{name}.json", content, found.seconds)
     return out / f"{name}.json"
+
+
+def _judged(weights: Weights, config: Config) -> dict[str, Any]:
+    """What a file's result depends on besides the protocol: dotted key -> value; no names, as in a run's identity."""
+    kept = science(config)
+    parts: dict[str, Any] = {key: kept[key] for key in ("model", "diffusion", "resolution")}
+    parts["data"] = {key: kept["data"][key] for key in ("channels", "classes", "downsample", "checksum")}
+    return {"weights": weights.id, **identifying(parts)}
 
 
 def judge_samples_file(
@@ -96,8 +108,8 @@ def judge_samples_file(
         "splits": "in order" if shuffle is None else f"shuffled by seed {shuffle}",
         "kept": KEEP,
     }
-    digest = sha256(samples)
-    name = f"{samples.stem}-{digest[:8]}-{short_hash(protocol)}"
+    digest = ranks.of_first(sha256(samples) if ranks.is_main else None)  # tens of GB: read once
+    name = f"samples-{digest[:8]}-{short_hash(protocol)}"
     with _once(out, name, ranks) as beat:
         if beat is not None:
             began = time.monotonic()

@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from PIL import Image
 
 from fcdm.engine.grid import COLUMNS, GRID, png, tile
@@ -33,7 +32,7 @@ from fcdm.errors import UserError
 from fcdm.runs.atomic import TEMPORARY, describe_oserror, sync_folder, temporary_name, write_atomic, write_json
 from fcdm.runs.files import read_json
 
-REQUEST, DONE, NPZ, GRID_PNG = "request.json", "samples.json", "samples.npz", "grid.png"
+REQUEST, DONE, NPZ, GRID_PNG, IMAGES = "request.json", "samples.json", "samples.npz", "grid.png", "images"
 
 
 @dataclass(frozen=True)
@@ -71,20 +70,44 @@ class SampleFolder:
         return self.parts / f"{first:09d}-{last:09d}.npy"
 
     def is_done(self, request: dict[str, Any]) -> bool:
-        """Whether all is there. Raises UserError where the folder holds something else than this request's samples."""
+        """Whether all files are there. Raises UserError where the folder holds something else than this request's."""
         path = self.path / REQUEST
+        if not self.path.is_dir():
+            return False
         if path.exists():
             _refuse_another(path, read_json(path), request)
         elif others := sorted(other.name for other in self.path.iterdir() if other.name != "holders"):
             raise UserError(f"{self.path} holds other things ({', '.join(others[:3])}): say out=<another folder>")
-        return (self.path / DONE).exists()
+        files = [DONE, GRID_PNG, *([NPZ] if "npz" in request["formats"] else [])]
+        whole = all((self.path / name).exists() for name in files)
+        return whole and not ("png" in request["formats"] and self._lost_pictures())
 
     def take(self, request: dict[str, Any]) -> None:
-        """The folder is this request's from now on. Only its holder may."""
+        """The folder is this request's from now on, and not done. Only its holder may."""
+        (self.path / DONE).unlink(missing_ok=True)
         write_json(self.path / REQUEST, request)
         self.parts.mkdir(exist_ok=True)
+        self._sweep()
+        if "png" in request["formats"]:
+            lost = self._lost_pictures()
+            for first, last, path in self.there():
+                if not lost.isdisjoint(range(first, last)):
+                    path.unlink()
+
+    def tidy(self) -> None:
+        """Remove what a process that was killed at its very end has left. Only the folder's holder may."""
+        self._sweep()
+        shutil.rmtree(self.parts, ignore_errors=True)
+
+    def _sweep(self) -> None:
         for leftover in [*self.path.glob(f"{TEMPORARY}*"), *self.parts.glob(f"{TEMPORARY}*")]:
             leftover.unlink(missing_ok=True)
+
+    def _lost_pictures(self) -> set[int]:
+        """Numbers of the samples that have no PNG."""
+        folder = self.path / IMAGES
+        names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+        return {number for number in range(self.count) if _picture_name(number) not in names}
 
 
 def draw(
@@ -98,29 +121,30 @@ def draw(
     beat: Callable[[], None],
 ) -> None:
     """Draw what is missing; `progress(samples there)`. Raises Stopped between batches, UserError."""
-    batches = _of_first(folder.missing(batch_size) if ranks.is_main else [], ranks)
-    images = folder.path / "images"
+    batches = ranks.of_first(folder.missing(batch_size) if ranks.is_main else [])
+    there = folder.count - sum(last - first for first, last in batches)
+    images = folder.path / IMAGES
     if pngs:
         with _told(images):
             images.mkdir(exist_ok=True)
-    for turn in range(-(-len(batches) // ranks.world_size)):
+    for turn in range(0, len(batches), ranks.world_size):
         if signum := ranks.stop(stop.signum):
             raise Stopped(signum)
-        mine = turn * ranks.world_size + ranks.rank
-        if mine < len(batches):
-            first, last = batches[mine]
+        if turn + ranks.rank < len(batches):
+            first, last = batches[turn + ranks.rank]
             drawn = sampler.images(torch.arange(first, last, device=ranks.device))
             pictures = drawn.permute(0, 2, 3, 1).contiguous().cpu().numpy()
             if pngs:  # before the part, which says that its pictures are there
                 for number, picture in enumerate(pictures, first):
                     with _told(images):
-                        _picture(picture).save(images / f"{number:06d}.png")
+                        _picture(picture).save(images / _picture_name(number))
             buffer = io.BytesIO()
             np.save(buffer, pictures, allow_pickle=False)
             write_atomic(folder.part(first, last), buffer.getvalue())
         beat()
+        there += sum(last - first for first, last in batches[turn : turn + ranks.world_size])
         if ranks.is_main:
-            progress(sum(last - first for first, last, _ in folder.there()))
+            progress(there)
     ranks.barrier()
 
 
@@ -141,7 +165,7 @@ def put_together(
     grid = np.concatenate(first)[:GRID].transpose(0, 3, 1, 2)
     write_atomic(folder.path / GRID_PNG, png(grid))
     write_json(folder.path / DONE, {**facts, "grid": {"columns": COLUMNS, "tile": tile(grid.shape[-1])}})
-    shutil.rmtree(folder.parts, ignore_errors=True)
+    folder.tidy()
 
 
 def _write_npz(
@@ -176,24 +200,19 @@ def _labels(sampler: Sampler, count: int, chunk: int = 1 << 16) -> Iterator[np.n
         yield sampler.labels(numbers).cpu().numpy()
 
 
+def _picture_name(number: int) -> str:
+    return f"{number:06d}.png"
+
+
 def _picture(pixels: np.ndarray[Any, Any]) -> Image.Image:
     return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels[..., :3])
 
 
-def _of_first(value: Any, ranks: Ranks) -> Any:
-    """The first rank's value, on all of them."""
-    if ranks.world_size == 1:
-        return value
-    box = [value]
-    dist.broadcast_object_list(box, 0)
-    return box[0]
-
-
 def _refuse_another(path: Path, before: dict[str, Any], asked: dict[str, Any]) -> None:
     from fcdm.runs.atomic import plain
-    from fcdm.runs.identity import flatten
+    from fcdm.runs.identity import identifying
 
-    old, new = flatten(before), flatten(plain(asked))
+    old, new = identifying(before), identifying(plain(asked))
     differ = [f"{key} {old.get(key)}, not {new.get(key)}" for key in sorted(old | new) if old.get(key) != new.get(key)]
     if differ:
         more = f" and {len(differ) - 3} more" if len(differ) > 3 else ""

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from fcdm.config.averages import power_length
 from fcdm.config.check import check, checked, config_from, unknown_key
-from fcdm.config.presets import CONF, preset_names
+from fcdm.config.presets import preset_names
 from fcdm.config.schema import Config, CustomConfig, EvaluationConfig
 from fcdm.data.dataset import data_checksum
 from fcdm.errors import UserError
@@ -116,8 +116,8 @@ def run_config(run: Run, overrides: list[str]) -> Config:
     choices = []
     if (name := frozen["model"]["name"]) in preset_names():
         choices.append(f"model={name}")
-    if (CONF / "data" / f"{frozen['data']['name']}.yaml").is_file():
-        choices.append(f"data={frozen['data']['name']}")
+    # By what the data are and not by their name, which is the user's: a store of one's own is judged as any latents.
+    choices.append("data=digits" if frozen["data"]["downsample"] == 1 else "data=imagenet")
     choices.append(f"objective={frozen['diffusion'].get('objective', 'ddpm')}")
     composed = _composed([*choices, *overrides])
     with open_dict(composed):  # what other values are made of, such as evaluation.decoder
