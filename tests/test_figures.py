@@ -12,11 +12,12 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from matplotlib.text import Text
+from matplotlib.text import Annotation, Text
 from PIL import Image
 
 from analysis import plots
 from analysis.axes import log_ticks, with_left_out
+from analysis.figures import fid_against
 from analysis.figures_ablation import settings_of
 from analysis.figures_published import published_beside
 from analysis.guidance import guidance_table
@@ -104,7 +105,11 @@ def drawn(runs: Path) -> Iterator[dict[str, tuple[Figure, pd.DataFrame]]]:
 def points_drawn(figure: Figure, panel: int = 0) -> set[tuple[float, float]]:
     """Every point of every line and cloud of a panel, read back from what is drawn."""
     axes = figure.axes[panel]
-    lines = [np.column_stack(line.get_data()) for line in axes.lines if line.get_transform() == axes.transData]
+    lines = [
+        np.column_stack(line.get_data())[:: line.get_markevery() or 1]
+        for line in axes.lines
+        if line.get_transform() == axes.transData
+    ]
     clouds = [np.asarray(cloud.get_offsets()) for cloud in axes.collections if len(cloud.get_offsets())]
     return {(float(f"{x:.6g}"), float(f"{y:.6g}")) for part in [*lines, *clouds] for x, y in part if x or y}
 
@@ -121,7 +126,7 @@ def test_the_numbers_beside_a_figure_are_those_in_it(drawn: dict[str, tuple[Figu
     for name, x in (("fid_vs_steps", "steps"), ("fid_vs_training_flops", "train_pflops")):
         figure, numbers = drawn[name]
         assert points_drawn(figure) == points_told(numbers, x, "fid")
-        assert set(numbers["origin"]) == {"these runs", "published"}
+        assert set(numbers["origin"]) == {"these runs", "published", "ratio at equal FID"}
     figure, numbers = drawn["fid_vs_forward_gmacs"]
     for panel, (kind, y) in enumerate((("fid", "fid"), ("throughput", "images_per_s"))):
         assert points_drawn(figure, panel) == points_told(numbers[numbers["panel"] == kind], "forward_gmacs", y)
@@ -440,3 +445,44 @@ def test_published_throughputs_claim_no_protocol_and_rings_lie_on_top(
     assert "unknown size" not in {text.get_text() for text in alone[0].legends[0].get_texts()}
     plt.close(alone[0])
     plt.close(unsized[0])
+
+
+@pytest.mark.parametrize("axis", ["steps", "train_pflops"])
+def test_the_ratio_arrow_ends_on_the_drawn_curves(tmp_path: Path, axis: str) -> None:
+    """Also where a FID rises on the way, after which what had been reached before counts."""
+    fids = {"N": (20.0, 5.0, 2.9, 2.8), "dit/N-2": (60.0, 10.0, 11.0, 3.0)}
+    for model, values in fids.items():
+        run = make_run(tmp_path, model, grids=False)
+        for path, fid in zip(sorted((run / "evaluations").glob("*.json")), values, strict=True):
+            content = json.loads(path.read_text())
+            path.write_text(json.dumps({**content, "metrics": {**content["metrics"], "fid": fid}, "floor": {}}))
+    with plt.style.context(STYLE):
+        made = fid_against(table_of(read_curves(tmp_path), tmp_path), axis)
+    assert made is not None
+    figure, numbers = made
+    (axes,) = figure.axes
+    (arrow,) = [text for text in axes.texts if isinstance(text, Annotation) and text.arrow_patch is not None]
+    curves = [np.column_stack(line.get_data()) for line in axes.lines]
+    for end in (arrow.xy, arrow.xyann):
+        shown = [axes.transData.transform(curve[np.isfinite(curve[:, 1])]) for curve in curves]
+        away = min(np.hypot(*(one - axes.transData.transform(end)).T).min() for one in shown)
+        assert away < 3  # of a figure of 400 pixels: half of one of the 30 pieces that a segment is drawn in
+        x, y = end
+        crossing = [np.interp(np.log(x), np.log(curve[:, 0]), curve[:, 1]) for curve in curves]
+        assert min(abs(np.log(at / y)) for at in crossing if np.isfinite(at)) < 0.003
+    (row,) = (row for _, row in numbers.iterrows() if row["origin"] == "ratio at equal FID")
+    assert (row["ratio_at_fid"], row["ratio_to"], row["ratio_from"]) == (arrow.xy[1], arrow.xy[0], arrow.xyann[0])
+    plt.close(figure)
+
+
+def test_each_resolution_has_its_floor(tmp_path: Path) -> None:
+    with plt.style.context(STYLE):
+        made = fid_against(table_of(read_curves(make_two_resolutions(tmp_path)), tmp_path), "steps")
+    assert made is not None
+    notes = {text.get_text() for text in made[0].axes[0].texts if text.get_text()}
+    assert notes == {f"real images, 8 px: {FLOOR:.3g}", f"real images, 16 px: {4 * FLOOR:.3g}"}
+    title = made[0].axes[0].get_title("right").splitlines()
+    assert len(title) == 2
+    assert "16 px (+3 in CSV)" in title[1]
+    assert (made[1]["origin"] == "ratio at equal FID").sum() == 4
+    plt.close(made[0])
