@@ -161,8 +161,12 @@ def _draw_floors(axes: Axes, table: pd.DataFrame, found: list[Line]) -> None:
     """The floor of each data set and resolution."""
     lowest = min(line.points["fid"].min() for line in found)
     below = 0
+    at: dict[float, str] = {}
     for scale, rows in scales(table):
-        below += _draw_floor(axes, float(rows["floor"].median()), lowest, scale, below)
+        floor = float(rows["floor"].median())
+        at[floor] = at.get(floor, "") + scale
+    for floor, where in at.items():
+        below += _draw_floor(axes, floor, lowest, where, below)
 
 
 def _draw_floor(axes: Axes, floor: float, lowest: float, scale: str, below: int) -> bool:
