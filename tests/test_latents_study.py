@@ -6,7 +6,9 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -95,9 +97,42 @@ def test_the_whole_chain(lab: Path) -> None:
     for key, value in values(whole).items():
         assert there[key] == pytest.approx(value, rel=0.05, abs=1e-3), key
 
+    _sampled_and_judged_by_hand(lab, whole, judged[-1])
+
     plotted = run(lab, "-m", "analysis.plots", "--runs", "runs", "--out", "figures")
     assert "FID" in plotted.stdout
     assert list((lab / "figures").glob("*.png"))
+
+
+def _sampled_and_judged_by_hand(lab: Path, whole: Path, judged: dict[str, Any]) -> None:
+    """`fcdm.sample` and `fcdm.evaluate` under the training's own protocol give the training's own numbers."""
+    how = ["samples=12", "sampling_steps=2", "batch_size=6"]
+    run(lab, "-m", "fcdm.sample", f"{whole.name}@4", *how, "out=drawn")
+    with np.load(lab / "drawn/samples.npz", allow_pickle=False) as arrays:
+        images, labels = arrays["arr_0"], arrays["arr_1"]
+    assert (images.shape, images.dtype) == ((12, 32, 32, 3), np.uint8)
+    assert len({image.tobytes() for image in images}) == 12
+    assert set(labels.tolist()) <= {0, 1, 2}
+
+    run(lab, "-m", "fcdm.evaluate", "samples=drawn/samples.npz", "reference=reference.npz", "batch_size=6")
+    (result,) = (lab / "results").glob("samples-*.json")
+    found = json.loads(result.read_text())["metrics"]
+    assert found.keys() == METRICS - {"heldout_loss"}
+    for key, value in found.items():
+        assert value == pytest.approx(judged["metrics"][key], rel=1e-4, abs=1e-6), key
+
+    files = {path: path.stat().st_mtime_ns for path in whole.glob("evaluations/*.json")}
+    protocol = [*how, "reference=reference.npz", "mlflow_uri=off"]
+    shown = run(lab, "-m", "fcdm.evaluate", f"{whole.name}@4", *protocol)
+    assert f"{judged['protocol_id']}.json" in shown.stdout
+    assert {path: path.stat().st_mtime_ns for path in whole.glob("evaluations/*.json")} == files, "judged already"
+    for path in files:
+        path.rename(path.with_suffix(".before"))
+    run(lab, "-m", "fcdm.evaluate", f"{whole.name}@4", *protocol)
+    (again,) = whole.glob("evaluations/*.json")
+    assert json.loads(again.read_text())["metrics"] == judged["metrics"]
+    for path in files:
+        path.with_suffix(".before").rename(path)
 
 
 def test_frozen_latents_and_flips_are_another_run(lab: Path) -> None:
