@@ -28,6 +28,7 @@ def curves_in_mlflow(uri: str) -> list[RunCurves]:
     from sqlalchemy.exc import SQLAlchemyError
 
     logging.getLogger("mlflow").setLevel(logging.WARNING)
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # else it tells of every retry
     try:
         client = mlflow.MlflowClient(uri)
         experiment = client.get_experiment_by_name(EXPERIMENT)
@@ -41,10 +42,26 @@ def curves_in_mlflow(uri: str) -> list[RunCurves]:
             token = page.token
             if not token:
                 break
-        return [_curves(client, run) for run in found if "fcdm.run_id" in run.data.tags]
+        return [_read(uri, client, run) for run in found if "fcdm.run_id" in run.data.tags]
+    except ImportError as error:
+        raise UserError(f"MLflow at {uri} needs the Python package '{error.name}', which is not installed") from None
     except (mlflow.exceptions.MlflowException, requests.RequestException, SQLAlchemyError, OSError) as error:
+        if isinstance(error, requests.ConnectionError | requests.Timeout) or "failed with exception" in str(error):
+            raise UserError(f"MLflow at {uri} does not answer: start it, or read the runs' folder") from None
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"MLflow at {uri} cannot be read: {first[:200]}") from None
+
+
+def _read(uri: str, client: Any, run: Any) -> RunCurves:
+    """`_curves`. Raises UserError, naming the run, where its tags are not what `fcdm.tracking` writes."""
+    try:
+        return _curves(client, run)
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        why = f"{type(error).__name__}: {error}".splitlines()[0][:120]
+        raise UserError(
+            f"MLflow at {uri}: run '{run.info.run_name}' ({run.info.run_id}) has tags or parameters that cannot be "
+            f"read ({why}): forward it again with `python -m fcdm.sync`"
+        ) from None
 
 
 def _curves(client: Any, run: Any) -> RunCurves:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+import sqlite3
 import subprocess
 import sys
 import time
@@ -77,6 +79,31 @@ def test_mlflow_gives_the_same_table_and_so_does_the_folder(
     for name in (None, "demo"):
         here, there = (tidy_table(source, name).drop(columns=["grid", "grid_columns"]) for source in (study, uri))
         pd.testing.assert_frame_equal(here, there)
+
+
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_a_store_that_cannot_be_read_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    runs, store = tmp_path / "runs", tmp_path / "store.db"
+    make_run(runs, budgets=(100,), grids=False)
+    Forwarder(runs, f"sqlite:///{store}").forward()
+    with contextlib.closing(sqlite3.connect(store)) as database:
+        database.execute("UPDATE tags SET value = '{torn' WHERE key = 'fcdm.forwarded'")
+        database.commit()
+    capfd.readouterr()
+    for uri, part in (
+        (f"sqlite:///{store}", "run 'N-digits-8px-"),
+        ("http://127.0.0.1:1", "does not answer"),
+        ("postgresql+nosuchdriver://a:b@127.0.0.1:1/x", "cannot be read"),
+    ):
+        assert table_command.main(["--runs", uri]) == 1
+        said = capfd.readouterr()
+        assert part in said.err
+        assert said.err.count("\n") == 1, said.err
+        assert said.out == ""
 
 
 def test_protocols_are_not_mixed(tmp_path: Path) -> None:
