@@ -1,4 +1,6 @@
-"""Weights that a configuration names: found, pinned by their identity, and checked to fit, before anything starts.
+"""Weights that a configuration names: found, pinned by their identity, and compared as far as their configurations go.
+
+A file does not say what it was trained as: its tensors are held to the model when they are read, at the job's start.
 
 What the user typed is no identity: `init_from` and `evaluation.guidance_weak` become `<run's id>@<step>` or
 `sha256:<of the file>`, and where that was found goes into a runtime key beside it, for the node that reads it.
