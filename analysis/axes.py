@@ -96,9 +96,11 @@ def between(amount: ArrayLike, value: ArrayLike, pieces: int = PIECES) -> tuple[
 
     On two log axes that is bent: joined by straight segments, an arrow's ends would lie beside the curves.
     """
-    logs, y = np.log(np.asarray(amount, dtype=float)), np.asarray(value, dtype=float)
+    x, y = np.asarray(amount, dtype=float), np.asarray(value, dtype=float)
     places = np.arange((len(y) - 1) * pieces + 1) / pieces
-    return np.exp(np.interp(places, np.arange(len(y)), logs)), np.interp(places, np.arange(len(y)), y)
+    drawn = np.exp(np.interp(places, np.arange(len(y)), np.log(x)))
+    drawn[::pieces] = x  # measured points to the last bit: a limit or a tick may be one of them
+    return drawn, np.interp(places, np.arange(len(y)), y)
 
 
 def step_ticks(axis: Axis, steps: list[int]) -> None:
