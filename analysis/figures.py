@@ -56,6 +56,7 @@ def fid_against(table: pd.DataFrame, axis: str, published: pd.DataFrame | None =
     named = _named(found, pairs)
     styles = line_styles([line for line in found if line.label in named])
     figure, axes = plt.subplots(figsize=(SINGLE, 2.0))
+    axes.set(xscale="log", yscale="log", xlabel=AXES[axis], ylabel=fid_label(table))  # first: one point has limits then
     for line in found:
         if line.label in named:
             _draw_line(axes, line, axis, styles)
@@ -64,7 +65,6 @@ def fid_against(table: pd.DataFrame, axis: str, published: pd.DataFrame | None =
             thin = {"color": colour, "alpha": 0.4, "lw": 0.6, "marker": ".", "markersize": 3, "markeredgewidth": 0}
             axes.plot(*between(line.points[axis], line.points["fid"]), zorder=2, markevery=PIECES, **thin)  # type: ignore[arg-type]
     others = _draw_published(axes, published, found, axis, told, styles)
-    axes.set(xscale="log", yscale="log", xlabel=AXES[axis], ylabel=fid_label(table))
     _draw_floors(axes, table, found)
     ratios, written = _arrows(axes, pairs, axis)
     log_axes(axes)

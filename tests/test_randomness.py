@@ -175,6 +175,7 @@ def test_numbers_never_change() -> None:
         "SAMPLE_STEP": 7,
         "SAMPLE_LABEL": 8,
         "HELDOUT_NOISE": 9,
+        "MODEL": 10,
     }
 
 
