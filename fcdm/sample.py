@@ -229,9 +229,7 @@ def _sample(
                         folder.tidy()
             except UserError as error:
                 refusal = error
-        if ranks.any(refusal is not None):
-            # Only the first rank's code counts: another's would have srun kill it before it has said why.
-            raise refusal or SystemExit(0)
+        ranks.refuse_together(refusal)
         if not ranks.any(done):
             sampler = Sampler(open_model(weights, config, ranks.device), config, ranks.device, label)
             shown = stack.enter_context(TerminalBar(ranks.world_size))

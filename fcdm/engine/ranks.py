@@ -86,6 +86,14 @@ class Ranks:
         dist.broadcast_object_list(box, 0)
         return box[0]
 
+    def refuse_together(self, refusal: Exception | None) -> None:
+        """All go on, or none: raises the first rank's refusal there, and ends the others without a word.
+
+        With code 0, for only the first rank's counts: another's would have srun kill it before it has said why.
+        """
+        if self.any(refusal is not None):
+            raise refusal or SystemExit(0)
+
     def barrier(self) -> None:
         if self.world_size > 1:
             dist.barrier()

@@ -154,9 +154,7 @@ def _once(out: Path, name: str, ranks: Ranks) -> Iterator[Beat | None]:
             except UserError as error:
                 refusal = error
             done = final.exists()  # another may have made it since
-        if ranks.any(refusal is not None):
-            # Only the first rank's code counts: another's would have srun kill it before it has said why.
-            raise refusal or SystemExit(0)
+        ranks.refuse_together(refusal)
         yield None if ranks.any(done) else beat
         ranks.barrier()
         if ranks.is_main:

@@ -47,9 +47,7 @@ def do_job(job: Job, run: Run, ranks: Ranks, progress: Progress, stop: StopSigna
             except UserError as error:
                 refusal = error
         # All go on together, once the first holds the run, or none does.
-        if ranks.any(refusal is not None):
-            # Only the first rank's code counts: another's would have srun kill it before it has said why.
-            raise refusal or SystemExit(0)
+        ranks.refuse_together(refusal)
         if ranks.any(done):  # a job that was requeued from outside when it was about to end
             return
 
