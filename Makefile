@@ -36,9 +36,9 @@ notebooks: setup  ## run the notebooks of analysis/ again, in place
 	@OMP_NUM_THREADS=1 $(PY) tools/notebooks.py
 
 .PHONY: slurm
-slurm: setup  ## a private SLURM on this machine: its packages (apt, as root), then slurm/devcluster.py up
+slurm: setup  ## a private SLURM on this machine: its packages (apt, as root), then tools/devcluster up
 	@$(PYTHON) tools/install_slurm.py
-	@$(PYTHON) slurm/devcluster.py up
+	@$(PYTHON) tools/devcluster up
 
 .PHONY: test
 test: setup lint  ## every check and test, as CI runs them

@@ -1,1 +1,1 @@
-"""From records to the tables and figures of a paper. Imports nothing of the engine."""
+"""What people open: commands (`python -m analysis.plots`), notebooks, results. The code is in `fcdm.analysis`."""

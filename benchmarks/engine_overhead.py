@@ -28,13 +28,13 @@ from fcdm.config.schema import Config
 from fcdm.data.dataset import Dataset
 from fcdm.diffusion.loss import training_loss
 from fcdm.diffusion.process import Process
-from fcdm.engine.machine import cpu_name
-from fcdm.engine.ranks import Ranks
+from fcdm.engine.distributed import Ranks
+from fcdm.engine.environment import cpu_name
 from fcdm.engine.state import create_model
 from fcdm.engine.stop import StopSignal
 from fcdm.engine.train import train
-from fcdm.launch.jobs import make_jobs
-from fcdm.launch.show import TerminalProgress
+from fcdm.jobs.make_jobs import make_jobs
+from fcdm.jobs.progress import TerminalProgress
 
 
 class BareLoop:

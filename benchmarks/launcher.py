@@ -19,15 +19,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "slurm")]
+sys.path.insert(0, str(ROOT))
 
-from devcluster import Cluster  # noqa: E402
 
-from fcdm.launch.jobs import Job  # noqa: E402
-from fcdm.launch.slurm.submissions import list_tasks  # noqa: E402
-from fcdm.runs.atomic import write_json  # noqa: E402
+from fcdm.atomic import write_json  # noqa: E402
+from fcdm.jobs.job import Job  # noqa: E402
 from fcdm.runs.folder import Run  # noqa: E402
 from fcdm.runs.protocol import protocol_id, protocol_of  # noqa: E402
+from fcdm.slurm.ledger import list_tasks  # noqa: E402
+from tools.devcluster.cluster import Cluster  # noqa: E402
 
 
 @dataclass

@@ -38,7 +38,7 @@ from benchmarks.plain_fcdm import PlainFCDM  # noqa: E402
 from fcdm.config.presets import load_preset  # noqa: E402
 from fcdm.config.schema import FCDMConfig  # noqa: E402
 from fcdm.models import FCDM  # noqa: E402
-from fcdm.models.public import to_official  # noqa: E402
+from fcdm.models.official_weights import to_official  # noqa: E402
 
 WARM_UP_ROUNDS = 2
 

@@ -22,8 +22,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 
 from fcdm.config.check import checked
-from fcdm.launch.compose import Composer
-from fcdm.launch.grids import expand
+from fcdm.sweep.compose import Composer
+from fcdm.sweep.expand import expand
 
 MODELS = ("N", "M", "dit/N-2", "dit/M-2")
 RATES = 10

@@ -16,8 +16,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from analysis.plots import draw
-from analysis.table import read_curves, table_of
+from fcdm.analysis.data.tidy_table import read_curves, table_of
+from fcdm.analysis.plots import draw
 
 MODELS = ("N", "M", "dit/N-2", "dit/M-2")
 
@@ -49,7 +49,7 @@ def main(runs: int = 1000) -> None:
 def make_runs(folder: Path, runs: int) -> Path:
     """One made-up run per model, copied under other seeds."""
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-    from tests.fake_runs import make_run
+    from tests.support.fake_runs import make_run
 
     for model in MODELS:
         first = make_run(folder, model, every=8, grids=False)

@@ -17,8 +17,8 @@ from fcdm.engine.stop import StopSignal, end_process
 from fcdm.errors import UserError
 
 if TYPE_CHECKING:
-    from fcdm.launch.source import Words
     from fcdm.runs.folder import Run
+    from fcdm.sweep.sampling_config import Words
 
 HELP = """python -m fcdm.evaluate SOURCE key=value ...
 python -m fcdm.evaluate samples=FILE.npz reference=FILE.npz
@@ -70,7 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(words: list[str]) -> int:
-    from fcdm.launch.source import take_apart
+    from fcdm.sweep.sampling_config import take_apart
 
     if words[0] == "calibrate":
         return _calibrate(take_apart(words[1:], ("samples", "published", "batch_size", "out", "reference"), ()))
@@ -94,8 +94,8 @@ def _names_a_file(text: str) -> bool:
 
 
 def _weights(asked: Words) -> None:
-    from fcdm.launch.source import run_config, source_config, value_of
-    from fcdm.runs.weights import SUFFIXES, find_run_named, find_weights
+    from fcdm.runs.find_weights import SUFFIXES, find_run_named, find_weights
+    from fcdm.sweep.sampling_config import run_config, source_config, value_of
 
     assert asked.source is not None
     runs_dir = value_of(asked.overrides, "runs_dir") or "runs"
@@ -137,19 +137,19 @@ def _budgets(run: Run) -> list[int]:
 
 def _judge_run(run: Run, config: Any) -> None:
     """As a job of its own does it: the claim, the evaluation files and MLflow are those of `evaluation=job`."""
-    from fcdm.launch.jobs import Job
+    from fcdm.jobs.job import Job
     from fcdm.runs.protocol import protocol_id, protocol_of
 
     job = Job(run.id, [config], work="judge")
     first = int(os.environ.get("SLURM_PROCID", os.environ.get("RANK", 0))) == 0
     if job.left(run):
-        from fcdm.launch.slurm.distributed import export_ranks
+        from fcdm.slurm.rank_env import export_ranks
 
         export_ranks()
-        from fcdm.engine.ranks import Ranks
-        from fcdm.launch.forwarder import forwarding
-        from fcdm.launch.here import do_job
-        from fcdm.launch.show import TerminalProgress
+        from fcdm.engine.distributed import Ranks
+        from fcdm.jobs.progress import TerminalProgress
+        from fcdm.jobs.run_job import do_job
+        from fcdm.tracking.background import forwarding
 
         with contextlib.ExitStack() as stack:
             stop = stack.enter_context(StopSignal())
@@ -169,14 +169,14 @@ def _judge_run(run: Run, config: Any) -> None:
 
 
 def _judge_file(weights: Any, config: Any, asked: Words, ranks: Any, progress: Any, stop: Any) -> Path:
-    from fcdm.engine.results import judge_weights
+    from fcdm.engine.evaluate_files import judge_weights
 
     return judge_weights(weights, config, _out(asked), ranks, progress, stop)
 
 
 def _samples(asked: Words) -> Path:
     """Judges a file of samples; the path of the result."""
-    from fcdm.features.weights import find_weights as find_inception
+    from fcdm.features.inception_weights import find_weights as find_inception
 
     samples, reference = Path(asked.own["samples"]), asked.own.get("reference")
     if reference is None:
@@ -191,10 +191,10 @@ def _samples(asked: Words) -> Path:
             raise UserError(f"{path}: there is no such file")
     find_inception()
     batch_size, shuffle = _number(asked, "batch_size", 64), _number(asked, "shuffle", -1)
-    from fcdm.launch.source import value_of
+    from fcdm.sweep.sampling_config import value_of
 
     def judge(ranks: Any, progress: Any, stop: Any) -> Path:
-        from fcdm.engine.results import judge_samples_file
+        from fcdm.engine.evaluate_files import judge_samples_file
 
         return judge_samples_file(
             samples,
@@ -212,7 +212,7 @@ def _samples(asked: Words) -> Path:
 
 
 def _calibrate(asked: Words) -> int:
-    from fcdm.calibration import compare, missing_files, published_values
+    from fcdm.features.calibration import compare, missing_files, published_values
 
     if asked.source is not None:
         raise UserError(f"{asked.source}: calibrate takes samples= and reference=")
@@ -232,13 +232,13 @@ def _calibrate(asked: Words) -> int:
 
 def _results(device: str, threads: int | None, judge: Any) -> Path:
     """Runs `judge(ranks, progress, stop)` with all that it needs around it."""
-    from fcdm.launch.slurm.distributed import export_ranks
+    from fcdm.slurm.rank_env import export_ranks
 
     export_ranks()
     import torch
 
-    from fcdm.engine.ranks import Ranks
-    from fcdm.launch.bar import BarProgress
+    from fcdm.engine.distributed import Ranks
+    from fcdm.jobs.image_progress import BarProgress
 
     if threads is not None:
         torch.set_num_threads(threads)

@@ -13,13 +13,13 @@ from pathlib import Path
 
 from fcdm.engine.stop import Stopped, StopSignal, end_process
 from fcdm.errors import UserError
-from fcdm.launch.jobs import Job
-from fcdm.launch.show import HELD, JUDGE_PROGRESS_FILE, PROGRESS_FILE
-from fcdm.launch.slurm.requeue import USERS, forget_ends, is_preempted, note_end, requeue
-from fcdm.launch.slurm.submissions import add_id
-from fcdm.runs.claims import own_job
+from fcdm.jobs.job import Job
+from fcdm.jobs.progress import HELD, JUDGE_PROGRESS_FILE, PROGRESS_FILE
 from fcdm.runs.folder import Run
-from fcdm.runs.holder import RunHeld
+from fcdm.runs.lock_files import own_job
+from fcdm.runs.run_lock import RunHeld
+from fcdm.slurm.ledger import add_id
+from fcdm.slurm.requeue import USERS, forget_ends, is_preempted, note_end, requeue
 
 LONGEST_GRACE_S = 7200.0
 
@@ -60,11 +60,11 @@ def _do(path: Path, job: Job, stop: StopSignal) -> int:
         print("nothing is left to do", flush=True)
         return 0
     # Only now torch: errors before come at once.
-    from fcdm.engine.ranks import Ranks
-    from fcdm.launch.forwarder import forwarding
-    from fcdm.launch.here import do_job
-    from fcdm.launch.show import FileProgress
-    from fcdm.launch.slurm.distributed import export_ranks
+    from fcdm.engine.distributed import Ranks
+    from fcdm.jobs.progress import FileProgress
+    from fcdm.jobs.run_job import do_job
+    from fcdm.slurm.rank_env import export_ranks
+    from fcdm.tracking.background import forwarding
 
     if mine:  # else this may be an ordinary command inside an allocation of several tasks
         export_ranks()

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from fcdm.data.sources import Source
+    from fcdm.data.image_sources import Source
 
 EXAMPLES = """examples:
   python -m fcdm.prepare latents --images /data/imagenet/train --resolution 256
@@ -110,13 +110,13 @@ def _as_option(word: str) -> str:
 
 
 def _latents(options: argparse.Namespace) -> None:
-    from fcdm.launch.slurm.distributed import export_ranks
+    from fcdm.slurm.rank_env import export_ranks
 
     export_ranks()
     from fcdm.data.encoding import Request
     from fcdm.data.prepare_latents import prepare_latents
-    from fcdm.engine.ranks import Ranks
-    from fcdm.launch.bar import TerminalBar
+    from fcdm.engine.distributed import Ranks
+    from fcdm.jobs.image_progress import TerminalBar
 
     request = Request(
         images=options.images,
@@ -141,7 +141,7 @@ def _latents(options: argparse.Namespace) -> None:
 
 
 def _reference(options: argparse.Namespace) -> None:
-    from fcdm.data.sources import open_source
+    from fcdm.data.image_sources import open_source
 
     out = options.out or Path(f"data/reference-{options.resolution}.npz")
     for name in ("resolution", "keep", "batch", "workers"):
@@ -150,10 +150,10 @@ def _reference(options: argparse.Namespace) -> None:
     source = open_source(options.images)
     if out.exists():
         raise UserError(f"{out} is there already: remove it, or say out=<another file>")
-    from fcdm.engine.ranks import choose_device
+    from fcdm.engine.distributed import choose_device
     from fcdm.features import open_extractor
-    from fcdm.features.reference import write_reference
-    from fcdm.launch.bar import TerminalBar
+    from fcdm.features.make_reference import write_reference
+    from fcdm.jobs.image_progress import TerminalBar
 
     extractor = open_extractor("inception", choose_device(options.device, 0))
     with TerminalBar(1) as shown:

@@ -18,8 +18,8 @@ from fcdm.errors import UserError
 
 if TYPE_CHECKING:
     from fcdm.config.schema import Config
-    from fcdm.launch.source import Words
-    from fcdm.runs.weights import Weights
+    from fcdm.runs.find_weights import Weights
+    from fcdm.sweep.sampling_config import Words
 
 HELP = """python -m fcdm.sample SOURCE key=value ...
 
@@ -66,8 +66,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def told(program: str, run: Any) -> int:
     """Runs a command; what goes wrong in what the user asked for becomes one line."""
-    from fcdm.launch.messages import is_users, one_line
-    from fcdm.runs.holder import RunHeld
+    from fcdm.runs.run_lock import RunHeld
+    from fcdm.sweep.hydra_errors import is_users, one_line
 
     try:
         return int(run() or 0)
@@ -88,8 +88,8 @@ def told(program: str, run: Any) -> int:
 
 
 def _run(words: list[str]) -> int:
-    from fcdm.launch.source import source_config, take_apart, value_of
-    from fcdm.runs.weights import find_weights
+    from fcdm.runs.find_weights import find_weights
+    from fcdm.sweep.sampling_config import source_config, take_apart, value_of
 
     asked = take_apart(words, OWN, ("dry-run",))
     if asked.source is None:
@@ -149,7 +149,7 @@ def _request(weights: Weights, config: Config, label: int | None, formats: list[
 
 
 def _folder(weights: Weights, request: dict[str, Any]) -> Path:
-    from fcdm.runs.atomic import plain
+    from fcdm.atomic import plain
     from fcdm.runs.identity import identifying, short_hash
 
     name = weights.name.removesuffix(weights.path.suffix)
@@ -158,8 +158,8 @@ def _folder(weights: Weights, request: dict[str, Any]) -> Path:
 
 def _forecast(weights: Weights, config: Config, formats: list[str], out: Path) -> list[str]:
     """What it takes, before anything is drawn."""
-    from fcdm.cost import sampling_passes
-    from fcdm.launch.plan.estimate import ADAPTIVE_CALLS, judging_flops
+    from fcdm.cost.model_cost import sampling_passes
+    from fcdm.plan.estimate import ADAPTIVE_CALLS, judging_flops
 
     asked = config.evaluation
     side, channels = config.resolution, config.data.channels if config.data.downsample == 1 else 3
@@ -194,20 +194,20 @@ def _sample(
     out: Path,
     stop: StopSignal,
 ) -> None:
-    from fcdm.launch.slurm.distributed import export_ranks
+    from fcdm.slurm.rank_env import export_ranks
 
     export_ranks()
     import contextlib
 
     import torch
 
-    from fcdm.engine.machine import matmul_precision
-    from fcdm.engine.opened import open_model
-    from fcdm.engine.ranks import Ranks
+    from fcdm.engine.distributed import Ranks
+    from fcdm.engine.environment import matmul_precision
+    from fcdm.engine.load_model import open_model
+    from fcdm.engine.sample_files import SampleFolder, draw, facts_of, put_together
     from fcdm.engine.sampler import Sampler
-    from fcdm.engine.samples import SampleFolder, draw, facts_of, put_together
-    from fcdm.launch.bar import TerminalBar
-    from fcdm.runs.holder import claim
+    from fcdm.jobs.image_progress import TerminalBar
+    from fcdm.runs.run_lock import claim
 
     began = time.monotonic()
     if config.threads is not None:

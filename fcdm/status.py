@@ -10,10 +10,10 @@ from pathlib import Path
 from rich.console import Console
 
 from fcdm.errors import UserError
-from fcdm.launch.status.again import cancel, on_their_way, retry_failed
-from fcdm.launch.status.overview import Looker, Overview, what_is_asked
-from fcdm.launch.status.table import EVERY_S, follow, table
-from fcdm.launch.status.words import as_json, begun_from, commands, next_steps, plain_lines, summary
+from fcdm.jobstatus.actions import cancel, on_their_way, retry_failed
+from fcdm.jobstatus.collect import Looker, Overview, what_is_asked
+from fcdm.jobstatus.status_table import EVERY_S, follow, table
+from fcdm.jobstatus.words import as_json, begun_from, commands, next_steps, plain_lines, summary
 
 
 def main(arguments: list[str] | None = None) -> int:

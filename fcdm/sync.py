@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from fcdm.errors import UserError
 
 if TYPE_CHECKING:
-    from fcdm.tracking import Forwarder
+    from fcdm.tracking.forward import Forwarder
 
 LAST_PASS_SECONDS = 30.0
 """From the order to stop, or the parent's end, until a follower is gone for certain."""
@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def once(runs_dir: Path, uri: str | None = None, only: str | None = None) -> int:
     """Forward everything that stands now; exit code 1 where something could not be."""
-    from fcdm.tracking import Forwarder
+    from fcdm.tracking.forward import Forwarder
 
     try:
         forwarder = Forwarder(runs_dir, uri, only)
@@ -85,7 +85,7 @@ def follow(
     os.nice(10)  # on a laptop it shares the cores with the training
 
     from fcdm.runs.processes import process_alive, start_time
-    from fcdm.tracking import Forwarder, StoreBusy
+    from fcdm.tracking.forward import Forwarder, StoreBusy
 
     born = start_time(parent) if parent is not None else None
     forwarder = Forwarder(runs_dir, uri, only)

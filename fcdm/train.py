@@ -14,10 +14,11 @@ from omegaconf import DictConfig
 from fcdm.config.check import checked
 from fcdm.engine.stop import end_process
 from fcdm.errors import UserError
-from fcdm.launch.jobs import make_jobs, record_study, this_command
-from fcdm.launch.messages import is_users, one_line
-from fcdm.launch.single import train_here
-from fcdm.launch.store import register_schema
+from fcdm.jobs.make_jobs import make_jobs
+from fcdm.jobs.record_study import record_study, this_command
+from fcdm.jobs.run_job import train_here
+from fcdm.sweep.hydra_errors import is_users, one_line
+from fcdm.sweep.hydra_schema import register_schema
 
 register_schema()
 

@@ -6,8 +6,8 @@ import shutil
 import sys
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).resolve().parent))
-from apt import install
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from tools.apt import install
 
 
 def missing() -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fcdm.codecs.files import VaeFiles, VaeIdentity, find_vae, vae_identity
+from fcdm.codecs.vae_files import VaeFiles, VaeIdentity, find_vae, vae_identity
 from fcdm.errors import UserError
 from fcdm.metrics.rounding import to_uint8
 

@@ -13,8 +13,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from fcdm.config.averages import check_averages
-from fcdm.config.exact import NotExact, exactly
+from fcdm.config.ema_profiles import check_averages
+from fcdm.config.fast_config import NotExact, exactly
 from fcdm.config.model_checks import check_model
 from fcdm.config.schema import FAMILIES, Config
 from fcdm.errors import UserError

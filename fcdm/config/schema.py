@@ -73,7 +73,7 @@ class CustomConfig(ModelConfig):
     options: dict[str, Any] = field(default_factory=dict)
     """Keywords for it, plain values; what it is given besides: channels, out_channels, side, classes."""
     source: str | None = None
-    """sha256 of its source files; null: of those that are there (`fcdm.config.custom_source`)."""
+    """sha256 of its source files; null: of those that are there (`fcdm.config.user_model_source`)."""
 
     @property
     def kind(self) -> str:

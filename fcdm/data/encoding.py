@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from fcdm.data.image_sources import Source
 from fcdm.data.images import Unreadable, pillow_settings, read_square
 from fcdm.data.shards import Plan, Skipped, Work
-from fcdm.data.sources import Source
 from fcdm.errors import UserError
-from fcdm.runs.holder import Holder
 from fcdm.runs.processes import cores
+from fcdm.runs.run_lock import Holder
 
 if TYPE_CHECKING:
     import torch
@@ -57,7 +57,7 @@ class Request:
 
 
 class Group(Protocol):
-    """The processes of the job; `fcdm.engine.ranks.Ranks` is one."""
+    """The processes of the job; `fcdm.engine.distributed.Ranks` is one."""
 
     @property
     def rank(self) -> int: ...

@@ -25,11 +25,11 @@ from fcdm.data.manifest import (
     LABELS,
     Shard,
     check_manifest,
-    file_sha256,
     manifest_checksum,
     read_manifest,
 )
 from fcdm.errors import UserError
+from fcdm.hashing import has_sha256
 
 if TYPE_CHECKING:
     import torch
@@ -151,7 +151,7 @@ class LatentsStore:
     def damaged(self) -> list[str]:
         """Files whose sha256 is not the manifest's: reads everything."""
         wanted = {shard.file: shard.sha256 for shard in self.manifest.shards} | self.manifest.files
-        return [name for name, checksum in wanted.items() if file_sha256(self.folder / name) != checksum]
+        return [name for name, checksum in wanted.items() if not has_sha256(self.folder / name, checksum)]
 
     def _places(self, indices: NDArray[np.int64]) -> tuple[list[int], list[int]]:
         if len(indices) and not 0 <= int(indices.min()) <= int(indices.max()) < len(self):

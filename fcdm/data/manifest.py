@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from fcdm.codecs.files import ALIASES, vae_identity
+from fcdm.codecs.vae_files import ALIASES, vae_identity
 from fcdm.errors import UserError
 
 FORMAT = 1
@@ -113,15 +113,6 @@ def check_manifest(
             f"the latents store {folder} was made with {manifest.vae or 'a VAE'} (weights {manifest.vae_sha256[:8]}), "
             f"{why}, data.path=<another store>, or make one with `python -m fcdm.prepare latents`"
         )
-
-
-def file_sha256(path: Path) -> str:
-    """sha256 of a file; empty where it cannot be read."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
-        return ""
 
 
 def _manifest_bytes(folder: Path) -> bytes:

@@ -11,13 +11,13 @@ import json
 import shutil
 from pathlib import Path
 
-from fcdm.codecs.files import vae_identity
+from fcdm.codecs.vae_files import vae_identity
 from fcdm.data.encoding import Group, Job, Request, Shown
+from fcdm.data.image_sources import open_source
 from fcdm.data.manifest import MANIFEST, check_manifest, read_manifest
 from fcdm.data.shards import Plan, Work
-from fcdm.data.sources import open_source
 from fcdm.errors import UserError
-from fcdm.runs.holder import Holder, claim
+from fcdm.runs.run_lock import Holder, claim
 
 
 def prepare_latents(request: Request, group: Group, shown: Shown) -> Path:

@@ -23,11 +23,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fcdm.codecs.files import VaeIdentity
-from fcdm.data.manifest import FORMAT, HELDOUT, LABELS, MADE, MANIFEST, NAMES, file_sha256
-from fcdm.data.sources import Source
+from fcdm.atomic import TEMPORARY, describe_oserror, sync_folder, temporary_name, write_atomic, write_json
+from fcdm.codecs.vae_files import VaeIdentity
+from fcdm.data.image_sources import Source
+from fcdm.data.manifest import FORMAT, HELDOUT, LABELS, MADE, MANIFEST, NAMES
 from fcdm.errors import UserError
-from fcdm.runs.atomic import TEMPORARY, describe_oserror, sync_folder, temporary_name, write_atomic, write_json
+from fcdm.hashing import has_sha256
 
 SKIPPED = "skipped.txt"
 PAGE = 4096
@@ -121,7 +122,7 @@ class Work:
         mark, path = self.mark(shard), self.path(shard)
         if mark is None:
             return False
-        whole = mark["images"] == 0 or file_sha256(path) == mark["sha256"]
+        whole = mark["images"] == 0 or has_sha256(path, mark["sha256"])
         # Left out images are a matter of how the command was given.
         if whole and (not mark["skipped"] or (not refuse and mark["huge"] == huge)):
             return True

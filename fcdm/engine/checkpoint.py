@@ -10,7 +10,9 @@ the checkpoint or nothing. Checksums are verified before a tensor is used. Nothi
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -20,9 +22,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from fcdm.engine.tensorfile import write_tensors
+from fcdm.atomic import TEMPORARY, describe_oserror, plain, sync_folder, temporary_name, write_new
 from fcdm.errors import UserError
-from fcdm.runs.atomic import TEMPORARY, describe_oserror, plain, sync_folder, temporary_name, write_new
 from fcdm.runs.checkpoints import (
     MANIFEST,
     BrokenCheckpoint,
@@ -162,3 +163,63 @@ def _load_group(path: Path, name: str, manifest: dict[str, Any], device: torch.d
         raise BrokenCheckpoint(f"{path} is broken: {name} is no safetensors file ({error})") from error
     except OSError as error:
         raise describe_oserror(error, path / name, "reading the checkpoint") from error
+
+
+_NAMES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+_CHUNK = 1 << 24
+"""Bytes written and hashed at a time: what was just hashed is still in the cache when it is written."""
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> tuple[int, str]:
+    """Creates the safetensors file `path`, on the disk when it returns: (its bytes, its sha256).
+
+    Values are kept bit for bit; strides (channels_last) and shared storage are not: each name gets its own
+    row-major bytes. Takes the memory of one tensor more. Raises OSError, and ValueError for a dtype that the
+    format lacks.
+    """
+    # Wide elements first keeps each tensor aligned to its element size; the library does the same.
+    order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+    header: dict[str, object] = {}
+    end = 0
+    for name in order:
+        tensor = tensors[name]
+        if tensor.dtype not in _NAMES:
+            raise ValueError(f"{name}: {tensor.dtype} cannot be stored in a checkpoint")
+        begin, end = end, end + tensor.numel() * tensor.element_size()
+        header[name] = {
+            "dtype": _NAMES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [begin, end],
+        }
+    head = json.dumps(header, separators=(",", ":")).encode()
+    head += b" " * (-len(head) % 8)
+    head = len(head).to_bytes(8, "little") + head
+    digest = hashlib.sha256()
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    with open(descriptor, "wb") as file:
+        for part in (None, *order):
+            raw = memoryview(head) if part is None else _bytes_of(tensors[part])
+            for begin in range(0, len(raw), _CHUNK):
+                chunk = raw[begin : begin + _CHUNK]
+                digest.update(chunk)
+                file.write(chunk)
+        file.flush()
+        os.fsync(file.fileno())
+    return len(head) + end, digest.hexdigest()
+
+
+def _bytes_of(tensor: Tensor) -> memoryview:
+    """The tensor's values, row-major, in this machine's (little-endian) order."""
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().data

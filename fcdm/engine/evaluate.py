@@ -19,19 +19,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fcdm.atomic import write_atomic
 from fcdm.config.schema import Config
 from fcdm.data.dataset import Dataset
 from fcdm.diffusion.flow import interpolate, velocity_target
 from fcdm.diffusion.process import Process, split_output
-from fcdm.engine.grid import GRID
-from fcdm.engine.machine import autocast
-from fcdm.engine.measures import Measure, open_measure
-from fcdm.engine.progress import Progress
-from fcdm.engine.ranks import Ranks
+from fcdm.engine.distributed import Progress, Ranks
+from fcdm.engine.environment import autocast
+from fcdm.engine.image_grid import GRID
 from fcdm.engine.sampler import Sampler
 from fcdm.engine.stop import Stopped, StopSignal
+from fcdm.engine.streamed_metrics import Measure, open_measure
 from fcdm.randomness import Purpose, normal, uniform
-from fcdm.runs.atomic import write_atomic
 
 HELDOUT_BINS = 10
 

@@ -12,8 +12,8 @@ from fcdm.diffusion.guidance import flow_time, guided, step_time
 from fcdm.diffusion.process import Process
 from fcdm.diffusion.sampling import sample
 from fcdm.diffusion.solvers import solve
-from fcdm.engine.machine import autocast
-from fcdm.engine.sources import weaker_model
+from fcdm.engine.environment import autocast
+from fcdm.engine.load_model import weaker_model
 from fcdm.metrics.rounding import to_uint8
 from fcdm.randomness import Purpose, integers, normal
 from fcdm.runs.protocol import decoder_of

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from fcdm.config.schema import Config, PowerEMAConfig
 from fcdm.engine.checkpoint import latest_checkpoint, save_checkpoint
-from fcdm.engine.snapshots import PowerAverages
+from fcdm.engine.ema_snapshots import PowerAverages
 from fcdm.errors import UserError
 from fcdm.models import build_model
-from fcdm.runs.averages import EVERY
+from fcdm.runs.tracked_ema import EVERY
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 

@@ -19,20 +19,19 @@ from fcdm.diffusion.loss import training_loss
 from fcdm.diffusion.process import Process
 from fcdm.engine.batches import Batch, BatchSource
 from fcdm.engine.checkpoint import prune
+from fcdm.engine.distributed import Progress, Ranks
 from fcdm.engine.ema import ema_decay, update_ema
-from fcdm.engine.judge import Judge
-from fcdm.engine.machine import Segment, autocast, matmul_precision, prepare_machine
-from fcdm.engine.progress import Progress
-from fcdm.engine.ranks import Ranks
-from fcdm.engine.sources import initial_weights
+from fcdm.engine.environment import Segment, autocast, matmul_precision, prepare_machine
+from fcdm.engine.evaluate_run import Judge
+from fcdm.engine.load_model import initial_weights
 from fcdm.engine.state import TrainState
 from fcdm.engine.stop import Stopped, StopSignal
 from fcdm.errors import UserError
 from fcdm.randomness import Purpose, integers
 from fcdm.runs.checkpoints import CannotJudge, checkpoints
-from fcdm.runs.costs import train_flops
 from fcdm.runs.folder import Run
 from fcdm.runs.records import RecordWriter
+from fcdm.runs.run_cost import train_flops
 
 
 def train(

@@ -5,14 +5,14 @@ Importing this is torch-free, so a plan can name its extractor (`extractor_id`) 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fcdm.errors import UserError
-from fcdm.features.weights import inception_id
+from fcdm.features.inception_weights import inception_id
+from fcdm.hashing import known_sha256
 
 if TYPE_CHECKING:
     import torch
@@ -55,7 +55,7 @@ class Extractor:
 
 def digits_cnn_id() -> str:
     """`digits-cnn@<first 8 hex digits of the shipped weight file's sha256>`."""
-    return "digits-cnn@" + hashlib.sha256(DIGITS_CNN_WEIGHTS.read_bytes()).hexdigest()[:8]
+    return "digits-cnn@" + known_sha256(DIGITS_CNN_WEIGHTS)[:8]
 
 
 def extractor_id(name: str, weights: str | Path | None = None) -> str:

@@ -14,9 +14,9 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
+from fcdm.atomic import describe_oserror, sync_folder, temporary_name
 from fcdm.errors import UserError
-from fcdm.features.weights import NAME, URL, cache_folder, check_weights, promised_checksum
-from fcdm.runs.atomic import describe_oserror, sync_folder, temporary_name
+from fcdm.features.inception_weights import NAME, URL, cache_folder, check_weights, promised_checksum
 
 CHUNK = 1 << 20
 

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fcdm.atomic import describe_oserror
 from fcdm.errors import UserError
-from fcdm.runs.atomic import describe_oserror
 
 KEYS = ("arr_0", "arr")
 """ADM's, and the public FCDM code's."""

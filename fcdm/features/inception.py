@@ -2,7 +2,7 @@
 
 It is Inception-v3 (Szegedy et al. 2016, arXiv 1512.00567) with the habits of that graph, which every published
 FID depends on: 1,008 classes, average pools that leave the padding out, and a max pool in the last block.
-Parameter names are those of the public conversion of its weights (`fcdm.features.weights`).
+Parameter names are those of the public conversion of its weights (`fcdm.features.inception_weights`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from fcdm.errors import UserError
 from fcdm.features import Extractor, Features
-from fcdm.features.weights import check_weights, find_weights
+from fcdm.features.inception_weights import check_weights, find_weights
 from fcdm.metrics.float32 import plain_float32
 
 SIDE = 299

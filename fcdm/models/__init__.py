@@ -6,9 +6,9 @@ from torch import nn
 
 from fcdm.config.model_checks import check_model
 from fcdm.config.schema import CustomConfig, DiTConfig, FCDMConfig, ModelConfig
-from fcdm.models.custom import build_custom
 from fcdm.models.dit import DiT
 from fcdm.models.fcdm import FCDM
+from fcdm.models.user_model import build_custom
 
 __all__ = ["FCDM", "DiT", "build_model"]
 

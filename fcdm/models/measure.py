@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import json
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,10 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from fcdm.config.custom_source import Source, find_source
 from fcdm.config.schema import CustomConfig
+from fcdm.config.user_model_source import Source, find_source
 from fcdm.errors import UserError
-from fcdm.models.custom import build_custom, load_factory, refuse
+from fcdm.models.user_model import build_custom, load_factory, refuse
 
 FLOAT_BYTES = 4
 SMALL_MACS, SMALL_PARAMETERS = 2e9, 5e7
@@ -214,3 +215,19 @@ def _saved_bytes(question: Question, model: nn.Module, count: int, device: str) 
 
 def _storage(tensor: Tensor) -> int:
     return int(tensor.untyped_storage()._cdata)
+
+
+def main(answers: Path) -> None:
+    questions = json.load(sys.stdin)
+    answers.write_text(json.dumps([_answer(question) for question in questions]))
+
+
+def _answer(question: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return asdict(measure(Question(**{**question, "model": CustomConfig(**question["model"])})))
+    except UserError as error:
+        return {"error": str(error)}
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

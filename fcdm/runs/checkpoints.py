@@ -14,8 +14,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from fcdm.atomic import describe_oserror
 from fcdm.errors import UserError
-from fcdm.runs.atomic import describe_oserror
+from fcdm.hashing import file_sha256
 
 MANIFEST = "manifest.json"
 _T = TypeVar("_T")
@@ -77,13 +78,8 @@ def verify(path: Path, name: str, manifest: dict[str, Any]) -> None:
     size = _reading(path / name, lambda file: file.stat().st_size)
     if size != expected["bytes"]:
         raise BrokenCheckpoint(f"{path} is broken: {name} has {size} bytes instead of {expected['bytes']}")
-    if _reading(path / name, _sha256) != expected["sha256"]:
+    if _reading(path / name, file_sha256) != expected["sha256"]:
         raise BrokenCheckpoint(f"{path} is broken: the checksum of {name} does not agree")
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def looks_whole(path: Path) -> bool:

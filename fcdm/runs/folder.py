@@ -14,12 +14,12 @@ from typing import Any
 
 import yaml
 
+from fcdm.atomic import describe_oserror, sync_folder
 from fcdm.config.schema import Config, CustomConfig
 from fcdm.errors import UserError
-from fcdm.runs.atomic import describe_oserror, sync_folder
-from fcdm.runs.costs import run_cost
-from fcdm.runs.custom import keep_source
 from fcdm.runs.identity import SCHEMA_VERSION, identifying, readable_name, run_id, science
+from fcdm.runs.run_cost import run_cost
+from fcdm.runs.user_models import keep_source
 
 
 @dataclass(frozen=True)

@@ -7,18 +7,17 @@ record and no second one, and results of different protocols cannot be mixed unn
 from __future__ import annotations
 
 import dataclasses
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from fcdm.codecs.files import vae_identity
-from fcdm.config.averages import power_length, weights_text
+from fcdm.codecs.vae_files import vae_identity
+from fcdm.config.ema_profiles import power_length, weights_text
 from fcdm.config.schema import RUNTIME_EVALUATION, Config
-from fcdm.data.manifest import file_sha256
 from fcdm.errors import UserError
 from fcdm.features import extractor_id
+from fcdm.hashing import known_sha256
+from fcdm.runs.find_weights import PINNED, find_weights
 from fcdm.runs.identity import short_hash
-from fcdm.runs.weights import PINNED, find_weights
 
 # How generated and real images become bytes before any feature is taken (DiT's and ADM's rule).
 ROUNDING = "truncate-uint8"
@@ -100,16 +99,9 @@ def reference_of(config: Config) -> Path:
 def reference_sha256(config: Config) -> str:
     """Identity of the reference file; hashed once per process while the file stays as it is."""
     path = reference_of(config)
-    try:
-        changed = path.stat().st_mtime_ns
-    except OSError:
-        raise UserError(f"evaluation.reference={path}: there is no such file") from None
-    return _sha256(path, changed)
-
-
-@cache
-def _sha256(path: Path, changed: int) -> str:
-    return file_sha256(path)
+    if not path.exists():
+        raise UserError(f"evaluation.reference={path}: there is no such file")
+    return known_sha256(path)
 
 
 def protocol_id(protocol: dict[str, Any]) -> str:

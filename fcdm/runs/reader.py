@@ -17,8 +17,9 @@ from typing import Any
 
 import yaml
 
+from fcdm.atomic import read_json
 from fcdm.errors import UserError
-from fcdm.runs.files import (
+from fcdm.runs.formats import (
     Evaluation,
     Record,
     Request,
@@ -26,7 +27,6 @@ from fcdm.runs.files import (
     Segment,
     Study,
     read_evaluation,
-    read_json,
     read_records,
     read_study_file,
     scalars_in,

@@ -1,6 +1,6 @@
 """The writer of `records.jsonl`: the truth about a run, one JSON object a line, appended and never rewritten.
 
-Only the run's holder (`fcdm.runs.holder`) may open a writer. Three kinds of line:
+Only the run's holder (`fcdm.runs.run_lock`) may open a writer. Three kinds of line:
 
 - values at a step: `{"step": 50, "time": 1764..., "loss": 0.53, ...}`;
 - an evaluation's: the same with `"protocol": "<protocol id>"`, which says whose `fid` this is;
@@ -20,8 +20,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from fcdm.atomic import describe_oserror, plain, sync_folder
 from fcdm.errors import UserError
-from fcdm.runs.atomic import describe_oserror, plain, sync_folder
 
 _FRAME = frozenset({"step", "time", "protocol"})
 """Keys that say where a value belongs; alone they are worth no line."""

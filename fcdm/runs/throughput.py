@@ -12,12 +12,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from fcdm.atomic import read_json
 from fcdm.config.schema import Config
 from fcdm.errors import UserError
-from fcdm.runs.costs import run_cost
-from fcdm.runs.files import place_name, read_json, read_records
+from fcdm.runs.formats import place_name, read_records
 from fcdm.runs.identity import flatten, science
 from fcdm.runs.reader import RunView
+from fcdm.runs.run_cost import run_cost
 
 _RUNS_READ = 8
 """Runs whose records are read for one question; the newest first."""

@@ -5,7 +5,7 @@ No dataclasses here: Hydra 1.3 executes this file without putting it into sys.mo
 
 from __future__ import annotations
 
-from fcdm.launch.sweeper import JobLauncher, StudySweeper
+from fcdm.sweep.sweeper import JobLauncher, StudySweeper
 
 
 class FcdmSweeper(StudySweeper):
@@ -19,7 +19,7 @@ class LocalLauncher(JobLauncher):
         self.at_once = jobs
 
     def launch_jobs(self, jobs: list) -> int:  # type: ignore[type-arg]
-        from fcdm.launch.local import run_local
+        from fcdm.jobs.local_pool import run_local
 
         return sum(not outcome.ok for outcome in run_local(jobs, self.at_once))
 
@@ -31,12 +31,12 @@ class SlurmLauncher(JobLauncher):
         self.options = options
 
     def check(self, jobs: list) -> None:  # type: ignore[type-arg]
-        from fcdm.launch.slurm.submitting import check_jobs
+        from fcdm.sweep.slurm_launcher import check_jobs
 
         check_jobs(jobs, self.options)
 
     def launch_jobs(self, jobs: list) -> int:  # type: ignore[type-arg]
-        from fcdm.launch.slurm.submitting import submit_jobs
+        from fcdm.sweep.slurm_launcher import submit_jobs
 
         return submit_jobs(jobs, self.options)
 
@@ -50,6 +50,6 @@ class PlanLauncher(JobLauncher):
         self.options = options
 
     def launch_jobs(self, jobs: list) -> int:  # type: ignore[type-arg]
-        from fcdm.launch.plan.launcher import show_plan
+        from fcdm.sweep.plan_launcher import show_plan
 
         return show_plan(jobs, self.options)

@@ -1,0 +1,1 @@
+"""Tidy tables of what was measured, out of runs' folders or an MLflow store."""

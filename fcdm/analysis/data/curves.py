@@ -1,0 +1,54 @@
+"""What the tables need of a run, whatever store it came from: a folder of records or MLflow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+METRICS = (
+    *("fid", "fid_heldout", "fid_pixels", "fid_pixels_heldout", "heldout_loss"),
+    *("sfid", "inception_score", "precision", "recall"),
+)
+
+
+@dataclass
+class Judged:
+    """One evaluation, whatever store it came from."""
+
+    step: int
+    protocol_id: str
+    metrics: dict[str, float]
+    seconds: float | None
+    device_seconds: float | None = None
+    grid: Path | None = None
+    grid_columns: int = 1
+
+
+@dataclass
+class RunCurves:
+    """What the table needs of one run, whatever store it came from."""
+
+    name: str
+    model: str
+    family: str
+    data: str
+    config: dict[str, str]
+    """The science config, flat, as texts."""
+    cost: dict[str, float]
+    training: dict[str, tuple[np.ndarray, np.ndarray]]
+    """Key -> (steps, values), in order of steps."""
+    judged: list[Judged]
+    device: str = ""
+    protocols: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Protocol id -> {"protocol": {...}, "floor": {...}}."""
+    studies: dict[str, tuple[str, tuple[int, ...]]] = field(default_factory=dict)
+    """Study -> (its headline protocol, that of its last command; budgets, by whatever protocol)."""
+
+
+def curve(points: list[tuple[int, float]]) -> tuple[np.ndarray, np.ndarray]:
+    """(steps, values), each of shape (n,), in order of steps."""
+    ordered = np.array(sorted(points), dtype=float).reshape(-1, 2)
+    return ordered[:, 0], ordered[:, 1]

@@ -1,0 +1,50 @@
+"""What runs are called in tables and figures: as in the papers, with what sets one setting apart from another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from fcdm.runs.identity import NOT_IDENTITY
+
+if TYPE_CHECKING:
+    from fcdm.analysis.data.curves import RunCurves
+
+NOT_A_VARIANT = ("seed", *NOT_IDENTITY)
+
+
+def display_name(model: str, family: str) -> str:
+    """`dit/XL-2` -> `DiT-XL/2`; `XL` -> `FCDM-XL`: as in the papers. A user's own model keeps its name."""
+    size = model.rsplit("/", 1)[-1]
+    if family not in ("dit", "fcdm"):
+        return model or family
+    return f"DiT-{size.replace('-', '/', 1)}" if family == "dit" else f"FCDM-{size}"
+
+
+def _short(key: str, value: str) -> str:
+    """The hash of a user's code (`model.source`) as short as in a run's name."""
+    return value[:8] if key == "model.source" else value
+
+
+def labels_of(curves: Iterable[RunCurves]) -> tuple[dict[str, tuple[str, str]], dict[str, dict[str, str]]]:
+    """Run -> (label, variant), and label -> what sets its variant apart from its namesakes, by the config's keys.
+
+    A label names these: `FCDM-N lr=0.001`.
+    """
+    by_name: dict[str, dict[str, dict[str, str]]] = {}
+    variant_of = {}
+    for run in curves:
+        config = {key: value for key, value in run.config.items() if key not in NOT_A_VARIANT}
+        variant_of[run.name] = variant = ",".join(f"{key}={config[key]}" for key in sorted(config))
+        by_name.setdefault(display_name(run.model, run.family), {})[variant] = config
+    labels, settings = {}, {}
+    for run in curves:
+        name = display_name(run.model, run.family)
+        variants = by_name[name]
+        own = variants[variant_of[run.name]]
+        keys = sorted({key for config in variants.values() for key in config})
+        differing = [key for key in keys if len({config.get(key) for config in variants.values()}) > 1]
+        suffix = "".join(f" {key.rsplit('.', 1)[-1]}={_short(key, own.get(key, 'none'))}" for key in differing)
+        labels[run.name] = (name + suffix, variant_of[run.name])
+        settings[name + suffix] = {key: own.get(key, "none") for key in differing}
+    return labels, settings

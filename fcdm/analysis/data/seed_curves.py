@@ -1,0 +1,131 @@
+"""The curves of a table, means over seeds, and what they leave out: told by name, once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from fcdm.analysis.data.labels import display_name
+from fcdm.analysis.stats.bootstrap import Trajectories
+from fcdm.analysis.stats.step_efficiency import fid_curve, is_fid
+
+
+@dataclass(frozen=True)
+class Line:
+    """One curve: a model at one setting, the mean over its seeds at the steps that every one of them has."""
+
+    label: str
+    name: str
+    """Without the setting: `FCDM-N`."""
+    model: str
+    family: str
+    lr: float
+    seeds: int
+    points: pd.DataFrame
+    """In order of steps: steps, train_pflops, device_seconds, forward_gmacs, fid, fid_min, fid_max (over seeds)."""
+    runs: pd.DataFrame
+    """The rows of the table that `points` are the means of: every seed at each of its steps."""
+    without: tuple[str, ...] = ()
+    """Seeds that are not in the mean, each with what it lacks: `seed 1 (no FID at 400 (nan))`."""
+
+    @property
+    def resolution(self) -> int:
+        return int(self.runs["resolution"].iloc[0])
+
+    @property
+    def devices(self) -> list[str]:
+        """What its runs were trained on: device-seconds are comparable where this is one name for both models."""
+        return sorted(set(self.runs["device"]))
+
+    def trajectories(self, axis: str = "steps") -> Trajectories:
+        """Every seed's curve over `axis`, seeds in order."""
+        by_seed = self.runs.assign(amount=self.runs[axis]).groupby(["seed", "steps"])[["amount", "fid"]].mean()
+        amount, fid = by_seed["amount"].unstack(), by_seed["fid"].unstack()
+        return Trajectories(amount.to_numpy(), fid.to_numpy(), tuple(int(seed) for seed in fid.index))
+
+
+def lines(table: pd.DataFrame) -> list[Line]:
+    """The curves of a table: FCDM first, from small to large. What they leave out: `dropped`."""
+    found = []
+    for (label, _), every in table.groupby(["label", "variant"], sort=True):
+        seeds, budgets = _kept(every)
+        rows = every[is_fid(every["fid"]) & every["seed"].isin(seeds) & every["steps"].isin(budgets)]
+        if rows.empty:
+            continue  # no FID at all, or no budget that every seed has reached yet
+        points = rows.groupby("steps", as_index=False).agg(
+            train_pflops=("train_pflops", "first"),
+            device_seconds=("device_seconds", "mean"),
+            forward_gmacs=("forward_gmacs", "first"),
+            fid=("fid", "mean"),
+            fid_min=("fid", "min"),
+            fid_max=("fid", "max"),
+        )
+        first = rows.iloc[0]
+        name = display_name(first["model"], first["family"])
+        without = tuple(f"seed {seed} ({why})" for seed, why in _seeds_without(every, seeds))
+        found.append(
+            Line(str(label), name, first["model"], first["family"], first["lr"], len(seeds), points, rows, without)
+        )
+    return sorted(found, key=lambda line: (line.family == "dit", line.points["forward_gmacs"].iloc[0], line.label))
+
+
+def dropped(table: pd.DataFrame) -> list[str]:
+    """What `lines` leaves out, each in a line that names it: seeds, and budgets that a seed lacks, with the reason."""
+    told = []
+    for (label, _), rows in table.groupby(["label", "variant"]):
+        seeds, budgets = _kept(rows)
+        for seed, why in _seeds_without(rows, seeds):
+            run = rows.loc[rows["seed"] == seed, "run"].iloc[0]
+            told.append(f"left out: {label}, seed {seed}: {why} ({run})")
+        mine = rows[rows["seed"].isin(seeds)] if seeds else rows.iloc[:0]
+        for steps, judged in mine.groupby("steps"):
+            if steps in budgets:
+                continue
+            broken = judged[~is_fid(judged["fid"])]
+            why = [f"seed {row.seed} has no FID there ({row.fid:g}; {row.run})" for row in broken.itertuples()]
+            absent = sorted(seeds - set(judged["seed"]))
+            why += [f"seed {', '.join(map(str, absent))} not judged there"] if absent else []
+            told.append(f"left out: {label} at {steps:,} steps: {'; '.join(why)}")
+    return told
+
+
+def notes(name: str, points: pd.DataFrame, distance: str = "FID") -> list[str]:
+    """What the running minimum of a curve hides, for a reader of what was computed from it."""
+    found = fid_curve(points["steps"], points["fid"]).notes
+    return [f"{name}: {note.replace('FID', distance, 1)}" for note in found]
+
+
+def _kept(rows: pd.DataFrame) -> tuple[set[int], set[int]]:
+    """Of one setting: (seeds, the budgets that all of them have).
+
+    One late or diverged seed must not cost the others their budgets: seeds are left out where more budgets stay so,
+    as long as more than half of them, and two, remain. Those without any FID are always left out.
+    """
+    judged = rows[is_fid(rows["fid"])]
+    of_seed = {int(seed): set(map(int, steps)) for seed, steps in judged.groupby("seed")["steps"]}
+    if not of_seed:
+        return set(), set()
+    everyone = frozenset(of_seed)
+    enough = max(2, len(everyone) // 2 + 1)
+    choices = [frozenset(seed for seed in everyone if of_seed[seed] >= steps) for steps in of_seed.values()]
+    choices = [everyone, *(seeds for seeds in choices if len(seeds) >= enough)]
+
+    def shared(seeds: frozenset[int]) -> set[int]:
+        return set.intersection(*(of_seed[seed] for seed in seeds))
+
+    seeds = max(choices, key=lambda seeds: (len(shared(seeds)), len(seeds)))
+    return set(seeds), shared(seeds)
+
+
+def _seeds_without(rows: pd.DataFrame, seeds: set[int]) -> list[tuple[int, str]]:
+    """The seeds that are not among `seeds`, each with what it lacks of the budgets of this setting."""
+    told = []
+    for seed, mine in rows[~rows["seed"].isin(seeds)].groupby("seed"):
+        broken = mine[~is_fid(mine["fid"])]
+        at = ", ".join(f"{row.steps:,} ({row.fid:g})" for row in broken.itertuples())
+        absent = sorted(set(rows["steps"]) - set(mine["steps"]))
+        why = [f"no FID at {at}"] if at else []
+        why += [f"not judged at {', '.join(f'{steps:,}' for steps in absent)}"] if absent else []
+        told.append((int(str(seed)), " and ".join(why)))
+    return told

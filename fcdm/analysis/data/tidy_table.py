@@ -1,0 +1,216 @@
+"""One tidy table of a study: a row per run and judged step.
+
+Results of different protocols are never mixed unnoticed: a table has one protocol.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from fcdm.analysis.data.curves import METRICS, Judged, RunCurves, curve
+from fcdm.analysis.data.labels import labels_of
+from fcdm.analysis.data.one_protocol import choose_protocol, protocol_differences
+from fcdm.errors import UserError
+from fcdm.runs.reader import RunView, list_runs, list_studies
+
+COLUMNS = (
+    *(
+        "run",
+        "model",
+        "family",
+        "data",
+        "resolution",
+        "seed",
+        "batch_size",
+        "lr",
+        "steps",
+        "protocol_id",
+        "guidance_scale",
+    ),
+    *METRICS,
+    *("loss", "parameters", "forward_gmacs", "train_pflops", "images_per_s", "seconds", "device_seconds", "device"),
+    *("label", "variant", "samples", "floor", "floor_sd", "floor_pixels", "floor_heldout", "floor_pixels_heldout"),
+    *("grid", "grid_columns"),
+)
+"""`seconds`: training's wall time; `device_seconds`: times devices; `device`: what it trained on, several joined by +.
+`images_per_s`: median so far. `label`: the line's name in figures; runs that differ in nothing but the seed share a
+`variant`. `floor`: FID of real images, `floor_sd` how far it varies from draw to draw, the others for the other
+distances (held-out ones: training images against held-out ones). `grid`: picture of the samples."""
+
+FLOORS = {
+    "floor": "fid",
+    "floor_sd": "fid_sd",
+    "floor_pixels": "fid_pixels",
+    "floor_heldout": "fid_heldout_against_train",
+    "floor_pixels_heldout": "fid_pixels_heldout_against_train",
+}
+"""Column -> its name in an evaluation's `floor`."""
+
+INTERNAL = ("variant", "grid", "grid_columns")
+"""Columns that are of no use outside."""
+
+
+def tidy_table(source: Path | str, study: str | None = None, protocol: str | None = None) -> pd.DataFrame:
+    """One row per run and judged step, with COLUMNS, by label, seed and steps.
+
+    `source`: folder of runs, or MLflow URI (`sqlite:///...`, `http://...`). `study`: only its runs and budgets,
+    judged by its headline protocol. `protocol`: an id; needed where there are several and no study says which.
+    `attrs["left_out"]` of the table: lines that say which results of other protocols it leaves out unasked.
+    `attrs["protocol"]`: the protocol itself, as far as it was recorded. `attrs["missing"]`: lines that name what the
+    study asked for and nobody has judged yet. `attrs["settings"]`: label -> the config's keys and values that set it
+    apart from the same model's other settings.
+    Raises UserError where there is nothing, or several protocols with no way to choose.
+    """
+    return table_of(read_curves(source, study), source, study, protocol)
+
+
+def read_curves(source: Path | str, study: str | None = None) -> list[RunCurves]:
+    """Every run of a source, or of one of its studies. Raises UserError where there is none."""
+    if "://" in str(source):
+        from fcdm.analysis.data.mlflow_curves import curves_in_mlflow
+
+        curves = curves_in_mlflow(str(source))
+    else:
+        if study is not None:
+            studies = {found.name: found for found in list_studies(source)}
+            if study not in studies:
+                raise UserError(f"no study '{study}' in {source}; there: {', '.join(studies) or 'none yet'}")
+            if not studies[study].requests:
+                raise UserError(f"study '{study}' is there in {source} and empty: it asks for no run yet; launch it")
+        curves = [_curves(view) for view in list_runs(source)]
+    if not curves:
+        raise UserError(f"no runs in {source} yet: train first, or name another folder with --runs")
+    if study is not None:
+        there = sorted({name for run in curves for name in run.studies})
+        curves = [run for run in curves if study in run.studies]
+        if not curves:
+            raise UserError(
+                f"study '{study}': none of its runs is in {source} yet; studies with runs there: "
+                f"{', '.join(there) or 'none'}"
+            )
+    return curves
+
+
+def table_of(
+    curves: Sequence[RunCurves], source: Path | str, study: str | None = None, protocol: str | None = None
+) -> pd.DataFrame:
+    """`tidy_table` of runs that were read before; `source` is for what is said."""
+    chosen = choose_protocol(curves, study, protocol)
+    labels, settings = labels_of(curves)
+    counted = [
+        (run, judged)
+        for run in curves
+        for judged in run.judged
+        if study is None or judged.step in run.studies[study][1]
+    ]
+    rows = [row_of(run, judged, *labels[run.name]) for run, judged in counted if judged.protocol_id == chosen]
+    others: dict[str, set[str]] = {}
+    for run, judged in counted:
+        if judged.protocol_id != chosen:
+            others.setdefault(judged.protocol_id, set()).add(run.name)
+    if not rows:
+        instead = f", only by {' and '.join(sorted(others))} (--protocol ID)" if others else ""
+        raise UserError(
+            f"no run in {source} has been judged by {chosen} yet{instead}: let a budget be reached and evaluated"
+        )
+    table = pd.DataFrame(rows, columns=list(COLUMNS))
+    table = table.sort_values(["label", "seed", "run", "steps"], ignore_index=True)
+    known = {key: value["protocol"] for run, _ in counted for key, value in run.protocols.items()}
+    table.attrs["left_out"] = [
+        f"left out: {len(runs)} run{'s' if len(runs) > 1 else ''} judged by {other} "
+        f"({protocol_differences({chosen: known.get(chosen, {}), other: known.get(other, {})})}): --protocol {other} "
+        f"draws {'them' if len(runs) > 1 else 'it'}"
+        for other, runs in sorted(others.items())
+        if protocol is None
+    ]
+    told = (run.protocols[chosen]["protocol"] for run, _ in counted if run.protocols.get(chosen, {}).get("protocol"))
+    table.attrs["protocol"] = dict(next(told, {}))
+    table.attrs["settings"] = settings
+    table.attrs["missing"] = _missing(curves, study, chosen, labels) if study is not None else []
+    return table
+
+
+def _missing(curves: Sequence[RunCurves], study: str, chosen: str, labels: dict[str, tuple[str, str]]) -> list[str]:
+    lines = []
+    for run in curves:
+        judged = {one.step for one in run.judged if one.protocol_id == chosen}
+        budgets = [budget for budget in run.studies[study][1] if budget not in judged]
+        if budgets:
+            name, seed = labels[run.name][0], run.config["seed"]
+            lines.append(f"not judged yet: {name}, seed {seed}, at {', '.join(f'{b:,}' for b in budgets)} ({run.name})")
+    return sorted(lines)
+
+
+def row_of(run: RunCurves, judged: Judged, label: str, variant: str) -> dict[str, Any]:
+    """One row of a table, with COLUMNS."""
+    told = run.protocols.get(judged.protocol_id, {"protocol": {}, "floor": {}})
+    batch = int(run.config["batch_size"])
+    macs = run.cost["forward_macs"]
+    speeds = _until(run, "images_per_s", judged.step)
+    losses = _until(run, "loss", judged.step)
+    return {
+        "run": run.name,
+        "model": run.model,
+        "family": run.family,
+        "data": run.data,
+        "resolution": int(run.config["resolution"]),
+        "seed": int(run.config["seed"]),
+        "batch_size": batch,
+        "lr": float(run.config.get("optimiser.lr", "nan")),
+        "steps": judged.step,
+        "protocol_id": judged.protocol_id,
+        "guidance_scale": float(told["protocol"].get("guidance_scale", np.nan)),
+        **{key: judged.metrics.get(key, np.nan) for key in METRICS},
+        "loss": losses[-1] if len(losses) else np.nan,
+        "parameters": int(run.cost["parameters"]),
+        "forward_gmacs": macs / 1e9,
+        # A training step costs three forward passes, a multiply-accumulate two operations (DiT's convention).
+        "train_pflops": 3 * 2 * macs * batch * judged.step / 1e15,
+        "images_per_s": float(np.median(speeds)) if len(speeds) else np.nan,
+        "seconds": np.nan if judged.seconds is None else judged.seconds,
+        "device_seconds": np.nan if judged.device_seconds is None else judged.device_seconds,
+        "device": run.device,
+        "label": label,
+        "variant": variant,
+        "samples": told["protocol"].get("samples", -1),
+        **{column: told["floor"].get(name, np.nan) for column, name in FLOORS.items()},
+        "grid": judged.grid,
+        "grid_columns": judged.grid_columns,
+    }
+
+
+def _until(run: RunCurves, key: str, step: int) -> np.ndarray:
+    steps, values = run.training.get(key, (np.empty(0), np.empty(0)))
+    return values[: np.searchsorted(steps, step, side="right")]
+
+
+def _curves(view: RunView) -> RunCurves:
+    return RunCurves(
+        name=view.name,
+        model=view.model,
+        family=view.family,
+        data=view.data,
+        config=view.flat_config,
+        cost=view.cost,
+        training={key: curve(view.training_series(key)) for key in ("loss", "images_per_s")},
+        judged=[
+            Judged(
+                step=e.step,
+                protocol_id=e.protocol_id,
+                metrics=e.metrics,
+                seconds=view.training_seconds(e.step),
+                device_seconds=view.training_device_seconds(e.step),
+                grid=e.grid,
+                grid_columns=e.grid_columns,
+            )
+            for e in view.evaluations
+        ],
+        device=" + ".join(view.places),
+        protocols={e.protocol_id: {"protocol": e.protocol, "floor": e.floor} for e in view.evaluations if e.protocol},
+        studies={study.name: (study.protocol_id, study.budgets(view.id)) for study in view.studies},
+    )

@@ -1,0 +1,231 @@
+"""FID against steps and training FLOPs: the figure that answers the question, and the numbers in it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from fcdm.analysis.data.scales import scales
+from fcdm.analysis.figures.axes import (
+    NOTE,
+    PIECES,
+    Drawn,
+    between,
+    fid_label,
+    legend_columns,
+    log_axes,
+    log_ticks,
+    step_ticks,
+    steps_text,
+)
+from fcdm.analysis.figures.model_size import fid_against_gmacs
+from fcdm.analysis.figures.published_points import LEGEND, PUBLISHED, named_as, unguided
+from fcdm.analysis.figures.styles import FAMILIES, OTHERS, SINGLE, line_styles
+from fcdm.analysis.stats.model_pairs import Comparison, Line, comparisons, dropped, lines
+from fcdm.analysis.stats.step_efficiency import RatioRange
+
+__all__ = ["fid_against", "fid_against_gmacs", "fid_label", "log_ticks", "steps_text"]
+
+FAR_BELOW = 10.0
+"""A floor this many times below every FID is told in words: a line for it would flatten the curves."""
+MOST_NAMED = 8
+"""Of more curves than this only the best setting of each model is named; the others are drawn thin."""
+
+RATIO = "ratio at equal FID"
+RATIO_COLUMNS = ["ratio", "ratio_at_fid", "ratio_from", "ratio_to", "unclear"]
+
+AXES = {"steps": "Training steps", "train_pflops": "Training compute (PFLOPs)"}
+
+
+def fid_against(table: pd.DataFrame, axis: str, published: pd.DataFrame | None = None) -> Drawn | None:
+    """FID against `steps` or `train_pflops`, both in log: a line per model (mean of seeds, band from best to worst).
+
+    The dashed grey line is the FID of real images, a note where it is far below; the arrow is the ratio at equal
+    FID, where it was measured and is clear. `published`: points of `published()`, hollow, of the same models.
+    None where nothing can be drawn: no finite FID, or runs without their costs.
+    """
+    found, told = _drawable(table, axis)
+    if not found:
+        return None
+    pairs = comparisons(table)
+    named = _named(found, pairs)
+    styles = line_styles([line for line in found if line.label in named])
+    figure, axes = plt.subplots(figsize=(SINGLE, 2.0))
+    axes.set(xscale="log", yscale="log", xlabel=AXES[axis], ylabel=fid_label(table))  # first: one point has limits then
+    for line in found:
+        if line.label in named:
+            _draw_line(axes, line, axis, styles)
+        else:
+            colour = FAMILIES.get(line.family, OTHERS[0])[0]
+            thin = {"color": colour, "alpha": 0.4, "lw": 0.6, "marker": ".", "markersize": 3, "markeredgewidth": 0}
+            axes.plot(*between(line.points[axis], line.points["fid"]), zorder=2, markevery=PIECES, **thin)  # type: ignore[arg-type]
+    others = _draw_published(axes, published, found, axis, told, styles)
+    _draw_floors(axes, table, found)
+    ratios, written = _arrows(axes, pairs, axis)
+    log_axes(axes)
+    if axis == "steps":
+        drawn = {int(step) for line in found for step in line.points["steps"]}
+        step_ticks(axes.xaxis, sorted(drawn | set(others["steps"] if len(others) else [])))
+    handles, texts = axes.get_legend_handles_labels()
+    if len(named) < len(found):
+        handles.append(Line2D([], [], color="0.5", lw=0.6, marker=".", markersize=3))
+        texts.append(f"{len(found) - len(named)} other settings")
+    if len(others):
+        handles.append(Line2D([], [], color="0.35", marker="o", markerfacecolor="white", lw=0.8, linestyle=":"))
+        texts.append(LEGEND)
+    columns = min(2, legend_columns(texts, SINGLE))
+    figure.set_figheight(2.05 + 0.15 * -(-len(texts) // columns) + 0.125 * written)
+    figure.legend(handles, texts, loc="outside lower center", ncols=columns)
+    own = [line.points.assign(label=line.label, seeds=line.seeds, origin="these runs") for line in found]
+    numbers = pd.concat([*own, others, pd.DataFrame(ratios)], ignore_index=True)
+    numbers = numbers.reindex(columns=["label", "origin", "seeds", axis, "fid", "fid_min", "fid_max", *RATIO_COLUMNS])
+    numbers.attrs["left_out"] = [*told, *dropped(table)]
+    return figure, numbers
+
+
+def _drawable(table: pd.DataFrame, axis: str) -> tuple[list[Line], list[str]]:
+    """The lines that have a place on a log axis, and which have none."""
+    found, told = [], []
+    for line in lines(table):
+        if (line.points[axis] > 0).all() and (line.points["fid"] > 0).all():
+            found.append(line)
+        else:
+            told.append(f"left out: {line.label}: a log axis has no place for {axis} or FID of 0 or unknown")
+    return found, told
+
+
+def _named(found: list[Line], pairs: list[Comparison]) -> set[str]:
+    """The labels that stand in the legend."""
+    if len(found) <= MOST_NAMED:
+        return {line.label for line in found}
+    named = {line.label for pair in pairs for line in (pair.a, pair.b)}
+    compared = {line.name for pair in pairs for line in (pair.a, pair.b)}
+    best: dict[str, Line] = {}
+    for line in found:
+        if line.name not in compared:
+            known = best.setdefault(line.name, line)
+            if line.points["fid"].min() < known.points["fid"].min():
+                best[line.name] = line
+    return named | {line.label for line in best.values()}
+
+
+def _draw_line(axes: Axes, line: Line, axis: str, styles: dict[str, dict[str, object]]) -> None:
+    points, style = line.points, styles[line.label]
+    x, fid = between(points[axis], points["fid"])
+    axes.plot(x, fid, label=line.label, zorder=3, markevery=PIECES, **style)  # type: ignore[arg-type]
+    if line.seeds > 1:
+        ends = [between(points[axis], points[end])[1] for end in ("fid_min", "fid_max")]
+        axes.fill_between(x, *ends, color=style["color"], alpha=0.2, lw=0)  # type: ignore[arg-type]
+    lowest = points["fid"].cummin()
+    if (points["fid"] > lowest).any():  # what had been reached counts for the ratio: its ends lie on this line
+        x, reached = between(points[axis], lowest)
+        reached = np.where(reached < fid, reached, np.nan)
+        axes.plot(x, reached, color=style["color"], linestyle=(0, (1, 1.5)), lw=0.8, zorder=3)  # type: ignore[arg-type]
+
+
+def _draw_published(
+    axes: Axes,
+    published: pd.DataFrame | None,
+    found: list[Line],
+    axis: str,
+    told: list[str],
+    styles: dict[str, dict[str, Any]],
+) -> pd.DataFrame:
+    """Hollow points of the models that are drawn, in their markers, joined where one source measured them alike."""
+    if published is None or published.empty:
+        return pd.DataFrame()
+    points = named_as(unguided(published, told), {line.name for line in found}, told)
+    points = points[points["fid"].notna()]
+    markers = {line.name: styles[line.label]["marker"] for line in found if line.label in styles}
+    for (model, family, series, _), rows in points.groupby(["model", "family", "series", "resolution"]):
+        colour = FAMILIES.get(str(family), OTHERS[0])[0]
+        ordered = rows.sort_values(axis)
+        line = ":" if series else "none"
+        look = {
+            "linestyle": line,
+            "lw": 0.8,
+            "color": colour,
+            "marker": markers.get(model, "o"),
+            "markerfacecolor": "none",
+        }
+        axes.plot(*between(ordered[axis], ordered["fid"]), markevery=PIECES, zorder=4, **look)  # type: ignore[arg-type]
+    return points.assign(origin=PUBLISHED)
+
+
+def _draw_floors(axes: Axes, table: pd.DataFrame, found: list[Line]) -> None:
+    """The floor of each data set and resolution."""
+    lowest = min(line.points["fid"].min() for line in found)
+    below = 0
+    at: dict[float, str] = {}
+    for scale, rows in scales(table):
+        floor = float(rows["floor"].median())
+        at[floor] = at.get(floor, "") + scale
+    for floor, where in at.items():
+        below += _draw_floor(axes, floor, lowest, where, below)
+
+
+def _draw_floor(axes: Axes, floor: float, lowest: float, scale: str, below: int) -> bool:
+    """What real images score: a line, or (True) a note above `below` others where it lies far below the curves."""
+    if not (np.isfinite(floor) and floor > 0):
+        return False
+    note = f"real images{scale}: {floor:.3g}"
+    low, high = axes.get_ylim()
+    far = floor * FAR_BELOW < lowest
+    if far:
+        note += " (below the axis)"
+        axes.set_ylim(low / (high / low) ** 0.1, high)  # room for the note under the curves
+    else:
+        axes.axhline(floor, color="0.35", linestyle=(0, (2, 2)), linewidth=0.9, zorder=1)
+        axes.set_ylim(min(low, floor * 0.7), max(high, floor * 2))
+    axes.annotate(
+        note,
+        (0.01, 0.01 if far else floor),
+        (0, 2 + (NOTE + 2) * below * far),
+        xycoords="axes fraction" if far else axes.get_yaxis_transform(),
+        textcoords="offset points",
+        fontsize=NOTE,
+        color="0.35",
+        va="bottom",
+    )
+    return far
+
+
+def _arrows(axes: Axes, found: list[Comparison], axis: str) -> tuple[list[dict[str, object]], int]:
+    """From the slower model's curve to the faster one's at the headline FID: the ratios, how many lines say them.
+
+    Above the axes stands the largest pair that has a clear ratio; all are rows of the numbers.
+    """
+    style = {"arrowstyle": "-|>", "color": "0.15", "lw": 0.9, "shrinkA": 0, "shrinkB": 0, "mutation_scale": 7}
+    told: list[str] = []
+    unclear: list[str] = []
+    rows: list[dict[str, object]] = []
+    several = len({one.a.resolution for one in found}) > 1
+    for one in found:
+        ratios = one.steps if axis == "steps" else one.flops
+        if not isinstance(ratios, RatioRange):
+            continue
+        at = f", {one.a.resolution} px" if several else ""
+        row = {"label": f"{one.a.label} against {one.b.label}", "origin": RATIO, "ratio": ratios.ratio}
+        row |= {"ratio_at_fid": ratios.target, "ratio_from": ratios.steps_b, "ratio_to": ratios.steps_a}
+        rows.append({**row, "unclear": ratios.unclear or ""})
+        if ratios.unclear:
+            unclear.append(f"{one.a.name} against {one.b.name}{at}: no clear ratio")
+            continue
+        fast, slow = sorted((ratios.steps_a, ratios.steps_b))
+        axes.annotate("", (fast, ratios.target), (slow, ratios.target), arrowprops=style, zorder=4)
+        more_or_less = "fewer" if ratios.ratio >= 1 else "more"
+        times = max(ratios.ratio, 1 / ratios.ratio)
+        told.append(f"{one.a.name}: {times:.1f}× {more_or_less} than {one.b.name}{at}")
+    drawn = len(told)
+    said = [*unclear, *told]
+    if said:
+        what = "steps" if axis == "steps" else "FLOPs"
+        head = f"{what} to equal FID" + ("", " (arrow)", " (arrows)")[min(drawn, 2)]
+        more = f" (+{len(said) - 1} in CSV)" if len(said) > 1 else ""
+        axes.set_title(f"{head}\n{said[-1]}{more}", fontsize=NOTE, loc="right")
+    return rows, 2 if said else 0

@@ -1,0 +1,105 @@
+"""Samples along the budgets: a row for each model, a column for each number of steps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from fcdm.analysis.figures.axes import NOTE, Drawn, spread, steps_text
+from fcdm.analysis.figures.styles import DOUBLE
+from fcdm.analysis.stats.model_pairs import Line, lines
+
+MOST_COLUMNS = 6
+LEAST_COLUMNS = 4
+MOST_ROWS = 12
+TILES_SHOWN = (2, 5)
+"""The first ten samples of each, in rows and columns: the same noise and labels in all."""
+
+
+def sample_grid(table: pd.DataFrame) -> Drawn | None:
+    """The first tiles of each evaluation's grid, of each line's lowest seed; None where there are no grids.
+
+    The same starting noise and labels in every picture: what moves along a row is training, down a column the model.
+    """
+    pictured = table[table["grid"].notna()]
+    order = [line for line in lines(table) if line.label in set(pictured["label"])]
+    if not order:
+        return None
+    told = _left_out(pictured, order)
+    order = order[:MOST_ROWS]
+    budgets = spread(sorted(set(pictured["steps"])), MOST_COLUMNS)
+    rows, columns = len(order), max(len(budgets), LEAST_COLUMNS)  # a picture alone is no wider than among others
+    longest = max(len(part) for line in order for part in line.label.split())
+    cell = (DOUBLE - 0.15 - 0.062 * longest) / columns
+    lines_of_label = max(len(line.label.split()) for line in order)
+    height = rows * (max(cell * TILES_SHOWN[0] / TILES_SHOWN[1], 0.125 * lines_of_label) + 0.06) + 0.35
+    figure, axes = plt.subplots(rows, columns, figsize=(DOUBLE, height), squeeze=False)
+    for axis in axes[:, len(budgets) :].flat:
+        axis.set_visible(False)
+    shown = []
+    for i, line in enumerate(order):
+        of_line = pictured[pictured["label"] == line.label]
+        of_line = of_line[of_line["seed"] == of_line["seed"].min()].set_index("steps")
+        for j, steps in enumerate(budgets):
+            axis = axes[i, j]
+            axis.set(xticks=[], yticks=[], box_aspect=TILES_SHOWN[0] / TILES_SHOWN[1])
+            axis.grid(visible=False)
+            for spine in axis.spines.values():
+                spine.set_visible(False)
+            if i == 0:
+                axis.set_title(f"{steps_text(steps)} steps")
+            if j == 0:
+                axis.set_ylabel(line.label.replace(" ", "\n"), rotation=0, ha="right", va="center", fontsize=NOTE)
+            if steps in of_line.index:
+                row = of_line.loc[steps]
+                tiles = _first_tiles(row["grid"], int(row["grid_columns"]))
+                axis.imshow(tiles, cmap="gray", vmin=0, vmax=255, interpolation="nearest", aspect="auto")
+                shown.append({"label": line.label, "steps": steps, "run": row["run"], "picture": str(row["grid"])})
+            else:
+                axis.set_facecolor("none")
+                axis.text(0.5, 0.5, "–", transform=axis.transAxes, ha="center", va="center")
+    numbers = pd.DataFrame(shown)
+    numbers.attrs["left_out"] = told
+    return figure, numbers
+
+
+def _left_out(pictured: pd.DataFrame, order: list[Line]) -> list[str]:
+    """Which seeds, budgets and models of those with pictures are not shown."""
+    told = []
+    several = pictured.groupby("label")["seed"].nunique()
+    if (several > 1).any():
+        told.append("left out: pictures of all seeds but the lowest of each model")
+    budgets = sorted(set(pictured["steps"]))
+    hidden = sorted(set(budgets) - set(spread(budgets, MOST_COLUMNS)))
+    if hidden:
+        told.append(f"left out: pictures at {', '.join(f'{step:,}' for step in hidden)} steps")
+    if len(order) > MOST_ROWS:
+        others = ", ".join(line.label for line in order[MOST_ROWS:])
+        told.append(f"left out: pictures of {others}: {MOST_ROWS} rows are shown")
+    return told
+
+
+def _first_tiles(path: Path, columns: int) -> np.ndarray:
+    """The grid's first tiles in reading order, in TILES_SHOWN, white between them: (height, width[, 3]) uint8.
+
+    Tiles of a grid are square and have no gaps.
+    """
+    with Image.open(path) as picture:
+        pixels = np.asarray(picture.convert("L" if picture.mode == "L" else "RGB"))
+    side = pixels.shape[1] // columns
+    tiles = [
+        pixels[top : top + side, left : left + side]
+        for top in range(0, pixels.shape[0] - side + 1, side)
+        for left in range(0, columns * side, side)
+    ]
+    rows, across = TILES_SHOWN
+    gap = max(1, round(side / 16))
+    shown = np.full((rows * (side + gap) - gap, across * (side + gap) - gap, *pixels.shape[2:]), 255, dtype=np.uint8)
+    for place, tile in enumerate(tiles[: rows * across]):
+        top, left = (side + gap) * (place // across), (side + gap) * (place % across)
+        shown[top : top + side, left : left + side] = tile
+    return shown

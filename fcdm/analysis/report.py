@@ -1,0 +1,188 @@
+"""One self-contained page about a study: `python -m analysis.report STUDY [--runs DIR] [--out FILE] [--mlflow [URI]]`.
+
+Question, runs with their states, and for each protocol a part of its own: how it judges, FIDs, figures, claims; then
+cost and all that is needed to repeat it. Numbers of different protocols never share a table, a figure or a claim.
+Beside the page stand the tables as LaTeX.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import sys
+import time
+from pathlib import Path
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+
+from fcdm.analysis.data.one_protocol import protocol_differences
+from fcdm.analysis.reporting.cell_tables import CellTable
+from fcdm.analysis.reporting.claim_tables import Split, findings
+from fcdm.analysis.reporting.cost_table import cost_table, devices_text
+from fcdm.analysis.reporting.fit_tables import fit_tables
+from fcdm.analysis.reporting.html import HTML, element, joined
+from fcdm.analysis.reporting.latex import latex_table
+from fcdm.analysis.reporting.page import (
+    anchor,
+    bullets,
+    code,
+    configurations,
+    details,
+    html_table,
+    lead,
+    page,
+    protocol_section,
+    runs_section,
+)
+from fcdm.analysis.reporting.report_figures import figures, guidance
+from fcdm.analysis.reporting.reproduce import repeat_section
+from fcdm.analysis.reporting.result_tables import measured, protocol_rows, protocol_sentence, results_table
+from fcdm.analysis.reporting.study_facts import Judging, StudyFacts, study_facts
+from fcdm.atomic import describe_oserror, write_atomic
+from fcdm.errors import UserError
+from fcdm.jobstatus.words import summary
+from fcdm.runs.revision import code_revision
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """A page and the tables that stand beside it."""
+
+    study: str
+    html: str
+    tables: tuple[CellTable, ...]
+    told: tuple[str, ...]
+    """What a terminal shows of it."""
+
+
+def make_report(facts: StudyFacts, now: float | None = None) -> Report:
+    """The report of a study as it stands; what is missing is said in it."""
+    tables: list[CellTable] = []
+    sections = [("Runs", runs_section(facts))]
+    told = [f"{facts.study.name}: {summary(facts.rows)}"]
+    if len(facts.judgings) > 1:
+        sections.append(("Protocols", _differences(facts)))
+    headline: list[str] = []
+    for judging in facts.judgings:
+        section, found, lines = _judged(judging)
+        headline = headline or lines
+        sections.append((_name(facts, judging), section))
+        tables += found
+        told += lines
+    traded = guidance(facts.guidance)
+    if traded is not None:
+        sections.append(("Guidance", traded))
+    models = {run: facts.model(run) for run in facts.runs}
+    costs, total = cost_table(facts.views.values(), models)
+    tables.append(costs)
+    sections.append(("Cost", html_table(costs)))
+    sections.append(("How to repeat it", repeat_section(facts)))
+    sections.append(("Configurations", configurations(facts)))
+    latex = [details(table.caption, code(latex_table(table))) for table in tables]
+    sections.append(("Tables as LaTeX", joined([element("p", "For \\usepackage{booktabs}."), latex])))
+    told.append(f"cost so far: {devices_text(total)}, {total.train_flops / 1e15:.3g} PFLOPs of training")
+    moment = time.time() if now is None else now
+    html = page(f"Study {facts.study.name}", sections, lead(facts, headline, code_revision(), moment))
+    return Report(facts.study.name, html, tuple(tables), tuple(told))
+
+
+def _differences(facts: StudyFacts) -> HTML:
+    known = {judging.id: judging.settings for judging in facts.judgings if judging.settings}
+    parts = [
+        element(
+            "p",
+            f"The study judges by {len(facts.judgings)} protocols, whose numbers cannot be compared. Each has a part "
+            "of its own below, the headline first.",
+        )
+    ]
+    if len(known) > 1:
+        parts.append(element("p", f"What differs: {protocol_differences(known)}."))
+    links = [element("li", element("a", one.id, href=f"#{anchor(_name(facts, one))}")) for one in facts.judgings]
+    return joined([*parts, element("ul", links)])
+
+
+def _name(facts: StudyFacts, judging: Judging) -> str:
+    headline = " (headline)" if judging is facts.judgings[0] and len(facts.judgings) > 1 else ""
+    return f"Judged by {judging.id}{headline}"
+
+
+def _judged(judging: Judging) -> tuple[HTML, list[CellTable], list[str]]:
+    """(the part of one protocol, its tables, what a terminal shows of it)."""
+    parts: list[HTML] = [element("h3", "Protocol"), protocol_section(judging, protocol_rows(judging.settings))]
+    if judging.table is None:
+        line = f"nothing is judged by {judging.id} yet ({judging.asked} asked)"
+        return joined([*parts, element("p", f"So far {line}.", class_="warning")]), [], [line]
+    note = protocol_sentence(judging.id, judging.settings)
+    tables = []
+    for metric in measured(judging.table):
+        found = results_table(judging.table, metric, judging.id)
+        tables.append(dataclasses.replace(found, notes=(*found.notes, note)))
+    said = Split.of(judging.table)
+    claimed = said.tables(judging.id)
+    first, *rest = [dataclasses.replace(table, notes=table.notes[:-1]) for table in tables]
+    parts += [element("h3", "Results"), html_table(first)]
+    parts += [details("Other measures", [html_table(table) for table in rest])] if rest else []
+    if judging.left_out:
+        parts += [element("p", "In the table and nowhere else:", class_="warning"), bullets(judging.left_out)]
+    parts += [element("h3", "Claims"), html_table(claimed[0])]
+    parts += [details(found.caption, html_table(found, caption=False)) for found in claimed[1:]]
+    tables += [dataclasses.replace(found, notes=(*found.notes, note)) for found in claimed]
+    laws = fit_tables(judging.table, judging.id)
+    tables += laws
+    parts += [element("h3", "Fits"), *(details(law.caption, html_table(law)) for law in laws)]
+    parts += [element("h3", "Figures"), element("div", figures(judging.table), class_="figures")]
+    return joined(parts), tables, [*findings(said.ours), *judging.left_out]
+
+
+def write_report(report: Report, out: Path) -> list[Path]:
+    """Writes the page, and its LaTeX tables beside it (PAGE-TABLE.tex); returns them. Raises UserError."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise describe_oserror(error, out.parent) from None
+    written = {out: report.html}
+    written |= {out.with_name(f"{out.stem}-{table.name}.tex"): latex_table(table) for table in report.tables}
+    for path, text in written.items():
+        write_atomic(path, text)
+    return list(written)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit code 0; 1 with one line for what cannot be."""
+    parser = argparse.ArgumentParser(prog="python -m analysis.report", description="One page about a study.")
+    parser.add_argument("study", help="its name: a file of runs/studies/")
+    parser.add_argument("--runs", default="runs", metavar="FOLDER", help="folder of the runs (default: runs)")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="the page (default: reports/STUDY.html)")
+    parser.add_argument("--question", metavar="TEXT", help="what the study asks (default: its sweep file's comment)")
+    parser.add_argument(
+        "--mlflow",
+        nargs="?",
+        const="",
+        metavar="URI",
+        help="put the page into MLflow too, in place of the last one (default URI: as in fcdm.sync)",
+    )
+    options = parser.parse_args(arguments)
+    out = options.out or Path("reports") / f"{options.study}.html"
+    try:
+        report = make_report(study_facts(options.runs, options.study, options.question))
+        written = write_report(report, out)
+        for line in report.told:
+            print(line)
+        print(
+            f"\n{written[0]}"
+            + (f", and {len(written) - 1} tables as {out.stem}-*.tex beside it" if written[1:] else "")
+        )
+        if options.mlflow is not None:
+            from fcdm.analysis.reporting.log_report import log_report
+
+            said = "\n\n".join(report.told)
+            print(log_report(report.study, report.html, said, Path(options.runs), options.mlflow or None))
+    except UserError as error:
+        print(f"analysis.report: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # `| head`: the page stands, nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0

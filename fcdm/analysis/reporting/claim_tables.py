@@ -1,0 +1,70 @@
+"""The claims of `fcdm.analysis.claims` as tables of a report: what these runs say, and the paper's beside them."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from fcdm.analysis.claims import Claim, claims
+from fcdm.analysis.published import published
+from fcdm.analysis.reporting.cell_tables import CellTable
+from fcdm.analysis.stats.claim_sides import Side
+
+
+@dataclass(frozen=True)
+class Split:
+    """Claims by who can speak of them."""
+
+    ours: tuple[Claim, ...]
+    """Of these runs by FID, and those of the paper that these runs speak of."""
+    by_other_distances: tuple[Claim, ...]
+    paper: tuple[Claim, ...]
+    """For which these runs lack the models."""
+
+    @classmethod
+    def of(cls, table: pd.DataFrame) -> Split:
+        found = claims(table, published())
+        others = tuple(one for one in found if "|" in one.key and one.key.split("|")[3] != "fid")
+        paper = tuple(one for one in found if "|" not in one.key and one.runs.text.startswith("missing: runs of"))
+        return cls(tuple(one for one in found if one not in others and one not in paper), others, paper)
+
+    def tables(self, protocol: str) -> list[CellTable]:
+        """Those that have a row, the first for what these runs say."""
+        told = [
+            claims_table(self.ours, f"claims-{protocol}", "What these runs say"),
+            claims_table(self.by_other_distances, f"claims-other-distances-{protocol}", "The same by other distances"),
+            claims_table(
+                self.paper, f"claims-paper-{protocol}", "The paper's claims, for which these runs lack models"
+            ),
+        ]
+        return [table for table in told if table.rows]
+
+
+def findings(ours: Sequence[Claim]) -> list[str]:
+    """The headline: how many times fewer steps to equal FID, one line for each pair of models."""
+    found = [f"{one.claim}: {one.runs.text}" for one in ours if one.key.endswith("|fid|steps")]
+    return found or ["No step ratio: no FCDM and DiT of the same size (such as N and dit/N-2) are judged here."]
+
+
+def claims_table(found: Sequence[Claim], name: str, caption: str) -> CellTable:
+    """Claim, from published points, from these runs; a letter says in the notes what a number rests on."""
+    with_published = any(one.published.rests_on for one in found)
+    letters: dict[str, str] = {}
+
+    def text(side: Side) -> str:
+        if not side.rests_on:
+            return side.text
+        names = string.ascii_lowercase
+        letter = letters.setdefault(side.rests_on, names[len(letters) % 26] * (1 + len(letters) // 26))
+        return f"{side.text} [{letter}]"
+
+    rows = []
+    for one in found:
+        sides = [one.published, one.runs] if with_published else [one.runs]
+        rows.append([one.claim, *map(text, sides)])
+    columns = ("Claim", *(("From published points",) if with_published else ()), "From these runs")
+    notes = tuple(f"[{letter}] {rests_on}." for rests_on, letter in letters.items())
+    return CellTable(name, caption, columns, rows, notes, frozenset(range(3)))

@@ -1,0 +1,113 @@
+"""The figures of one protocol as they stand in a report: inlined, with a caption that says what is left out."""
+
+from __future__ import annotations
+
+import io
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.figure import Figure
+
+from fcdm.analysis.figures.axes import Drawn, fid_label
+from fcdm.analysis.figures.guidance_tradeoff import guidance_figure
+from fcdm.analysis.figures.styles import STYLE
+from fcdm.analysis.plots import recipes
+from fcdm.analysis.reporting.html import HTML, data_uri, element
+
+TEXTS = {
+    "fid_vs_steps": (
+        "FID against training steps",
+        "A line per model and setting: the mean over seeds, the band from the best to the worst of them. Both axes are "
+        "logarithmic.",
+    ),
+    "fid_vs_training_flops": (
+        "FID against training FLOPs",
+        "The same points against the FLOPs of training (three forward passes a step, 2 FLOPs a multiply-accumulate).",
+    ),
+    "fid_vs_forward_gmacs": (
+        "FID and throughput against the size of the model",
+        "The best setting of each model at each budget; the larger the bubble, the more parameters.",
+    ),
+    "frontier": ("The compute frontier", "The lowest FID at each training compute, over all models of a family."),
+    "ablation": ("Ablations", "What one change to the model does to FID."),
+    "samples": (
+        "Samples along the budgets",
+        "The first ten samples of each model's lowest seed: the same noise and classes in all pictures, not chosen.",
+    ),
+}
+"""Name of a figure -> (title, what is drawn)."""
+PIXELS = ("samples",)
+"""Figures that are pictures: PNG, not SVG."""
+
+
+def figures(table: pd.DataFrame) -> list[HTML]:
+    """Each figure with its caption, or a line that says why it is not drawn."""
+    protocol = str(table["protocol_id"].iloc[0])
+    made = []
+    for name, (make, reason) in recipes(table).items():
+        if name not in TEXTS:
+            continue
+        with mpl.rc_context(), plt.style.context(STYLE):
+            drawn = make()
+            if drawn is not None:
+                made.append(_figure(f"{name}-{protocol}", *TEXTS[name], drawn, _alt(name, table, drawn[1])))
+            elif reason:
+                made.append(element("p", f"{TEXTS[name][0]}: not drawn, for {reason}.", class_="absent"))
+    return made
+
+
+def guidance(table: pd.DataFrame) -> HTML | None:
+    """What guidance trades, over protocols that differ in nothing but its scale; None where nothing was judged so."""
+    if table.empty:
+        return None
+    with mpl.rc_context(), plt.style.context(STYLE):
+        drawn = guidance_figure(table)
+        if drawn is None:
+            return None
+        told = "Each point is one checkpoint judged by one protocol; the protocols of a line differ in the scale only."
+        scales = ", ".join(f"{scale:g}" for scale in sorted(set(table["guidance_scale"])))
+        alt = f"FID and what goes with it at guidance scales {scales}, for {', '.join(sorted(set(table['label'])))}"
+        return _figure("guidance", "What guidance trades", told, drawn, alt)
+
+
+def _figure(name: str, title: str, caption: str, drawn: Drawn, alt: str) -> HTML:
+    figure, numbers = drawn
+    pixels = name.split("-")[0] in PIXELS
+    wide = pixels or figure.get_figwidth() > 4
+    picture, width = inlined(figure, "png" if pixels else "svg")
+    plt.close(figure)
+    image = element("img", src=picture, alt=alt, style=f"width: {width:.1f}rem")
+    told = [caption]
+    left_out = [line.removeprefix("left out: ") for line in numbers.attrs.get("left_out", [])]
+    if left_out:
+        told.append(f"Not drawn: {'; '.join(left_out)}.")
+    text = element("figcaption", element("strong", f"{title}. "), " ".join(told))
+    return element("figure", image, text, id=name, class_="whole" if wide else None)
+
+
+def inlined(figure: Figure, kind: str) -> tuple[str, float]:
+    """(data URI, width on the page in rem): SVG with its letters as paths, since a page brings no fonts."""
+    buffer = io.BytesIO()
+    width = figure.get_figwidth()
+    with mpl.rc_context({"svg.fonttype": "path", "svg.hashsalt": "fcdm"}):
+        if kind == "svg":
+            figure.savefig(buffer, format="svg", metadata={"Date": None})
+        else:
+            figure.savefig(buffer, format="png", dpi=200)
+    return data_uri(buffer.getvalue(), "image/svg+xml" if kind == "svg" else "image/png"), width * 8.5
+
+
+def _alt(name: str, table: pd.DataFrame, numbers: pd.DataFrame) -> str:
+    """What is seen, for who does not see it; the numbers themselves stand in the table."""
+    title = TEXTS[name][0]
+    labels = set(numbers["label"]) & set(table["label"]) if "label" in numbers else set(table["label"])
+    if name == "samples":
+        return f"Sample images of {', '.join(sorted(labels))} at {len(set(numbers['steps']))} budgets"
+    parts = []
+    for label, points in table[table["label"].isin(labels)].groupby("label"):
+        curve = points.groupby("steps")["fid"].mean()
+        first, last = curve.index[0], curve.index[-1]
+        span = f"{curve[first]:.3g} at {first:,} steps"
+        parts.append(f"{label}: {span}" + (f" to {curve[last]:.3g} at {last:,}" if last != first else ""))
+    return f"{title}, {fid_label(table)}. {'; '.join(parts)}"

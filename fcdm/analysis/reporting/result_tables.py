@@ -1,0 +1,101 @@
+"""What one protocol of a study found, as tables: FIDs over seeds, and the protocol itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from fcdm.analysis.data.curves import METRICS
+from fcdm.analysis.figures.fid_curves import fid_label, steps_text
+from fcdm.analysis.reporting.cell_tables import MISSING, Cell, CellTable, over_seeds
+
+METRIC_NAMES = {
+    "fid": "FID",
+    "fid_heldout": "FID to held-out images",
+    "fid_pixels": "Fréchet distance on raw pixels",
+    "fid_pixels_heldout": "Fréchet distance on raw pixels, to held-out images",
+    "heldout_loss": "Held-out loss",
+    "sfid": "sFID",
+    "inception_score": "Inception Score",
+    "precision": "Precision",
+    "recall": "Recall",
+}
+PROTOCOL_WORDS: dict[str, tuple[str, dict[Any, str]]] = {
+    "weights": (
+        "Weights",
+        {"ema": "exponential moving average of the training weights", "raw": "the training weights"},
+    ),
+    "sampler": ("Sampler", {}),
+    "sampling_steps": ("Sampling steps", {None: "as many as the sampler chooses"}),
+    "clip_denoised": ("Predicted image clipped to [-1, 1]", {True: "yes", False: "no"}),
+    "guidance_scale": ("Guidance scale", {1.0: "1 (no guidance)"}),
+    "guidance_channels": ("Guided channels", {None: "all"}),
+    "guidance_interval": ("Guided times", {None: "all"}),
+    "samples": ("Generated images", {}),
+    "seed": ("Seed of the samples", {}),
+    "labels": ("Class labels", {"balanced": "equally many of each class", "uniform": "drawn independently"}),
+    "precision": ("Precision of sampling", {}),
+    "rounding": ("Images become bytes by", {}),
+    "features": ("Features of the distance", {}),
+    "reference": ("Reference images", {}),
+    "decoder": ("Decoder of latents", {}),
+    "atol": ("Solver's absolute tolerance", {}),
+    "rtol": ("Solver's relative tolerance", {}),
+}
+"""Protocol key -> (how a reader calls it, words for some of its values)."""
+
+
+def results_table(table: pd.DataFrame, metric: str, protocol: str) -> CellTable:
+    """A row for each model and setting, a column for each budget: mean over seeds with Student's 95 % interval."""
+    budgets = sorted(set(table["steps"]))
+    rows: list[list[Cell]] = []
+    counts: set[int] = set()
+    for (label, _), found in table.groupby(["label", "variant"], sort=True):
+        seeds = found["seed"].nunique()
+        cells: list[Cell] = [str(label), str(seeds)]
+        for steps in budgets:
+            values = found.loc[found["steps"] == steps, metric].dropna()
+            counts.add(len(values))
+            short = f" ({len(values)} of {seeds} seeds)" if 0 < len(values) < seeds else ""
+            cell = over_seeds(list(values)) if len(values) else MISSING
+            cells.append(f"{cell}{short}" if short else cell)
+        rows.append(cells)
+    name = fid_label(table) if metric == "fid" else METRIC_NAMES.get(metric, metric)
+    uncertainty = (
+        "Mean over seeds ± half of Student's 95 % interval for the mean, of training seeds alone"
+        if max(counts, default=0) > 1
+        else "One seed each: no interval for training can be told"
+    )
+    missing = "; – not judged" if 0 in counts else ""
+    return CellTable(
+        name=f"{metric}-{protocol}",
+        caption=f"{name} after so many training steps",
+        columns=("Model", "Seeds", *(steps_text(steps) for steps in budgets)),
+        rows=rows,
+        notes=(f"{uncertainty}{missing}.",),
+    )
+
+
+def measured(table: pd.DataFrame) -> list[str]:
+    """The metrics that the table has numbers of, FID first."""
+    return [metric for metric in METRICS if metric in table and table[metric].notna().any()]
+
+
+def protocol_rows(settings: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """(what it is, its value, its key) of a whole protocol, in a reader's order."""
+    order = [*(key for key in PROTOCOL_WORDS if key in settings), *sorted(set(settings) - set(PROTOCOL_WORDS))]
+    rows = []
+    for key in order:
+        name, words = PROTOCOL_WORDS.get(key, (key, {}))
+        value = settings[key]
+        known = words.get(value) if isinstance(value, str | bool | int | float | None) else None
+        text = f"{value:,}" if key == "samples" and isinstance(value, int) else str(value)
+        rows.append((name, known or text, key))
+    return rows
+
+
+def protocol_sentence(protocol: str, settings: dict[str, Any]) -> str:
+    """A footnote: `Judged by ddim25-1000-...: Sampler: ddim; ...`."""
+    told = "; ".join(f"{name}: {value}" for name, value, _ in protocol_rows(settings))
+    return f"Judged by {protocol}{f' ({told})' if told else ''}."

@@ -1,0 +1,146 @@
+"""What a report is made of: the study, its runs with their states, and one table for each protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from fcdm.analysis.data.curves import RunCurves
+from fcdm.analysis.data.guidance_table import guidance_table
+from fcdm.analysis.data.labels import display_name
+from fcdm.analysis.data.tidy_table import read_curves, table_of
+from fcdm.analysis.stats.model_pairs import dropped
+from fcdm.errors import UserError
+from fcdm.jobstatus.collect import Looker, what_is_asked
+from fcdm.jobstatus.rows import DONE, Row
+from fcdm.jobstatus.words import what
+from fcdm.runs.reader import RunView, Study, list_studies, read_study, run_folders
+from fcdm.runs.study_description import question_of
+
+
+@dataclass(frozen=True)
+class Judging:
+    """What one protocol judged in a study."""
+
+    id: str
+    settings: dict[str, Any]
+    """Key -> value; {} where nothing was judged by it and it is not the study's last."""
+    floor: dict[str, float]
+    """What real images score."""
+    table: pd.DataFrame | None
+    """As of `fcdm.analysis.data.tidy_table`; None: nothing is judged by it yet."""
+    asked: int
+    """Budgets of runs that the study wants judged by it."""
+    left_out: tuple[str, ...] = ()
+    """Lines: what is in the table and in no curve, fit or claim, and why."""
+
+
+@dataclass(frozen=True)
+class StudyFacts:
+    """A study as it stands."""
+
+    study: Study
+    runs_dir: Path
+    question: str
+    rows: tuple[Row, ...]
+    """One per run, budget and protocol, as `fcdm.status` shows them."""
+    problem: str
+    """Why SLURM could not be asked; "" where it was, or where there is nothing to ask."""
+    views: dict[str, RunView]
+    """Run -> its files; those that have a folder."""
+    judgings: tuple[Judging, ...]
+    """One per protocol, the headline first."""
+    guidance: pd.DataFrame
+    """Checkpoints judged at several guidance scales; as of `fcdm.analysis.data.guidance_table`."""
+    differing: dict[str, dict[str, str]] = field(default_factory=dict)
+    """Run -> the science settings that are not the same in all runs, model and seed left out."""
+
+    @property
+    def runs(self) -> list[str]:
+        """Folder names in the order in which they were asked for."""
+        return list(dict.fromkeys(request.run for request in self.study.requests))
+
+    def model(self, run: str) -> str:
+        """`FCDM-N`; "–" for a run without a folder."""
+        view = self.views.get(run)
+        return display_name(view.model, view.family) if view else "–"
+
+
+def state_text(row: Row, protocol: bool = False) -> str:
+    """`400: stopped, by SIGTERM`."""
+    told = what(row)
+    by = f" by {row.protocol}" if protocol else ""
+    return f"{row.budget:,}{by}: {row.state}{f', {told}' if told else ''}"
+
+
+def study_facts(runs_dir: Path | str, name: str, question: str | None = None) -> StudyFacts:
+    """Reads everything about a study. Raises UserError: no such study, nothing asked for, a damaged file."""
+    if "://" in str(runs_dir):
+        raise UserError(
+            f"{runs_dir}: a report is made from the runs' folder (states, segments and configurations are not in "
+            "MLflow); say --runs FOLDER, or draw the figures alone: python -m analysis.plots --uri URI"
+        )
+    folder = Path(runs_dir)
+    folders = {path.name: path for path in run_folders(folder)}
+    study = read_study(folder, name)
+    if not study.requests:
+        raise UserError(f"study '{name}' in {folder} asks for nothing yet: launch it, then report on it")
+    overview = Looker(folder).look(what_is_asked(folder, name))
+    studies = tuple(list_studies(folder))
+    wanted = dict.fromkeys(request.run for request in study.requests)
+    views = {run: RunView(folders[run], studies) for run in wanted if run in folders}
+    found = (
+        question
+        or study.question
+        or next(filter(None, (question_of(command, name) for command in _commands(study))), "")
+    )
+    curves = read_curves(folder, name) if views else []
+    protocols = sorted({row.protocol for row in overview.rows}, key=lambda key: (key != study.protocol_id, key))
+    return StudyFacts(
+        study=study,
+        runs_dir=folder,
+        question=found,
+        rows=tuple(overview.rows),
+        problem=overview.problem,
+        views=views,
+        judgings=tuple(_judging(curves, folder, study, key, overview.rows, views.values()) for key in protocols),
+        guidance=guidance_table(curves, name),
+        differing=differing_settings(views.values()),
+    )
+
+
+def differing_settings(views: Iterable[RunView]) -> dict[str, dict[str, str]]:
+    """Run -> {key: value} of the settings that differ between runs, but for the model's shape and the seed."""
+    configs = {view.name: view.flat_config for view in views}
+    keys = sorted({key for config in configs.values() for key in config})
+    keys = [key for key in keys if not key.startswith("model.") and key not in ("seed", "data.path")]
+    keys = [key for key in keys if len({config.get(key) for config in configs.values()}) > 1]
+    return {run: {key: config.get(key, "none") for key in keys} for run, config in configs.items()}
+
+
+def _commands(study: Study) -> list[list[str]]:
+    return [list(study.command), *(line.split() for line in reversed(study.commands))]
+
+
+def _judging(
+    curves: list[RunCurves],
+    folder: Path,
+    study: Study,
+    protocol: str,
+    rows: Iterable[Row],
+    views: Iterable[RunView],
+) -> Judging:
+    mine = [row for row in rows if row.protocol == protocol]
+    settings = study.protocol if protocol == study.protocol_id else {}
+    floor: dict[str, float] = {}
+    for judged in (judged for view in views for judged in view.evaluations if judged.protocol_id == protocol):
+        settings, floor = settings or judged.protocol, floor or judged.floor
+    table = None
+    if any(row.state == DONE for row in mine):
+        table = table_of(curves, folder, study.name, protocol)
+    left_out = tuple(dropped(table)) if table is not None else ()
+    return Judging(protocol, settings, floor, table, len(mine), left_out)

@@ -1,0 +1,1 @@
+"""Step ratios, intervals, laws: pure functions on arrays and tables."""

@@ -1,0 +1,131 @@
+"""How sure an equal-FID ratio is: whole trajectories (training seeds) resampled, for budgets of one run are correlated.
+
+The interval is that of Student's t on the log ratio, with the standard error of a bootstrap over whole trajectories:
+every resample draws seeds with replacement, for each model by itself, takes the mean curve and reads off the log
+amounts at the target. A bootstrap of n means is too narrow by sqrt((n - 1) / n), which is put right, and t has Welch's
+degrees of freedom. At five seeds a 95 % interval covers 95 % of the time, where the bootstrap's percentiles cover 88 %
+(tests/analysis/test_bootstrap.py simulates both).
+
+What it does not hold: the noise of the evaluation. All runs are sampled from the same starting noise and labels (the
+evaluation's seed), so that part is common to all seeds and partly cancels in a ratio; it falls with more samples.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+from scipy.special import stdtrit
+
+from fcdm.analysis.stats.step_efficiency import log_amounts
+
+LEVEL = 0.95
+RESAMPLES = 2000
+BEYOND = 0.025
+"""Where more than this share of resamples leaves what was measured, that side of the interval is open."""
+ROUNDING = 1e-12
+"""Standard errors of a log ratio below this are rounding, not spread."""
+ONE_SEED = "one seed: no interval over training"
+NO_SPREAD = "all seeds agree to the last digit: no interval over training"
+
+
+@dataclass(frozen=True)
+class Trajectories:
+    """The curves of one model: `amount` and `fid` of shape (seeds, budgets), budgets in order."""
+
+    amount: np.ndarray
+    fid: np.ndarray
+    seeds: tuple[int, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.fid)
+
+
+def ratio_intervals(
+    a: Trajectories,
+    b: Trajectories,
+    targets: ArrayLike,
+    level: float = LEVEL,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """The ratio of b's amount over a's at each target, with its interval over training seeds.
+
+    Columns: target, ratio (of the mean curves), low, high, log_se, df, note. NaN ends where a model has one seed, all
+    seeds are the same or the ratio was not measured; 0 and inf where that side is open, because resamples often left
+    what was measured.
+    Pointwise: the level holds for each target by itself.
+    """
+    wanted = np.atleast_1d(np.asarray(targets, dtype=float))
+    at_a, at_b = mean_log_amounts(a, wanted), mean_log_amounts(b, wanted)
+    drawn_a, drawn_b = (resampled(one, wanted, resamples, seed + place) for place, one in enumerate((a, b)))
+    rows = []
+    for place, target in enumerate(wanted):
+        log_ratio = _difference(at_b[place], at_a[place])
+        row = {"target": target, "ratio": np.nan, "low": np.nan, "high": np.nan, "log_se": np.nan, "df": np.nan}
+        if not np.isfinite(log_ratio):
+            rows.append({**row, "note": "outside what was measured"})
+        elif min(len(a), len(b)) < 2:
+            rows.append({**row, "ratio": np.exp(log_ratio), "note": ONE_SEED})
+        else:
+            found = _interval(log_ratio, (drawn_a[:, place], len(a)), (drawn_b[:, place], len(b)), level)
+            rows.append({**row, "ratio": np.exp(log_ratio), **found})
+    return pd.DataFrame(rows, columns=["target", "ratio", "low", "high", "log_se", "df", "note"])
+
+
+def mean_log_amounts(one: Trajectories, targets: np.ndarray) -> np.ndarray:
+    """Log amounts at which the mean curve over seeds reaches the targets (m,); ∓inf outside what was measured."""
+    return log_amounts(np.log(one.amount.mean(0)), one.fid.mean(0), targets)
+
+
+def resampled(one: Trajectories, targets: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+    """`mean_log_amounts` of resamples of whole trajectories, shape (resamples, m)."""
+    random = np.random.Generator(np.random.Philox(seed))
+    chosen = random.integers(0, len(one), (resamples, len(one)))
+    counts = np.zeros((resamples, len(one)))
+    np.add.at(counts, (np.arange(resamples)[:, None], chosen), 1.0 / len(one))
+    return log_amounts(np.log(counts @ one.amount), counts @ one.fid, targets)
+
+
+def student_quantile(share: float, df: float) -> float:
+    """Quantile of Student's t with `df` degrees of freedom."""
+    return float(stdtrit(df, share)) if np.isfinite(df) else NormalDist().inv_cdf(share)
+
+
+def _interval(
+    log_ratio: float, a: tuple[np.ndarray, int], b: tuple[np.ndarray, int], level: float
+) -> dict[str, float | str]:
+    """Ends, standard error, degrees of freedom and a note, from each model's (resampled log amounts, seeds)."""
+    variances, dfs = [], []
+    for drawn, count in (a, b):
+        inside = drawn[np.isfinite(drawn)]
+        variances.append(float(np.var(inside)) * count / (count - 1) if len(inside) > 1 else np.inf)
+        dfs.append(count - 1)
+    total = sum(variances)
+    if total < ROUNDING**2:
+        return {"low": np.nan, "high": np.nan, "log_se": 0.0, "df": np.nan, "note": NO_SPREAD}
+    df = total**2 / sum(v**2 / d for v, d in zip(variances, dfs, strict=True)) if np.isfinite(total) else 1.0
+    reach = student_quantile((1 + level) / 2, df) * np.sqrt(total)
+    low, high = np.exp(log_ratio - reach), np.exp(log_ratio + reach)
+    # b never or a too early: the ratio is higher than what can be measured; the other way round: lower.
+    above = float(np.mean((b[0] == np.inf) | (a[0] == -np.inf)))
+    below = float(np.mean((b[0] == -np.inf) | (a[0] == np.inf)))
+    notes = []
+    for share, side in ((below, "lower"), (above, "upper")):
+        if share > BEYOND:
+            notes.append(f"no {side} end: {share:.0%} of the resamples leave what was measured")
+    return {
+        "low": 0.0 if below > BEYOND else float(low),
+        "high": np.inf if above > BEYOND else float(high),
+        "log_se": float(np.sqrt(total)),
+        "df": float(df),
+        "note": "; ".join(notes),
+    }
+
+
+def _difference(b: float, a: float) -> float:
+    """b - a, NaN where neither is finite."""
+    return float(b - a) if np.isfinite(a) and np.isfinite(b) else np.nan

@@ -1,0 +1,208 @@
+"""The step ratios of a table: which models are compared, at which learning rates, and what is said about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from fcdm.analysis.data.seed_curves import Line, dropped, lines, notes
+from fcdm.analysis.stats.step_efficiency import FLOORS, RatioRange, ratio_range
+
+__all__ = ["Comparison", "Line", "bound", "comparisons", "dropped", "lines", "sentence"]
+
+METRICS = {
+    "fid": "floor",
+    "fid_pixels": "floor_pixels",
+    "fid_heldout": "floor_heldout",
+    "fid_pixels_heldout": "floor_pixels_heldout",
+}
+"""A distance that can be compared -> the column of its floor."""
+UNITS = {"steps": "steps", "train_pflops": "training FLOPs", "device_seconds": "device-hours"}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """An FCDM against the DiT of its size, each at the best of the settings that were tried."""
+
+    a: Line
+    b: Line
+    floor: float
+    samples: int
+    tried: tuple[int, int]
+    """How many settings of each were compared."""
+    chosen_at: tuple[int, int]
+    """Budgets at which the settings of each were compared."""
+    not_compared: tuple[str, ...]
+    """Settings that were not judged at that budget: one of them may be better."""
+    at_edge: tuple[str, ...]
+    """Those whose best learning rate is the lowest or highest tried: a better one may lie outside."""
+    steps: RatioRange | str
+    flops: RatioRange | str
+    seconds: RatioRange | str
+    """Over device-seconds (GPU-hours x 3600), or why there is no such ratio."""
+
+
+def of_metric(table: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """The table with another distance in the place of `fid`, and its floor in that of `floor`."""
+    return table.assign(fid=table[metric], floor=table[METRICS[metric]])
+
+
+def comparisons(table: pd.DataFrame) -> list[Comparison]:
+    """Each FCDM size that has a DiT of the same letter, against the one with the smallest patch."""
+    found = []
+    for _, rows in table.groupby(["data", "resolution"], sort=True):  # FIDs of other data are another scale
+        found += _of_one_scale(rows)
+    return found
+
+
+def _of_one_scale(table: pd.DataFrame) -> list[Comparison]:
+    by_name: dict[str, list[Line]] = {}
+    for line in lines(table):
+        by_name.setdefault(line.name, []).append(line)
+    floor = float(table["floor"].median()) if table["floor"].notna().any() else float("nan")
+    samples = int(table["samples"].max())
+    found = []
+    for candidates in by_name.values():
+        if candidates[0].family != "fcdm":
+            continue
+        size = candidates[0].model
+        rivals = [other for other in by_name if other.startswith(f"DiT-{size}/")]
+        if not rivals:
+            continue
+        rival = min(rivals, key=lambda other: int(other.rsplit("/", 1)[1]))
+        (a, *of_a), (b, *of_b) = _best(candidates), _best(by_name[rival])
+        ratios = [_ratio(a, b, axis, floor) for axis in UNITS]
+        edge = tuple(
+            best.name
+            for best, rates in ((a, {x.lr for x in candidates}), (b, {x.lr for x in by_name[rival]}))
+            if len(rates) > 1 and best.lr in (min(rates), max(rates))
+        )
+        at, absent = (of_a[0], of_b[0]), (*of_a[1], *of_b[1])
+        tried = (len(candidates) - len(of_a[1]), len(by_name[rival]) - len(of_b[1]))
+        found.append(Comparison(a, b, floor, samples, tried, at, absent, edge, *ratios))
+    return sorted(found, key=lambda one: one.a.points["forward_gmacs"].iloc[0])
+
+
+def incomparable(a: Line, b: Line) -> str | None:
+    """Why device-seconds of two lines cannot be compared; None: they can."""
+    devices = sorted({*a.devices, *b.devices})
+    if "" in devices or not np.isfinite([*a.points["device_seconds"], *b.points["device_seconds"]]).all():
+        return "time and device were not recorded for every run"
+    if len(devices) > 1 or " + " in devices[0]:
+        return f"trained on different devices ({'; '.join(devices)}), whose hours cannot be compared"
+    return None
+
+
+def _ratio(a: Line, b: Line, axis: str, floor: float) -> RatioRange | str:
+    if axis == "device_seconds" and (why := incomparable(a, b)):
+        return why
+    if not (min(a.points[axis].min(), b.points[axis].min()) > 0):
+        return "not recorded"
+    return ratio_range(a.points[axis], a.points["fid"], b.points[axis], b.points["fid"], floor)
+
+
+def _best(candidates: list[Line]) -> tuple[Line, int, list[str]]:
+    """The setting with the lowest FID at one budget, the budget, and the settings that were not judged there.
+
+    The budget is the largest that two settings were judged at: one that lags must not move the choice to an early
+    budget, and one that is ahead of all others has not won.
+    """
+    judged: dict[int, dict[str, float]] = {}
+    for line in candidates:
+        for steps, fid in zip(line.points["steps"], line.points["fid"], strict=True):
+            judged.setdefault(int(steps), {})[line.label] = float(fid)
+    last = max(judged, key=lambda steps: (min(len(judged[steps]), 2), steps))
+    at = judged[last]
+    absent = [f"{line.label} (no FID at {last:,})" for line in candidates if line.label not in at]
+    return min((line for line in candidates if line.label in at), key=lambda line: at[line.label]), last, absent
+
+
+def sentence(one: Comparison) -> str:
+    """What was measured, with what it depends on."""
+    a, b, found = one.a, one.b, one.steps
+    if isinstance(found, str):
+        least = bound((a.label, a.points), (b.label, b.points), one.floor)
+        return f"{a.label} against {b.label}: {found}.{f' {least}.' if least else ''} ({_conditions(one)})"
+    text = (
+        f"{a.label} reaches FID {found.target:.3g} after {_count(found.steps_a)} steps, {b.label} after "
+        f"{_count(found.steps_b)}: {_times(found.ratio, 'steps')}"
+    )
+    if found.unclear:
+        text += f", no clear ratio ({found.unclear})"
+    text += f"; {found.lowest:.1f} to {found.highest:.1f} times over FID {found.worst:.3g} to {found.best:.3g}"
+    if isinstance(one.flops, RatioRange):
+        flops = one.flops
+        text += f"; at FID {flops.target:.3g} {_times(flops.ratio, 'training FLOPs')}"
+        if flops.unclear:
+            text += f", no clear ratio ({flops.lowest:.1f} to {flops.highest:.1f} times)"
+    else:
+        text += f"; in training FLOPs: {one.flops}"
+    cut = f"; FIDs under {FLOORS * one.floor:.3g}, twice the floor, refused" if found.cut_by_floor else ""
+    return f"{text} ({_conditions(one)}{cut})."
+
+
+def bound(
+    a: tuple[str, pd.DataFrame],
+    b: tuple[str, pd.DataFrame],
+    floor: float = np.nan,
+    axis: str = "steps",
+    distance: str = "FID",
+) -> str:
+    """What can be said without extrapolation where two curves do not overlap: what one had reached, the other did not.
+
+    `a`, `b`: name and points. "" where nothing can be said, or only of FIDs below twice the floor.
+    """
+    for (fast, ours), (slow, theirs) in ((a, b), (b, a)):
+        reached, end = ours.iloc[0], theirs.iloc[-1]
+        if reached["fid"] >= theirs["fid"].min() or reached["fid"] < FLOORS * floor:
+            continue
+        text = (
+            f"{slow} did not reach {distance} {reached['fid']:.4g} within {_count(end['steps'])} steps; {fast} was "
+            f"there after {_count(reached['steps'])} or fewer"
+        )
+        if end[axis] > reached[axis] > 0:
+            text += f": more than {end[axis] / reached[axis]:.1f} times fewer {UNITS[axis]}"
+        return text
+    return ""
+
+
+def how_chosen(one: Comparison) -> str:
+    """Where the settings of the two come from, and which were not compared."""
+    if one.tried == (1, 1):
+        text = "one setting of each, not tuned here"
+    else:
+        at = dict.fromkeys(f"{steps:,}" for steps, tried in zip(one.chosen_at, one.tried, strict=True) if tried > 1)
+        text = f"the best of {one.tried[0]} and {one.tried[1]} settings, chosen at {' and '.join(at)} steps"
+    if one.not_compared:
+        text += f"; not compared: {'; '.join(one.not_compared)}"
+    if one.at_edge:
+        text += f"; best lr of {' and '.join(one.at_edge)} at the edge of those tried"
+    return text
+
+
+def of_seeds(one: Comparison) -> str:
+    """`one seed each`, `5 and 4 seeds`, with the seeds that are not in a mean and why."""
+    a, b = one.a, one.b
+    told = ["one seed each" if (a.seeds, b.seeds) == (1, 1) else f"{a.seeds} and {b.seeds} seeds"]
+    told += [f"{line.label} without {', '.join(line.without)}" for line in (a, b) if line.without]
+    return "; ".join(told)
+
+
+def _times(ratio: float, what: str) -> str:
+    return f"{ratio:.1f} times fewer {what}" if ratio >= 1 else f"{1 / ratio:.1f} times more {what}"
+
+
+def _count(number: float) -> str:
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
+
+
+def _conditions(one: Comparison) -> str:
+    a, b = one.a, one.b
+    floor = f"floor {one.floor:.3g}" if np.isfinite(one.floor) else "floor not measured"
+    rates = f"both at lr {a.lr:g}" if a.lr == b.lr else f"lr {a.lr:g} and {b.lr:g}"
+    samples = f"{one.samples:,} samples" if one.samples > 0 else "samples not recorded"
+    hidden = [*notes(a.label, a.points), *notes(b.label, b.points)]
+    told = [f"{of_seeds(one)}, {samples}, {floor}", f"{rates}, {how_chosen(one)}", *hidden]
+    return f"FID interpolated over log steps; {'; '.join(told)}"

@@ -1,0 +1,165 @@
+"""What can be said of two models put side by side.
+
+The same functions answer for both origins, so that a claim is computed in one way, whoever's points it rests on.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from fcdm.analysis.stats.bootstrap import ratio_intervals
+from fcdm.analysis.stats.claim_sides import CLAIMED, DERIVED, Pair, Side, steps_text
+from fcdm.analysis.stats.model_pairs import UNITS, bound, incomparable
+from fcdm.analysis.stats.step_efficiency import (
+    FLOORS,
+    FidCurve,
+    budget_ratio,
+    equal_fid_ratio,
+    ratio_curve,
+    ratio_range,
+)
+
+
+def budgets(pair: Pair, steps_a: float, steps_b: float) -> Side:
+    """The ratio of two budgets, with what their FIDs say."""
+    fid_a, fid_b = _fid_at(pair.a, steps_a), _fid_at(pair.b, steps_b)
+    found = budget_ratio(steps_a, steps_b, fid_a, fid_b, pair.b.loc[pair.b["steps"] < steps_b, "fid"])
+    status = pair.status
+    text = f"{times(found.ratio)}: {steps_text(steps_b)} steps over {steps_text(steps_a)}"
+    if np.isnan(fid_a) or np.isnan(fid_b):
+        lacking = " and ".join(
+            f"{name} at {steps_text(steps)}"
+            for name, steps, fid in ((pair.name_a, steps_a, fid_a), (pair.name_b, steps_b, fid_b))
+            if np.isnan(fid)
+        )
+        text += f"; {CLAIMED}: no FID of {lacking} was found"
+        status = CLAIMED if status else ""
+    elif fid_b < FLOORS * pair.floor:
+        text += f"; {pair.distance} {fid_a:.4g} against {fid_b:.4g}, below {FLOORS:g} times the floor of "
+        text += f"{pair.floor:.3g}, where noise decides: says nothing of equal FID"
+    elif found.bounds_equal_fid:
+        text += f"; {pair.distance} {fid_a:.4g} against {fid_b:.4g}, so at {fid_b:.4g} at least {times(found.ratio)}"
+    else:
+        text += f"; {pair.distance} {fid_a:.4g} against {fid_b:.4g}: says nothing of equal FID"
+        if found.earlier_b <= fid_b:
+            text += f", for {pair.name_b} had {found.earlier_b:.4g} before"
+    return Side(text + pair.incomplete, pair.rests_on, found.ratio, status=status)
+
+
+def equal_fid(pair: Pair, axis: str, target: float | None = None) -> Side:
+    """The ratio at one target (None: the middle of all shared ones), how far it moves, and its interval over seeds."""
+    rests_on = pair.rests_on
+    if pair.lines is not None and axis == "device_seconds":
+        if why := incomparable(*pair.lines):
+            return Side(f"no ratio: {why}", rests_on)
+        rests_on += f"; wall time of training on {pair.lines[0].devices[0]}, with whatever else that machine did"
+    a, b = pair.curves(axis)
+    text = ""
+    if target is None:
+        span = ratio_range(pair.a[axis], pair.a["fid"], pair.b[axis], pair.b["fid"], pair.floor)
+        if isinstance(span, str):
+            least = bound((pair.name_a, pair.a), (pair.name_b, pair.b), pair.floor, axis, pair.distance)
+            return Side(f"no ratio: {span}{f'; {least}' if least else ''}{pair.incomplete}", rests_on)
+        target = span.target
+        text = f"; {times(span.lowest)} to {times(span.highest)} over {pair.distance} "
+        text += f"{span.worst:.3g} to {span.best:.3g}"
+        if span.cut_by_floor:
+            text += f" (below twice the floor of {pair.floor:.3g} refused)"
+        if span.unclear:
+            text += f", so no clear ratio: {span.unclear}"
+    one = equal_fid_ratio(a, b, target, pair.floor)
+    if one.refused:
+        return Side(f"refused: {one.refused}", rests_on)
+    if np.isnan(one.ratio):
+        why = " and ".join(f"{name}: {at.how}" for name, at in ((pair.name_a, one.a), (pair.name_b, one.b)))
+        return Side(f"no ratio at {pair.distance} {target:.4g} ({why}){pair.incomplete}", rests_on)
+    text = f"{_fewer(one.ratio)} {UNITS[axis]} at {pair.distance} {target:.4g}{text}"
+    if np.isfinite(pair.error):
+        text += _sensitivity(a, b, target, pair.error)
+    low = high = np.nan
+    if (curves := pair.trajectories(axis)) is not None:
+        row = ratio_intervals(*curves, target).iloc[0]
+        low, high = float(row["low"]), float(row["high"])
+        if np.isfinite(low):
+            ends = f"{times(low)} to {times(high) if np.isfinite(high) else 'no upper end'}"
+            text += f"; 95 % interval over {len(curves[0])} and {len(curves[1])} training seeds: {ends}"
+            if pair.chosen_here:
+                text += ", which does not hold the choice of the settings on these same seeds"
+        if row["note"]:
+            text += f"; {row['note']}"
+    else:
+        text += "; one run of each: no interval over training"
+    return Side(text + pair.incomplete, rests_on, one.ratio, low, high, DERIVED if pair.status else "")
+
+
+def efficiency_curve(pair: Pair, axis: str = "steps") -> pd.DataFrame:
+    """`ratio_curve` over all shared targets with the interval over seeds: columns low_seeds, high_seeds, note."""
+    found = ratio_curve(*pair.curves(axis), pair.floor, pair.error)
+    curves = pair.trajectories(axis)
+    if curves is None or found.empty:
+        return found.assign(low_seeds=np.nan, high_seeds=np.nan, note="")
+    ends = ratio_intervals(*curves, found["target"])
+    return found.assign(low_seeds=ends["low"], high_seeds=ends["high"], note=ends["note"])
+
+
+def macs(pair: Pair) -> Side:
+    """a's forward MACs as a share of b's."""
+    ours, theirs = float(pair.a["forward_gmacs"].iloc[0]), float(pair.b["forward_gmacs"].iloc[0])
+    text = f"{ours / theirs:.1%} of the forward MACs: {ours:.5g} against {theirs:.5g} GMACs"
+    return Side(
+        text,
+        "counted by python -m fcdm.cost, as torch's FlopCounterMode counts a forward pass",
+        ours / theirs,
+        status=DERIVED if pair.status else "",
+    )
+
+
+def compute(pair: Pair, steps_a: float, steps_b: float) -> Side:
+    """b's training compute over a's at two budgets: MACs x steps, the same batch."""
+    ratio = float(pair.b["forward_gmacs"].iloc[0] * steps_b / (pair.a["forward_gmacs"].iloc[0] * steps_a))
+    text = f"{times(ratio)} less compute in MACs x steps ({steps_text(steps_b)} steps against {steps_text(steps_a)})"
+    return Side(
+        text,
+        "MACs counted by python -m fcdm.cost, times the steps of the budgets; no FID enters",
+        ratio,
+        status=DERIVED if pair.status else "",
+    )
+
+
+def same_budget(pair: Pair, steps: float) -> Side:
+    """Both FIDs at one budget, and their difference as the value (above 0: a's is lower). No ratio of steps."""
+    fid_a, fid_b = _fid_at(pair.a, steps), _fid_at(pair.b, steps)
+    text = f"{pair.distance} {fid_a:.4g} against {fid_b:.4g} at {steps_text(steps)} steps"
+    return Side(text + pair.incomplete, pair.rests_on, fid_b - fid_a, status=pair.status)
+
+
+def smallest_budget(pair: Pair) -> tuple[float, float] | None:
+    """(a's, b's) steps: b's first budget with its lowest FID (of those that the floor does not refuse), and a's
+    smallest at which its FID is no higher; None: there is none."""
+    told = pair.b[~(pair.b["fid"] < FLOORS * pair.floor)]
+    if told.empty:
+        return None
+    best = told.loc[told["fid"].idxmin()]  # the first of equal ones
+    enough = pair.a[pair.a["fid"] <= best["fid"]]
+    return None if enough.empty else (float(enough["steps"].iloc[0]), float(best["steps"]))
+
+
+def _fewer(ratio: float) -> str:
+    return f"{times(ratio)} fewer" if ratio >= 1 else f"{times(1 / ratio)} more"
+
+
+def times(ratio: float) -> str:
+    return f"{ratio:.1f}x" if ratio >= 1 else f"{ratio:.2f}x"
+
+
+def _fid_at(points: pd.DataFrame, steps: float) -> float:
+    found = points.loc[points["steps"] == steps, "fid"]
+    return float(found.iloc[0]) if len(found) else np.nan
+
+
+def _sensitivity(a: FidCurve, b: FidCurve, target: float, error: float) -> str:
+    row = ratio_curve(a, b, error=error, targets=[target]).iloc[0]
+    low = f"{times(row['low'])}{' or less' if row['low_open'] else ''}"
+    high = f"{times(row['high'])}{' or more' if row['high_open'] else ''}"
+    return f"; an error of {error:.3g} FID in one model makes it {low} to {high}"

@@ -1,0 +1,141 @@
+"""The processes of one training job: who am I, which part of the global batch is mine, how we agree."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+
+from fcdm.errors import UserError
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """`rank` of `world_size` processes; one process is the ordinary case and needs no process group."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    @classmethod
+    def from_environment(cls, device: str) -> Ranks:
+        """Reads torchrun's variables (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT)."""
+        rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        chosen = choose_device(device, int(os.environ.get("LOCAL_RANK", 0)))
+        if chosen.type == "cuda":
+            torch.cuda.set_device(chosen)
+        if world_size > 1 and not dist.is_initialized():
+            backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
+            # A rank that waits this long waits for a dead one; evaluation and saving are far shorter.
+            dist.init_process_group(backend, timeout=timedelta(minutes=30))
+        return cls(rank, world_size, chosen)
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def share(self, count: int) -> tuple[int, int]:
+        """(start, length) of this rank's contiguous part of `count` items. Raises UserError if uneven."""
+        if count % self.world_size:
+            raise UserError(f"batch_size={count} does not divide over {self.world_size} processes")
+        length = count // self.world_size
+        return self.rank * length, length
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        """Sum over ranks, the same on all of them."""
+        if self.world_size > 1:
+            values = values.clone()
+            dist.all_reduce(values)
+        return values
+
+    def highest(self, *numbers: float) -> list[float]:
+        """The highest of each number over ranks: how all of them take the same turn at the same step.
+
+        Over the CPU (gloo), so that the GPU's queue is not waited for.
+        """
+        if self.world_size == 1:
+            return list(numbers)
+        found = torch.tensor(numbers, dtype=torch.float64)
+        dist.all_reduce(found, dist.ReduceOp.MAX)
+        return [float(number) for number in found]
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is up on any rank."""
+        return bool(self.highest(float(flag))[0])
+
+    def stop(self, signum: int | None) -> int | None:
+        """The signal that all ranks stop for, if any got one; SIGTERM (15) comes before the user's signals."""
+        return int(self.highest(float(signum or 0))[0]) or None
+
+    def agree(self, number: int, what: str) -> None:
+        """Raise UserError on all ranks unless the number is the same on all of them."""
+        mine = torch.tensor([float(number), float(number) ** 2], dtype=torch.float64)
+        total, squares = (self.sum(mine) / self.world_size).tolist()
+        if squares != total**2:
+            raise UserError(f"the {self.world_size} processes see different things for {what}: start them again")
+
+    def of_first(self, value: Any) -> Any:
+        """The first rank's value, on all of them; what the others give is not looked at."""
+        if self.world_size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, 0)
+        return box[0]
+
+    def refuse_together(self, refusal: Exception | None) -> None:
+        """All go on, or none: raises the first rank's refusal there, and ends the others without a word.
+
+        With code 0, for only the first rank's counts: another's would have srun kill it before it has said why.
+        """
+        if self.any(refusal is not None):
+            raise refusal or SystemExit(0)
+
+    def barrier(self) -> None:
+        if self.world_size > 1:
+            dist.barrier()
+
+    def close(self) -> None:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def choose_device(wanted: str, local_rank: int) -> torch.device:
+    """`auto` is the local rank's GPU where there is one, else the CPU. Raises UserError."""
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(wanted)
+    except RuntimeError:
+        raise UserError(f"device={wanted} is not known: auto, cpu, cuda or cuda:0") from None
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"device={wanted} is not supported: auto, cpu, cuda or cuda:0")
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise UserError(f"device={wanted}, but torch sees no CUDA device here: device=cpu works anywhere")
+        index = local_rank if device.index is None else device.index
+        if torch.cuda.device_count() == 1 and device.index is None:
+            index = 0  # SLURM shows each task its own GPU only (gpus_per_task)
+        if index >= torch.cuda.device_count():
+            raise UserError(f"device=cuda:{index}, but there are only {torch.cuda.device_count()} CUDA devices")
+        return torch.device("cuda", index)
+    return device
+
+
+class Progress(Protocol):
+    """Calls are cheap and may come at every step; the implementation decides how often to show anything."""
+
+    def training(self, step: int, last: int, loss: float | None, images_per_s: float | None) -> None:
+        """`step` of `last` steps is done; loss and speed are those of the last record."""
+
+    def sampling(self, step: int, done: int, samples: int) -> None:
+        """`done` of `samples` samples are drawn to judge the checkpoint of `step`."""
+
+    def judged(self, step: int, metrics: dict[str, float], floor: dict[str, float]) -> None:
+        """The checkpoint of `step` has its metrics; `floor` is what real images score."""
+
+    def note(self, text: str) -> None:
+        """Something a person should read."""

@@ -1,0 +1,170 @@
+"""Judging a checkpoint: once per (checkpoint, protocol), written as one file and one line of the records."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from fcdm.atomic import describe_oserror, write_atomic, write_json
+from fcdm.config.check import budgets
+from fcdm.config.ema_profiles import power_length
+from fcdm.config.schema import Config
+from fcdm.data.dataset import Dataset, open_dataset
+from fcdm.engine.distributed import Progress, Ranks
+from fcdm.engine.environment import matmul_precision, prepare_machine
+from fcdm.engine.evaluate import Evaluation, evaluate
+from fcdm.engine.image_grid import COLUMNS, png, tile
+from fcdm.engine.load_model import load_named
+from fcdm.engine.state import TrainState, create_model
+from fcdm.engine.stop import StopSignal
+from fcdm.errors import UserError
+from fcdm.runs.checkpoints import CannotJudge, checkpoints
+from fcdm.runs.find_weights import checkpoint_of
+from fcdm.runs.folder import Run
+from fcdm.runs.protocol import protocol_id, protocol_of
+from fcdm.runs.records import RecordWriter
+
+
+class Judge:
+    """Evaluates a run's checkpoints under the protocol of its configuration."""
+
+    def __init__(
+        self,
+        run: Run,
+        config: Config,
+        data: Dataset,
+        ranks: Ranks,
+        progress: Progress,
+        stop: StopSignal,
+        beat: Callable[[], None],
+    ) -> None:
+        self.run, self.config, self.data, self.ranks = run, config, data, ranks
+        self.progress, self.stop, self.beat = progress, stop, beat
+        self.protocol = protocol_of(config)
+        self.protocol_id = protocol_id(self.protocol)
+
+    def checkpoint(self, step: int, records: RecordWriter | None) -> None:
+        """Judge the kept checkpoint of `step`. Raises CannotJudge."""
+        if self._stands(step):
+            return
+        model = create_model(self.config, self.ranks.device).eval()
+        asked = self.config.evaluation
+        found = checkpoint_of(self.run, step)
+        made = load_named(model, found, asked.weights, asked.weights_snapshots)
+        length = power_length(asked.weights)
+        average = {"sigma_rel": length, "error": made.error, "snapshots": made.snapshots} if made else {}
+        self.weights(step, model, records, average)
+
+    def trained(self, step: int, state: TrainState, records: RecordWriter | None) -> None:
+        """Judge what has just been trained to `step`, and saved. Raises CannotJudge."""
+        if power_length(self.config.evaluation.weights) is not None:
+            self.checkpoint(step, records)
+        else:
+            self.weights(step, state.ema if self.config.evaluation.weights == "ema" else state.model, records)
+
+    def weights(
+        self, step: int, model: nn.Module, records: RecordWriter | None, average: dict[str, Any] | None = None
+    ) -> None:
+        """Judge these weights as the checkpoint of `step`; does nothing where that is done already.
+
+        `average`: how they were made, if by putting averages together.
+
+        Raises Stopped between sampling batches; what was sampled so far is kept.
+        """
+        if self._stands(step):
+            return
+        was_training = model.training
+        model.eval()
+        try:
+            with matmul_precision(self.config.evaluation.precision):
+                found = evaluate(
+                    model,
+                    self.config,
+                    self.data,
+                    self.ranks,
+                    step,
+                    self._partial(step),
+                    self.progress,
+                    self.stop,
+                    self.beat,
+                )
+        finally:
+            model.train(was_training)
+        if self.ranks.is_main:
+            self.beat()
+            self._write(step, found, records, average or {})
+            self.progress.judged(step, found.metrics, found.floor)
+        self.ranks.barrier()
+
+    def _stands(self, step: int) -> bool:
+        """Whether the evaluation's file is there; then its line in the records is too."""
+        path = self.run.evaluation(step, self.protocol_id)
+        return self.ranks.any(self.ranks.is_main and path.exists())
+
+    def _write(self, step: int, found: Evaluation, records: RecordWriter | None, average: dict[str, Any]) -> None:
+        path = self.run.evaluation(step, self.protocol_id)
+        content: dict[str, Any] = {
+            "step": step,
+            "time": round(time.time(), 3),
+            "protocol_id": self.protocol_id,
+            "protocol": self.protocol,
+            "metrics": found.metrics,
+            "heldout_loss_bins": found.heldout_loss_bins,
+            "floor": found.floor,
+            "grid": {"columns": COLUMNS, "tile": tile(found.grid.shape[-1])},
+            "seconds": round(found.seconds, 2),
+        }
+        if average:
+            content["average"] = average
+        try:
+            path.parent.mkdir(exist_ok=True)
+        except OSError as error:
+            raise describe_oserror(error, path) from None
+        # The picture first: whoever sees the evaluation finds its picture.
+        write_atomic(path.with_suffix(".png"), png(found.grid))
+        # The record next: once the evaluation's file is there, nobody looks at this checkpoint again.
+        if records is not None:
+            records.write(step, {"protocol": self.protocol_id, **found.metrics})
+            records.sync()
+        write_json(path, content)
+        for leftover in self.run.evaluations.glob(f".{path.stem}-rank*.npz"):
+            leftover.unlink(missing_ok=True)
+
+    def _partial(self, step: int) -> Path:
+        """Where this rank keeps what it has sampled so far; of no use under another split into batches."""
+        stem = self.run.evaluation(step, self.protocol_id).stem
+        split = f"rank{self.ranks.rank}of{self.ranks.world_size}-by{self.config.evaluation.batch_size}"
+        return self.run.evaluations / f".{stem}-{split}.npz"
+
+
+def judge_checkpoints(
+    run: Run,
+    config: Config,
+    ranks: Ranks,
+    progress: Progress,
+    stop: StopSignal,
+    beat: Callable[[], None],
+) -> None:
+    """Judge every budget of the configuration that has a checkpoint, without training.
+
+    The caller holds the run's evaluations. Nothing is written but evaluation files, so training may go on beside.
+    Raises Stopped, and UserError after the others are judged where a checkpoint is broken or a snapshot missing.
+    """
+    prepare_machine(config, run.records, ranks, progress.note)
+    judge = Judge(run, config, open_dataset(config, ranks.device), ranks, progress, stop, beat)
+    unjudged: list[str] = []
+    for target in budgets(config.steps):
+        if not ranks.any(ranks.is_main and target in dict(checkpoints(run.checkpoints))):
+            if ranks.is_main and not run.evaluation(target, judge.protocol_id).exists():
+                progress.note(f"step {target} has no checkpoint (yet), so it is not judged")
+            continue
+        try:
+            judge.checkpoint(target, None)
+        except CannotJudge as error:
+            unjudged.append(str(error))
+    if unjudged:
+        raise UserError(f"{'; '.join(unjudged)}: these budgets cannot be judged; all others that are trained are")

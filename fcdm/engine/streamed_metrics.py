@@ -1,0 +1,173 @@
+"""What is measured of samples: streamed batch by batch, saved and restored, merged over ranks.
+
+The digits are judged by a small CNN's features and by their pixels, latents by Inception as the papers are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from fcdm.config.schema import Config
+from fcdm.data.dataset import Dataset, PixelDataset
+from fcdm.engine.distributed import Ranks
+from fcdm.features import Extractor, open_extractor
+from fcdm.features.reference import Reference, read_reference
+from fcdm.features.sample_statistics import SampleStatistics
+from fcdm.metrics.frechet import FeatureStatistics, frechet_distance, resampling_floor
+from fcdm.metrics.inception_score import shuffled
+from fcdm.metrics.rounding import to_uint8
+from fcdm.runs.protocol import reference_of
+
+Arrays = Mapping[str, "np.ndarray[Any, Any]"]
+
+
+class Measure(Protocol):
+    """One rank's samples as numbers."""
+
+    save_every_s: float
+    """How often it is worth while to save `state`, whose size differs."""
+
+    def update(self, images: Tensor, first: int) -> None:
+        """Add the samples numbered `first` and up: (n, C, side, side) uint8."""
+
+    def state(self) -> dict[str, np.ndarray[Any, Any]]: ...
+
+    def restore(self, state: Arrays) -> None: ...
+
+    def result(self, ranks: Ranks, note: Callable[[str], None]) -> tuple[dict[str, float], dict[str, float]]:
+        """(metrics, what real images score) of all ranks' samples; the same on all of them."""
+
+
+def open_measure(config: Config, data: Dataset | None, device: torch.device) -> Measure:
+    """What the configuration's `evaluation.features` asks for; `data` is for the digits only. Raises UserError where a
+    file is missing."""
+    if config.evaluation.features == "inception":
+        places = None
+        if config.evaluation.labels == "balanced":
+            places = shuffled(config.evaluation.samples, config.evaluation.seed)
+        return InceptionMeasure(read_reference(reference_of(config), config.resolution), device, places)
+    assert isinstance(data, PixelDataset)
+    return DigitsMeasure(config, data, device)
+
+
+class DigitsMeasure:
+    """Fréchet distances to the training and the held-out digits, in CNN features and in pixels, with their floor."""
+
+    save_every_s = 20.0
+
+    def __init__(self, config: Config, data: PixelDataset, device: torch.device) -> None:
+        self.data, self.samples = data, config.evaluation.samples
+        self.spaces: dict[str, Extractor] = {
+            "fid": open_extractor(config.evaluation.features, device),
+            "fid_pixels": open_extractor("pixels", device),
+        }
+        self.statistics = {name: FeatureStatistics(extractor.dim) for name, extractor in self.spaces.items()}
+
+    def update(self, images: Tensor, first: int) -> None:
+        for name, extractor in self.spaces.items():
+            self.statistics[name].update(extractor(images))
+
+    def state(self) -> dict[str, np.ndarray[Any, Any]]:
+        return {
+            f"{name}.{key}": value
+            for name, statistics in self.statistics.items()
+            for key, value in statistics.state().items()
+        }
+
+    def restore(self, state: Arrays) -> None:
+        self.statistics = {
+            name: FeatureStatistics.from_state({key: state[f"{name}.{key}"] for key in ("count", "mean", "scatter")})
+            for name in self.spaces
+        }
+
+    def result(self, ranks: Ranks, note: Callable[[str], None]) -> tuple[dict[str, float], dict[str, float]]:
+        metrics: dict[str, float] = {}
+        floor: dict[str, float] = {}
+        for name, extractor in self.spaces.items():
+            generated = self.statistics[name]
+            if ranks.world_size > 1:
+                generated = FeatureStatistics(extractor.dim)
+                for state in _of_all(self.statistics[name].state(), ranks):
+                    generated.merge(FeatureStatistics.from_state(state))
+            train = _features(extractor, self.data.images)
+            reference = _statistics(train)
+            heldout = _statistics(_features(extractor, self.data.heldout_images))
+            metrics[name] = frechet_distance(generated, reference)
+            metrics[f"{name}_heldout"] = frechet_distance(generated, heldout)
+            floor[name], floor[f"{name}_sd"] = resampling_floor(train, self.samples)
+            floor[f"{name}_heldout_against_train"] = frechet_distance(heldout, reference)
+        return metrics, floor
+
+
+class InceptionMeasure:
+    """FID, sFID, Inception Score, precision and recall against a reference file (ADM's definitions)."""
+
+    save_every_s = 600.0  # up to 510 MB
+
+    def __init__(self, reference: Reference, device: torch.device, places: np.ndarray[Any, Any] | None = None) -> None:
+        """places: where each sample stands among the Inception Score's splits; None: in order."""
+        self.device, self.reference, self.places = device, reference, places
+        self.extractor = open_extractor("inception", device)
+        self.reference.check_extractor(self.extractor)
+        self.statistics = SampleStatistics.for_extractor(self.extractor)
+        self.statistics.places = places
+        self.warnings: list[str] = []
+
+    def update(self, images: Tensor, first: int) -> None:
+        self.statistics.update(self.extractor.features(images), first)
+
+    def state(self) -> dict[str, np.ndarray[Any, Any]]:
+        return self.statistics.state()
+
+    def restore(self, state: Arrays) -> None:
+        self.statistics = SampleStatistics.from_state(state)
+        self.statistics.places = self.places
+
+    def result(self, ranks: Ranks, note: Callable[[str], None]) -> tuple[dict[str, float], dict[str, float]]:
+        if ranks.is_main:  # else every rank would make them
+            self.reference.features(self.extractor)
+        ranks.barrier()
+        merged = self.statistics
+        if ranks.world_size > 1:
+            merged = SampleStatistics.for_extractor(self.extractor)
+            for state in _of_all(self.statistics.state(), ranks):
+                merged.merge(SampleStatistics.from_state(state))
+        self.warnings = merged.warnings()
+        if ranks.is_main:
+            for warning in self.warnings:
+                note(warning)
+        return merged.metrics(self.reference, self.reference.features(self.extractor), self.device), {}
+
+
+def _of_all(state: dict[str, np.ndarray[Any, Any]], ranks: Ranks) -> list[dict[str, np.ndarray[Any, Any]]]:
+    """Every rank's state in rank order, the same on all of them; their arrays may differ in shape."""
+    found: list[Any] = [None] * ranks.world_size
+    shapes = {key: (value.shape, value.dtype.str) for key, value in state.items()}
+    dist.all_gather_object(found, shapes)
+    states = []
+    for rank, theirs in enumerate(found):
+        arrays = {}
+        for key, (shape, dtype) in theirs.items():
+            mine = state[key] if rank == ranks.rank else np.empty(shape, dtype)
+            tensor = torch.from_numpy(np.ascontiguousarray(mine))
+            dist.broadcast(tensor, rank)
+            arrays[key] = tensor.numpy()
+        states.append(arrays)
+    return states
+
+
+def _features(extractor: Extractor, images: Tensor) -> np.ndarray[Any, Any]:
+    """Features (n, d) of real images in [-1, 1], rounded to bytes like the generated ones."""
+    return extractor(to_uint8(images)).cpu().numpy()
+
+
+def _statistics(features: np.ndarray[Any, Any]) -> FeatureStatistics:
+    statistics = FeatureStatistics(features.shape[1])
+    statistics.update(features)
+    return statistics

@@ -1,0 +1,37 @@
+"""The sha256 of files: the one reader behind every id and every check of what was written."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cache
+from pathlib import Path
+
+from fcdm.atomic import describe_oserror
+
+
+def file_sha256(path: Path) -> str:
+    """Of the file's bytes, read now: 64 hex digits. Raises OSError, for callers with words of their own."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def known_sha256(path: Path) -> str:
+    """The same, remembered in this process until the file's size or time changes. Raises UserError."""
+    try:
+        status = path.stat()
+        return _remembered(path, status.st_size, status.st_mtime_ns)
+    except OSError as error:
+        raise describe_oserror(error, path, "reading") from error
+
+
+def has_sha256(path: Path, expected: str) -> bool:
+    """Whether the file is there, can be read, and holds what is expected."""
+    try:
+        return file_sha256(path) == expected
+    except OSError:
+        return False
+
+
+@cache
+def _remembered(path: Path, size: int, modified: int) -> str:
+    return file_sha256(path)

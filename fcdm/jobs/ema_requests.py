@@ -1,0 +1,60 @@
+"""What a sweep asks of power function averages: agreed on by all parts of a run, and within reach, before it starts."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from fcdm.config.check import budgets
+from fcdm.config.ema_profiles import length_text, power_length
+from fcdm.config.schema import Config, PowerEMAConfig
+from fcdm.cost.model_cost import FLOAT_BYTES
+from fcdm.errors import UserError
+from fcdm.runs.folder import Run, find_run
+from fcdm.runs.run_cost import run_cost
+from fcdm.runs.tracked_ema import settled
+
+
+def agree_on_averages(parts: list[Config]) -> None:
+    """One run tracks one set of lengths, from its first step: parts that say none take what another says.
+
+    Raises UserError where two say different things.
+    """
+    said = {tuple(sorted(part.power_ema.sigma_rel)) for part in parts if part.power_ema.sigma_rel is not None}
+    if len(said) > 1:
+        lists = " and ".join(f"[{','.join(map(length_text, lengths))}]" for lengths in sorted(said))
+        raise UserError(f"power_ema.sigma_rel cannot be swept: {lists} are asked of one run, which tracks one of them")
+    every = {part.power_ema.every for part in parts if part.power_ema.every is not None}
+    if len(every) > 1:
+        numbers = " and ".join(map(str, sorted(every)))
+        raise UserError(f"power_ema.every cannot be swept: {numbers} are asked of one run")
+    for part in parts:
+        part.power_ema = PowerEMAConfig(list(min(said)) if said else None, min(every, default=None))
+
+
+def with_snapshots(parts: list[Config], identity: str) -> None:
+    """Say of each part that is judged by `evaluation.weights=power:...` which snapshots make the average.
+
+    They are part of its protocol. Raises UserError for a budget, still to be trained, that could not be judged then.
+    """
+    for part in parts:
+        length = power_length(part.evaluation.weights)
+        if length is None:
+            continue
+        # Only now torch: few commands ask for this.
+        from fcdm.engine.ema_snapshots import refuse_unreachable
+
+        found = find_run(Path(part.runs_dir), identity)
+        run = Run(found, identity) if found else None
+        kept = settled(part.power_ema, run)
+        refuse_unreachable(run, kept, budgets(part.steps), length)
+        part.evaluation = dataclasses.replace(part.evaluation, weights_snapshots=kept.text if kept else None)
+
+
+def snapshot_bytes(parts: list[Config]) -> int:
+    """What the run's snapshots will take on disk to its last budget; its checkpoints are not in it."""
+    asked = parts[0].power_ema
+    stops = {step for part in parts for step in budgets(part.steps)}
+    if asked.every:
+        stops |= set(range(asked.every, max(stops) + 1, asked.every))
+    return FLOAT_BYTES * run_cost(parts[0]).parameters * len(asked.sigma_rel or []) * len(stops)

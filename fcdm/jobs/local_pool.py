@@ -1,0 +1,230 @@
+"""`hydra/launcher=local`: jobs side by side on this machine, its cores shared out among them.
+
+Two jobs of two threads each on two cores run ten times slower than with one thread each, so a job never gets
+more threads than its share, and there are never more jobs at once than cores.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO
+
+from rich.console import Console
+from rich.progress import Progress, TaskID
+
+from fcdm.errors import UserError
+from fcdm.jobs.job import Job
+from fcdm.jobs.progress import HELD, PROGRESS_FILE, bars
+from fcdm.runs.folder import Run
+from fcdm.runs.processes import cores
+from fcdm.runs.run_lock import current_holder
+from fcdm.tracking.background import forwarding
+
+POLL_S = 0.25
+LINE_EVERY_S = 30.0  # where there is no terminal to draw bars in
+
+
+@dataclass
+class Outcome:
+    """How a job ended."""
+
+    job: Job
+    run: Run | None
+    state: str
+    """`done` (nothing was left to do), `finished`, `failed`, `held`, `stopped`."""
+    text: str = ""
+
+    @property
+    def ok(self) -> bool:
+        return self.state in ("done", "finished")
+
+
+@dataclass
+class _Running:
+    job: Job
+    run: Run
+    process: subprocess.Popen[bytes]
+    log: BinaryIO
+    task: TaskID
+    seen: dict[str, Any] = field(default_factory=dict)
+    said_at: float = field(default_factory=time.monotonic)
+
+
+def run_local(jobs: list[Job], at_once: int | None = None) -> list[Outcome]:
+    """Do the jobs, several at a time, longest first; returns how each ended, in the given order.
+
+    A failed job does not stop the others. SIGINT and SIGTERM are passed on: the jobs save and stop.
+    """
+    console = Console(file=sys.stdout)
+    outcomes: dict[str, Outcome] = {}
+    waiting: list[tuple[Job, Run]] = []
+    for job in jobs:
+        outcome = _nothing_to_do(job)
+        if isinstance(outcome, Outcome):
+            outcomes[job.id] = outcome
+            console.print(f"{job.name}: {outcome.state}{_colon(outcome.text)}", highlight=False, soft_wrap=True)
+        else:
+            waiting.append((job, outcome))
+    waiting.sort(key=lambda item: -item[0].flops)
+    if at_once is not None and (not isinstance(at_once, int) or at_once < 1):
+        raise UserError(f"hydra.launcher.jobs={at_once} cannot be: at least 1 job at a time, or null for one per core")
+    if waiting:
+        with forwarding(waiting[0][0].config):
+            _Pool(console, waiting, outcomes, at_once).work()
+    found = [outcomes[job.id] for job in jobs]
+    missing = [outcome for outcome in found if not outcome.ok]
+    if missing:
+        names = ", ".join(f"{outcome.job.name} ({outcome.state})" for outcome in missing)
+        done = len(found) - len(missing)
+        console.print(f"{done} of {len(found)} done; not: {names}", highlight=False, soft_wrap=True)
+    elif waiting:
+        console.print(f"all {len(found)} done", highlight=False)
+    return found
+
+
+def _nothing_to_do(job: Job) -> Outcome | Run:
+    """The job's run, or why there is nothing to start."""
+    try:
+        run = job.open()
+        if not job.missing(run):
+            return Outcome(job, run, "done", f"budgets {', '.join(map(str, job.budgets))} are trained and judged")
+        holder = current_holder(run.folder)
+        if holder is not None and holder.alive is not False:
+            return Outcome(job, run, "held", f"by {holder}")
+        job.refuse_lost_budgets(run)
+    except UserError as error:
+        return Outcome(job, None, "failed", str(error))
+    return run
+
+
+class _Pool:
+    """The running and the waiting jobs of one command."""
+
+    def __init__(
+        self,
+        console: Console,
+        waiting: list[tuple[Job, Run]],
+        outcomes: dict[str, Outcome],
+        at_once: int | None,
+    ) -> None:
+        self.console, self.waiting, self.outcomes = console, waiting, outcomes
+        self.asked = max(job.config.threads or 1 for job, _ in waiting)
+        self.at_once = min(at_once or cores(), max(1, cores() // self.asked), len(waiting))
+        # OMP_NUM_THREADS says how many the user grants a process: on a shared machine, fewer than the cores.
+        granted = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+        self.share = max(1, min(cores() // self.at_once, int(granted) if granted.isdecimal() else cores()))
+        self.running: list[_Running] = []
+        self.stopping: int | None = None
+        self.bars: Progress = bars(console)
+
+    def work(self) -> None:
+        jobs, threads = _plural(len(self.waiting), "job"), _plural(self.share, "CPU thread")
+        self.console.print(f"{jobs}, {self.at_once} at a time with {threads} each", highlight=False)
+        previous = {number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        if self.console.is_terminal:
+            self.bars.start()
+        try:
+            while self.running or (self.waiting and self.stopping is None):
+                while self.waiting and len(self.running) < self.at_once and self.stopping is None:
+                    self._start(*self.waiting.pop(0))
+                time.sleep(POLL_S)
+                for item in list(self.running):
+                    self._look(item)
+        finally:
+            self.bars.stop()
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+        for job, run in self.waiting:
+            self.outcomes[job.id] = Outcome(job, run, "stopped", "not started")
+        if self.stopping is not None:
+            self.console.print("stopped; the same command continues", highlight=False)
+            raise SystemExit(128 + self.stopping)
+
+    def _start(self, job: Job, run: Run) -> None:
+        log = open(run.folder / "log.txt", "ab")  # noqa: SIM115 - closed when the job ends
+        environment = {**os.environ, "FCDM_PARENT": str(os.getpid()), "PYTHONUNBUFFERED": "1"}
+        for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+            environment[name] = str(self.share)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "fcdm.job", str(job.freeze(run))],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            # Its own group: a Ctrl-C in the terminal reaches this process alone, which passes it on once.
+            start_new_session=True,
+        )
+        task = self.bars.add_task("", total=job.budgets[-1], name=job.name, doing="starting")
+        self.running.append(_Running(job, run, process, log, task, _news(run)))
+
+    def _look(self, item: _Running) -> None:
+        """Show a job's news; if it has ended, note how."""
+        news = _news(item.run) or item.seen
+        self.bars.update(item.task, completed=news.get("step", 0), doing=news.get("doing", "starting"))
+        if news.get("judged") not in (None, item.seen.get("judged")):
+            self.console.print(f"{item.job.name}: {news['judged']}", highlight=False, soft_wrap=True)
+        elif not self.console.is_terminal and time.monotonic() - item.said_at > LINE_EVERY_S:
+            item.said_at = time.monotonic()
+            where = f"step {news.get('step', 0)}/{item.job.budgets[-1]}"
+            line = f"{item.job.name}: {where}, {news.get('doing', 'starting')}"
+            self.console.print(line, highlight=False, soft_wrap=True)
+        item.seen = news
+        code = item.process.poll()
+        if code is None:
+            return
+        self.running.remove(item)
+        item.log.close()
+        self.bars.remove_task(item.task)
+        outcome = _ended(item, code)
+        self.outcomes[item.job.id] = outcome
+        self.console.print(f"{item.job.name}: {outcome.state}{_colon(outcome.text)}", highlight=False, soft_wrap=True)
+
+    def _stop(self, signum: int, frame: object) -> None:
+        if self.stopping is None:
+            self.stopping = signum
+            self.console.print("stopping: the jobs save first (again: stop them at once)", highlight=False)
+        for item in self.running:
+            with contextlib.suppress(ProcessLookupError):
+                item.process.send_signal(signum)
+
+
+def _ended(item: _Running, code: int) -> Outcome:
+    if code == 0:
+        return Outcome(item.job, item.run, "finished")
+    log = item.run.folder / "log.txt"
+    if code < 0 or code > 128:
+        number = -code if code < 0 else code - 128
+        name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
+        state = "stopped" if code > 128 else "failed"
+        return Outcome(item.job, item.run, state, f"by {name}; the same command continues ({log})")
+    try:
+        line = [line for line in log.read_text(errors="replace").splitlines() if line.strip()][-1]
+    except (OSError, IndexError):
+        line = f"exit code {code}"
+    if code == HELD:
+        return Outcome(item.job, item.run, "held", line)
+    return Outcome(item.job, item.run, "failed", f"{line} ({log})")
+
+
+def _news(run: Run) -> dict[str, Any]:
+    """What the run's process last said of itself, or nothing."""
+    try:
+        news = json.loads((run.folder / PROGRESS_FILE).read_text())
+    except (OSError, ValueError):
+        return {}
+    return news if isinstance(news, dict) else {}
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def _colon(text: str) -> str:
+    return f": {text}" if text else ""

@@ -1,0 +1,120 @@
+"""Doing a job in this process; with a bar in the terminal for `python -m fcdm.train model=N`, also under torchrun.
+
+The engine, and torch with it, is imported where work begins: errors and "done" come before it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from fcdm.atomic import TEMPORARY
+from fcdm.config.schema import CustomConfig
+from fcdm.engine.stop import StopSignal
+from fcdm.errors import UserError
+from fcdm.jobs.job import Job
+from fcdm.runs.folder import Run, check_frozen
+from fcdm.runs.identity import science
+from fcdm.runs.reader import list_studies
+from fcdm.runs.run_lock import claim
+from fcdm.runs.user_models import check_source
+from fcdm.tracking.background import forwarding
+
+if TYPE_CHECKING:
+    from fcdm.engine.distributed import Progress, Ranks
+
+
+def do_job(job: Job, run: Run, ranks: Ranks, progress: Progress, stop: StopSignal) -> None:
+    """Claim the run, train it to its last budget and judge every budget, or what of it is this job's work.
+
+    Raises UserError, Stopped.
+    """
+    from fcdm.engine.evaluate_run import judge_checkpoints
+    from fcdm.engine.train import train
+
+    check_frozen(run.folder, science(job.config))
+    if isinstance(job.config.model, CustomConfig):
+        check_source(job.config.model, run.folder)
+    with contextlib.ExitStack() as stack:
+        beats: list[Callable[[], None]] = []
+        refusal: UserError | None = None
+        done = False
+        if ranks.is_main:
+            try:
+                # The judge has a claim of its own: training may go on, or be continued, while it works.
+                for folder in {"train": [run.folder], "judge": [run.evaluations]}.get(
+                    job.work, [run.folder, run.evaluations]
+                ):
+                    beats.append(stack.enter_context(claim(folder)).beat)
+                _clean(run, job.work)
+                if job.work != "judge":
+                    job.refuse_lost_budgets(run)
+                done = not job.left(run)
+            except UserError as error:
+                refusal = error
+        # All go on together, once the first holds the run, or none does.
+        ranks.refuse_together(refusal)
+        if ranks.any(done):  # a job that was requeued from outside when it was about to end
+            return
+
+        def beat() -> None:
+            for one in beats:
+                one()
+
+        for part in job.parts:
+            if job.work == "judge":
+                judge_checkpoints(run, part, ranks, progress, stop, beat)
+            else:
+                keep = set(job.budgets) | _asked_before(run)
+                train(run, part, ranks, progress, stop, keep, beat, judged=job.work == "all")
+    if ranks.is_main and (missing := job.left(run)):
+        wanted = "trained" if job.work == "train" else "judged"
+        raise UserError(
+            f"{run.name}: budgets {', '.join(map(str, missing))} are not {wanted}; the same command goes on"
+        )
+
+
+def _clean(run: Run, work: str) -> None:
+    """Remove what writers that were killed left unfinished; only the holder may."""
+    folders = {"train": [run.folder, run.folder / "jobs"], "judge": [run.evaluations]}
+    for folder in folders.get(work, [run.folder, run.folder / "jobs", run.evaluations]):
+        for leftover in folder.glob(f"{TEMPORARY}*"):
+            with contextlib.suppress(OSError):
+                leftover.unlink()
+
+
+def _asked_before(run: Run) -> set[int]:
+    """Budgets that any study asked of this run: their checkpoints stay, judged or not yet."""
+    steps = {int(path.name.split("-")[1]) for path in run.evaluations.glob("step-*.json")}
+    with contextlib.suppress(UserError):  # a study file that cannot be read asks for nothing
+        for study in list_studies(run.folder.parent):
+            for request in study.requests:
+                if request.run == run.name:
+                    steps |= set(request.budgets)
+    return steps
+
+
+def train_here(job: Job, forward: bool) -> None:
+    """Train and judge the job's run here, unless that is done. Raises UserError, Stopped."""
+    main = int(os.environ.get("RANK", 0)) == 0
+    run = job.open()
+    if not job.missing(run):
+        if main:
+            print(f"{run.name}: done: budgets {', '.join(map(str, job.budgets))} are trained and judged")
+        return
+    from fcdm.engine.distributed import Ranks
+    from fcdm.jobs.progress import TerminalProgress
+
+    with contextlib.ExitStack() as stack:
+        stop = stack.enter_context(StopSignal())
+        if forward:
+            stack.enter_context(forwarding(job.config))
+        progress = stack.enter_context(TerminalProgress(run.name, job.budgets[-1], quiet=not main))
+        ranks = Ranks.from_environment(job.config.device)
+        try:
+            do_job(job, run, ranks, progress, stop)
+            ranks.barrier()  # together: the first rank holds the store that the others still talk to
+        finally:
+            ranks.close()

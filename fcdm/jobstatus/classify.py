@@ -1,0 +1,286 @@
+"""What became of every budget of every run: pure logic over what SLURM, the claims and the files say.
+
+`fcdm.jobstatus.collect` gathers the facts; nothing here reads a file, asks a cluster or looks at the clock.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+
+from fcdm.jobstatus.rows import (
+    CANCELLED,
+    DAMAGED,
+    DONE,
+    FAILED,
+    JUDGING,
+    LOST,
+    RUNNING,
+    STOPPED,
+    TRAINED,
+    UNKNOWN,
+    WAITING,
+    Attempt,
+    Row,
+    about,
+    process_name,
+)
+from fcdm.jobstatus.run_files import Key, Progress, RunFiles
+from fcdm.runs.run_lock import HolderInfo
+from fcdm.slurm.reasons import ended, waiting_for
+
+FRESH_S = 120.0
+"""A heartbeat (every 10 s) not older than this is one of a living process, where nobody else can say."""
+SILENT_S = 600.0
+JUDGING_TEXT = re.compile(r"judging step (\d+): (?:(\d+)/(\d+) samples)?")
+"""How `fcdm.jobs.progress.judging_text` begins."""
+
+
+def rows_of(asked: Sequence[Key], run: RunFiles, attempts: Sequence[Attempt], now: float) -> list[Row]:
+    """One row for each (budget, protocol) asked of a run. `attempts`: all that was submitted for it, oldest first."""
+    return [_row(key, run, attempts, asked, now) for key in asked]
+
+
+def _row(key: Key, run: RunFiles, attempts: Sequence[Attempt], asked: Collection[Key], now: float) -> Row:
+    budget, protocol = key
+    row = Row(run.folder.name, budget, protocol)
+    if key in run.judged:
+        return replace(row, state=DONE, fid=run.judged[key].fid)
+    mine = [attempt for attempt in attempts if _covers(attempt, key, asked)]
+    trainers = [attempt for attempt in mine if attempt.task.work != "judge"]
+    judges = [attempt for attempt in mine if attempt.task.work == "judge"]
+    tail = run.tail
+    row = replace(
+        row,
+        step=tail.step if tail.time is not None else None,
+        age=max(0.0, now - tail.time) if tail.time is not None else None,
+        cancel=tuple((attempt.task.conf, job) for attempt in mine for job in attempt.active),
+    )
+    if key in run.damaged:
+        return replace(
+            row,
+            state=DAMAGED,
+            text=f"{run.damaged[key]} is no evaluation any more: remove it, and it is made again",
+            active=bool(row.cancel),
+        )
+    kept = budget in run.checkpoints
+
+    running = next((one for one in reversed(judges) if one.runs), None)
+    if running and kept:
+        return _being_judged(about(row, running), run.judging, running, now)
+    outside = _outside(run, attempts)
+    if outside is not None and _seems_alive(outside, now):
+        row = replace(row, local=outside, job=process_name(outside), active=True, log=run.log)
+        return _at_work(row, run, key, asked, None, [], now)
+    running = next((one for one in reversed(trainers) if one.runs or _runs_unseen(one, run, now)), None)
+    if running:
+        return _at_work(about(row, running), run, key, asked, running, judges, now)
+    waiting = next((one for one in reversed(trainers) if one.waits), None)
+    if waiting:
+        return replace(about(row, waiting), state=WAITING, text=_why(waiting))
+    waiting = next((one for one in reversed(judges) if one.waits), None)
+    if waiting and kept:
+        return replace(about(row, waiting), state=TRAINED, text=f"its judging waits: {_why(waiting)}")
+    return at_rest(row, run, attempts, trainers, judges, kept)
+
+
+def _being_judged(row: Row, progress: Progress | None, attempt: Attempt, now: float) -> Row:
+    found = JUDGING_TEXT.match(progress.doing) if progress else None
+    if progress is None or found is None or int(found[1]) != row.budget:
+        return replace(row, state=TRAINED, text=f"job {attempt.job} judges it next")
+    samples = (int(found[2]), int(found[3])) if found[2] else None
+    text = progress.doing.removeprefix(f"judging step {row.budget}: ")
+    return replace(row, state=JUDGING, samples=samples, text=text, age=max(0.0, now - progress.time), active=True)
+
+
+def _at_work(
+    row: Row,
+    run: RunFiles,
+    key: Key,
+    asked: Collection[Key],
+    attempt: Attempt | None,
+    judges: Sequence[Attempt],
+    now: float,
+) -> Row:
+    """A process trains the run, by a SLURM job of ours (`attempt`) or not."""
+    row = replace(row, active=True)
+    inline = attempt is None or attempt.task.work == "all"
+    claim = run.holder.claim if run.holder else None
+    begun = claim is not None and (attempt is None or claim.job in (attempt.job, None))
+    # What an earlier start of the job said of itself is no news.
+    progress = run.training if claim and begun and run.training and run.training.time >= claim.claimed - 1 else None
+    judging = JUDGING_TEXT.match(progress.doing) if progress else None
+    if judging and int(judging[1]) == row.budget and inline:
+        samples = (int(judging[2]), int(judging[3])) if judging[2] else None
+        text = progress.doing.removeprefix(f"judging step {row.budget}: ") if progress else ""
+        return replace(row, state=JUDGING, samples=samples, text=text)
+    if row.budget in run.checkpoints:
+        judge = next((one for one in reversed(judges) if one.active), None)
+        if judge:
+            return replace(row, state=TRAINED, text=f"job {judge.job} will judge it")
+        return replace(row, state=TRAINED, text="judged next" if inline else "not judged yet")
+    if not begun:
+        return replace(row, state=RUNNING, text=_suspended(attempt) or "starting")
+    step = progress.step if progress and not judging else row.step or 0
+    speed, size = run.tail.images_per_s, run.batch_size
+    eta = None
+    if speed and size:
+        eta = max(0, row.budget - step) * size / speed
+        known = [judged.seconds for judged in run.judged.values() if judged.seconds is not None]
+        if inline and known:
+            left = [other for other in asked if other[0] <= row.budget and other not in run.judged]
+            eta += len(left) * sum(known) / len(known)
+    signs = [run.holder.heartbeat if run.holder else None, run.tail.time, progress.time if progress else None]
+    silent = now - max(sign for sign in signs if sign is not None) if any(signs) else 0.0
+    text = _suspended(attempt)
+    if not text and silent > SILENT_S:
+        text = f"no sign of life for {silent / 60:.0f} min"
+    elif not text and judging and progress:
+        text = progress.doing
+    return replace(row, state=RUNNING, step=step, images_per_s=speed, eta=eta, text=text)
+
+
+def _covers(attempt: Attempt, key: Key, asked: Collection[Key]) -> bool:
+    """Whether the task's work includes this budget under this protocol; to train is to reach it under any."""
+    budget, protocol = key
+    known = {name for _, name in asked}
+    for name, budgets in attempt.notes.parts:
+        # A protocol that nobody asked for was computed by another version than froze the job.
+        if budget in budgets and (name == protocol or name not in known or attempt.task.work == "train"):
+            return True
+    return False
+
+
+def _outside(run: RunFiles, attempts: Sequence[Attempt]) -> HolderInfo | None:
+    """Who holds the run, unless that is a SLURM job of ours: dead or alive."""
+    holder = run.holder
+    if holder is None or (holder.claim and holder.claim.job in {job for one in attempts for job in one.task.ids}):
+        return None
+    return holder
+
+
+def _seems_alive(holder: HolderInfo, now: float) -> bool:
+    return holder.alive or (holder.alive is None and now - holder.heartbeat < FRESH_S)
+
+
+def _runs_unseen(attempt: Attempt, run: RunFiles, now: float) -> bool:
+    """Its process beats, though the queue cannot be asked or shows only one's own jobs."""
+    unseen = not attempt.asked or (attempt.info is not None and attempt.info.active and not attempt.queued)
+    holder = run.holder
+    return bool(
+        unseen and holder and holder.claim and holder.claim.job == attempt.job and now - holder.heartbeat < FRESH_S
+    )
+
+
+def _why(attempt: Attempt) -> str:
+    return waiting_for(attempt.info, attempt.job or "") if attempt.waits else "runs"
+
+
+def _suspended(attempt: Attempt | None) -> str:
+    states = {"SUSPENDED": "suspended", "STOPPED": "suspended", "COMPLETING": "ending"}
+    return states.get(attempt.info.state, "") if attempt and attempt.info else ""
+
+
+def at_rest(
+    row: Row,
+    run: RunFiles,
+    attempts: Sequence[Attempt],
+    trainers: Sequence[Attempt],
+    judges: Sequence[Attempt],
+    kept: bool,
+) -> Row:
+    """The row of a budget that nothing works on and nothing waits for: why?
+
+    `attempts`: everything submitted for the run; of them `trainers` and `judges` cover this budget. `kept`: its
+    checkpoint is there.
+    """
+    row = replace(row, active=False)
+    last = next((one for one in reversed(trainers) if one.job), None)
+    judge = next((one for one in reversed(judges) if one.job), None)
+    submitted = max((one.notes.submitted for one in (last, judge) if one), default=0.0)
+    ours = {job for one in attempts for job in one.task.ids}
+    if run.claim is not None and run.claim.job not in ours and run.claim.claimed > submitted:
+        found = _ended_outside(row, run)
+        if found:
+            return found
+    elif last is None and judge is None and run.local and run.local.error:  # it failed before it could claim the run
+        return _failed_outside(row, run, str(run.local.error.get("error")))
+    if last and not (kept and last.task.work == "train"):
+        found = _ended(about(row, last), last)
+        if found.state == FAILED:
+            found = replace(found, retry=(last.task, *([judges[-1].task] if judges else [])))
+        return found
+    if judge and kept:
+        found = _ended(about(row, judge), judge)
+        return replace(found, retry=(judge.task,)) if found.state == FAILED else found
+    if kept:
+        return replace(row, state=TRAINED, text="not judged")
+    if run.tail.step >= row.budget:
+        text = "training has passed it and its checkpoint is gone: ask for more steps, or for another seed"
+        return replace(row, state=LOST, text=text)
+    cut = any(one.job is None for one in trainers)
+    return replace(row, text="its launch was cut off before SLURM had it" if cut else "")
+
+
+def _ended(row: Row, attempt: Attempt) -> Row:
+    """How a job of ours ended that is not on its way any more."""
+    error, stopped = _of_last_start(attempt.notes.error, attempt), _of_last_start(attempt.notes.stopped, attempt)
+    info = attempt.info
+    row = replace(row, log=attempt.log)
+    if info is not None and info.state == "CANCELLED":
+        return replace(row, state=CANCELLED, text=info.reason)
+    if info is None or info.active or info.state in ("FAILED", "COMPLETED"):
+        if error:
+            return replace(row, state=FAILED, error=error, text=error)
+        if stopped:
+            return replace(row, state=STOPPED, text=f"by {stopped}")
+    if not attempt.asked:
+        return replace(row, state=UNKNOWN, text=f"submitted as job {attempt.job}")
+    if info is not None and info.active:
+        text = f"accounting says {info.state}, but your queue does not show job {attempt.job}"
+        return replace(row, state=UNKNOWN, text=text)
+    if info is None and not attempt.started:
+        return replace(row, state=CANCELLED, text="left the queue before it started")
+    text = ended(info, attempt.last_line)
+    if info is not None and info.state == "COMPLETED":
+        text = f"ended without an error, but step {row.budget} is not {'trained' if _trains(attempt) else 'judged'}"
+    return replace(row, state=FAILED, error=text, text=text)
+
+
+def _ended_outside(row: Row, run: RunFiles) -> Row | None:
+    """How a process ended that no job of ours started; None: it did what it was asked, or nobody knows."""
+    holder = run.holder
+    if holder is not None and holder.alive is None:
+        return replace(row, state=UNKNOWN, local=holder, job=process_name(holder), text=f"held by {holder}")
+    if holder is not None:
+        return _failed_outside(row, run, f"killed: {process_name(holder)} ended without a word")
+    notes, segment = run.local, run.tail.segment
+    claimed = run.claim.claimed if run.claim else 0.0
+    for kind in ("error", "stopped"):
+        note = (notes.error if kind == "error" else notes.stopped) if notes else None
+        if note and float(note.get("time", 0)) >= claimed:
+            if kind == "error":
+                return _failed_outside(row, run, str(note.get("error")))
+            return replace(row, state=STOPPED, text=f"by {note.get('signal')}")
+    if segment.get("segment") != "end" or segment.get("completed") or float(segment["time"]) < claimed:
+        return None
+    error = str(segment.get("error") or "")
+    if error.startswith(("Stopped", "KeyboardInterrupt")):
+        return replace(row, state=STOPPED, text=error.partition(": ")[2].removeprefix("stopped "))
+    return _failed_outside(row, run, error) if error else None
+
+
+def _failed_outside(row: Row, run: RunFiles, error: str) -> Row:
+    return replace(row, state=FAILED, error=error, text=error, log=run.log)
+
+
+def _of_last_start(note: object, attempt: Attempt) -> str:
+    """The error or the signal in a note, if the task's last job left it."""
+    if not isinstance(note, dict) or note.get("job") not in (None, attempt.job):
+        return ""
+    return str(note.get("error") or note.get("signal") or "")
+
+
+def _trains(attempt: Attempt) -> bool:
+    return attempt.task.work == "train"

@@ -1,0 +1,296 @@
+"""What the files of a run say of its life: how far it is, what is judged, how its last process ended. Cheap to read.
+
+`fcdm.runs.reader` reads everything, for figures; this reads the end of the records and what processes leave behind,
+so that a thousand runs take a second. Damaged files are reported where they matter, never raised.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fcdm.config.schema import Config, DataConfig, EvaluationConfig, ModelConfig
+from fcdm.errors import UserError
+from fcdm.runs.formats import read_evaluation
+from fcdm.runs.lock_files import Claim, claim_path, highest, read_claim
+from fcdm.runs.protocol import protocol_id, protocol_of
+from fcdm.runs.run_lock import HolderInfo, current_holder
+
+Key = tuple[int, str]
+"""(budget, protocol id)."""
+TAIL_BYTES = 32_768
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One evaluation, as far as a table shows it."""
+
+    fid: float
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class Tail:
+    """The end of records.jsonl."""
+
+    step: int = 0
+    time: float | None = None
+    """Unix time of the last record."""
+    images_per_s: float | None = None
+    """Mean over the last records of training."""
+    segment: Mapping[str, Any] = field(default_factory=dict)
+    """The last line about a segment, if it stands among the last ones."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a process last said of itself (`fcdm.jobs.progress.FileProgress`)."""
+
+    time: float
+    step: int
+    doing: str
+
+
+@dataclass(frozen=True)
+class JobNotes:
+    """What stands beside a job file."""
+
+    path: Path
+    parts: tuple[tuple[str | None, frozenset[int]], ...] = ()
+    """(protocol id, budgets) of each part; None: made by a version that judges in another way."""
+    error: Mapping[str, Any] | None = None
+    stopped: Mapping[str, Any] | None = None
+    requeues: tuple[Mapping[str, Any], ...] = ()
+    submitted: float = 0.0
+    """Unix time of its last submission to SLURM; of the job file itself for a local one."""
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """One run. What a run that is judged throughout has no need of is left empty."""
+
+    folder: Path
+    batch_size: int | None = None
+    judged: Mapping[Key, Judged] = field(default_factory=dict)
+    damaged: Mapping[Key, Path] = field(default_factory=dict)
+    """Evaluations that cannot be read."""
+    checkpoints: frozenset[int] = frozenset()
+    tail: Tail = Tail()
+    training: Progress | None = None
+    judging: Progress | None = None
+    """Of a job that only judges."""
+    holder: HolderInfo | None = None
+    """Who holds the run, dead or alive."""
+    claim: Claim | None = None
+    """The last claim, given up or not."""
+    log: str | None = None
+    """Where its processes printed, if they did into a file."""
+    jobs: Mapping[Path, JobNotes] = field(default_factory=dict)
+    local: JobNotes | None = None
+    """The newest job file that never went to SLURM."""
+
+
+class FileReader:
+    """Reads runs again and again; what cannot change (an evaluation) is read once."""
+
+    def __init__(self) -> None:
+        self._judged: dict[str, Judged] = {}
+
+    def judged(self, folder: Path) -> tuple[dict[Key, Judged], dict[Key, Path]]:
+        """The evaluations that stand, and the files of those that are damaged."""
+        good: dict[Key, Judged] = {}
+        damaged: dict[Key, Path] = {}
+        for name in _names(folder / "evaluations"):
+            found = re.fullmatch(r"step-(\d+)-(.+)\.json", name)
+            if not found:
+                continue
+            path = folder / "evaluations" / name
+            key = (int(found[1]), found[2])
+            if str(path) not in self._judged:
+                try:
+                    read = read_evaluation(path)
+                    self._judged[str(path)] = Judged(read.metrics["fid"], read.seconds)
+                except FileNotFoundError:
+                    continue
+                except (UserError, KeyError, OSError):
+                    damaged[key] = path
+                    continue
+            good[key] = self._judged[str(path)]
+        return good, damaged
+
+    def run(
+        self,
+        folder: Path,
+        asked: Collection[Key],
+        job_files: Collection[Path] = (),
+        alive: Callable[[str], bool | None] = lambda job: None,
+    ) -> RunFiles:
+        """Everything about one run; only its evaluations where all that is `asked` is judged.
+
+        `job_files`: those that went to SLURM. `alive` says of a SLURM job whether it runs (None: cannot tell).
+        """
+        good, damaged = self.judged(folder)
+        if all(key in good for key in asked):
+            return RunFiles(folder, judged=good, damaged=damaged)
+        holder, claim = _holder(folder, alive)
+        submitted = {path.name for path in job_files}
+        local = [name for name in _names(folder / "jobs") if re.fullmatch(r"\d+\.json", name) and name not in submitted]
+        size = _json(folder / "run.json").get("batch_size")
+        return RunFiles(
+            folder,
+            batch_size=size if isinstance(size, int) else None,
+            judged=good,
+            damaged=damaged,
+            checkpoints=frozenset(
+                int(name[5:]) for name in _names(folder / "checkpoints") if re.fullmatch(r"step-\d+", name)
+            ),
+            tail=read_tail(folder / "records.jsonl"),
+            training=_progress(folder / "progress.json"),
+            judging=_progress(folder / "progress-judge.json"),
+            holder=holder,
+            claim=claim,
+            log=str(folder / "log.txt") if (folder / "log.txt").exists() else None,
+            jobs={path: _notes(path) for path in job_files},
+            local=_notes(folder / "jobs" / max(local, key=_number)) if local else None,
+        )
+
+
+def read_tail(path: Path) -> Tail:
+    """The end of a records.jsonl; whatever is torn or damaged there is passed over."""
+    try:
+        with open(path, "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            start = file.seek(max(0, size - TAIL_BYTES))
+            lines = file.read().split(b"\n")
+    except OSError:
+        return Tail()
+    step = 0
+    time: float | None = None
+    segment: dict[str, Any] = {}
+    speeds: list[float] = []
+    for line in reversed(lines[1 if start else 0 : -1]):  # behind the last newline: nothing, or a torn line
+        try:
+            fields = json.loads(line)
+            at, when = int(fields["step"]), float(fields["time"])
+        except (ValueError, TypeError, KeyError):
+            continue
+        if time is None:
+            time = when
+        step = max(step, at)
+        if "segment" in fields:
+            segment = segment or fields
+            if fields["segment"] == "start" and speeds:
+                break  # the speed before it may be another machine's
+        elif isinstance(fields.get("images_per_s"), int | float):
+            speeds.append(float(fields["images_per_s"]))
+        if len(speeds) >= 10 and segment:
+            break
+    recent = speeds[:10]
+    return Tail(step, time, sum(recent) / len(recent) if recent else None, segment)
+
+
+def last_line(path: Path | None) -> str:
+    """The last line of a log with something on it, "" without one."""
+    try:
+        if path is None:
+            return ""
+        with open(path, "rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 8192))
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return ""
+    return next((" ".join(line.split()) for line in reversed(lines) if line.strip()), "")
+
+
+def _holder(folder: Path, alive: Callable[[str], bool | None]) -> tuple[HolderInfo | None, Claim | None]:
+    try:
+        holder = current_holder(folder, alive)
+        if holder is not None:
+            return holder, holder.claim
+        number = highest(folder / "holders")
+        return None, read_claim(claim_path(folder / "holders", number)) if number else None
+    except (OSError, UserError):
+        return None, None
+
+
+def _notes(path: Path) -> JobNotes:
+    requeues = _content(path.with_suffix(".requeues.json"))
+    submitted = _mtime(path.with_suffix(".slurm.json")) or _mtime(path) or 0.0
+    return JobNotes(
+        path,
+        parts=_parts(path),
+        error=_json(path.with_suffix(".error.json")) or None,
+        stopped=_json(path.with_suffix(".stopped.json")) or None,
+        requeues=tuple(item for item in requeues if isinstance(item, dict)) if isinstance(requeues, list) else (),
+        submitted=submitted,
+    )
+
+
+def _parts(path: Path) -> tuple[tuple[str | None, frozenset[int]], ...]:
+    found = []
+    for part in _json(path).get("parts") or []:
+        try:
+            budgets = frozenset(int(step) for step in part["steps"])
+        except (KeyError, TypeError, ValueError):
+            continue
+        found.append((_protocol(part), budgets))
+    return tuple(found)
+
+
+def _protocol(part: dict[str, Any]) -> str | None:
+    """The protocol id of a frozen part. Not checked by OmegaConf, which would take most of the time."""
+    try:
+        config = Config(
+            model=ModelConfig("", ""),
+            data=DataConfig(**part["data"]),
+            resolution=part["resolution"],
+            batch_size=part["batch_size"],
+            precision=part["precision"],
+            evaluation=EvaluationConfig(**part["evaluation"]),
+        )
+        return protocol_id(protocol_of(config))
+    except (KeyError, TypeError, ValueError, UserError, OSError):
+        return None
+
+
+def _progress(path: Path) -> Progress | None:
+    content = _json(path)
+    try:
+        return Progress(path.stat().st_mtime, int(content["step"]), str(content["doing"]))
+    except (OSError, KeyError, TypeError, ValueError):
+        return None
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)  # noqa: PTH208 - names alone, in half the time
+    except OSError:
+        return []
+
+
+def _number(name: str) -> int:
+    return int(name.split(".")[0])
+
+
+def _mtime(path: Path) -> float | None:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return None
+
+
+def _json(path: Path) -> dict[str, Any]:
+    content = _content(path)
+    return content if isinstance(content, dict) else {}
+
+
+def _content(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,217 @@
+"""What a job will take: FLOPs, hours on its processors, memory, starts under its time limit.
+
+Training FLOPs are `fcdm.cost`'s; sampling is `samples x calls of the sampler` forward passes (twice under guidance)
+for each budget and protocol, then decoding and features of each sample. Hours follow from the FLOPs and a pace:
+measured where runs like this one have records, else a share (MFU) of the GPU's peak. CPUs are never guessed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from fcdm.config.schema import Config
+from fcdm.cost.model_cost import FLOAT_BYTES, FLOPS_PER_MAC, sampling_passes
+from fcdm.errors import UserError
+from fcdm.plan.evaluation_flops import decoding_macs, metrics_macs, weak_macs
+from fcdm.plan.gpus import DEFAULT_GPU, DEFAULT_MFU, Device, device_named, known_device
+from fcdm.runs.run_cost import run_cost
+from fcdm.runs.throughput import Speed, Speeds, alike
+from fcdm.slurm.options import SlurmOptions
+from fcdm.slurm.sbatch_script import Request
+
+KINDS = ("training", "sampling", "decoding", "metrics")
+JUDGING = KINDS[1:]
+
+START_UP_S = 30.0
+"""Allowed for a job until it trains: importing torch, reading the checkpoint (5 s from a warm local disk)."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How many FLOP/s one process makes at one precision, and how that is known."""
+
+    flops_per_s: float
+    measured: bool
+    text: str
+
+
+@dataclass(frozen=True)
+class Cost:
+    """FLOPs by kind, and seconds of one process by kind; None: nothing is known about its pace."""
+
+    flops: Mapping[str, float]
+    seconds: Mapping[str, float | None]
+
+    def total_flops(self) -> float:
+        return sum(self.flops.values())
+
+    def hours(self, kinds: Iterable[str] = KINDS) -> float | None:
+        """GPU-hours (on CPUs: hours of processes) of these kinds; None where one of them is not known."""
+        found = [self.seconds[kind] for kind in kinds]
+        known = [value for value in found if value is not None]
+        return sum(known) / 3600 if len(known) == len(found) else None
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Of one process while it trains, in bytes."""
+
+    fixed: int
+    per_image: int
+    images: int
+    """Per forward pass."""
+
+    @property
+    def total(self) -> int:
+        return self.fixed + self.per_image * self.images
+
+
+class Paces:
+    """The paces of a command's runs; without `guess`, measured ones only. Raises UserError for an unknown GPU."""
+
+    def __init__(self, gpu: str | Device | None, mfu: float | None, speeds: Speeds, guess: bool = True) -> None:
+        if mfu is not None and not 0 < mfu <= 1:
+            raise UserError(f"hydra.launcher.mfu={mfu} cannot be: a share of the GPU's peak, more than 0 and at most 1")
+        self.guess = guess
+        self.named = device_named(gpu) if isinstance(gpu, str) else gpu
+        self.device = self.named or device_named(DEFAULT_GPU)
+        self.mfu = DEFAULT_MFU if mfu is None else mfu
+        self.speeds = speeds
+        self._known: dict[tuple[object, ...], Pace | None] = {}
+
+    def speed(self, config: Config, processes: int, on_gpu: bool) -> Speed | None:
+        """The measured speed that tells most of this run: on the same kind of device, best with as many processes."""
+        found = [speed for speed in self.speeds.measured(config) if (speed.device != "cpu") == on_gpu]
+        if self.named is not None and on_gpu:
+            found = [speed for speed in found if known_device(speed.device) == self.named]
+        return next((speed for speed in found if speed.world_size == processes), found[0] if found else None)
+
+    def of(self, config: Config, precision: str, processes: int, gpus: int) -> Pace | None:
+        """The pace of `precision` work of this run's model; None: on CPUs, where nothing was measured."""
+        key = (alike(config), precision, processes, gpus)
+        if key not in self._known:
+            self._known[key] = self._find(config, precision, processes, gpus)
+        return self._known[key]
+
+    def _find(self, config: Config, precision: str, processes: int, gpus: int) -> Pace | None:
+        speed = self.speed(config, processes, on_gpu=gpus > 0)
+        measured = speed.per_process * run_cost(config).train_flops_per_image if speed else 0.0
+        if speed and precision == config.precision:
+            return Pace(measured, True, measured_text(config, speed, measured))
+        if not gpus or not self.guess:
+            return None
+        device = known_device(speed.device) if speed else None
+        if device is not None:
+            mfu = measured / device.flops_per_s(config.precision)
+            text = f"MFU {mfu:.2f} of the {device.name}'s peak in {precision}, as measured in {config.precision}"
+            return Pace(mfu * device.flops_per_s(precision), False, text)
+        peak = self.device.flops_per_s(precision)
+        text = f"assumed MFU {self.mfu:g} of the {self.device.name}'s {peak / 1e12:g} TFLOP/s in {precision}"
+        return Pace(self.mfu * peak, False, text)
+
+
+def measured_text(config: Config, speed: Speed, flops_per_s: float) -> str:
+    """`S 256px: 1,234 images/s measured on 4 x NVIDIA A100 (MFU 0.21), run S-imagenet-256px-12345678`."""
+    device = known_device(speed.device)
+    mfu = f", MFU {flops_per_s / device.flops_per_s(config.precision):.2f}" if device else ""
+    many = f"{speed.world_size} x " if speed.world_size > 1 else ""
+    return (
+        f"{config.model.name} {config.resolution}px batch {config.batch_size} {config.precision}: "
+        f"{speed.images_per_s:,.0f} images/s measured on {many}{speed.place}{mfu} ({speed.run})"
+    )
+
+
+ADAPTIVE_CALLS = 36
+"""Of `dopri5`, which takes the steps that it needs: 28 to 36 on mixtures of Gaussians at its default tolerances."""
+
+
+def processes_of(request: Request) -> int:
+    return request.nodes * request.tasks_per_node
+
+
+def training_flops(config: Config, steps: int) -> int:
+    return run_cost(config).train_flops(config.batch_size, steps)
+
+
+def judging_flops(config: Config) -> dict[str, int]:
+    """FLOPs of one evaluation, by kind."""
+    forward = run_cost(config).forward_macs
+    asked = config.evaluation
+    steps = ADAPTIVE_CALLS if asked.sampler == "dopri5" else asked.sampling_steps
+    if asked.guidance_weak is None or asked.guidance_scale == 1.0:
+        macs = sampling_passes(asked.sampler, steps, asked.guidance_scale) * forward
+    else:
+        macs = sampling_passes(asked.sampler, steps, 1.0) * (forward + weak_macs(config))
+    return {
+        "sampling": FLOPS_PER_MAC * asked.samples * macs,
+        "decoding": FLOPS_PER_MAC * asked.samples * decoding_macs(config),
+        "metrics": FLOPS_PER_MAC * metrics_macs(config, forward),
+    }
+
+
+def judging_precision(config: Config, kind: str) -> str:
+    """Samples are drawn under autocast where that is asked; decoder and features compute in float32 (or TF32)."""
+    asked = config.evaluation.precision
+    return asked if kind == "sampling" or asked == "fp32" else "tf32"
+
+
+def job_cost(
+    config: Config,
+    steps: int,
+    evaluations: Iterable[tuple[Config, int]],
+    paces: Paces,
+    request: Request,
+    judging: Request,
+) -> Cost:
+    """The cost of `steps` of training on `request` and of `evaluations` on `judging` (the same, judged inline)."""
+    flops: dict[str, float] = dict.fromkeys(KINDS, 0.0)
+    seconds: dict[str, float | None] = dict.fromkeys(KINDS, 0.0)
+    _add(flops, seconds, "training", training_flops(config, steps), config, config.precision, paces, request)
+    for part, _ in evaluations:
+        for kind, amount in judging_flops(part).items():
+            _add(flops, seconds, kind, amount, part, judging_precision(part, kind), paces, judging)
+    return Cost(flops, seconds)
+
+
+def _add(
+    flops: dict[str, float],
+    seconds: dict[str, float | None],
+    kind: str,
+    amount: float,
+    config: Config,
+    precision: str,
+    paces: Paces,
+    request: Request,
+) -> None:
+    flops[kind] += amount
+    so_far = seconds[kind]
+    if amount and so_far is not None:
+        pace = paces.of(config, precision, processes_of(request), request.nodes * request.gpus_per_node)
+        seconds[kind] = so_far + amount / pace.flops_per_s if pace else None
+
+
+def memory(config: Config, processes: int) -> Memory:
+    """What one process of training needs: state and activations of one forward pass."""
+    share = math.ceil(config.batch_size / processes)
+    fixed, per_image = run_cost(config).training_bytes_parts(config.precision, config.activation_checkpointing)
+    fixed += FLOAT_BYTES * run_cost(config).parameters * len(config.power_ema.sigma_rel or [])
+    return Memory(fixed, per_image, min(config.micro_batch or share, share))
+
+
+def useful_seconds(request: Request, options: SlurmOptions) -> float:
+    """Seconds of work in one start: without start-up, and until SLURM signals that the end is near."""
+    limit = request.minutes * 60
+    return limit - START_UP_S - signal_delay(request, options)
+
+
+def signal_delay(request: Request, options: SlurmOptions) -> float:
+    """As in `fcdm.slurm.sbatch_script`."""
+    return float(options.signal_delay_s or min(120, request.minutes * 60 // 4))
+
+
+def starts(seconds: float | None, request: Request, options: SlurmOptions) -> int | None:
+    """How often a job must be started for so many seconds of work; None: not known, or it never gets anywhere."""
+    useful = useful_seconds(request, options)
+    return None if seconds is None or useful <= 0 else max(1, math.ceil(seconds / useful))

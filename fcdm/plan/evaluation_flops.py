@@ -1,0 +1,118 @@
+"""MACs of what judging needs besides the model: the decoder of latents, and the networks that features come from.
+
+Convolutions, Linears and attention's two matrix products are counted, as in `fcdm.cost`; norms and activations are not.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+
+from fcdm.atomic import read_json
+from fcdm.config.schema import Config
+from fcdm.errors import UserError
+from fcdm.runs.run_cost import run_cost
+
+VAE_CHANNELS = (128, 256, 512, 512)
+DIGITS_TRAIN, DIGITS_HELDOUT = 1438, 359
+"""Images of the digits' split (`fcdm.data.digits`): an evaluation takes features of all of them."""
+HELDOUT_BINS = 10
+"""Forward passes of each held-out image for the held-out loss; the same number as in `fcdm.engine.evaluate`."""
+
+
+def _conv(c_in: int, c_out: int, kernel: int, positions: int) -> int:
+    return c_in * c_out * kernel * positions
+
+
+@cache
+def vae_decoder_macs(side: int, channels: int = 4) -> int:
+    """MACs of decoding one image from (channels, side, side) latents to (3, 8 side, 8 side) by the SD-VAE.
+
+    Architecture: `AutoencoderKL` of stabilityai/sd-vae-ft-ema (its config.json: block_out_channels 128, 256, 512, 512,
+    layers_per_block 2, latent_channels 4), which is kl-f8 of arXiv 2112.10752: a 1x1 convolution, a 3x3 convolution to
+    512, a middle of two residual blocks around one single-head attention, then four levels of three residual blocks,
+    an up-sampling with a 3x3 convolution after each level but the last, and a 3x3 convolution to 3.
+    """
+    n = side * side
+    top = VAE_CHANNELS[-1]
+    macs = _conv(channels, channels, 1, n) + _conv(channels, top, 9, n)
+    macs += 2 * _vae_residual(top, top, n)
+    macs += 4 * _conv(top, top, 1, n) + 2 * n * n * top  # q, k, v, out; q times k, and the weights times v
+    widths = tuple(reversed(VAE_CHANNELS))
+    for level, (c_in, c_out) in enumerate(pairwise((top, *widths))):
+        macs += _vae_residual(c_in, c_out, n) + 2 * _vae_residual(c_out, c_out, n)
+        if level < len(widths) - 1:
+            n *= 4
+            macs += _conv(c_out, c_out, 9, n)
+    return macs + _conv(widths[-1], 3, 9, n)
+
+
+def _vae_residual(c_in: int, c_out: int, positions: int) -> int:
+    macs = _conv(c_in, c_out, 9, positions) + _conv(c_out, c_out, 9, positions)
+    return macs + (_conv(c_in, c_out, 1, positions) if c_in != c_out else 0)
+
+
+@cache
+def inception_macs() -> int:
+    """MACs of one 299x299 image through Inception-v3 up to its 2,048 pooled features, as FID takes them.
+
+    Architecture: arXiv 1512.00567 as in TensorFlow's inception-2015-12-05, whose convolutions torchvision's
+    `inception_v3` shares (it counts 5.71 GMACs with its last Linear). The FID variant differs in pooling only.
+    """
+    macs = _conv(3, 32, 9, 149**2) + _conv(32, 32, 9, 147**2) + _conv(32, 64, 9, 147**2)
+    macs += _conv(64, 80, 1, 73**2) + _conv(80, 192, 9, 71**2)
+    n = 35**2  # Mixed_5b, 5c, 5d
+    for c_in, pooled in ((192, 32), (256, 64), (288, 64)):
+        macs += _conv(c_in, 64, 1, n) + _conv(c_in, 48, 1, n) + _conv(48, 64, 25, n)
+        macs += _conv(c_in, 64, 1, n) + _conv(64, 96, 9, n) + _conv(96, 96, 9, n) + _conv(c_in, pooled, 1, n)
+    # Mixed_6a halves the side
+    macs += _conv(288, 64, 1, n) + _conv(64, 96, 9, n)
+    n = 17**2
+    macs += _conv(288, 384, 9, n) + _conv(96, 96, 9, n)
+    for mid in (128, 160, 160, 192):  # Mixed_6b ... 6e: 1x7 and 7x1 convolutions
+        macs += 2 * _conv(768, 192, 1, n) + 2 * _conv(768, mid, 1, n)
+        macs += 4 * _conv(mid, mid, 7, n) + 2 * _conv(mid, 192, 7, n)
+    # Mixed_7a halves the side
+    macs += 2 * _conv(768, 192, 1, n) + 2 * _conv(192, 192, 7, n)
+    n = 8**2
+    macs += _conv(192, 320, 9, n) + _conv(192, 192, 9, n)
+    for c_in in (1280, 2048):  # Mixed_7b, 7c
+        macs += _conv(c_in, 320, 1, n) + _conv(c_in, 192, 1, n) + _conv(c_in, 384, 1, n) + 2 * _conv(384, 384, 3, n)
+        macs += _conv(c_in, 448, 1, n) + _conv(448, 384, 9, n) + 2 * _conv(384, 384, 3, n)
+    return macs
+
+
+def digits_cnn_macs() -> int:
+    """MACs of one 8x8 image through `fcdm.features.digits_cnn.DigitsCNN` up to its 64 features."""
+    return _conv(1, 32, 9, 64) + _conv(32, 32, 9, 64) + _conv(32, 64, 9, 16) + 256 * 64
+
+
+def decoding_macs(config: Config) -> int:
+    """MACs of one sample from latents to pixels; 0 where the model works on pixels. Raises UserError."""
+    if config.data.downsample == 1:
+        return 0
+    if config.data.downsample != 8:
+        raise UserError(
+            f"data.downsample={config.data.downsample}: no decoder is known for it; the SD-VAE has data.downsample=8"
+        )
+    return vae_decoder_macs(config.resolution // 8, config.data.channels)
+
+
+def metrics_macs(config: Config, forward_macs: int) -> int:
+    """MACs of one evaluation behind the sampler: features of the samples (the digits: of the real images too), and the
+    held-out loss where the data has held-out images."""
+    samples = config.evaluation.samples
+    if config.evaluation.features == "inception":
+        return samples * inception_macs()
+    features = (samples + DIGITS_TRAIN + DIGITS_HELDOUT) * digits_cnn_macs()
+    return features + HELDOUT_BINS * DIGITS_HELDOUT * forward_macs
+
+
+def weak_macs(config: Config) -> int:
+    """MACs of one forward pass of the weaker model (`evaluation.guidance_weak`); a file is of the same model."""
+    path = Path(config.evaluation.guidance_weak_path or "")
+    run = path.parent.parent / "run.json"
+    if path.is_dir() and run.is_file():
+        return int(read_json(run)["cost"]["forward_macs"])
+    return run_cost(config).forward_macs

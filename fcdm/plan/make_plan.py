@@ -1,0 +1,152 @@
+"""What a command would do and cost: what is there, and an estimate of what is left. Makes nothing."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from fcdm.formatting import bytes_text
+from fcdm.jobs.ema_requests import snapshot_bytes
+from fcdm.jobs.job import Job
+from fcdm.jobs.make_jobs import NOT_HERE, data_is_here
+from fcdm.plan.estimate import (
+    KINDS,
+    Paces,
+    job_cost,
+    judging_precision,
+    memory,
+    processes_of,
+    starts,
+)
+from fcdm.plan.model import Plan, PlannedRun
+from fcdm.plan.remaining import SKIPPED, Standing, Standings, evaluations_of
+from fcdm.plan.shared_runs import sharing
+from fcdm.plan.warnings import warnings_before_submission
+from fcdm.runs.identity import NOT_IDENTITY, flatten, readable_name, science
+from fcdm.runs.throughput import Speeds
+from fcdm.slurm.options import SlurmOptions
+from fcdm.slurm.sbatch_script import Request, request_of
+
+
+def make_plan(jobs: list[Job], options: SlurmOptions) -> Plan:
+    """Look at what is there and estimate what is left. Raises UserError for a GPU that is not known."""
+    runs_dir = Path(jobs[0].config.runs_dir)
+    paces = Paces(options.gpu, options.mfu, Speeds(runs_dir))
+    standings = Standings(runs_dir)
+    differs = differences(jobs)
+    runs = [_planned(job, standings.of(job), differs[job.id], paces, options) for job in jobs]
+    open_jobs = [run.job for run in runs if run.standing.state not in SKIPPED]
+    plan = Plan(runs, paces.device.name, paces.mfu, sharing(jobs, paces, options))
+    plan.paces = _pace_texts(runs, paces)
+    if standings.note:
+        plan.notes.append(standings.note)
+    absent = sorted({job.config.data.name for job in jobs if not data_is_here(job.config)})
+    if absent:
+        plan.notes.append(f"{', '.join(absent)} is not on this machine: what is done already cannot be told")
+    if on_disk := sum(snapshot_bytes(job.parts) for job in open_jobs):
+        plan.notes.append(f"snapshots of power function averages will take {bytes_text(on_disk)} on disk, for good")
+    left = {run.job.id: run.standing for run in runs}
+    plan.warnings = warnings_before_submission(open_jobs, paces.device, options.mfu, options, paces, left)
+    return plan
+
+
+_TOLD = 4
+"""Keys, beyond which a run is told by those in which it is not as most others of its name."""
+
+
+def differences(jobs: Sequence[Job]) -> dict[str, str]:
+    """Job id -> what tells the run from the others of its name, empty where nothing must."""
+    named: dict[str, list[tuple[str, dict[str, Any]]]] = {}
+    for job in jobs:
+        named.setdefault(readable_name(job.config), []).append((job.id, flatten(science(job.config))))
+    found = {}
+    for same in named.values():
+        first = same[0][1]
+        keys = [
+            key
+            for key in first
+            if key not in NOT_IDENTITY and any(other.get(key) != first[key] for _, other in same[1:])
+        ]
+        usual = {key: Counter(repr(flat.get(key)) for _, flat in same).most_common(1)[0][0] for key in keys}
+        for job_id, flat in same:
+            told = keys if len(keys) <= _TOLD else [key for key in keys if repr(flat.get(key)) != usual[key]]
+            found[job_id] = " ".join(_said(key, flat.get(key)) for key in told) or ("as most others" if keys else "")
+    return found
+
+
+def _said(key: str, value: Any) -> str:
+    if key == "data.checksum" and str(value).startswith(NOT_HERE):
+        return f"data.path={str(value).removeprefix(NOT_HERE)}"
+    text = "null" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{key}={text}"
+
+
+def _planned(job: Job, standing: Standing, differs: str, paces: Paces, options: SlurmOptions) -> PlannedRun:
+    config = job.config
+    request = request_of(config.resources, options)
+    apart = config.evaluation.where == "job"
+    judging = request_of(config.evaluation.resources, options, judging=True) if apart else request
+    asked = evaluations_of(job)
+    whole = job_cost(config, job.budgets[-1], asked, paces, request, judging)
+    skipped = standing.state in SKIPPED
+    left = job_cost(
+        config,
+        0 if skipped else standing.steps_left,
+        [] if skipped else standing.evaluations,
+        paces,
+        request,
+        judging,
+    )
+    training_hours, judging_hours = left.hours(["training"]), left.hours(KINDS[1:])
+    wall = _over(training_hours if apart else left.hours(), request)
+    judging_wall = _over(judging_hours, judging) if apart else None
+    return PlannedRun(
+        job=job,
+        standing=standing,
+        differs=differs,
+        request=request,
+        judging=judging if apart else None,
+        memory_bytes=memory(config, processes_of(request)).total,
+        left=left,
+        whole=whole,
+        separate=job_cost(config, sum(job.budgets), asked, paces, request, judging),
+        wall_hours=wall,
+        judging_wall_hours=judging_wall,
+        starts=_starts(wall, request, options),
+        judging_starts=_starts(judging_wall, judging, options),
+    )
+
+
+def _over(hours: float | None, request: Request) -> float | None:
+    return None if hours is None else hours / processes_of(request)
+
+
+def _starts(wall_hours: float | None, request: Request, options: SlurmOptions) -> int | None:
+    if wall_hours == 0:
+        return 0
+    return starts(None if wall_hours is None else 3600 * wall_hours, request, options)
+
+
+def _pace_texts(runs: Iterable[PlannedRun], paces: Paces) -> list[str]:
+    """How the hours of what is left were come by."""
+    found: dict[str, dict[str, None]] = {}
+    unknown: dict[str, None] = {}
+    for run in runs:
+        for kind in KINDS:
+            if not run.left.flops[kind]:
+                continue
+            config = run.job.config
+            request = run.request if kind == "training" or run.judging is None else run.judging
+            precision = config.precision if kind == "training" else judging_precision(config, kind)
+            pace = paces.of(config, precision, processes_of(request), request.nodes * request.gpus_per_node)
+            if pace is not None:
+                found.setdefault(pace.text, {})[kind] = None
+            else:
+                unknown[f"{config.model.name} {config.resolution}px on CPUs"] = None
+    texts = [f"{', '.join(kinds)}: {text}" for text, kinds in found.items()]
+    if unknown:
+        names = ", ".join(list(unknown)[:6]) + (" ..." if len(unknown) > 6 else "")
+        texts.append(f"not measured, so without hours: {names} (a run of the same model on this machine tells)")
+    return texts

@@ -1,0 +1,116 @@
+"""A plan as data: each run with what is left of it, and the sums."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from fcdm.jobs.job import Job
+from fcdm.plan.estimate import (
+    KINDS,
+    Cost,
+)
+from fcdm.plan.remaining import DONE, IN_FLIGHT, REFUSED, SKIPPED, Standing
+from fcdm.plan.shared_runs import Sharing
+from fcdm.slurm.sbatch_script import Request
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run of the command."""
+
+    job: Job
+    standing: Standing
+    differs: str
+    """What tells it from the command's other runs of the same name: `seed=1 optimiser.lr=0.001`."""
+    request: Request
+    judging: Request | None
+    """Of its evaluation job; None: judged by the training job."""
+    memory_bytes: int
+    """Of one process while it trains: one GPU, or one process on CPUs."""
+    left: Cost
+    """What is left to do; of a run that is skipped, nothing."""
+    whole: Cost
+    """As if nothing were done yet."""
+    separate: Cost
+    """As if each budget were a training of its own, from the first step."""
+    wall_hours: float | None
+    """Of the training job, with its evaluations where they are inline."""
+    judging_wall_hours: float | None
+    starts: int | None
+    judging_starts: int | None
+
+    @property
+    def on_gpus(self) -> bool:
+        return self.request.gpus_per_node > 0
+
+
+@dataclass
+class Plan:
+    """Everything that is printed."""
+
+    runs: list[PlannedRun]
+    device: str
+    mfu: float
+    sharing: Sharing | None = None
+    """Of several studies."""
+    paces: list[str] = field(default_factory=list)
+    """How the hours were come by, one line each."""
+    notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def savings(self) -> list[tuple[str, Cost]]:
+        """(what is saved by, how much) of all that is not spent. Hours of GPUs; of processes where none has a GPU."""
+        found: list[tuple[str, Cost]] = []
+        shared = [run for run in self.runs if len(run.job.budgets) > 1 and run.standing.state != REFUSED]
+        if shared:
+            found.append(("budgets of one run share its training", _difference(shared, "separate", "whole")))
+        for state, text in ((DONE, "done already"), (IN_FLIGHT, "in flight already")):
+            some = [run for run in self.runs if run.standing.state == state]
+            if some:
+                found.append((f"{text}: {len(some)} of {len(self.runs)} runs", _difference(some, "whole", "left")))
+        partly = [run for run in self.runs if run.standing.state not in SKIPPED]
+        spared = _difference(partly, "whole", "left")
+        if spared.total_flops() > 0:
+            found.append(("parts of runs done or in flight already", spared))
+        return found
+
+
+def total(costs: Iterable[Cost]) -> tuple[Cost, frozenset[str]]:
+    """The sum of what is known, and the kinds of which some hours are not."""
+    flops = dict.fromkeys(KINDS, 0.0)
+    seconds = dict.fromkeys(KINDS, 0.0)
+    unknown = set()
+    for cost in costs:
+        for kind in KINDS:
+            flops[kind] += cost.flops[kind]
+            amount = cost.seconds[kind]
+            seconds[kind] += amount or 0.0
+            if amount is None:
+                unknown.add(kind)
+    return Cost(flops, dict(seconds)), frozenset(unknown)
+
+
+def sums(runs: Sequence[PlannedRun]) -> list[tuple[str, Cost, frozenset[str]]]:
+    """Total of the runs on GPUs and of those on CPUs: hours of the two are not added up."""
+    found = []
+    for text, on_gpus in (("total", True), ("total on CPUs", False)):
+        some = [run for run in runs if run.on_gpus == on_gpus and run.standing.state not in SKIPPED]
+        if some:
+            found.append((text, *total(run.left for run in some)))
+    return found
+
+
+def _difference(runs: Sequence[PlannedRun], more: str, less: str) -> Cost:
+    whole = _minus(runs, more, less)
+    hours = _minus([run for run in runs if run.on_gpus] or runs, more, less)
+    return Cost(whole.flops, hours.seconds)
+
+
+def _minus(runs: Sequence[PlannedRun], more: str, less: str) -> Cost:
+    dear, unknown = total(getattr(run, more) for run in runs)
+    cheap, unknown_too = total(getattr(run, less) for run in runs)
+    flops = {kind: dear.flops[kind] - cheap.flops[kind] for kind in KINDS}
+    seconds = {kind: (dear.seconds[kind] or 0.0) - (cheap.seconds[kind] or 0.0) for kind in KINDS}
+    return Cost(flops, {kind: None if kind in unknown | unknown_too else seconds[kind] for kind in KINDS})

@@ -1,0 +1,85 @@
+"""The plan for programs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from typing import Any
+
+from fcdm.plan.estimate import KINDS, Cost
+from fcdm.plan.model import Plan, PlannedRun, sums
+from fcdm.plan.shared_runs import Sharing
+
+
+def print_json(plan: Plan) -> None:
+    """Everything in plain units: FLOPs, bytes, hours; null for what is not known."""
+    totals = {text: _cost(cost, unknown) for text, cost, unknown in sums(plan.runs)}
+    content = {
+        "gpu": plan.device,
+        "mfu": plan.mfu,
+        "hours_from": plan.paces,
+        "runs": [_run(run) for run in plan.runs],
+        "totals": {
+            "gpu": totals.get("total", _nothing()),
+            "cpu": totals.get("total on CPUs", _nothing()),
+        },
+        "savings": [{"by": reason, **_cost(cost)} for reason, cost in plan.savings],
+        "sharing": None if plan.sharing is None else _sharing(plan.sharing),
+        "warnings": plan.warnings,
+        "notes": plan.notes,
+    }
+    print(json.dumps(content, indent=1, allow_nan=False), file=sys.stdout, flush=True)
+
+
+def _run(run: PlannedRun) -> dict[str, Any]:
+    config, standing = run.job.config, run.standing
+    judging = None
+    if run.judging is not None:
+        judging = {
+            **dataclasses.asdict(run.judging),
+            "wall_hours": run.judging_wall_hours,
+            "starts": run.judging_starts,
+        }
+    return {
+        "run": standing.name,
+        "which": run.differs,
+        "model": config.model.name,
+        "data": config.data.name,
+        "resolution": config.resolution,
+        "batch_size": config.batch_size,
+        "precision": config.precision,
+        "seed": config.seed,
+        "budgets": run.job.budgets,
+        "judged": list(standing.judged),
+        "trained": standing.trained,
+        "state": standing.state,
+        "why": standing.text,
+        "resources": dataclasses.asdict(run.request),
+        "evaluation_job": judging,
+        "memory_bytes": run.memory_bytes,
+        "wall_hours": run.wall_hours,
+        "starts": run.starts,
+        "left": _cost(run.left),
+        "whole": _cost(run.whole),
+    }
+
+
+def _sharing(sharing: Sharing) -> dict[str, Any]:
+    """Each study alone, as if nothing were done yet; their sum, all together, and the difference."""
+    return {
+        "studies": {name: dataclasses.asdict(amount) for name, amount in sharing.studies.items()},
+        "alone": dataclasses.asdict(sharing.alone),
+        "together": dataclasses.asdict(sharing.together),
+        "saved": dataclasses.asdict(sharing.saved),
+    }
+
+
+def _cost(cost: Cost, unknown: frozenset[str] = frozenset()) -> dict[str, Any]:
+    """`hours` are GPU-hours where there are GPUs, else hours of processes."""
+    hours = {kind: None if value is None or kind in unknown else value / 3600 for kind, value in cost.seconds.items()}
+    return {"flops": dict(cost.flops), "hours": hours}
+
+
+def _nothing() -> dict[str, Any]:
+    return _cost(Cost(dict.fromkeys(KINDS, 0.0), dict.fromkeys(KINDS, 0.0)))

@@ -1,0 +1,301 @@
+"""The plan for people."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from fcdm.formatting import bytes_text, count_text, flops_text, hours_text, number_text
+from fcdm.plan.estimate import KINDS, START_UP_S, Cost
+from fcdm.plan.model import Plan, PlannedRun, sums, total
+from fcdm.plan.remaining import SKIPPED
+from fcdm.plan.shared_runs import Amount, Sharing
+from fcdm.slurm.sbatch_script import Request
+
+GROUPS_BEYOND = 60
+"""Runs, beyond which `rows=auto` shows one row for each model and resolution."""
+_PIPE_WIDTH = 200  # a pipe has no width, and half a number helps nobody
+_WIDE = 150
+_SHOWN_WARNINGS = 20
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row of the tables: a run, or a group of them."""
+
+    number: int
+    name: str
+    differs: str
+    budgets: str
+    state: str
+    resources: str
+    memory_bytes: int
+    cost: Cost
+    unknown: frozenset[str]
+    """Kinds of work in `cost` of which not all hours are known."""
+    wall: str
+    starts: str
+    skipped: bool
+
+    @classmethod
+    def of_run(cls, number: int, run: PlannedRun) -> Line:
+        standing = run.standing
+        judged = [f"{step:,}" for step in standing.judged]
+        left = [f"{step:,}" for step in run.job.budgets if step not in standing.judged]
+        shown = ", ".join(left)
+        if judged:
+            shown = f"{', '.join(judged)} done" + (f"; {shown}" if shown else "")
+        state = standing.state + (f": {standing.text}" if standing.text else "")
+        if standing.trained and standing.state not in SKIPPED:
+            state += f" (trained to {standing.trained:,})"
+        skipped = standing.state in SKIPPED
+        cost, unknown = total([run.left])
+        return cls(
+            number=number,
+            name=standing.name,
+            differs=run.differs,
+            budgets=shown,
+            state=state,
+            resources=_resources(run.request, run.judging),
+            memory_bytes=run.memory_bytes,
+            cost=cost,
+            unknown=unknown,
+            wall="-" if skipped else _both(run.wall_hours, run.judging_wall_hours, run.judging, hours_text),
+            starts="-" if skipped else _both(run.starts, run.judging_starts, run.judging, count_text),
+            skipped=skipped,
+        )
+
+    @classmethod
+    def of_group(cls, number: int, runs: Sequence[PlannedRun]) -> Line:
+        """Runs of one model and resolution: sums of what they cost, the most of what each needs."""
+        states = Counter(run.standing.state for run in runs)
+        budgets = sorted({step for run in runs for step in run.job.budgets})
+        cost, unknown = total(run.left for run in runs)
+        config = runs[0].job.config
+        return cls(
+            number=number,
+            name=f"{config.model.name.replace('/', '-')}-{config.data.name}-{config.resolution}px",
+            differs=f"{len(runs)} runs",
+            budgets=", ".join(f"{step:,}" for step in budgets),
+            state=", ".join(f"{count} {state}" for state, count in states.items()),
+            resources="; ".join(dict.fromkeys(_resources(run.request, run.judging) for run in runs)),
+            memory_bytes=max(run.memory_bytes for run in runs),
+            cost=cost,
+            unknown=unknown,
+            wall=_both(
+                _most(run.wall_hours for run in runs),
+                _most(run.judging_wall_hours for run in runs),
+                next((run.judging for run in runs if run.judging), None),
+                lambda hours: hours_text(hours) if len(runs) == 1 else f"≤ {hours_text(hours)}",
+            ),
+            starts=_both(
+                _most(run.starts for run in runs),
+                _most(run.judging_starts for run in runs),
+                next((run.judging for run in runs if run.judging), None),
+                count_text,
+            ),
+            skipped=all(run.standing.state in SKIPPED for run in runs),
+        )
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """rich would end the process with code 1; `| head` is no failure."""
+        raise BrokenPipeError
+
+
+def print_tables(plan: Plan, rows: str, console: Console | None = None) -> None:
+    """`rows`: one of `plan_options.ROWS`."""
+    console = console or _Console()
+    if not console.is_terminal:
+        console = _Console(width=_PIPE_WIDTH)
+    grouped = rows == "groups" or (rows == "auto" and len(plan.runs) > GROUPS_BEYOND)
+    lines = _groups(plan.runs) if grouped else [Line.of_run(*item) for item in enumerate(plan.runs, 1)]
+    console.print(_runs_table(lines))
+    working = [line for line in lines if not line.skipped]
+    if working:
+        totals = sums(plan.runs)
+        hours = _hours_of(totals)
+        if console.width >= _WIDE:
+            console.print(_cost_table(f"cost: FLOPs and {hours}", working, totals, flops=True, hours=True))
+        else:
+            console.print(_cost_table("cost: FLOPs", working, totals, flops=True, hours=False))
+            console.print(_cost_table(f"cost: {hours}", working, totals, flops=False, hours=True))
+    if plan.sharing is not None:
+        console.print(sharing_table(plan.sharing))
+    if grouped:
+        say(console, f"{len(plan.runs)} runs in {len(lines)} groups; hydra.launcher.rows=all shows each")
+    for text in _explanations(plan):
+        say(console, text)
+    for text in plan.warnings[:_SHOWN_WARNINGS]:
+        say(console, f"warning: {text}", style="yellow")
+    if len(plan.warnings) > _SHOWN_WARNINGS:
+        say(console, f"and {len(plan.warnings) - _SHOWN_WARNINGS} more warnings (hydra.launcher.json=true has all)")
+    say(console, "Nothing was started or submitted.")
+
+
+def say(console: Console, text: str, style: str | None = None) -> None:
+    console.print(text, highlight=False, markup=False, soft_wrap=not console.is_terminal, style=style)
+
+
+def _explanations(plan: Plan) -> list[str]:
+    unit = "GPU-hours" if any(run.on_gpus for run in plan.runs) else "hours of processes"
+    texts = [f"saved: {amount_text(cost, unit)} ({reason})" for reason, cost in plan.savings]
+    longest = [run for run in plan.runs if run.wall_hours]
+    if len(longest) > 1:
+        slowest = max(longest, key=lambda run: run.wall_hours or 0.0)
+        texts.append(f"longest job: {hours_text(slowest.wall_hours)} ({slowest.standing.name})")
+    texts += [f"hours: {text}" for text in plan.paces]
+    if any(": assumed" in text for text in plan.paces):
+        texts.append("  (say otherwise with hydra.launcher.gpu= and hydra.launcher.mfu=; a first run replaces it)")
+    texts.append(
+        "FLOPs = 2 x MACs; a training step = 3 forward passes. Memory: state and activations of one process, an "
+        f"estimate; 1 GB = 1e9 B. Of each start {START_UP_S:g} s go to starting up, and what is left at SLURM's signal."
+    )
+    texts += [f"note: {text}" for text in plan.notes]
+    return texts
+
+
+def _groups(runs: Sequence[PlannedRun]) -> list[Line]:
+    groups: dict[tuple[str, int], list[PlannedRun]] = {}
+    for run in runs:
+        groups.setdefault((run.job.config.model.name, run.job.config.resolution), []).append(run)
+    return [Line.of_group(*item) for item in enumerate(groups.values(), 1)]
+
+
+def _runs_table(lines: Sequence[Line]) -> Table:
+    table = plain_table("runs")
+    table.add_column("#", justify="right", no_wrap=True)
+    table.add_column("run", overflow="fold")
+    if any(line.differs for line in lines):
+        table.add_column("which", overflow="fold")
+    table.add_column("budgets", overflow="fold")
+    table.add_column("resources", overflow="fold")
+    table.add_column("memory\neach", justify="right", no_wrap=True)
+    table.add_column("state", overflow="fold")
+    for line in lines:
+        cells = [str(line.number), line.name]
+        if any(other.differs for other in lines):
+            cells.append(line.differs)
+        cells += [line.budgets, line.resources, bytes_text(line.memory_bytes), line.state]
+        table.add_row(*cells)
+    return table
+
+
+def _cost_table(
+    title: str, lines: Sequence[Line], totals: Sequence[tuple[str, Cost, frozenset[str]]], *, flops: bool, hours: bool
+) -> Table:
+    table = plain_table(title)
+    table.add_column("#", justify="right", no_wrap=True)
+    table.add_column("run", overflow="fold")
+    units = ["FLOPs"] * flops + ["h"] * hours
+    for unit in units:
+        for kind in (*KINDS, *(["all"] if unit == "h" else [])):
+            heading = f"{kind}\n{unit}" if len(units) > 1 else kind
+            table.add_column(heading, justify="right", no_wrap=True)
+    if hours:
+        table.add_column("wall time", justify="right", no_wrap=True)
+        table.add_column("starts", justify="right", no_wrap=True)
+
+    def cells(cost: Cost, unknown: frozenset[str]) -> list[str]:
+        found = [flops_text(cost.flops[kind]) for kind in KINDS] if flops else []
+        if hours:
+            found += [_hours_cell(cost, kinds, unknown) for kinds in (*([kind] for kind in KINDS), KINDS)]
+        return found
+
+    for line in lines:
+        row = [str(line.number), line.name]
+        row += cells(line.cost, line.unknown) + ([line.wall, line.starts] if hours else [])
+        table.add_row(*row)
+    table.add_section()
+    for text, cost, unknown in totals:
+        table.add_row("", text, *cells(cost, unknown), *(["", ""] if hours else []), style="bold")
+    return table
+
+
+def _hours_of(totals: Sequence[tuple[str, Cost, frozenset[str]]]) -> str:
+    names = {text for text, _, _ in totals}
+    if names == {"total"}:
+        return "GPU-hours"
+    return "hours of processes" if names == {"total on CPUs"} else "GPU-hours (on CPUs: hours of processes)"
+
+
+def _hours_cell(cost: Cost, kinds: Sequence[str], unknown: frozenset[str]) -> str:
+    """Where nothing is known of the pace there is work without hours: `?`, and `> x` for a sum with such parts."""
+    hours = sum(cost.seconds[kind] or 0.0 for kind in kinds) / 3600
+    if unknown.intersection(kinds):
+        return "?" if hours < 0.0005 else f"> {number_text(hours)}"
+    return number_text(hours)
+
+
+def _resources(request: Request, judging: Request | None) -> str:
+    return str(request) if judging is None else f"{request}; judged on {judging}"
+
+
+def _most(values: Any) -> Any:
+    """The largest, None where one is not known."""
+    found = list(values)
+    known = [value for value in found if value is not None]
+    return max(known) if known and len(known) == len(found) else None
+
+
+def _both(training: Any, judging: Any, apart: Request | None, text: Callable[[Any], str]) -> str:
+    """What training takes, and `+` what its evaluation job takes, where there is one."""
+    first = "?" if training is None else text(training)
+    if apart is None:
+        return first
+    return f"{first} + {'?' if judging is None else text(judging)}"
+
+
+def amount_text(cost: Cost, unit: str) -> str:
+    hours = cost.hours()
+    flops = cost.total_flops()
+    text = f"{flops_text(flops)}FLOPs" if flops else "0 FLOPs"
+    return f"{text}, {number_text(hours)} {unit}" if hours else text
+
+
+def plain_table(title: str) -> Table:
+    """The look of all tables of a plan."""
+    return Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+        padding=(0, 1),
+    )
+
+
+def sharing_table(sharing: Sharing) -> Table:
+    table = plain_table("studies, each alone (as if nothing were done yet)")
+    on_cpus = sharing.together.cpu_hours != 0
+    on_gpus = sharing.together.gpu_hours != 0 or not on_cpus
+    table.add_column("study", overflow="fold")
+    hours = ["GPU-hours"] * on_gpus + ["hours on\nCPUs"] * on_cpus
+    for heading in ("runs", "evalu-\nations", "training\nFLOPs", "judging\nFLOPs", *hours, "checkpoints\nof budgets"):
+        table.add_column(heading, justify="right", no_wrap=True)
+
+    def row(name: str, amount: Amount, style: str | None = None) -> None:
+        cells = [count_text(amount.runs), count_text(amount.evaluations)]
+        cells += [flops_text(amount.training_flops), flops_text(amount.judging_flops)]
+        cells += [_hours(amount.gpu_hours)] * on_gpus + [_hours(amount.cpu_hours)] * on_cpus
+        table.add_row(name, *cells, bytes_text(amount.checkpoint_bytes), style=style)
+
+    for name, amount in sharing.studies.items():
+        row(name, amount)
+    table.add_section()
+    row("sum of each alone", sharing.alone)
+    row("together, shared runs once", sharing.together, "bold")
+    row("saved by sharing", sharing.saved, "bold")
+    return table
+
+
+def _hours(hours: float | None) -> str:
+    return "?" if hours is None else number_text(hours)

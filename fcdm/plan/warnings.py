@@ -1,0 +1,174 @@
+"""What a run cannot do with what it asks for, said before anything is submitted: memory, time limit, batch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from fcdm.jobs.job import Job
+from fcdm.jobs.make_jobs import data_is_here
+from fcdm.plan.estimate import (
+    START_UP_S,
+    Paces,
+    job_cost,
+    memory,
+    processes_of,
+    signal_delay,
+    starts,
+    useful_seconds,
+)
+from fcdm.plan.gpus import Device
+from fcdm.plan.remaining import Standing, evaluations_of
+from fcdm.runs.identity import readable_name
+from fcdm.runs.run_cost import run_cost
+from fcdm.runs.throughput import Speeds
+from fcdm.slurm.options import SlurmOptions
+from fcdm.slurm.sbatch_script import Request, request_of
+
+MEMORY_SHARE = 0.9
+"""Of a GPU's memory: the rest is for CUDA itself, workspaces and fragments."""
+
+PROCESS_BYTES = 500_000_000
+"""Of a process on CPUs besides state and activations: Python, torch and scikit-learn take 0.45 GB."""
+
+
+def warnings_before_submission(
+    jobs: list[Job],
+    gpu: Device | None,
+    mfu: float | None = None,
+    options: SlurmOptions | None = None,
+    paces: Paces | None = None,
+    standings: Mapping[str, Standing] | None = None,
+) -> list[str]:
+    """One line for each thing that will not work, or not in one start; runs with the same trouble share a line.
+
+    `gpu` None: nothing is said of its memory. `mfu` None: the plan's own guess. `standings`: what is left of each job,
+    by its id; None: all of it. Cheap; reads the records of runs that are there for their speed.
+    """
+    options = options or SlurmOptions()
+    if paces is None:  # where the GPU is not known, hours are not guessed either
+        speeds = Speeds(Path(jobs[0].config.runs_dir) if jobs else Path())
+        paces = Paces(gpu, mfu, speeds, guess=gpu is not None)
+    found: dict[str, list[str]] = {}
+    for job in jobs:
+        for text in _of_job(job, standings.get(job.id) if standings else None, gpu, paces, options):
+            known = data_is_here(job.config)  # else the id in the name is none
+            found.setdefault(text, []).append(job.name if known else readable_name(job.config))
+    return [f"{_names(names)}: {text}" for text, names in found.items()]
+
+
+def _of_job(
+    job: Job, standing: Standing | None, gpu: Device | None, paces: Paces, options: SlurmOptions
+) -> Iterator[str]:
+    steps = standing.steps_left if standing else job.budgets[-1]
+    evaluations = list(standing.evaluations) if standing else evaluations_of(job)
+    request = request_of(job.config.resources, options)
+    processes = processes_of(request)
+    batch = job.config.batch_size
+    if batch % processes:
+        yield f"batch_size={batch} does not divide over {processes} processes (resources.gpus), so it cannot start"
+    yield from _memory(job, request, gpu)
+    inline = job.config.evaluation.where == "inline" and job.work != "train"
+    if job.work != "judge":
+        cost = job_cost(job.config, steps, evaluations if inline else [], paces, request, request)
+        step = job_cost(job.config, 1, [], paces, request, request).seconds["training"]
+        yield from _time("resources", request, cost.hours(), step, options)
+    if job.work != "train" and not inline:
+        judging = request_of(job.config.evaluation.resources, options, judging=True)
+        cost = job_cost(job.config, 0, evaluations, paces, judging, judging)
+        yield from _time("evaluation.resources", judging, cost.hours(), None, options)
+
+
+def _memory(job: Job, request: Request, gpu: Device | None) -> Iterator[str]:
+    config, processes = job.config, processes_of(request)
+    need = memory(config, processes)
+    if request.gpus_per_node:
+        if gpu is None or need.total <= MEMORY_SHARE * gpu.memory_bytes:
+            return
+        there, place = gpu.memory_bytes, f"each GPU, and the {gpu.name} has {_gb(gpu.memory_bytes)}"
+    else:
+        if request.mem_gb is None:
+            return
+        need = replace(need, fixed=need.fixed + PROCESS_BYTES)
+        there = 1e9 * request.mem_gb / request.tasks_per_node
+        if need.total <= MEMORY_SHARE * there:
+            return
+        place = f"each process, and resources.mem_gb={request.mem_gb:g} gives it {_gb(there)}"
+    room = MEMORY_SHARE * there
+    parts = f"state {_gb(need.fixed)}, activations of {need.images} images {_gb(need.images * need.per_image)}"
+    fixed, recomputed = run_cost(config).training_bytes_parts(config.precision, activation_checkpointing=True)
+    fixed += 0 if request.gpus_per_node else PROCESS_BYTES
+    ways = []
+    if need.fixed + need.per_image <= room:
+        fitting = _power_of_two(int((room - need.fixed) // need.per_image))
+        ways.append(f"micro_batch={fitting} ({_gb(need.fixed + fitting * need.per_image)})")
+    if not config.activation_checkpointing and fixed + recomputed <= room:
+        whole = fixed + need.images * recomputed
+        fitting = _power_of_two(int((room - fixed) // recomputed))
+        way = "activation_checkpointing=true"
+        ways.append(
+            f"{way} ({_gb(whole)})"
+            if whole <= room
+            else f"{way} micro_batch={fitting} ({_gb(fixed + fitting * recomputed)})"
+        )
+    if request.gpus_per_node and need.fixed + need.per_image <= room:
+        most = int((room - need.fixed) // need.per_image)
+        more = _gpus_for(config.batch_size, processes, most)
+        if more is not None:
+            each = config.batch_size // more
+            ways.append(f"resources.gpus={more} ({_gb(need.fixed + each * need.per_image)} each)")
+    elif not request.gpus_per_node:
+        ways.append(f"resources.mem_gb={math.ceil(need.total * request.tasks_per_node / MEMORY_SHARE / 1e9)}")
+    advice = " or ".join(ways) if ways else "its state alone does not fit: it needs a GPU with more memory"
+    yield f"needs about {_gb(need.total)} for {place} ({parts}): {advice}"
+
+
+def _gpus_for(batch: int, gpus: int, most: int) -> int | None:
+    """The smallest multiple of `gpus` that divides the batch into shares of at most `most` images."""
+    return next((n for n in range(2 * gpus, batch + 1, gpus) if batch % n == 0 and batch // n <= most), None)
+
+
+def _time(key: str, request: Request, hours: float | None, step: float | None, options: SlurmOptions) -> Iterator[str]:
+    useful, limit = useful_seconds(request, options), request.minutes * 60
+    set_by = "hydra.launcher.timeout_min" if options.timeout_min and key == "resources" else f"{key}.hours"
+    overhead = f"{START_UP_S:g} s to start up, and SLURM signals {signal_delay(request, options):g} s before the end"
+    if useful <= max(step or 0.0, 0.0):
+        one = f", and one step takes {step:,.0f} s" if step and useful > 0 else ""
+        yield (
+            f"a start of {limit:g} s ({set_by}) leaves {max(0.0, useful):,.0f} s of work ({overhead}){one}: it makes "
+            "no progress; give it more time, or a shorter hydra.launcher.signal_delay_s"
+        )
+        return
+    wall = 3600 * hours / processes_of(request) if hours is not None else None
+    count = starts(wall, request, options)
+    if count is None or count == 1 or wall is None:
+        return
+    allowed = options.max_num_timeout
+    if allowed is not None and count - 1 > allowed:
+        yield (
+            f"needs about {count:,} starts of {_hours(limit)} ({set_by}) for {_hours(wall)} of work, but "
+            f"hydra.launcher.max_num_timeout={allowed} requeues it {allowed} times only"
+        )
+    else:
+        many = f"needs about {count:,} starts of {_hours(limit)} ({set_by})"
+        yield f"{many}: {_hours(wall)} of work; it is requeued each time"
+
+
+def _names(names: list[str]) -> str:
+    others = len(names) - 1
+    return f"{names[0]} and {others} more" if others else names[0]
+
+
+def _power_of_two(number: int) -> int:
+    return 1 << (number.bit_length() - 1)
+
+
+def _gb(count: float) -> str:
+    return f"{count / 1e9:,.3g} GB" if count >= 0.9995e9 else f"{count / 1e6:,.0f} MB"
+
+
+def _hours(seconds: float) -> str:
+    hours = seconds / 3600
+    return f"{hours:,.3g} h" if hours >= 1 else f"{seconds / 60:,.3g} min"

@@ -1,0 +1,238 @@
+"""What a run's files hold, one reader per kind of file. `fcdm.runs.reader` puts them together.
+
+Every reader raises UserError, naming the file (and line), where a file is damaged.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fcdm.atomic import read_json
+from fcdm.errors import UserError
+
+
+class Scalar(NamedTuple):
+    """One number of a run: `key` at a training step; `time` in seconds since 1970."""
+
+    step: int
+    time: float
+    key: str
+    value: float
+
+
+class Record(NamedTuple):
+    """One line of records.jsonl; `end` is the position in bytes just behind it."""
+
+    end: int
+    fields: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One checkpoint judged by one protocol; `grid` is the picture of its samples, where there is one."""
+
+    step: int
+    time: float
+    protocol_id: str
+    metrics: dict[str, float]
+    protocol: dict[str, Any] = field(default_factory=dict)
+    floor: dict[str, float] = field(default_factory=dict)
+    """The metrics of real images against the reference: what no model can be expected to beat."""
+    seconds: float | None = None
+    grid: Path | None = None
+    grid_columns: int = 1
+    """Tiles in a row of the picture; tiles are square and have no gaps."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One stretch of work on a run, by one process or group of processes; times in seconds since 1970."""
+
+    start: float
+    end: float
+    """The last sign of life where the segment died without saying so."""
+    ended: bool
+    first_step: int
+    last_step: int
+    fields: dict[str, Any]
+    """The start record: host, device, threads, world_size, micro_batch, revision, ..."""
+
+    @property
+    def seconds(self) -> float:
+        return self.end - self.start
+
+    @property
+    def device_seconds(self) -> float:
+        """Seconds times devices: GPU-hours are this / 3600 where the device is a GPU."""
+        return self.seconds * int(self.fields.get("world_size", 1))
+
+    @property
+    def place(self) -> str:
+        """What it ran on, as `place_name` tells it."""
+        return place_name(self.fields)
+
+
+def place_name(fields: dict[str, Any]) -> str:
+    """What a segment's record says it ran on: `NVIDIA H100 80GB HBM3`, `cpu (AMD EPYC, 1 thread)`; empty: nothing."""
+    device, processor, threads = (fields.get(key) for key in ("device", "cpu", "threads"))
+    if device is None or device != "cpu":
+        return str(device or "")
+    count = int(threads or 1)
+    text = f"{count} thread{'s' if count != 1 else ''}"
+    return f"cpu ({processor}, {text})" if processor else f"cpu ({text})"
+
+
+class Request(NamedTuple):
+    """What a study asks of one run: `run` is its folder's name, `budgets` are steps, judged by `protocol_id`."""
+
+    run: str
+    id: str
+    budgets: tuple[int, ...]
+    protocol_id: str
+
+
+@dataclass(frozen=True)
+class Study:
+    """A named list of (run, budget, protocol) requests; `protocol_id` is that of the last command."""
+
+    name: str
+    created: float
+    revision: str
+    command: tuple[str, ...]
+    protocol_id: str
+    protocol: dict[str, Any]
+    requests: tuple[Request, ...]
+    commands: tuple[str, ...] = ()
+    """All that asked, as a shell takes them, the last one last."""
+    question: str = ""
+    """What it is for, in words."""
+
+    def asked(self, run_id: str) -> dict[str, tuple[int, ...]]:
+        """Protocol id -> budgets that this study asks of a run, what `fid` means for it first."""
+        found: dict[str, set[int]] = {}
+        for request in self.requests:
+            if request.id == run_id:
+                found.setdefault(request.protocol_id, set()).update(request.budgets)
+        headline = self.protocol_id if self.protocol_id in found else next(reversed(found), "")
+        return {key: tuple(sorted(found[key])) for key in sorted(found, key=lambda key: key != headline)}
+
+    def budgets(self, run_id: str) -> tuple[int, ...]:
+        """The budgets asked of a run, by whatever protocol."""
+        return tuple(sorted({budget for budgets in self.asked(run_id).values() for budget in budgets}))
+
+    def headline(self, run_id: str) -> str:
+        """What `fid` means for a run: the study's protocol if it asked that of the run, else the run's last one."""
+        return next(iter(self.asked(run_id)), self.protocol_id)
+
+
+_SPELT_OUT = ("NaN", "Infinity", "-Infinity")  # JSON has no such numbers: the writer spells them as strings
+_NOT_SCALARS = ("step", "time")
+
+
+def scalars_in(fields: dict[str, Any]) -> dict[str, float]:
+    """The numbers of a record, by key, without its step and time."""
+    return {
+        key: float(value)
+        for key, value in fields.items()
+        if key not in _NOT_SCALARS
+        and ((isinstance(value, (int, float)) and not isinstance(value, bool)) or value in _SPELT_OUT)
+    }
+
+
+def read_records(path: Path) -> list[Record]:
+    """Every whole line of a records.jsonl, as written; [] without the file.
+
+    The last line may be torn (a process died while it wrote, or is writing now): it is left out. A
+    damaged line that others follow is no such thing: UserError.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return []  # opened, not started
+    lines = content.split(b"\n")[:-1]  # behind the last newline: nothing, or a torn line
+    records = []
+    end = 0
+    for number, (line, parsed) in enumerate(zip(lines, _parsed(lines), strict=True), 1):
+        end += len(line) + 1
+        try:
+            fields = json.loads(line) if parsed is None else parsed
+            if type(fields["step"]) is not int:
+                raise TypeError
+            fields["time"] = float(fields["time"])
+        except (ValueError, TypeError, KeyError):
+            if number == len(lines) and end == len(content):
+                break
+            raise UserError(
+                f"{path}, line {number} is damaged ({line[:40]!r}): mend or remove that line by hand"
+            ) from None
+        records.append(Record(end, fields))
+    return records
+
+
+def _parsed(lines: list[bytes]) -> list[Any]:
+    """Each line's JSON value; None for all where one is damaged. In one go: three times as fast as line by line."""
+    try:
+        values = json.loads(b"[" + b",".join(lines) + b"]")
+    except ValueError:
+        values = []
+    return values if len(values) == len(lines) else [None] * len(lines)
+
+
+def read_evaluation(path: Path) -> Evaluation:
+    content = read_json(path)
+    grid = path.with_suffix(".png")
+    try:
+        return Evaluation(
+            step=int(content["step"]),
+            time=float(content["time"]),
+            protocol_id=str(content["protocol_id"]),
+            protocol=dict(content["protocol"]),
+            metrics=scalars_in(content["metrics"]),
+            floor=scalars_in(content.get("floor") or {}),
+            seconds=content.get("seconds"),
+            grid=grid if grid.is_file() else None,
+            grid_columns=int(content.get("grid", {}).get("columns", 1)),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{path} lacks or garbles {error}: delete it and evaluate again") from None
+
+
+def segment_of(records: list[dict[str, Any]]) -> Segment:
+    first = records[0]
+    return Segment(
+        start=first["time"],
+        end=max(fields["time"] for fields in records),
+        ended=any(fields.get("segment") == "end" for fields in records),
+        first_step=first["step"],
+        last_step=max(fields["step"] for fields in records),
+        fields=first,
+    )
+
+
+def read_study_file(path: Path) -> Study:
+    content = read_json(path)
+    try:
+        return Study(
+            name=str(content["name"]),
+            created=float(content["created"]),
+            revision=str(content.get("revision", "")),
+            command=tuple(str(part) for part in content.get("command", ())),
+            protocol_id=str(content["protocol_id"]),
+            protocol=dict(content["protocol"]),
+            requests=tuple(
+                Request(
+                    str(asked["run"]),
+                    str(asked["id"]),
+                    tuple(int(budget) for budget in asked["budgets"]),
+                    str(asked.get("protocol_id") or content["protocol_id"]),
+                )
+                for asked in content["requests"]
+            ),
+            commands=tuple(str(line) for line in content.get("commands", ())),
+            question=str(content.get("question", "")),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{path} lacks or garbles {error}: launch the study again to rewrite it") from None

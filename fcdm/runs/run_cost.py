@@ -1,0 +1,30 @@
+"""What a run costs, from its configuration."""
+
+from __future__ import annotations
+
+from fcdm.config.schema import Config, CustomConfig, ModelConfig
+from fcdm.cost.model_cost import ModelCost, model_cost
+from fcdm.runs.user_models import custom_cost
+
+
+def run_cost(config: Config) -> ModelCost:
+    """Parameters, MACs and FLOPs of the run's model on its data."""
+    return cost_of(
+        config.model,
+        channels=config.data.channels,
+        side=config.resolution // config.data.downsample,
+        classes=config.data.classes,
+        learn_sigma=config.diffusion.learn_sigma,
+    )
+
+
+def cost_of(model: ModelConfig, *, channels: int, side: int, classes: int, learn_sigma: bool = True) -> ModelCost:
+    """`fcdm.cost.model_cost`, also of a user's own model. Raises UserError for one that cannot be built or run."""
+    if isinstance(model, CustomConfig):
+        return custom_cost(model, channels=channels, side=side, classes=classes, learn_sigma=learn_sigma)
+    return model_cost(model, channels=channels, side=side, classes=classes, learn_sigma=learn_sigma)
+
+
+def train_flops(config: Config, steps: int) -> int:
+    """FLOPs of training the run for so many steps."""
+    return run_cost(config).train_flops(config.batch_size, steps)

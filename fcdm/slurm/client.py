@@ -1,0 +1,279 @@
+"""SLURM, as this project needs it: what runs, what became of a job, submit, cancel. One interface, two makers.
+
+`Slurm` asks the real one through its commands; the unit tests put a small fake in its place. Job ids are texts as
+SLURM writes them: `123_4` for one task of an array, `123` for a plain job.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from fcdm.errors import UserError
+
+ACTIVE = frozenset(
+    [
+        "PENDING",
+        "CONFIGURING",
+        "RUNNING",
+        "COMPLETING",
+        "REQUEUED",
+        "REQUEUE_HOLD",
+        "REQUEUE_FED",
+        "SPECIAL_EXIT",
+        "RESIZING",
+        "SIGNALING",
+        "STAGE_OUT",
+        "STOPPED",
+        "SUSPENDED",
+    ]
+)
+"""States of a job that is on its way: it runs, or will."""
+
+
+@dataclass(frozen=True)
+class JobInfo:
+    """One job (one task of an array) as SLURM sees it."""
+
+    id: str
+    state: str
+    """`PENDING`, `RUNNING`, `COMPLETED`, `FAILED`, `CANCELLED`, `TIMEOUT`, `NODE_FAIL`, ..."""
+    reason: str = ""
+    """Why it waits, in SLURM's word; `None` or empty otherwise. Of a cancelled one: `by 1000`, where that is known."""
+    script: str = ""
+    """Absolute path of its batch script; empty where SLURM no longer says."""
+    nodes: str = ""
+    restarts: int = 0
+    preempted: int = 0
+    """How often it gave way to another job, as accounting has it."""
+    exit_code: str = ""
+    """`code:signal`, once it has ended."""
+    limit_minutes: float | None = None
+
+    @property
+    def active(self) -> bool:
+        return self.state in ACTIVE
+
+
+@dataclass(frozen=True)
+class Node:
+    """One kind of node of a partition."""
+
+    cpus: int
+    mem_gb: float
+    gpus: int
+    host: str = ""
+
+
+@dataclass(frozen=True)
+class Partition:
+    name: str
+    default: bool
+    max_minutes: float
+    """Longest time limit; inf: none."""
+    nodes: tuple[Node, ...]
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """What may be asked of this SLURM."""
+
+    name: str
+    max_array_size: int
+    """Array indices go from 0 to this minus one."""
+    partitions: dict[str, Partition] = field(default_factory=dict)
+
+
+class Refused(UserError):
+    """SLURM did not take a job; the text is its reason."""
+
+
+class Scheduler(Protocol):
+    """What the launcher and `fcdm.status` ask of SLURM."""
+
+    def cluster(self) -> Cluster:
+        """Raises UserError where there is no SLURM or it does not answer."""
+
+    def queue(self) -> dict[str, JobInfo]:
+        """This user's jobs that wait or run, and those that ended minutes ago, by id; arrays task by task."""
+
+    def history(self, ids: Sequence[str]) -> dict[str, JobInfo]:
+        """What accounting knows of these jobs; those that it does not know are left out."""
+
+    def submit(self, script: Path, *, array: str = "", dependency: str = "", test: bool = False) -> str:
+        """Submit a batch script; returns its id (of the whole array), "" for a `test`, which only asks.
+
+        `array` (`0-3,7%2`) and `dependency` (`afterany:12_3`) as sbatch takes them. Raises Refused.
+        """
+
+    def cancel(self, ids: Sequence[str]) -> None:
+        """End these jobs, and forget those that wait."""
+
+
+Schedulers = Callable[[str | None], Scheduler]
+"""slurm.conf (None: the machine's own) -> its SLURM."""
+
+
+class Slurm:
+    """The real one. `conf`: its slurm.conf, where that is not the machine's own."""
+
+    def __init__(self, conf: str | None = None) -> None:
+        self.environment = {**os.environ, **({"SLURM_CONF": conf} if conf else {})}
+        # Else a colour or a format that the user likes would come back in what we read.
+        for name in ("SQUEUE_FORMAT", "SQUEUE_FORMAT2", "SACCT_FORMAT", "SINFO_FORMAT", "SQUEUE_STATES", "SQUEUE_SORT"):
+            self.environment.pop(name, None)
+        # Inside a job, sbatch would take that job's own settings over for the new one.
+        for name in list(self.environment):
+            if name.startswith(("SBATCH_", "SLURM_")) and name != "SLURM_CONF":
+                del self.environment[name]
+
+    def cluster(self) -> Cluster:
+        config = self._run("scontrol", "show", "config")
+        nodes: dict[str, Node] = {}
+        for line in self._run("scontrol", "-o", "show", "nodes").splitlines():
+            words = _words(line)
+            if "NodeName" not in words:
+                continue
+            nodes[words["NodeName"]] = Node(
+                cpus=int(words.get("CPUTot", 1)),
+                mem_gb=float(words.get("RealMemory", 0)) / 1000,
+                gpus=_gpus(words.get("Gres", "")),
+                host=words.get("NodeHostName", words["NodeName"]),
+            )
+        partitions: dict[str, Partition] = {}
+        for line in self._run("sinfo", "-a", "-h", "-N", "-o", "%P|%l|%N").splitlines():
+            name, limit, node = line.split("|")
+            known = partitions.get(name.rstrip("*"))
+            partitions[name.rstrip("*")] = Partition(
+                name.rstrip("*"),
+                name.endswith("*"),
+                minutes(limit),
+                (*(known.nodes if known else ()), *([nodes[node]] if node in nodes else [])),
+            )
+        found = re.search(r"^MaxArraySize\s*=\s*(\d+)", config, re.M)
+        named = re.search(r"^ClusterName\s*=\s*(\S+)", config, re.M)
+        return Cluster(named[1] if named else "", int(found[1]) if found else 1001, partitions)
+
+    def queue(self) -> dict[str, JobInfo]:
+        fields = ("JobArrayID", "State", "Reason", "NodeList", "RestartCnt", "exit_code", "TimeLimit", "Command")
+        # By width, since a reason or a path may hold any separator. Longer than any path, for it would be cut.
+        layout = ",".join(f"{name}:{4096 if name == 'Command' else 60}" for name in fields)
+        found = {}
+        for line in self._run("squeue", "-h", "-r", "-t", "all", "--me", "-O", layout).splitlines():
+            columns = [line[60 * at : 60 * (at + 1)].strip() for at in range(len(fields) - 1)]
+            job, state, reason, nodes, restarts, code, limit = columns
+            script = line[60 * (len(fields) - 1) :].strip()
+            found[job] = JobInfo(
+                id=job,
+                state=state,
+                reason=reason,
+                script="" if script == "(null)" else script,
+                nodes=nodes,
+                restarts=int(restarts) if restarts.isdigit() else 0,
+                exit_code=_exit_code(code),
+                limit_minutes=minutes(limit),
+            )
+        return found
+
+    def history(self, ids: Sequence[str]) -> dict[str, JobInfo]:
+        found: dict[str, JobInfo] = {}
+        wanted = set(ids)
+        layout = "JobID,State,ExitCode,NodeList,TimelimitRaw,SubmitLine"
+        for some in _chunks(sorted(wanted), 500):
+            # Without accounting sacct fails: then nothing is known. -D: each start of a job, oldest first.
+            text = self._run("sacct", "-n", "-X", "-P", "-D", "-j", ",".join(some), "-o", layout, refuse=False)
+            for line in text.splitlines():
+                columns = line.split("|", 5)
+                if len(columns) < 6 or columns[0] not in wanted:  # 15_3 has a plain id as well: it may be one asked for
+                    continue
+                job, state, code, nodes, limit, command = columns
+                script = command[command.index(" /") + 1 :] if " /" in command else ""
+                word, _, by = state.partition(" ")
+                before = found.get(job)
+                if before and before.script != script:  # ids are used again, one day
+                    before = None
+                found[job] = JobInfo(
+                    id=job,
+                    state=word.rstrip("+"),
+                    reason=by,
+                    script=script,
+                    nodes=nodes,
+                    restarts=before.restarts + 1 if before else 0,
+                    preempted=(before.preempted if before else 0) + (word == "PREEMPTED"),
+                    exit_code=code,
+                    limit_minutes=float(limit) if limit.isdigit() else None,
+                )
+        return found
+
+    def submit(self, script: Path, *, array: str = "", dependency: str = "", test: bool = False) -> str:
+        words = ["--test-only"] if test else ["--parsable"]
+        words += [f"--array={array}"] if array else []
+        words += [f"--dependency={dependency}", "--kill-on-invalid-dep=yes"] if dependency else []
+        done = self._call("sbatch", *words, str(script))
+        if done.returncode != 0:
+            lines = [line.removeprefix("sbatch: error: ").strip() for line in done.stderr.splitlines()]
+            said = [line for line in lines if line and not line.startswith("sbatch: Job")]
+            raise Refused("; ".join(said) or f"sbatch ended with {done.returncode}")
+        return "" if test else done.stdout.strip().split(";")[0]
+
+    def cancel(self, ids: Sequence[str]) -> None:
+        for some in _chunks(list(ids), 200):
+            self._run("scancel", *some)
+
+    def _run(self, *words: str, refuse: bool = True) -> str:
+        done = self._call(*words)
+        if done.returncode != 0 and refuse:
+            said = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
+            raise UserError(f"SLURM does not answer ({words[0]}: {said}): is its controller up, and SLURM_CONF right?")
+        return done.stdout if done.returncode == 0 else ""
+
+    def _call(self, *words: str) -> subprocess.CompletedProcess[str]:
+        if shutil.which(words[0], path=self.environment.get("PATH")) is None:
+            raise UserError(
+                f"there is no SLURM on this machine (no {words[0]}): run this on a cluster's login node, try "
+                "hydra/launcher=local, or start a SLURM of your own with python tools/devcluster up"
+            )
+        try:
+            return subprocess.run(words, capture_output=True, text=True, timeout=120, check=False, env=self.environment)
+        except subprocess.TimeoutExpired:
+            raise UserError(f"SLURM does not answer ({words[0]} took more than 120 s): try again later") from None
+
+
+def minutes(text: str) -> float:
+    """SLURM's `3-12:00:00`, `1:30:00`, `10:00`, `UNLIMITED` as minutes (inf: no limit)."""
+    days, _, clock = text.rpartition("-")
+    parts = clock.split(":")
+    if not all(part.isdigit() for part in (*parts, days or "0")):
+        return float("inf")
+    if days:  # days-hours[:minutes[:seconds]]
+        hours, mins, seconds = (*map(int, parts), 0, 0)[:3]
+    else:  # [hours:]minutes:seconds, or minutes alone
+        numbers = [int(part) for part in parts]
+        if len(numbers) == 1:
+            return float(numbers[0])
+        hours, mins, seconds = (0, *numbers)[-3:]
+    return int(days or 0) * 1440 + hours * 60 + mins + seconds / 60
+
+
+def _exit_code(status: str) -> str:
+    """squeue's wait status as sacct's `code:signal`: 35072 -> `137:0`."""
+    return f"{int(status) >> 8}:{int(status) & 127}" if status.isdigit() else ""
+
+
+def _gpus(gres: str) -> int:
+    """`gpu:h100:4(S:0-1),shard:8` -> 4."""
+    return sum(int(count) for count in re.findall(r"(?:^|,)gpu(?::[^:,(]+)?:(\d+)", gres))
+
+
+def _words(line: str) -> dict[str, str]:
+    return dict(word.split("=", 1) for word in line.split() if "=" in word)
+
+
+def _chunks(items: Sequence[str], size: int) -> Iterable[Sequence[str]]:
+    return (items[at : at + size] for at in range(0, len(items), size))

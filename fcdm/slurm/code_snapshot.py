@@ -1,0 +1,107 @@
+"""A copy of the code for jobs to run, so that edits made while they wait change nothing.
+
+Named by its content below `runs/code/`, so that launches of the same code share one; compiled there once, and
+imported once in a fresh process before anything is submitted. Users' own models stand beside the package.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import fcdm
+from fcdm.atomic import describe_oserror
+from fcdm.config.schema import CustomConfig, ModelConfig
+from fcdm.errors import UserError
+from fcdm.runs.revision import REVISION_FILE, code_revision
+from fcdm.runs.user_models import source_of
+
+CODE = "code"
+PACKAGE = Path(fcdm.__file__).resolve().parent
+_IMPORTS = "import fcdm.job, fcdm.sync, fcdm.jobs.run_job, fcdm.slurm.rank_env"
+_VERIFIED = ".imports"
+
+
+def take_snapshot(runs_dir: Path, models: Iterable[ModelConfig] = ()) -> Path:
+    """The folder to put on PYTHONPATH. Raises UserError where the code cannot be imported, or not be written.
+
+    `models`: of the jobs; those of users bring their source along.
+    """
+    own = {(model.target, model.source): model for model in models if isinstance(model, CustomConfig)}
+    files = {f"fcdm/{path.relative_to(PACKAGE)}": path for path in _files()}
+    for target, _ in own:
+        files |= source_of(target).files
+    digest = hashlib.sha256(sys.version.encode())
+    for name, path in sorted(files.items()):
+        digest.update(f"{name}\0{path.stat().st_size}\0".encode())
+        digest.update(path.read_bytes())
+    folder = runs_dir.absolute() / CODE / digest.hexdigest()[:16]
+    if (folder / _VERIFIED).exists():
+        return folder
+    try:
+        if not folder.exists():
+            _copy(files, folder)
+    except OSError as error:
+        raise describe_oserror(error, folder, "copying the code for the jobs") from None
+    _verify(folder, list(own))
+    return folder
+
+
+def _files() -> Iterator[Path]:
+    for root, folders, names in os.walk(PACKAGE):
+        folders[:] = [name for name in folders if name != "__pycache__"]
+        for name in names:
+            if name.endswith((".py", ".yaml", ".safetensors")):
+                yield Path(root) / name
+
+
+def _copy(files: dict[str, Path], folder: Path) -> None:
+    """Whole or not at all: renamed into place."""
+    temporary = folder.with_name(f".new-{uuid.uuid4().hex}")
+    try:
+        for name, path in files.items():
+            target = temporary / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+        (temporary / REVISION_FILE).write_text(f"{code_revision()}\n")
+        try:
+            temporary.rename(folder)
+        except OSError:
+            if not folder.exists():  # else another launch made the same one in the meantime
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _verify(folder: Path, own: list[tuple[str, str | None]]) -> None:
+    """Import it as a job will, in a process of its own, which also leaves the compiled files.
+
+    `own`: target and source of users' models. They must be found in the folder alone, as they were when hashed.
+    """
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+    environment["PYTHONPATH"] = str(folder)
+    check = f"{_IMPORTS}; assert fcdm.__file__.startswith({str(folder)!r}), fcdm.__file__"
+    if own:
+        check += f"; from fcdm.models.user_model import verify; [verify(*each) for each in {own!r}]"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", check], cwd="/", env=environment, capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        lines = done.stderr.strip().splitlines() or ["no message"]
+        places = [line.strip() for line in lines if line.strip().startswith("File ") and str(folder) in line]
+        where = places[-1].replace(str(folder / "fcdm"), str(PACKAGE)) if places else ""
+        shutil.rmtree(folder, ignore_errors=True)
+        said = f"{UserError.__module__}.{UserError.__name__}: "
+        if lines[-1].startswith(said):  # of a user's model
+            raise UserError(f"{lines[-1].removeprefix(said)}; nothing was submitted")
+        raise UserError(
+            f"the code in {PACKAGE} cannot be imported, so no job could run: {lines[-1]} ({where}); nothing was "
+            "submitted"
+        )
+    (folder / _VERIFIED).touch()

@@ -1,0 +1,56 @@
+"""The options of `hydra/launcher=submitit_slurm`: every stock one, and ours."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra_plugins.hydra_submitit_launcher.config import SlurmQueueConf
+
+
+@dataclass
+class SlurmOptions(SlurmQueueConf):  # type: ignore[misc]
+    """Stock options mean what they mean in hydra-submitit-launcher; null leaves it to the job's `resources`."""
+
+    submitit_folder: str | None = None
+    """Not used: a launch has its folder in `<runs_dir>/launches/`, a job prints into its run's `log.txt`."""
+    timeout_min: int | None = None
+    """Minutes of one start of a job; null: `resources.hours`."""
+    nodes: int | None = None
+    tasks_per_node: int | None = None
+    """Null: one per GPU, else one."""
+    name: str = "fcdm-${study}"
+    signal_delay_s: int | None = None
+    """Seconds before the time limit at which a job is told to save; null: 120, or a quarter of a short limit."""
+    max_num_timeout: int | None = None
+    """A job is requeued at most so often after a time limit or a user's signal; null: as long as it makes progress."""
+
+    # Ours.
+    wait: bool = False
+    """Wait with a live table until all is done; Ctrl-C leaves the jobs as they are."""
+    slurm_conf: str | None = None
+    """slurm.conf of the cluster, where it is not this machine's own (`python tools/devcluster up`)."""
+    max_gpus_per_node: int | None = None
+    """GPUs of one node of the cluster: a job that asks for more is spread over nodes."""
+    gpu: str | None = None
+    """Which GPU the cluster has, for the plan: its speed and memory."""
+    mfu: float | None = None
+    """Share of the GPU's peak that training reaches, where nothing is measured yet; null: the plan's own guess."""
+    check_folder: bool = True
+    """Refuse a runs folder on a file system that other machines cannot see."""
+    setup: list[str] | None = None
+    """Lines for the shell before the job starts: module load, source, export."""
+    additional_parameters: dict[str, Any] = field(default_factory=dict)
+
+
+ROWS = ("auto", "all", "groups")
+
+
+@dataclass
+class PlanOptions(SlurmOptions):
+    """Every option of `submitit_slurm`, so that cluster profiles fit (`+slurm=h100x4`), and how to print."""
+
+    json: bool = False
+    """Print JSON for programs instead of tables."""
+    rows: str = "auto"
+    """`all`: a row for each run; `groups`: one for each model and resolution; `auto`: groups beyond 60 runs."""

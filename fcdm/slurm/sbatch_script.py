@@ -1,0 +1,143 @@
+"""From a job's resources and the launcher's options to what `sbatch` reads."""
+
+from __future__ import annotations
+
+import math
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from fcdm.config.schema import ResourcesConfig
+from fcdm.errors import UserError
+from fcdm.slurm.options import SlurmOptions
+
+# Until Python has its handlers, a signal that asks for a requeue would kill the task: it is held back until then
+# (fcdm.engine.stop), or lost where env cannot do that (coreutils before 8.31).
+_HOLD_SIGNALS = (
+    'trap "" USR1 USR2; hold="env --default-signal=USR1,USR2 --block-signal=USR1,USR2"; '
+    '$hold true 2>/dev/null || hold=; exec $hold "$@"'
+)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What one job asks the cluster for; jobs that ask for the same make one array."""
+
+    nodes: int
+    tasks_per_node: int
+    gpus_per_node: int
+    minutes: int
+    mem_gb: float | None
+    """Per node."""
+    cpus_per_task: int | None
+
+    def __str__(self) -> str:
+        parts = [f"{self.nodes} nodes x " if self.nodes > 1 else ""]
+        if self.gpus_per_node:
+            parts.append(f"{self.gpus_per_node} GPU{'s' if self.gpus_per_node > 1 else ''}")
+        else:
+            parts.append(f"{self.tasks_per_node * (self.cpus_per_task or 1)} CPU")
+        hours = f"{self.minutes / 60:g} h" if self.minutes >= 60 else f"{self.minutes} min"
+        memory = f", {self.mem_gb:g} GB" if self.mem_gb else ""
+        return f"{''.join(parts)}, {hours}{memory}"
+
+
+def request_of(resources: ResourcesConfig, options: SlurmOptions, *, judging: bool = False) -> Request:
+    """A job's resources, where the launcher's options do not say otherwise (they do not speak of evaluation jobs).
+
+    Raises UserError where the GPUs cannot be spread over the nodes.
+    """
+    own = SlurmOptions(max_gpus_per_node=options.max_gpus_per_node) if judging else options
+    nodes, gpus = own.nodes or resources.nodes, resources.gpus
+    per_node = -(-gpus // nodes)
+    limit = own.max_gpus_per_node
+    if limit and per_node > limit and own.nodes is None and resources.nodes == 1:
+        nodes = -(-gpus // limit)
+        per_node = gpus // nodes
+    if own.gpus_per_node is not None:
+        per_node = own.gpus_per_node
+    elif nodes * per_node != gpus:
+        raise UserError(f"resources.gpus={gpus} cannot be shared out evenly over {nodes} nodes: ask for a multiple")
+    return Request(
+        nodes=nodes,
+        tasks_per_node=own.tasks_per_node or max(1, per_node),
+        gpus_per_node=per_node,
+        minutes=own.timeout_min or max(1, math.ceil(resources.hours * 60)),
+        mem_gb=own.mem_gb if own.mem_gb is not None else resources.mem_gb,
+        cpus_per_task=own.cpus_per_task if own.cpus_per_task is not None else resources.cpus,
+    )
+
+
+def script(request: Request, options: SlurmOptions, job_files: list[Path], launch: Path, code: Path, name: str) -> str:
+    """The batch script of an array whose i-th task does the i-th job file."""
+    lines = ["#!/bin/bash"]
+    lines += [_flag(key, value) for key, value in _flags(request, options, launch, name).items()]
+    lines += [
+        "",
+        "jobs=(",
+        *(f"  {shlex.quote(str(path))}" for path in job_files),
+        ")",
+        "job=${jobs[$SLURM_ARRAY_TASK_ID]}",
+        "run=${job%/jobs/*}",
+        "export FCDM_SLURM=1",
+    ]
+    if options.max_num_timeout is not None:
+        lines.append(f"export FCDM_MAX_REQUEUES={options.max_num_timeout}")
+    if options.slurm_conf:
+        lines.append(f"export SLURM_CONF={shlex.quote(str(Path(options.slurm_conf).absolute()))}")
+    if request.cpus_per_task:
+        # Else every job starts as many threads as the node has cores, not as it was given.
+        lines += [f"export {name}={request.cpus_per_task}" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")]
+    lines += options.setup or []
+    lines += [
+        "# The code as it was at submission. -P below: else the working directory would come before it.",
+        f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}",
+        "unset PYTHONDONTWRITEBYTECODE",
+    ]
+    # Since SLURM 22.05 a step does not take over the job's --cpus-per-task by itself.
+    cpus = f" --cpus-per-task={request.cpus_per_task}" if request.cpus_per_task else ""
+    lines += [
+        "# exec: a signal to this shell must reach srun, and through it the tasks, instead of ending the job.",
+        f"exec srun --unbuffered --kill-on-bad-exit=1{cpus} \\",
+        f"  bash -c {shlex.quote(_HOLD_SIGNALS)} fcdm \\",
+        f'  {shlex.quote(sys.executable)} -P -u -m fcdm.job "$job" >> "$run/log.txt" 2>&1',
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _flags(request: Request, options: SlurmOptions, launch: Path, name: str) -> dict[str, object]:
+    flags: dict[str, object] = {
+        "job-name": name,
+        "nodes": request.nodes,
+        "ntasks-per-node": request.tasks_per_node,
+        "time": request.minutes,
+        # SLURM may send it up to a minute earlier still.
+        "signal": f"USR2@{options.signal_delay_s or min(120, request.minutes * 60 // 4)}",
+        "requeue": True,
+        "open-mode": "append",
+        "chdir": launch,
+        "output": f"{str(launch).replace('%', '%%')}/%A_%a.log",
+        "cpus-per-task": request.cpus_per_task,
+        "partition": options.partition,
+        "qos": options.qos,
+        "comment": options.comment,
+        "constraint": options.constraint,
+        "exclude": options.exclude,
+        "gres": options.gres,
+        "cpus-per-gpu": options.cpus_per_gpu,
+        "gpus-per-task": options.gpus_per_task,
+        "mem-per-gpu": options.mem_per_gpu,
+        "mem-per-cpu": options.mem_per_cpu,
+        "account": options.account,
+    }
+    if request.gpus_per_node and not options.gpus_per_task:
+        flags["gpus-per-node"] = request.gpus_per_node
+    if request.mem_gb and not options.mem_per_gpu and not options.mem_per_cpu:
+        flags["mem"] = f"{math.ceil(request.mem_gb * 1024)}M"
+    flags.update({key.replace("_", "-"): value for key, value in options.additional_parameters.items()})
+    return {key: value for key, value in flags.items() if value is not None and value is not False}
+
+
+def _flag(key: str, value: object) -> str:
+    return f"#SBATCH --{key}" if value is True else f"#SBATCH --{key}={shlex.quote(str(value))}"

@@ -1,0 +1,339 @@
+"""`hydra/launcher=submitit_slurm`: submit and leave.
+
+Every job is composed, checked and frozen before anything is submitted; what is done or on its way is left out; the
+rest goes out as arrays, one for each set of resources. Nothing waits, so closing the laptop loses nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fcdm.atomic import locked
+from fcdm.config.check import budgets
+from fcdm.errors import UserError
+from fcdm.jobs.job import Job
+from fcdm.jobs.pin_weights import models_of
+from fcdm.runs.folder import Run, find_run
+from fcdm.runs.protocol import protocol_id, protocol_of
+from fcdm.runs.revision import code_revision
+from fcdm.slurm.client import Refused, Scheduler, Schedulers, Slurm
+from fcdm.slurm.code_snapshot import take_snapshot
+from fcdm.slurm.ledger import LAUNCHES, Queued, add_id, held_outside, in_flight, new_launch, this_conf, write_launch
+from fcdm.slurm.options import SlurmOptions
+from fcdm.slurm.preflight import check_folder, check_requests
+from fcdm.slurm.sbatch_script import Request, request_of, script
+
+
+@dataclass
+class Row:
+    """What became of one job of the command."""
+
+    job: Job
+    request: Request
+    state: str
+    """`submitted`, `done`, `in the queue`, `held`, `failed`."""
+    text: str = ""
+    """Why it was left out."""
+    ids: list[str] = field(default_factory=list)
+
+
+@dataclass
+class _Planned:
+    """One task to submit: a job with its work cut out."""
+
+    row: Row
+    run: Run
+    job: Job
+    request: Request
+    after: str = ""
+    """Job ids that it waits for, as sbatch's afterany takes them."""
+    follows: _Planned | None = None
+    """The training that it judges, submitted by the same command."""
+    file: Path | None = None
+    id: str = ""
+
+
+@dataclass
+class _Array:
+    """Tasks that ask for the same and wait for the same: one batch script, one call of sbatch."""
+
+    script: Path
+    tasks: list[_Planned]
+
+
+def check(jobs: list[Job], options: SlurmOptions, scheduler: Scheduler) -> None:
+    """Refuse what the cluster cannot do, before anything is written. Raises UserError."""
+    cluster = scheduler.cluster()
+    for job in jobs:
+        requests = [request_of(job.config.resources, options)]
+        ranks = requests[0].nodes * requests[0].tasks_per_node
+        if job.config.batch_size % ranks:
+            raise UserError(
+                f"{job.name}: batch_size={job.config.batch_size} does not divide over {ranks} processes: ask for other "
+                "resources.gpus or another batch_size"
+            )
+        if job.config.evaluation.where == "job":
+            requests.append(request_of(job.config.evaluation.resources, options, judging=True))
+        check_requests(job.name, requests, options, cluster)
+    if options.check_folder:
+        check_folder(Path(jobs[0].config.runs_dir), options, cluster)
+
+
+def submit(
+    jobs: list[Job],
+    options: SlurmOptions,
+    scheduler: Scheduler,
+    command: Sequence[str],
+    elsewhere: Schedulers = Slurm,
+) -> list[Row]:
+    """Submit what is neither done nor on its way; one row for each job, in the given order.
+
+    All of it or, where SLURM refuses a part, nothing. `elsewhere`: other clusters, where a run may be in a queue.
+    Raises UserError.
+    """
+    runs_dir = Path(jobs[0].config.runs_dir).absolute()
+    jobs = [_from_anywhere(job, runs_dir) for job in jobs]
+    cluster = scheduler.cluster()
+    conf = this_conf(options.slurm_conf)
+    # One launcher at a time: two of the same sweep would both find a run neither done nor queued.
+    with locked(runs_dir / LAUNCHES / ".lock"):
+        code = take_snapshot(runs_dir, [model for job in jobs for model in models_of(job.parts)])
+        unfinished = {job.folder_name for job in jobs if not _is_done(job)}
+        on_their_way = in_flight(runs_dir, unfinished, lambda name: scheduler if name == conf else elsewhere(name))
+        rows: list[Row] = []
+        planned: list[_Planned] = []
+        for job in jobs:
+            row, tasks = _plan(job, options, on_their_way.get(job.folder_name, []), conf)
+            rows.append(row)
+            planned += tasks
+        if planned:
+            launch = new_launch(runs_dir)
+            try:
+                arrays = _write(launch, planned, options, code, cluster.max_array_size, runs_dir, command)
+            except (UserError, OSError):
+                _take_back(launch, planned)
+                raise
+            _submit(launch, arrays, options.array_parallelism, scheduler)
+            for task in planned:
+                assert task.file is not None
+                with contextlib.suppress(OSError, UserError):  # the job does it too, when it starts
+                    add_id(task.file, task.id)
+    return rows
+
+
+def _from_anywhere(job: Job, runs_dir: Path) -> Job:
+    """The job with absolute paths: it starts in another folder."""
+    parts = []
+    for part in job.parts:
+        path, uri = part.data.path, part.mlflow_uri
+        data = dataclasses.replace(part.data, path=str(Path(path).absolute())) if path else part.data
+        if uri and uri.startswith("sqlite:///") and not uri.startswith("sqlite:////"):
+            uri = f"sqlite:///{Path(uri.removeprefix('sqlite:///')).absolute()}"
+        reference, decoder = part.evaluation.reference, part.evaluation.decoder
+        judged = dataclasses.replace(
+            part.evaluation,
+            reference=str(Path(reference).absolute()) if reference else None,
+            decoder=str(Path(decoder).absolute()) if decoder and Path(decoder).exists() else decoder,
+        )
+        parts.append(dataclasses.replace(part, runs_dir=str(runs_dir), data=data, evaluation=judged, mlflow_uri=uri))
+    return dataclasses.replace(job, parts=parts)
+
+
+def _is_done(job: Job) -> bool:
+    """Whether nothing is left, as far as that can be told without making anything."""
+    found = find_run(Path(job.config.runs_dir), job.id)
+    try:
+        return found is not None and not job.missing(Run(found, job.id))
+    except UserError:
+        return False
+
+
+def _plan(job: Job, options: SlurmOptions, queued: list[Queued], conf: str | None) -> tuple[Row, list[_Planned]]:
+    """One job of the command: its row, and what is to be submitted for it."""
+    request = request_of(job.config.resources, options)
+    row = Row(job, request, "submitted")
+    try:
+        run = job.open()
+        if not job.missing(run):
+            row.state, row.text = "done", "trained and judged"
+            return row, []
+        if holder := held_outside(run.folder, [other.id for other in queued]):
+            row.state, row.text = "held", f"by {holder}"
+            return row, []
+        job.refuse_lost_budgets(run)
+    except UserError as error:
+        row.state, row.text = "failed", str(error)
+        return row, []
+    if job.config.evaluation.where == "inline":
+        tasks = _inline(row, run, request, queued)
+    else:
+        tasks = _apart(row, run, request, options, queued)
+    names = [other.id for other in queued]
+    abroad = [other.id for other in queued if other.conf != conf]
+    if tasks and abroad:  # SLURM cannot wait for a job of another cluster
+        row.state, row.text = "held", f"by {', '.join(abroad)} in the queue of another cluster, which does a part of it"
+        return row, []
+    if not tasks:
+        row.state, row.text, row.ids = "in the queue", f"as {', '.join(names)}", names
+    return row, tasks
+
+
+def _inline(row: Row, run: Run, request: Request, queued: list[Queued]) -> list[_Planned]:
+    """Training and judging in one job, after whatever of the run is in the queue with less."""
+    job = row.job
+    if not _asked(job, job.missing(run)) - _asked_of(queued, ("all",)):
+        return []
+    return [_Planned(row, run, job, request, after=_after(queued))]
+
+
+def _apart(row: Row, run: Run, request: Request, options: SlurmOptions, queued: list[Queued]) -> list[_Planned]:
+    """Training, and a judge that follows it."""
+    job = row.job
+    train, judge = (dataclasses.replace(job, work=work) for work in ("train", "judge"))
+    judging = request_of(job.config.evaluation.resources, options, judging=True)
+    trainings = [other for other in queued if other.job.work != "judge"]
+    untrained = _asked(train, job.untrained(run))
+    tasks = []
+    if untrained - _asked_of(trainings, ("all", "train")):
+        tasks.append(_Planned(row, run, train, request, after=_after(trainings)))
+        return [*tasks, _Planned(row, run, judge, judging, follows=tasks[0])]
+    # A judge that is older than the last training in the queue may have come and gone when that ends.
+    last = max((at for at, other in enumerate(queued) if other.job.work == "train"), default=-1)
+    trusted = [other for other in queued[last + 1 :] if other.job.work == "judge"]
+    trusted += [other for other in queued if other.job.work == "all"]
+    if _asked(judge, job.missing(run)) - _asked_of(trusted, ("all", "judge")):
+        tasks.append(_Planned(row, run, judge, judging, after=_after(queued)))
+    return tasks
+
+
+def _after(queued: list[Queued]) -> str:
+    """What to wait for, as sbatch's afterany takes it."""
+    return ":".join(other.id for other in queued)
+
+
+def _asked_of(queued: list[Queued], works: tuple[str, ...]) -> set[tuple[str, int]]:
+    return set().union(*(_asked(other.job) for other in queued if other.job.work in works))
+
+
+def _asked(job: Job, steps: Sequence[int] | None = None) -> set[tuple[str, int]]:
+    """(protocol, budget) that a job does; to train is to reach the budget, whatever the protocol."""
+    found = set()
+    for part in job.parts:
+        names = [""] if job.work != "judge" else []
+        names += [protocol_id(protocol_of(part))] if job.work != "train" else []
+        found |= {(name, step) for name in names for step in budgets(part.steps) if steps is None or step in steps}
+    return found
+
+
+def _write(
+    launch: Path,
+    planned: list[_Planned],
+    options: SlurmOptions,
+    code: Path,
+    max_array_size: int,
+    runs_dir: Path,
+    command: Sequence[str],
+) -> list[_Array]:
+    """Freeze the jobs and write the launch's folder."""
+    groups: dict[tuple[str, Request, str], list[_Planned]] = {}
+    for task in planned:
+        task.file = task.job.freeze(task.run)
+        groups.setdefault((task.job.work, task.request, task.after), []).append(task)
+    arrays: list[_Array] = []
+    # Judges last: each waits for the id of its training.
+    for (_, request, _), tasks in sorted(groups.items(), key=lambda group: group[0][0] == "judge"):
+        for at in range(0, len(tasks), max_array_size):
+            some = tasks[at : at + max_array_size]
+            path = launch / f"{len(arrays)}.sh"
+            files = [task.file for task in some if task.file]
+            path.write_text(script(request, options, files, launch, code, options.name))
+            arrays.append(_Array(path, some))
+    described: list[dict[str, Any]] = [
+        {
+            "script": array.script.name,
+            "work": array.tasks[0].job.work,
+            "resources": dataclasses.asdict(array.tasks[0].request),
+            "jobs": [str(task.file.relative_to(runs_dir)) for task in array.tasks if task.file],
+        }
+        for array in arrays
+    ]
+    write_launch(
+        launch,
+        described,
+        command=list(command),
+        revision=code_revision(),
+        code=str(code),
+        slurm_conf=this_conf(options.slurm_conf),
+        parallel=options.array_parallelism,
+    )
+    return arrays
+
+
+def _submit(launch: Path, arrays: list[_Array], parallel: int, scheduler: Scheduler) -> None:
+    """All arrays, or none: every script is tried before the first is submitted. Raises UserError."""
+    planned = [task for array in arrays for task in array.tasks]
+    try:
+        for array in arrays:
+            try:
+                scheduler.submit(array.script, array="0", test=True)
+            except Refused as error:
+                first = array.tasks[0]
+                raise Refused(f"SLURM refuses {first.job.name} ({first.request}): {error}") from None
+    except BaseException:
+        _take_back(launch, planned)
+        raise
+    try:
+        for array, indices, after in _calls(arrays):
+            most = f"%{parallel}" if len(indices) > parallel else ""
+            text = f"{indices[0]}-{indices[-1]}{most}" if len(indices) > 1 else str(indices[0])
+            job = scheduler.submit(array.script, array=text, dependency=f"afterany:{after}" if after else "")
+            for index in indices:
+                task = array.tasks[index]
+                task.id = f"{job}_{index}"
+                task.row.ids.append(task.id)
+    except BaseException as error:
+        _cancel(launch, planned, scheduler)
+        if isinstance(error, UserError):
+            raise UserError(f"SLURM took only a part of the arrays, which is cancelled again: {error}") from None
+        raise
+
+
+def _cancel(launch: Path, planned: list[_Planned], scheduler: Scheduler) -> None:
+    """End what a broken-off submission got into the queue, and leave no trace of it.
+
+    By the scripts' names too: an sbatch that was killed, or gave up waiting, may have submitted all the same.
+    Raises UserError where SLURM cannot be asked; then the files stay, for the jobs that may be there.
+    """
+    known = {task.id.split("_")[0] for task in planned if task.id}
+    found = {info.id.split("_")[0] for info in scheduler.queue().values() if info.script.startswith(f"{launch}/")}
+    scheduler.cancel(sorted(known | found))
+    _take_back(launch, planned)
+
+
+def _calls(arrays: list[_Array]) -> Iterator[tuple[_Array, range, str]]:
+    """(array, indices, job to wait for) of each sbatch.
+
+    Lazily: what a judge waits for is known once its training is submitted. Judges go one by one, because each waits
+    for its own training only.
+    """
+    for array in arrays:
+        if any(task.follows for task in array.tasks):
+            for index, task in enumerate(array.tasks):
+                yield array, range(index, index + 1), task.follows.id if task.follows else task.after
+        else:
+            yield array, range(len(array.tasks)), array.tasks[0].after
+
+
+def _take_back(launch: Path, planned: list[_Planned]) -> None:
+    """Nothing was submitted: leave no trace of it."""
+    shutil.rmtree(launch, ignore_errors=True)
+    for task in planned:
+        if task.file is not None:
+            with contextlib.suppress(OSError):
+                task.file.unlink()

@@ -1,0 +1,76 @@
+"""Hydra's and OmegaConf's errors in one line each, in the words of what the user typed."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf.errors import OmegaConfBaseException
+
+from fcdm.config.check import first_line, known_keys, near, unknown_key
+from fcdm.errors import UserError
+
+FREE = ("hydra.launcher.additional_parameters", "model.options")
+
+
+def is_users(error: BaseException) -> bool:
+    """Whether this is a mistake in what the user asked for, and no fault of the program."""
+    return isinstance(error, UserError | HydraException | OmegaConfBaseException)
+
+
+def one_line(error: BaseException) -> str:
+    """What is wrong, where, and what to write instead."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        return _missing(error)
+    text = " ".join(str(error).split("\n\n")[0].split()) or type(error).__name__
+    if found := re.search(r"(?:Could not override|Error merging override) '?\+*([^'=]+)", text):
+        if "not in struct" in str(error) or "Could not override" in text:
+            for free in FREE:
+                if found[1].startswith(f"{free}."):
+                    return f"a new entry needs a +: say '+{free}.NAME=VALUE', once for each"
+            return unknown_key(found[1], known_keys() | _launcher_keys())
+        cause = error.__cause__
+        if isinstance(cause, OmegaConfBaseException):
+            return first_line(cause)
+    if isinstance(error, OmegaConfBaseException):
+        return first_line(error)
+    if found := re.search(r"Ambiguous value for argument '([^=]+)=(.*?)' 1\.", text):
+        budgets = f"; or, budgets of one run, 'steps=[{found[2]}]'" if found[1] == "steps" else ""
+        return f"{found[1]}={found[2]} is a sweep: add -m (python -m fcdm.train -m ...){budgets}"
+    if not is_users(error):
+        return f"{type(error).__name__}: {text}"
+    return text
+
+
+def _launcher_keys() -> set[str]:
+    from fcdm.slurm.options import SlurmOptions
+    from fcdm.sweep.hydra_schema import LocalConfig
+
+    fields = [field.name for node in (LocalConfig, SlurmOptions) for field in dataclasses.fields(node)]
+    return {f"hydra.launcher.{name}" for name in fields if not name.startswith("_")}
+
+
+def _missing(error: MissingConfigException) -> str:
+    """`model=Q is not known: did you mean ...`"""
+    path = str(error.missing_cfg_file)
+    if path.startswith("hydra/"):
+        group, _, choice = path.rpartition("/")
+    else:
+        group, _, choice = path.partition("/")
+    if not choice:
+        return f"there is no configuration {path}"
+    options = sorted({*_options(group), *(error.options or [])})  # of other folders (--config-dir) too
+    return f"{group}={choice} is not known: {near(choice, options, shown=40)}"
+
+
+def _options(group: str) -> list[str]:
+    """All choices of a group of ours, nested ones as they are typed (`dit/S-2`)."""
+    from pathlib import Path
+
+    import fcdm
+
+    root = Path(fcdm.__file__).parent / "conf" / group
+    return [str(path.relative_to(root).with_suffix("")) for path in sorted(root.rglob("*.yaml"))]

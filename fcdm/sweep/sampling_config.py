@@ -1,0 +1,189 @@
+"""`SOURCE key=value ...`: the weights that a command line names, and the configuration that samples or judges them.
+
+Of a run, model, data and objective are those of its frozen config.yaml and everything else is the recipe of its data;
+of a file, the user says which model it is. Keys and checks are those of `fcdm.train`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from fcdm.config.check import check, checked, config_from, unknown_key
+from fcdm.config.ema_profiles import power_length
+from fcdm.config.presets import preset_names
+from fcdm.config.schema import Config, CustomConfig, EvaluationConfig
+from fcdm.data.dataset import data_checksum
+from fcdm.errors import UserError
+from fcdm.jobs.pin_weights import resolved_sources
+from fcdm.runs.find_weights import Weights
+from fcdm.runs.folder import Run, frozen_science
+from fcdm.runs.identity import run_id, science
+from fcdm.runs.tracked_ema import settled
+from fcdm.runs.user_models import with_source
+from fcdm.sweep.hydra_errors import is_users, one_line
+from fcdm.sweep.hydra_schema import register_schema
+
+RUNTIME = ("device", "threads", "runs_dir", "mlflow_uri", "data.path")
+"""Keys of `fcdm.train` that mean the same here."""
+OF_A_FILE = ("model", "resolution", "objective", "data")
+"""What a file does not say of itself; also `model.kernel_size=5` and the like."""
+_NOT_HERE = ("where", "resources")
+
+
+@dataclass
+class Words:
+    """A command line, taken apart."""
+
+    source: str | None = None
+    own: dict[str, str] = field(default_factory=dict)
+    """What only this command knows, by name."""
+    overrides: list[str] = field(default_factory=list)
+    """For the configuration: `evaluation.samples=100`."""
+    flags: set[str] = field(default_factory=set)
+
+
+def take_apart(words: list[str], own: tuple[str, ...], flags: tuple[str, ...]) -> Words:
+    """One source and `key=value`s; evaluation's keys may be said without `evaluation.`. Raises UserError."""
+    short = [item.name for item in dataclasses.fields(EvaluationConfig) if item.name not in _NOT_HERE]
+    known = {*own, *short, *RUNTIME, *OF_A_FILE}
+    found = Words()
+    words, searched = _own_configs(words)
+    found.overrides += searched
+    for word in words:
+        key, equals, value = word.removeprefix("--").partition("=")
+        if word.startswith("-") and key in flags and not equals:
+            found.flags.add(key)
+        elif not re.fullmatch(r"[a-z][\w.]*", key) or not equals:
+            if word.startswith("-"):
+                raise UserError(f"{word} is not known: say key=value; --help lists the keys")
+            if found.source is not None:
+                raise UserError(f"{found.source} and {word}: one source at a time; everything else is key=value")
+            found.source = word
+        elif key in own:
+            found.own[key] = value
+        elif key in short:
+            found.overrides.append(f"evaluation.{key}={value}")
+        elif key in known or key.startswith(("evaluation.", "model.", "diffusion.", "data.")):
+            found.overrides.append(f"{key}={value}")
+        else:
+            raise UserError(unknown_key(key, known).replace("python -m fcdm.train --help", "--help"))
+    return found
+
+
+def _own_configs(words: list[str]) -> tuple[list[str], list[str]]:
+    """The words without `--config-dir DIR`, and what says the same to Hydra. Raises UserError."""
+    option = "--config-dir"
+    places = [number for number, word in enumerate(words) if word.split("=")[0] in (option, "-cd")]
+    if not places:
+        return words, []
+    at = places[-1]
+    if len(places) > 1 or (words[at:] == [words[at]] and "=" not in words[at]):
+        raise UserError(f"{option} takes one folder: the one that holds model/ with presets of yours")
+    _, equals, inline = words[at].partition("=")
+    folder, rest = (inline, words[at + 1 :]) if equals else (words[at + 1], words[at + 2 :])
+    if not Path(folder).is_dir():
+        raise UserError(f"{option} {folder}: there is no such folder")
+    quoted = str(Path(folder).absolute()).replace("'", "\\'")
+    return [*words[:at], *rest], [f"hydra.searchpath=['file://{quoted}']"]
+
+
+def value_of(overrides: list[str], key: str) -> str | None:
+    """The last value that the command line gives to `key`."""
+    values = [word.partition("=")[2] for word in overrides if word.partition("=")[0] == key]
+    return values[-1] if values else None
+
+
+def source_config(weights: Weights, overrides: list[str]) -> Config:
+    """The configuration under which these weights are sampled. Raises UserError."""
+    return run_config(weights.run, overrides) if weights.run else _file_config(weights, overrides)
+
+
+def run_config(run: Run, overrides: list[str]) -> Config:
+    """A run's frozen science, with the protocol of its data's recipe and of the overrides. Raises UserError."""
+    for word in overrides:
+        key = word.partition("=")[0]
+        if key in OF_A_FILE or (key.startswith(("model.", "diffusion.", "data.")) and key not in RUNTIME):
+            raise UserError(f"{key}: {run.name} is a run, which says that itself: leave {word} away")
+    frozen = frozen_science(run.folder)
+    choices = []
+    if (name := frozen["model"]["name"]) in preset_names():
+        choices.append(f"model={name}")
+    # By what the data are and not by their name, which is the user's: a store of one's own is judged as any latents.
+    choices.append("data=digits" if frozen["data"]["downsample"] == 1 else "data=imagenet")
+    choices.append(f"objective={frozen['diffusion'].get('objective', 'ddpm')}")
+    composed = _composed([*choices, *overrides])
+    with open_dict(composed):  # what other values are made of, such as evaluation.decoder
+        for key in ("data", "resolution"):
+            OmegaConf.update(composed, key, frozen[key], merge=True)
+    path = value_of(overrides, "data.path")
+    try:
+        values = OmegaConf.to_container(composed, resolve=True)
+        assert isinstance(values, dict)
+        plain: dict[str, Any] = {str(key): value for key, value in values.items()} | frozen
+        config = config_from(plain)
+    except Exception as error:
+        raise _told(error) from None
+    if run_id(science(config)) != run.id:
+        raise UserError(f"{run.folder / 'config.yaml'} was changed by hand: it is not the run {run.id[:8]} any more")
+    if path is not None:
+        config.data.path = path
+    check(config)
+    return _with_weak(_with_snapshots(config, run))
+
+
+def _file_config(weights: Weights, overrides: list[str]) -> Config:
+    for key in ("model", "resolution"):
+        if value_of(overrides, key) is None:
+            known = f": {', '.join(preset_names())}" if key == "model" else " in pixels: resolution=256"
+            raise UserError(f"{weights.path} does not say which model it is: say {key}=...{known}")
+    try:
+        config = checked(_composed(overrides))
+    except Exception as error:
+        raise _told(error) from None
+    if isinstance(config.model, CustomConfig):
+        config.model = with_source(config.model)
+    if power_length(config.evaluation.weights) is not None:
+        raise UserError(f"{weights.path} is a file: {config.evaluation.weights} is made of a run's snapshots")
+    if config.data.path is None:  # bundled: part of the protocol, as the reference
+        config.data.checksum = data_checksum(config.data, config.resolution)
+    return _with_weak(config)
+
+
+def _with_snapshots(config: Config, run: Run) -> Config:
+    """Which snapshots make the average that is asked for. Raises UserError where the run has none."""
+    asked = config.evaluation
+    if power_length(asked.weights) is None:
+        return config
+    kept = settled(config.power_ema, run)
+    if kept is None:
+        raise UserError(f"{run.name} has tracked no power function averages: {asked.weights} is made of its snapshots")
+    return dataclasses.replace(config, evaluation=dataclasses.replace(asked, weights_snapshots=kept.text))
+
+
+def _with_weak(config: Config) -> Config:
+    """`evaluation.guidance_weak` pinned, as at a training's submission. Raises UserError."""
+    asked = dataclasses.replace(config, init_from=None)  # what the weights began as is of no matter here
+    pinned = resolved_sources(asked, data_here=config.data.checksum is not None)
+    return dataclasses.replace(config, evaluation=pinned.evaluation)
+
+
+def _composed(overrides: list[str]) -> DictConfig:
+    register_schema()
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_module("fcdm.conf", version_base="1.3"):
+            return compose("train", overrides)
+    except Exception as error:
+        raise _told(error) from None
+
+
+def _told(error: Exception) -> Exception:
+    return UserError(one_line(error)) if is_users(error) else error

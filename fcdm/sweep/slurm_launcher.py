@@ -1,0 +1,100 @@
+"""What a person sees of `hydra/launcher=submitit_slurm`: checks, the table, what to do next."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from rich.console import Console
+from rich.table import Table
+
+from fcdm.errors import UserError
+from fcdm.jobs.job import Job
+from fcdm.jobs.record_study import this_command
+from fcdm.plan.gpus import device_named
+from fcdm.plan.warnings import warnings_before_submission
+from fcdm.slurm.client import Slurm
+from fcdm.slurm.options import SlurmOptions
+from fcdm.slurm.sbatch_script import request_of
+from fcdm.slurm.submit import Row, check, submit
+
+GOOD = ("submitted", "done", "in the queue")
+
+
+def options_from(values: dict[str, Any]) -> SlurmOptions:
+    """Typed options from what Hydra hands to a launcher."""
+    plain: dict[str, Any] = {
+        key: OmegaConf.to_container(value) if isinstance(value, DictConfig | ListConfig) else value
+        for key, value in values.items()
+    }
+    options = SlurmOptions(**plain)
+    if options.slurm_conf and not Path(options.slurm_conf).is_file():
+        raise UserError(
+            f"hydra.launcher.slurm_conf={options.slurm_conf} is not there: python tools/devcluster up starts a "
+            "SLURM of your own in .devcluster"
+        )
+    if options.slurm_conf:
+        # For every question to SLURM from here on, also whether a run's holder lives.
+        os.environ["SLURM_CONF"] = str(Path(options.slurm_conf).absolute())
+    return options
+
+
+def check_jobs(jobs: list[Job], values: dict[str, Any]) -> None:
+    """Raises UserError for what the cluster cannot do."""
+    options = options_from(values)
+    check(jobs, options, Slurm(options.slurm_conf))
+
+
+def submit_jobs(jobs: list[Job], values: dict[str, Any]) -> int:
+    """Submit, show the table and return; the number of jobs that are neither done nor on their way."""
+    options = options_from(values)
+    scheduler = Slurm(options.slurm_conf)
+    for line in warnings_before_submission(
+        jobs, device_named(options.gpu) if options.gpu else None, options.mfu, options
+    ):
+        print(f"warning: {line}", file=sys.stderr)
+    rows = submit(jobs, options, scheduler, this_command())
+    console = Console(file=sys.stdout)
+    if not console.is_terminal:
+        console = Console(file=sys.stdout, width=300)  # a file has no width: nothing is folded
+    console.print(_table(rows))
+    failed = sum(row.state not in GOOD for row in rows)
+    ids = sorted({name.split("_")[0] for row in rows if row.state == "submitted" for name in row.ids}, key=int)
+    runs_dir = jobs[0].config.runs_dir
+    study = jobs[0].config.study
+    status = f"python -m fcdm.status {study}" + (f" --runs {runs_dir}" if runs_dir != "runs" else "")
+    counts = ", ".join(f"{count} {state}" for state, count in _counts(rows).items())
+    named = f" (SLURM {', '.join(ids)})" if ids else ""
+    leave = "" if options.wait or not named else "; the jobs need nothing of this terminal any more"
+    console.print(f"{counts}{named}{leave}", highlight=False, soft_wrap=True)
+    console.print(f"  {status} --watch", highlight=False, soft_wrap=True)
+    if options.wait and any(row.ids for row in rows):
+        from fcdm.jobstatus.status_table import watch
+
+        failed = watch(Path(runs_dir), study, scheduler)
+    return failed
+
+
+def _counts(rows: list[Row]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for row in rows:
+        found[row.state] = found.get(row.state, 0) + 1
+    return found
+
+
+def _table(rows: list[Row]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for name in ("run", "budgets", "resources", "SLURM job", "state"):
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        steps = ", ".join(f"{step:,}" for step in row.job.budgets)
+        asked = str(row.request)
+        judging = row.job.config.evaluation
+        if judging.where == "job":
+            asked += f"; judged on {request_of(judging.resources, SlurmOptions(), judging=True)}"
+        state = row.state + (f": {row.text}" if row.text else "")
+        table.add_row(row.job.folder_name, steps, asked, ", ".join(row.ids) or "-", state)
+    return table

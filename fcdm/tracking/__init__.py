@@ -1,0 +1,1 @@
+"""Forwards records to MLflow, one way."""

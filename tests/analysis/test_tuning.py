@@ -1,0 +1,131 @@
+"""The setting that a tuning study chose for each model, and what it says where the choice is not a fair one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from fcdm.analysis import claims, tuning
+from fcdm.analysis.data.tidy_table import tidy_table
+from fcdm.analysis.tuning import tune, tuned_as, unfair
+from fcdm.errors import UserError
+from tests.support.fake_runs import fid_at, make_run, make_study
+
+MODELS, RATES, SEEDS = ("N", "dit/N-2"), (1e-3, 4e-3, 1e-2), (100, 101)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Both models over three learning rates and two seeds; then fresh seeds at the best rate of the made-up law."""
+    folder = tmp_path_factory.mktemp("runs")
+    grid = [(model, lr, seed) for model in MODELS for lr in RATES for seed in SEEDS]
+    made = [make_run(folder, m, lr=lr, seed=seed, budgets=(400, 800), grids=False) for m, lr, seed in grid]
+    make_study(folder, made, "tune", budgets=(800,))
+    again = [(model, seed) for model in MODELS for seed in (10, 11)]
+    fresh = [make_run(folder, m, lr=1e-2, seed=seed, budgets=(200, 400, 800), grids=False) for m, seed in again]
+    make_study(folder, fresh, "fresh", budgets=(200, 400, 800))
+    return folder
+
+
+def test_the_lowest_mean_over_seeds_is_chosen(runs: Path) -> None:
+    fcdm, dit = tune(tidy_table(runs, "tune"))
+    assert (fcdm.name, dit.name, fcdm.steps, fcdm.seeds) == ("FCDM-N", "DiT-N/2", 800, SEEDS)
+    assert fcdm.best is not None
+    assert fcdm.best.values == {"optimiser.lr": "0.01"}
+    assert fcdm.best.mean == pytest.approx(sum(fid_at("N", 800, seed, 1e-2) for seed in SEEDS) / 2)
+    assert [trial.values["optimiser.lr"] for trial in fcdm.trials] == ["0.01", "0.004", "0.001"]
+
+
+def test_a_best_setting_at_the_edge_of_the_grid_is_said(runs: Path) -> None:
+    told = unfair(tune(tidy_table(runs, "tune")))
+    assert told == [f"{name}: best optimiser.lr=0.01 is the highest of the 3 tried" for name in ("FCDM-N", "DiT-N/2")]
+
+
+def test_another_grid_trials_and_seeds_are_said(tmp_path: Path) -> None:
+    for model, lr, seed in (("N", 1e-3, 0), ("N", 4e-3, 0), ("N", 4e-3, 1), ("dit/N-2", 1e-3, 0), ("dit/N-2", 2e-3, 0)):
+        make_run(tmp_path, model, lr=lr, seed=seed, grids=False)
+    make_run(tmp_path, "N", lr=8e-3, seed=0, grids=False)
+    found = tune(tidy_table(tmp_path))
+    told = "\n".join(unfair(found))
+    assert "grids differ: DiT-N/2 has no optimiser.lr=0.004; optimiser.lr=0.008, which FCDM-N has" in told
+    assert "grids differ: FCDM-N has no optimiser.lr=0.002, which DiT-N/2 has" in told
+    assert "trials differ: FCDM-N 3, DiT-N/2 2" in told
+    assert "seeds differ: FCDM-N 0, 1, DiT-N/2 0" in told
+    assert "not chosen from: FCDM-N optimiser.lr=0.008, which lacks seed 1" in told
+    assert found[0].best is not None
+    assert found[0].best.values["optimiser.lr"] == "0.004"  # 0.008 has the lower FID, and one seed only
+
+
+def test_a_setting_that_diverged_is_named_and_never_chosen(tmp_path: Path) -> None:
+    for lr in RATES:
+        folder = make_run(tmp_path, "N", lr=lr, grids=False)
+    for path in (folder / "evaluations").glob("*.json"):
+        content = json.loads(path.read_text())
+        path.write_text(json.dumps({**content, "metrics": {**content["metrics"], "fid": "NaN"}}))
+    (found,) = tune(tidy_table(tmp_path))
+    assert found.best is not None
+    assert found.best.values["optimiser.lr"] == "0.004"
+    told = unfair([found])
+    assert "diverged: FCDM-N optimiser.lr=0.01, seed 0 (FID nan)" in told
+    assert any("nothing to compare it with" in line for line in told)
+
+
+def test_a_budget_nobody_was_judged_at(runs: Path) -> None:
+    assert tune(tidy_table(runs, "fresh"), steps=400)[0].steps == 400
+    with pytest.raises(UserError, match="no run was judged at 123 steps; there: 800"):
+        tune(tidy_table(runs, "tune"), steps=123)
+
+
+def test_the_claim_s_runs_are_held_against_the_tuning(runs: Path) -> None:
+    tuned, fresh = tune(tidy_table(runs, "tune")), tidy_table(runs, "fresh")
+    lines = tuned_as(fresh, tuned)
+    assert lines[0] == (
+        "tuned: FCDM-N: optimiser.lr=0.01, the best of 3 settings on seeds 100, 101; "
+        "these runs use it on other seeds (10, 11)"
+    )
+    assert all(line.startswith("tuned on the claim's own seeds") for line in tuned_as(fresh.assign(seed=100), tuned))
+    other = fresh.assign(variant=fresh["variant"].str.replace("optimiser.lr=0.01", "optimiser.lr=0.004"))
+    assert all(line.startswith("not as tuned") for line in tuned_as(pd.concat([fresh, other]), tuned))
+
+
+def test_the_commands(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tuning.main(["--runs", str(runs), "--study", "tune"]) == 0
+    said = capsys.readouterr().out
+    assert "chosen: model=N optimiser.lr=0.01\nchosen: model=dit/N-2 optimiser.lr=0.01\n" in said
+    assert "FCDM-N: fid at 800 steps, 3 settings, seeds 100, 101" in said
+    assert claims.main(["--runs", str(runs), "--study", "fresh", "--tuning", "tune"]) == 0
+    assert "tuned: DiT-N/2: optimiser.lr=0.01, the best of 3 settings on seeds 100, 101" in capsys.readouterr().out
+    assert tuning.main(["--runs", str(runs), "--study", "no"]) == 1
+    assert "no study 'no'" in capsys.readouterr().err
+
+
+def test_a_study_at_work_says_that_the_choice_may_change(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = [make_run(tmp_path, "N", lr=lr, grids=False, evaluated=lr < 2e-3) for lr in RATES]
+    make_study(tmp_path, made, "tune", budgets=(800,))
+    assert tuning.main(["--runs", str(tmp_path), "--study", "tune"]) == 0
+    said = capsys.readouterr().out
+    assert "best so far, the study is not finished: model=N" in said
+    assert said.count("not judged yet: FCDM-N") == 2
+    fresh = [make_run(tmp_path, "N", lr=1e-3, seed=10, grids=False)]
+    make_study(tmp_path, fresh, "fresh", budgets=(800,))
+    assert claims.main(["--runs", str(tmp_path), "--study", "fresh", "--tuning", "tune"]) == 0
+    said = capsys.readouterr().out
+    assert "the best so far (the tuning is not finished) of 1 settings" in said
+    assert said.count("tuning 'tune': not judged yet: FCDM-N") == 2
+
+
+def test_the_same_model_at_two_resolutions_is_tuned_twice(tmp_path: Path) -> None:
+    for lr in RATES[:2]:
+        make_run(tmp_path, "N", lr=lr, grids=False)
+    small = tidy_table(tmp_path)
+    large = small.assign(resolution=16, fid=100 / small["fid"])  # there, the other setting is the better one
+    both = pd.concat([small, large], ignore_index=True)
+    both.attrs = small.attrs
+    found = tune(both)
+    assert [one.name for one in found] == ["FCDM-N on digits at 8 px", "FCDM-N on digits at 16 px"]
+    assert [one.best.values["optimiser.lr"] for one in found if one.best] == ["0.004", "0.001"]
+    assert len(tuned_as(small, found)) == 1
+    assert not any("grids differ" in line for line in unfair(found))

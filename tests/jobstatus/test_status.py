@@ -1,0 +1,521 @@
+"""What `fcdm.status` says and does: the logic against a SLURM in memory, in every state that a run can be in."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from fcdm.errors import UserError
+from fcdm.jobs import progress as show
+from fcdm.jobstatus.classify import JUDGING_TEXT
+from fcdm.jobstatus.collect import Looker, what_is_asked
+from fcdm.jobstatus.rows import STATES
+from fcdm.jobstatus.run_files import read_tail
+from fcdm.jobstatus.words import as_json, next_steps, plain_lines, what
+from fcdm.slurm.client import Refused
+from tests.support.fake_scheduler import FakeScheduler
+from tests.support.status_world import BATCH, JUDGE_SECONDS, OTHER, PROTOCOL, SPEED, World, dead_pid
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def slurm(move: Callable[[World, str], object], step: int = 50, **facts: object) -> Callable[[World], None]:
+    """A run that SLURM job 1_0 has trained to `step`; then `move` happens to that job."""
+
+    def make(world: World) -> None:
+        world.run(step=step, **facts)  # type: ignore[arg-type]
+        (job,) = world.launch("N")
+        if step:
+            world.slurm_log(job)
+        move(world, job)
+
+    return make
+
+
+def ended(state: str, exit_code: str = "0:0", **info: object) -> Callable[[World], None]:
+    def move(world: World, job: str) -> None:
+        world.scheduler.start(job)
+        world.scheduler.end(job, state, exit_code)
+        world.scheduler.set(job, **info)
+
+    return slurm(move)
+
+
+def running(world: World, job: str) -> None:
+    world.scheduler.start(job)
+    world.claim("N", job)
+
+
+def failed_with_note(world: World, job: str) -> None:
+    world.scheduler.fail(job)
+    (world.runs / "N" / "log.txt").write_text("Traceback ...\n")
+    world.note("N", "error", job, error="ValueError: 7 is not 8")
+
+
+def completed_with_note(world: World, job: str) -> None:
+    world.scheduler.end(job)
+    world.note("N", "error", job, error="ValueError: 7 is not 8")
+
+
+def stopped(world: World, job: str) -> None:
+    world.scheduler.fail(job, "143:0")
+    world.note("N", "stopped", job, signal="SIGTERM")
+
+
+def cancelled_after_term(world: World, job: str) -> None:
+    world.scheduler.start(job)
+    world.scheduler.cancel([job])
+    world.note("N", "stopped", job, signal="SIGTERM")
+
+
+def forgotten(world: World, job: str) -> None:
+    world.scheduler.fail(job, "137:0")
+    world.scheduler.forget(job)
+
+
+def forgotten_without_accounting(world: World, job: str) -> None:
+    world.scheduler.accounting = False
+    forgotten(world, job)
+
+
+def down(world: World, job: str) -> None:
+    world.scheduler.start(job)
+    world.claim("N", job, beat=900)
+    world.scheduler.down = "SLURM does not answer"
+
+
+def down_but_beating(world: World, job: str) -> None:
+    down(world, job)
+    world.claim("N", job, beat=20)
+
+
+def down_after_an_error(world: World, job: str) -> None:
+    failed_with_note(world, job)
+    world.scheduler.down = "SLURM does not answer"
+
+
+def last_words(world: World, job: str) -> None:
+    world.scheduler.fail(job, "1:0")
+    world.slurm_log(job, "loading modules\nbash: python3.99: command not found\n\n")
+
+
+def preempted(world: World, job: str) -> None:
+    world.scheduler.start(job)
+    world.scheduler.requeue(job, preempted=True)
+    world.scheduler.start(job)
+    world.scheduler.requeue(job)
+
+
+def requeued_itself(world: World, job: str) -> None:
+    """Three times on a user's signal; the second was a preemption. SLURM has not counted the last one yet."""
+    world.scheduler.requeue(job)
+    world.scheduler.requeue(job)
+    entries = [{"job": job, "signal": "SIGUSR2", "preempted": at == 1} for at in range(3)]
+    path = world.runs / "N" / "jobs" / "1.requeues.json"
+    path.write_text(json.dumps([{"job": "0_9", "signal": "SIGUSR2"}, *entries]))
+
+
+def restarted_over_an_error(world: World, job: str) -> None:
+    failed_with_note(world, job)
+    world.scheduler.set(job, state="PENDING", reason="None")
+
+
+def local(**facts: object) -> Callable[[World], None]:
+    def make(world: World) -> None:
+        world.run(step=50)
+        world.claim("N", here=True, **facts)  # type: ignore[arg-type]
+
+    return make
+
+
+def local_segment(**facts: object) -> Callable[[World], None]:
+    def make(world: World) -> None:
+        world.run(step=50)
+        world.claim("N", here=True, released=True)
+        world.segment_end("N", **facts)
+
+    return make
+
+
+def local_note(kind: str, **facts: object) -> Callable[[World], None]:
+    def make(world: World) -> None:
+        world.run()
+        world.job_file("N")
+        world.claim("N", here=True, released=True)
+        world.note("N", kind, None, **facts)
+
+    return make
+
+
+def continued_locally(world: World) -> None:
+    """Its SLURM job failed; then somebody went on with it here and stopped it."""
+    slurm(failed_with_note)(world)
+    slurm_file = world.runs / "N" / "jobs" / "1.slurm.json"
+    os.utime(slurm_file, (world.now - 500, world.now - 500))
+    world.claim("N", here=True, age=100, released=True)
+    world.segment_end("N", error="Stopped: stopped by SIGINT")
+
+
+# name: (how it comes about, the state, what the text says)
+STATE_CASES: dict[str, tuple[Callable[[World], object], str, str]] = {
+    "just submitted": (slurm(lambda w, j: w.scheduler.set(j, reason="None"), 0), "waiting", "in the queue"),
+    "priority": (slurm(lambda w, j: None, 0), "waiting", "other jobs come first"),
+    "resources": (slurm(lambda w, j: w.scheduler.set(j, reason="Resources")), "waiting", "for free nodes, at step 50"),
+    "requeued": (slurm(preempted), "waiting", "starts soon, at step 50/100, preempted 1 time, requeued 2 times"),
+    "requeued by itself": (slurm(requeued_itself), "waiting", "preempted 1 time, requeued 3 times"),
+    "held": (slurm(lambda w, j: w.scheduler.set(j, reason="JobHeldUser"), 0), "waiting", "scontrol release 1_0"),
+    "held as real SLURM says it": (
+        slurm(lambda w, j: w.scheduler.set(j, reason="job requeued in held state")),
+        "waiting",
+        "scontrol release 1_0",
+    ),
+    "limit": (slurm(lambda w, j: w.scheduler.set(j, reason="QOSMaxGRESPerUser")), "waiting", "a limit of your account"),
+    "unknown reason": (slurm(lambda w, j: w.scheduler.set(j, reason="Moon_phase")), "waiting", "Moon phase"),
+    "node starts": (slurm(lambda w, j: w.scheduler.set(j, state="CONFIGURING"), 0), "waiting", "prepared"),
+    "error of an earlier start": (slurm(restarted_over_an_error), "waiting", "in the queue"),
+    "no claim yet": (slurm(lambda w, j: w.scheduler.start(j)), "running", "starting"),
+    "running": (slurm(running), "running", "step 50/100, 640 images/s, ETA 5 s, last record 5 s ago"),
+    "ending": (slurm(lambda w, j: w.scheduler.set(j, state="COMPLETING")), "running", "ending"),
+    "failed with a word": (slurm(failed_with_note), "failed", "ValueError: 7 is not 8, log:"),
+    "failed, says COMPLETED": (slurm(completed_with_note), "failed", "ValueError: 7 is not 8"),
+    "kill -9 of the task": (ended("FAILED", "9:0"), "failed", "killed by SIGKILL"),
+    "kill -9 as squeue has it": (ended("FAILED", "137:0"), "failed", "killed by SIGKILL"),
+    "kill -9 of the script": (ended("FAILED", "0:9"), "failed", "killed by SIGKILL"),
+    "segmentation fault": (ended("FAILED", "139:0"), "failed", "killed by SIGSEGV"),
+    "last words": (slurm(last_words), "failed", "python3.99: command not found"),
+    "no words": (ended("FAILED", "2:0"), "failed", "exit code 2:0"),
+    "out of memory": (ended("OUT_OF_MEMORY", "0:125"), "failed", "resources.mem_gb"),
+    "time limit": (ended("TIMEOUT", limit_minutes=60.0), "failed", "its time limit of 60 min"),
+    "node": (ended("NODE_FAIL", nodes="node7"), "failed", "its node failed (node7)"),
+    "preempted for good": (ended("PREEMPTED"), "failed", "preempted"),
+    "a state of the future": (ended("MELTED"), "failed", "SLURM says MELTED"),
+    "did nothing": (ended("COMPLETED"), "failed", "ended without an error, but step 100 is not judged"),
+    "forgotten": (slurm(forgotten), "failed", "killed by SIGKILL"),
+    "no accounting": (slurm(forgotten_without_accounting), "failed", "SLURM has forgotten it"),
+    "never started, no accounting": (slurm(forgotten_without_accounting, 0), "cancelled", "before it started"),
+    "stopped": (slurm(stopped), "stopped", "by SIGTERM, at step 50/100"),
+    "cancelled": (ended("CANCELLED", reason="by 0"), "cancelled", "by root"),
+    "cancelled by nobody": (ended("CANCELLED", reason="None"), "cancelled", "at step 50/100"),
+    "cancelled, and saved": (slurm(cancelled_after_term), "cancelled", "by root"),
+    "SLURM is down": (slurm(down), "unknown", "submitted as job 1_0, at step 50/100"),
+    "SLURM is down, it beats": (slurm(down_but_beating), "running", "step 50/100"),
+    "SLURM is down, it failed": (slurm(down_after_an_error), "failed", "7 is not 8"),
+    "nothing": (lambda w: None, "not submitted", ""),
+    "an empty folder": (lambda w: w.run(), "not submitted", ""),
+    "launch cut off": (lambda w: (w.run(), w.launch("N", submit=False)), "not submitted", "cut off"),
+    "checkpoint kept": (lambda w: w.run(step=150, kept=[100]), "trained", "not judged"),
+    "checkpoint lost": (lambda w: w.run(step=150, kept=[150]), "lost", "its checkpoint is gone"),
+    "local, running": (local(), "running", "step 50/100, 640 images/s"),
+    "local, killed": (lambda w: local(pid=dead_pid())(w), "failed", "ended without a word"),
+    "local, stopped": (local_segment(error="Stopped: stopped by SIGTERM"), "stopped", "by SIGTERM, at step 50/100"),
+    "local, failed": (local_segment(error="UserError: not finite"), "failed", "UserError: not finite"),
+    "local, ended": (local_segment(completed=True), "not submitted", "at step 50/100"),
+    "local, note of an error": (local_note("error", error="KeyError: 'x'"), "failed", "KeyError: 'x'"),
+    "local, note of a signal": (local_note("stopped", signal="SIGINT"), "stopped", "by SIGINT"),
+    "continued locally": (continued_locally, "stopped", "by SIGINT"),
+    "another machine, beating": (
+        lambda w: (w.run(step=50), w.claim("N", beat=30)),
+        "running",
+        "step 50/100",
+    ),
+    "another machine, silent": (lambda w: (w.run(step=50), w.claim("N", beat=999)), "unknown", "held by process"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", STATE_CASES)
+def test_states(world: World, name: str) -> None:
+    make, state, text = STATE_CASES[name]
+    world.study()
+    make(world)
+    row, later = world.rows()
+    assert row.state == state, what(row)
+    assert text in what(row)
+    assert row.state in STATES
+    assert later.state in (state, "not submitted"), "both budgets are in the same boat, but for a checkpoint"
+    assert row.active == (state in ("waiting", "running"))
+    assert bool(row.retry) == (state == "failed" and not name.startswith("local"))
+
+
+def test_done_with_fid_and_nothing_is_asked_of_slurm(world: World) -> None:
+    world.run(step=200, judged=[100, 200])
+    world.study()
+    world.launch("N")
+    world.scheduler.down = "SLURM does not answer"
+    overview = world.look()
+    assert [what(row) for row in overview.rows] == ["FID 12.35", "FID 12.35"]
+    assert overview.problem == ""
+    assert "analysis.plots --study s" in next_steps(overview, "s")[-1]
+
+
+def test_eta_counts_training_and_what_is_judged_on_the_way(world: World) -> None:
+    world.run(step=150, judged=[100], kept=[100])
+    world.study(asked={"N": (100, 200, 400)})
+    (job,) = world.launch("N", budgets=(100, 200, 400))
+    running(world, job)
+    world.progress("N", 160, "loss 0.5, 640 images/s")
+    done, near, far = world.rows()
+    assert (done.state, near.step, far.step) == ("done", 160, 160)
+    assert near.eta == pytest.approx((200 - 160) * BATCH / SPEED + JUDGE_SECONDS)
+    assert far.eta == pytest.approx((400 - 160) * BATCH / SPEED + 2 * JUDGE_SECONDS)
+    assert near.age == pytest.approx(5.0)
+
+
+def test_progress_of_an_earlier_start_is_no_news(world: World) -> None:
+    world.run(step=50)
+    world.study()
+    (job,) = world.launch("N")
+    running(world, job)
+    world.progress("N", 99, "judging step 100: 5/9 samples", age=60)
+    assert [(row.state, row.step) for row in world.rows()] == [("running", 50), ("running", 50)]
+
+
+def test_judging_inline_then_the_next_budget(world: World) -> None:
+    world.run(step=100, kept=[100])
+    world.study()
+    (job,) = world.launch("N")
+    running(world, job)
+    world.progress("N", 100, show.judging_text(100, 300, 1000))
+    row, later = world.rows()
+    assert (row.state, row.samples, what(row)) == ("judging", (300, 1000), "300/1000 samples")
+    assert (later.state, later.step) == ("running", 100)
+    assert what(later).startswith("judging step 100: 300/1000 samples, step 100/200")
+    world.progress("N", 100, show.judging_text(100, 1000, 1000))
+    assert what(world.rows()[0]) == "features and distances"
+
+
+def test_judging_text_is_the_one_that_jobs_write() -> None:
+    found = JUDGING_TEXT.match(show.judging_text(100, 300, 1000))
+    assert found
+    assert found.groups() == ("100", "300", "1000")
+    assert JUDGING_TEXT.match(show.judging_text(100, 1000, 1000))
+    assert not JUDGING_TEXT.match(show.speed_text(0.5, 600.0))
+
+
+def test_a_silent_process_is_pointed_out(world: World) -> None:
+    world.run(step=50, age=3000)
+    world.study()
+    (job,) = world.launch("N")
+    world.scheduler.start(job)
+    world.claim("N", job, age=4000, beat=1800)
+    assert "no sign of life for 30 min" in what(world.rows()[0])
+
+
+def test_life_of_a_run_that_is_judged_by_a_job_of_its_own(world: World) -> None:
+    world.run()
+    world.study()
+    (train,) = world.launch("N", work="train")
+    (judge,) = world.launch("N", work="judge", after=train)
+    assert world.states() == ["waiting", "waiting"]
+    world.scheduler.start(train)
+    world.run(step=120, kept=[100])
+    world.claim("N", train)
+    first, second = world.rows()
+    assert (first.state, first.text, first.active) == ("trained", f"job {judge} will judge it", True)
+    assert second.state == "running"
+    world.run(step=200, kept=[100, 200])
+    world.scheduler.end(train)
+    assert [what(row) for row in world.rows()] == ["its judging waits: other jobs come first"] * 2
+    world.scheduler.start(judge)
+    world.progress("N", 100, show.judging_text(100, 10, 1000), file="progress-judge.json")
+    assert [(row.state, row.job) for row in world.rows()] == [("judging", judge), ("trained", judge)]
+    world.judge("N", 100)
+    world.scheduler.fail(judge, "137:0")
+    first, second = world.rows()
+    assert (first.state, second.state, second.active) == ("done", "failed", False)
+    assert [task.work for task in second.retry] == ["judge"], "training is not done again"
+
+
+def test_a_training_that_failed_late_loses_nothing_that_its_judge_can_judge(world: World) -> None:
+    world.run(step=150, kept=[100])
+    world.study()
+    (train,) = world.launch("N", work="train")
+    (judge,) = world.launch("N", work="judge", after=train)
+    world.scheduler.fail(train, "137:0")
+    world.scheduler.start(judge)
+    first, second = world.rows()
+    assert (first.state, second.state) == ("trained", "failed")
+    assert [task.work for task in second.retry] == ["train", "judge"]
+    done = world.retry()
+    new, again = (item.id for item in world.scheduler.submissions[2:])
+    assert world.scheduler.submissions[3].dependency == f"afterany:{judge}:{new}_0"
+    assert (world.ids(number=1), world.ids(number=2)) == ([train, f"{new}_0"], [judge, f"{again}_0"])
+    assert done.lines[1] == f"submitted {again}_0: judges N, after {judge} and {new}_0"
+    assert world.states() == ["trained", "waiting"]
+
+
+def test_several_protocols_are_rows_of_their_own_and_jobs_count_for_theirs(world: World) -> None:
+    world.run(step=200, judged=[100, 200], kept=[100, 200])
+    world.study(protocols=(PROTOCOL, OTHER))
+    (job,) = world.launch("N", steps=10)
+    world.scheduler.fail(job)
+    found = {(row.protocol, row.budget): row.state for row in world.rows()}
+    assert found == {(PROTOCOL, 100): "done", (PROTOCOL, 200): "done", (OTHER, 100): "failed", (OTHER, 200): "failed"}
+    assert all(OTHER in line or PROTOCOL in line for line in plain_lines(world.rows()))
+
+
+def test_a_job_for_another_protocol_does_not_speak_for_this_one(world: World) -> None:
+    world.run(step=200, kept=[100, 200])
+    world.study(protocols=(PROTOCOL, OTHER))
+    (job,) = world.launch("N", steps=10)
+    world.scheduler.fail(job)
+    assert {row.protocol: row.state for row in world.rows()} == {PROTOCOL: "trained", OTHER: "failed"}
+
+
+def test_a_protocol_that_nobody_asked_for_is_another_versions_name(world: World) -> None:
+    world.run(step=50)
+    world.study(protocols=("ddim25-1000-of-another-version",))
+    world.launch("N")
+    assert world.states() == ["waiting", "waiting"]
+
+
+def test_the_last_of_several_jobs_counts_and_the_one_that_runs(world: World) -> None:
+    world.run(step=50)
+    world.study()
+    (old,) = world.launch("N")
+    world.scheduler.fail(old)
+    (new,) = world.launch("N")
+    assert world.states() == ["waiting", "waiting"]
+    world.scheduler.end(new, "CANCELLED")
+    assert world.states() == ["cancelled", "cancelled"]
+    world.scheduler.start(old)  # an administrator requeued it
+    world.claim("N", old)
+    assert [row.job for row in world.rows()] == [old, old]
+
+
+def test_a_launcher_that_died_before_it_noted_the_ids(world: World) -> None:
+    world.run()
+    world.study()
+    (job,) = world.launch("N", noted=False)
+    assert [(row.state, row.job) for row in world.rows()] == [("waiting", job)] * 2
+
+
+def test_another_clusters_job_of_the_same_id_is_not_ours(world: World) -> None:
+    world.run(step=50)
+    world.study()
+    (job,) = world.launch("N")
+    world.slurm_log(job)
+    world.scheduler.set(job, script="/somewhere/else/0.sh", state="RUNNING")
+    assert world.states() == ["failed", "failed"]
+    world.scheduler.set(job, script=f"/mounted/elsewhere{world.runs}/launches/20260101-000000-abc/0.sh")
+    assert world.states() == ["running", "running"], "the same launch by another path is ours"
+
+
+def test_accounting_that_is_late_or_shows_what_the_queue_hides(world: World) -> None:
+    world.run(step=50)
+    world.study()
+    (job,) = world.launch("N")
+    world.scheduler.start(job)
+    world.scheduler.forget(job)
+    row, _ = world.rows()
+    assert (row.state, bool(row.retry)) == ("unknown", False)
+    assert "accounting says RUNNING" in row.text
+    world.claim("N", job, beat=10)
+    assert world.states() == ["running", "running"], "a colleague's job that beats"
+
+
+def test_accounting_is_asked_once_about_what_is_over(world: World) -> None:
+    world.run("N")
+    world.run("M", step=200, judged=[100, 200])
+    world.study(asked={"N": (100, 200), "M": (100, 200)})
+    bad, good = world.launch("N", "M")
+    world.scheduler.fail(bad)
+    world.scheduler.end(good)
+    world.rows()
+    world.rows()
+    assert world.scheduler.asked == [[bad]]
+
+
+def test_two_clusters_one_of_them_down(world: World, tmp_path: Path) -> None:
+    world.run("N")
+    world.run("M")
+    world.study(asked={"N": (100,), "M": (100,)})
+    other = FakeScheduler()
+    (mine,) = world.launch("N")
+    world.scheduler.fail(mine)
+    world.scheduler, first = other, world.scheduler
+    (theirs,) = world.launch("M", conf="/etc/other.conf")
+    assert mine == theirs, "ids of two clusters may be the same"
+    world.looker = Looker(world.runs, lambda conf: other if conf else first)
+    assert world.states() == ["failed", "waiting"]
+    other.down = "SLURM does not answer"
+    assert world.states() == ["failed", "unknown"]
+    done = world.retry()
+    assert len(first.submissions) == 2
+    assert len(other.submissions) == 1
+    assert done.problem == "SLURM does not answer"
+
+
+def test_a_damaged_evaluation_is_pointed_out_and_not_run_again(world: World) -> None:
+    folder = world.run(step=200, judged=[100, 200])
+    world.study()
+    (folder / "evaluations" / f"step-{100:08d}-{PROTOCOL}.json").write_text('{"step": 100')
+    row, other = world.rows()
+    assert (row.state, other.state) == ("damaged", "done")
+    assert "remove it" in row.text
+    assert not row.retry
+
+
+def test_folders_of_no_study_are_shown_with_what_is_judged(world: World) -> None:
+    world.run("N", step=200, judged=[200])
+    world.run("M", step=200, judged=[100])
+    world.study(asked={"M": (100,)})
+    assert [(row.run, row.budget) for row in world.rows(None)] == [("M", 100), ("N", 200)]
+    with pytest.raises(UserError, match=r"no study 't' in .*; there: s"):
+        world.rows("t")
+
+
+def test_rows_as_json_have_no_objects(world: World) -> None:
+    slurm(running)(world)
+    world.study()
+    found = json.loads(json.dumps([as_json(row) for row in world.rows()]))
+    assert found[0]["state"] == "running"
+    assert found[0]["eta_s"] == pytest.approx(5.0)
+    assert found[0]["requeued"] == 0
+
+
+def test_the_tail_of_records_bears_with_damage(tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    assert read_tail(path).time is None
+    lines = ['{"step": 0, "time": 1.0, "segment": "start"}']
+    lines += [f'{{"step": {at}, "time": {at}.5, "images_per_s": 100.0, "pad": "{"x" * 300}"}}' for at in range(1, 400)]
+    path.write_text("\n".join([*lines, "[1]", "{broken", '{"step": 400, "time": 400.5, "images_per_s": 300']))
+    tail = read_tail(path)
+    assert (tail.step, tail.time, tail.images_per_s) == (399, 399.5, 100.0)
+
+
+def test_fake_scheduler_takes_arrays_and_dependencies_as_sbatch_does(tmp_path: Path) -> None:
+    script = tmp_path / "a.sh"
+    script.write_text("#!/bin/bash\n#SBATCH --array=0-2\n")
+    fake = FakeScheduler(max_array_size=8)
+    assert fake.submit(script, test=True) == ""
+    first = fake.submit(script)
+    second = fake.submit(script, array="1,3-4%2", dependency=f"afterany:{first}")
+    assert list(fake.queue()) == ["1_0", "1_1", "1_2", f"{second}_1", f"{second}_3", f"{second}_4"]
+    assert fake.queue()[f"{second}_1"].reason == "Dependency"
+    for job in ("1_0", "1_1", "1_2"):
+        fake.end(job)
+    assert fake.queue()[f"{second}_1"].reason == "Priority"
+    with pytest.raises(Refused, match="Invalid job array"):
+        fake.submit(script, array="0-8")
+
+
+def test_nothing_heavy_is_imported() -> None:
+    heavy = ("torch", "mlflow", "pandas", "hydra", "numpy")
+    code = f"import sys, fcdm.status; sys.exit(any(name in sys.modules for name in {heavy}))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_asked_of_a_study_is_each_budget_once(world: World) -> None:
+    world.study("a", {"N": (200, 100)})
+    world.study("b", {"N": (200, 400)})
+    world.run()
+    assert what_is_asked(world.runs).runs == {"N": [(100, PROTOCOL), (200, PROTOCOL), (400, PROTOCOL)]}

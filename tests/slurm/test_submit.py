@@ -1,0 +1,480 @@
+"""The SLURM launcher's decisions, on a SLURM in memory: what is submitted, how it is grouped, what is left out."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from fcdm.atomic import write_json
+from fcdm.config.check import config_from
+from fcdm.config.schema import Config, ResourcesConfig
+from fcdm.errors import UserError
+from fcdm.jobs.job import Job
+from fcdm.jobs.make_jobs import make_jobs
+from fcdm.runs.protocol import protocol_id, protocol_of
+from fcdm.slurm import submit as submitting
+from fcdm.slurm.client import Cluster, Node, Partition, minutes
+from fcdm.slurm.ledger import list_tasks, read_ids
+from fcdm.slurm.options import SlurmOptions
+from fcdm.slurm.preflight import check_folder, check_requests, file_system
+from fcdm.slurm.rank_env import address_of, export_ranks
+from fcdm.slurm.requeue import progress_of, requeue, requeues
+from fcdm.slurm.sbatch_script import Request, request_of, script
+from fcdm.slurm.submit import Row, submit
+from tests.support.commands import composed
+from tests.support.fake_scheduler import FakeScheduler
+
+COMMAND = ["python", "-m", "fcdm.train", "-m"]
+
+
+@pytest.fixture(autouse=True)
+def _no_snapshot(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Copying and importing the code takes seconds; the tests on the real SLURM do it."""
+    monkeypatch.setattr(submitting, "take_snapshot", lambda runs_dir, models: tmp_path / "code")
+
+
+def config(tmp_path: Path, seed: int = 0, steps: tuple[int, ...] = (10, 20), **changes: object) -> Config:
+    base = composed("model=N")
+    own = {"resources": ResourcesConfig(), **changes}
+    return dataclasses.replace(base, seed=seed, steps=list(steps), runs_dir=str(tmp_path / "runs"), **own)  # type: ignore[arg-type]
+
+
+def jobs_of(*configs: Config) -> list[Job]:
+    return make_jobs(configs)
+
+
+def send(scheduler: FakeScheduler, *configs: Config, **options: object) -> list[Row]:
+    return submit(jobs_of(*configs), SlurmOptions(**options), scheduler, COMMAND)
+
+
+def judge(row: Row, *steps: int) -> None:
+    """Lay the files that a job leaves: an evaluation at each budget."""
+    run = row.job.open()
+    run.evaluations.mkdir(exist_ok=True)
+    for part in row.job.parts:
+        for step in steps:
+            write_json(run.evaluation(step, protocol_id(protocol_of(part))), {"metrics": {"fid": 1.0}})
+
+
+def test_one_array_for_each_set_of_resources(tmp_path: Path) -> None:
+    scheduler = FakeScheduler()
+    two = ResourcesConfig(gpus=2, hours=3)
+    rows = send(scheduler, config(tmp_path), config(tmp_path, 1, resources=two), config(tmp_path, 2))
+    assert [row.state for row in rows] == ["submitted"] * 3
+    assert [submission.array for submission in scheduler.submissions] == ["0-1", "0"]
+    assert rows[0].ids[0].split("_")[0] == rows[2].ids[0].split("_")[0] != rows[1].ids[0].split("_")[0]
+    text = scheduler.submissions[1].script.read_text()
+    assert "#SBATCH --gpus-per-node=2" in text
+    assert "#SBATCH --ntasks-per-node=2" in text
+    assert "#SBATCH --time=180" in text
+
+
+def test_arrays_are_split_at_the_clusters_limit_and_all_are_tried_first(tmp_path: Path) -> None:
+    scheduler = FakeScheduler(max_array_size=3)
+    rows = send(scheduler, *(config(tmp_path, seed) for seed in range(7)), array_parallelism=2)
+    assert [submission.array for submission in scheduler.submissions] == ["0-2%2", "0-2%2", "0"]
+    assert len(scheduler.tested) == 3
+    assert len({row.ids[0] for row in rows}) == 7
+    tasks = list_tasks(tmp_path / "runs")
+    assert {task.run.name: task.ids for task in tasks} == {row.job.folder_name: tuple(row.ids) for row in rows}
+
+
+def test_what_is_on_its_way_or_done_is_left_out(tmp_path: Path) -> None:
+    scheduler = FakeScheduler()
+    first = send(scheduler, config(tmp_path), config(tmp_path, 1))
+    again = send(scheduler, config(tmp_path), config(tmp_path, 1))
+    assert [row.state for row in again] == ["in the queue"] * 2
+    assert [row.ids for row in again] == [row.ids for row in first]
+    judge(first[0], 10, 20)
+    scheduler.end(first[0].ids[0], "COMPLETED")
+    scheduler.end(first[1].ids[0], "FAILED")
+    last = send(scheduler, config(tmp_path), config(tmp_path, 1))
+    assert [row.state for row in last] == ["done", "submitted"]
+    assert len(scheduler.submissions) == 2
+
+
+def test_more_budgets_than_a_waiting_job_has_wait_for_it(tmp_path: Path) -> None:
+    scheduler = FakeScheduler()
+    (first,) = send(scheduler, config(tmp_path))
+    (more,) = send(scheduler, config(tmp_path, steps=(10, 40)))
+    assert more.state == "submitted"
+    assert scheduler.submissions[1].dependency == f"afterany:{first.ids[0]}"
+    (fewer,) = send(scheduler, config(tmp_path, steps=(10,)))
+    assert fewer.state == "in the queue"
+    other = config(tmp_path)
+    other.evaluation = dataclasses.replace(other.evaluation, samples=30)
+    (judged,) = send(scheduler, other)
+    assert judged.state == "submitted", "another protocol is another evaluation"
+
+
+def test_a_budget_that_is_judged_is_not_asked_of_the_queue(tmp_path: Path) -> None:
+    """10 is done and 20 on its way: nothing is left to submit."""
+    scheduler = FakeScheduler()
+    (first,) = send(scheduler, config(tmp_path, steps=(20,)))
+    judge(first, 10)
+    (again,) = send(scheduler, config(tmp_path))
+    assert (again.state, again.ids) == ("in the queue", first.ids)
+
+
+def test_a_refused_array_leaves_nothing_submitted(tmp_path: Path) -> None:
+    scheduler = FakeScheduler()
+    scheduler.refuse = "invalid account"
+    with pytest.raises(UserError, match=r"SLURM refuses .*: invalid account"):
+        send(scheduler, config(tmp_path))
+    assert not scheduler.queue()
+    assert not list((tmp_path / "runs").glob("launches/2*"))
+    assert not list((tmp_path / "runs").glob("*/jobs/*.json"))
+
+
+def test_a_refusal_half_way_takes_the_first_part_back(tmp_path: Path) -> None:
+    scheduler = FakeScheduler()
+    scheduler.accept = 1
+    with pytest.raises(UserError, match="cancelled again"):
+        send(scheduler, config(tmp_path), config(tmp_path, 1, resources=ResourcesConfig(gpus=1)))
+    assert not any(info.active for info in scheduler.queue().values())
+    assert not list((tmp_path / "runs").glob("launches/2*"))
+
+
+def test_a_launcher_killed_before_it_noted_the_ids(tmp_path: Path) -> None:
+    scheduler = FakeScheduler()
+    (row,) = send(scheduler, config(tmp_path))
+    for path in (tmp_path / "runs").glob("*/jobs/*.slurm.json"):
+        path.unlink()
+    (task,) = list_tasks(tmp_path / "runs", scheduler.queue())
+    assert task.ids == tuple(row.ids), "the queue names the script"
+    assert send(scheduler, config(tmp_path))[0].state == "in the queue"
+
+
+def test_judges_wait_for_their_own_training(tmp_path: Path) -> None:
+    scheduler = FakeScheduler()
+
+    def with_job(seed: int) -> Config:
+        made = config(tmp_path, seed)
+        resources = ResourcesConfig(gpus=1, hours=2)
+        made.evaluation = dataclasses.replace(made.evaluation, where="job", resources=resources)
+        return made
+
+    rows = send(scheduler, with_job(0), with_job(1))
+    assert [submission.array for submission in scheduler.submissions] == ["0-1", "0", "1"]
+    assert [submission.dependency for submission in scheduler.submissions[1:]] == [
+        f"afterany:{row.ids[0]}" for row in rows
+    ]
+    works = {json.loads(path.read_text())["work"] for path in (tmp_path / "runs").glob("*/jobs/*[0-9].json")}
+    assert works == {"train", "judge"}
+    # Training is through and its checkpoints are there: only the judging is left.
+    for row in rows:
+        for name in row.ids:
+            scheduler.end(name, "COMPLETED" if name == row.ids[0] else "FAILED")
+        run = row.job.open()
+        for step in (10, 20):
+            (run.checkpoints / f"step-{step:08d}").mkdir(parents=True)
+    again = send(scheduler, with_job(0), with_job(1))
+    assert [row.state for row in again] == ["submitted"] * 2
+    assert [(s.array, s.dependency) for s in scheduler.submissions[3:]] == [("0-1", "")]
+    job = Job.load(next(task.job_file for task in list_tasks(tmp_path / "runs") if task.ids == tuple(again[0].ids)))
+    assert job.work == "judge"
+    assert job.left(again[0].job.open()) == [10, 20]
+
+
+def _judged_apart(tmp_path: Path, steps: tuple[int, ...] = (10, 20)) -> Config:
+    made = config(tmp_path, steps=steps)
+    made.evaluation = dataclasses.replace(made.evaluation, where="job")
+    return made
+
+
+def test_a_training_that_is_submitted_again_has_a_judge_of_its_own(tmp_path: Path) -> None:
+    """The old judge still runs, but may be past what the new training will reach."""
+    scheduler = FakeScheduler()
+    (row,) = send(scheduler, _judged_apart(tmp_path))
+    train, judge_ = row.ids
+    scheduler.end(train, "FAILED")
+    scheduler.start(judge_)
+    (again,) = send(scheduler, _judged_apart(tmp_path))
+    assert len(again.ids) == 2
+    assert scheduler.submissions[-1].dependency == f"afterany:{again.ids[0]}"
+    (third,) = send(scheduler, _judged_apart(tmp_path))
+    assert third.state == "in the queue", "the judge that follows the last training is trusted"
+
+
+def test_inline_waits_for_every_job_of_the_run(tmp_path: Path) -> None:
+    scheduler = FakeScheduler()
+    (row,) = send(scheduler, _judged_apart(tmp_path))
+    (inline,) = send(scheduler, config(tmp_path))
+    assert inline.state == "submitted"
+    assert scheduler.submissions[-1].dependency == f"afterany:{':'.join(row.ids)}"
+
+
+def test_ids_that_begin_anew_are_not_taken_for_ours(tmp_path: Path) -> None:
+    """The cluster was made again: another run has the id that this one had."""
+    send(FakeScheduler(), config(tmp_path, 1))
+    scheduler = FakeScheduler()
+    (other,) = send(scheduler, config(tmp_path, 2))
+    (mine,) = send(scheduler, config(tmp_path, 1))
+    assert mine.state == "submitted"
+    assert mine.ids != other.ids
+
+
+def test_a_run_in_the_queue_of_another_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    there, here = FakeScheduler(), FakeScheduler()
+    for name in ("a.conf", "b.conf"):
+        (tmp_path / name).touch()
+    monkeypatch.setenv("SLURM_CONF", str(tmp_path / "a.conf"))
+    (first,) = send(there, config(tmp_path))
+    monkeypatch.setenv("SLURM_CONF", str(tmp_path / "b.conf"))
+    asked: list[str | None] = []
+
+    def elsewhere(conf: str | None) -> FakeScheduler:
+        asked.append(conf)
+        return there
+
+    (again,) = submit(jobs_of(config(tmp_path)), SlurmOptions(), here, COMMAND, elsewhere)
+    assert asked == [str(tmp_path / "a.conf")]
+    assert (again.state, again.ids) == ("in the queue", first.ids)
+    (more,) = submit(jobs_of(config(tmp_path, steps=(10, 99))), SlurmOptions(), here, COMMAND, elsewhere)
+    assert more.state == "held"
+    there.down = "no answer"
+    with pytest.raises(UserError, match="cannot be told: no answer"):
+        submit(jobs_of(config(tmp_path)), SlurmOptions(), here, COMMAND, elsewhere)
+    (tmp_path / "a.conf").unlink()  # taken down for good, and its jobs with it
+    (last,) = submit(jobs_of(config(tmp_path)), SlurmOptions(), here, COMMAND, elsewhere)
+    assert last.state == "submitted"
+
+
+def test_a_removed_run_whose_job_still_waits_is_in_nobodys_way(tmp_path: Path) -> None:
+    scheduler = FakeScheduler()
+    (row,) = send(scheduler, config(tmp_path))
+    shutil.rmtree(row.job.open().folder)
+    rows = send(scheduler, config(tmp_path), config(tmp_path, 1))
+    assert [found.state for found in rows] == ["submitted"] * 2
+
+
+def test_a_broken_off_submission_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C between two arrays; and sbatch took one whose answer never came."""
+    scheduler = FakeScheduler()
+    whole = scheduler.submit
+
+    def interrupted(script: Path, *, array: str = "", dependency: str = "", test: bool = False) -> str:
+        found = whole(script, array=array, dependency=dependency, test=test)
+        if not test and len(scheduler.submissions) == 2:
+            raise KeyboardInterrupt
+        return found
+
+    monkeypatch.setattr(scheduler, "submit", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        send(scheduler, config(tmp_path), config(tmp_path, 1, resources=ResourcesConfig(gpus=1)))
+    assert len(scheduler.submissions) == 2
+    assert not scheduler.active()
+    assert not list((tmp_path / "runs").glob("launches/2*"))
+
+
+def test_a_batch_that_cannot_be_shared_out_is_refused(tmp_path: Path) -> None:
+    odd = config(tmp_path, batch_size=15, resources=ResourcesConfig(gpus=2))
+    with pytest.raises(UserError, match="batch_size=15 does not divide over 2 processes"):
+        submitting.check(jobs_of(odd), SlurmOptions(check_folder=False), FakeScheduler())
+
+
+def test_frozen_jobs_have_absolute_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    scheduler = FakeScheduler()
+    made = dataclasses.replace(config(tmp_path), runs_dir="runs", mlflow_uri="sqlite:///my/mlflow.db")
+    send(scheduler, made)
+    (task,) = list_tasks(tmp_path / "runs")
+    frozen = Job.load(task.job_file).config
+    assert frozen.runs_dir == str(tmp_path / "runs")
+    assert frozen.mlflow_uri == f"sqlite:///{tmp_path}/my/mlflow.db"
+
+
+def test_a_damaged_evaluation_of_one_run_keeps_no_other_from_being_submitted(tmp_path: Path) -> None:
+    scheduler = FakeScheduler()
+    first, _ = send(scheduler, config(tmp_path), config(tmp_path, 1))
+    judge(first, 10, 20)
+    next(first.job.open().evaluations.glob("*.json")).write_text("{")
+    for row in (first, _):
+        scheduler.end(row.ids[0], "FAILED")
+    rows = send(scheduler, config(tmp_path), config(tmp_path, 1))
+    assert [row.state for row in rows] == ["failed", "submitted"]
+    assert "remove it" in rows[0].text
+
+
+# ------------------------------------------------------------------------------------------------ options
+
+
+@pytest.mark.parametrize(
+    ("resources", "options", "wanted"),
+    [
+        (ResourcesConfig(), {}, Request(1, 1, 0, 1440, None, None)),
+        (ResourcesConfig(gpus=8, nodes=2, hours=0.5, mem_gb=64, cpus=8), {}, Request(2, 4, 4, 30, 64, 8)),
+        (ResourcesConfig(gpus=8), {"max_gpus_per_node": 4}, Request(2, 4, 4, 1440, None, None)),
+        (ResourcesConfig(gpus=2), {"max_gpus_per_node": 4}, Request(1, 2, 2, 1440, None, None)),
+        (ResourcesConfig(gpus=1), {"timeout_min": 3, "mem_gb": 5}, Request(1, 1, 1, 3, 5, None)),
+        (ResourcesConfig(), {"nodes": 2, "tasks_per_node": 2}, Request(2, 2, 0, 1440, None, None)),
+        (ResourcesConfig(gpus=1), {"gpus_per_node": 2, "cpus_per_task": 3}, Request(1, 2, 2, 1440, None, 3)),
+    ],
+)
+def test_resources_and_options(resources: ResourcesConfig, options: dict[str, object], wanted: Request) -> None:
+    assert request_of(resources, SlurmOptions(**options)) == wanted
+
+
+def test_gpus_that_cannot_be_shared_out(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="multiple"):
+        request_of(ResourcesConfig(gpus=7), SlurmOptions(max_gpus_per_node=4))
+
+
+def test_stock_options_reach_sbatch(tmp_path: Path) -> None:
+    options = SlurmOptions(
+        partition="main", qos="high", comment="a comment", constraint="h100", exclude="n1", account="lab",
+        gres="disk:1", signal_delay_s=30, setup=["module load cuda"], name="mine",
+        additional_parameters={"mail-type": "FAIL", "exclusive": True},
+    )  # fmt: skip
+    text = script(request_of(ResourcesConfig(), options), options, [Path("/r/j.json")], tmp_path, Path("/code"), "mine")
+    for line in (
+        "--partition=main", "--qos=high", "--comment='a comment'", "--constraint=h100", "--exclude=n1",
+        "--account=lab", "--gres=disk:1", "--signal=USR2@30", "--job-name=mine", "--mail-type=FAIL", "--requeue",
+    ):  # fmt: skip
+        assert f"#SBATCH {line}\n" in text, line
+    assert "#SBATCH --exclusive\n" in text
+    assert text.index("module load cuda") < text.index("exec srun")
+    assert text.index("module load cuda") < text.index("export PYTHONPATH"), "the code stays what it was"
+    assert subprocess.run(["bash", "-n"], input=text, text=True, check=False).returncode == 0
+
+
+def test_a_short_limit_is_told_early_enough_and_not_at_once(tmp_path: Path) -> None:
+    for limit, delay in ((1, 15), (5, 75), (10, 120), (600, 120)):
+        options = SlurmOptions(timeout_min=limit)
+        text = script(request_of(ResourcesConfig(), options), options, [], tmp_path, tmp_path, "x")
+        assert f"--signal=USR2@{delay}\n" in text
+
+
+# ------------------------------------------------------------------------------------------------ checks
+
+CLUSTER = Cluster(
+    "lab",
+    1001,
+    {
+        "main": Partition("main", True, 120, (Node(8, 32, 4, "n1"),)),
+        "cpu": Partition("cpu", False, float("inf"), (Node(64, 128, 0, "n3"),)),
+    },
+)
+
+
+@pytest.mark.parametrize(
+    ("request_", "options", "said"),
+    [
+        (Request(1, 8, 8, 60, None, None), {}, "have 4: say hydra.launcher.max_gpus_per_node=4"),
+        (Request(1, 1, 1, 60, None, None), {"partition": "cpu"}, "choose another partition"),
+        (Request(1, 1, 0, 60, None, None), {"partition": "cpus"}, "did you mean cpu"),
+        (Request(1, 4, 4, 60, 500, 1), {}, "500 GB"),
+        (Request(2, 4, 4, 60, None, 1), {}, "has 1 such nodes"),
+        (Request(1, 1, 0, 500, None, None), {}, "resources.hours=2"),
+    ],
+)
+def test_what_no_node_has_is_refused(request_: Request, options: dict[str, object], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        check_requests("run", [request_], SlurmOptions(**options), CLUSTER)
+
+
+def test_what_a_node_has_is_not(tmp_path: Path) -> None:
+    check_requests("run", [Request(1, 4, 4, 120, 30, 2)], SlurmOptions(), CLUSTER)
+    check_requests("run", [Request(1, 1, 0, 9999, 100, 64)], SlurmOptions(partition="main,cpu"), CLUSTER)
+
+
+def test_a_runs_folder_that_the_nodes_cannot_see(tmp_path: Path) -> None:
+    mounts = tmp_path / "mounts"
+    mounts.write_text(
+        f"/dev/sda1 / ext4 rw 0 0\nserver:/home {tmp_path} nfs4 rw 0 0\ntmpfs {tmp_path}/local tmpfs rw 0 0\n"
+    )
+    assert file_system(tmp_path / "runs" / "deep", mounts) == ("nfs4", str(tmp_path))
+    check_folder(tmp_path / "runs", SlurmOptions(), CLUSTER, mounts)
+    (tmp_path / "local").mkdir()
+    with pytest.raises(UserError, match="check_folder=false"):
+        check_folder(tmp_path / "local" / "runs", SlurmOptions(), CLUSTER, mounts)
+    here = Cluster("x", 9, {"main": Partition("main", True, 9, (Node(1, 1, 0, os.uname().nodename),))})
+    check_folder(tmp_path / "local" / "runs", SlurmOptions(), here, mounts)
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [("10:00", 10), ("1:30:00", 90), ("2-12:00:00", 3600), ("45", 45), ("1-0", 1440), ("UNLIMITED", float("inf"))],
+)
+def test_slurms_times(text: str, wanted: float) -> None:
+    assert minutes(text) == wanted
+
+
+# ------------------------------------------------------------------------------------------------ in the job
+
+
+def _put_on_path(monkeypatch: pytest.MonkeyPatch, folder: Path, line: str) -> None:
+    """An scontrol that does this shell line."""
+    program = folder / "scontrol"
+    program.write_text(f"#!/bin/sh\n{line}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
+
+
+def test_a_job_is_requeued_as_long_as_there_is_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURMD_NODENAME", "node1")
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
+    (job,) = jobs_of(config(tmp_path))
+    run = job.open()
+    path = job.freeze(run)
+    log = tmp_path / "requeued.txt"
+    _put_on_path(monkeypatch, tmp_path, f'[ "$1" = requeue ] && echo "$2" >> {log}; exit 0')
+    for step in (10, 20, 30):
+        (run.checkpoints / f"step-{step:08d}").mkdir(parents=True)
+        assert progress_of(run) == [step, 0, 0]
+        requeue(path, run, 12, None)
+    assert log.read_text().split() == ["7_3"] * 3
+    assert [entry["step"] for entry in requeues(path)] == [10, 20, 30]
+    with pytest.raises(UserError, match="no progress between two requeues"):
+        requeue(path, run, 12, None)
+    (run.checkpoints / "step-00000040").mkdir()
+    with pytest.raises(UserError, match="max_num_timeout=3"):
+        requeue(path, run, 12, 3)
+    assert len(log.read_text().split()) == 3
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "8")
+    requeue(path, run, 12, 3)  # a retry is another job, and begins anew
+    assert len(requeues(path)) == 4
+    assert read_ids(path) == ()
+
+
+def test_node_names_that_do_not_resolve(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    _put_on_path(monkeypatch, tmp_path, 'echo "NodeName=$5 Arch=x NodeAddr=127.0.0.1 NodeHostName=h"')
+    assert address_of("localhost") == "localhost"
+    assert address_of("no-such-node-anywhere.invalid") == "127.0.0.1"
+
+
+def test_ranks_from_sruns_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "SUBMITIT_EXECUTOR"):
+        monkeypatch.setenv(name, "to be restored")
+        monkeypatch.delenv(name)
+    facts = {
+        "SLURM_JOB_ID": "12", "SLURM_NTASKS": "4", "SLURM_JOB_NUM_NODES": "2", "SLURM_NODEID": "1",
+        "SLURM_JOB_NODELIST": "localhost", "SLURM_PROCID": "3", "SLURM_LOCALID": "1",
+    }  # fmt: skip
+    for name, value in facts.items():
+        monkeypatch.setenv(name, value)
+    export_ranks()
+    assert [os.environ[name] for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR")] == [
+        "3",
+        "4",
+        "1",
+        "localhost",
+    ]
+    first = int(os.environ["MASTER_PORT"])
+    assert 12_000 <= first < 32_000
+    del os.environ["RANK"]
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    export_ranks()
+    assert int(os.environ["MASTER_PORT"]) != first
+
+
+def test_the_frozen_config_reads_back(tmp_path: Path) -> None:
+    made = config(tmp_path)
+    assert config_from(dataclasses.asdict(made)) == made

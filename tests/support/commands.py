@@ -1,0 +1,98 @@
+"""The command line as a user meets it, and what the tests read of the folders that it leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
+
+from fcdm.config.check import checked
+from fcdm.config.schema import Config
+from fcdm.sweep.compose import Composer
+from fcdm.sweep.hydra_schema import register_schema
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+"""The checkout."""
+
+# A run of seconds: everything real, only small.
+TINY = (
+    "batch_size=16",
+    "evaluation.samples=20",
+    "evaluation.sampling_steps=2",
+    "evaluation.batch_size=10",
+    "log_every=2",
+    "mlflow_uri=off",
+)
+
+Command = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def environment(**more: str) -> dict[str, str]:
+    """One thread per process: side by side on few cores anything else is ten times slower."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("HYDRA_", "MLFLOW_"))}
+    return {**kept, "OMP_NUM_THREADS": "1", "MLFLOW_DISABLE_TELEMETRY": "true", "COLUMNS": "200", **more}
+
+
+def records(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
+
+
+def values(folder: Path) -> dict[tuple[int, str], Any]:
+    """Everything recorded but timings, by (step, key); fails where one was recorded twice."""
+    found: dict[tuple[int, str], Any] = {}
+    for line in records(folder):
+        if "segment" in line:
+            continue
+        for key, value in line.items():
+            if key in ("step", "time", "images_per_s", "protocol"):
+                continue
+            place = (line["step"], key)
+            assert place not in found, f"{place} was recorded twice"
+            found[place] = value
+    return found
+
+
+def weights(folder: Path, step: int) -> dict[str, str]:
+    """Checksums of a checkpoint's files: equal means bit for bit."""
+    manifest = json.loads((folder / "checkpoints" / f"step-{step:08d}" / "manifest.json").read_text())
+    return {name: entry["sha256"] for name, entry in manifest["files"].items()}
+
+
+def evaluations(run: Path) -> dict[str, object]:
+    """What was judged, but for the times."""
+    found = {}
+    for path in sorted((run / "evaluations").glob("step-*.json")):
+        content = json.loads(path.read_text())
+        found[path.name] = {key: value for key, value in content.items() if key not in ("time", "seconds")}
+    return found
+
+
+def only_run(runs: Path) -> Path:
+    (found,) = [path.parent for path in runs.glob("*/run.json")]
+    return found
+
+
+@contextmanager
+def composing(*overrides: str) -> Iterator[Composer]:
+    """A Composer as the sweeper has it: on a master config composed with these overrides."""
+    register_schema()
+    GlobalHydra.instance().clear()
+    with initialize_config_module("fcdm.conf", version_base="1.3"):
+        hydra = GlobalHydra.instance().hydra
+        assert hydra is not None
+        master = hydra.compose_config("train", list(overrides), run_mode=RunMode.MULTIRUN)
+        yield Composer(hydra.config_loader, master)
+
+
+def composed(*overrides: str) -> Config:
+    register_schema()
+    with initialize_config_module("fcdm.conf", version_base="1.3"):
+        return checked(compose("train", list(overrides)))

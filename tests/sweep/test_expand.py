@@ -1,0 +1,70 @@
+"""Expanding a command line and sweep files: products, lists of products, budgets joined, the command line first."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fcdm.errors import UserError
+from fcdm.sweep.expand import expand
+
+
+def test_a_plain_product_with_steps_joined() -> None:
+    assert expand(["model=N,M", "seed=0,1", "steps=100,200", "precision=bf16"], []) == [
+        ["precision=bf16", "model=N", "seed=0", "steps=[100,200]"],
+        ["precision=bf16", "model=N", "seed=1", "steps=[100,200]"],
+        ["precision=bf16", "model=M", "seed=0", "steps=[100,200]"],
+        ["precision=bf16", "model=M", "seed=1", "steps=[100,200]"],
+    ]
+
+
+@pytest.mark.parametrize("text", ["steps=100,200", "steps=[100,200]", "'steps=[100,200]'"])
+def test_a_list_of_steps_and_a_choice_of_steps_mean_the_same(text: str) -> None:
+    assert expand([text.strip("'")], []) == [["steps=[100,200]"]]
+
+
+def test_grids_are_a_union_and_not_a_product() -> None:
+    grids: list[dict[str, Any]] = [
+        {"model": "XL", "steps": [400_000, 1_000_000]},
+        {"model": ["dit/XL-2"], "steps": 7_000_000, "optimiser.lr": 1e-4},
+    ]
+    assert expand(["+sweeps=mine"], grids) == [
+        ["+sweeps=mine", "model=XL", "steps=[400000,1000000]"],
+        ["+sweeps=mine", "model=dit/XL-2", "optimiser.lr=0.0001", "steps=[7000000]"],
+    ]
+
+
+def test_the_command_line_replaces_what_the_grids_say() -> None:
+    grids = [{"model": ["N", "M"], "steps": [100, 200]}, {"model": "dit/N-2", "steps": 400}]
+    assert expand(["model=N", "steps=5", "seed=0,1"], grids) == [
+        ["model=N", "seed=0", "steps=[5]"],
+        ["model=N", "seed=1", "steps=[5]"],
+    ]
+
+
+def test_odd_values_survive() -> None:
+    grids = [{"study": "it's", "ema.rampup": None, "compile": True, "optimiser.betas": [[0.9, 0.99]]}]
+    assert expand([], grids) == [["study='it\\'s'", "ema.rampup=null", "compile=true", "optimiser.betas=[0.9,0.99]"]]
+
+
+@pytest.mark.parametrize("grids", [["model"], [{"model": []}]])
+def test_what_is_no_grid_is_refused(grids: list[Any]) -> None:
+    with pytest.raises(UserError, match="grids"):
+        expand([], grids)
+
+
+@given(
+    seeds=st.lists(st.integers(0, 99), min_size=1, max_size=4, unique=True),
+    steps=st.lists(st.integers(1, 10**7), min_size=1, max_size=5, unique=True),
+    rates=st.lists(st.floats(1e-6, 1.0), min_size=1, max_size=3, unique=True),
+)
+def test_the_number_of_choices_is_the_product_without_steps(
+    seeds: list[int], steps: list[int], rates: list[float]
+) -> None:
+    choices = expand([], [{"seed": seeds, "steps": steps, "optimiser.lr": rates}])
+    assert len(choices) == len(seeds) * len(rates)
+    assert all(choice[-1] == f"steps=[{','.join(map(str, steps))}]" for choice in choices)
+    assert {float(choice[1].partition("=")[2]) for choice in choices} == set(rates)

@@ -1,0 +1,272 @@
+"""The files of sweeps/: each composes and plans without data; several in one command share their runs."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from fcdm.config.presets import load_preset
+from fcdm.cost.model_cost import model_cost
+from fcdm.jobs.job import Job
+from fcdm.jobs.make_jobs import make_jobs
+from fcdm.plan.gpus import DEFAULT_MFU, DEVICES
+from fcdm.plan.make_plan import make_plan
+from fcdm.plan.model import Plan
+from fcdm.runs.protocol import decoder_of
+from fcdm.runs.run_cost import run_cost, train_flops
+from fcdm.slurm.options import PlanOptions
+from fcdm.sweep.sweep_files import choices_of
+from tests.support.commands import ROOT, TINY, Command, composing, evaluations, records, values
+
+SWEEPS = ROOT / "sweeps"
+NOWHERE = Path("no-such-runs")
+FILES = sorted(path.stem for path in SWEEPS.glob("*.yaml"))
+PAPER_PROTOCOL = ("ema", "ddpm", 250, False, 50_000, "uniform", "fp32", "inception")
+BUDGETS: dict[str, tuple[int, int, list[int]]] = {
+    "scaling_256": (8, 32, [50_000, 100_000, 200_000, 400_000]),
+    "steps_256": (2, 13, [1_000_000, 7_000_000]),
+    "steps_512": (2, 8, [1_000_000, 3_000_000]),
+    "guidance_256": (2, 12, [2_000_000, 7_000_000]),
+    "guidance_512": (2, 6, [1_000_000, 3_000_000]),
+    "latents": (6, 12, [400_000]),
+    "label_drop": (2, 4, [400_000]),
+    "kernel": (5, 5, [200_000]),
+    "block": (6, 6, [200_000]),
+    "flow": (8, 8, [400_000]),
+    "vae": (3, 6, [400_000]),
+    "hyperparameters": (20, 40, [400_000]),
+    "flop_matched": (8, 16, [400_000, 669_260, 735_294, 758_221, 788_142]),
+    "digits": (4, 16, [800]),
+    "digits_long": (4, 26, [3_200, 6_400]),
+    "digits_resolution": (6, 24, [800]),
+    "digits_hyperparameters": (40, 40, [800]),
+    "digits_seeds": (10, 40, [800, 1_600]),
+}
+"""Of the files named here: runs, evaluations, and (some of) the budgets: the last one of each run among them."""
+
+
+@cache
+def jobs_of(sweep: str) -> list[Job]:
+    arguments = [f"+sweeps={sweep}", f"runs_dir={NOWHERE}"]
+    with composing(*arguments) as composer:
+        choices = choices_of(composer.loader, composer.master, arguments)
+        return make_jobs([composer.config(choice) for choice in choices], data_needed=False)
+
+
+def planned(jobs: list[Job]) -> Plan:
+    return make_plan(jobs, PlanOptions())
+
+
+def studies_of(jobs: list[Job]) -> set[str]:
+    return {part.study for job in jobs for part in job.parts}
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name != "paper"])
+def test_each_file_plans_without_data_and_is_what_it_says(name: str) -> None:
+    jobs = jobs_of(name)
+    assert studies_of(jobs) == {name}
+    comment = " ".join(line[1:] for line in (SWEEPS / f"{name}.yaml").read_text().splitlines() if line[:1] == "#")
+    said = re.search(r"(\d+) runs", comment)
+    assert said is None or int(said[1]) == len(jobs), comment
+    plan = planned(jobs)
+    assert not NOWHERE.exists()
+    assert plan.sharing is None
+    assert all(run.whole.flops["training"] > 0 and run.whole.flops["sampling"] > 0 for run in plan.runs)
+    if name in BUDGETS:
+        runs, judged, budgets = BUDGETS[name]
+        assert len(jobs) == runs
+        assert sum(len(part.steps) for job in jobs for part in job.parts) == judged
+        assert {job.budgets[-1] for job in jobs} <= set(budgets) <= {step for job in jobs for step in job.budgets}
+    if jobs[0].config.data.name == "imagenet":
+        for part in (part for job in jobs for part in job.parts):
+            asked = part.evaluation
+            reference = {256: "VIRTUAL_imagenet256_labeled.npz", 512: "VIRTUAL_imagenet512.npz"}[part.resolution]
+            assert asked.reference == f"data/{reference}"
+            protocol = (
+                asked.weights, asked.sampler, asked.sampling_steps, asked.clip_denoised, asked.samples, asked.labels,
+                asked.precision, asked.features,
+            )  # fmt: skip
+            assert protocol == (PAPER_PROTOCOL if name != "flow" else ("ema", "sde", *PAPER_PROTOCOL[2:]))
+            assert (part.batch_size, part.seed) == (256, 0)
+            if name not in ("guidance_256", "guidance_512", "label_drop"):
+                assert asked.guidance_scale == 1.0
+        assert jobs[0].parts[0].evaluation.guidance_scale == 1.0  # the headline
+
+
+def test_every_issue_experiment_has_its_file() -> None:
+    assert set(BUDGETS) | {"paper"} <= set(FILES)
+
+
+def test_equal_flops_are_equal() -> None:
+    """Both matched budgets of each size, to the nearest step; and the MACs of the comment."""
+    found = {job.config.model.name: job for job in jobs_of("flop_matched")}
+    text = (SWEEPS / "flop_matched.yaml").read_text()
+    for size in ("S", "B", "L", "XL"):
+        fcdm, dit = found[size], found[f"dit/{size}-2"]
+        for ours, theirs in zip(fcdm.budgets, dit.budgets, strict=True):
+            step = run_cost(dit.config).train_flops_per_step(256)  # the larger of the two
+            assert abs(train_flops(fcdm.config, ours) - train_flops(dit.config, theirs)) <= step / 2
+        assert f"{run_cost(fcdm.config).forward_macs / 1e9:.5f}" in text
+        assert f"{run_cost(dit.config).forward_macs / 1e9:.5f}" in text
+
+
+def test_block_variants_cost_what_the_comment_says() -> None:
+    costs = [run_cost(job.config) for job in jobs_of("block")]
+    said = re.findall(r"# (\d+) M(?: parameters)?, ([\d.]+) GMACs", (SWEEPS / "block.yaml").read_text())
+    found = [(f"{cost.parameters / 1e6:.0f}", f"{cost.forward_macs / 1e9:.1f}") for cost in costs]
+    assert [found[0], *found[2:]] == said
+    assert costs[1].forward_macs == costs[0].forward_macs
+
+
+def test_each_vae_is_data_of_its_own_and_decodes_its_samples() -> None:
+    jobs = jobs_of("vae")
+    assert [decoder_of(job.config) for job in jobs] == ["ft-ema", "ft-mse", "data/vae/eq-vae"]
+    assert len({job.id for job in jobs}) == 3
+    assert [run.differs for run in planned(jobs).runs][1:] == [
+        "data.path=data/imagenet-256-ft-mse",
+        "data.path=data/imagenet-256-eq-vae",
+    ]
+
+
+def test_the_whole_paper_shares_its_runs() -> None:
+    named = OmegaConf.load(SWEEPS / "paper.yaml").studies
+    imagenet = [name for name in FILES if not name.startswith("digits") and name != "paper"]
+    assert sorted(named) == imagenet
+    jobs = jobs_of("paper")
+    alone = {name: jobs_of(name) for name in named}
+    assert {job.id for job in jobs} == {job.id for some in alone.values() for job in some}
+    sharing = planned(jobs).sharing
+    assert sharing is not None
+    assert {name: amount.runs for name, amount in sharing.studies.items()} == {k: len(v) for k, v in alone.items()}
+    assert sharing.alone.runs - sharing.together.runs == sharing.saved.runs > 20
+    for name, some in alone.items():
+        flops = sum(train_flops(job.config, job.budgets[-1]) for job in some)
+        assert sharing.studies[name].training_flops == pytest.approx(flops, rel=1e-12)
+
+
+def test_the_documents_numbers_are_the_plans() -> None:
+    sharing = planned(jobs_of("paper")).sharing
+    assert sharing is not None
+    amounts = {**sharing.studies, "paper": sharing.together, "sum of each alone": sharing.alone}
+    amounts["saved by sharing"] = sharing.saved
+    seen = set()
+    for line in (SWEEPS.parent / "docs" / "experiments.md").read_text().splitlines():
+        cells = [cell.strip(" *").replace(",", "") for cell in line.strip("|").split("|")]
+        name = next((name for name in amounts if len(cells) == 9 and cells[0].strip("`").startswith(name)), None)
+        if name is None:
+            continue
+        seen.add(name)
+        one = amounts[name]
+        assert one.gpu_hours is not None
+        expected = [one.runs, one.evaluations, one.training_flops / 1e18, one.judging_flops / 1e18, one.gpu_hours]
+        assert list(map(float, cells[2:8])) == pytest.approx([*expected, one.checkpoint_bytes / 1e9], rel=0.01), name
+    assert seen == set(amounts)
+
+
+# --- the command ---------------------------------------------------------------------------------------------
+
+
+def write(folder: Path, name: str, text: str) -> None:
+    (folder / "sweeps").mkdir(parents=True, exist_ok=True)
+    (folder / "sweeps" / f"{name}.yaml").write_text(f"# @package _global_\n{text}")
+
+
+def plan_of(done: subprocess.CompletedProcess[str]) -> Any:
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_what_two_studies_share_by_hand(fcdm: Command, tmp_path: Path) -> None:
+    """FCDM-S to 400K for one and to 200K for the other, which has DiT-S/2 too: saved are S's 200K and an evaluation."""
+    write(tmp_path / "mine", "first", "study: first\ngrids: [{model: S, steps: [100_000, 200_000, 400_000]}]\n")
+    write(tmp_path / "mine", "second", "study: second\ngrids: [{model: [S, dit/S-2], steps: 200_000}]\n")
+    write(tmp_path / "mine", "both", "studies: [first, second]\n")
+    plan = ("hydra/launcher=plan", "hydra.launcher.gpu=H100")
+    found = plan_of(fcdm("--config-dir=mine", "-m", "+sweeps=[first,second]", *plan, "hydra.launcher.json=true"))
+    sharing = found["sharing"]
+    s, dit = (model_cost(load_preset(name), channels=4, side=32, classes=1000) for name in ("S", "dit/S-2"))
+    step, dit_step = 6 * s.forward_macs * 256, 6 * dit.forward_macs * 256
+    assert len(found["runs"]) == 2
+    first, second = sharing["studies"]["first"], sharing["studies"]["second"]
+    assert (first["runs"], first["evaluations"], second["runs"], second["evaluations"]) == (1, 3, 2, 2)
+    assert first["flops"]["training"] == 400_000 * step
+    assert second["flops"]["training"] == 200_000 * (step + dit_step)
+    assert sharing["together"]["flops"]["training"] == 400_000 * step + 200_000 * dit_step
+    assert sharing["together"]["evaluations"] == 4
+    assert sharing["together"]["checkpoint_bytes"] == 16 * (3 * s.parameters + dit.parameters)
+    saved = sharing["saved"]
+    assert (saved["runs"], saved["evaluations"], saved["checkpoint_bytes"]) == (1, 1, 16 * s.parameters)
+    assert saved["flops"]["training"] == 200_000 * step
+    assert saved["flops"]["sampling"] == 2 * s.forward_macs * 50_000 * 250
+    judging = sum(saved["flops"][kind] for kind in ("sampling", "decoding", "metrics"))
+    h100 = DEVICES["H100"]
+    seconds = saved["flops"]["training"] / h100.flops_per_s("bf16") + judging / h100.flops_per_s("fp32")
+    assert saved["gpu_hours"] == pytest.approx(seconds / DEFAULT_MFU / 3600, rel=1e-9)
+    assert saved["cpu_hours"] == 0
+
+    shown = fcdm("--config-dir=mine", "-m", "+sweeps=first,second", *plan)
+    named = fcdm("--config-dir=mine", "-m", "+sweeps=both", *plan)
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout == named.stdout  # a list, a choice and a file that names them mean the same
+    (line,) = [line.split() for line in shown.stdout.splitlines() if "saved by sharing" in line]
+    assert line[3:5] == ["1", "1"]
+    assert not (tmp_path / "runs").exists()
+
+
+def test_two_studies_launched_together_train_the_shared_run_once(fcdm: Command, tmp_path: Path) -> None:
+    write(tmp_path / "mine", "early", "study: early\ngrids: [{model: N, steps: [2, 4]}]\n")
+    write(tmp_path / "mine", "late", "study: late\nlog_every: 1\ngrids: [{model: [N, M], steps: [4, 6]}]\n")
+    command = ("--config-dir=mine", "-m", "+sweeps=[early,late]", "hydra/launcher=local", *TINY)
+    done = fcdm(*command)
+    assert done.returncode == 0, done.stdout + done.stderr
+    runs = {path.parent.name.split("-")[0]: path.parent for path in (tmp_path / "runs").glob("*/run.json")}
+    assert set(runs) == {"N", "M"}
+    asked = {}
+    for name in ("early", "late"):
+        study = json.loads((tmp_path / "runs" / "studies" / f"{name}.json").read_text())
+        assert "+sweeps=[early,late]" in " ".join(study["command"])
+        asked[name] = {request["run"].split("-")[0]: request["budgets"] for request in study["requests"]}
+    assert asked == {"early": {"N": [2, 4]}, "late": {"N": [4, 6], "M": [4, 6]}}
+    assert len(evaluations(runs["N"])) == 3
+    assert len(evaluations(runs["M"])) == 2
+    assert {step for step, _ in values(runs["N"])} >= {2, 4, 6}  # fails where a step was trained twice
+    written = len(records(runs["N"]))
+    again = fcdm("--config-dir=mine", "-m", "+sweeps=late", "hydra/launcher=local", *TINY)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert len(records(runs["N"])) == written
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["+sweeps=[digits,digts]"], "sweeps=digts is not known: did you mean digits?"),
+        (["+sweeps=digits,digts"], "sweeps=digts is not known: did you mean digits?"),
+        (["+sweeps=wrong"], "sweeps/wrong.yaml says grids: and studies:"),
+        (["+sweeps=lost"], "sweeps=nowhere is not known"),
+    ],
+)
+def test_mistakes_are_one_line(fcdm: Command, tmp_path: Path, arguments: list[str], says: str) -> None:
+    write(tmp_path / "mine", "wrong", "studies: [digits]\ngrids: [{model: N}]\n")
+    write(tmp_path / "mine", "lost", "studies: [digits, nowhere]\n")
+    done = fcdm("--config-dir=mine", "-m", *arguments, "hydra/launcher=plan")
+    assert done.returncode != 0
+    assert done.stdout == ""
+    assert says in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_file_of_studies_needs_m_and_may_name_itself(fcdm: Command, tmp_path: Path) -> None:
+    write(tmp_path / "mine", "ring", "studies: [ring, digits]\n")
+    alone = fcdm("--config-dir=mine", "+sweeps=ring")
+    assert alone.returncode == 1
+    assert "a sweep file is for a sweep" in alone.stderr
+    found = plan_of(fcdm("--config-dir=mine", "-m", "+sweeps=ring", "hydra/launcher=plan", "hydra.launcher.json=true"))
+    assert len(found["runs"]) == 4
+    assert found["sharing"] is None
