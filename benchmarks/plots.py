@@ -38,7 +38,7 @@ def main(runs: int = 1000) -> None:
         marks.append(time.process_time())
     parsing, reading, tidy, drawing = (after - before for before, after in itertools.pairwise(marks))
     figures = sum(path.suffix == ".png" for path in files)
-    print(f"{runs:,} runs, {len(table):,} judged budgets, {figures} figures")
+    print(f"{runs:,} runs, {len(table):,} evaluated budgets, {figures} figures")
     print(f"parsing alone    {parsing:5.2f} s")
     print(f"reading          {reading:5.2f} s   {reading / parsing:.1f} x parsing alone")
     print(f"table            {tidy:5.2f} s")

@@ -1,4 +1,4 @@
-"""`python -m fcdm.evaluate ...`: judges a run, a checkpoint, a public file or anybody's samples.
+"""`python -m fcdm.evaluate ...`: evaluates a run, a checkpoint, a public file or anybody's samples.
 
 The same command again continues, or shows what is there. Under torchrun, or `srun` with several tasks, the processes
 share the work.
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from fcdm.engine.stop import StopSignal, end_process
 from fcdm.errors import UserError
+from fcdm.jobs.job import EVALUATE
 
 if TYPE_CHECKING:
     from fcdm.runs.folder import Run
@@ -24,7 +25,7 @@ HELP = """python -m fcdm.evaluate SOURCE key=value ...
 python -m fcdm.evaluate samples=FILE.npz reference=FILE.npz
 python -m fcdm.evaluate calibrate samples=FILE.npz reference=FILE.npz
 
-Judges weights, or samples that somebody drew. The same command again continues, or shows what is there.
+Evaluates weights, or samples that somebody drew. The same command again continues, or shows what is there.
 
 SOURCE
   a run's folder, name, or 4 or more digits of its id: all its budgets that have a checkpoint; with @400: that step.
@@ -58,7 +59,7 @@ examples
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Returns the exit code: 0 once it is judged, 1 after a one-line message or a calibration that is off, 3 where
+    """Returns the exit code: 0 once it is evaluated, 1 after a one-line message or a calibration that is off, 3 where
     another process is at it."""
     words = sys.argv[1:] if arguments is None else arguments
     if not words or words[0] in ("-h", "--help", "help"):
@@ -78,12 +79,12 @@ def _run(words: list[str]) -> int:
     if given and _names_a_file(given[-1]):
         asked = take_apart(words, ("samples", "reference", "shuffle", "batch_size", "out", "features"), ())
         if asked.source is not None:
-            raise UserError(f"{asked.source} and samples={given[-1]}: one thing to judge at a time")
+            raise UserError(f"{asked.source} and samples={given[-1]}: one thing to evaluate at a time")
         _show(_samples(asked))
         return 0
     asked = take_apart(words, ("out",), ())
     if asked.source is None:
-        raise UserError("say what to judge: a run, a checkpoint, a file, or samples=FILE.npz; --help shows examples")
+        raise UserError("say what to evaluate: a run, a checkpoint, a file, or samples=FILE.npz; --help shows examples")
     _weights(asked)
     return 0
 
@@ -106,7 +107,9 @@ def _weights(asked: Words) -> None:
         weights = find_weights(asked.source, runs_dir)
         if weights.run is None:
             config = source_config(weights, asked.overrides)
-            _show(_results(config.device, config.threads, lambda *given: _judge_file(weights, config, asked, *given)))
+            _show(
+                _results(config.device, config.threads, lambda *given: _evaluate_file(weights, config, asked, *given))
+            )
             return
         run, steps = weights.run, [weights.step or 0]
     else:
@@ -117,7 +120,7 @@ def _weights(asked: Words) -> None:
     config = run_config(run, asked.overrides)
     config.steps = steps
     config.runs_dir = str(run.folder.parent)
-    _judge_run(run, config)
+    _evaluate_run(run, config)
 
 
 def _budgets(run: Run) -> list[int]:
@@ -135,12 +138,12 @@ def _budgets(run: Run) -> list[int]:
     return found
 
 
-def _judge_run(run: Run, config: Any) -> None:
+def _evaluate_run(run: Run, config: Any) -> None:
     """As a job of its own does it: the claim, the evaluation files and MLflow are those of `evaluation=job`."""
     from fcdm.jobs.job import Job
     from fcdm.runs.protocol import protocol_id, protocol_of
 
-    job = Job(run.id, [config], work="judge")
+    job = Job(run.id, [config], work=EVALUATE)
     first = int(os.environ.get("SLURM_PROCID", os.environ.get("RANK", 0))) == 0
     if job.left(run):
         from fcdm.slurm.rank_env import export_ranks
@@ -168,14 +171,14 @@ def _judge_run(run: Run, config: Any) -> None:
                 _show(path)
 
 
-def _judge_file(weights: Any, config: Any, asked: Words, ranks: Any, progress: Any, stop: Any) -> Path:
-    from fcdm.engine.evaluate_files import judge_weights
+def _evaluate_file(weights: Any, config: Any, asked: Words, ranks: Any, progress: Any, stop: Any) -> Path:
+    from fcdm.engine.evaluate_files import evaluate_weights
 
-    return judge_weights(weights, config, _out(asked), ranks, progress, stop)
+    return evaluate_weights(weights, config, _out(asked), ranks, progress, stop)
 
 
 def _samples(asked: Words) -> Path:
-    """Judges a file of samples; the path of the result."""
+    """Evaluates a file of samples; the path of the result."""
     from fcdm.features.inception_weights import find_weights as find_inception
 
     samples, reference = Path(asked.own["samples"]), asked.own.get("reference")
@@ -185,7 +188,7 @@ def _samples(asked: Words) -> Path:
             "`python -m fcdm.prepare reference` makes"
         )
     if asked.own.get("features", "inception") != "inception":
-        raise UserError(f"features={asked.own['features']}: files of samples are judged with inception")
+        raise UserError(f"features={asked.own['features']}: files of samples are evaluated with inception")
     for path in (samples, Path(reference)):
         if not path.is_file():
             raise UserError(f"{path}: there is no such file")
@@ -193,10 +196,10 @@ def _samples(asked: Words) -> Path:
     batch_size, shuffle = _number(asked, "batch_size", 64), _number(asked, "shuffle", -1)
     from fcdm.sweep.sampling_config import value_of
 
-    def judge(ranks: Any, progress: Any, stop: Any) -> Path:
-        from fcdm.engine.evaluate_files import judge_samples_file
+    def evaluate(ranks: Any, progress: Any, stop: Any) -> Path:
+        from fcdm.engine.evaluate_files import evaluate_samples_file
 
-        return judge_samples_file(
+        return evaluate_samples_file(
             samples,
             Path(reference),
             _out(asked),
@@ -208,7 +211,7 @@ def _samples(asked: Words) -> Path:
         )
 
     threads = value_of(asked.overrides, "threads")
-    return _results(value_of(asked.overrides, "device") or "auto", int(threads) if threads else None, judge)
+    return _results(value_of(asked.overrides, "device") or "auto", int(threads) if threads else None, evaluate)
 
 
 def _calibrate(asked: Words) -> int:
@@ -230,8 +233,8 @@ def _calibrate(asked: Words) -> int:
     return 0 if all(line.agrees for line in lines) else 1
 
 
-def _results(device: str, threads: int | None, judge: Any) -> Path:
-    """Runs `judge(ranks, progress, stop)` with all that it needs around it."""
+def _results(device: str, threads: int | None, evaluate: Any) -> Path:
+    """Runs `evaluate(ranks, progress, stop)` with all that it needs around it."""
     from fcdm.slurm.rank_env import export_ranks
 
     export_ranks()
@@ -245,7 +248,7 @@ def _results(device: str, threads: int | None, judge: Any) -> Path:
     ranks = Ranks.from_environment(device)
     try:
         with StopSignal() as stop, BarProgress(ranks.world_size, quiet=not ranks.is_main) as progress:
-            path: Path = judge(ranks, progress, stop)
+            path: Path = evaluate(ranks, progress, stop)
             ranks.barrier()
             return path
     finally:

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from fcdm.engine.stop import Stopped, StopSignal, end_process
 from fcdm.errors import UserError
-from fcdm.jobs.job import Job
-from fcdm.jobs.progress import HELD, JUDGE_PROGRESS_FILE, PROGRESS_FILE
+from fcdm.jobs.job import EVALUATE, Job
+from fcdm.jobs.progress import EVALUATION_PROGRESS_FILE, HELD, PROGRESS_FILE
 from fcdm.runs.folder import Run
 from fcdm.runs.lock_files import own_job
 from fcdm.runs.run_lock import RunHeld
@@ -68,7 +68,7 @@ def _do(path: Path, job: Job, stop: StopSignal) -> int:
 
     if mine:  # else this may be an ordinary command inside an allocation of several tasks
         export_ranks()
-    progress = FileProgress(run.folder, JUDGE_PROGRESS_FILE if job.work == "judge" else PROGRESS_FILE)
+    progress = FileProgress(run.folder, EVALUATION_PROGRESS_FILE if job.work == EVALUATE else PROGRESS_FILE)
     with forwarding(job.config, only=run.name) if mine else contextlib.nullcontext():
         try:
             ranks = Ranks.from_environment(job.config.device)

@@ -159,7 +159,7 @@ def _folder(weights: Weights, request: dict[str, Any]) -> Path:
 def _forecast(weights: Weights, config: Config, formats: list[str], out: Path) -> list[str]:
     """What it takes, before anything is drawn."""
     from fcdm.cost.model_cost import sampling_passes
-    from fcdm.plan.estimate import ADAPTIVE_CALLS, judging_flops
+    from fcdm.plan.estimate import ADAPTIVE_CALLS, evaluation_flops
 
     asked = config.evaluation
     side, channels = config.resolution, config.data.channels if config.data.downsample == 1 else 3
@@ -167,7 +167,7 @@ def _forecast(weights: Weights, config: Config, formats: list[str], out: Path) -
     guided = asked.guidance_scale != 1.0
     weak = guided and asked.guidance_weak is not None
     passes = asked.samples * sampling_passes(asked.sampler, steps, 1.0 if weak else asked.guidance_scale)
-    flops = judging_flops(config)["sampling"]
+    flops = evaluation_flops(config)["sampling"]
     how = asked.sampler + ("" if about else f", {asked.sampling_steps} steps")
     if guided:
         how += f", guidance {asked.guidance_scale:g}" + (" by a weaker model" if weak else "")

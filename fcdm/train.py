@@ -1,4 +1,4 @@
-"""`python -m fcdm.train`: train and judge the runs that the command line asks for; the same command continues."""
+"""`python -m fcdm.train`: train and evaluate the runs that the command line asks for; the same command continues."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def compose_and_train(composed: DictConfig) -> Exception | None:
 
 
 def main() -> int:
-    """Exit code 0: everything asked for is trained and judged."""
+    """Exit code 0: everything asked for is trained and evaluated."""
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors through to here, where they become one line
     try:

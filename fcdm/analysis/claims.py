@@ -1,7 +1,7 @@
 """The paper's claims and one's own, each with what it rests on: `python -m analysis.claims [--runs DIR --study NAME]`.
 
 A table "claim / from published points / from these runs". Ratios of budgets and ratios at equal FID are never one
-number; FIDs of different protocols are never compared: where runs were judged otherwise than the papers (fewer
+number; FIDs of different protocols are never compared: where runs were evaluated otherwise than the papers (fewer
 samples, another sampler), claims at a published FID are refused for them, and their own curves speak in own rows.
 """
 
@@ -149,7 +149,7 @@ def _of_runs(one: _Paper, own: list[Pair]) -> Side:
     if pair is None:
         return Side(f"missing: runs of {names}")
     if one.at_published_fid and pair.differences:
-        return Side(f"refused: not judged as published ({'; '.join(pair.differences)})", pair.rests_on)
+        return Side(f"refused: not evaluated as published ({'; '.join(pair.differences)})", pair.rests_on)
     if one.kind in ("budgets", "same budget"):
         lacking = [
             f"{name} at {steps:,} steps"
@@ -229,7 +229,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--runs", help="folder of the runs, or MLflow URI; without it, published points only")
     parser.add_argument("--study", help="only this study's runs and budgets")
-    parser.add_argument("--protocol", metavar="ID", help="the protocol, where runs were judged by several")
+    parser.add_argument("--protocol", metavar="ID", help="the protocol, where runs were evaluated by several")
     parser.add_argument("--tuning", metavar="STUDY", help="the study that chose the settings: says whether it did")
     parser.add_argument("--csv", metavar="FILE", help="write the table there as well")
     options = parser.parse_args(arguments)

@@ -101,7 +101,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--runs", default="runs", help="folder of the runs (default: runs)")
     parser.add_argument("--uri", help="read this MLflow store instead of a folder: sqlite:///... or http://...")
     parser.add_argument("--study", help="only this study's runs and budgets")
-    parser.add_argument("--protocol", metavar="ID", help="the protocol, where runs were judged by several")
+    parser.add_argument("--protocol", metavar="ID", help="the protocol, where runs were evaluated by several")
     parser.add_argument("--out", default="figures", type=Path, help="folder of the figures (default: figures)")
     parser.add_argument("--published", action="store_true", help="the papers' points too, hollow")
     options = parser.parse_args(arguments)

@@ -1,6 +1,6 @@
 """One self-contained page about a study: `python -m analysis.report STUDY [--runs DIR] [--out FILE] [--mlflow [URI]]`.
 
-Question, runs with their states, and for each protocol a part of its own: how it judges, FIDs, figures, claims; then
+Question, runs with their states, and for each protocol a part of its own: how it evaluates, FIDs, figures, claims; then
 cost and all that is needed to repeat it. Numbers of different protocols never share a table, a figure or a claim.
 Beside the page stand the tables as LaTeX.
 """
@@ -40,7 +40,7 @@ from fcdm.analysis.reporting.page import (
 from fcdm.analysis.reporting.report_figures import figures, guidance
 from fcdm.analysis.reporting.reproduce import repeat_section
 from fcdm.analysis.reporting.result_tables import measured, protocol_rows, protocol_sentence, results_table
-from fcdm.analysis.reporting.study_facts import Judging, StudyFacts, study_facts
+from fcdm.analysis.reporting.study_facts import ProtocolResults, StudyFacts, study_facts
 from fcdm.atomic import describe_oserror, write_atomic
 from fcdm.errors import UserError
 from fcdm.jobstatus.words import summary
@@ -63,13 +63,13 @@ def make_report(facts: StudyFacts, now: float | None = None) -> Report:
     tables: list[CellTable] = []
     sections = [("Runs", runs_section(facts))]
     told = [f"{facts.study.name}: {summary(facts.rows)}"]
-    if len(facts.judgings) > 1:
+    if len(facts.by_protocol) > 1:
         sections.append(("Protocols", _differences(facts)))
     headline: list[str] = []
-    for judging in facts.judgings:
-        section, found, lines = _judged(judging)
+    for results in facts.by_protocol:
+        section, found, lines = _evaluated(results)
         headline = headline or lines
-        sections.append((_name(facts, judging), section))
+        sections.append((_name(facts, results), section))
         tables += found
         told += lines
     traded = guidance(facts.guidance)
@@ -90,51 +90,51 @@ def make_report(facts: StudyFacts, now: float | None = None) -> Report:
 
 
 def _differences(facts: StudyFacts) -> HTML:
-    known = {judging.id: judging.settings for judging in facts.judgings if judging.settings}
+    known = {results.id: results.settings for results in facts.by_protocol if results.settings}
     parts = [
         element(
             "p",
-            f"The study judges by {len(facts.judgings)} protocols, whose numbers cannot be compared. Each has a part "
+            f"The study has {len(facts.by_protocol)} protocols, whose numbers cannot be compared. Each has a part "
             "of its own below, the headline first.",
         )
     ]
     if len(known) > 1:
         parts.append(element("p", f"What differs: {protocol_differences(known)}."))
-    links = [element("li", element("a", one.id, href=f"#{anchor(_name(facts, one))}")) for one in facts.judgings]
+    links = [element("li", element("a", one.id, href=f"#{anchor(_name(facts, one))}")) for one in facts.by_protocol]
     return joined([*parts, element("ul", links)])
 
 
-def _name(facts: StudyFacts, judging: Judging) -> str:
-    headline = " (headline)" if judging is facts.judgings[0] and len(facts.judgings) > 1 else ""
-    return f"Judged by {judging.id}{headline}"
+def _name(facts: StudyFacts, results: ProtocolResults) -> str:
+    headline = " (headline)" if results is facts.by_protocol[0] and len(facts.by_protocol) > 1 else ""
+    return f"Evaluated by {results.id}{headline}"
 
 
-def _judged(judging: Judging) -> tuple[HTML, list[CellTable], list[str]]:
+def _evaluated(results: ProtocolResults) -> tuple[HTML, list[CellTable], list[str]]:
     """(the part of one protocol, its tables, what a terminal shows of it)."""
-    parts: list[HTML] = [element("h3", "Protocol"), protocol_section(judging, protocol_rows(judging.settings))]
-    if judging.table is None:
-        line = f"nothing is judged by {judging.id} yet ({judging.asked} asked)"
+    parts: list[HTML] = [element("h3", "Protocol"), protocol_section(results, protocol_rows(results.settings))]
+    if results.table is None:
+        line = f"nothing is evaluated by {results.id} yet ({results.asked} asked)"
         return joined([*parts, element("p", f"So far {line}.", class_="warning")]), [], [line]
-    note = protocol_sentence(judging.id, judging.settings)
+    note = protocol_sentence(results.id, results.settings)
     tables = []
-    for metric in measured(judging.table):
-        found = results_table(judging.table, metric, judging.id)
+    for metric in measured(results.table):
+        found = results_table(results.table, metric, results.id)
         tables.append(dataclasses.replace(found, notes=(*found.notes, note)))
-    said = Split.of(judging.table)
-    claimed = said.tables(judging.id)
+    said = Split.of(results.table)
+    claimed = said.tables(results.id)
     first, *rest = [dataclasses.replace(table, notes=table.notes[:-1]) for table in tables]
     parts += [element("h3", "Results"), html_table(first)]
     parts += [details("Other measures", [html_table(table) for table in rest])] if rest else []
-    if judging.left_out:
-        parts += [element("p", "In the table and nowhere else:", class_="warning"), bullets(judging.left_out)]
+    if results.left_out:
+        parts += [element("p", "In the table and nowhere else:", class_="warning"), bullets(results.left_out)]
     parts += [element("h3", "Claims"), html_table(claimed[0])]
     parts += [details(found.caption, html_table(found, caption=False)) for found in claimed[1:]]
     tables += [dataclasses.replace(found, notes=(*found.notes, note)) for found in claimed]
-    laws = fit_tables(judging.table, judging.id)
+    laws = fit_tables(results.table, results.id)
     tables += laws
     parts += [element("h3", "Fits"), *(details(law.caption, html_table(law)) for law in laws)]
-    parts += [element("h3", "Figures"), element("div", figures(judging.table), class_="figures")]
-    return joined(parts), tables, [*findings(said.ours), *judging.left_out]
+    parts += [element("h3", "Figures"), element("div", figures(results.table), class_="figures")]
+    return joined(parts), tables, [*findings(said.ours), *results.left_out]
 
 
 def write_report(report: Report, out: Path) -> list[Path]:

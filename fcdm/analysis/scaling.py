@@ -23,7 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m analysis.scaling", description="The scaling laws of a study.")
     parser.add_argument("--runs", default="runs", help="folder of the runs, or MLflow URI (default: runs)")
     parser.add_argument("--study", help="only this study's runs and budgets")
-    parser.add_argument("--protocol", metavar="ID", help="the protocol, where runs were judged by several")
+    parser.add_argument("--protocol", metavar="ID", help="the protocol, where runs were evaluated by several")
     parser.add_argument("--against", default="flops", choices=sorted(AGAINST), help="default: flops")
     parser.add_argument("--of", default="fid", choices=OF, help="default: fid")
     parser.add_argument("--csv", help="write the numbers to this file too")

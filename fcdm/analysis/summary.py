@@ -22,7 +22,7 @@ UNBOUNDED = 10_000
 
 def print_table(table: pd.DataFrame, console: Console) -> None:
     """One line per run (told by the end of its folder's name) and budget; a pipe gets whole lines."""
-    shown = Table(title=f"judged by {table['protocol_id'].iloc[0]}", title_justify="left", box=box.SIMPLE_HEAD)
+    shown = Table(title=f"evaluated by {table['protocol_id'].iloc[0]}", title_justify="left", box=box.SIMPLE_HEAD)
     several_seeds = table["seed"].nunique() > 1
     shown.add_column("model")
     shown.add_column("run", style="dim")

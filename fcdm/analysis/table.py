@@ -14,7 +14,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m analysis.table", description="The tidy table of a study, as CSV.")
     parser.add_argument("--runs", default="runs", help="folder of the runs, or MLflow URI (default: runs)")
     parser.add_argument("--study", help="only this study's runs and budgets")
-    parser.add_argument("--protocol", metavar="ID", help="the protocol, where runs were judged by several")
+    parser.add_argument("--protocol", metavar="ID", help="the protocol, where runs were evaluated by several")
     options = parser.parse_args(arguments)
     try:
         table = tidy_table(options.runs, options.study, options.protocol)

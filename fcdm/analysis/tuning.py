@@ -59,7 +59,7 @@ class Tuned:
 
     @property
     def best(self) -> Trial | None:
-        """The lowest mean over seeds, of the settings that every seed was judged at."""
+        """The lowest mean over seeds, of the settings that every seed was evaluated at."""
         found = [trial for trial in self.complete if np.isfinite(trial.mean)]
         return min(found, key=lambda trial: trial.mean) if found else None
 
@@ -80,23 +80,25 @@ class Tuned:
 
 
 def tune(table: pd.DataFrame, metric: str = "fid", steps: int | None = None) -> list[Tuned]:
-    """Each model's trials at `steps` (None: the largest budget in the table), judged by the mean of `metric`.
+    """Each model's trials at `steps` (None: the largest budget in the table), evaluated by the mean of `metric`.
 
     A model on other data or at another resolution is another model: its FIDs are of another scale.
 
-    `table`: `tidy_table`'s. Raises UserError where no run was judged at that budget.
+    `table`: `tidy_table`'s. Raises UserError where no run was evaluated at that budget.
     """
     at = int(table["steps"].max()) if steps is None else steps
     rows = table[table["steps"] == at]
     if rows.empty:
-        raise UserError(f"no run was judged at {at:,} steps; there: {', '.join(map(str, sorted(set(table['steps']))))}")
+        raise UserError(
+            f"no run was evaluated at {at:,} steps; there: {', '.join(map(str, sorted(set(table['steps']))))}"
+        )
     settings = table.attrs.get("settings", {})
     found = []
     scales = rows[["data", "resolution"]].drop_duplicates()
     for (model, data, resolution), of_model in rows.groupby(["model", "data", "resolution"], sort=True):
         trials = []
-        for label, judged in of_model.groupby("label", sort=True):
-            fid = {int(seed): float(value) for seed, value in zip(judged["seed"], judged[metric], strict=True)}
+        for label, evaluated in of_model.groupby("label", sort=True):
+            fid = {int(seed): float(value) for seed, value in zip(evaluated["seed"], evaluated[metric], strict=True)}
             trials.append(Trial(settings.get(label, {}), fid))
         seeds = tuple(sorted({seed for trial in trials for seed in trial.fid}))
         trials.sort(key=lambda trial: (set(trial.fid) != set(seeds), trial.mean))
@@ -117,7 +119,7 @@ def unfair(found: list[Tuned]) -> list[str]:
         ]
     first, *others = found
     if not others:
-        told.append(f"only {first.name} has been judged: nothing to compare it with")
+        told.append(f"only {first.name} has been evaluated: nothing to compare it with")
     for other in others:
         for one, rest in ((first, other), (other, first)):
             lacking = sorted(" ".join(f"{k}={v}" for k, v in setting) for setting in one.grid - rest.grid)
@@ -196,7 +198,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m analysis.tuning", description="Each model's best setting.")
     parser.add_argument("--runs", default="runs", help="folder of the runs, or MLflow URI (default: runs)")
     parser.add_argument("--study", required=True, help="the tuning study")
-    parser.add_argument("--protocol", metavar="ID", help="the protocol, where runs were judged by several")
+    parser.add_argument("--protocol", metavar="ID", help="the protocol, where runs were evaluated by several")
     parser.add_argument("--metric", default="fid", choices=sorted(METRICS), help="what decides (default: fid)")
     parser.add_argument("--steps", type=int, help="the budget (default: the largest)")
     options = parser.parse_args(arguments)

@@ -1,4 +1,4 @@
-"""Which average of the weights is judged, and which are kept: what `evaluation.weights` and `power_ema` may say."""
+"""Which average of the weights is evaluated, and which are kept: what `evaluation.weights` and `power_ema` may say."""
 
 from __future__ import annotations
 

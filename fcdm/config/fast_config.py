@@ -1,6 +1,6 @@
 """Plain values to typed configs without OmegaConf, where nothing is to be converted: two hundred times faster.
 
-OmegaConf remains the judge: whatever does not have exactly its field's type goes there, to be converted or refused.
+OmegaConf has the last word: whatever does not have exactly its field's type goes there, to be converted or refused.
 """
 
 from __future__ import annotations

@@ -170,7 +170,7 @@ class ResourcesConfig:
 
 @dataclass
 class EvaluationConfig:
-    """The protocol: how a checkpoint is judged. All but `RUNTIME_EVALUATION` is part of the evaluation's key."""
+    """The protocol: how a checkpoint is evaluated. All but `RUNTIME_EVALUATION` is part of the evaluation's key."""
 
     weights: str = "ema"
     """`ema`; `raw`; or `power:0.08`: the power function average of that sigma_rel, made of `power_ema`'s snapshots."""
@@ -275,9 +275,9 @@ class Config:
     init_from_weights: str = "ema"
     """Which of its weights: `ema` or `raw`."""
 
-    # --- request: which budgets, how judged, for which study ---------------------------------
+    # --- request: which budgets, how evaluated, for which study ---------------------------------
     steps: Any = MISSING
-    """A number or a list: the budgets at which the run is checkpointed and judged."""
+    """A number or a list: the budgets at which the run is checkpointed and evaluated."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     keep_steps: list[int] = field(default_factory=list)
     """Steps whose checkpoints other requests for the same run want; set when a sweep joins them."""

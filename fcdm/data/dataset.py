@@ -1,4 +1,4 @@
-"""What the engine trains on: images (or latents) and labels by index, and a held-out set to judge on."""
+"""What the engine trains on: images (or latents) and labels by index, and a held-out set to evaluate on."""
 
 from __future__ import annotations
 

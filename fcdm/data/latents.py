@@ -3,7 +3,7 @@
     manifest.json     what the store holds; written last, so a folder that has it is whole. Its sha256 is the data's
                       identity: nothing in it depends on where or when the store was made.
     shards/00000.npy  (n, 2, 2, C, h, w) float16: image; as it is, mirrored; mean, standard deviation; unscaled
-    labels.npy        (N,) int32          heldout.npy  (N,) bool: judged on, never trained on
+    labels.npy        (N,) int32          heldout.npy  (N,) bool: evaluated on, never trained on
     names.txt         one source image per line, in the order of the store
     made.json         for people: paths, the VAE's name, host, time        skipped.txt  images left out, and why
 

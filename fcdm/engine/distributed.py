@@ -132,9 +132,9 @@ class Progress(Protocol):
         """`step` of `last` steps is done; loss and speed are those of the last record."""
 
     def sampling(self, step: int, done: int, samples: int) -> None:
-        """`done` of `samples` samples are drawn to judge the checkpoint of `step`."""
+        """`done` of `samples` samples are drawn to evaluate the checkpoint of `step`."""
 
-    def judged(self, step: int, metrics: dict[str, float], floor: dict[str, float]) -> None:
+    def evaluated(self, step: int, metrics: dict[str, float], floor: dict[str, float]) -> None:
         """The checkpoint of `step` has its metrics; `floor` is what real images score."""
 
     def note(self, text: str) -> None:

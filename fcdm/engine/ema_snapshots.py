@@ -29,7 +29,7 @@ from fcdm.engine.post_hoc_ema import (
     update_power_ema,
 )
 from fcdm.errors import UserError
-from fcdm.runs.checkpoints import CannotJudge, checkpoints, group_names
+from fcdm.runs.checkpoints import CannotEvaluate, checkpoints, group_names
 from fcdm.runs.folder import Run
 from fcdm.runs.tracked_ema import EVERY, GROUP
 
@@ -126,7 +126,7 @@ class PowerAverages:
 def synthesised(folder: Path, step: int, sigma_rel: float, kept: Kept) -> Synthesised:
     """The average of length `sigma_rel` at `step`, of those of the run's snapshots in `folder` that `kept` names.
 
-    Snapshots are read one after the other. Raises CannotJudge where they are missing, too few or broken.
+    Snapshots are read one after the other. Raises CannotEvaluate where they are missing, too few or broken.
     """
     there, weights, error = _made_of(folder, step, sigma_rel, kept)
     files = [(length_text(length), there[at]) for at in kept.steps(step) for length in kept.lengths]
@@ -143,7 +143,7 @@ def refuse_unmade(run: Run, kept: Kept | None, step: int, sigma_rel: float) -> N
 def refuse_unreachable(run: Run | None, kept: Kept | None, targets: list[int], sigma_rel: float) -> None:
     """Raise UserError for a target whose average cannot be made, or could not when it will be trained.
 
-    `kept`: what the run's snapshots are; None: it has none. Targets that are trained are left to the judge.
+    `kept`: what the run's snapshots are; None: it has none. Targets that are trained are left to the evaluation.
     """
     there = {step for step, _ in checkpoints(run.snapshots)} if run else set()
     trained = max((step for step, _ in checkpoints(run.checkpoints)), default=0) if run else 0
@@ -160,13 +160,13 @@ def refuse_unreachable(run: Run | None, kept: Kept | None, targets: list[int], s
 
 
 def _made_of(folder: Path, step: int, sigma_rel: float, kept: Kept) -> tuple[dict[int, Path], list[float], float]:
-    """The folder's snapshots, what each of those that `kept` names weighs, and what is missed. Raises CannotJudge."""
+    """The folder's snapshots, what each of those that `kept` names weighs, what is missed. Raises CannotEvaluate."""
     there = dict(checkpoints(folder))
     if missing := [at for at in kept.steps(step) if at not in there]:
-        raise CannotJudge(_missing(step, sigma_rel, missing, folder))
+        raise CannotEvaluate(_missing(step, sigma_rel, missing, folder))
     weights, error = _fit(step, sigma_rel, kept)
     if error > LARGEST_ERROR:
-        raise CannotJudge(_too_far(step, sigma_rel, error, len(kept.steps(step))))
+        raise CannotEvaluate(_too_far(step, sigma_rel, error, len(kept.steps(step))))
     return there, weights, error
 
 
@@ -207,7 +207,7 @@ def _fit(step: int, sigma_rel: float, kept: Kept) -> tuple[list[float], float]:
 def _read(files: list[tuple[str, Path]]) -> Iterator[dict[str, Tensor]]:
     for length, path in files:
         if length not in (there := group_names(path)):
-            raise CannotJudge(f"{path} has no average of length {length}, only {', '.join(there)}")
+            raise CannotEvaluate(f"{path} has no average of length {length}, only {', '.join(there)}")
         yield load_checkpoint(path, [length])[0][length]
 
 

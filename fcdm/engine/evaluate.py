@@ -63,7 +63,7 @@ def evaluate(
     stop: StopSignal,
     beat: Callable[[], None],
 ) -> Evaluation:
-    """Judge `model` (in eval mode). All ranks return the same metrics; only rank 0's grid is whole.
+    """Evaluate `model` (in eval mode). All ranks return the same metrics; only rank 0's grid is whole.
 
     Without `data` there is no held-out loss.
 

@@ -1,4 +1,4 @@
-"""Judging what is no run's: a file of weights, or samples that somebody drew. One result, one JSON file, once."""
+"""Evaluates what is no run's: a file of weights, or samples that somebody drew. One result, one JSON file, once."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from fcdm.runs.run_lock import claim
 Beat = Callable[[], None]
 
 
-def judge_weights(
+def evaluate_weights(
     weights: Weights, config: Config, out: Path, ranks: Ranks, progress: Progress, stop: StopSignal
 ) -> Path:
     """The result of a file's weights under the configuration's protocol, made unless it is there. Raises Stopped."""
@@ -44,9 +44,9 @@ def judge_weights(
     has_data = config.data.downsample == 1 or bool(config.data.path and Path(config.data.path).exists())
     if has_data:
         config.data.checksum = data_checksum(config.data, config.resolution)
-    judged = _judged(weights, config)
+    evaluated = _evaluated(weights, config)
     # The protocol's readable half, and one hash of it with all that the command line says of the file.
-    name = f"{protocol_id(protocol).rpartition('-')[0]}-{short_hash({**judged, 'protocol': protocol})}"
+    name = f"{protocol_id(protocol).rpartition('-')[0]}-{short_hash({**evaluated, 'protocol': protocol})}"
     name = f"weights-{weights.id.removeprefix('sha256:')[:8]}-{name}"
     with _once(out, name, ranks) as beat:
         if beat is not None:
@@ -60,7 +60,7 @@ def judge_weights(
             content: dict[str, Any] = {
                 "file": weights.path.name,
                 "model": config.model.name,
-                "judged": judged,
+                "judged": evaluated,
                 "protocol_id": protocol_id(protocol),
                 "protocol": protocol,
                 "metrics": found.metrics,
@@ -74,7 +74,7 @@ def judge_weights(
     return out / f"{name}.json"
 
 
-def _judged(weights: Weights, config: Config) -> dict[str, Any]:
+def _evaluated(weights: Weights, config: Config) -> dict[str, Any]:
     """What a file's result depends on besides the protocol: dotted key -> value; no names, as in a run's identity."""
     kept = science(config)
     parts: dict[str, Any] = {key: kept[key] for key in ("model", "diffusion", "resolution")}
@@ -82,7 +82,7 @@ def _judged(weights: Weights, config: Config) -> dict[str, Any]:
     return {"weights": weights.id, **identifying(parts)}
 
 
-def judge_samples_file(
+def evaluate_samples_file(
     samples: Path,
     reference_path: Path,
     out: Path,

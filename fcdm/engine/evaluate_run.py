@@ -1,4 +1,4 @@
-"""Judging a checkpoint: once per (checkpoint, protocol), written as one file and one line of the records."""
+"""Evaluates a checkpoint: once per (checkpoint, protocol), written as one file and one line of the records."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from fcdm.engine.load_model import load_named
 from fcdm.engine.state import TrainState, create_model
 from fcdm.engine.stop import StopSignal
 from fcdm.errors import UserError
-from fcdm.runs.checkpoints import CannotJudge, checkpoints
+from fcdm.runs.checkpoints import CannotEvaluate, checkpoints
 from fcdm.runs.find_weights import checkpoint_of
 from fcdm.runs.folder import Run
 from fcdm.runs.protocol import protocol_id, protocol_of
 from fcdm.runs.records import RecordWriter
 
 
-class Judge:
+class Evaluator:
     """Evaluates a run's checkpoints under the protocol of its configuration."""
 
     def __init__(
@@ -48,7 +48,7 @@ class Judge:
         self.protocol_id = protocol_id(self.protocol)
 
     def checkpoint(self, step: int, records: RecordWriter | None) -> None:
-        """Judge the kept checkpoint of `step`. Raises CannotJudge."""
+        """Evaluate the kept checkpoint of `step`. Raises CannotEvaluate."""
         if self._stands(step):
             return
         model = create_model(self.config, self.ranks.device).eval()
@@ -60,7 +60,7 @@ class Judge:
         self.weights(step, model, records, average)
 
     def trained(self, step: int, state: TrainState, records: RecordWriter | None) -> None:
-        """Judge what has just been trained to `step`, and saved. Raises CannotJudge."""
+        """Evaluate what has just been trained to `step`, and saved. Raises CannotEvaluate."""
         if power_length(self.config.evaluation.weights) is not None:
             self.checkpoint(step, records)
         else:
@@ -69,7 +69,7 @@ class Judge:
     def weights(
         self, step: int, model: nn.Module, records: RecordWriter | None, average: dict[str, Any] | None = None
     ) -> None:
-        """Judge these weights as the checkpoint of `step`; does nothing where that is done already.
+        """Evaluate these weights as the checkpoint of `step`; does nothing where that is done already.
 
         `average`: how they were made, if by putting averages together.
 
@@ -97,7 +97,7 @@ class Judge:
         if self.ranks.is_main:
             self.beat()
             self._write(step, found, records, average or {})
-            self.progress.judged(step, found.metrics, found.floor)
+            self.progress.evaluated(step, found.metrics, found.floor)
         self.ranks.barrier()
 
     def _stands(self, step: int) -> bool:
@@ -141,7 +141,7 @@ class Judge:
         return self.run.evaluations / f".{stem}-{split}.npz"
 
 
-def judge_checkpoints(
+def evaluate_checkpoints(
     run: Run,
     config: Config,
     ranks: Ranks,
@@ -149,22 +149,24 @@ def judge_checkpoints(
     stop: StopSignal,
     beat: Callable[[], None],
 ) -> None:
-    """Judge every budget of the configuration that has a checkpoint, without training.
+    """Evaluate every budget of the configuration that has a checkpoint, without training.
 
     The caller holds the run's evaluations. Nothing is written but evaluation files, so training may go on beside.
-    Raises Stopped, and UserError after the others are judged where a checkpoint is broken or a snapshot missing.
+    Raises Stopped, and UserError after the others are evaluated where a checkpoint is broken or a snapshot missing.
     """
     prepare_machine(config, run.records, ranks, progress.note)
-    judge = Judge(run, config, open_dataset(config, ranks.device), ranks, progress, stop, beat)
-    unjudged: list[str] = []
+    evaluate = Evaluator(run, config, open_dataset(config, ranks.device), ranks, progress, stop, beat)
+    not_evaluated: list[str] = []
     for target in budgets(config.steps):
         if not ranks.any(ranks.is_main and target in dict(checkpoints(run.checkpoints))):
-            if ranks.is_main and not run.evaluation(target, judge.protocol_id).exists():
-                progress.note(f"step {target} has no checkpoint (yet), so it is not judged")
+            if ranks.is_main and not run.evaluation(target, evaluate.protocol_id).exists():
+                progress.note(f"step {target} has no checkpoint (yet), so it is not evaluated")
             continue
         try:
-            judge.checkpoint(target, None)
-        except CannotJudge as error:
-            unjudged.append(str(error))
-    if unjudged:
-        raise UserError(f"{'; '.join(unjudged)}: these budgets cannot be judged; all others that are trained are")
+            evaluate.checkpoint(target, None)
+        except CannotEvaluate as error:
+            not_evaluated.append(str(error))
+    if not_evaluated:
+        raise UserError(
+            f"{'; '.join(not_evaluated)}: these budgets cannot be evaluated; all others that are trained are"
+        )

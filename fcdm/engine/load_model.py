@@ -15,7 +15,7 @@ from fcdm.engine.ema_snapshots import Synthesised, synthesised
 from fcdm.engine.read_weights import read_weights
 from fcdm.engine.state import create_model, load_weights
 from fcdm.errors import UserError
-from fcdm.runs.checkpoints import CannotJudge
+from fcdm.runs.checkpoints import CannotEvaluate
 from fcdm.runs.find_weights import Weights, find_weights
 from fcdm.runs.folder import frozen_science
 
@@ -34,7 +34,7 @@ def load_named(model: nn.Module, found: Weights, name: str, snapshots: str | Non
     """Load `ema`, `raw` or `power:0.08` of what was found into the model; how the last was made, else None.
 
     snapshots: of which an average is made (`fcdm.config.ema_profiles.Kept`). Raises UserError where they are of another
-    model, CannotJudge where they are not there.
+    model, CannotEvaluate where they are not there.
     """
     length = power_length(name)
     if length is None:
@@ -71,7 +71,7 @@ def initial_weights(config: Config, model: nn.Module) -> dict[str, Tensor] | Non
 def weaker_model(config: Config, device: torch.device) -> nn.Module | None:
     """The model that `evaluation.guidance_weak` names, in eval mode on `device`; None where nothing is guided by one.
 
-    A run's checkpoint brings its model's size along; a file is of the same model. Raises CannotJudge where it is
+    A run's checkpoint brings its model's size along; a file is of the same model. Raises CannotEvaluate where it is
     gone, is no longer what it was at submission, or does not fit.
     """
     asked = config.evaluation
@@ -82,7 +82,7 @@ def weaker_model(config: Config, device: torch.device) -> nn.Module | None:
         model = create_model(weak_config(config, found), device).eval().requires_grad_(False)
         load_named(model, found, asked.guidance_weak_weights, asked.guidance_weak_snapshots)
     except UserError as error:
-        raise CannotJudge(f"evaluation.guidance_weak: {error}") from None
+        raise CannotEvaluate(f"evaluation.guidance_weak: {error}") from None
     return model
 
 

@@ -1,6 +1,6 @@
 """What is measured of samples: streamed batch by batch, saved and restored, merged over ranks.
 
-The digits are judged by a small CNN's features and by their pixels, latents by Inception as the papers are.
+The digits are evaluated by a small CNN's features and by their pixels, latents by Inception as the papers are.
 """
 
 from __future__ import annotations

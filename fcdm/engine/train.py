@@ -22,13 +22,13 @@ from fcdm.engine.checkpoint import prune
 from fcdm.engine.distributed import Progress, Ranks
 from fcdm.engine.ema import ema_decay, update_ema
 from fcdm.engine.environment import Segment, autocast, matmul_precision, prepare_machine
-from fcdm.engine.evaluate_run import Judge
+from fcdm.engine.evaluate_run import Evaluator
 from fcdm.engine.load_model import initial_weights
 from fcdm.engine.state import TrainState
 from fcdm.engine.stop import Stopped, StopSignal
 from fcdm.errors import UserError
 from fcdm.randomness import Purpose, integers
-from fcdm.runs.checkpoints import CannotJudge, checkpoints
+from fcdm.runs.checkpoints import CannotEvaluate, checkpoints
 from fcdm.runs.folder import Run
 from fcdm.runs.records import RecordWriter
 from fcdm.runs.run_cost import train_flops
@@ -42,15 +42,15 @@ def train(
     stop: StopSignal,
     keep: set[int],
     beat: Callable[[], None],
-    judged: bool = True,
+    evaluated: bool = True,
 ) -> None:
-    """Train a run to the last of its budgets, with a checkpoint and, if `judged`, an evaluation at each.
+    """Train a run to the last of its budgets, with a checkpoint and, if `evaluated`, an evaluation at each.
 
     The caller holds the run's folder. `keep`: steps whose checkpoints other requests still want; `beat` is
     called often, to show that this process lives. Only rank 0 writes.
 
     Raises:
-        UserError: a loss that is not finite, a disk that refuses, a budget that can no longer be judged.
+        UserError: a loss that is not finite, a disk that refuses, a budget that can no longer be evaluated.
         Stopped: after a signal, once the state is on disk.
     """
     targets = budgets(config.steps)
@@ -71,8 +71,8 @@ def train(
     averages = list(state.ema.parameters())
     model = _for_training(state.model, config, ranks)
     batches = BatchSource(config, data, process, int(state.model.label_embedders), start, count)  # type: ignore[arg-type]
-    judge = Judge(run, config, data, ranks, progress, stop, beat)
-    unjudged: list[str] = []
+    evaluate = Evaluator(run, config, data, ranks, progress, stop, beat)
+    not_evaluated: list[str] = []
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(matmul_precision(config.precision))
@@ -94,12 +94,12 @@ def train(
                 prune(run.checkpoints, config.checkpoint.keep, keep)
             ranks.barrier()
 
-        for target in targets if judged else []:
+        for target in targets if evaluated else []:
             if ranks.any(ranks.is_main and target <= state.step and target in dict(checkpoints(run.checkpoints))):
                 try:
-                    judge.checkpoint(target, records)
-                except CannotJudge as error:
-                    unjudged.append(str(error))
+                    evaluate.checkpoint(target, records)
+                except CannotEvaluate as error:
+                    not_evaluated.append(str(error))
 
         clock = time.perf_counter()
         timed_steps = 0
@@ -161,14 +161,14 @@ def train(
 
             snapshot()
             save()
-            if judged and target in targets:
+            if evaluated and target in targets:
                 try:
-                    judge.trained(target, state, records)
-                except CannotJudge as error:
-                    unjudged.append(str(error))
+                    evaluate.trained(target, state, records)
+                except CannotEvaluate as error:
+                    not_evaluated.append(str(error))
             clock, timed_steps, saved_at = time.perf_counter(), 0, time.monotonic()
-        if unjudged:
-            raise UserError(f"{'; '.join(unjudged)}: these budgets cannot be judged; all others are")
+        if not_evaluated:
+            raise UserError(f"{'; '.join(not_evaluated)}: these budgets cannot be evaluated; all others are")
         segment.completed = True
 
 

@@ -59,8 +59,8 @@ class Reference:
         """UserError where these statistics are of another extractor's features."""
         if self.extractor not in (None, extractor.id):
             raise UserError(
-                f"{self.path}: made with {self.extractor}, but the images are judged with {extractor.id}: make the "
-                "reference again, or judge with its extractor"
+                f"{self.path}: made with {self.extractor}, but the images are evaluated with {extractor.id}: make the "
+                "reference again, or evaluate with its extractor"
             )
         if len(self.pool[0]) != extractor.dim:
             raise UserError(

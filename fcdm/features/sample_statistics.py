@@ -205,7 +205,7 @@ class SampleStatistics:
         return told
 
 
-def judge_samples(
+def evaluate_samples(
     images: Iterable[Tensor],
     reference: Reference,
     extractor: Extractor,

@@ -33,9 +33,9 @@ def agree_on_averages(parts: list[Config]) -> None:
 
 
 def with_snapshots(parts: list[Config], identity: str) -> None:
-    """Say of each part that is judged by `evaluation.weights=power:...` which snapshots make the average.
+    """Say of each part that is evaluated by `evaluation.weights=power:...` which snapshots make the average.
 
-    They are part of its protocol. Raises UserError for a budget, still to be trained, that could not be judged then.
+    They are part of its protocol. Raises UserError for a budget, still to be trained, that could not be evaluated then.
     """
     for part in parts:
         length = power_length(part.evaluation.weights)

@@ -1,4 +1,4 @@
-"""A bar over images: for commands that read, make or judge many of them."""
+"""A bar over images: for commands that read, make or evaluate many of them."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ class BarProgress:
             self.started = True
         self.bar.update(done)
 
-    def judged(self, step: int, metrics: dict[str, float], floor: dict[str, float]) -> None:
+    def evaluated(self, step: int, metrics: dict[str, float], floor: dict[str, float]) -> None:
         """The command shows them."""
 
     def note(self, text: str) -> None:

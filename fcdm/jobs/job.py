@@ -19,6 +19,9 @@ from fcdm.runs.protocol import protocol_id, protocol_of
 from fcdm.runs.run_cost import train_flops
 from fcdm.runs.user_models import news_of_source
 
+EVALUATE = "judge"
+"""Work of a job that only evaluates; the word is that of job files since version 0.1."""
+
 
 @dataclass
 class Job:
@@ -27,7 +30,7 @@ class Job:
     id: str
     parts: list[Config]
     work: str = "all"
-    """`all`: train, and judge at each budget; `train`; `judge`: what has a checkpoint."""
+    """`all`: train, and evaluate at each budget; `train`; EVALUATE: what has a checkpoint."""
 
     @property
     def config(self) -> Config:
@@ -62,7 +65,7 @@ class Job:
         return run
 
     def missing(self, run: Run) -> list[int]:
-        """Budgets that some part still wants judged."""
+        """Budgets that some part still wants evaluated."""
         wanted = set()
         for part in self.parts:
             protocol = protocol_id(protocol_of(part))
@@ -70,7 +73,7 @@ class Job:
         return sorted(wanted)
 
     def untrained(self, run: Run) -> list[int]:
-        """Budgets that training has still to reach: not judged, and without a checkpoint."""
+        """Budgets that training has still to reach: not evaluated, and without a checkpoint."""
         kept = {path.name for path in run.checkpoints.glob("step-*")}
         return [step for step in self.missing(run) if f"step-{step:08d}" not in kept]
 
@@ -78,19 +81,19 @@ class Job:
         """Budgets for which this job has something to do."""
         if self.work == "train":
             return self.untrained(run)
-        if self.work == "judge":
+        if self.work == EVALUATE:
             untrained = self.untrained(run)
             return [step for step in self.missing(run) if step not in untrained]
         return self.missing(run)
 
     def refuse_lost_budgets(self, run: Run) -> None:
-        """Raise UserError for budgets that training has passed, that are not judged and have no checkpoint."""
+        """Raise UserError for budgets that training has passed, that are not evaluated and have no checkpoint."""
         kept = sorted(int(path.name.removeprefix("step-")) for path in run.checkpoints.glob("step-*"))
         trained = max(kept, default=0)
         lost = [step for step in self.missing(run) if step <= trained and step not in kept]
         if lost:
             raise UserError(
-                f"steps={lost[0]} cannot be judged any more: the run is trained to {trained} and no checkpoint of "
+                f"steps={lost[0]} cannot be evaluated any more: the run is trained to {trained} and no checkpoint of "
                 f"step {lost[0]} is kept (kept: {', '.join(map(str, kept))}). Ask for one of these or for more steps; "
                 "another seed= is a new run"
             )

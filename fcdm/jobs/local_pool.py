@@ -94,7 +94,7 @@ def _nothing_to_do(job: Job) -> Outcome | Run:
     try:
         run = job.open()
         if not job.missing(run):
-            return Outcome(job, run, "done", f"budgets {', '.join(map(str, job.budgets))} are trained and judged")
+            return Outcome(job, run, "done", f"budgets {', '.join(map(str, job.budgets))} are trained and evaluated")
         holder = current_holder(run.folder)
         if holder is not None and holder.alive is not False:
             return Outcome(job, run, "held", f"by {holder}")
@@ -168,8 +168,8 @@ class _Pool:
         """Show a job's news; if it has ended, note how."""
         news = _news(item.run) or item.seen
         self.bars.update(item.task, completed=news.get("step", 0), doing=news.get("doing", "starting"))
-        if news.get("judged") not in (None, item.seen.get("judged")):
-            self.console.print(f"{item.job.name}: {news['judged']}", highlight=False, soft_wrap=True)
+        if news.get("evaluated") not in (None, item.seen.get("evaluated")):
+            self.console.print(f"{item.job.name}: {news['evaluated']}", highlight=False, soft_wrap=True)
         elif not self.console.is_terminal and time.monotonic() - item.said_at > LINE_EVERY_S:
             item.said_at = time.monotonic()
             where = f"step {news.get('step', 0)}/{item.job.budgets[-1]}"

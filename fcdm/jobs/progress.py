@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 PROGRESS_FILE = "progress.json"
-JUDGE_PROGRESS_FILE = "progress-judge.json"
-"""Of a job that only judges: training may write the other at the same time."""
+EVALUATION_PROGRESS_FILE = "progress-judge.json"
+"""Of a job that only evaluates: training may write the other at the same time."""
 HELD = 3
 """Exit code of a job's process that found its run held by another."""
 
@@ -35,8 +35,8 @@ def speed_text(loss: float | None, images_per_s: float | None) -> str:
     return f"loss {loss:.4f}, {images_per_s:.0f} images/s" if loss is not None and images_per_s is not None else ""
 
 
-def judging_text(step: int, done: int, samples: int) -> str:
-    return f"judging step {step}: " + (f"{done}/{samples} samples" if done < samples else "features and distances")
+def evaluating_text(step: int, done: int, samples: int) -> str:
+    return f"evaluating step {step}: " + (f"{done}/{samples} samples" if done < samples else "features and distances")
 
 
 def metrics_text(step: int, metrics: dict[str, float], floor: dict[str, float]) -> str:
@@ -71,9 +71,9 @@ class TerminalProgress:
         self.bars.update(self.task, completed=step, total=last, doing=self.doing)
 
     def sampling(self, step: int, done: int, samples: int) -> None:
-        self.bars.update(self.task, completed=step, doing=judging_text(step, done, samples))
+        self.bars.update(self.task, completed=step, doing=evaluating_text(step, done, samples))
 
-    def judged(self, step: int, metrics: dict[str, float], floor: dict[str, float]) -> None:
+    def evaluated(self, step: int, metrics: dict[str, float], floor: dict[str, float]) -> None:
         self._say(f"{self.name}: {metrics_text(step, metrics, floor)}")
 
     def note(self, text: str) -> None:
@@ -100,12 +100,12 @@ class FileProgress:
         self._write(now=step == last)
 
     def sampling(self, step: int, done: int, samples: int) -> None:
-        self.state |= {"step": step, "doing": judging_text(step, done, samples)}
+        self.state |= {"step": step, "doing": evaluating_text(step, done, samples)}
         self._write(now=True)
 
-    def judged(self, step: int, metrics: dict[str, float], floor: dict[str, float]) -> None:
-        self.state["judged"] = metrics_text(step, metrics, floor)
-        print(self.state["judged"], flush=True)
+    def evaluated(self, step: int, metrics: dict[str, float], floor: dict[str, float]) -> None:
+        self.state["evaluated"] = metrics_text(step, metrics, floor)
+        print(self.state["evaluated"], flush=True)
         self._write(now=True)
 
     def note(self, text: str) -> None:

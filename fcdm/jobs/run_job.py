@@ -14,7 +14,7 @@ from fcdm.atomic import TEMPORARY
 from fcdm.config.schema import CustomConfig
 from fcdm.engine.stop import StopSignal
 from fcdm.errors import UserError
-from fcdm.jobs.job import Job
+from fcdm.jobs.job import EVALUATE, Job
 from fcdm.runs.folder import Run, check_frozen
 from fcdm.runs.identity import science
 from fcdm.runs.reader import list_studies
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
 
 def do_job(job: Job, run: Run, ranks: Ranks, progress: Progress, stop: StopSignal) -> None:
-    """Claim the run, train it to its last budget and judge every budget, or what of it is this job's work.
+    """Claim the run, train it to its last budget and evaluate every budget, or what of it is this job's work.
 
     Raises UserError, Stopped.
     """
-    from fcdm.engine.evaluate_run import judge_checkpoints
+    from fcdm.engine.evaluate_run import evaluate_checkpoints
     from fcdm.engine.train import train
 
     check_frozen(run.folder, science(job.config))
@@ -43,13 +43,13 @@ def do_job(job: Job, run: Run, ranks: Ranks, progress: Progress, stop: StopSigna
         done = False
         if ranks.is_main:
             try:
-                # The judge has a claim of its own: training may go on, or be continued, while it works.
-                for folder in {"train": [run.folder], "judge": [run.evaluations]}.get(
+                # The evaluation has a claim of its own: training may go on, or be continued, while it works.
+                for folder in {"train": [run.folder], EVALUATE: [run.evaluations]}.get(
                     job.work, [run.folder, run.evaluations]
                 ):
                     beats.append(stack.enter_context(claim(folder)).beat)
                 _clean(run, job.work)
-                if job.work != "judge":
+                if job.work != EVALUATE:
                     job.refuse_lost_budgets(run)
                 done = not job.left(run)
             except UserError as error:
@@ -64,13 +64,13 @@ def do_job(job: Job, run: Run, ranks: Ranks, progress: Progress, stop: StopSigna
                 one()
 
         for part in job.parts:
-            if job.work == "judge":
-                judge_checkpoints(run, part, ranks, progress, stop, beat)
+            if job.work == EVALUATE:
+                evaluate_checkpoints(run, part, ranks, progress, stop, beat)
             else:
                 keep = set(job.budgets) | _asked_before(run)
-                train(run, part, ranks, progress, stop, keep, beat, judged=job.work == "all")
+                train(run, part, ranks, progress, stop, keep, beat, evaluated=job.work == "all")
     if ranks.is_main and (missing := job.left(run)):
-        wanted = "trained" if job.work == "train" else "judged"
+        wanted = "trained" if job.work == "train" else "evaluated"
         raise UserError(
             f"{run.name}: budgets {', '.join(map(str, missing))} are not {wanted}; the same command goes on"
         )
@@ -78,7 +78,7 @@ def do_job(job: Job, run: Run, ranks: Ranks, progress: Progress, stop: StopSigna
 
 def _clean(run: Run, work: str) -> None:
     """Remove what writers that were killed left unfinished; only the holder may."""
-    folders = {"train": [run.folder, run.folder / "jobs"], "judge": [run.evaluations]}
+    folders = {"train": [run.folder, run.folder / "jobs"], EVALUATE: [run.evaluations]}
     for folder in folders.get(work, [run.folder, run.folder / "jobs", run.evaluations]):
         for leftover in folder.glob(f"{TEMPORARY}*"):
             with contextlib.suppress(OSError):
@@ -86,7 +86,7 @@ def _clean(run: Run, work: str) -> None:
 
 
 def _asked_before(run: Run) -> set[int]:
-    """Budgets that any study asked of this run: their checkpoints stay, judged or not yet."""
+    """Budgets that any study asked of this run: their checkpoints stay, evaluated or not yet."""
     steps = {int(path.name.split("-")[1]) for path in run.evaluations.glob("step-*.json")}
     with contextlib.suppress(UserError):  # a study file that cannot be read asks for nothing
         for study in list_studies(run.folder.parent):
@@ -97,12 +97,12 @@ def _asked_before(run: Run) -> set[int]:
 
 
 def train_here(job: Job, forward: bool) -> None:
-    """Train and judge the job's run here, unless that is done. Raises UserError, Stopped."""
+    """Train and evaluate the job's run here, unless that is done. Raises UserError, Stopped."""
     main = int(os.environ.get("RANK", 0)) == 0
     run = job.open()
     if not job.missing(run):
         if main:
-            print(f"{run.name}: done: budgets {', '.join(map(str, job.budgets))} are trained and judged")
+            print(f"{run.name}: done: budgets {', '.join(map(str, job.budgets))} are trained and evaluated")
         return
     from fcdm.engine.distributed import Ranks
     from fcdm.jobs.progress import TerminalProgress

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from fcdm.atomic import locked
 from fcdm.errors import UserError
+from fcdm.jobs.job import EVALUATE
 from fcdm.jobstatus.collect import Asked, Looker, Overview
 from fcdm.jobstatus.rows import FAILED, Row
 from fcdm.runs.lock_files import own_claim
@@ -62,8 +63,8 @@ class _Retry:
 
     def submit(self, tasks: Sequence[Task]) -> None:
         """One call of sbatch for each script and dependency. Raises UserError where SLURM refuses."""
-        retried = {task.run.name for task in tasks if task.work != "judge"}
-        left = sorted(tasks, key=lambda task: task.work == "judge")  # a judge waits for its training
+        retried = {task.run.name for task in tasks if task.work != EVALUATE}
+        left = sorted(tasks, key=lambda task: task.work == EVALUATE)  # an evaluation waits for its training
         while left:
             now: dict[tuple[str, Path, str], list[Task]] = {}
             later = []
@@ -80,10 +81,10 @@ class _Retry:
             left = later
 
     def _after(self, task: Task, retried: bool) -> str:
-        """What holds the same folder, and a judge's training where that is done again."""
-        clash = {"train": ("all", "train"), "judge": ("all", "judge")}.get(task.work, ("all", "train", "judge"))
-        if task.work == "judge" and retried:
-            clash = ("all", "train", "judge")
+        """What holds the same folder, and an evaluation's training where that is done again."""
+        clash = {"train": ("all", "train"), EVALUATE: ("all", EVALUATE)}.get(task.work, ("all", "train", EVALUATE))
+        if task.work == EVALUATE and retried:
+            clash = ("all", "train", EVALUATE)
         return ":".join(job for work, job in self.busy.get(task.run.name, []) if work in clash)
 
     def _sbatch(self, tasks: list[Task], after: str) -> None:
@@ -100,7 +101,7 @@ class _Retry:
             add_id(task.job_file, job)
             self.busy.setdefault(task.run.name, []).append((task.work, job))
             waits = f", after {after.replace(':', ' and ')}" if after else ""
-            verb = {"all": "trains and judges", "train": "trains", "judge": "judges"}.get(task.work, "does")
+            verb = {"all": "trains and evaluates", "train": "trains", EVALUATE: "evaluates"}.get(task.work, "does")
             self.done.lines.append(f"submitted {job}: {verb} {task.run.name}{waits}")
 
 

@@ -9,12 +9,13 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
+from fcdm.jobs.job import EVALUATE
 from fcdm.jobstatus.rows import (
     CANCELLED,
     DAMAGED,
     DONE,
+    EVALUATING,
     FAILED,
-    JUDGING,
     LOST,
     RUNNING,
     STOPPED,
@@ -33,8 +34,8 @@ from fcdm.slurm.reasons import ended, waiting_for
 FRESH_S = 120.0
 """A heartbeat (every 10 s) not older than this is one of a living process, where nobody else can say."""
 SILENT_S = 600.0
-JUDGING_TEXT = re.compile(r"judging step (\d+): (?:(\d+)/(\d+) samples)?")
-"""How `fcdm.jobs.progress.judging_text` begins."""
+EVALUATING_TEXT = re.compile(r"evaluating step (\d+): (?:(\d+)/(\d+) samples)?")
+"""How `fcdm.jobs.progress.evaluating_text` begins."""
 
 
 def rows_of(asked: Sequence[Key], run: RunFiles, attempts: Sequence[Attempt], now: float) -> list[Row]:
@@ -45,11 +46,11 @@ def rows_of(asked: Sequence[Key], run: RunFiles, attempts: Sequence[Attempt], no
 def _row(key: Key, run: RunFiles, attempts: Sequence[Attempt], asked: Collection[Key], now: float) -> Row:
     budget, protocol = key
     row = Row(run.folder.name, budget, protocol)
-    if key in run.judged:
-        return replace(row, state=DONE, fid=run.judged[key].fid)
+    if key in run.evaluated:
+        return replace(row, state=DONE, fid=run.evaluated[key].fid)
     mine = [attempt for attempt in attempts if _covers(attempt, key, asked)]
-    trainers = [attempt for attempt in mine if attempt.task.work != "judge"]
-    judges = [attempt for attempt in mine if attempt.task.work == "judge"]
+    trainers = [attempt for attempt in mine if attempt.task.work != EVALUATE]
+    evaluators = [attempt for attempt in mine if attempt.task.work == EVALUATE]
     tail = run.tail
     row = replace(
         row,
@@ -66,32 +67,32 @@ def _row(key: Key, run: RunFiles, attempts: Sequence[Attempt], asked: Collection
         )
     kept = budget in run.checkpoints
 
-    running = next((one for one in reversed(judges) if one.runs), None)
+    running = next((one for one in reversed(evaluators) if one.runs), None)
     if running and kept:
-        return _being_judged(about(row, running), run.judging, running, now)
+        return _being_evaluated(about(row, running), run.evaluation, running, now)
     outside = _outside(run, attempts)
     if outside is not None and _seems_alive(outside, now):
         row = replace(row, local=outside, job=process_name(outside), active=True, log=run.log)
         return _at_work(row, run, key, asked, None, [], now)
     running = next((one for one in reversed(trainers) if one.runs or _runs_unseen(one, run, now)), None)
     if running:
-        return _at_work(about(row, running), run, key, asked, running, judges, now)
+        return _at_work(about(row, running), run, key, asked, running, evaluators, now)
     waiting = next((one for one in reversed(trainers) if one.waits), None)
     if waiting:
         return replace(about(row, waiting), state=WAITING, text=_why(waiting))
-    waiting = next((one for one in reversed(judges) if one.waits), None)
+    waiting = next((one for one in reversed(evaluators) if one.waits), None)
     if waiting and kept:
-        return replace(about(row, waiting), state=TRAINED, text=f"its judging waits: {_why(waiting)}")
-    return at_rest(row, run, attempts, trainers, judges, kept)
+        return replace(about(row, waiting), state=TRAINED, text=f"its evaluation waits: {_why(waiting)}")
+    return at_rest(row, run, attempts, trainers, evaluators, kept)
 
 
-def _being_judged(row: Row, progress: Progress | None, attempt: Attempt, now: float) -> Row:
-    found = JUDGING_TEXT.match(progress.doing) if progress else None
+def _being_evaluated(row: Row, progress: Progress | None, attempt: Attempt, now: float) -> Row:
+    found = EVALUATING_TEXT.match(progress.doing) if progress else None
     if progress is None or found is None or int(found[1]) != row.budget:
-        return replace(row, state=TRAINED, text=f"job {attempt.job} judges it next")
+        return replace(row, state=TRAINED, text=f"job {attempt.job} evaluates it next")
     samples = (int(found[2]), int(found[3])) if found[2] else None
-    text = progress.doing.removeprefix(f"judging step {row.budget}: ")
-    return replace(row, state=JUDGING, samples=samples, text=text, age=max(0.0, now - progress.time), active=True)
+    text = progress.doing.removeprefix(f"evaluating step {row.budget}: ")
+    return replace(row, state=EVALUATING, samples=samples, text=text, age=max(0.0, now - progress.time), active=True)
 
 
 def _at_work(
@@ -100,7 +101,7 @@ def _at_work(
     key: Key,
     asked: Collection[Key],
     attempt: Attempt | None,
-    judges: Sequence[Attempt],
+    evaluators: Sequence[Attempt],
     now: float,
 ) -> Row:
     """A process trains the run, by a SLURM job of ours (`attempt`) or not."""
@@ -110,33 +111,33 @@ def _at_work(
     begun = claim is not None and (attempt is None or claim.job in (attempt.job, None))
     # What an earlier start of the job said of itself is no news.
     progress = run.training if claim and begun and run.training and run.training.time >= claim.claimed - 1 else None
-    judging = JUDGING_TEXT.match(progress.doing) if progress else None
-    if judging and int(judging[1]) == row.budget and inline:
-        samples = (int(judging[2]), int(judging[3])) if judging[2] else None
-        text = progress.doing.removeprefix(f"judging step {row.budget}: ") if progress else ""
-        return replace(row, state=JUDGING, samples=samples, text=text)
+    evaluation = EVALUATING_TEXT.match(progress.doing) if progress else None
+    if evaluation and int(evaluation[1]) == row.budget and inline:
+        samples = (int(evaluation[2]), int(evaluation[3])) if evaluation[2] else None
+        text = progress.doing.removeprefix(f"evaluating step {row.budget}: ") if progress else ""
+        return replace(row, state=EVALUATING, samples=samples, text=text)
     if row.budget in run.checkpoints:
-        judge = next((one for one in reversed(judges) if one.active), None)
-        if judge:
-            return replace(row, state=TRAINED, text=f"job {judge.job} will judge it")
-        return replace(row, state=TRAINED, text="judged next" if inline else "not judged yet")
+        evaluator = next((one for one in reversed(evaluators) if one.active), None)
+        if evaluator:
+            return replace(row, state=TRAINED, text=f"job {evaluator.job} will evaluate it")
+        return replace(row, state=TRAINED, text="evaluated next" if inline else "not evaluated yet")
     if not begun:
         return replace(row, state=RUNNING, text=_suspended(attempt) or "starting")
-    step = progress.step if progress and not judging else row.step or 0
+    step = progress.step if progress and not evaluation else row.step or 0
     speed, size = run.tail.images_per_s, run.batch_size
     eta = None
     if speed and size:
         eta = max(0, row.budget - step) * size / speed
-        known = [judged.seconds for judged in run.judged.values() if judged.seconds is not None]
+        known = [evaluated.seconds for evaluated in run.evaluated.values() if evaluated.seconds is not None]
         if inline and known:
-            left = [other for other in asked if other[0] <= row.budget and other not in run.judged]
+            left = [other for other in asked if other[0] <= row.budget and other not in run.evaluated]
             eta += len(left) * sum(known) / len(known)
     signs = [run.holder.heartbeat if run.holder else None, run.tail.time, progress.time if progress else None]
     silent = now - max(sign for sign in signs if sign is not None) if any(signs) else 0.0
     text = _suspended(attempt)
     if not text and silent > SILENT_S:
         text = f"no sign of life for {silent / 60:.0f} min"
-    elif not text and judging and progress:
+    elif not text and evaluation and progress:
         text = progress.doing
     return replace(row, state=RUNNING, step=step, images_per_s=speed, eta=eta, text=text)
 
@@ -187,35 +188,37 @@ def at_rest(
     run: RunFiles,
     attempts: Sequence[Attempt],
     trainers: Sequence[Attempt],
-    judges: Sequence[Attempt],
+    evaluators: Sequence[Attempt],
     kept: bool,
 ) -> Row:
     """The row of a budget that nothing works on and nothing waits for: why?
 
-    `attempts`: everything submitted for the run; of them `trainers` and `judges` cover this budget. `kept`: its
+    `attempts`: everything submitted for the run; of them `trainers` and `evaluates` cover this budget. `kept`: its
     checkpoint is there.
     """
     row = replace(row, active=False)
     last = next((one for one in reversed(trainers) if one.job), None)
-    judge = next((one for one in reversed(judges) if one.job), None)
-    submitted = max((one.notes.submitted for one in (last, judge) if one), default=0.0)
+    evaluator = next((one for one in reversed(evaluators) if one.job), None)
+    submitted = max((one.notes.submitted for one in (last, evaluator) if one), default=0.0)
     ours = {job for one in attempts for job in one.task.ids}
     if run.claim is not None and run.claim.job not in ours and run.claim.claimed > submitted:
         found = _ended_outside(row, run)
         if found:
             return found
-    elif last is None and judge is None and run.local and run.local.error:  # it failed before it could claim the run
+    elif (
+        last is None and evaluator is None and run.local and run.local.error
+    ):  # it failed before it could claim the run
         return _failed_outside(row, run, str(run.local.error.get("error")))
     if last and not (kept and last.task.work == "train"):
         found = _ended(about(row, last), last)
         if found.state == FAILED:
-            found = replace(found, retry=(last.task, *([judges[-1].task] if judges else [])))
+            found = replace(found, retry=(last.task, *([evaluators[-1].task] if evaluators else [])))
         return found
-    if judge and kept:
-        found = _ended(about(row, judge), judge)
-        return replace(found, retry=(judge.task,)) if found.state == FAILED else found
+    if evaluator and kept:
+        found = _ended(about(row, evaluator), evaluator)
+        return replace(found, retry=(evaluator.task,)) if found.state == FAILED else found
     if kept:
-        return replace(row, state=TRAINED, text="not judged")
+        return replace(row, state=TRAINED, text="not evaluated")
     if run.tail.step >= row.budget:
         text = "training has passed it and its checkpoint is gone: ask for more steps, or for another seed"
         return replace(row, state=LOST, text=text)
@@ -244,7 +247,7 @@ def _ended(row: Row, attempt: Attempt) -> Row:
         return replace(row, state=CANCELLED, text="left the queue before it started")
     text = ended(info, attempt.last_line)
     if info is not None and info.state == "COMPLETED":
-        text = f"ended without an error, but step {row.budget} is not {'trained' if _trains(attempt) else 'judged'}"
+        text = f"ended without an error, but step {row.budget} is not {'trained' if _trains(attempt) else 'evaluated'}"
     return replace(row, state=FAILED, error=text, text=text)
 
 

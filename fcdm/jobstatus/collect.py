@@ -73,11 +73,11 @@ def what_is_asked(runs_dir: Path, wanted: str | Sequence[str] | None = None) -> 
     for name, keys in asked.runs.items():
         asked.runs[name] = sorted(set(keys), key=lambda key: (key[1], key[0]))
     if not isinstance(wanted, str):
-        # A folder that came from elsewhere is in no study: what is judged there is shown.
+        # A folder that came from elsewhere is in no study: what is evaluated there is shown.
         reader = FileReader()
         for name in folders:
             if name not in asked.runs:
-                asked.runs[name] = sorted(reader.judged(runs_dir / name)[0], key=lambda key: (key[1], key[0]))
+                asked.runs[name] = sorted(reader.evaluated(runs_dir / name)[0], key=lambda key: (key[1], key[0]))
         if wanted is not None:
             asked.runs = {name: asked.runs.get(name, []) for name in wanted}
     return asked
@@ -103,8 +103,8 @@ class Looker:
         """Every row, and what stands in the way of the truth."""
         self._jobs.clear()
         folders = {name: self.runs_dir / name for name in asked.runs}
-        judged = dict(zip(folders, _together(self.reader.judged, folders.values()), strict=True))
-        unfinished = {name for name, keys in asked.runs.items() if any(key not in judged[name][0] for key in keys)}
+        evaluated = dict(zip(folders, _together(self.reader.evaluated, folders.values()), strict=True))
+        unfinished = {name for name, keys in asked.runs.items() if any(key not in evaluated[name][0] for key in keys)}
         of_run, queue, problems = self._submitted(unfinished)
         history = self._history([task for tasks in of_run.values() for task in tasks], queue, problems)
 
@@ -123,7 +123,7 @@ class Looker:
             files = [task.job_file for task in of_run.get(name, [])]
             return self.reader.run(folders[name], asked.runs[name], files, alive)
 
-        # Once more what is judged: a job that the queue shows as ended has judged before it ended.
+        # Once more what is evaluated: a job that the queue shows as ended has evaluated before it ended.
         runs = dict(zip(folders, _together(read, folders), strict=True))
         moment = time.time() if now is None else now
         attempts = {

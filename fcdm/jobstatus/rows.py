@@ -10,11 +10,11 @@ from fcdm.runs.run_lock import HolderInfo
 from fcdm.slurm.client import JobInfo
 from fcdm.slurm.ledger import Task
 
-DONE, RUNNING, JUDGING, TRAINED, WAITING = "done", "running", "judging", "trained", "waiting"
+DONE, RUNNING, EVALUATING, TRAINED, WAITING = "done", "running", "evaluating", "trained", "waiting"
 FAILED, CANCELLED, STOPPED = "failed", "cancelled", "stopped"
 NOT_SUBMITTED, UNKNOWN, LOST, DAMAGED = "not submitted", "unknown", "lost", "damaged"
 STATES = (
-    *(DONE, RUNNING, JUDGING, TRAINED, WAITING, FAILED, CANCELLED, STOPPED),
+    *(DONE, RUNNING, EVALUATING, TRAINED, WAITING, FAILED, CANCELLED, STOPPED),
     *(NOT_SUBMITTED, UNKNOWN, LOST, DAMAGED),
 )
 """In the order in which they are counted."""
@@ -83,7 +83,7 @@ class Row:
     step: int | None = None
     images_per_s: float | None = None
     eta: float | None = None
-    """Until the budget is trained and, by the same job, judged."""
+    """Until the budget is trained and, by the same job, evaluated."""
     age: float | None = None
     """Since the last record."""
     samples: tuple[int, int] | None = None

@@ -1,4 +1,4 @@
-"""What the files of a run say of its life: how far it is, what is judged, how its last process ended. Cheap to read.
+"""What the files of a run say of its life: how far it is, what is evaluated, how its last process ended. Cheap to read.
 
 `fcdm.runs.reader` reads everything, for figures; this reads the end of the records and what processes leave behind,
 so that a thousand runs take a second. Damaged files are reported where they matter, never raised.
@@ -27,7 +27,7 @@ TAIL_BYTES = 32_768
 
 
 @dataclass(frozen=True)
-class Judged:
+class Evaluated:
     """One evaluation, as far as a table shows it."""
 
     fid: float
@@ -62,7 +62,7 @@ class JobNotes:
 
     path: Path
     parts: tuple[tuple[str | None, frozenset[int]], ...] = ()
-    """(protocol id, budgets) of each part; None: made by a version that judges in another way."""
+    """(protocol id, budgets) of each part; None: made by a version that evaluates in another way."""
     error: Mapping[str, Any] | None = None
     stopped: Mapping[str, Any] | None = None
     requeues: tuple[Mapping[str, Any], ...] = ()
@@ -72,18 +72,18 @@ class JobNotes:
 
 @dataclass(frozen=True)
 class RunFiles:
-    """One run. What a run that is judged throughout has no need of is left empty."""
+    """One run. What a run that is evaluated throughout has no need of is left empty."""
 
     folder: Path
     batch_size: int | None = None
-    judged: Mapping[Key, Judged] = field(default_factory=dict)
+    evaluated: Mapping[Key, Evaluated] = field(default_factory=dict)
     damaged: Mapping[Key, Path] = field(default_factory=dict)
     """Evaluations that cannot be read."""
     checkpoints: frozenset[int] = frozenset()
     tail: Tail = Tail()
     training: Progress | None = None
-    judging: Progress | None = None
-    """Of a job that only judges."""
+    evaluation: Progress | None = None
+    """Of a job that only evaluates."""
     holder: HolderInfo | None = None
     """Who holds the run, dead or alive."""
     claim: Claim | None = None
@@ -99,11 +99,11 @@ class FileReader:
     """Reads runs again and again; what cannot change (an evaluation) is read once."""
 
     def __init__(self) -> None:
-        self._judged: dict[str, Judged] = {}
+        self._evaluated: dict[str, Evaluated] = {}
 
-    def judged(self, folder: Path) -> tuple[dict[Key, Judged], dict[Key, Path]]:
+    def evaluated(self, folder: Path) -> tuple[dict[Key, Evaluated], dict[Key, Path]]:
         """The evaluations that stand, and the files of those that are damaged."""
-        good: dict[Key, Judged] = {}
+        good: dict[Key, Evaluated] = {}
         damaged: dict[Key, Path] = {}
         for name in _names(folder / "evaluations"):
             found = re.fullmatch(r"step-(\d+)-(.+)\.json", name)
@@ -111,16 +111,16 @@ class FileReader:
                 continue
             path = folder / "evaluations" / name
             key = (int(found[1]), found[2])
-            if str(path) not in self._judged:
+            if str(path) not in self._evaluated:
                 try:
                     read = read_evaluation(path)
-                    self._judged[str(path)] = Judged(read.metrics["fid"], read.seconds)
+                    self._evaluated[str(path)] = Evaluated(read.metrics["fid"], read.seconds)
                 except FileNotFoundError:
                     continue
                 except (UserError, KeyError, OSError):
                     damaged[key] = path
                     continue
-            good[key] = self._judged[str(path)]
+            good[key] = self._evaluated[str(path)]
         return good, damaged
 
     def run(
@@ -130,13 +130,13 @@ class FileReader:
         job_files: Collection[Path] = (),
         alive: Callable[[str], bool | None] = lambda job: None,
     ) -> RunFiles:
-        """Everything about one run; only its evaluations where all that is `asked` is judged.
+        """Everything about one run; only its evaluations where all that is `asked` is evaluated.
 
         `job_files`: those that went to SLURM. `alive` says of a SLURM job whether it runs (None: cannot tell).
         """
-        good, damaged = self.judged(folder)
+        good, damaged = self.evaluated(folder)
         if all(key in good for key in asked):
-            return RunFiles(folder, judged=good, damaged=damaged)
+            return RunFiles(folder, evaluated=good, damaged=damaged)
         holder, claim = _holder(folder, alive)
         submitted = {path.name for path in job_files}
         local = [name for name in _names(folder / "jobs") if re.fullmatch(r"\d+\.json", name) and name not in submitted]
@@ -144,14 +144,14 @@ class FileReader:
         return RunFiles(
             folder,
             batch_size=size if isinstance(size, int) else None,
-            judged=good,
+            evaluated=good,
             damaged=damaged,
             checkpoints=frozenset(
                 int(name[5:]) for name in _names(folder / "checkpoints") if re.fullmatch(r"step-\d+", name)
             ),
             tail=read_tail(folder / "records.jsonl"),
             training=_progress(folder / "progress.json"),
-            judging=_progress(folder / "progress-judge.json"),
+            evaluation=_progress(folder / "progress-judge.json"),
             holder=holder,
             claim=claim,
             log=str(folder / "log.txt") if (folder / "log.txt").exists() else None,

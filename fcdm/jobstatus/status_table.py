@@ -13,15 +13,15 @@ from rich.table import Table
 from rich.text import Text
 
 from fcdm.jobstatus.collect import Looker, Overview, what_is_asked
-from fcdm.jobstatus.rows import DONE, FAILED, JUDGING, RUNNING, STATES, TRAINED, WAITING, Row
+from fcdm.jobstatus.rows import DONE, EVALUATING, FAILED, RUNNING, STATES, TRAINED, WAITING, Row
 from fcdm.jobstatus.words import cells, plain_lines, plural, problem_lines, several_protocols, summary
 from fcdm.slurm.client import Scheduler
 
 EVERY_S = 5.0
 SAY_EVERY_S = 60.0
 """A sign of life where there is no terminal to draw in."""
-COLOURS = {DONE: "green", RUNNING: "cyan", JUDGING: "cyan", TRAINED: "blue", WAITING: "yellow", FAILED: "red"}
-_INTEREST = (FAILED, RUNNING, JUDGING, WAITING)
+COLOURS = {DONE: "green", RUNNING: "cyan", EVALUATING: "cyan", TRAINED: "blue", WAITING: "yellow", FAILED: "red"}
+_INTEREST = (FAILED, RUNNING, EVALUATING, WAITING)
 """What comes first where not all fits on the screen."""
 
 
@@ -101,7 +101,7 @@ def _tell(
 
 def _news(row: Row) -> tuple[object, ...]:
     """What of a row is worth a line when it changes: not every step."""
-    text = row.text if row.state not in (RUNNING, JUDGING) else ""
+    text = row.text if row.state not in (RUNNING, EVALUATING) else ""
     return (row.state, text, row.job, row.requeued, row.preempted, row.error if row.state == FAILED else None)
 
 

@@ -1,1 +1,1 @@
-"""What samples are judged by. Pure numpy and torch: no files, no configuration."""
+"""What samples are evaluated by. Pure numpy and torch: no files, no configuration."""

@@ -17,5 +17,7 @@ def to_uint8(x: Tensor) -> Tensor:
     if x.dtype in (torch.float16, torch.bfloat16):
         x = x.float()
     if torch.isnan(x).any():
-        raise UserError("the samples contain NaN: the model has diverged; lower optimiser.lr or judge an earlier step")
+        raise UserError(
+            "the samples contain NaN: the model has diverged; lower optimiser.lr or evaluate an earlier step"
+        )
     return (127.5 * x + 128).clamp(0, 255).to(torch.uint8)

@@ -22,7 +22,7 @@ from fcdm.slurm.options import SlurmOptions
 from fcdm.slurm.sbatch_script import Request
 
 KINDS = ("training", "sampling", "decoding", "metrics")
-JUDGING = KINDS[1:]
+EVALUATION = KINDS[1:]
 
 START_UP_S = 30.0
 """Allowed for a job until it trains: importing torch, reading the checkpoint (5 s from a warm local disk)."""
@@ -135,7 +135,7 @@ def training_flops(config: Config, steps: int) -> int:
     return run_cost(config).train_flops(config.batch_size, steps)
 
 
-def judging_flops(config: Config) -> dict[str, int]:
+def evaluation_flops(config: Config) -> dict[str, int]:
     """FLOPs of one evaluation, by kind."""
     forward = run_cost(config).forward_macs
     asked = config.evaluation
@@ -151,7 +151,7 @@ def judging_flops(config: Config) -> dict[str, int]:
     }
 
 
-def judging_precision(config: Config, kind: str) -> str:
+def evaluation_precision(config: Config, kind: str) -> str:
     """Samples are drawn under autocast where that is asked; decoder and features compute in float32 (or TF32)."""
     asked = config.evaluation.precision
     return asked if kind == "sampling" or asked == "fp32" else "tf32"
@@ -163,15 +163,15 @@ def job_cost(
     evaluations: Iterable[tuple[Config, int]],
     paces: Paces,
     request: Request,
-    judging: Request,
+    evaluation: Request,
 ) -> Cost:
-    """The cost of `steps` of training on `request` and of `evaluations` on `judging` (the same, judged inline)."""
+    """The cost of `steps` of training on `request` and of `evaluations` on `evaluation` (the same where inline)."""
     flops: dict[str, float] = dict.fromkeys(KINDS, 0.0)
     seconds: dict[str, float | None] = dict.fromkeys(KINDS, 0.0)
     _add(flops, seconds, "training", training_flops(config, steps), config, config.precision, paces, request)
     for part, _ in evaluations:
-        for kind, amount in judging_flops(part).items():
-            _add(flops, seconds, kind, amount, part, judging_precision(part, kind), paces, judging)
+        for kind, amount in evaluation_flops(part).items():
+            _add(flops, seconds, kind, amount, part, evaluation_precision(part, kind), paces, evaluation)
     return Cost(flops, seconds)
 
 

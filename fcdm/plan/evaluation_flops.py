@@ -1,4 +1,4 @@
-"""MACs of what judging needs besides the model: the decoder of latents, and the networks that features come from.
+"""MACs of what evaluation needs besides the model: the decoder of latents, and the networks that features come from.
 
 Convolutions, Linears and attention's two matrix products are counted, as in `fcdm.cost`; norms and activations are not.
 """

@@ -14,8 +14,8 @@ from fcdm.jobs.make_jobs import NOT_HERE, data_is_here
 from fcdm.plan.estimate import (
     KINDS,
     Paces,
+    evaluation_precision,
     job_cost,
-    judging_precision,
     memory,
     processes_of,
     starts,
@@ -87,9 +87,9 @@ def _planned(job: Job, standing: Standing, differs: str, paces: Paces, options: 
     config = job.config
     request = request_of(config.resources, options)
     apart = config.evaluation.where == "job"
-    judging = request_of(config.evaluation.resources, options, judging=True) if apart else request
+    evaluation = request_of(config.evaluation.resources, options, evaluation=True) if apart else request
     asked = evaluations_of(job)
-    whole = job_cost(config, job.budgets[-1], asked, paces, request, judging)
+    whole = job_cost(config, job.budgets[-1], asked, paces, request, evaluation)
     skipped = standing.state in SKIPPED
     left = job_cost(
         config,
@@ -97,25 +97,25 @@ def _planned(job: Job, standing: Standing, differs: str, paces: Paces, options: 
         [] if skipped else standing.evaluations,
         paces,
         request,
-        judging,
+        evaluation,
     )
-    training_hours, judging_hours = left.hours(["training"]), left.hours(KINDS[1:])
+    training_hours, evaluation_hours = left.hours(["training"]), left.hours(KINDS[1:])
     wall = _over(training_hours if apart else left.hours(), request)
-    judging_wall = _over(judging_hours, judging) if apart else None
+    evaluation_wall = _over(evaluation_hours, evaluation) if apart else None
     return PlannedRun(
         job=job,
         standing=standing,
         differs=differs,
         request=request,
-        judging=judging if apart else None,
+        evaluation=evaluation if apart else None,
         memory_bytes=memory(config, processes_of(request)).total,
         left=left,
         whole=whole,
-        separate=job_cost(config, sum(job.budgets), asked, paces, request, judging),
+        separate=job_cost(config, sum(job.budgets), asked, paces, request, evaluation),
         wall_hours=wall,
-        judging_wall_hours=judging_wall,
+        evaluation_wall_hours=evaluation_wall,
         starts=_starts(wall, request, options),
-        judging_starts=_starts(judging_wall, judging, options),
+        evaluation_starts=_starts(evaluation_wall, evaluation, options),
     )
 
 
@@ -138,8 +138,8 @@ def _pace_texts(runs: Iterable[PlannedRun], paces: Paces) -> list[str]:
             if not run.left.flops[kind]:
                 continue
             config = run.job.config
-            request = run.request if kind == "training" or run.judging is None else run.judging
-            precision = config.precision if kind == "training" else judging_precision(config, kind)
+            request = run.request if kind == "training" or run.evaluation is None else run.evaluation
+            precision = config.precision if kind == "training" else evaluation_precision(config, kind)
             pace = paces.of(config, precision, processes_of(request), request.nodes * request.gpus_per_node)
             if pace is not None:
                 found.setdefault(pace.text, {})[kind] = None

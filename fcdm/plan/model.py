@@ -24,8 +24,8 @@ class PlannedRun:
     differs: str
     """What tells it from the command's other runs of the same name: `seed=1 optimiser.lr=0.001`."""
     request: Request
-    judging: Request | None
-    """Of its evaluation job; None: judged by the training job."""
+    evaluation: Request | None
+    """Of its evaluation job; None: evaluated by the training job."""
     memory_bytes: int
     """Of one process while it trains: one GPU, or one process on CPUs."""
     left: Cost
@@ -36,9 +36,9 @@ class PlannedRun:
     """As if each budget were a training of its own, from the first step."""
     wall_hours: float | None
     """Of the training job, with its evaluations where they are inline."""
-    judging_wall_hours: float | None
+    evaluation_wall_hours: float | None
     starts: int | None
-    judging_starts: int | None
+    evaluation_starts: int | None
 
     @property
     def on_gpus(self) -> bool:

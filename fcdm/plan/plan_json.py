@@ -34,12 +34,12 @@ def print_json(plan: Plan) -> None:
 
 def _run(run: PlannedRun) -> dict[str, Any]:
     config, standing = run.job.config, run.standing
-    judging = None
-    if run.judging is not None:
-        judging = {
-            **dataclasses.asdict(run.judging),
-            "wall_hours": run.judging_wall_hours,
-            "starts": run.judging_starts,
+    evaluation = None
+    if run.evaluation is not None:
+        evaluation = {
+            **dataclasses.asdict(run.evaluation),
+            "wall_hours": run.evaluation_wall_hours,
+            "starts": run.evaluation_starts,
         }
     return {
         "run": standing.name,
@@ -51,12 +51,12 @@ def _run(run: PlannedRun) -> dict[str, Any]:
         "precision": config.precision,
         "seed": config.seed,
         "budgets": run.job.budgets,
-        "judged": list(standing.judged),
+        "judged": list(standing.evaluated),
         "trained": standing.trained,
         "state": standing.state,
         "why": standing.text,
         "resources": dataclasses.asdict(run.request),
-        "evaluation_job": judging,
+        "evaluation_job": evaluation,
         "memory_bytes": run.memory_bytes,
         "wall_hours": run.wall_hours,
         "starts": run.starts,

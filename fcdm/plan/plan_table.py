@@ -46,11 +46,11 @@ class Line:
     @classmethod
     def of_run(cls, number: int, run: PlannedRun) -> Line:
         standing = run.standing
-        judged = [f"{step:,}" for step in standing.judged]
-        left = [f"{step:,}" for step in run.job.budgets if step not in standing.judged]
+        evaluated = [f"{step:,}" for step in standing.evaluated]
+        left = [f"{step:,}" for step in run.job.budgets if step not in standing.evaluated]
         shown = ", ".join(left)
-        if judged:
-            shown = f"{', '.join(judged)} done" + (f"; {shown}" if shown else "")
+        if evaluated:
+            shown = f"{', '.join(evaluated)} done" + (f"; {shown}" if shown else "")
         state = standing.state + (f": {standing.text}" if standing.text else "")
         if standing.trained and standing.state not in SKIPPED:
             state += f" (trained to {standing.trained:,})"
@@ -62,12 +62,12 @@ class Line:
             differs=run.differs,
             budgets=shown,
             state=state,
-            resources=_resources(run.request, run.judging),
+            resources=_resources(run.request, run.evaluation),
             memory_bytes=run.memory_bytes,
             cost=cost,
             unknown=unknown,
-            wall="-" if skipped else _both(run.wall_hours, run.judging_wall_hours, run.judging, hours_text),
-            starts="-" if skipped else _both(run.starts, run.judging_starts, run.judging, count_text),
+            wall="-" if skipped else _both(run.wall_hours, run.evaluation_wall_hours, run.evaluation, hours_text),
+            starts="-" if skipped else _both(run.starts, run.evaluation_starts, run.evaluation, count_text),
             skipped=skipped,
         )
 
@@ -84,20 +84,20 @@ class Line:
             differs=f"{len(runs)} runs",
             budgets=", ".join(f"{step:,}" for step in budgets),
             state=", ".join(f"{count} {state}" for state, count in states.items()),
-            resources="; ".join(dict.fromkeys(_resources(run.request, run.judging) for run in runs)),
+            resources="; ".join(dict.fromkeys(_resources(run.request, run.evaluation) for run in runs)),
             memory_bytes=max(run.memory_bytes for run in runs),
             cost=cost,
             unknown=unknown,
             wall=_both(
                 _most(run.wall_hours for run in runs),
-                _most(run.judging_wall_hours for run in runs),
-                next((run.judging for run in runs if run.judging), None),
+                _most(run.evaluation_wall_hours for run in runs),
+                next((run.evaluation for run in runs if run.evaluation), None),
                 lambda hours: hours_text(hours) if len(runs) == 1 else f"≤ {hours_text(hours)}",
             ),
             starts=_both(
                 _most(run.starts for run in runs),
-                _most(run.judging_starts for run in runs),
-                next((run.judging for run in runs if run.judging), None),
+                _most(run.evaluation_starts for run in runs),
+                next((run.evaluation for run in runs if run.evaluation), None),
                 count_text,
             ),
             skipped=all(run.standing.state in SKIPPED for run in runs),
@@ -234,8 +234,8 @@ def _hours_cell(cost: Cost, kinds: Sequence[str], unknown: frozenset[str]) -> st
     return number_text(hours)
 
 
-def _resources(request: Request, judging: Request | None) -> str:
-    return str(request) if judging is None else f"{request}; judged on {judging}"
+def _resources(request: Request, evaluation: Request | None) -> str:
+    return str(request) if evaluation is None else f"{request}; evaluated on {evaluation}"
 
 
 def _most(values: Any) -> Any:
@@ -245,12 +245,12 @@ def _most(values: Any) -> Any:
     return max(known) if known and len(known) == len(found) else None
 
 
-def _both(training: Any, judging: Any, apart: Request | None, text: Callable[[Any], str]) -> str:
+def _both(training: Any, evaluation: Any, apart: Request | None, text: Callable[[Any], str]) -> str:
     """What training takes, and `+` what its evaluation job takes, where there is one."""
     first = "?" if training is None else text(training)
     if apart is None:
         return first
-    return f"{first} + {'?' if judging is None else text(judging)}"
+    return f"{first} + {'?' if evaluation is None else text(evaluation)}"
 
 
 def amount_text(cost: Cost, unit: str) -> str:
@@ -279,12 +279,19 @@ def sharing_table(sharing: Sharing) -> Table:
     on_gpus = sharing.together.gpu_hours != 0 or not on_cpus
     table.add_column("study", overflow="fold")
     hours = ["GPU-hours"] * on_gpus + ["hours on\nCPUs"] * on_cpus
-    for heading in ("runs", "evalu-\nations", "training\nFLOPs", "judging\nFLOPs", *hours, "checkpoints\nof budgets"):
+    for heading in (
+        "runs",
+        "evalu-\nations",
+        "training\nFLOPs",
+        "evaluation\nFLOPs",
+        *hours,
+        "checkpoints\nof budgets",
+    ):
         table.add_column(heading, justify="right", no_wrap=True)
 
     def row(name: str, amount: Amount, style: str | None = None) -> None:
         cells = [count_text(amount.runs), count_text(amount.evaluations)]
-        cells += [flops_text(amount.training_flops), flops_text(amount.judging_flops)]
+        cells += [flops_text(amount.training_flops), flops_text(amount.evaluation_flops)]
         cells += [_hours(amount.gpu_hours)] * on_gpus + [_hours(amount.cpu_hours)] * on_cpus
         table.add_row(name, *cells, bytes_text(amount.checkpoint_bytes), style=style)
 

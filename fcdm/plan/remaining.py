@@ -11,7 +11,7 @@ from fcdm.atomic import read_json
 from fcdm.config.check import budgets
 from fcdm.config.schema import RUNTIME_EVALUATION, Config
 from fcdm.errors import UserError
-from fcdm.jobs.job import Job
+from fcdm.jobs.job import EVALUATE, Job
 from fcdm.jobs.make_jobs import data_is_here
 from fcdm.runs.folder import Run, check_frozen
 from fcdm.runs.identity import readable_name, science
@@ -36,8 +36,8 @@ class Standing:
     state: str
     text: str = ""
     """Why it is skipped, or what is known besides."""
-    judged: tuple[int, ...] = ()
-    """Budgets that are trained and judged."""
+    evaluated: tuple[int, ...] = ()
+    """Budgets that are trained and evaluated."""
     trained: int = 0
     """Step of the last checkpoint."""
     train_to: int = 0
@@ -90,16 +90,16 @@ class Standings:
 
     def _standing(self, job: Job, run: Run) -> Standing:
         missing = job.missing(run)
-        judged = tuple(step for step in job.budgets if step not in missing)
+        evaluated = tuple(step for step in job.budgets if step not in missing)
         trained = max((int(path.name.removeprefix("step-")) for path in run.checkpoints.glob("step-*")), default=0)
         if not missing:
-            return Standing(run.name, DONE, "trained and judged", judged, trained)
+            return Standing(run.name, DONE, "trained and evaluated", evaluated, trained)
         check_frozen(run.folder, science(job.config))
         queued = self._queued.get(run.name, [])
         if holder := held_outside(run.folder, [name for name, _ in queued]):
-            return Standing(run.name, IN_FLIGHT, f"held by {holder}", judged, trained)
+            return Standing(run.name, IN_FLIGHT, f"held by {holder}", evaluated, trained)
         job.refuse_lost_budgets(run)
-        reached = {step for _, other in queued if other.work != "judge" for step in other.budgets}
+        reached = {step for _, other in queued if other.work != EVALUATE for step in other.budgets}
         on_its_way = {key for _, other in queued if other.work != "train" for key in _keys(evaluations_of(other))}
         untrained = [step for step in job.untrained(run) if step not in reached]
         left = [
@@ -109,13 +109,13 @@ class Standings:
         ]
         names = ", ".join(name for name, _ in queued)
         if not untrained and not left:
-            return Standing(run.name, IN_FLIGHT, f"in the queue as {names}", judged, trained)
+            return Standing(run.name, IN_FLIGHT, f"in the queue as {names}", evaluated, trained)
         text = f"a part is in the queue as {names}" if names else ""
-        state = STARTED if trained or judged else NEW
+        state = STARTED if trained or evaluated else NEW
         train_to = max(untrained, default=0)
         # What waits or runs already will have trained to the last of its budgets.
         trained = max([trained, *(step for step in reached if step < train_to)])
-        return Standing(run.name, state, text, judged, trained, train_to, tuple(left))
+        return Standing(run.name, state, text, evaluated, trained, train_to, tuple(left))
 
     def _queue(self) -> dict[str, list[tuple[str, Job]]]:
         """Run's folder name -> [(SLURM job id, what it does)] of all that wait or run."""

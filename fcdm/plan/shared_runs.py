@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from fcdm.jobs.job import Job
-from fcdm.plan.estimate import JUDGING, KINDS, Cost, Paces, job_cost
+from fcdm.plan.estimate import EVALUATION, KINDS, Cost, Paces, job_cost
 from fcdm.plan.remaining import evaluations_of
 from fcdm.runs.run_cost import run_cost
 from fcdm.slurm.options import SlurmOptions
@@ -31,8 +31,8 @@ class Amount:
         return self.flops["training"]
 
     @property
-    def judging_flops(self) -> float:
-        return sum(self.flops[kind] for kind in JUDGING)
+    def evaluation_flops(self) -> float:
+        return sum(self.flops[kind] for kind in EVALUATION)
 
     def __sub__(self, other: Amount) -> Amount:
         return Amount(
@@ -54,7 +54,7 @@ class Sharing:
     alone: Amount
     """Their sum."""
     together: Amount
-    """All at once: a run that several ask for is trained once, and judged once at each budget and protocol."""
+    """All at once: a run that several ask for is trained once, and evaluated once at each budget and protocol."""
 
     @property
     def saved(self) -> Amount:
@@ -83,9 +83,9 @@ def _of_job(job: Job, paces: Paces, options: SlurmOptions) -> Amount:
     config = job.config
     request = request_of(config.resources, options)
     apart = config.evaluation.where == "job"
-    judging = request_of(config.evaluation.resources, options, judging=True) if apart else request
+    evaluation = request_of(config.evaluation.resources, options, evaluation=True) if apart else request
     evaluations = evaluations_of(job)
-    cost: Cost = job_cost(config, job.budgets[-1], evaluations, paces, request, judging)
+    cost: Cost = job_cost(config, job.budgets[-1], evaluations, paces, request, evaluation)
     on_gpus = request.gpus_per_node > 0
     return Amount(
         runs=1,

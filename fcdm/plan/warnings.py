@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from fcdm.jobs.job import Job
+from fcdm.jobs.job import EVALUATE, Job
 from fcdm.jobs.make_jobs import data_is_here
 from fcdm.plan.estimate import (
     START_UP_S,
@@ -71,14 +71,14 @@ def _of_job(
         yield f"batch_size={batch} does not divide over {processes} processes (resources.gpus), so it cannot start"
     yield from _memory(job, request, gpu)
     inline = job.config.evaluation.where == "inline" and job.work != "train"
-    if job.work != "judge":
+    if job.work != EVALUATE:
         cost = job_cost(job.config, steps, evaluations if inline else [], paces, request, request)
         step = job_cost(job.config, 1, [], paces, request, request).seconds["training"]
         yield from _time("resources", request, cost.hours(), step, options)
     if job.work != "train" and not inline:
-        judging = request_of(job.config.evaluation.resources, options, judging=True)
-        cost = job_cost(job.config, 0, evaluations, paces, judging, judging)
-        yield from _time("evaluation.resources", judging, cost.hours(), None, options)
+        evaluation = request_of(job.config.evaluation.resources, options, evaluation=True)
+        cost = job_cost(job.config, 0, evaluations, paces, evaluation, evaluation)
+        yield from _time("evaluation.resources", evaluation, cost.hours(), None, options)
 
 
 def _memory(job: Job, request: Request, gpu: Device | None) -> Iterator[str]:

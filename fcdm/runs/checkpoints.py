@@ -22,11 +22,11 @@ MANIFEST = "manifest.json"
 _T = TypeVar("_T")
 
 
-class CannotJudge(UserError):
-    """What a budget is to be judged with is not there: a matter of that budget, and none of the training."""
+class CannotEvaluate(UserError):
+    """What a budget is to be evaluated with is not there: a matter of that budget, and none of the training."""
 
 
-class BrokenCheckpoint(CannotJudge):
+class BrokenCheckpoint(CannotEvaluate):
     """A checkpoint that is not what was written: torn, truncated or altered."""
 
 

@@ -32,7 +32,7 @@ class Record(NamedTuple):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One checkpoint judged by one protocol; `grid` is the picture of its samples, where there is one."""
+    """One checkpoint evaluated by one protocol; `grid` is the picture of its samples, where there is one."""
 
     step: int
     time: float
@@ -86,7 +86,7 @@ def place_name(fields: dict[str, Any]) -> str:
 
 
 class Request(NamedTuple):
-    """What a study asks of one run: `run` is its folder's name, `budgets` are steps, judged by `protocol_id`."""
+    """What a study asks of one run: `run` is its folder's name, `budgets` are steps, evaluated by `protocol_id`."""
 
     run: str
     id: str

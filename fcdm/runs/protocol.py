@@ -1,6 +1,6 @@
 """An evaluation's protocol: everything that a number such as a FID depends on besides the checkpoint.
 
-It is written beside every result, and its id names the evaluation's file; so judging twice gives the same
+It is written beside every result, and its id names the evaluation's file; so evaluating twice gives the same
 record and no second one, and results of different protocols cannot be mixed unnoticed.
 """
 
@@ -81,7 +81,9 @@ def sampling_protocol(config: Config) -> dict[str, Any]:
 def decoder_of(config: Config) -> str:
     """The VAE that decodes samples. Raises UserError where none is named."""
     if config.evaluation.decoder is None:
-        raise UserError("evaluation.decoder has no value, and latents cannot be judged without: say ft-ema or a folder")
+        raise UserError(
+            "evaluation.decoder has no value, and latents cannot be evaluated without: say ft-ema or a folder"
+        )
     return config.evaluation.decoder
 
 

@@ -126,10 +126,10 @@ class RunView:
 
     @property
     def headline(self) -> str | None:
-        """The protocol that `fid` means here: what the run's first study asked of it, else the first that judged it."""
+        """The protocol that `fid` means here: that of the run's first study, else the first that evaluated it."""
         if self.studies:
             return min(self.studies, key=lambda study: (study.created, study.name)).headline(self.id)
-        first = min(self.evaluations, key=lambda judged: (judged.time, judged.protocol_id), default=None)
+        first = min(self.evaluations, key=lambda evaluated: (evaluated.time, evaluated.protocol_id), default=None)
         return first.protocol_id if first else None
 
     def training_scalars(self) -> Iterator[tuple[int, Scalar]]:
@@ -204,7 +204,7 @@ class RunView:
             gap = 0.0 if last is None or fields.get("segment") == "start" else max(0.0, fields["time"] - last)
             last = fields["time"]
             if "protocol" in fields:
-                continue  # this gap was spent on judging, not on training
+                continue  # this gap was spent on evaluation, not on training
             total += gap
             device_total += gap * devices
             if fields.get("segment") == "start":

@@ -5,11 +5,11 @@ a holder that released it or died, a process creates the next number. Creating i
 the name exists, on NFS too), so of many that try at once exactly one wins. Releasing rewrites one's own claim
 with the time of release.
 
-Whether a holder lives is judged by those who know: the process table when it ran on this machine (process id
+Whether a holder lives is evaluated by those who know: the process table when it ran on this machine (process id
 *and* start time, for ids are used again), else the scheduler when it ran in a SLURM job. Never by a file lock
 (a lock lost with a lease or a server restart would let two write), and never by the heartbeat's age alone (a
-long evaluation or a suspended job is not dead). What cannot be judged is left to the user, who is told what
-to remove. Linux only: elsewhere nothing can be judged.
+long evaluation or a suspended job is not dead). What cannot be evaluated is left to the user, who is told what
+to remove. Linux only: elsewhere nothing can be evaluated.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class RunHeld(UserError):
 
 @dataclass(frozen=True)
 class HolderInfo:
-    """The highest claim on a run, judged."""
+    """The highest claim on a run, and whether its holder lives."""
 
     path: Path
     number: int
@@ -47,7 +47,7 @@ class HolderInfo:
     heartbeat: float
     """Unix time of its last beat."""
     alive: bool | None
-    """None: cannot be judged from here."""
+    """None: cannot be told from here."""
 
     def __str__(self) -> str:
         age = f"last heartbeat {_age(time.time() - self.heartbeat)} ago"
@@ -108,7 +108,7 @@ class Holder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # A full disk must not hide the error that ends the run: an unreleased claim is judged dead anyway.
+        # A full disk must not hide the error that ends the run: an unreleased claim counts as dead anyway.
         with contextlib.suppress(OSError, UserError):
             self.release()
 
@@ -122,7 +122,7 @@ class Holder:
 def claim(folder: Path, scheduler: Scheduler = ask_slurm) -> Holder:
     """Makes this process the one that writes in the run's `folder`, which is created if need be.
 
-    Raises RunHeld, having written nothing, if a process holds it that lives or cannot be judged.
+    Raises RunHeld, having written nothing, if a process holds it that lives or cannot be evaluated.
     """
     holders = folder / "holders"
     try:
@@ -166,12 +166,12 @@ def _look(holders: Path, scheduler: Scheduler) -> tuple[int, HolderInfo | None]:
             raise
         if found is not None and found.released is not None:
             return number, None
-        alive = None if found is None else _judge(found, heartbeat, scheduler)
+        alive = None if found is None else _evaluate(found, heartbeat, scheduler)
         return number, HolderInfo(path, number, found, heartbeat, alive)
     raise UserError(f"{holders}: the claims keep changing; run the same command again")
 
 
-def _judge(claim: Claim, heartbeat: float, scheduler: Scheduler) -> bool | None:
+def _evaluate(claim: Claim, heartbeat: float, scheduler: Scheduler) -> bool | None:
     mine = own_claim()
     if claim.boot == mine.boot and claim.namespace == mine.namespace and mine.boot:
         return process_alive(claim.pid, claim.start)
@@ -225,7 +225,7 @@ def _create(holders: Path, number: int, scheduler: Scheduler) -> Holder | None:
             temporary.unlink()
     sync_folder(holders)
     if highest(holders) != number:
-        # We judged a claim long past, whose successors are pruned but for the last ones: those hold the run.
+        # We looked at a claim long past, whose successors are pruned but for the last ones: those hold the run.
         path.unlink()
         return None
     return Holder(path, number, mine, scheduler)

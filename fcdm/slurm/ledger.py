@@ -38,7 +38,7 @@ class Task:
     """Its index in the array."""
     job_file: Path
     work: str
-    """`all`: train and judge; `train`; `judge`."""
+    """`all`: train and evaluate; `train`; EVALUATE."""
     ids: tuple[str, ...]
     """SLURM jobs that were given it, oldest first: the last one counts. Empty: not known (yet)."""
     submitted: float

@@ -43,12 +43,12 @@ class Request:
         return f"{''.join(parts)}, {hours}{memory}"
 
 
-def request_of(resources: ResourcesConfig, options: SlurmOptions, *, judging: bool = False) -> Request:
+def request_of(resources: ResourcesConfig, options: SlurmOptions, *, evaluation: bool = False) -> Request:
     """A job's resources, where the launcher's options do not say otherwise (they do not speak of evaluation jobs).
 
     Raises UserError where the GPUs cannot be spread over the nodes.
     """
-    own = SlurmOptions(max_gpus_per_node=options.max_gpus_per_node) if judging else options
+    own = SlurmOptions(max_gpus_per_node=options.max_gpus_per_node) if evaluation else options
     nodes, gpus = own.nodes or resources.nodes, resources.gpus
     per_node = -(-gpus // nodes)
     limit = own.max_gpus_per_node

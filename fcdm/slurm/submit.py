@@ -17,7 +17,7 @@ from typing import Any
 from fcdm.atomic import locked
 from fcdm.config.check import budgets
 from fcdm.errors import UserError
-from fcdm.jobs.job import Job
+from fcdm.jobs.job import EVALUATE, Job
 from fcdm.jobs.pin_weights import models_of
 from fcdm.runs.folder import Run, find_run
 from fcdm.runs.protocol import protocol_id, protocol_of
@@ -54,7 +54,7 @@ class _Planned:
     after: str = ""
     """Job ids that it waits for, as sbatch's afterany takes them."""
     follows: _Planned | None = None
-    """The training that it judges, submitted by the same command."""
+    """The training that it evaluates, submitted by the same command."""
     file: Path | None = None
     id: str = ""
 
@@ -79,7 +79,7 @@ def check(jobs: list[Job], options: SlurmOptions, scheduler: Scheduler) -> None:
                 "resources.gpus or another batch_size"
             )
         if job.config.evaluation.where == "job":
-            requests.append(request_of(job.config.evaluation.resources, options, judging=True))
+            requests.append(request_of(job.config.evaluation.resources, options, evaluation=True))
         check_requests(job.name, requests, options, cluster)
     if options.check_folder:
         check_folder(Path(jobs[0].config.runs_dir), options, cluster)
@@ -136,12 +136,12 @@ def _from_anywhere(job: Job, runs_dir: Path) -> Job:
         if uri and uri.startswith("sqlite:///") and not uri.startswith("sqlite:////"):
             uri = f"sqlite:///{Path(uri.removeprefix('sqlite:///')).absolute()}"
         reference, decoder = part.evaluation.reference, part.evaluation.decoder
-        judged = dataclasses.replace(
+        evaluated = dataclasses.replace(
             part.evaluation,
             reference=str(Path(reference).absolute()) if reference else None,
             decoder=str(Path(decoder).absolute()) if decoder and Path(decoder).exists() else decoder,
         )
-        parts.append(dataclasses.replace(part, runs_dir=str(runs_dir), data=data, evaluation=judged, mlflow_uri=uri))
+        parts.append(dataclasses.replace(part, runs_dir=str(runs_dir), data=data, evaluation=evaluated, mlflow_uri=uri))
     return dataclasses.replace(job, parts=parts)
 
 
@@ -161,7 +161,7 @@ def _plan(job: Job, options: SlurmOptions, queued: list[Queued], conf: str | Non
     try:
         run = job.open()
         if not job.missing(run):
-            row.state, row.text = "done", "trained and judged"
+            row.state, row.text = "done", "trained and evaluated"
             return row, []
         if holder := held_outside(run.folder, [other.id for other in queued]):
             row.state, row.text = "held", f"by {holder}"
@@ -185,7 +185,7 @@ def _plan(job: Job, options: SlurmOptions, queued: list[Queued], conf: str | Non
 
 
 def _inline(row: Row, run: Run, request: Request, queued: list[Queued]) -> list[_Planned]:
-    """Training and judging in one job, after whatever of the run is in the queue with less."""
+    """Training and evaluation in one job, after whatever of the run is in the queue with less."""
     job = row.job
     if not _asked(job, job.missing(run)) - _asked_of(queued, ("all",)):
         return []
@@ -193,22 +193,22 @@ def _inline(row: Row, run: Run, request: Request, queued: list[Queued]) -> list[
 
 
 def _apart(row: Row, run: Run, request: Request, options: SlurmOptions, queued: list[Queued]) -> list[_Planned]:
-    """Training, and a judge that follows it."""
+    """Training, and an evaluation that follows it."""
     job = row.job
-    train, judge = (dataclasses.replace(job, work=work) for work in ("train", "judge"))
-    judging = request_of(job.config.evaluation.resources, options, judging=True)
-    trainings = [other for other in queued if other.job.work != "judge"]
+    train, evaluator = (dataclasses.replace(job, work=work) for work in ("train", EVALUATE))
+    evaluation = request_of(job.config.evaluation.resources, options, evaluation=True)
+    trainings = [other for other in queued if other.job.work != EVALUATE]
     untrained = _asked(train, job.untrained(run))
     tasks = []
     if untrained - _asked_of(trainings, ("all", "train")):
         tasks.append(_Planned(row, run, train, request, after=_after(trainings)))
-        return [*tasks, _Planned(row, run, judge, judging, follows=tasks[0])]
-    # A judge that is older than the last training in the queue may have come and gone when that ends.
+        return [*tasks, _Planned(row, run, evaluator, evaluation, follows=tasks[0])]
+    # An evaluation that is older than the last training in the queue may have come and gone when that ends.
     last = max((at for at, other in enumerate(queued) if other.job.work == "train"), default=-1)
-    trusted = [other for other in queued[last + 1 :] if other.job.work == "judge"]
+    trusted = [other for other in queued[last + 1 :] if other.job.work == EVALUATE]
     trusted += [other for other in queued if other.job.work == "all"]
-    if _asked(judge, job.missing(run)) - _asked_of(trusted, ("all", "judge")):
-        tasks.append(_Planned(row, run, judge, judging, after=_after(queued)))
+    if _asked(evaluator, job.missing(run)) - _asked_of(trusted, ("all", EVALUATE)):
+        tasks.append(_Planned(row, run, evaluator, evaluation, after=_after(queued)))
     return tasks
 
 
@@ -225,7 +225,7 @@ def _asked(job: Job, steps: Sequence[int] | None = None) -> set[tuple[str, int]]
     """(protocol, budget) that a job does; to train is to reach the budget, whatever the protocol."""
     found = set()
     for part in job.parts:
-        names = [""] if job.work != "judge" else []
+        names = [""] if job.work != EVALUATE else []
         names += [protocol_id(protocol_of(part))] if job.work != "train" else []
         found |= {(name, step) for name in names for step in budgets(part.steps) if steps is None or step in steps}
     return found
@@ -246,8 +246,8 @@ def _write(
         task.file = task.job.freeze(task.run)
         groups.setdefault((task.job.work, task.request, task.after), []).append(task)
     arrays: list[_Array] = []
-    # Judges last: each waits for the id of its training.
-    for (_, request, _), tasks in sorted(groups.items(), key=lambda group: group[0][0] == "judge"):
+    # Evaluations last: each waits for the id of its training.
+    for (_, request, _), tasks in sorted(groups.items(), key=lambda group: group[0][0] == EVALUATE):
         for at in range(0, len(tasks), max_array_size):
             some = tasks[at : at + max_array_size]
             path = launch / f"{len(arrays)}.sh"
@@ -319,7 +319,7 @@ def _cancel(launch: Path, planned: list[_Planned], scheduler: Scheduler) -> None
 def _calls(arrays: list[_Array]) -> Iterator[tuple[_Array, range, str]]:
     """(array, indices, job to wait for) of each sbatch.
 
-    Lazily: what a judge waits for is known once its training is submitted. Judges go one by one, because each waits
+    Lazily: what an evaluation waits for is known once its training is submitted. Evaluations go one by one: each waits
     for its own training only.
     """
     for array in arrays:

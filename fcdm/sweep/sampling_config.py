@@ -1,4 +1,4 @@
-"""`SOURCE key=value ...`: the weights that a command line names, and the configuration that samples or judges them.
+"""`SOURCE key=value ...`: the weights that a command line names, and the configuration that samples or evaluates them.
 
 Of a run, model, data and objective are those of its frozen config.yaml and everything else is the recipe of its data;
 of a file, the user says which model it is. Keys and checks are those of `fcdm.train`.
@@ -116,7 +116,7 @@ def run_config(run: Run, overrides: list[str]) -> Config:
     choices = []
     if (name := frozen["model"]["name"]) in preset_names():
         choices.append(f"model={name}")
-    # By what the data are and not by their name, which is the user's: a store of one's own is judged as any latents.
+    # By what the data are and not by their name, which is the user's: a store of one's own is evaluated as any latents.
     choices.append("data=digits" if frozen["data"]["downsample"] == 1 else "data=imagenet")
     choices.append(f"objective={frozen['diffusion'].get('objective', 'ddpm')}")
     composed = _composed([*choices, *overrides])

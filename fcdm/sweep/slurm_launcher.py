@@ -92,9 +92,9 @@ def _table(rows: list[Row]) -> Table:
     for row in rows:
         steps = ", ".join(f"{step:,}" for step in row.job.budgets)
         asked = str(row.request)
-        judging = row.job.config.evaluation
-        if judging.where == "job":
-            asked += f"; judged on {request_of(judging.resources, SlurmOptions(), judging=True)}"
+        evaluation = row.job.config.evaluation
+        if evaluation.where == "job":
+            asked += f"; evaluated on {request_of(evaluation.resources, SlurmOptions(), evaluation=True)}"
         state = row.state + (f": {row.text}" if row.text else "")
         table.add_row(row.job.folder_name, steps, asked, ", ".join(row.ids) or "-", state)
     return table

@@ -111,8 +111,8 @@ def _same_request(config: Config, part: Config) -> bool:
     data = dataclasses.replace(config.data, checksum=part.data.checksum)
     joined = {key: getattr(part, key) for key in ("steps", "keep_steps", "power_ema")}
     whole = resolved_sources(dataclasses.replace(with_own_source(config), data=data, grids=[], **joined))
-    judged = dataclasses.replace(whole.evaluation, weights_snapshots=part.evaluation.weights_snapshots)
-    return dataclasses.replace(whole, evaluation=judged) == part
+    evaluated = dataclasses.replace(whole.evaluation, weights_snapshots=part.evaluation.weights_snapshots)
+    return dataclasses.replace(whole, evaluation=evaluated) == part
 
 
 def _averages(part: Config) -> list[str]:

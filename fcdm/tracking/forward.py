@@ -54,8 +54,9 @@ class Forwarded:
 
 @dataclass
 class Progress:
-    """How far an MLflow run got: bytes of records.jsonl, steps judged and steps pictured by protocol."""
+    """How far an MLflow run got: bytes of records.jsonl, steps evaluated and steps pictured by protocol."""
 
+    # The names are the tag's, in stores of every version.
     records: int = 0
     judged: dict[str, list[int]] = field(default_factory=dict)
     pictured: dict[str, list[int]] = field(default_factory=dict)
@@ -169,11 +170,11 @@ class Forwarder:
                 continue
             yield [row for _, scalar in line for row in _row(*scalar)]
             progress.records = end
-        for judged in view.evaluations:
-            step, when, protocol_id = judged.step, judged.time, judged.protocol_id
+        for evaluated in view.evaluations:
+            step, when, protocol_id = evaluated.step, evaluated.time, evaluated.protocol_id
             if step in progress.judged.get(protocol_id, ()):
                 continue
-            values = judged.metrics
+            values = evaluated.metrics
             if protocol_id != headline:
                 values = {f"{key}@{protocol_id}": value for key, value in values.items()}
             elif (seconds := view.training_seconds(step)) is not None:
@@ -188,12 +189,12 @@ class Forwarder:
             if not progress.config:
                 self.store.send_file(run_id, view.folder / "config.yaml")
                 progress.config = True
-            for judged in view.evaluations:
-                there = progress.pictured.get(judged.protocol_id, ())
-                if judged.grid is None or judged.step in there or time.monotonic() > self.deadline:
+            for evaluated in view.evaluations:
+                there = progress.pictured.get(evaluated.protocol_id, ())
+                if evaluated.grid is None or evaluated.step in there or time.monotonic() > self.deadline:
                     continue
-                self.store.send_file(run_id, judged.grid, "samples")
-                progress.pictured.setdefault(judged.protocol_id, []).append(judged.step)
+                self.store.send_file(run_id, evaluated.grid, "samples")
+                progress.pictured.setdefault(evaluated.protocol_id, []).append(evaluated.step)
         except self.store.errors as error:
             line = f"files were not taken by {self.store.uri} ({_first_line(error)}); the numbers were"
             if line not in problems:
@@ -256,10 +257,10 @@ def _tags(view: RunView, headline: str | None) -> dict[str, str]:
         asked = [f"{key}: {','.join(map(str, budgets))}" for key, budgets in study.asked(view.id).items()]
         tags[metric_name(f"study.{study.name}")] = "; ".join(asked)
         tags[metric_name(f"study_protocol.{study.name}")] = study.protocol_id
-    for judged in view.evaluations:
-        if judged.protocol:
-            told = {"protocol": judged.protocol, "floor": judged.floor}
-            tags[metric_name(f"protocol.{judged.protocol_id}")] = json.dumps(told, sort_keys=True)
+    for evaluated in view.evaluations:
+        if evaluated.protocol:
+            told = {"protocol": evaluated.protocol, "floor": evaluated.floor}
+            tags[metric_name(f"protocol.{evaluated.protocol_id}")] = json.dumps(told, sort_keys=True)
     return {key: value for key, value in tags.items() if value}
 
 
@@ -276,13 +277,13 @@ def _holder(folder: Path) -> tuple[int, bool] | None:
 
 
 def _status(view: RunView) -> str:
-    """RUNNING, FINISHED (all that was asked is judged), FAILED (died), SCHEDULED (waits to go on)."""
+    """RUNNING, FINISHED (all that was asked is evaluated), FAILED (died), SCHEDULED (waits to go on)."""
     holder = _holder(view.folder)
     if holder is not None:
         return "RUNNING" if holder[1] else "FAILED"
     if not view.segments and view.error is None:
         return "SCHEDULED"
-    judged = {(evaluation.protocol_id, evaluation.step) for evaluation in view.evaluations}
+    evaluated = {(evaluation.protocol_id, evaluation.step) for evaluation in view.evaluations}
     asked = {
         (protocol_id, budget)
         for study in view.studies
@@ -290,8 +291,8 @@ def _status(view: RunView) -> str:
         for budget in budgets
     }
     if view.error is not None or not view.segments[-1].ended:
-        return "FINISHED" if asked and asked <= judged else "FAILED"
-    return "FINISHED" if asked <= judged else "SCHEDULED"
+        return "FINISHED" if asked and asked <= evaluated else "FAILED"
+    return "FINISHED" if asked <= evaluated else "SCHEDULED"
 
 
 def _last_sign(view: RunView) -> float:

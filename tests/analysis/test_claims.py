@@ -108,7 +108,7 @@ def test_the_smallest_budget_that_is_as_good_as_the_largest(table: pd.DataFrame,
 
 
 def changed(runs: Path, model: str, fids: dict[int, float | str], seed: int = 0, lr: float = 4e-3) -> Path:
-    """A run judged at these steps, with these FIDs."""
+    """A run evaluated at these steps, with these FIDs."""
     folder = make_run(runs, model, budgets=tuple(fids), seed=seed, lr=lr, grids=False)
     for path in (folder / "evaluations").glob("*.json"):
         content = json.loads(path.read_text())
@@ -152,11 +152,11 @@ def test_a_late_seed_is_left_out_by_name_and_costs_no_budget(
     # Seed 2 alone has to go: with seed 3 there are three seeds, more than half, at 100 and 200.
     assert pair.a["steps"].tolist() == [100, 200]
     assert pair.b["steps"].tolist() == [100, 200, 400, 800]
-    assert "FCDM-N without seed 2 (not judged at 200, 400, 800)" in equal_fid(pair, "steps").text
+    assert "FCDM-N without seed 2 (not evaluated at 200, 400, 800)" in equal_fid(pair, "steps").text
     said = told(capsys, str(tmp_path))
     lines = [line for line in said.splitlines() if line.startswith("left out")]
     assert [line.split(": ", 1)[1] for line in lines if "seed 2" in line] == [
-        "FCDM-N, seed 2: not judged at 200, 400, 800 (" + lines[0].rsplit("(", 1)[1]
+        "FCDM-N, seed 2: not evaluated at 200, 400, 800 (" + lines[0].rsplit("(", 1)[1]
     ]
     assert [line.split(" (nan")[0] for line in lines[1:]] == [
         f"left out: FCDM-N at {steps} steps: seed 3 has no FID there" for steps in (400, 800)
@@ -246,7 +246,7 @@ def test_fids_of_another_protocol_are_not_held_against_published_ones(
     table = as_xl(table)
     found = claims(table, published())
     refused = named(found, "equal_fid_9.62_steps").runs
-    assert "refused: not judged as published (samples 1,000, published 50,000; sampler ddim" in refused.text
+    assert "refused: not evaluated as published (samples 1,000, published 50,000; sampler ddim" in refused.text
     assert np.isnan(refused.value)
     assert named(found, "budget_256").runs.text == "missing: DiT-XL/2 at 7,000,000 steps"
     assert np.isfinite(named(found, "equal_fid_256_steps").runs.value)  # at their own FIDs they may be compared
@@ -302,7 +302,7 @@ def test_the_command(runs: Path, found: list[Claim], tmp_path: Path, capsys: pyt
         "95 % interval over 5 and 5 training seeds",
     ):
         assert part in said
-    assert "not judged yet: DiT-N/2, seed 10, at 1,600 (dit-N-2-digits-8px-" in said
+    assert "not evaluated yet: DiT-N/2, seed 10, at 1,600 (dit-N-2-digits-8px-" in said
     assert len(pd.read_csv(out)) == len(found)
     assert module.main(["--runs", str(runs), "--csv", str(tmp_path / "no" / "claims.csv")]) == 1
     assert str(tmp_path / "no") in capsys.readouterr().err

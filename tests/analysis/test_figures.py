@@ -44,7 +44,7 @@ SMALLEST = 7.0
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The scaling study of the paper with curves made up, its XL judged with guidance too, and an ablation of L."""
+    """The scaling study of the paper with curves made up, its XL evaluated with guidance too, and an ablation of L."""
     folder = tmp_path_factory.mktemp("runs")
     made = []
     for model in PAPER:
@@ -356,7 +356,7 @@ def test_guidance_without_inception_scores_stands_against_the_scale(tmp_path: Pa
 
     evaluate(run, "N", 800, START, {**PROTOCOL, "guidance_scale": 1.5}, grids=False)
     curves = read_curves(tmp_path)
-    made = recipes(table_of(curves, tmp_path, None, curves[0].judged[-1].protocol_id), guidance_table(curves))[
+    made = recipes(table_of(curves, tmp_path, None, curves[0].evaluated[-1].protocol_id), guidance_table(curves))[
         "guidance"
     ][0]()
     assert made is not None

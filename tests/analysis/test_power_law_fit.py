@@ -29,7 +29,7 @@ STEPS = np.geomspace(100, 12_800, 7)
 def trajectories(
     random: np.random.Generator, law: PowerLaw, runs: int, luck: float, noise: float
 ) -> tuple[np.ndarray, np.ndarray, list[int]]:
-    """Points of `runs` seeds: each has luck of its own at all its budgets, and every judging noise of its own."""
+    """Points of `runs` seeds: each has luck of its own at all its budgets, and every evaluation noise of its own."""
     y = law(STEPS) * np.exp(random.normal(0, luck, (runs, 1)) + random.normal(0, noise, (runs, len(STEPS))))
     return np.tile(STEPS, runs), y.ravel(), [run for run in range(runs) for _ in STEPS]
 

@@ -39,7 +39,7 @@ BLUE, VERMILLION = "#0072B2", "#D55E00"
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A study of which half is missing: one run judged throughout, one in part, one only opened, one not at all."""
+    """A study of which half is missing: one run evaluated throughout, one in part, one only opened, one not at all."""
     folder = tmp_path_factory.mktemp("runs")
     whole = make_run(folder, "dit/N-2", budgets=BUDGETS)
     half = make_run(folder, "N", budgets=BUDGETS[:2])
@@ -116,7 +116,7 @@ def test_the_page_is_whole_and_asks_nothing_of_a_network(page: Path) -> None:
     assert {address[1:] for address in inner} <= set(found.ids)
     assert all(address.startswith(("#", "data:")) for address in found.addresses)
     assert len(found.ids) == len(set(found.ids))
-    drawn = {name.split("-")[0] for name in found.ids if "-ddim" in name} - {"judged"}
+    drawn = {name.split("-")[0] for name in found.ids if "-ddim" in name} - {"evaluated"}
     assert drawn >= {"fid_vs_steps", "fid_vs_training_flops", "fid_vs_forward_gmacs", "frontier", "samples"}
     assert len(found.images) == len(drawn)
     assert all(image["alt"] and len(str(image["alt"])) > 20 for image in found.images)
@@ -126,8 +126,8 @@ def test_the_page_is_whole_and_asks_nothing_of_a_network(page: Path) -> None:
 def test_half_of_the_runs_are_missing_and_it_is_said(page: Path, runs: Path) -> None:
     text = Page(page.read_text()).text
     assert "Which needs <fewer> steps & why?" in text
-    assert "6 of 16 budgets judged in 4 runs" in text
-    assert "3 of 4 runs are not judged throughout" in text
+    assert "6 of 16 budgets evaluated in 4 runs" in text
+    assert "3 of 4 runs are not evaluated throughout" in text
     for folder in ("N-digits", "M-digits", "dit-N-2-digits", "dit-M-2-digits"):
         assert folder in text  # the one without a folder too
     assert f"{fid_at('dit/N-2', 800):.4g}" in text
@@ -168,10 +168,10 @@ def test_protocols_have_parts_of_their_own(tmp_path: Path) -> None:
     made = report.make_report(study_facts(tmp_path, "demo"))
     parts = re.split(r"<h2>", made.html)[1:]
     mine = {part.partition("</h2>")[0]: part for part in parts}
-    headline = mine[f"Judged by {protocol_id(PROTOCOL)} (headline)"]
-    other = mine[f"Judged by {protocol_id(OTHER)}"]
-    assert list(mine).index(f"Judged by {protocol_id(PROTOCOL)} (headline)") < list(mine).index(
-        f"Judged by {protocol_id(OTHER)}"
+    headline = mine[f"Evaluated by {protocol_id(PROTOCOL)} (headline)"]
+    other = mine[f"Evaluated by {protocol_id(OTHER)}"]
+    assert list(mine).index(f"Evaluated by {protocol_id(PROTOCOL)} (headline)") < list(mine).index(
+        f"Evaluated by {protocol_id(OTHER)}"
     )
     ours, theirs = f"{fid_at('N', 800):.4g}", f"{fid_at('N', 800) * 1.5:.4g}"
     assert ours in headline
@@ -184,13 +184,13 @@ def test_protocols_have_parts_of_their_own(tmp_path: Path) -> None:
         assert not (protocol_id(PROTOCOL) in latex_table(table) and protocol_id(OTHER) in latex_table(table))
 
 
-def test_nothing_is_judged_yet(tmp_path: Path) -> None:
+def test_nothing_is_evaluated_yet(tmp_path: Path) -> None:
     folder = make_run(tmp_path, evaluated=False)
     make_study(tmp_path, [folder])
     made = report.make_report(study_facts(tmp_path, "demo"))
     text = Page(made.html).text
-    assert "0 of 4 budgets judged" in text
-    assert f"nothing is judged by {protocol_id(PROTOCOL)} yet (4 asked)" in text
+    assert "0 of 4 budgets evaluated" in text
+    assert f"nothing is evaluated by {protocol_id(PROTOCOL)} yet (4 asked)" in text
     assert [table.name for table in made.tables] == ["cost"]
 
 
@@ -203,7 +203,7 @@ def test_a_run_that_diverged_is_named_where_it_is_left_out(tmp_path: Path) -> No
     make_study(tmp_path, folders)
     text = Page(report.make_report(study_facts(tmp_path, "demo")).html).text
     assert text.count(f"left out: FCDM-N at 400 steps: seed 1 has no FID there (nan; {folders[1].name})") >= 1
-    assert "seed 1 not judged there" not in text
+    assert "seed 1 not evaluated there" not in text
     assert text.count("Not drawn: ") >= 3
 
 
@@ -364,7 +364,7 @@ def test_cost_of_a_run(tmp_path: Path) -> None:
     cost = run_cost(view)
     macs = MODELS["N"][1]
     assert cost.hours == {"CPU core": pytest.approx((200 / 50 * 2 + 2 * 12) / 3600)}
-    assert cost.judging_hours == pytest.approx(24 / 3600)
+    assert cost.evaluation_hours == pytest.approx(24 / 3600)
     assert cost.train_flops == 6 * macs * 128 * 200
     assert cost.sampling_flops == 2 * macs * 25 * 1000 * 2
     assert cost.disk_bytes == sum(path.stat().st_size for path in view.folder.rglob("*") if path.is_file())

@@ -48,7 +48,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # --- the table ---------------------------------------------------------------------------------------
 
 
-def test_one_row_per_run_and_judged_step(study: Path) -> None:
+def test_one_row_per_run_and_evaluated_step(study: Path) -> None:
     table = tidy_table(study)
     assert tuple(table.columns) == COLUMNS
     assert len(table) == len(MODELS) * len(BUDGETS)
@@ -118,7 +118,7 @@ def test_protocols_are_not_mixed(tmp_path: Path) -> None:
     assert tidy_table(tmp_path, "quick")["fid"].tolist() == [1.5 * fid_at("N", 800)]
     with pytest.raises(UserError, match="2 protocols"):
         tidy_table(tmp_path)
-    with pytest.raises(UserError, match="nothing was judged by 'ddpm250'"):
+    with pytest.raises(UserError, match="nothing was evaluated by 'ddpm250'"):
         tidy_table(tmp_path, protocol="ddpm250")
 
 
@@ -136,7 +136,7 @@ def test_a_study_of_two_protocols_says_what_it_leaves_out(
     Forwarder(runs, uri).forward()
     asked, left = protocol_id(OTHER), protocol_id(PROTOCOL)
     differ = f"sampling_steps: 10 in {asked}, 25 in {left}"
-    line = f"left out: 2 runs judged by {left} ({differ}): --protocol {left} draws them"
+    line = f"left out: 2 runs evaluated by {left} ({differ}): --protocol {left} draws them"
     for source in (runs, uri):
         table = tidy_table(source, "demo")
         assert set(table["protocol_id"]) == {asked}
@@ -148,7 +148,7 @@ def test_a_study_of_two_protocols_says_what_it_leaves_out(
     (new / "records.jsonl").unlink()
     for path in (new / "evaluations").iterdir():
         path.unlink()
-    with pytest.raises(UserError, match=f"judged by {asked} yet, only by {left}"):
+    with pytest.raises(UserError, match=f"evaluated by {asked} yet, only by {left}"):
         tidy_table(runs, "demo")
 
 
@@ -167,17 +167,17 @@ def test_an_empty_study_is_said_to_be_there(tmp_path: Path, capsys: pytest.Captu
     assert said.out == ""
 
 
-def test_the_table_names_what_nobody_has_judged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_names_what_nobody_has_evaluated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_study(tmp_path, [make_run(tmp_path, "N", budgets=(100,), grids=False)], budgets=(100, 800))
     assert table_command.main(["--runs", str(tmp_path), "--study", "demo"]) == 0
     said = capsys.readouterr()
-    assert "not judged yet: FCDM-N, seed 0, at 800" in said.err
+    assert "not evaluated yet: FCDM-N, seed 0, at 800" in said.err
     assert len(pd.read_csv(io.StringIO(said.out))) == 1
 
 
-def test_runs_not_judged_yet(tmp_path: Path) -> None:
+def test_runs_not_evaluated_yet(tmp_path: Path) -> None:
     make_run(tmp_path, evaluated=False)
-    with pytest.raises(UserError, match="no run has been judged yet"):
+    with pytest.raises(UserError, match="no run has been evaluated yet"):
         tidy_table(tmp_path)
 
 

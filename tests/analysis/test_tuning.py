@@ -73,9 +73,9 @@ def test_a_setting_that_diverged_is_named_and_never_chosen(tmp_path: Path) -> No
     assert any("nothing to compare it with" in line for line in told)
 
 
-def test_a_budget_nobody_was_judged_at(runs: Path) -> None:
+def test_a_budget_nobody_was_evaluated_at(runs: Path) -> None:
     assert tune(tidy_table(runs, "fresh"), steps=400)[0].steps == 400
-    with pytest.raises(UserError, match="no run was judged at 123 steps; there: 800"):
+    with pytest.raises(UserError, match="no run was evaluated at 123 steps; there: 800"):
         tune(tidy_table(runs, "tune"), steps=123)
 
 
@@ -108,13 +108,13 @@ def test_a_study_at_work_says_that_the_choice_may_change(tmp_path: Path, capsys:
     assert tuning.main(["--runs", str(tmp_path), "--study", "tune"]) == 0
     said = capsys.readouterr().out
     assert "best so far, the study is not finished: model=N" in said
-    assert said.count("not judged yet: FCDM-N") == 2
+    assert said.count("not evaluated yet: FCDM-N") == 2
     fresh = [make_run(tmp_path, "N", lr=1e-3, seed=10, grids=False)]
     make_study(tmp_path, fresh, "fresh", budgets=(800,))
     assert claims.main(["--runs", str(tmp_path), "--study", "fresh", "--tuning", "tune"]) == 0
     said = capsys.readouterr().out
     assert "the best so far (the tuning is not finished) of 1 settings" in said
-    assert said.count("tuning 'tune': not judged yet: FCDM-N") == 2
+    assert said.count("tuning 'tune': not evaluated yet: FCDM-N") == 2
 
 
 def test_the_same_model_at_two_resolutions_is_tuned_twice(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from fcdm.features import open_extractor
 from fcdm.features.calibration import PUBLISHED, compare
 from fcdm.features.make_reference import write_reference
 from fcdm.features.reference import read_reference
-from fcdm.features.sample_statistics import judge_samples
+from fcdm.features.sample_statistics import evaluate_samples
 from fcdm.metrics.inception_score import shuffled
 from fcdm.models.official_weights import to_official
 from fcdm.runs.identity import run_id, science
@@ -88,10 +88,10 @@ def test_a_run_at_all_its_checkpoints_or_one_and_its_file_alike(lab: Any, capsys
     assert main(words) == 0
     (result,) = (folder / "results").glob("weights-*.json")
     assert result.with_suffix(".png").exists()
-    judged = content(files[1])
+    evaluated = content(files[1])
     found = content(result)
-    assert found["metrics"] == judged["metrics"]
-    assert found["protocol"] == judged["protocol"]
+    assert found["metrics"] == evaluated["metrics"]
+    assert found["protocol"] == evaluated["protocol"]
     made = result.stat().st_mtime_ns
     assert main(words) == 0
     assert result.stat().st_mtime_ns == made
@@ -161,7 +161,7 @@ def test_anybody_s_samples_give_the_five_metrics(lab: Any, capsys: Any) -> None:
     found = content(path)
     with np.load(folder / "mine.npz") as arrays:
         images = torch.from_numpy(arrays["arr"]).permute(0, 3, 1, 2)
-    wanted = judge_samples([images], read_reference(folder / "reference.npz"), extractor)
+    wanted = evaluate_samples([images], read_reference(folder / "reference.npz"), extractor)
     assert found["metrics"].keys() == wanted.keys()
     assert {"fid", "sfid", "inception_score", "precision", "recall"} <= wanted.keys()
     for key, value in wanted.items():
@@ -172,7 +172,7 @@ def test_anybody_s_samples_give_the_five_metrics(lab: Any, capsys: Any) -> None:
 
 
 @pytest.mark.slow
-def test_two_ranks_judge_samples_alike(lab: Any) -> None:
+def test_two_ranks_evaluate_samples_alike(lab: Any) -> None:
     folder = lab[0]
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "fcdm.evaluate"]
     done = subprocess.run(
@@ -213,8 +213,8 @@ def test_wrong_words_are_one_line(lab: Any, capsys: Any) -> None:
         (["samples=text.npz", "reference=reference.npz"], "not a readable .npz"),
         (["samples=mine.npz"], "say reference=<file in ADM's format>"),
         (["samples=gone.npz", "reference=reference.npz"], "gone.npz: there is no such file"),
-        (["samples=mine.npz", "reference=reference.npz", "features=digits-cnn"], "judged with inception"),
-        (["samples=5"], "say what to judge"),
+        (["samples=mine.npz", "reference=reference.npz", "features=digits-cnn"], "evaluated with inception"),
+        (["samples=5"], "say what to evaluate"),
         (["calibrate"], "openai/guided-diffusion"),
         (["calibrate", "samples=gone.npz", "reference=reference.npz"], "samples=gone.npz: there is no such file"),
     ):

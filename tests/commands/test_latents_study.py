@@ -69,9 +69,9 @@ def test_the_whole_chain(lab: Path) -> None:
     done = run(lab, "-m", "fcdm.train", *study())
     assert "FID" in done.stdout
     whole = only_run(lab / "runs")
-    judged = [json.loads(path.read_text()) for path in sorted(whole.glob("evaluations/step-*.json"))]
-    assert [content["step"] for content in judged] == [2, 4]
-    for content in judged:
+    evaluated = [json.loads(path.read_text()) for path in sorted(whole.glob("evaluations/step-*.json"))]
+    assert [content["step"] for content in evaluated] == [2, 4]
+    for content in evaluated:
         assert content["metrics"].keys() == METRICS
         protocol = content["protocol"]
         assert protocol["decoder"].startswith("vae@")
@@ -97,14 +97,14 @@ def test_the_whole_chain(lab: Path) -> None:
     for key, value in values(whole).items():
         assert there[key] == pytest.approx(value, rel=0.05, abs=1e-3), key
 
-    _sampled_and_judged_by_hand(lab, whole, judged[-1])
+    _sampled_and_evaluated_by_hand(lab, whole, evaluated[-1])
 
     plotted = run(lab, "-m", "analysis.plots", "--runs", "runs", "--out", "figures")
     assert "FID" in plotted.stdout
     assert list((lab / "figures").glob("*.png"))
 
 
-def _sampled_and_judged_by_hand(lab: Path, whole: Path, judged: dict[str, Any]) -> None:
+def _sampled_and_evaluated_by_hand(lab: Path, whole: Path, evaluated: dict[str, Any]) -> None:
     """`fcdm.sample` and `fcdm.evaluate` under the training's own protocol give the training's own numbers."""
     how = ["samples=12", "sampling_steps=2", "batch_size=6"]
     run(lab, "-m", "fcdm.sample", f"{whole.name}@4", *how, "out=drawn")
@@ -119,18 +119,18 @@ def _sampled_and_judged_by_hand(lab: Path, whole: Path, judged: dict[str, Any]) 
     found = json.loads(result.read_text())["metrics"]
     assert found.keys() == METRICS - {"heldout_loss"}
     for key, value in found.items():
-        assert value == pytest.approx(judged["metrics"][key], rel=1e-4, abs=1e-6), key
+        assert value == pytest.approx(evaluated["metrics"][key], rel=1e-4, abs=1e-6), key
 
     files = {path: path.stat().st_mtime_ns for path in whole.glob("evaluations/*.json")}
     protocol = [*how, "reference=reference.npz", "mlflow_uri=off"]
     shown = run(lab, "-m", "fcdm.evaluate", f"{whole.name}@4", *protocol)
-    assert f"{judged['protocol_id']}.json" in shown.stdout
-    assert {path: path.stat().st_mtime_ns for path in whole.glob("evaluations/*.json")} == files, "judged already"
+    assert f"{evaluated['protocol_id']}.json" in shown.stdout
+    assert {path: path.stat().st_mtime_ns for path in whole.glob("evaluations/*.json")} == files, "evaluated already"
     for path in files:
         path.rename(path.with_suffix(".before"))
     run(lab, "-m", "fcdm.evaluate", f"{whole.name}@4", *protocol)
     (again,) = whole.glob("evaluations/*.json")
-    assert json.loads(again.read_text())["metrics"] == judged["metrics"]
+    assert json.loads(again.read_text())["metrics"] == evaluated["metrics"]
     for path in files:
         path.with_suffix(".before").rename(path)
 

@@ -210,7 +210,7 @@ def test_a_config_edited_by_hand_is_refused_with_the_difference(fcdm: Command, t
     assert refused.stderr.count("\n") == 1
 
 
-def test_a_passed_budget_is_judged_from_its_checkpoint_or_refused(fcdm: Command, tmp_path: Path) -> None:
+def test_a_passed_budget_is_evaluated_from_its_checkpoint_or_refused(fcdm: Command, tmp_path: Path) -> None:
     assert fcdm("model=N", "steps=[2,6]", *TINY).returncode == 0
     run = only_run(tmp_path / "runs")
     before = values(run)
@@ -221,7 +221,7 @@ def test_a_passed_budget_is_judged_from_its_checkpoint_or_refused(fcdm: Command,
     assert before[6, "fid"]
     lost = fcdm("model=N", "steps=4", *TINY)
     assert lost.returncode == 1
-    assert "steps=4 cannot be judged any more" in lost.stderr
+    assert "steps=4 cannot be evaluated any more" in lost.stderr
     assert "kept: 2, 6" in lost.stderr
 
 
@@ -237,12 +237,12 @@ def test_two_protocols_of_one_run_in_one_sweep(fcdm: Command, tmp_path: Path) ->
         done = fcdm(*sweep, *TINY)
         assert done.returncode == 0, done.stdout + done.stderr
         run = only_run(tmp_path / launcher)
-        judged = [path.name.split("-")[1] for path in (run / "evaluations").glob("*.json")]
-        assert sorted(judged) == ["00000002", "00000004", "00000004"]
+        evaluated = [path.name.split("-")[1] for path in (run / "evaluations").glob("*.json")]
+        assert sorted(evaluated) == ["00000002", "00000004", "00000004"]
 
 
 def test_a_budget_that_was_asked_for_keeps_its_checkpoint(fcdm: Command, tmp_path: Path) -> None:
-    """Asked for, trained to, but not judged yet when the next command asks for more."""
+    """Asked for, trained to, but not evaluated yet when the next command asks for more."""
     assert fcdm("model=N", "steps=2", *TINY).returncode == 0
     run = only_run(tmp_path / "runs")
     for path in (run / "evaluations").glob("step-*"):

@@ -65,7 +65,7 @@ def test_kill_9_and_another_length_afterwards(fcdm: Command, tmp_path: Path, tra
     run = only_run(tmp_path / "runs")
     assert not (run / "checkpoints" / "step-00000040").exists(), "it was killed too late to show anything"
     (run / "ema" / ".tmp-left-behind").mkdir()
-    # The lengths are not said again: what is tracked goes on. The weights to judge are.
+    # The lengths are not said again: what is tracked goes on. The weights to evaluate are.
     done = fcdm(*POWER)
     assert done.returncode == 0, done.stderr
     both = ("power-0.05.safetensors", "power-0.1.safetensors", "model.safetensors", "ema.safetensors")

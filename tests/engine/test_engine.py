@@ -33,7 +33,7 @@ class Silent:
 
     def training(self, step: int, last: int, loss: float | None, images_per_s: float | None) -> None: ...
     def sampling(self, step: int, done: int, samples: int) -> None: ...
-    def judged(self, step: int, metrics: dict[str, float], floor: dict[str, float]) -> None: ...
+    def evaluated(self, step: int, metrics: dict[str, float], floor: dict[str, float]) -> None: ...
     def note(self, text: str) -> None: ...
 
 
@@ -137,7 +137,7 @@ def _trained(config: Config) -> torch.nn.Module:
     return model
 
 
-def _judge(
+def _evaluate(
     config: Config, data: Dataset, partial: Path, stop: StopSignal | None = None, **changes: object
 ) -> Evaluation:
     protocol = dataclasses.replace(config.evaluation, **changes)  # type: ignore[arg-type]
@@ -148,18 +148,18 @@ def _judge(
 
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
 def test_a_sample_is_a_function_of_seed_and_number(config: Config, data: Dataset, tmp_path: Path, sampler: str) -> None:
-    whole = _judge(config, data, tmp_path / "a.npz", sampler=sampler)
-    cut = _judge(config, data, tmp_path / "b.npz", sampler=sampler, batch_size=7)
+    whole = _evaluate(config, data, tmp_path / "a.npz", sampler=sampler)
+    cut = _evaluate(config, data, tmp_path / "b.npz", sampler=sampler, batch_size=7)
     assert whole.grid.shape == cut.grid.shape == (40, 1, 8, 8)
     assert (np.abs(whole.grid.astype(int) - cut.grid.astype(int)) > 1).mean() < 1e-3
     for key, value in whole.metrics.items():
         assert cut.metrics[key] == pytest.approx(value, rel=2e-3), key
-    other = _judge(config, data, tmp_path / "c.npz", sampler=sampler, seed=1)
+    other = _evaluate(config, data, tmp_path / "c.npz", sampler=sampler, seed=1)
     assert not np.array_equal(other.grid, whole.grid)
 
 
 def test_a_stopped_evaluation_goes_on_where_it_was(config: Config, data: Dataset, tmp_path: Path) -> None:
-    whole = _judge(config, data, tmp_path / "whole.npz", batch_size=8)
+    whole = _evaluate(config, data, tmp_path / "whole.npz", batch_size=8)
 
     class StopAtThird(StopSignal):
         """Asks to stop at the third look."""
@@ -177,25 +177,25 @@ def test_a_stopped_evaluation_goes_on_where_it_was(config: Config, data: Dataset
 
     partial = tmp_path / "partial.npz"
     with pytest.raises(Stopped):
-        _judge(config, data, partial, StopAtThird(), batch_size=8)
+        _evaluate(config, data, partial, StopAtThird(), batch_size=8)
     assert partial.exists()
-    resumed = _judge(config, data, partial, batch_size=8)
+    resumed = _evaluate(config, data, partial, batch_size=8)
     assert resumed.metrics == whole.metrics
     assert np.array_equal(resumed.grid, whole.grid)
     partial.write_bytes(b"torn")
-    assert _judge(config, data, partial, batch_size=8).metrics == whole.metrics
+    assert _evaluate(config, data, partial, batch_size=8).metrics == whole.metrics
 
 
 def test_guidance_changes_the_samples_and_scale_one_does_not(config: Config, data: Dataset, tmp_path: Path) -> None:
-    plain = _judge(config, data, tmp_path / "a.npz")
-    guided = _judge(config, data, tmp_path / "b.npz", guidance_scale=3.0)
+    plain = _evaluate(config, data, tmp_path / "a.npz")
+    guided = _evaluate(config, data, tmp_path / "b.npz", guidance_scale=3.0)
     assert plain.metrics["fid"] != guided.metrics["fid"]
     assert plain.metrics["heldout_loss"] == guided.metrics["heldout_loss"]
 
 
 def test_real_digits_score_near_the_floor(config: Config, data: Dataset, tmp_path: Path) -> None:
     """The floor printed beside a FID is what real digits get."""
-    found = _judge(config, data, tmp_path / "a.npz")
+    found = _evaluate(config, data, tmp_path / "a.npz")
     assert 0 < found.floor["fid"] < found.metrics["fid"]
     assert found.floor["fid_heldout_against_train"] < 1.0
     assert len(found.heldout_loss_bins) == 10

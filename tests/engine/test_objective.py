@@ -1,4 +1,4 @@
-"""`objective=flow`, and the keys of the protocol that came with it: trained, judged and told apart like the rest."""
+"""`objective=flow`, and the keys of the protocol that came with it: trained, evaluated and told apart like the rest."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def protocol(*overrides: str) -> tuple[str, dict[str, Any]]:
 
 
 def test_the_protocols_of_earlier_versions_keep_their_ids() -> None:
-    """If one of these changes, every FID of every user is judged again."""
+    """If one of these changes, every FID of every user is evaluated again."""
     assert protocol("model=N")[0] == "ddim25-1000-3781f414"
     assert protocol("model=N", "evaluation.guidance_scale=1.5", "evaluation.sampler=ddpm")[0] == "ddpm25-1000-4232d03d"
 
@@ -56,7 +56,7 @@ def test_what_does_not_go_together(overrides: list[str], said: str) -> None:
         composed("model=N", *overrides)
 
 
-def test_a_flow_is_trained_judged_and_resumed(fcdm: Command, tmp_path: Path) -> None:
+def test_a_flow_is_trained_evaluated_and_resumed(fcdm: Command, tmp_path: Path) -> None:
     done = fcdm(*FLOW, "steps=[4,8]")
     assert done.returncode == 0, done.stderr
     whole = only_run(tmp_path / "runs")
@@ -74,12 +74,12 @@ def test_a_flow_is_trained_judged_and_resumed(fcdm: Command, tmp_path: Path) -> 
     assert cost < json.loads((only_run(tmp_path / "ddpm") / "run.json").read_text())["cost"]["parameters"]
 
 
-def test_each_sampler_judges_the_same_weights(fcdm: Command, tmp_path: Path) -> None:
+def test_each_sampler_evaluates_the_same_weights(fcdm: Command, tmp_path: Path) -> None:
     for sampler in ("heun", "dopri5", "sde"):
         done = fcdm(*FLOW, "steps=4", f"evaluation.sampler={sampler}")
         assert done.returncode == 0, done.stderr
-    judged = sorted((only_run(tmp_path / "runs") / "evaluations").glob("step-*.json"))
-    fids = [json.loads(path.read_text())["metrics"]["fid"] for path in judged]
+    evaluated = sorted((only_run(tmp_path / "runs") / "evaluations").glob("step-*.json"))
+    fids = [json.loads(path.read_text())["metrics"]["fid"] for path in evaluated]
     assert all(0 < fid < 1e4 for fid in fids)
     assert len(set(fids)) == 3
 

@@ -1,4 +1,4 @@
-"""Reference files in ADM's format, image files as a stream, and judging in one pass, in parts and on ranks."""
+"""Reference files in ADM's format, image files as a stream, and evaluation in one pass, in parts and on ranks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fcdm.features import Extractor, Features, open_extractor
 from fcdm.features.image_file import open_images
 from fcdm.features.make_reference import write_reference
 from fcdm.features.reference import read_reference
-from fcdm.features.sample_statistics import GROUP, SampleStatistics, judge_samples
+from fcdm.features.sample_statistics import GROUP, SampleStatistics, evaluate_samples
 from fcdm.metrics.frechet import FeatureStatistics, frechet_distance
 from fcdm.metrics.inception_score import InceptionScore
 from fcdm.metrics.precision_recall import precision_recall
@@ -77,7 +77,7 @@ def test_adms_files_are_read_as_they_are(tmp_path):
     np.testing.assert_array_equal(reference.pool[0], small_features(images).pool.double().mean(0).numpy())
     assert [m.shape for m in (*reference.pool, *reference.spatial)] == [(6,), (6, 6), (5,), (5, 5)]
     assert torch.equal(torch.cat(list(reference.images.batches(20))), images)
-    assert judge_samples(images.split(7), reference, SMALL)["fid"] == pytest.approx(0, abs=1e-6)
+    assert evaluate_samples(images.split(7), reference, SMALL)["fid"] == pytest.approx(0, abs=1e-6)
 
 
 def test_ours_are_in_adms_format(tmp_path):
@@ -189,7 +189,7 @@ def test_without_images_or_sfid_there_is_less_to_say(tmp_path):
     reference = read_reference(path, resolution=SIDE)
     assert (reference.images, reference.spatial, reference.resolution) == (None, None, None)
     assert reference.features(SMALL) is None
-    assert set(judge_samples([random_images(9)], reference, SMALL)) == {
+    assert set(evaluate_samples([random_images(9)], reference, SMALL)) == {
         "fid",
         "inception_score",
         "inception_score_std",
@@ -220,15 +220,15 @@ def test_features_of_the_images_are_kept_beside_the_file(reference, tmp_path, mo
 
 
 def test_another_extractor_or_size_is_refused(reference):
-    with pytest.raises(UserError, match="made with small@1, but the images are judged with small@2"):
-        judge_samples([], reference, dataclasses.replace(SMALL, id="small@2"))
+    with pytest.raises(UserError, match="made with small@1, but the images are evaluated with small@2"):
+        evaluate_samples([], reference, dataclasses.replace(SMALL, id="small@2"))
     unnamed = dataclasses.replace(reference, extractor=None)
     with pytest.raises(UserError, match="statistics of 6 features, but pixels-8x8 has 64"):
         unnamed.check_extractor(open_extractor("pixels"))
     with pytest.raises(UserError, match="sFID statistics of 5 features, but small@1 has 9"):
         unnamed.check_extractor(dataclasses.replace(SMALL, spatial_dim=9))
     with pytest.raises(UserError, match="a reference of 4x4 pixels, but the samples are 8x8"):
-        judge_samples([random_images(3, side=8)], reference, SMALL)
+        evaluate_samples([random_images(3, side=8)], reference, SMALL)
 
 
 # --- image files --------------------------------------------------------------------------------
@@ -270,7 +270,7 @@ def test_bad_sample_files_are_refused(tmp_path):
         list(open_images(path).batches(2))
 
 
-# --- judging ------------------------------------------------------------------------------------
+# --- evaluation ------------------------------------------------------------------------------------
 
 
 def by_hand(images, reference_images):
@@ -297,14 +297,14 @@ def statistics_of(images, batch, first=0, **kwargs):
     return statistics
 
 
-def test_judging_is_the_five_metrics(reference):
+def test_evaluation_is_the_five_metrics(reference):
     images, seen = random_images(120, seed=2) // 2 + 40, []
-    got = judge_samples(images.split(50), reference, SMALL, progress=seen.append)
+    got = evaluate_samples(images.split(50), reference, SMALL, progress=seen.append)
     assert got == pytest.approx(by_hand(images, random_images(200)), rel=1e-9)
     assert list(got) == ["fid", "sfid", "inception_score", "inception_score_std", "precision", "recall"]
     assert seen == [50, 100, 120]
     before = statistics_of(images[:70], 30)
-    assert judge_samples([images[70:]], reference, SMALL, statistics=before) == pytest.approx(got, rel=1e-9)
+    assert evaluate_samples([images[70:]], reference, SMALL, statistics=before) == pytest.approx(got, rel=1e-9)
 
 
 @given(st.data())
@@ -350,7 +350,7 @@ def test_an_extractor_of_one_output_gives_fid_precision_and_recall(tmp_path):
     extractor, images = open_extractor("pixels"), random_images(90, side=8, channels=1)
     (warning,) = write_reference(tmp_path / "r.npz", [images[:50]], extractor)
     assert "50 images for 64 features" in warning
-    found = judge_samples([images[50:]], read_reference(tmp_path / "r.npz"), extractor)
+    found = evaluate_samples([images[50:]], read_reference(tmp_path / "r.npz"), extractor)
     assert set(found) == {"fid", "precision", "recall"}
     state = SampleStatistics.for_extractor(extractor).state()
     assert SampleStatistics.from_state(state).spatial is None

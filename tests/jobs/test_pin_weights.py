@@ -21,8 +21,8 @@ from fcdm.engine.state import create_model, load_weights
 from fcdm.errors import UserError
 from fcdm.jobs.job import Job
 from fcdm.jobs.make_jobs import make_jobs
-from fcdm.plan.estimate import judging_flops
-from fcdm.runs.checkpoints import CannotJudge
+from fcdm.plan.estimate import evaluation_flops
+from fcdm.runs.checkpoints import CannotEvaluate
 from fcdm.runs.protocol import protocol_id, protocol_of
 from fcdm.runs.run_cost import run_cost
 from tests.support.commands import TINY, Command, composing, environment, evaluations
@@ -242,7 +242,7 @@ def test_autoguidance_by_a_smaller_model(fcdm: Command, tmp_path: Path, trained:
     )
     assert done.returncode == 0, done.stderr + done.stdout
     after = evaluations(run)
-    # Scale 1 is what was judged before; scale 2 is one more protocol, with other samples.
+    # Scale 1 is what was evaluated before; scale 2 is one more protocol, with other samples.
     assert {name: after[name] for name in before} == before
     (new,) = after.keys() - before.keys()
     content = json.loads((run / "evaluations" / new).read_text())
@@ -295,15 +295,15 @@ def test_the_plan_counts_the_weak_model_s_own_forward_passes(trained: Runs) -> N
     narrow = job(trained, "model.width=8").config
     forwards = 20 * 2  # samples and sampling steps of TINY
     both = run_cost(config).forward_macs + run_cost(narrow).forward_macs
-    assert judging_flops(config)["sampling"] == 2 * forwards * both
+    assert evaluation_flops(config)["sampling"] == 2 * forwards * both
     assert run_cost(narrow).forward_macs < run_cost(config).forward_macs / 2
 
 
-def test_a_weak_model_that_is_gone_is_a_matter_of_judging(tmp_path: Path, trained: Runs) -> None:
+def test_a_weak_model_that_is_gone_is_a_matter_of_its_evaluation(tmp_path: Path, trained: Runs) -> None:
     shutil.copytree(trained.folder, tmp_path / "runs")
     runs = dataclasses.replace(trained, folder=tmp_path / "runs")
     config = job(runs, "evaluation.guidance_scale=2", f"evaluation.guidance_weak={trained.weak}@2").config
     assert weaker_model(config, CPU) is not None
     shutil.rmtree(runs.folder / trained.weak / "checkpoints")
-    with pytest.raises(CannotJudge, match=r"evaluation.guidance_weak: .*step-00000002 is gone"):
+    with pytest.raises(CannotEvaluate, match=r"evaluation.guidance_weak: .*step-00000002 is gone"):
         weaker_model(config, CPU)

@@ -87,8 +87,8 @@ def test_the_page_runs_as_it_stands(fcdm: Command, tmp_path: Path) -> None:
     for folder in found.values():
         assert folder.name in said["hydra/launcher=local"]
         assert folder.name in said["fcdm.status"]
-        (judged,) = evaluations(folder).values()
-        assert math.isfinite(judged["metrics"]["fid"])  # type: ignore[index]
+        (evaluated,) = evaluations(folder).values()
+        assert math.isfinite(evaluated["metrics"]["fid"])  # type: ignore[index]
     assert said["hydra/launcher=plan"].count("my_unet") >= 2
 
     ours = ("--config-dir", ".", "model=my_unet", *TINY)

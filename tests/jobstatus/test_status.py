@@ -13,14 +13,15 @@ import pytest
 
 from fcdm.errors import UserError
 from fcdm.jobs import progress as show
-from fcdm.jobstatus.classify import JUDGING_TEXT
+from fcdm.jobs.job import EVALUATE
+from fcdm.jobstatus.classify import EVALUATING_TEXT
 from fcdm.jobstatus.collect import Looker, what_is_asked
 from fcdm.jobstatus.rows import STATES
 from fcdm.jobstatus.run_files import read_tail
 from fcdm.jobstatus.words import as_json, next_steps, plain_lines, what
 from fcdm.slurm.client import Refused
 from tests.support.fake_scheduler import FakeScheduler
-from tests.support.status_world import BATCH, JUDGE_SECONDS, OTHER, PROTOCOL, SPEED, World, dead_pid
+from tests.support.status_world import BATCH, EVALUATION_SECONDS, OTHER, PROTOCOL, SPEED, World, dead_pid
 
 
 @pytest.fixture
@@ -198,7 +199,7 @@ STATE_CASES: dict[str, tuple[Callable[[World], object], str, str]] = {
     "node": (ended("NODE_FAIL", nodes="node7"), "failed", "its node failed (node7)"),
     "preempted for good": (ended("PREEMPTED"), "failed", "preempted"),
     "a state of the future": (ended("MELTED"), "failed", "SLURM says MELTED"),
-    "did nothing": (ended("COMPLETED"), "failed", "ended without an error, but step 100 is not judged"),
+    "did nothing": (ended("COMPLETED"), "failed", "ended without an error, but step 100 is not evaluated"),
     "forgotten": (slurm(forgotten), "failed", "killed by SIGKILL"),
     "no accounting": (slurm(forgotten_without_accounting), "failed", "SLURM has forgotten it"),
     "never started, no accounting": (slurm(forgotten_without_accounting, 0), "cancelled", "before it started"),
@@ -212,7 +213,7 @@ STATE_CASES: dict[str, tuple[Callable[[World], object], str, str]] = {
     "nothing": (lambda w: None, "not submitted", ""),
     "an empty folder": (lambda w: w.run(), "not submitted", ""),
     "launch cut off": (lambda w: (w.run(), w.launch("N", submit=False)), "not submitted", "cut off"),
-    "checkpoint kept": (lambda w: w.run(step=150, kept=[100]), "trained", "not judged"),
+    "checkpoint kept": (lambda w: w.run(step=150, kept=[100]), "trained", "not evaluated"),
     "checkpoint lost": (lambda w: w.run(step=150, kept=[150]), "lost", "its checkpoint is gone"),
     "local, running": (local(), "running", "step 50/100, 640 images/s"),
     "local, killed": (lambda w: local(pid=dead_pid())(w), "failed", "ended without a word"),
@@ -246,7 +247,7 @@ def test_states(world: World, name: str) -> None:
 
 
 def test_done_with_fid_and_nothing_is_asked_of_slurm(world: World) -> None:
-    world.run(step=200, judged=[100, 200])
+    world.run(step=200, evaluated=[100, 200])
     world.study()
     world.launch("N")
     world.scheduler.down = "SLURM does not answer"
@@ -256,16 +257,16 @@ def test_done_with_fid_and_nothing_is_asked_of_slurm(world: World) -> None:
     assert "analysis.plots --study s" in next_steps(overview, "s")[-1]
 
 
-def test_eta_counts_training_and_what_is_judged_on_the_way(world: World) -> None:
-    world.run(step=150, judged=[100], kept=[100])
+def test_eta_counts_training_and_what_is_evaluated_on_the_way(world: World) -> None:
+    world.run(step=150, evaluated=[100], kept=[100])
     world.study(asked={"N": (100, 200, 400)})
     (job,) = world.launch("N", budgets=(100, 200, 400))
     running(world, job)
     world.progress("N", 160, "loss 0.5, 640 images/s")
     done, near, far = world.rows()
     assert (done.state, near.step, far.step) == ("done", 160, 160)
-    assert near.eta == pytest.approx((200 - 160) * BATCH / SPEED + JUDGE_SECONDS)
-    assert far.eta == pytest.approx((400 - 160) * BATCH / SPEED + 2 * JUDGE_SECONDS)
+    assert near.eta == pytest.approx((200 - 160) * BATCH / SPEED + EVALUATION_SECONDS)
+    assert far.eta == pytest.approx((400 - 160) * BATCH / SPEED + 2 * EVALUATION_SECONDS)
     assert near.age == pytest.approx(5.0)
 
 
@@ -274,30 +275,30 @@ def test_progress_of_an_earlier_start_is_no_news(world: World) -> None:
     world.study()
     (job,) = world.launch("N")
     running(world, job)
-    world.progress("N", 99, "judging step 100: 5/9 samples", age=60)
+    world.progress("N", 99, "evaluating step 100: 5/9 samples", age=60)
     assert [(row.state, row.step) for row in world.rows()] == [("running", 50), ("running", 50)]
 
 
-def test_judging_inline_then_the_next_budget(world: World) -> None:
+def test_evaluation_inline_then_the_next_budget(world: World) -> None:
     world.run(step=100, kept=[100])
     world.study()
     (job,) = world.launch("N")
     running(world, job)
-    world.progress("N", 100, show.judging_text(100, 300, 1000))
+    world.progress("N", 100, show.evaluating_text(100, 300, 1000))
     row, later = world.rows()
-    assert (row.state, row.samples, what(row)) == ("judging", (300, 1000), "300/1000 samples")
+    assert (row.state, row.samples, what(row)) == ("evaluating", (300, 1000), "300/1000 samples")
     assert (later.state, later.step) == ("running", 100)
-    assert what(later).startswith("judging step 100: 300/1000 samples, step 100/200")
-    world.progress("N", 100, show.judging_text(100, 1000, 1000))
+    assert what(later).startswith("evaluating step 100: 300/1000 samples, step 100/200")
+    world.progress("N", 100, show.evaluating_text(100, 1000, 1000))
     assert what(world.rows()[0]) == "features and distances"
 
 
-def test_judging_text_is_the_one_that_jobs_write() -> None:
-    found = JUDGING_TEXT.match(show.judging_text(100, 300, 1000))
+def test_evaluation_text_is_the_one_that_jobs_write() -> None:
+    found = EVALUATING_TEXT.match(show.evaluating_text(100, 300, 1000))
     assert found
     assert found.groups() == ("100", "300", "1000")
-    assert JUDGING_TEXT.match(show.judging_text(100, 1000, 1000))
-    assert not JUDGING_TEXT.match(show.speed_text(0.5, 600.0))
+    assert EVALUATING_TEXT.match(show.evaluating_text(100, 1000, 1000))
+    assert not EVALUATING_TEXT.match(show.speed_text(0.5, 600.0))
 
 
 def test_a_silent_process_is_pointed_out(world: World) -> None:
@@ -309,51 +310,51 @@ def test_a_silent_process_is_pointed_out(world: World) -> None:
     assert "no sign of life for 30 min" in what(world.rows()[0])
 
 
-def test_life_of_a_run_that_is_judged_by_a_job_of_its_own(world: World) -> None:
+def test_life_of_a_run_that_is_evaluated_by_a_job_of_its_own(world: World) -> None:
     world.run()
     world.study()
     (train,) = world.launch("N", work="train")
-    (judge,) = world.launch("N", work="judge", after=train)
+    (evaluator,) = world.launch("N", work=EVALUATE, after=train)
     assert world.states() == ["waiting", "waiting"]
     world.scheduler.start(train)
     world.run(step=120, kept=[100])
     world.claim("N", train)
     first, second = world.rows()
-    assert (first.state, first.text, first.active) == ("trained", f"job {judge} will judge it", True)
+    assert (first.state, first.text, first.active) == ("trained", f"job {evaluator} will evaluate it", True)
     assert second.state == "running"
     world.run(step=200, kept=[100, 200])
     world.scheduler.end(train)
-    assert [what(row) for row in world.rows()] == ["its judging waits: other jobs come first"] * 2
-    world.scheduler.start(judge)
-    world.progress("N", 100, show.judging_text(100, 10, 1000), file="progress-judge.json")
-    assert [(row.state, row.job) for row in world.rows()] == [("judging", judge), ("trained", judge)]
-    world.judge("N", 100)
-    world.scheduler.fail(judge, "137:0")
+    assert [what(row) for row in world.rows()] == ["its evaluation waits: other jobs come first"] * 2
+    world.scheduler.start(evaluator)
+    world.progress("N", 100, show.evaluating_text(100, 10, 1000), file="progress-judge.json")
+    assert [(row.state, row.job) for row in world.rows()] == [("evaluating", evaluator), ("trained", evaluator)]
+    world.evaluate("N", 100)
+    world.scheduler.fail(evaluator, "137:0")
     first, second = world.rows()
     assert (first.state, second.state, second.active) == ("done", "failed", False)
-    assert [task.work for task in second.retry] == ["judge"], "training is not done again"
+    assert [task.work for task in second.retry] == [EVALUATE], "training is not done again"
 
 
-def test_a_training_that_failed_late_loses_nothing_that_its_judge_can_judge(world: World) -> None:
+def test_a_training_that_failed_late_loses_nothing_that_its_evaluation_can_do(world: World) -> None:
     world.run(step=150, kept=[100])
     world.study()
     (train,) = world.launch("N", work="train")
-    (judge,) = world.launch("N", work="judge", after=train)
+    (evaluator,) = world.launch("N", work=EVALUATE, after=train)
     world.scheduler.fail(train, "137:0")
-    world.scheduler.start(judge)
+    world.scheduler.start(evaluator)
     first, second = world.rows()
     assert (first.state, second.state) == ("trained", "failed")
-    assert [task.work for task in second.retry] == ["train", "judge"]
+    assert [task.work for task in second.retry] == ["train", EVALUATE]
     done = world.retry()
     new, again = (item.id for item in world.scheduler.submissions[2:])
-    assert world.scheduler.submissions[3].dependency == f"afterany:{judge}:{new}_0"
-    assert (world.ids(number=1), world.ids(number=2)) == ([train, f"{new}_0"], [judge, f"{again}_0"])
-    assert done.lines[1] == f"submitted {again}_0: judges N, after {judge} and {new}_0"
+    assert world.scheduler.submissions[3].dependency == f"afterany:{evaluator}:{new}_0"
+    assert (world.ids(number=1), world.ids(number=2)) == ([train, f"{new}_0"], [evaluator, f"{again}_0"])
+    assert done.lines[1] == f"submitted {again}_0: evaluates N, after {evaluator} and {new}_0"
     assert world.states() == ["trained", "waiting"]
 
 
 def test_several_protocols_are_rows_of_their_own_and_jobs_count_for_theirs(world: World) -> None:
-    world.run(step=200, judged=[100, 200], kept=[100, 200])
+    world.run(step=200, evaluated=[100, 200], kept=[100, 200])
     world.study(protocols=(PROTOCOL, OTHER))
     (job,) = world.launch("N", steps=10)
     world.scheduler.fail(job)
@@ -424,7 +425,7 @@ def test_accounting_that_is_late_or_shows_what_the_queue_hides(world: World) -> 
 
 def test_accounting_is_asked_once_about_what_is_over(world: World) -> None:
     world.run("N")
-    world.run("M", step=200, judged=[100, 200])
+    world.run("M", step=200, evaluated=[100, 200])
     world.study(asked={"N": (100, 200), "M": (100, 200)})
     bad, good = world.launch("N", "M")
     world.scheduler.fail(bad)
@@ -455,7 +456,7 @@ def test_two_clusters_one_of_them_down(world: World, tmp_path: Path) -> None:
 
 
 def test_a_damaged_evaluation_is_pointed_out_and_not_run_again(world: World) -> None:
-    folder = world.run(step=200, judged=[100, 200])
+    folder = world.run(step=200, evaluated=[100, 200])
     world.study()
     (folder / "evaluations" / f"step-{100:08d}-{PROTOCOL}.json").write_text('{"step": 100')
     row, other = world.rows()
@@ -464,9 +465,9 @@ def test_a_damaged_evaluation_is_pointed_out_and_not_run_again(world: World) -> 
     assert not row.retry
 
 
-def test_folders_of_no_study_are_shown_with_what_is_judged(world: World) -> None:
-    world.run("N", step=200, judged=[200])
-    world.run("M", step=200, judged=[100])
+def test_folders_of_no_study_are_shown_with_what_is_evaluated(world: World) -> None:
+    world.run("N", step=200, evaluated=[200])
+    world.run("M", step=200, evaluated=[100])
     world.study(asked={"M": (100,)})
     assert [(row.run, row.budget) for row in world.rows(None)] == [("M", 100), ("N", 200)]
     with pytest.raises(UserError, match=r"no study 't' in .*; there: s"):

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from fcdm.jobs.job import EVALUATE
 from fcdm.jobstatus.actions import cancel
 from fcdm.jobstatus.status_table import screen, watch
 from fcdm.jobstatus.words import next_steps, summary
@@ -40,13 +41,13 @@ def test_retry_takes_what_failed_and_nothing_else(world: World) -> None:
     world.scheduler.fail(jobs["stopped"], "143:0")
     world.note("stopped", "stopped", jobs["stopped"], signal="SIGTERM")
     for budget in (100, 200):
-        world.judge("done", budget)
+        world.evaluate("done", budget)
     world.scheduler.fail(jobs["done"])  # after its last evaluation: it has what was asked of it
     world.scheduler.start(jobs["running"])
     done = world.retry()
     (again,) = world.scheduler.submissions[1:]
     assert (again.array, again.dependency) == ("0,1%1", "")
-    assert done.lines == ["submitted 9_0: trains and judges failed", "submitted 9_1: trains and judges killed"]
+    assert done.lines == ["submitted 9_0: trains and evaluates failed", "submitted 9_1: trains and evaluates killed"]
     assert world.ids("failed") == [jobs["failed"], "9_0"]
     assert world.ids("done") == [jobs["done"]]
     states = {row.run: row.state for row in world.rows()}
@@ -114,11 +115,11 @@ def test_cancel_ends_exactly_what_waits_or_runs(world: World) -> None:
         world.run(name)
     world.study(asked={"N": (100, 200), "M": (100,)})
     running_job, failed, others = world.launch("N", "M", "X")
-    (judge,) = world.launch("N", work="judge", after=running_job)
+    (evaluator,) = world.launch("N", work=EVALUATE, after=running_job)
     world.scheduler.start(running_job)
     world.scheduler.fail(failed)
     lines = cancel(world.looker, world.rows())
-    assert lines == [f"cancelled job {running_job} of N", f"cancelled job {judge} of N"]
+    assert lines == [f"cancelled job {running_job} of N", f"cancelled job {evaluator} of N"]
     assert world.scheduler.active() == [others], "not of this study"
     assert world.states() == ["cancelled", "cancelled", "failed"]
     assert cancel(world.looker, world.rows()) == []
@@ -188,7 +189,7 @@ def test_watch_tells_each_change_in_a_line_and_ends_with_the_last_job(world: Wor
 
     def end() -> None:
         world.scheduler.down = ""
-        world.judge("N", 100)
+        world.evaluate("N", 100)
         world.scheduler.end("1_0")
         world.scheduler.fail("1_1")
 
@@ -204,7 +205,7 @@ def test_watch_tells_each_change_in_a_line_and_ends_with_the_last_job(world: Wor
 
 def test_watch_of_some_runs_by_name(world: World) -> None:
     for name in ("N", "M"):
-        world.run(name, step=200, judged=[100, 200])
+        world.run(name, step=200, evaluated=[100, 200])
     world.study(asked={"N": (100, 200), "M": (100, 200)})
     left, lines = told(world, ["M"])
     assert left == 0
@@ -212,7 +213,7 @@ def test_watch_of_some_runs_by_name(world: World) -> None:
 
 
 def test_watch_draws_in_a_terminal(world: World) -> None:
-    world.run(step=200, judged=[100])
+    world.run(step=200, evaluated=[100])
     world.study()
     out = io.StringIO()
     assert watch(world.runs, "s", world.scheduler, 0.01, Console(file=out, force_terminal=True, width=100)) == 1
@@ -223,7 +224,7 @@ def test_watch_draws_in_a_terminal(world: World) -> None:
 def test_a_screen_shows_first_what_needs_a_look(world: World) -> None:
     names = [f"run{number:03d}" for number in range(60)]
     for name in names:
-        world.run(name, step=100, judged=[100])
+        world.run(name, step=100, evaluated=[100])
     world.run("zz")
     world.study(asked=dict.fromkeys([*names, "zz"], (100,)))
     (job,) = world.launch("zz")

@@ -110,7 +110,7 @@ def seven(world: World, commands: Commands) -> Path:
     (script,) = (world.runs.absolute() / "launches").glob("*/*.sh")
     commands.queue(str(script), QUEUE)
     (commands.folder / "sacct.out").write_text(HISTORY.replace("SCRIPT", str(script)))
-    world.judge("run0", 100)
+    world.evaluate("run0", 100)
     return script
 
 
@@ -145,8 +145,8 @@ def test_retry_failed_calls_sbatch_once(world: World, commands: Commands, status
     done = status("s", "--retry-failed")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines() == [
-        "submitted 40_1: trains and judges run1",
-        "submitted 40_2: trains and judges run2",
+        "submitted 40_1: trains and evaluates run1",
+        "submitted 40_2: trains and evaluates run2",
     ]
     assert commands.called("sbatch") == [f"--parsable --array=1,2 {script}"]
     assert world.ids("run1") == ["7_1", "40_1"]

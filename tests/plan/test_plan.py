@@ -159,11 +159,11 @@ def test_evaluation_jobs_are_shown_on_their_own(fcdm: Command) -> None:
     (run,) = plan_json(fcdm("-m", *arguments, "hydra/launcher=plan"))["runs"]
     hours = run["left"]["hours"]
     assert run["wall_hours"] == pytest.approx(hours["training"] / 4)
-    judging = hours["sampling"] + hours["decoding"] + hours["metrics"]
+    evaluation = hours["sampling"] + hours["decoding"] + hours["metrics"]
     assert run["evaluation_job"]["gpus_per_node"] == 2
-    assert run["evaluation_job"]["wall_hours"] == pytest.approx(judging / 2)
+    assert run["evaluation_job"]["wall_hours"] == pytest.approx(evaluation / 2)
     table = fcdm("-m", *arguments[:3], "hydra/launcher=plan").stdout
-    assert "4 GPUs, 24 h; judged on 2 GPUs, 24 h" in table
+    assert "4 GPUs, 24 h; evaluated on 2 GPUs, 24 h" in table
 
 
 @pytest.mark.parametrize(
@@ -214,12 +214,12 @@ def test_what_is_done_costs_nothing_and_what_is_measured_is_used(fcdm: Command, 
     table = fcdm(*asked).stdout
     assert "4, 8 done; 20" in table
     done = fcdm("-m", "model=N", "steps=4,8", *TINY, "hydra/launcher=plan")
-    assert "done: trained and judged" in done.stdout
+    assert "done: trained and evaluated" in done.stdout
     assert "cost" not in done.stdout  # nothing left
     assert "done already: 1 of 1 runs" in done.stdout
     lost = fcdm("-m", "model=N", "steps=6", *TINY, "hydra/launcher=plan")
     assert lost.returncode == 0
-    assert "refused: steps=6 cannot be judged any more" in " ".join(lost.stdout.split())
+    assert "refused: steps=6 cannot be evaluated any more" in " ".join(lost.stdout.split())
 
 
 def test_many_runs_are_grouped_and_all_on_request(fcdm: Command) -> None:
@@ -397,7 +397,7 @@ def test_a_queue_that_cannot_be_asked_is_a_note(jobs: Any, tmp_path: Path, monke
     assert "there is no SLURM on this machine" in note
 
 
-def test_parts_that_differ_at_runtime_only_are_judged_once(jobs: Any) -> None:
+def test_parts_that_differ_at_runtime_only_are_evaluated_once(jobs: Any) -> None:
     (job,) = jobs("model=N", "micro_batch=8,16", "steps=10")
     assert len(job.parts) == 2
     assert len(remaining.evaluations_of(job)) == 1

@@ -151,7 +151,7 @@ def test_evaluations_know_their_floor_and_grid(tmp_path: Path) -> None:
     assert evaluation.protocol == PROTOCOL
 
 
-def test_segments_and_training_time_leave_out_the_queue_and_the_judging(tmp_path: Path) -> None:
+def test_segments_and_training_time_leave_out_the_queue_and_the_evaluation(tmp_path: Path) -> None:
     view = RunView(make_run(tmp_path))  # dies at 400 of 800 steps, waits an hour, two seconds each 50 steps
     first, second = view.segments
     assert (first.first_step, first.last_step, first.ended) == (0, 400, False)

@@ -180,7 +180,7 @@ def test_of_many_that_take_over_at_once_exactly_one_wins(tmp_path: Path) -> None
             child.communicate()
 
 
-def test_another_machine_without_a_scheduler_cannot_be_judged(tmp_path: Path) -> None:
+def test_another_machine_without_a_scheduler_cannot_be_told(tmp_path: Path) -> None:
     path = elsewhere(tmp_path)
     os.utime(path, (time.time() - 7200, time.time() - 7200))
     with pytest.raises(RunHeld) as caught:
@@ -213,7 +213,7 @@ def test_this_machine_restarted_since(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize(("answer", "taken"), [(True, False), (None, False), (False, True)])
-def test_the_scheduler_judges_a_job_elsewhere(tmp_path: Path, answer: bool | None, taken: bool) -> None:
+def test_the_scheduler_tells_of_a_job_elsewhere(tmp_path: Path, answer: bool | None, taken: bool) -> None:
     elsewhere(tmp_path, job="77", restart=1, node="node7")
     asked: list[str] = []
 
@@ -324,7 +324,7 @@ def test_old_claims_are_pruned_and_numbers_grow(tmp_path: Path) -> None:
 
 
 def test_a_slow_claimer_cannot_slip_in_below_the_holder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Judging claim 1, then asleep until number 2 is pruned: linking 2 works then, and must not count."""
+    """Looking at claim 1, then asleep until number 2 is pruned: linking 2 works then, and must not count."""
     for _ in range(8):
         with claim(tmp_path, never):
             pass

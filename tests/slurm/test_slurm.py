@@ -16,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from fcdm.jobs.job import EVALUATE
 from tests.support import slurm_lab as lab
 from tests.support.commands import ROOT, only_run, values
 from tests.support.slurm_lab import BUDGETS, SMALL, STUDY, Lab, assert_undisturbed, starts
@@ -156,7 +157,7 @@ def test_two_sweeps_at_once_train_each_run_once(here: Lab) -> None:
 
 
 BUG = """
-_weights = Judge.weights
+_weights = Evaluate.weights
 
 
 def _weights_with_a_bug(self, step, model, records):
@@ -165,14 +166,14 @@ def _weights_with_a_bug(self, step, model, records):
     _weights(self, step, model, records)
 
 
-Judge.weights = _weights_with_a_bug
+Evaluate.weights = _weights_with_a_bug
 """
 
 
 def test_a_job_that_raises_is_failed_and_the_others_go_on(here: Lab, checkout: Path, undisturbed: Path) -> None:
-    judge = checkout / "fcdm/engine/evaluate_run.py"
-    whole = judge.read_text()
-    judge.write_text(whole + BUG)
+    evaluate = checkout / "fcdm/engine/evaluate_run.py"
+    whole = evaluate.read_text()
+    evaluate.write_text(whole + BUG)
     here.sweep("model=N,M", STUDY[1], *SMALL, "model.blocks=[1,1,2,1,1]")
     (first, other) = here.ids()
     # afterok must mean what it says: this one may never start.
@@ -196,7 +197,7 @@ def test_a_job_that_raises_is_failed_and_the_others_go_on(here: Lab, checkout: P
     assert "a bug of the user's at step 600" in told.stdout
     assert str(run.name) in told.stdout
     # Mended, and the same command again: it goes on from the checkpoint of step 600.
-    judge.write_text(whole)
+    evaluate.write_text(whole)
     here.sweep("model=N", STUDY[1], *SMALL)
     here.wait_all_ended()
     assert_undisturbed(run, undisturbed)
@@ -470,8 +471,8 @@ def _is_rank(pid: int) -> bool:
     return b"fcdm.job" in words and not any(word in (b"bash", b"srun") for word in words[:1])
 
 
-def test_judged_by_jobs_of_their_own(here: Lab, checkout: Path, undisturbed: Path) -> None:
-    """Training dies after its first budget: that one is judged all the same. Mended, the rest follows."""
+def test_evaluated_by_jobs_of_their_own(here: Lab, checkout: Path, undisturbed: Path) -> None:
+    """Training dies after its first budget: that one is evaluated all the same. Mended, the rest follows."""
     train = checkout / "fcdm/engine/train.py"
     whole = train.read_text()
     broken = whole.replace(
@@ -486,7 +487,7 @@ def test_judged_by_jobs_of_their_own(here: Lab, checkout: Path, undisturbed: Pat
     run = here.run_folder()
     states = {json.loads(path.with_suffix("").with_suffix(".json").read_text())["work"]: here.state(
         json.loads(path.read_text())["job"]) for path in run.glob("jobs/*.slurm.json")}  # fmt: skip
-    assert states == {"train": "FAILED", "judge": "COMPLETED"}, here.describe()
+    assert states == {"train": "FAILED", EVALUATE: "COMPLETED"}, here.describe()
     assert [path.name[:13] for path in run.glob("evaluations/step-*.json")] == ["step-00000200"]
     train.write_text(whole)
     here.sweep(*STUDY, "evaluation=job")

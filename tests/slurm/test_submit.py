@@ -15,7 +15,7 @@ from fcdm.atomic import write_json
 from fcdm.config.check import config_from
 from fcdm.config.schema import Config, ResourcesConfig
 from fcdm.errors import UserError
-from fcdm.jobs.job import Job
+from fcdm.jobs.job import EVALUATE, Job
 from fcdm.jobs.make_jobs import make_jobs
 from fcdm.runs.protocol import protocol_id, protocol_of
 from fcdm.slurm import submit as submitting
@@ -53,7 +53,7 @@ def send(scheduler: FakeScheduler, *configs: Config, **options: object) -> list[
     return submit(jobs_of(*configs), SlurmOptions(**options), scheduler, COMMAND)
 
 
-def judge(row: Row, *steps: int) -> None:
+def evaluate(row: Row, *steps: int) -> None:
     """Lay the files that a job leaves: an evaluation at each budget."""
     run = row.job.open()
     run.evaluations.mkdir(exist_ok=True)
@@ -91,7 +91,7 @@ def test_what_is_on_its_way_or_done_is_left_out(tmp_path: Path) -> None:
     again = send(scheduler, config(tmp_path), config(tmp_path, 1))
     assert [row.state for row in again] == ["in the queue"] * 2
     assert [row.ids for row in again] == [row.ids for row in first]
-    judge(first[0], 10, 20)
+    evaluate(first[0], 10, 20)
     scheduler.end(first[0].ids[0], "COMPLETED")
     scheduler.end(first[1].ids[0], "FAILED")
     last = send(scheduler, config(tmp_path), config(tmp_path, 1))
@@ -109,15 +109,15 @@ def test_more_budgets_than_a_waiting_job_has_wait_for_it(tmp_path: Path) -> None
     assert fewer.state == "in the queue"
     other = config(tmp_path)
     other.evaluation = dataclasses.replace(other.evaluation, samples=30)
-    (judged,) = send(scheduler, other)
-    assert judged.state == "submitted", "another protocol is another evaluation"
+    (evaluated,) = send(scheduler, other)
+    assert evaluated.state == "submitted", "another protocol is another evaluation"
 
 
-def test_a_budget_that_is_judged_is_not_asked_of_the_queue(tmp_path: Path) -> None:
+def test_a_budget_that_is_evaluated_is_not_asked_of_the_queue(tmp_path: Path) -> None:
     """10 is done and 20 on its way: nothing is left to submit."""
     scheduler = FakeScheduler()
     (first,) = send(scheduler, config(tmp_path, steps=(20,)))
-    judge(first, 10)
+    evaluate(first, 10)
     (again,) = send(scheduler, config(tmp_path))
     assert (again.state, again.ids) == ("in the queue", first.ids)
 
@@ -151,7 +151,7 @@ def test_a_launcher_killed_before_it_noted_the_ids(tmp_path: Path) -> None:
     assert send(scheduler, config(tmp_path))[0].state == "in the queue"
 
 
-def test_judges_wait_for_their_own_training(tmp_path: Path) -> None:
+def test_evaluations_wait_for_their_own_training(tmp_path: Path) -> None:
     scheduler = FakeScheduler()
 
     def with_job(seed: int) -> Config:
@@ -166,8 +166,8 @@ def test_judges_wait_for_their_own_training(tmp_path: Path) -> None:
         f"afterany:{row.ids[0]}" for row in rows
     ]
     works = {json.loads(path.read_text())["work"] for path in (tmp_path / "runs").glob("*/jobs/*[0-9].json")}
-    assert works == {"train", "judge"}
-    # Training is through and its checkpoints are there: only the judging is left.
+    assert works == {"train", EVALUATE}
+    # Training is through and its checkpoints are there: only the evaluation is left.
     for row in rows:
         for name in row.ids:
             scheduler.end(name, "COMPLETED" if name == row.ids[0] else "FAILED")
@@ -178,33 +178,33 @@ def test_judges_wait_for_their_own_training(tmp_path: Path) -> None:
     assert [row.state for row in again] == ["submitted"] * 2
     assert [(s.array, s.dependency) for s in scheduler.submissions[3:]] == [("0-1", "")]
     job = Job.load(next(task.job_file for task in list_tasks(tmp_path / "runs") if task.ids == tuple(again[0].ids)))
-    assert job.work == "judge"
+    assert job.work == EVALUATE
     assert job.left(again[0].job.open()) == [10, 20]
 
 
-def _judged_apart(tmp_path: Path, steps: tuple[int, ...] = (10, 20)) -> Config:
+def _evaluated_apart(tmp_path: Path, steps: tuple[int, ...] = (10, 20)) -> Config:
     made = config(tmp_path, steps=steps)
     made.evaluation = dataclasses.replace(made.evaluation, where="job")
     return made
 
 
-def test_a_training_that_is_submitted_again_has_a_judge_of_its_own(tmp_path: Path) -> None:
-    """The old judge still runs, but may be past what the new training will reach."""
+def test_a_training_that_is_submitted_again_has_an_evaluation_of_its_own(tmp_path: Path) -> None:
+    """The old evaluation job still runs, but may be past what the new training will reach."""
     scheduler = FakeScheduler()
-    (row,) = send(scheduler, _judged_apart(tmp_path))
-    train, judge_ = row.ids
+    (row,) = send(scheduler, _evaluated_apart(tmp_path))
+    train, evaluate_ = row.ids
     scheduler.end(train, "FAILED")
-    scheduler.start(judge_)
-    (again,) = send(scheduler, _judged_apart(tmp_path))
+    scheduler.start(evaluate_)
+    (again,) = send(scheduler, _evaluated_apart(tmp_path))
     assert len(again.ids) == 2
     assert scheduler.submissions[-1].dependency == f"afterany:{again.ids[0]}"
-    (third,) = send(scheduler, _judged_apart(tmp_path))
-    assert third.state == "in the queue", "the judge that follows the last training is trusted"
+    (third,) = send(scheduler, _evaluated_apart(tmp_path))
+    assert third.state == "in the queue", "the evaluation that follows the last training is trusted"
 
 
 def test_inline_waits_for_every_job_of_the_run(tmp_path: Path) -> None:
     scheduler = FakeScheduler()
-    (row,) = send(scheduler, _judged_apart(tmp_path))
+    (row,) = send(scheduler, _evaluated_apart(tmp_path))
     (inline,) = send(scheduler, config(tmp_path))
     assert inline.state == "submitted"
     assert scheduler.submissions[-1].dependency == f"afterany:{':'.join(row.ids)}"
@@ -293,7 +293,7 @@ def test_frozen_jobs_have_absolute_paths(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_damaged_evaluation_of_one_run_keeps_no_other_from_being_submitted(tmp_path: Path) -> None:
     scheduler = FakeScheduler()
     first, _ = send(scheduler, config(tmp_path), config(tmp_path, 1))
-    judge(first, 10, 20)
+    evaluate(first, 10, 20)
     next(first.job.open().evaluations.glob("*.json")).write_text("{")
     for row in (first, _):
         scheduler.end(row.ids[0], "FAILED")

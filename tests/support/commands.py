@@ -67,7 +67,7 @@ def weights(folder: Path, step: int) -> dict[str, str]:
 
 
 def evaluations(run: Path) -> dict[str, object]:
-    """What was judged, but for the times."""
+    """What was evaluated, but for the times."""
     found = {}
     for path in sorted((run / "evaluations").glob("step-*.json")):
         content = json.loads(path.read_text())

@@ -23,7 +23,7 @@ from tests.support.fake_scheduler import FakeScheduler
 
 SPEED = 640.0
 BATCH = 64
-JUDGE_SECONDS = 30.0
+EVALUATION_SECONDS = 30.0
 
 
 def config(sampling_steps: int = 25, **values: Any) -> Config:
@@ -56,7 +56,7 @@ class World:
     # --------------------------------------------------------------------------------------------- runs
 
     def run(
-        self, name: str = "N", step: int = 0, judged: Sequence[int] = (), kept: Sequence[int] = (), age: float = 5.0
+        self, name: str = "N", step: int = 0, evaluated: Sequence[int] = (), kept: Sequence[int] = (), age: float = 5.0
     ) -> Path:
         """A run that is trained to `step`, whose last record is `age` seconds old."""
         folder = self.runs / name
@@ -70,20 +70,20 @@ class World:
         ]
         if step:
             (folder / "records.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-        for budget in judged:
-            self.judge(name, budget)
+        for budget in evaluated:
+            self.evaluate(name, budget)
         for at in kept:
             (folder / "checkpoints" / f"step-{at:08d}").mkdir(exist_ok=True)
         return folder
 
-    def judge(self, name: str, budget: int, protocol: str = PROTOCOL, fid: float = 12.345) -> None:
+    def evaluate(self, name: str, budget: int, protocol: str = PROTOCOL, fid: float = 12.345) -> None:
         content = {
             "step": budget,
             "time": self.now,
             "protocol_id": protocol,
             "protocol": {},
             "metrics": {"fid": fid},
-            "seconds": JUDGE_SECONDS,
+            "seconds": EVALUATION_SECONDS,
         }
         (self.runs / name / "evaluations" / f"step-{budget:08d}-{protocol}.json").write_text(json.dumps(content))
 

@@ -80,9 +80,9 @@ def test_each_file_plans_without_data_and_is_what_it_says(name: str) -> None:
     assert plan.sharing is None
     assert all(run.whole.flops["training"] > 0 and run.whole.flops["sampling"] > 0 for run in plan.runs)
     if name in BUDGETS:
-        runs, judged, budgets = BUDGETS[name]
+        runs, evaluated, budgets = BUDGETS[name]
         assert len(jobs) == runs
-        assert sum(len(part.steps) for job in jobs for part in job.parts) == judged
+        assert sum(len(part.steps) for job in jobs for part in job.parts) == evaluated
         assert {job.budgets[-1] for job in jobs} <= set(budgets) <= {step for job in jobs for step in job.budgets}
     if jobs[0].config.data.name == "imagenet":
         for part in (part for job in jobs for part in job.parts):
@@ -165,7 +165,7 @@ def test_the_documents_numbers_are_the_plans() -> None:
         seen.add(name)
         one = amounts[name]
         assert one.gpu_hours is not None
-        expected = [one.runs, one.evaluations, one.training_flops / 1e18, one.judging_flops / 1e18, one.gpu_hours]
+        expected = [one.runs, one.evaluations, one.training_flops / 1e18, one.evaluation_flops / 1e18, one.gpu_hours]
         assert list(map(float, cells[2:8])) == pytest.approx([*expected, one.checkpoint_bytes / 1e9], rel=0.01), name
     assert seen == set(amounts)
 
@@ -205,9 +205,9 @@ def test_what_two_studies_share_by_hand(fcdm: Command, tmp_path: Path) -> None:
     assert (saved["runs"], saved["evaluations"], saved["checkpoint_bytes"]) == (1, 1, 16 * s.parameters)
     assert saved["flops"]["training"] == 200_000 * step
     assert saved["flops"]["sampling"] == 2 * s.forward_macs * 50_000 * 250
-    judging = sum(saved["flops"][kind] for kind in ("sampling", "decoding", "metrics"))
+    evaluation = sum(saved["flops"][kind] for kind in ("sampling", "decoding", "metrics"))
     h100 = DEVICES["H100"]
-    seconds = saved["flops"]["training"] / h100.flops_per_s("bf16") + judging / h100.flops_per_s("fp32")
+    seconds = saved["flops"]["training"] / h100.flops_per_s("bf16") + evaluation / h100.flops_per_s("fp32")
     assert saved["gpu_hours"] == pytest.approx(seconds / DEFAULT_MFU / 3600, rel=1e-9)
     assert saved["cpu_hours"] == 0
 

@@ -239,7 +239,7 @@ def test_status_follows_the_holder_and_the_study(runs: Path) -> None:
         ((found,),) = query(runs / "mlflow.db", "select status from runs")
         return str(found)
 
-    assert status() == "SCHEDULED"  # 400 is asked for and not judged
+    assert status() == "SCHEDULED"  # 400 is asked for and not evaluated
     with claim(folder):
         assert status() == "RUNNING"
     make_study(runs, [folder], budgets=(100, 200))

@@ -15,7 +15,7 @@ METRICS = (
 
 
 @dataclass
-class Judged:
+class EvaluatedStep:
     """One evaluation, whatever store it came from."""
 
     step: int
@@ -40,7 +40,7 @@ class RunCurves:
     cost: dict[str, float]
     training: dict[str, tuple[np.ndarray, np.ndarray]]
     """Key -> (steps, values), in order of steps."""
-    judged: list[Judged]
+    evaluated: list[EvaluatedStep]
     device: str = ""
     protocols: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Protocol id -> {"protocol": {...}, "floor": {...}}."""

@@ -1,4 +1,4 @@
-"""What guidance trades: results of one checkpoint judged by protocols that differ in nothing but the scale."""
+"""What guidance trades: results of one checkpoint evaluated by protocols that differ in nothing but the scale."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ GUIDED = ("guidance_channels", "guidance_interval")
 
 
 def guidance_table(curves: Sequence[RunCurves], study: str | None = None) -> pd.DataFrame:
-    """A row per run, step and guidance scale, with COLUMNS, of the checkpoints judged at two scales at least.
+    """A row per run, step and guidance scale, with COLUMNS, of the checkpoints evaluated at two scales at least.
 
     The protocols of one `kind` (a column, JSON) differ only in the scale. A study counts with its runs and budgets,
     whatever protocol asked. Empty where there is none.
@@ -25,12 +25,12 @@ def guidance_table(curves: Sequence[RunCurves], study: str | None = None) -> pd.
     labels, _ = labels_of(curves)
     rows = []
     for run in curves:
-        for judged in run.judged:
-            protocol = run.protocols.get(judged.protocol_id, {}).get("protocol", {})
-            if "guidance_scale" not in protocol or (study is not None and judged.step not in run.studies[study][1]):
+        for evaluated in run.evaluated:
+            protocol = run.protocols.get(evaluated.protocol_id, {}).get("protocol", {})
+            if "guidance_scale" not in protocol or (study is not None and evaluated.step not in run.studies[study][1]):
                 continue
             plain, guided = _kind(protocol)
-            rows.append({**row_of(run, judged, *labels[run.name]), "plain": plain, "kind": guided})
+            rows.append({**row_of(run, evaluated, *labels[run.name]), "plain": plain, "kind": guided})
     if not rows:
         return pd.DataFrame(columns=[*COLUMNS, "kind"])
     table = pd.DataFrame(rows)

@@ -10,7 +10,7 @@ import logging
 import os
 from typing import Any
 
-from fcdm.analysis.data.curves import METRICS, Judged, RunCurves, curve
+from fcdm.analysis.data.curves import METRICS, EvaluatedStep, RunCurves, curve
 from fcdm.errors import UserError
 
 EXPERIMENT = "fcdm"
@@ -73,7 +73,7 @@ def _curves(client: Any, run: Any) -> RunCurves:
             return {}
         return {point.step: point.value for point in client.get_metric_history(run.info.run_id, key)}
 
-    judged = []
+    evaluated = []
     devices = tags.get("world_sizes", "")
     trained = history("train_seconds")
     for protocol_id, steps in json.loads(tags.get("fcdm.forwarded", "{}")).get("judged", {}).items():
@@ -84,7 +84,7 @@ def _curves(client: Any, run: Any) -> RunCurves:
             seconds = trained.get(step)
             # A run that changed its number of devices on the way tells its device-seconds in its folder only.
             device_seconds = seconds * int(devices) if seconds is not None and devices.isdigit() else None
-            judged.append(Judged(step, protocol_id, values, seconds, device_seconds))
+            evaluated.append(EvaluatedStep(step, protocol_id, values, seconds, device_seconds))
     studies = {}
     for key, value in tags.items():
         if key.startswith("study."):
@@ -100,7 +100,7 @@ def _curves(client: Any, run: Any) -> RunCurves:
         config={key: value for key, value in params.items() if not key.startswith("cost.")},
         cost={key.removeprefix("cost."): float(value) for key, value in params.items() if key.startswith("cost.")},
         training={key: curve(list(history(key).items())) for key in ("loss", "images_per_s")},
-        judged=judged,
+        evaluated=evaluated,
         device=tags.get("places", ""),
         protocols={k.removeprefix("protocol."): json.loads(v) for k, v in tags.items() if k.startswith("protocol.")},
         studies=studies,

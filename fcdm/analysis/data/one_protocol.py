@@ -1,4 +1,4 @@
-"""Which protocol a table's results were judged by: results of different protocols are never mixed unnoticed."""
+"""Which protocol a table's results were evaluated by: results of different protocols are never mixed unnoticed."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ if TYPE_CHECKING:
 
 def choose_protocol(curves: Sequence[RunCurves], study: str | None, protocol: str | None) -> str:
     """The one protocol of a table. Raises UserError, with what differs, where there are several to choose from."""
-    judged_by = sorted({judged.protocol_id for run in curves for judged in run.judged})
+    evaluated_by = sorted({evaluated.protocol_id for run in curves for evaluated in run.evaluated})
     if protocol is not None:
-        if protocol not in judged_by:
-            raise UserError(f"nothing was judged by '{protocol}'; there: {', '.join(judged_by) or 'nothing yet'}")
+        if protocol not in evaluated_by:
+            raise UserError(f"nothing was evaluated by '{protocol}'; there: {', '.join(evaluated_by) or 'nothing yet'}")
         return protocol
     if study is not None:
         return next(run.studies[study][0] for run in curves)
-    if not judged_by:
-        raise UserError("no run has been judged yet: let one reach its first budget and be evaluated")
-    headlines = {run_study[0] for run in curves for run_study in run.studies.values()} & set(judged_by)
-    if len(judged_by) == 1 or len(headlines) == 1:
-        return headlines.pop() if len(headlines) == 1 else judged_by[0]
+    if not evaluated_by:
+        raise UserError("no run has been evaluated yet: let one reach its first budget and be evaluated")
+    headlines = {run_study[0] for run in curves for run_study in run.studies.values()} & set(evaluated_by)
+    if len(evaluated_by) == 1 or len(headlines) == 1:
+        return headlines.pop() if len(headlines) == 1 else evaluated_by[0]
     known = {key: value["protocol"] for run in curves for key, value in run.protocols.items()}
     raise UserError(
-        f"the runs were judged by {len(judged_by)} protocols, whose numbers cannot be compared "
-        f"({protocol_differences({key: known.get(key, {}) for key in judged_by})}): "
+        f"the runs were evaluated by {len(evaluated_by)} protocols, whose numbers cannot be compared "
+        f"({protocol_differences({key: known.get(key, {}) for key in evaluated_by})}): "
         "choose with --protocol ID or --study NAME"
     )
 

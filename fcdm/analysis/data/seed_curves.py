@@ -79,13 +79,13 @@ def dropped(table: pd.DataFrame) -> list[str]:
             run = rows.loc[rows["seed"] == seed, "run"].iloc[0]
             told.append(f"left out: {label}, seed {seed}: {why} ({run})")
         mine = rows[rows["seed"].isin(seeds)] if seeds else rows.iloc[:0]
-        for steps, judged in mine.groupby("steps"):
+        for steps, evaluated in mine.groupby("steps"):
             if steps in budgets:
                 continue
-            broken = judged[~is_fid(judged["fid"])]
+            broken = evaluated[~is_fid(evaluated["fid"])]
             why = [f"seed {row.seed} has no FID there ({row.fid:g}; {row.run})" for row in broken.itertuples()]
-            absent = sorted(seeds - set(judged["seed"]))
-            why += [f"seed {', '.join(map(str, absent))} not judged there"] if absent else []
+            absent = sorted(seeds - set(evaluated["seed"]))
+            why += [f"seed {', '.join(map(str, absent))} not evaluated there"] if absent else []
             told.append(f"left out: {label} at {steps:,} steps: {'; '.join(why)}")
     return told
 
@@ -102,8 +102,8 @@ def _kept(rows: pd.DataFrame) -> tuple[set[int], set[int]]:
     One late or diverged seed must not cost the others their budgets: seeds are left out where more budgets stay so,
     as long as more than half of them, and two, remain. Those without any FID are always left out.
     """
-    judged = rows[is_fid(rows["fid"])]
-    of_seed = {int(seed): set(map(int, steps)) for seed, steps in judged.groupby("seed")["steps"]}
+    evaluated = rows[is_fid(rows["fid"])]
+    of_seed = {int(seed): set(map(int, steps)) for seed, steps in evaluated.groupby("seed")["steps"]}
     if not of_seed:
         return set(), set()
     everyone = frozenset(of_seed)
@@ -126,6 +126,6 @@ def _seeds_without(rows: pd.DataFrame, seeds: set[int]) -> list[tuple[int, str]]
         at = ", ".join(f"{row.steps:,} ({row.fid:g})" for row in broken.itertuples())
         absent = sorted(set(rows["steps"]) - set(mine["steps"]))
         why = [f"no FID at {at}"] if at else []
-        why += [f"not judged at {', '.join(f'{steps:,}' for steps in absent)}"] if absent else []
+        why += [f"not evaluated at {', '.join(f'{steps:,}' for steps in absent)}"] if absent else []
         told.append((int(str(seed)), " and ".join(why)))
     return told

@@ -1,4 +1,4 @@
-"""One tidy table of a study: a row per run and judged step.
+"""One tidy table of a study: a row per run and evaluated step.
 
 Results of different protocols are never mixed unnoticed: a table has one protocol.
 """
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fcdm.analysis.data.curves import METRICS, Judged, RunCurves, curve
+from fcdm.analysis.data.curves import METRICS, EvaluatedStep, RunCurves, curve
 from fcdm.analysis.data.labels import labels_of
 from fcdm.analysis.data.one_protocol import choose_protocol, protocol_differences
 from fcdm.errors import UserError
@@ -56,13 +56,13 @@ INTERNAL = ("variant", "grid", "grid_columns")
 
 
 def tidy_table(source: Path | str, study: str | None = None, protocol: str | None = None) -> pd.DataFrame:
-    """One row per run and judged step, with COLUMNS, by label, seed and steps.
+    """One row per run and evaluated step, with COLUMNS, by label, seed and steps.
 
     `source`: folder of runs, or MLflow URI (`sqlite:///...`, `http://...`). `study`: only its runs and budgets,
-    judged by its headline protocol. `protocol`: an id; needed where there are several and no study says which.
+    evaluated by its headline protocol. `protocol`: an id; needed where there are several and no study says which.
     `attrs["left_out"]` of the table: lines that say which results of other protocols it leaves out unasked.
     `attrs["protocol"]`: the protocol itself, as far as it was recorded. `attrs["missing"]`: lines that name what the
-    study asked for and nobody has judged yet. `attrs["settings"]`: label -> the config's keys and values that set it
+    study asked for and nobody has evaluated yet. `attrs["settings"]`: label -> the config's keys and values that set it
     apart from the same model's other settings.
     Raises UserError where there is nothing, or several protocols with no way to choose.
     """
@@ -103,26 +103,26 @@ def table_of(
     chosen = choose_protocol(curves, study, protocol)
     labels, settings = labels_of(curves)
     counted = [
-        (run, judged)
+        (run, evaluated)
         for run in curves
-        for judged in run.judged
-        if study is None or judged.step in run.studies[study][1]
+        for evaluated in run.evaluated
+        if study is None or evaluated.step in run.studies[study][1]
     ]
-    rows = [row_of(run, judged, *labels[run.name]) for run, judged in counted if judged.protocol_id == chosen]
+    rows = [row_of(run, evaluated, *labels[run.name]) for run, evaluated in counted if evaluated.protocol_id == chosen]
     others: dict[str, set[str]] = {}
-    for run, judged in counted:
-        if judged.protocol_id != chosen:
-            others.setdefault(judged.protocol_id, set()).add(run.name)
+    for run, evaluated in counted:
+        if evaluated.protocol_id != chosen:
+            others.setdefault(evaluated.protocol_id, set()).add(run.name)
     if not rows:
         instead = f", only by {' and '.join(sorted(others))} (--protocol ID)" if others else ""
         raise UserError(
-            f"no run in {source} has been judged by {chosen} yet{instead}: let a budget be reached and evaluated"
+            f"no run in {source} has been evaluated by {chosen} yet{instead}: let a budget be reached and evaluated"
         )
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     table = table.sort_values(["label", "seed", "run", "steps"], ignore_index=True)
     known = {key: value["protocol"] for run, _ in counted for key, value in run.protocols.items()}
     table.attrs["left_out"] = [
-        f"left out: {len(runs)} run{'s' if len(runs) > 1 else ''} judged by {other} "
+        f"left out: {len(runs)} run{'s' if len(runs) > 1 else ''} evaluated by {other} "
         f"({protocol_differences({chosen: known.get(chosen, {}), other: known.get(other, {})})}): --protocol {other} "
         f"draws {'them' if len(runs) > 1 else 'it'}"
         for other, runs in sorted(others.items())
@@ -138,21 +138,23 @@ def table_of(
 def _missing(curves: Sequence[RunCurves], study: str, chosen: str, labels: dict[str, tuple[str, str]]) -> list[str]:
     lines = []
     for run in curves:
-        judged = {one.step for one in run.judged if one.protocol_id == chosen}
-        budgets = [budget for budget in run.studies[study][1] if budget not in judged]
+        evaluated = {one.step for one in run.evaluated if one.protocol_id == chosen}
+        budgets = [budget for budget in run.studies[study][1] if budget not in evaluated]
         if budgets:
             name, seed = labels[run.name][0], run.config["seed"]
-            lines.append(f"not judged yet: {name}, seed {seed}, at {', '.join(f'{b:,}' for b in budgets)} ({run.name})")
+            lines.append(
+                f"not evaluated yet: {name}, seed {seed}, at {', '.join(f'{b:,}' for b in budgets)} ({run.name})"
+            )
     return sorted(lines)
 
 
-def row_of(run: RunCurves, judged: Judged, label: str, variant: str) -> dict[str, Any]:
+def row_of(run: RunCurves, evaluated: EvaluatedStep, label: str, variant: str) -> dict[str, Any]:
     """One row of a table, with COLUMNS."""
-    told = run.protocols.get(judged.protocol_id, {"protocol": {}, "floor": {}})
+    told = run.protocols.get(evaluated.protocol_id, {"protocol": {}, "floor": {}})
     batch = int(run.config["batch_size"])
     macs = run.cost["forward_macs"]
-    speeds = _until(run, "images_per_s", judged.step)
-    losses = _until(run, "loss", judged.step)
+    speeds = _until(run, "images_per_s", evaluated.step)
+    losses = _until(run, "loss", evaluated.step)
     return {
         "run": run.name,
         "model": run.model,
@@ -162,25 +164,25 @@ def row_of(run: RunCurves, judged: Judged, label: str, variant: str) -> dict[str
         "seed": int(run.config["seed"]),
         "batch_size": batch,
         "lr": float(run.config.get("optimiser.lr", "nan")),
-        "steps": judged.step,
-        "protocol_id": judged.protocol_id,
+        "steps": evaluated.step,
+        "protocol_id": evaluated.protocol_id,
         "guidance_scale": float(told["protocol"].get("guidance_scale", np.nan)),
-        **{key: judged.metrics.get(key, np.nan) for key in METRICS},
+        **{key: evaluated.metrics.get(key, np.nan) for key in METRICS},
         "loss": losses[-1] if len(losses) else np.nan,
         "parameters": int(run.cost["parameters"]),
         "forward_gmacs": macs / 1e9,
         # A training step costs three forward passes, a multiply-accumulate two operations (DiT's convention).
-        "train_pflops": 3 * 2 * macs * batch * judged.step / 1e15,
+        "train_pflops": 3 * 2 * macs * batch * evaluated.step / 1e15,
         "images_per_s": float(np.median(speeds)) if len(speeds) else np.nan,
-        "seconds": np.nan if judged.seconds is None else judged.seconds,
-        "device_seconds": np.nan if judged.device_seconds is None else judged.device_seconds,
+        "seconds": np.nan if evaluated.seconds is None else evaluated.seconds,
+        "device_seconds": np.nan if evaluated.device_seconds is None else evaluated.device_seconds,
         "device": run.device,
         "label": label,
         "variant": variant,
         "samples": told["protocol"].get("samples", -1),
         **{column: told["floor"].get(name, np.nan) for column, name in FLOORS.items()},
-        "grid": judged.grid,
-        "grid_columns": judged.grid_columns,
+        "grid": evaluated.grid,
+        "grid_columns": evaluated.grid_columns,
     }
 
 
@@ -198,8 +200,8 @@ def _curves(view: RunView) -> RunCurves:
         config=view.flat_config,
         cost=view.cost,
         training={key: curve(view.training_series(key)) for key in ("loss", "images_per_s")},
-        judged=[
-            Judged(
+        evaluated=[
+            EvaluatedStep(
                 step=e.step,
                 protocol_id=e.protocol_id,
                 metrics=e.metrics,

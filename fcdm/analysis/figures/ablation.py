@@ -24,7 +24,7 @@ NOT_SHOWN = ("model.name", "model.family")
 def ablation_figure(table: pd.DataFrame, published: pd.DataFrame | None = None) -> Drawn | None:
     """Bars of the FID of each variant of a model's block, seeds as dots, the difference to the plain model written.
 
-    Variants are runs of one preset that differ in keys of `model` only, at the largest budget that all were judged at;
+    Variants are runs of one preset that differ in keys of `model` only, at the largest budget evaluated of all;
     the plain model has the schema's default for each of those keys. None where no model has two variants.
     """
     told: list[str] = []
@@ -68,7 +68,7 @@ def _groups(table: pd.DataFrame, told: list[str]) -> list[pd.DataFrame]:
         name = display_name(str(model), str(family))
         shared = set.intersection(*(set(rows.loc[rows["variant"] == variant, "steps"]) for variant in variants))
         if not shared:
-            told.append(f"left out: the variants of {name}: no budget that all were judged at")
+            told.append(f"left out: the variants of {name}: no budget that all were evaluated at")
             continue
         last = max(shared)
         keys = sorted({key for variant in variants for key in settings[variant] if key.startswith("model.")})

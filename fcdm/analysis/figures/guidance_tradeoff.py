@@ -1,4 +1,4 @@
-"""The guidance trade-off of each model's last checkpoint that was judged at several scales."""
+"""The guidance trade-off of each model's last checkpoint that was evaluated at several scales."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def guidance_figure(table: pd.DataFrame, published: pd.DataFrame | None = None) 
     """FID against Inception Score and precision against recall, a line along the guidance scales (means over seeds).
 
     `table`: of `guidance_table`. Without Inception Scores FID stands against the scale; without precision and recall
-    there is one panel. None where no checkpoint was judged at two scales.
+    there is one panel. None where no checkpoint was evaluated at two scales.
     """
     if table.empty:
         return None
@@ -58,7 +58,7 @@ def guidance_figure(table: pd.DataFrame, published: pd.DataFrame | None = None) 
 
 
 def _curves(table: pd.DataFrame, told: list[str]) -> pd.DataFrame:
-    """Means over seeds at each model's last step that all its seeds were judged at several scales at."""
+    """Means over seeds at each model's last step that all its seeds were evaluated at several scales at."""
     parts = []
     kinds = sorted(set(table["kind"]))
     for (label, kind), rows in table.groupby(["label", "kind"]):
@@ -72,7 +72,7 @@ def _curves(table: pd.DataFrame, told: list[str]) -> pd.DataFrame:
         short = means[means["seeds"] < means["seeds"].max()]
         if len(short):
             at = ", ".join(f"{scale:g}" for scale in short["guidance_scale"])
-            told.append(f"left out: {label} at guidance {at}, which not every seed was judged at")
+            told.append(f"left out: {label} at guidance {at}, which not every seed was evaluated at")
         if means["fid"].isna().any():
             at = ", ".join(f"{scale:g}" for scale in means.loc[means["fid"].isna(), "guidance_scale"])
             told.append(f"left out: {label} at guidance {at}, which has no FID")

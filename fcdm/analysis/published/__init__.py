@@ -1,6 +1,6 @@
 """The published numbers of FCDM, DiT and their neighbours, each with its source and how sure it is.
 
-Four files beside this one. `results.csv`: a row per judged checkpoint. `models.csv`: parameters and forward GMACs as
+Four files beside this one. `results.csv`: a row per evaluated checkpoint. `models.csv`: parameters and forward GMACs as
 published and as `python -m fcdm.cost` counts them. `throughput.csv`: images/s. `ablations.csv`: changes to FCDM-L.
 `confidence` is of the numbers that the row quotes: `paper` (read in the paper that measured or quotes it),
 `third-party` (notes by others on the paper; not read in the paper), `derived` (nothing quoted: counted here).

@@ -46,7 +46,7 @@ class Split:
 def findings(ours: Sequence[Claim]) -> list[str]:
     """The headline: how many times fewer steps to equal FID, one line for each pair of models."""
     found = [f"{one.claim}: {one.runs.text}" for one in ours if one.key.endswith("|fid|steps")]
-    return found or ["No step ratio: no FCDM and DiT of the same size (such as N and dit/N-2) are judged here."]
+    return found or ["No step ratio: no FCDM and DiT of the same size (such as N and dit/N-2) are evaluated here."]
 
 
 def claims_table(found: Sequence[Claim], name: str, caption: str) -> CellTable:

@@ -19,7 +19,7 @@ class Cost:
 
     hours: dict[str, float] = field(default_factory=dict)
     """Device -> hours for which processes held it: GPU-hours of a GPU, core-hours of a CPU."""
-    judging_hours: float = 0.0
+    evaluation_hours: float = 0.0
     """Wall time of the evaluations: inside `hours`, but for those made by jobs of their own."""
     train_flops: float = 0.0
     sampling_flops: float = 0.0
@@ -30,7 +30,7 @@ class Cost:
     def add(self, other: Cost) -> None:
         for device, hours in other.hours.items():
             self.hours[device] = self.hours.get(device, 0.0) + hours
-        self.judging_hours += other.judging_hours
+        self.evaluation_hours += other.evaluation_hours
         self.train_flops += other.train_flops
         self.sampling_flops += other.sampling_flops
         self.sampling_known &= other.sampling_known
@@ -46,13 +46,13 @@ def run_cost(view: RunView) -> Cost:
         cost.hours[key] = cost.hours.get(key, 0.0) + _device_seconds(segment) / 3600
         trained = max(trained, segment.last_step)
     cost.train_flops = float(view.cost.get("train_flops_per_step", 0.0)) * trained
-    for judged in view.evaluations:
-        cost.judging_hours += (judged.seconds or 0.0) / 3600
-        steps = judged.protocol.get("sampling_steps")
+    for evaluated in view.evaluations:
+        cost.evaluation_hours += (evaluated.seconds or 0.0) / 3600
+        steps = evaluated.protocol.get("sampling_steps")
         if steps is None:
             cost.sampling_known = False
             continue
-        how = judged.protocol
+        how = evaluated.protocol
         passes = sampling_passes(str(how.get("sampler")), int(steps), float(how.get("guidance_scale", 1.0)))
         cost.sampling_flops += FLOPS_PER_MAC * float(view.cost["forward_macs"]) * passes * int(how.get("samples", 0))
     cost.disk_bytes = folder_bytes(view.folder)
@@ -95,15 +95,23 @@ def cost_table(views: Iterable[RunView], models: dict[str, str]) -> tuple[CellTa
         rows.append([view.name, models[view.name], *_cells(cost)])
     rows.append(["all", "", *_cells(total)])
     notes = [
-        "Hours: the whole time for which processes held their devices, with start-up, repeated steps and the judging "
-        "that training jobs do; judging by jobs of its own is in 'judging' only. " + devices_text(total),
+        "Hours: the whole time for which processes held their devices, with start-up, repeated steps and evaluation "
+        "that training jobs do; evaluation by jobs of its own is in 'evaluation' only. " + devices_text(total),
         "Training FLOPs: of the steps reached; three forward passes a step and 2 FLOPs a multiply-accumulate. Sampling "
         "FLOPs: of the network, without decoder and features.",
         "A run that serves several studies is counted whole here.",
     ]
     if not total.sampling_known:
         notes.append("Some samples were drawn by a solver that chooses its steps: their FLOPs are not in the sum.")
-    columns = ("Run", "Model", "Device hours", "of it judging (h)", "Training PFLOPs", "Sampling PFLOPs", "Disk (MB)")
+    columns = (
+        "Run",
+        "Model",
+        "Device hours",
+        "of it evaluation (h)",
+        "Training PFLOPs",
+        "Sampling PFLOPs",
+        "Disk (MB)",
+    )
     caption = "Cost so far, by run"
     return CellTable("cost", caption, columns, rows, tuple(notes), frozenset({0, 1})), total
 
@@ -119,5 +127,5 @@ def devices_text(cost: Cost) -> str:
 
 def _cells(cost: Cost) -> list[Cell]:
     hours = sum(cost.hours.values())
-    numbers = (hours, cost.judging_hours, cost.train_flops / 1e15, cost.sampling_flops / 1e15, cost.disk_bytes / 1e6)
+    numbers = (hours, cost.evaluation_hours, cost.train_flops / 1e15, cost.sampling_flops / 1e15, cost.disk_bytes / 1e6)
     return [Value(value) for value in numbers]

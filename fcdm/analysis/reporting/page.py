@@ -11,7 +11,7 @@ import yaml
 
 from fcdm.analysis.reporting.cell_tables import CellTable, Value
 from fcdm.analysis.reporting.html import HTML, Content, element, joined
-from fcdm.analysis.reporting.study_facts import Judging, StudyFacts, state_text
+from fcdm.analysis.reporting.study_facts import ProtocolResults, StudyFacts, state_text
 from fcdm.jobstatus.rows import DONE
 from fcdm.jobstatus.words import plural, summary
 
@@ -85,14 +85,16 @@ def lead(facts: StudyFacts, found: list[str], revision: str, now: float) -> HTML
         element("p", facts.question or "No question was written down for this study.", class_="question"),
         element(
             "p",
-            element("strong", f"{done} of {plural(len(facts.rows), 'budget')} judged"),
+            element("strong", f"{done} of {plural(len(facts.rows), 'budget')} evaluated"),
             f" in {plural(len(facts.runs), 'run')}: {summary(facts.rows)}. Written {when} by revision {revision}.",
         ),
     ]
     if found:
-        name = facts.judgings[0].id
+        name = facts.by_protocol[0].id
         parts.append(
-            element("div", element("p", element("strong", f"Found, judged by {name}:")), bullets(found), class_="found")
+            element(
+                "div", element("p", element("strong", f"Found, evaluated by {name}:")), bullets(found), class_="found"
+            )
         )
     if done < len(facts.rows):
         text = "This report is of a part of the study: see "
@@ -104,7 +106,7 @@ def lead(facts: StudyFacts, found: list[str], revision: str, now: float) -> HTML
 
 def runs_section(facts: StudyFacts) -> HTML:
     """A row for each run with the state of every budget, then what is missing."""
-    several = len(facts.judgings) > 1
+    several = len(facts.by_protocol) > 1
     differing = any(facts.differing.values())
     columns = ("Run", "Model", "Seed", *(("What differs",) if differing else ()), "Done", "Not done")
     rows = []
@@ -120,20 +122,20 @@ def runs_section(facts: StudyFacts) -> HTML:
         rows.append([*cells, done or "none", left])
     table = CellTable("runs", "Runs and what became of their budgets", columns, rows, texts=frozenset(range(9)))
     unfinished = {row.run for row in facts.rows if row.state != DONE}
-    told = "Nothing is missing: every budget is judged."
+    told = "Nothing is missing: every budget is evaluated."
     if unfinished:
         verb = "is" if len(unfinished) == 1 else "are"
         told = (
-            f"{len(unfinished)} of {plural(len(facts.runs), 'run')} {verb} not judged throughout: what stands under "
+            f"{len(unfinished)} of {plural(len(facts.runs), 'run')} {verb} not evaluated throughout: what stands under "
             "'not done' is in no number below."
         )
     return joined([element("p", told), html_table(table, caption=False)])
 
 
-def protocol_section(judging: Judging, rows: list[tuple[str, str, str]]) -> HTML:
+def protocol_section(results: ProtocolResults, rows: list[tuple[str, str, str]]) -> HTML:
     """How images were drawn and compared: everything that a FID depends on."""
     if not rows:
-        return element("p", "Nothing has been judged by this protocol yet, so what it says is not recorded here.")
+        return element("p", "Nothing has been evaluated by this protocol yet, so what it says is not recorded here.")
     body = [
         element("tr", element("th", name, scope="row"), element("td", value), element("td", element("code", key)))
         for name, value, key in rows
@@ -141,14 +143,14 @@ def protocol_section(judging: Judging, rows: list[tuple[str, str, str]]) -> HTML
     head = element("tr", [element("th", name, scope="col") for name in ("Protocol", "Value", "Key")])
     table = element("table", element("thead", head), element("tbody", body), class_="plain")
     floor = [
-        f"Real images against the reference score {name} {judging.floor[key]:.3g}"
+        f"Real images against the reference score {name} {results.floor[key]:.3g}"
         + (
-            f" ± {judging.floor[f'{key}_sd']:.2g} (standard deviation over draws)"
-            if f"{key}_sd" in judging.floor
+            f" ± {results.floor[f'{key}_sd']:.2g} (standard deviation over draws)"
+            if f"{key}_sd" in results.floor
             else ""
         )
         for key, name in (("fid", "FID"), ("fid_pixels", "on raw pixels"))
-        if key in judging.floor
+        if key in results.floor
     ]
     return joined([table, element("p", ". ".join(floor) + ": the floor under every number here.") if floor else None])
 

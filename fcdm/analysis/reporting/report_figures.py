@@ -58,14 +58,16 @@ def figures(table: pd.DataFrame) -> list[HTML]:
 
 
 def guidance(table: pd.DataFrame) -> HTML | None:
-    """What guidance trades, over protocols that differ in nothing but its scale; None where nothing was judged so."""
+    """What guidance trades, over protocols that differ in nothing but its scale; None where there is none."""
     if table.empty:
         return None
     with mpl.rc_context(), plt.style.context(STYLE):
         drawn = guidance_figure(table)
         if drawn is None:
             return None
-        told = "Each point is one checkpoint judged by one protocol; the protocols of a line differ in the scale only."
+        told = (
+            "Each point is one checkpoint evaluated by one protocol; the protocols of a line differ in the scale only."
+        )
         scales = ", ".join(f"{scale:g}" for scale in sorted(set(table["guidance_scale"])))
         alt = f"FID and what goes with it at guidance scales {scales}, for {', '.join(sorted(set(table['label'])))}"
         return _figure("guidance", "What guidance trades", told, drawn, alt)

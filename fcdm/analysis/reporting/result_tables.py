@@ -67,7 +67,7 @@ def results_table(table: pd.DataFrame, metric: str, protocol: str) -> CellTable:
         if max(counts, default=0) > 1
         else "One seed each: no interval for training can be told"
     )
-    missing = "; – not judged" if 0 in counts else ""
+    missing = "; – not evaluated" if 0 in counts else ""
     return CellTable(
         name=f"{metric}-{protocol}",
         caption=f"{name} after so many training steps",
@@ -96,6 +96,6 @@ def protocol_rows(settings: dict[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def protocol_sentence(protocol: str, settings: dict[str, Any]) -> str:
-    """A footnote: `Judged by ddim25-1000-...: Sampler: ddim; ...`."""
+    """A footnote: `Evaluated by ddim25-1000-...: Sampler: ddim; ...`."""
     told = "; ".join(f"{name}: {value}" for name, value, _ in protocol_rows(settings))
-    return f"Judged by {protocol}{f' ({told})' if told else ''}."
+    return f"Evaluated by {protocol}{f' ({told})' if told else ''}."

@@ -23,18 +23,18 @@ from fcdm.runs.study_description import question_of
 
 
 @dataclass(frozen=True)
-class Judging:
-    """What one protocol judged in a study."""
+class ProtocolResults:
+    """What one protocol evaluated in a study."""
 
     id: str
     settings: dict[str, Any]
-    """Key -> value; {} where nothing was judged by it and it is not the study's last."""
+    """Key -> value; {} where nothing was evaluated by it and it is not the study's last."""
     floor: dict[str, float]
     """What real images score."""
     table: pd.DataFrame | None
-    """As of `fcdm.analysis.data.tidy_table`; None: nothing is judged by it yet."""
+    """As of `fcdm.analysis.data.tidy_table`; None: nothing is evaluated by it yet."""
     asked: int
-    """Budgets of runs that the study wants judged by it."""
+    """Budgets of runs that the study wants evaluated by it."""
     left_out: tuple[str, ...] = ()
     """Lines: what is in the table and in no curve, fit or claim, and why."""
 
@@ -52,10 +52,10 @@ class StudyFacts:
     """Why SLURM could not be asked; "" where it was, or where there is nothing to ask."""
     views: dict[str, RunView]
     """Run -> its files; those that have a folder."""
-    judgings: tuple[Judging, ...]
+    by_protocol: tuple[ProtocolResults, ...]
     """One per protocol, the headline first."""
     guidance: pd.DataFrame
-    """Checkpoints judged at several guidance scales; as of `fcdm.analysis.data.guidance_table`."""
+    """Checkpoints evaluated at several guidance scales; as of `fcdm.analysis.data.guidance_table`."""
     differing: dict[str, dict[str, str]] = field(default_factory=dict)
     """Run -> the science settings that are not the same in all runs, model and seed left out."""
 
@@ -107,7 +107,7 @@ def study_facts(runs_dir: Path | str, name: str, question: str | None = None) ->
         rows=tuple(overview.rows),
         problem=overview.problem,
         views=views,
-        judgings=tuple(_judging(curves, folder, study, key, overview.rows, views.values()) for key in protocols),
+        by_protocol=tuple(_results_of(curves, folder, study, key, overview.rows, views.values()) for key in protocols),
         guidance=guidance_table(curves, name),
         differing=differing_settings(views.values()),
     )
@@ -126,21 +126,23 @@ def _commands(study: Study) -> list[list[str]]:
     return [list(study.command), *(line.split() for line in reversed(study.commands))]
 
 
-def _judging(
+def _results_of(
     curves: list[RunCurves],
     folder: Path,
     study: Study,
     protocol: str,
     rows: Iterable[Row],
     views: Iterable[RunView],
-) -> Judging:
+) -> ProtocolResults:
     mine = [row for row in rows if row.protocol == protocol]
     settings = study.protocol if protocol == study.protocol_id else {}
     floor: dict[str, float] = {}
-    for judged in (judged for view in views for judged in view.evaluations if judged.protocol_id == protocol):
-        settings, floor = settings or judged.protocol, floor or judged.floor
+    for evaluated in (
+        evaluated for view in views for evaluated in view.evaluations if evaluated.protocol_id == protocol
+    ):
+        settings, floor = settings or evaluated.protocol, floor or evaluated.floor
     table = None
     if any(row.state == DONE for row in mine):
         table = table_of(curves, folder, study.name, protocol)
     left_out = tuple(dropped(table)) if table is not None else ()
-    return Judging(protocol, settings, floor, table, len(mine), left_out)
+    return ProtocolResults(protocol, settings, floor, table, len(mine), left_out)

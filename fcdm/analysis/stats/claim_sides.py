@@ -65,7 +65,7 @@ class Pair:
 
     @property
     def incomplete(self) -> str:
-        """`; FCDM-N without seed 1 (not judged at 800)`: what a claim's own line must say; "" where all is there."""
+        """`; FCDM-N without seed 1 (not evaluated at 800)`: what a claim's own line must say; "" where all is there."""
         found = self.lines or ()
         return "".join(f"; {line.label} without {', '.join(line.without)}" for line in found if line.without)
 

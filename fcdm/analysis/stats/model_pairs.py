@@ -35,7 +35,7 @@ class Comparison:
     chosen_at: tuple[int, int]
     """Budgets at which the settings of each were compared."""
     not_compared: tuple[str, ...]
-    """Settings that were not judged at that budget: one of them may be better."""
+    """Settings that were not evaluated at that budget: one of them may be better."""
     at_edge: tuple[str, ...]
     """Those whose best learning rate is the lowest or highest tried: a better one may lie outside."""
     steps: RatioRange | str
@@ -104,17 +104,17 @@ def _ratio(a: Line, b: Line, axis: str, floor: float) -> RatioRange | str:
 
 
 def _best(candidates: list[Line]) -> tuple[Line, int, list[str]]:
-    """The setting with the lowest FID at one budget, the budget, and the settings that were not judged there.
+    """The setting with the lowest FID at one budget, the budget, and the settings that were not evaluated there.
 
-    The budget is the largest that two settings were judged at: one that lags must not move the choice to an early
+    The budget is the largest that two settings were evaluated at: one that lags must not move the choice to an early
     budget, and one that is ahead of all others has not won.
     """
-    judged: dict[int, dict[str, float]] = {}
+    evaluated: dict[int, dict[str, float]] = {}
     for line in candidates:
         for steps, fid in zip(line.points["steps"], line.points["fid"], strict=True):
-            judged.setdefault(int(steps), {})[line.label] = float(fid)
-    last = max(judged, key=lambda steps: (min(len(judged[steps]), 2), steps))
-    at = judged[last]
+            evaluated.setdefault(int(steps), {})[line.label] = float(fid)
+    last = max(evaluated, key=lambda steps: (min(len(evaluated[steps]), 2), steps))
+    at = evaluated[last]
     absent = [f"{line.label} (no FID at {last:,})" for line in candidates if line.label not in at]
     return min((line for line in candidates if line.label in at), key=lambda line: at[line.label]), last, absent
 

@@ -1,6 +1,6 @@
 """How many times less one model needs than another: two different questions, never one name for both.
 
-`budget_ratio`: the ratio of two budgets at which two models were judged, whatever FID each had there (the abstract's
+`budget_ratio`: the ratio of two budgets at which two models were evaluated, whatever FID each had there (the abstract's
 7x and 7.5x). `equal_fid_ratio`: the ratio of what each had spent when it reached the same FID. Both are b's amount
 over a's, so above 1 a needs less; an amount is steps, training FLOPs or device-seconds. Pure functions on arrays.
 
@@ -245,7 +245,7 @@ def ratio_range(
     if len(targets) == 0:
         return (
             f"refused: every FID that both reach is below {FLOORS:g} times the floor of {floor:.3g}, "
-            "where noise decides; judge with more samples, or at smaller budgets"
+            "where noise decides; evaluate with more samples, or at smaller budgets"
         )
     middle = equal_fid_ratio(a, b, float(np.sqrt(targets[0] * targets[-1])), floor)
     ratios = [*ratio_curve(a, b, targets=targets)["ratio"], middle.ratio]
