@@ -20,21 +20,21 @@ import time
 from pathlib import Path
 
 import torch
-from fcdm.config.store import register_schema
 from hydra import compose, initialize_config_module
 
 from fcdm.config.check import checked
 from fcdm.config.schema import Config
-from fcdm.data.dataset import Dataset
+from fcdm.data.dataset import PixelDataset
 from fcdm.diffusion.loss import training_loss
 from fcdm.diffusion.process import Process
 from fcdm.engine.distributed import Ranks
 from fcdm.engine.environment import cpu_name
 from fcdm.engine.state import create_model
-from fcdm.engine.stop import StopSignal
 from fcdm.engine.train import train
+from fcdm.engine.worker import Worker
 from fcdm.jobs.make_jobs import make_jobs
 from fcdm.jobs.progress import TerminalProgress
+from fcdm.sweep.hydra_schema import register_schema
 
 
 class BareLoop:
@@ -45,7 +45,7 @@ class BareLoop:
         self.model = create_model(config, device).train()
         self.ema = copy.deepcopy(self.model).requires_grad_(False)
         self.optimiser = torch.optim.AdamW(self.model.parameters(), lr=config.optimiser.lr, weight_decay=0, fused=True)
-        self.data = Dataset(config, device)
+        self.data = PixelDataset(config, device)
         self.process = Process.create()
         self.batch = config.batch_size
 
@@ -84,7 +84,7 @@ class Engine:
         run = job.open()
         progress = TerminalProgress("", target, quiet=True)
         ranks = Ranks(0, 1, torch.device("cpu"))
-        train(run, job.config, ranks, progress, StopSignal(), set(), lambda: None)
+        train(run, job.config, Worker(ranks, progress), keep=set())
         self.done = target
         lines = [json.loads(line) for line in run.records.read_text().splitlines()]
         speed = next(line["images_per_s"] for line in lines if line["step"] == target and "images_per_s" in line)

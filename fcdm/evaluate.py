@@ -6,7 +6,6 @@ share the work.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import sys
@@ -141,40 +140,27 @@ def _budgets(run: Run) -> list[int]:
 def _evaluate_run(run: Run, config: Any) -> None:
     """As a job of its own does it: the claim, the evaluation files and MLflow are those of `evaluation=job`."""
     from fcdm.jobs.job import Job
+    from fcdm.jobs.run_job import do_here, is_first_process
     from fcdm.runs.protocol import protocol_id, protocol_of
 
     job = Job(run.id, [config], work=EVALUATE)
-    first = int(os.environ.get("SLURM_PROCID", os.environ.get("RANK", 0))) == 0
     if job.left(run):
         from fcdm.slurm.rank_env import export_ranks
-
-        export_ranks()
-        from fcdm.engine.distributed import Ranks
-        from fcdm.jobs.progress import TerminalProgress
-        from fcdm.jobs.run_job import do_job
         from fcdm.tracking.background import forwarding
 
-        with contextlib.ExitStack() as stack:
-            stop = stack.enter_context(StopSignal())
-            stack.enter_context(forwarding(config, only=run.name))
-            progress = stack.enter_context(TerminalProgress(run.name, config.steps[-1], quiet=not first))
-            ranks = Ranks.from_environment(config.device)
-            try:
-                do_job(job, run, ranks, progress, stop)
-                ranks.barrier()  # together: the first rank holds the store that the others still talk to
-            finally:
-                ranks.close()
-    if first:
+        export_ranks()
+        do_here(job, run, forwarding(config, only=run.name))
+    if is_first_process():
         for step in config.steps:
             path = run.evaluation(step, protocol_id(protocol_of(config)))
             if path.exists():
                 _show(path)
 
 
-def _evaluate_file(weights: Any, config: Any, asked: Words, ranks: Any, progress: Any, stop: Any) -> Path:
+def _evaluate_file(weights: Any, config: Any, asked: Words, worker: Any) -> Path:
     from fcdm.engine.evaluate_files import evaluate_weights
 
-    return evaluate_weights(weights, config, _out(asked), ranks, progress, stop)
+    return evaluate_weights(weights, config, _out(asked), worker)
 
 
 def _samples(asked: Words) -> Path:
@@ -196,19 +182,11 @@ def _samples(asked: Words) -> Path:
     batch_size, shuffle = _number(asked, "batch_size", 64), _number(asked, "shuffle", -1)
     from fcdm.sweep.sampling_config import value_of
 
-    def evaluate(ranks: Any, progress: Any, stop: Any) -> Path:
+    def evaluate(worker: Any) -> Path:
         from fcdm.engine.evaluate_files import evaluate_samples_file
 
-        return evaluate_samples_file(
-            samples,
-            Path(reference),
-            _out(asked),
-            ranks,
-            progress,
-            stop,
-            max(1, batch_size),
-            None if shuffle < 0 else shuffle,
-        )
+        order = None if shuffle < 0 else shuffle
+        return evaluate_samples_file(samples, Path(reference), _out(asked), worker, max(1, batch_size), order)
 
     threads = value_of(asked.overrides, "threads")
     return _results(value_of(asked.overrides, "device") or "auto", int(threads) if threads else None, evaluate)
@@ -234,13 +212,14 @@ def _calibrate(asked: Words) -> int:
 
 
 def _results(device: str, threads: int | None, evaluate: Any) -> Path:
-    """Runs `evaluate(ranks, progress, stop)` with all that it needs around it."""
+    """Runs `evaluate(worker)` with all that it needs around it."""
     from fcdm.slurm.rank_env import export_ranks
 
     export_ranks()
     import torch
 
     from fcdm.engine.distributed import Ranks
+    from fcdm.engine.worker import Worker
     from fcdm.jobs.image_progress import BarProgress
 
     if threads is not None:
@@ -248,7 +227,7 @@ def _results(device: str, threads: int | None, evaluate: Any) -> Path:
     ranks = Ranks.from_environment(device)
     try:
         with StopSignal() as stop, BarProgress(ranks.world_size, quiet=not ranks.is_main) as progress:
-            path: Path = evaluate(ranks, progress, stop)
+            path: Path = evaluate(Worker(ranks, progress, stop))
             ranks.barrier()
             return path
     finally:

@@ -61,6 +61,7 @@ def _do(path: Path, job: Job, stop: StopSignal) -> int:
         return 0
     # Only now torch: errors before come at once.
     from fcdm.engine.distributed import Ranks
+    from fcdm.engine.worker import Worker
     from fcdm.jobs.progress import FileProgress
     from fcdm.jobs.run_job import do_job
     from fcdm.slurm.rank_env import export_ranks
@@ -72,7 +73,7 @@ def _do(path: Path, job: Job, stop: StopSignal) -> int:
     with forwarding(job.config, only=run.name) if mine else contextlib.nullcontext():
         try:
             ranks = Ranks.from_environment(job.config.device)
-            do_job(job, run, ranks, progress, stop)
+            do_job(job, run, Worker(ranks, progress, stop))
             ranks.barrier()  # together: the first rank holds the store that the others still talk to
             ranks.close()
         except Stopped as stopped:  # in here: MLflow must not delay the requeue

@@ -5,7 +5,6 @@ The same command again continues. Under torchrun, or `srun` with several tasks, 
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 import time
@@ -88,6 +87,7 @@ def told(program: str, run: Any) -> int:
 
 
 def _run(words: list[str]) -> int:
+    from fcdm.jobs.run_job import is_first_process
     from fcdm.runs.find_weights import find_weights
     from fcdm.sweep.sampling_config import source_config, take_apart, value_of
 
@@ -102,8 +102,7 @@ def _run(words: list[str]) -> int:
     label = _label(asked, config)
     request = _request(weights, config, label, formats)
     out = Path(asked.own.get("out") or _folder(weights, request))
-    first = int(os.environ.get("SLURM_PROCID", os.environ.get("RANK", 0))) == 0
-    if first:
+    if is_first_process():
         for line in _forecast(weights, config, formats, out):
             print(line, flush=True)
     if "dry-run" in asked.flags:
@@ -206,60 +205,41 @@ def _sample(
     from fcdm.engine.load_model import open_model
     from fcdm.engine.sample_files import SampleFolder, draw, facts_of, put_together
     from fcdm.engine.sampler import Sampler
-    from fcdm.jobs.image_progress import TerminalBar
-    from fcdm.runs.run_lock import claim
+    from fcdm.engine.worker import Worker
+    from fcdm.jobs.image_progress import BarProgress
 
     began = time.monotonic()
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     ranks = Ranks.from_environment(config.device)
     folder = SampleFolder(out, config.evaluation.samples)
+
+    def is_done() -> bool:
+        return folder.is_done(request) and not folder.parts.exists()
+
+    def prepare() -> None:
+        if folder.is_done(request):
+            folder.tidy()
+        else:
+            folder.take(request)
+
     with contextlib.ExitStack() as stack:
         stack.callback(ranks.close)
-        holder = None
-        refusal: UserError | None = None
-        done = False
-        if ranks.is_main:
-            try:
-                if not (done := folder.is_done(request) and not folder.parts.exists()):
-                    # Looked before, so that a claim is never left in a folder of other things; and once more after,
-                    # as another process may have come first.
-                    holder = stack.enter_context(claim(out))
-                    if done := folder.is_done(request):
-                        folder.tidy()
-            except UserError as error:
-                refusal = error
-        ranks.refuse_together(refusal)
-        if not ranks.any(done):
+        progress = stack.enter_context(BarProgress(ranks.world_size, quiet=not ranks.is_main))
+        worker = stack.enter_context(Worker(ranks, progress, stop).claiming([out], is_done, prepare))
+        if worker is not None:
             sampler = Sampler(open_model(weights, config, ranks.device), config, ranks.device, label)
-            shown = stack.enter_context(TerminalBar(ranks.world_size))
-            if ranks.is_main:
-                folder.take(request)
-                shown.start(folder.count, sum(last - first for first, last, _ in folder.there()))
-            beat = holder.beat if holder else _nothing
             with matmul_precision(config.evaluation.precision), torch.no_grad():
-                draw(
-                    folder,
-                    sampler,
-                    config.evaluation.batch_size,
-                    "png" in formats,
-                    ranks,
-                    stop,
-                    shown.update,
-                    beat,
-                )
+                draw(folder, sampler, config.evaluation.batch_size, "png" in formats, worker)
                 if ranks.is_main:
                     seconds = time.monotonic() - began
                     facts = facts_of(
                         request, seconds, name=weights.name, device=str(ranks.device), processes=ranks.world_size
                     )
-                    put_together(folder, sampler, "npz" in formats, facts, beat)
+                    put_together(folder, sampler, "npz" in formats, facts, worker.beat)
             ranks.barrier()
     if ranks.is_main:
         print(f"{out}: {', '.join(sorted(path.name for path in out.iterdir() if path.name[0] not in '.h'))}")
-
-
-def _nothing() -> None: ...
 
 
 if __name__ == "__main__":

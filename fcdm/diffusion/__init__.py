@@ -1,8 +1,14 @@
-"""Gaussian diffusion: process, training loss, sampling and guidance. Knows no model, no files, no config."""
+"""What diffusion models learn and how they are sampled and guided. Knows no model and no files."""
 
-from fcdm.diffusion.guidance import Denoise, guided
-from fcdm.diffusion.loss import Loss, training_loss
+from fcdm.config.schema import DiffusionConfig
+from fcdm.diffusion.flow import FlowMatching
+from fcdm.diffusion.gaussian import GaussianDiffusion
+from fcdm.diffusion.objective import Objective
 from fcdm.diffusion.process import Process
-from fcdm.diffusion.sampling import sample
 
-__all__ = ["Denoise", "Loss", "Process", "guided", "sample", "training_loss"]
+
+def make_objective(config: DiffusionConfig) -> Objective:
+    """The objective that a configuration names. Raises UserError for a noise schedule that is none."""
+    if config.objective == "flow":
+        return FlowMatching()
+    return GaussianDiffusion(Process.create(config.timesteps, config.beta_start, config.beta_end))

@@ -13,12 +13,10 @@ difference; the sample then moves by about the tolerance. With a bfloat16 model 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
-from fcdm.diffusion.flow import like
+from fcdm.diffusion.objective import Denoise, OnStep
 from fcdm.errors import UserError
 
 # Dormand and Prince, "A family of embedded Runge-Kutta formulae", J. Comp. Appl. Math. 6 (1980), table 2; also
@@ -40,16 +38,14 @@ SAFETY, SHRINK, GROW = 0.9, 0.2, 3.0
 SMALLEST_STEP = 1e-9
 STEPS_AT_MOST = 2000
 
-Velocity = Callable[[Tensor, Tensor], Tensor]
-
 
 def dopri5(
-    denoise: Velocity,
+    denoise: Denoise,
     start: Tensor,
     *,
     atol: float = 1e-6,
     rtol: float = 1e-3,
-    on_step: Callable[[int, Tensor], None] | None = None,
+    on_step: OnStep | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Solve dx = denoise(x, t) dt from t = 0 to 1. Arguments and errors as in `fcdm.diffusion.solvers.solve`.
 
@@ -111,7 +107,7 @@ def dopri5(
     )
 
 
-def first_step(velocity: Velocity, x: Tensor, slope: Tensor, atol: float, rtol: float) -> Tensor:
+def first_step(velocity: Denoise, x: Tensor, slope: Tensor, atol: float, rtol: float) -> Tensor:
     """A first step size per sample, (n,) float64 (Hairer, Norsett and Wanner, section II.4); one call.
 
     Args:
@@ -139,3 +135,8 @@ def _combine(weights: tuple[float, ...], stages: list[Tensor]) -> Tensor:
 def _norm(x: Tensor, scale: Tensor) -> Tensor:
     """Root mean square of x / scale per sample: (n, ...) to (n,) float64."""
     return (x / scale)[:, None].flatten(1).double().square().mean(1).sqrt()
+
+
+def like(t: Tensor, x: Tensor) -> Tensor:
+    """Numbers per sample (n,) in x's type, shaped (n, 1, ...) to broadcast against x (n, ...)."""
+    return t.to(x.dtype).view(-1, *[1] * (x.ndim - 1))

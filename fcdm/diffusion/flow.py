@@ -1,8 +1,7 @@
-"""Flow matching on the linear path: training loss, and what a velocity says of score, noise and data.
+"""Flow matching on the linear path as an objective.
 
 SiT (arXiv 2401.08740, section 2) with its public code's direction of time, t in [0, 1]: t = 0 noise, t = 1 data
-(the paper counts the other way). A time enters the model as it is, not times 1000; and for training it is a number
-uniform in [0, 1), such as `fcdm.randomness.uniform` draws. There are no variance channels.
+(the paper counts the other way). A time enters the model as it is, not times 1000. There are no variance channels.
 """
 
 from __future__ import annotations
@@ -10,69 +9,45 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fcdm.diffusion.loss import Loss
+from fcdm.diffusion.dopri5 import like
+from fcdm.diffusion.objective import Denoise, Loss, Noise, OnStep, Sampling, Solution
+from fcdm.diffusion.solvers import solve
+from fcdm.randomness import Purpose, uniform
 
 
-def interpolate(data: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-    """x_t = t data + (1 - t) noise: alpha_t and sigma_t of the linear path.
+class FlowMatching:
+    """An `Objective`: times are float32 in [0, 1), the model predicts the velocity, the same at each t of a path."""
 
-    Args:
-        data: (n, ...) float32.
-        t: (n,) in [0, 1].
-        noise: like data, standard normal.
-    """
-    time = like(t, data)
-    return time * data + (1.0 - time) * noise
+    def draw_times(self, seed: int, step: int, positions: Tensor) -> Tensor:
+        return uniform(seed, Purpose.TIMESTEP, step, positions, ())
 
+    def times_in_bin(self, number: int, bins: int, u: Tensor) -> Tensor:
+        return 1.0 - (number + u) / bins
 
-def velocity_target(data: Tensor, noise: Tensor) -> Tensor:
-    """d x_t / d t = data - noise, which the model learns the mean of; the same at each t of the linear path."""
-    return data - noise
+    def diffusion_time(self, t: Tensor) -> Tensor:
+        """1 - t."""
+        return 1.0 - t.double()
 
+    def corrupt(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """x_t = t x0 + (1 - t) noise: alpha_t and sigma_t of the linear path."""
+        time = like(t, x0)
+        return time * x0 + (1.0 - time) * noise
 
-def flow_loss(output: Tensor, data: Tensor, noise: Tensor) -> Loss:
-    """Mean squared error of the velocity, in float32, per sample; `Loss.mse` is the same and `Loss.vb` None.
+    def target(self, x0: Tensor, noise: Tensor) -> Tensor:
+        """d x_t / d t = x0 - noise."""
+        return x0 - noise
 
-    Args:
-        output: (n, ...) predicted velocity, any float type.
-        data, noise: (n, ...), of which x_t was made.
+    def loss(self, output: Tensor, x0: Tensor, x_t: Tensor, t: Tensor, noise: Tensor) -> Loss:
+        """Mean squared error of the velocity; `Loss.mse` is the same and `Loss.vb` None."""
+        if output.shape != x0.shape:
+            raise ValueError(f"a velocity has the data's shape {tuple(x0.shape)}, not {tuple(output.shape)}")
+        with torch.autocast(x0.device.type, enabled=False):
+            error = (output.float() - self.target(x0.float(), noise.float())).square()
+            # The added dimension lets samples be single numbers, (n,), too.
+            mse = error[:, None].flatten(1).mean(1)
+        return Loss(mse, mse, None)
 
-    Raises:
-        ValueError: output of another shape, as of a model with variance channels.
-    """
-    if output.shape != data.shape:
-        raise ValueError(f"a velocity has the data's shape {tuple(data.shape)}, not {tuple(output.shape)}")
-    with torch.autocast(data.device.type, enabled=False):
-        error = (output.float() - velocity_target(data.float(), noise.float())).square()
-        # The added dimension lets samples be single numbers, (n,), too.
-        mse = error[:, None].flatten(1).mean(1)
-    return Loss(mse, mse, None)
-
-
-def predict_data(velocity: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-    """E[data | x_t] = x_t + (1 - t) v, from the mean velocity v (n, ...) at t (n,)."""
-    return x_t + (1.0 - like(t, x_t)) * velocity
-
-
-def predict_noise(velocity: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-    """E[noise | x_t] = x_t - t v, from the mean velocity v (n, ...) at t (n,)."""
-    return x_t - like(t, x_t) * velocity
-
-
-def velocity_to_score(velocity: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-    """The gradient of log p_t at x_t, -E[noise | x_t] / (1 - t) (SiT section 2); at t = 1 not finite.
-
-    A sampler needs it times 1 - t only, which is `-predict_noise` and finite everywhere.
-    """
-    return -predict_noise(velocity, x_t, t) / (1.0 - like(t, x_t))
-
-
-def score_to_velocity(score: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-    """The inverse, v = (x_t + (1 - t) score) / t; at t = 0, where x_t is noise whatever the data, not finite."""
-    time = like(t, x_t)
-    return (x_t + (1.0 - time) * score) / time
-
-
-def like(t: Tensor, x: Tensor) -> Tensor:
-    """Numbers per sample (n,) in x's type, shaped (n, 1, ...) to broadcast against x (n, ...)."""
-    return t.to(x.dtype).view(-1, *[1] * (x.ndim - 1))
+    def sample(
+        self, denoise: Denoise, start: Tensor, noise: Noise, settings: Sampling, on_step: OnStep | None = None
+    ) -> Solution:
+        return solve(denoise, start, noise, settings, on_step)

@@ -18,20 +18,12 @@ from fcdm.errors import UserError
 Model = Callable[[Tensor, Tensor, Tensor], Tensor]
 """model(x (n, C, ...), t (n,), labels (n,) or (n, K) int64) -> (n, C or 2C, ...)."""
 
-Denoise = Callable[[Tensor, Tensor], Tensor]
-"""denoise(x (n, C, ...), t (n,)) -> (n, C or 2C, ...); t int64 steps of the training process, or flow times."""
-
 TOLERANCE = 1e-6
 """An interval's ends, and times that are float32, are meant to this."""
 
 
 class Guided:
-    """The guided model, a `Denoise`; made by `guided`. Counts the forward passes that it makes."""
-
-    forwards: int
-    """Forward passes of single images by the model so far."""
-    weak_forwards: int
-    """The same by the weaker model, whose forward pass has its own cost."""
+    """The guided model, a `Denoise`; made by `guided`."""
 
     def __init__(
         self,
@@ -46,16 +38,10 @@ class Guided:
     ) -> None:
         self.model, self.weak, self.labels, self.null = model, weak, labels, torch.full_like(labels, null_class)
         self.scale, self.channels, self.interval, self.time = scale, channels, interval, time
-        self.forwards = self.weak_forwards = 0
-
-    @property
-    def forwards_per_call(self) -> int:
-        """Forward passes per image, of either model, in a call: 1 or 2. In an interval it is 1 outside of it."""
-        return 1 if self.scale == 1.0 else 2
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         if self.scale == 1.0:
-            return self._model(x, t, self.labels)
+            return self.model(x, t, self.labels)
         channels = x.shape[1] if self.channels is None else self.channels
         if not 1 <= channels <= x.shape[1]:
             raise UserError(
@@ -67,7 +53,7 @@ class Guided:
             return self._combined(conditional, base, channels)
         rows = self._inside(t)
         if len(rows) == 0:
-            return self._model(x, t, self.labels).float()
+            return self.model(x, t, self.labels).float()
         # Where samples have times of their own, only those inside the interval pay for a second forward pass.
         conditional, base = self._both(x, t, x[rows], t[rows], rows)
         conditional[rows] = self._combined(conditional[rows], base, channels)
@@ -76,10 +62,9 @@ class Guided:
     def _both(self, x: Tensor, t: Tensor, x2: Tensor, t2: Tensor, rows: Tensor | slice) -> tuple[Tensor, Tensor]:
         """What is asked for, of x, and what is led away from, of its rows x2; float32."""
         if self.weak is not None:
-            self.weak_forwards += len(x2)
-            return self._model(x, t, self.labels).float(), self.weak(x2, t2, self.labels[rows]).float()
+            return self.model(x, t, self.labels).float(), self.weak(x2, t2, self.labels[rows]).float()
         labels = torch.cat([self.labels, self.null[rows]])
-        output = self._model(torch.cat([x, x2]), torch.cat([t, t2]), labels).float()
+        output = self.model(torch.cat([x, x2]), torch.cat([t, t2]), labels).float()
         return output[: len(x)], output[len(x) :]
 
     def _combined(self, conditional: Tensor, base: Tensor, channels: int) -> Tensor:
@@ -94,10 +79,6 @@ class Guided:
         time = self.time(t)
         inside = (time >= self.interval[0] - TOLERANCE) & (time <= self.interval[1] + TOLERANCE)
         return inside.nonzero().flatten()
-
-    def _model(self, x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
-        self.forwards += len(x)
-        return self.model(x, t, labels)
 
 
 def guided(
@@ -125,7 +106,7 @@ def guided(
         channels: guide so many of the first C channels (the public codes: 3 of 4); None: all.
         interval: guide only at diffusion times in [lo, hi], ends included, 0 data to 1 noise; outside of it the
             conditional output alone, for one forward pass. None: everywhere, and no call waits for the device.
-        time: from the model's t (n,) to diffusion time, `step_time(T)` or `flow_time`; needed with `interval`.
+        time: from the model's t (n,) to diffusion time, `Objective.diffusion_time`; needed with `interval`.
             The same number means less noise of the linear path than of DDPM's schedule: compare noise levels,
             sigma / alpha, before comparing intervals.
         weak: a smaller or less trained model of the same data, called with the same labels. It may have or lack
@@ -153,13 +134,3 @@ def guided(
             "channels: leave evaluation.guidance_channels null, or the weaker checkpoint out"
         )
     return Guided(model, labels, null_class, scale, channels, interval, time, weak)
-
-
-def step_time(timesteps: int) -> Callable[[Tensor], Tensor]:
-    """Diffusion time of steps t (n,) of a training process of `timesteps`: t / timesteps, float64."""
-    return lambda t: t.double() / timesteps
-
-
-def flow_time(t: Tensor) -> Tensor:
-    """Diffusion time of flow times t (n,), whose 1 is data: 1 - t, float64."""
-    return 1.0 - t.double()

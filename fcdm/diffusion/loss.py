@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from fcdm.diffusion.objective import Loss
 from fcdm.diffusion.process import Process, split_output
-
-
-class Loss(NamedTuple):
-    """Terms per image, each (B,) float32: `loss` is trained on; `vb` is None without learned sigma."""
-
-    loss: Tensor
-    mse: Tensor
-    vb: Tensor | None
 
 
 def training_loss(process: Process, output: Tensor, x0: Tensor, x_t: Tensor, t: Tensor, noise: Tensor) -> Loss:

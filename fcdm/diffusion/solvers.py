@@ -6,74 +6,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
-from fcdm.diffusion.dopri5 import dopri5
-from fcdm.diffusion.flow import predict_noise
-from fcdm.diffusion.guidance import Denoise
+from fcdm.diffusion.dopri5 import dopri5, like
+from fcdm.diffusion.objective import Denoise, Noise, OnStep, Sampling, Solution
 from fcdm.errors import UserError
 
 FLOW_SAMPLERS = ("euler", "heun", "dopri5", "sde")
 
 
-class Solution(NamedTuple):
-    """Samples, and what they cost."""
-
-    x: Tensor
-    """Like the start."""
-    nfe: Tensor
-    """(n,) int64: calls of `denoise` that the sample needed, and would have needed alone. A call is for the whole
-    batch, so that the batch made nfe.max() of them."""
-
-
 @torch.no_grad()
-def solve(
-    denoise: Denoise,
-    start: Tensor,
-    noise: Callable[[int], Tensor],
-    *,
-    sampler: str = "heun",
-    steps: int = 50,
-    atol: float = 1e-6,
-    rtol: float = 1e-3,
-    last_step: float = 0.04,
-    on_step: Callable[[int, Tensor], None] | None = None,
-) -> Solution:
+def solve(denoise: Denoise, start: Tensor, noise: Noise, settings: Sampling, on_step: OnStep | None = None) -> Solution:
     """Samples of a velocity model, each a function of its own start, label and noises alone.
 
     Args:
-        denoise: the model, `guided` or not: denoise(x (n, ...), t (n,)) -> velocity (n, ...) of any float type; t
-            in [0, 1], in the start's type.
+        denoise: denoise(x (n, ...), t (n,)) -> velocity (n, ...) of any float type; t in [0, 1], in the start's type.
         start: (n, ...) float32 standard normal; arithmetic is done in its type, float64 too.
-        noise: noise(k) -> like start, standard normal, for the step of `sde` after which k are left. Called for
-            k = steps - 1 to 1, and never by the other samplers.
-        sampler: `euler` (a call per step), `heun` (two), `dopri5` (adaptive) or `sde` (one).
-        steps: even steps, from 0 to 1; of `sde`, steps - 1 to 1 - last_step and a last one without noise. `dopri5`
-            does not read it.
-        atol, rtol: the error that `dopri5` allows in a step: atol + rtol |x|.
-        last_step: size of the last step of `sde`, in (0, 1).
-        on_step: called as on_step(left, x) after each step, `left` counting down to 0: steps, or in `dopri5`
-            unfinished samples. An exception in it ends the sampling.
+        noise: asked for k = steps - 1 to 1 by `sde`, and never by the other samplers.
+        settings: `euler` (a call per step), `heun` (two), `dopri5` (adaptive) or `sde` (one). Steps are even, from
+            0 to 1; of `sde`, steps - 1 to 1 - last_step and a last one without noise.
+        on_step: `left` counts steps, or in `dopri5` unfinished samples.
 
     Raises:
         UserError: an unknown sampler, too few steps, tolerances that are not positive; `dopri5` does not come to an
             end, as with a velocity that is not finite.
     """
+    sampler, steps = settings.sampler, settings.steps
     if sampler not in FLOW_SAMPLERS:
         raise UserError(f"evaluation.sampler={sampler} is no sampler of a flow model: write {_listed(FLOW_SAMPLERS)}")
     start = start.detach()
     if sampler == "dopri5":
-        x, nfe = dopri5(denoise, start, atol=atol, rtol=rtol, on_step=on_step)
-        return Solution(x, nfe)
+        return Solution(*dopri5(denoise, start, atol=settings.atol, rtol=settings.rtol, on_step=on_step))
     fewest = 2 if sampler == "sde" else 1
     if steps < fewest:
         raise UserError(f"evaluation.sampling_steps must be at least {fewest} for sampler {sampler}, not {steps}")
     if sampler == "sde":
-        x = _sde(denoise, start, noise, steps, last_step, on_step)
+        x = _sde(denoise, start, noise, steps, settings.last_step, on_step)
     else:
         x = _fixed(denoise, start, steps, sampler == "heun", on_step)
     calls = 2 * steps if sampler == "heun" else steps
@@ -109,9 +78,12 @@ def velocity(denoise: Denoise, x: Tensor, t: float) -> Tensor:
     return denoise(x, torch.full((len(x),), t, dtype=x.dtype, device=x.device)).to(x.dtype)
 
 
-def _fixed(
-    denoise: Denoise, x: Tensor, steps: int, heun: bool, on_step: Callable[[int, Tensor], None] | None
-) -> Tensor:
+def predict_noise(velocity: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+    """E[noise | x_t] = x_t - t v, from the mean velocity v (n, ...) at t (n,)."""
+    return x_t - like(t, x_t) * velocity
+
+
+def _fixed(denoise: Denoise, x: Tensor, steps: int, heun: bool, on_step: OnStep | None) -> Tensor:
     step = heun_step if heun else euler_step
     for k in range(steps):
         # Of whole numbers, so that the last step ends at 1.0 and not beside it.
@@ -124,10 +96,10 @@ def _fixed(
 def _sde(
     denoise: Denoise,
     x: Tensor,
-    noise: Callable[[int], Tensor],
+    noise: Noise,
     steps: int,
     last_step: float,
-    on_step: Callable[[int, Tensor], None] | None,
+    on_step: OnStep | None,
 ) -> Tensor:
     """The public code's grid: linspace(0, 1 - last_step, steps), and a last step from its end."""
     if not 0.0 < last_step < 1.0:

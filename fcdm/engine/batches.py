@@ -10,8 +10,8 @@ from torch import Tensor
 from fcdm.config.schema import Config
 from fcdm.data.dataset import Dataset
 from fcdm.data.order import DataOrder
-from fcdm.diffusion.process import Process
-from fcdm.randomness import Purpose, integers, normal, uniform
+from fcdm.diffusion.objective import Objective
+from fcdm.randomness import Purpose, normal, uniform
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Batch:
     labels: Tensor
     """(n,) or (n, K) int64, dropped ones replaced by the null class."""
     t: Tensor
-    """(n,) int64 timesteps; of a flow, float32 times in [0, 1)."""
+    """(n,) times, as the objective draws them."""
     noise: Tensor
     """Like x0."""
 
@@ -40,9 +40,9 @@ class BatchSource:
     """Draws the share [start, start + count) of any step's global batch: no state, so a resume needs none."""
 
     def __init__(
-        self, config: Config, data: Dataset, process: Process, label_embedders: int, start: int, count: int
+        self, config: Config, data: Dataset, objective: Objective, label_embedders: int, start: int, count: int
     ) -> None:
-        self.config, self.data, self.process = config, data, process
+        self.config, self.data, self.objective = config, data, objective
         self.columns = label_embedders if config.label_drop.mode == "independent" else 1
         self.order = DataOrder(len(data), config.seed)
         self.start, self.count = start, count
@@ -53,10 +53,7 @@ class BatchSource:
         seed, positions = self.config.seed, self.positions
         items = self.order.items(step * self.config.batch_size + self.start, self.count)
         x0, labels = self.data.draw(items, seed, step, positions)
-        if self.config.diffusion.objective == "flow":
-            t = uniform(seed, Purpose.TIMESTEP, step, positions, ())
-        else:
-            t = integers(seed, Purpose.TIMESTEP, step, positions, len(self.process))
+        t = self.objective.draw_times(seed, step, positions)
         noise = normal(seed, Purpose.NOISE, step, positions, tuple(x0.shape[1:]))
         drop = uniform(seed, Purpose.LABEL_DROP, step, positions, (self.columns,))
         dropped = drop < self.config.label_drop.probability

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -123,19 +123,3 @@ def choose_device(wanted: str, local_rank: int) -> torch.device:
             raise UserError(f"device=cuda:{index}, but there are only {torch.cuda.device_count()} CUDA devices")
         return torch.device("cuda", index)
     return device
-
-
-class Progress(Protocol):
-    """Calls are cheap and may come at every step; the implementation decides how often to show anything."""
-
-    def training(self, step: int, last: int, loss: float | None, images_per_s: float | None) -> None:
-        """`step` of `last` steps is done; loss and speed are those of the last record."""
-
-    def sampling(self, step: int, done: int, samples: int) -> None:
-        """`done` of `samples` samples are drawn to evaluate the checkpoint of `step`."""
-
-    def evaluated(self, step: int, metrics: dict[str, float], floor: dict[str, float]) -> None:
-        """The checkpoint of `step` has its metrics; `floor` is what real images score."""
-
-    def note(self, text: str) -> None:
-        """Something a person should read."""

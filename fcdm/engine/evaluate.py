@@ -22,14 +22,15 @@ from torch import Tensor, nn
 from fcdm.atomic import write_atomic
 from fcdm.config.schema import Config
 from fcdm.data.dataset import Dataset
-from fcdm.diffusion.flow import interpolate, velocity_target
-from fcdm.diffusion.process import Process, split_output
-from fcdm.engine.distributed import Progress, Ranks
+from fcdm.diffusion import make_objective
+from fcdm.diffusion.process import split_output
+from fcdm.engine.distributed import Ranks
 from fcdm.engine.environment import autocast
 from fcdm.engine.image_grid import GRID
 from fcdm.engine.sampler import Sampler
-from fcdm.engine.stop import Stopped, StopSignal
+from fcdm.engine.stop import Stopped
 from fcdm.engine.streamed_metrics import Measure, open_measure
+from fcdm.engine.worker import Worker, in_batches
 from fcdm.randomness import Purpose, normal, uniform
 
 HELDOUT_BINS = 10
@@ -53,17 +54,9 @@ class Evaluation:
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module,
-    config: Config,
-    data: Dataset | None,
-    ranks: Ranks,
-    step: int,
-    partial: Path,
-    progress: Progress,
-    stop: StopSignal,
-    beat: Callable[[], None],
+    model: nn.Module, config: Config, data: Dataset | None, step: int, partial: Path, worker: Worker
 ) -> Evaluation:
-    """Evaluate `model` (in eval mode). All ranks return the same metrics; only rank 0's grid is whole.
+    """Evaluate `model` (in eval mode) as of `step`. All ranks return the same metrics; only rank 0's grid is whole.
 
     Without `data` there is no held-out loss.
 
@@ -72,35 +65,50 @@ def evaluate(
         UserError: samples that are not finite.
     """
     began = time.monotonic()
-    measure = open_measure(config, data, ranks.device)
-    drawn = Drawn(measure, partial)
-    sampler = Sampler(model, config, ranks.device)
+    sampler = Sampler(model, config, worker.ranks.device)
+    measure = open_measure(config, data, worker.ranks.device)
 
-    size, samples = config.evaluation.batch_size, config.evaluation.samples
-    batches = -(-samples // size)
-    saved_at = time.monotonic()
-    progress.sampling(step, drawn.batches * ranks.world_size * size, samples)
-    # All ranks go through the same number of rounds, also those that resume ahead or have no batch in the last one.
-    for turn in range(-(-batches // ranks.world_size)):
-        if signum := ranks.stop(stop.signum):
-            drawn.save()
-            raise Stopped(signum)
-        first = (turn * ranks.world_size + ranks.rank) * size
-        if turn < drawn.batches or first >= samples:
-            continue
-        images = sampler.images(torch.arange(first, min(first + size, samples), device=ranks.device))
-        drawn.add(images, first)
-        progress.sampling(step, min(samples, drawn.batches * ranks.world_size * size), samples)
-        if time.monotonic() - saved_at > measure.save_every_s:
-            drawn.save()
-            saved_at = time.monotonic()
-        beat()
+    def images(first: int, last: int) -> Tensor:
+        return sampler.images(torch.arange(first, last, device=worker.ranks.device))
 
-    metrics, floor = measure.result(ranks, progress.note)
-    bins = heldout_loss(model, config, data, ranks) if data is not None else []
+    asked = config.evaluation
+    drawn = draw_and_measure(images, in_batches(asked.samples, asked.batch_size), measure, step, partial, worker)
+    metrics, floor = measure.result(worker.ranks, worker.progress.note)
+    bins = heldout_loss(model, config, data, worker.ranks) if data is not None else []
     if data is not None and data.heldout:
         metrics["heldout_loss"] = float(np.mean(bins))
     return Evaluation(metrics, bins, floor, drawn.grid, time.monotonic() - began)
+
+
+def draw_and_measure(
+    images: Callable[[int, int], Tensor],
+    batches: list[tuple[int, int]],
+    measure: Measure,
+    step: int,
+    partial: Path,
+    worker: Worker,
+) -> Drawn:
+    """This rank's share of the batches, from where `partial` left off. Raises Stopped, with all of it in `partial`.
+
+    images: images(from, to) -> the samples so numbered, (n, C, side, side) uint8; asked for in ascending order.
+    """
+    drawn = Drawn(measure, partial)
+    samples, share = batches[-1][1], worker.ranks.world_size * batches[0][1]
+    saved_at = time.monotonic()
+    worker.progress.sampling(step, min(samples, drawn.batches * share), samples)
+    try:
+        for turn, batch in enumerate(worker.rounds(batches)):
+            if turn < drawn.batches or batch is None:
+                continue
+            drawn.add(images(*batch), batch[0])
+            worker.progress.sampling(step, min(samples, drawn.batches * share), samples)
+            if time.monotonic() - saved_at > measure.save_every_s:
+                drawn.save()
+                saved_at = time.monotonic()
+    except Stopped:
+        drawn.save()
+        raise
+    return drawn
 
 
 class Drawn:
@@ -143,12 +151,10 @@ def heldout_loss(model: nn.Module, config: Config, data: Dataset, ranks: Ranks) 
     The same noise and timesteps for every model and checkpoint, so that differences between them have a low
     variance: what fits of scaling laws need.
     """
-    process = Process.create(config.diffusion.timesteps, config.diffusion.beta_start, config.diffusion.beta_end)
+    objective = make_objective(config.diffusion)
     seed, size = config.evaluation.seed, config.evaluation.batch_size
     side = config.resolution // config.data.downsample
     shape = (config.data.channels, side, side)
-    flow = config.diffusion.objective == "flow"
-    width = config.diffusion.timesteps / HELDOUT_BINS
     bins = torch.zeros(HELDOUT_BINS, dtype=torch.float64)
     for number in range(ranks.rank, HELDOUT_BINS, ranks.world_size):
         total = 0.0
@@ -156,17 +162,12 @@ def heldout_loss(model: nn.Module, config: Config, data: Dataset, ranks: Ranks) 
             x, labels = data.heldout_part(start, min(start + size, data.heldout))
             places = torch.arange(start, start + len(x), device=x.device)
             u = uniform(seed, Purpose.HELDOUT_NOISE, 2 * number, places, ())
-            if flow:  # bins of diffusion time: its t = 1 is data
-                t = 1.0 - (number + u) / HELDOUT_BINS
-            else:
-                t = ((number + u.double()) * width).long().clamp_(max=config.diffusion.timesteps - 1)
+            t = objective.times_in_bin(number, HELDOUT_BINS, u)
             eps = normal(seed, Purpose.HELDOUT_NOISE, 2 * number + 1, places, shape)
-            x_t = interpolate(x, t, eps) if flow else process.q_sample(x, t, eps)
             with autocast(config.evaluation.precision, ranks.device):
-                output = model(x_t, t, labels)
-            wanted = velocity_target(x, eps) if flow else eps
-            found, _ = split_output(output, x.shape[1])
-            total += float((wanted - found.float()).square().mean(dim=(1, 2, 3)).double().sum())
+                output = model(objective.corrupt(x, t, eps), t, labels)
+            answer, _ = split_output(output, x.shape[1])
+            total += float((objective.target(x, eps) - answer).square().mean(dim=(1, 2, 3)).double().sum())
         bins[number] = total / max(1, data.heldout)
     summed: list[float] = ranks.sum(bins).tolist()
     return summed

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fcdm.atomic import write_atomic, write_json
 from fcdm.config.schema import Config
 from fcdm.data.dataset import data_checksum, open_dataset
-from fcdm.engine.distributed import Progress, Ranks
+from fcdm.engine.distributed import Ranks
 from fcdm.engine.environment import matmul_precision
-from fcdm.engine.evaluate import Drawn, evaluate
+from fcdm.engine.evaluate import draw_and_measure, evaluate
 from fcdm.engine.image_grid import COLUMNS, png, tile
 from fcdm.engine.load_model import open_model
-from fcdm.engine.stop import Stopped, StopSignal
 from fcdm.engine.streamed_metrics import InceptionMeasure
-from fcdm.errors import UserError
+from fcdm.engine.worker import Worker, in_batches
 from fcdm.features import extractor_id
 from fcdm.features.image_file import open_images
 from fcdm.features.reference import read_reference
@@ -31,14 +31,9 @@ from fcdm.runs.find_weights import Weights
 from fcdm.runs.identity import identifying, science, short_hash
 from fcdm.runs.protocol import protocol_id, protocol_of
 from fcdm.runs.revision import code_revision
-from fcdm.runs.run_lock import claim
-
-Beat = Callable[[], None]
 
 
-def evaluate_weights(
-    weights: Weights, config: Config, out: Path, ranks: Ranks, progress: Progress, stop: StopSignal
-) -> Path:
+def evaluate_weights(weights: Weights, config: Config, out: Path, worker: Worker) -> Path:
     """The result of a file's weights under the configuration's protocol, made unless it is there. Raises Stopped."""
     protocol = protocol_of(config)
     has_data = config.data.downsample == 1 or bool(config.data.path and Path(config.data.path).exists())
@@ -48,29 +43,32 @@ def evaluate_weights(
     # The protocol's readable half, and one hash of it with all that the command line says of the file.
     name = f"{protocol_id(protocol).rpartition('-')[0]}-{short_hash({**evaluated, 'protocol': protocol})}"
     name = f"weights-{weights.id.removeprefix('sha256:')[:8]}-{name}"
-    with _once(out, name, ranks) as beat:
-        if beat is not None:
+    with _once(out, name, worker) as worker_here:
+        if worker_here is not None:
+            ranks = worker.ranks
             data = open_dataset(config, ranks.device) if has_data else None
             if data is None and ranks.is_main:
-                progress.note(f"no latents store at {config.data.path}, so no held-out loss; all else needs none")
+                worker.progress.note(
+                    f"no latents store at {config.data.path}, so no held-out loss; all else needs none"
+                )
             model = open_model(weights, config, ranks.device)
             with matmul_precision(config.evaluation.precision):
                 partial = _partial(out, name, ranks, config.evaluation.batch_size)
-                found = evaluate(model, config, data, ranks, 0, partial, progress, stop, beat)
+                result = evaluate(model, config, data, 0, partial, worker_here)
             content: dict[str, Any] = {
                 "file": weights.path.name,
                 "model": config.model.name,
                 "judged": evaluated,
                 "protocol_id": protocol_id(protocol),
                 "protocol": protocol,
-                "metrics": found.metrics,
-                "heldout_loss_bins": found.heldout_loss_bins,
-                "floor": found.floor,
-                "grid": {"columns": COLUMNS, "tile": tile(found.grid.shape[-1])},
+                "metrics": result.metrics,
+                "heldout_loss_bins": result.heldout_loss_bins,
+                "floor": result.floor,
+                "grid": {"columns": COLUMNS, "tile": tile(result.grid.shape[-1])},
             }
             if ranks.is_main:
-                write_atomic(out / f"{name}.png", png(found.grid))
-                _write(out / f"{name}.json", content, found.seconds)
+                write_atomic(out / f"{name}.png", png(result.grid))
+                _write(out / f"{name}.json", content, result.seconds)
     return out / f"{name}.json"
 
 
@@ -86,9 +84,7 @@ def evaluate_samples_file(
     samples: Path,
     reference_path: Path,
     out: Path,
-    ranks: Ranks,
-    progress: Progress,
-    stop: StopSignal,
+    worker: Worker,
     batch_size: int = 64,
     shuffle: int | None = None,
 ) -> Path:
@@ -97,41 +93,34 @@ def evaluate_samples_file(
     shuffle: the seed of a shuffle before the Inception Score's splits; None: in order, as ADM's evaluator does.
     Raises Stopped between batches, and UserError.
     """
-    images = open_images(samples)
+    ranks = worker.ranks
+    file = open_images(samples)
     reference = read_reference(reference_path)
     protocol = {
-        "samples": images.count,
-        "resolution": images.height,
+        "samples": file.count,
+        "resolution": file.height,
         "features": extractor_id("inception"),
-        "reference": f"{reference.resolution or images.height}px@{reference.sha256[:8]}",
+        "reference": f"{reference.resolution or file.height}px@{reference.sha256[:8]}",
         "splits": "in order" if shuffle is None else f"shuffled by seed {shuffle}",
         "kept": KEEP,
     }
     digest = ranks.of_first(known_sha256(samples) if ranks.is_main else None)  # tens of GB: read once
     name = f"samples-{digest[:8]}-{short_hash(protocol)}"
-    with _once(out, name, ranks) as beat:
-        if beat is not None:
+    with _once(out, name, worker) as worker_here:
+        if worker_here is not None:
             began = time.monotonic()
-            places = None if shuffle is None else shuffled(images.count, shuffle)
+            places = None if shuffle is None else shuffled(file.count, shuffle)
             measure = InceptionMeasure(reference, ranks.device, places)
-            drawn = Drawn(measure, _partial(out, name, ranks, batch_size))
-            progress.sampling(0, drawn.batches * ranks.world_size * batch_size, images.count)
-            saved_at = time.monotonic()
-            for number, batch in enumerate(images.batches(batch_size)):
-                turn, whose = divmod(number, ranks.world_size)
-                if whose == 0 and (signum := ranks.stop(stop.signum)):
-                    drawn.save()
-                    raise Stopped(signum)
-                if whose != ranks.rank or turn < drawn.batches:
-                    continue
+            stream = zip(in_batches(file.count, batch_size), file.batches(batch_size), strict=True)
+
+            def images(first: int, last: int) -> Tensor:
+                batch = next(batch for place, batch in stream if place == (first, last))
                 check_resolution(batch, reference)
-                drawn.add(batch.to(ranks.device), number * batch_size)
-                progress.sampling(0, min(images.count, (number + 1) * batch_size), images.count)
-                if time.monotonic() - saved_at > measure.save_every_s:
-                    drawn.save()
-                    saved_at = time.monotonic()
-                beat()
-            metrics, _ = measure.result(ranks, progress.note)
+                return batch.to(ranks.device)
+
+            partial = _partial(out, name, ranks, batch_size)
+            draw_and_measure(images, in_batches(file.count, batch_size), measure, 0, partial, worker_here)
+            metrics, _ = measure.result(ranks, worker.progress.note)
             if ranks.is_main:
                 content: dict[str, Any] = {"file": samples.name, "sha256": digest, "protocol": protocol}
                 content |= {"metrics": metrics, "warnings": measure.warnings}
@@ -140,23 +129,13 @@ def evaluate_samples_file(
 
 
 @contextlib.contextmanager
-def _once(out: Path, name: str, ranks: Ranks) -> Iterator[Beat | None]:
+def _once(out: Path, name: str, worker: Worker) -> Iterator[Worker | None]:
     """Claims the making of a result; None where it is there. Partial results go when the block ends well."""
-    final, work = out / f"{name}.json", out / f".{name}"
-    with contextlib.ExitStack() as stack:
-        beat: Beat = _nothing
-        refusal: UserError | None = None
-        done = ranks.is_main and final.exists()
-        if ranks.is_main and not done:
-            try:
-                beat = stack.enter_context(claim(work)).beat
-            except UserError as error:
-                refusal = error
-            done = final.exists()  # another may have made it since
-        ranks.refuse_together(refusal)
-        yield None if ranks.any(done) else beat
-        ranks.barrier()
-        if ranks.is_main:
+    work = out / f".{name}"
+    with worker.claiming([work], (out / f"{name}.json").exists) as worker_here:
+        yield worker_here
+        worker.ranks.barrier()
+        if worker.ranks.is_main:
             for leftover in work.glob("*.npz"):
                 leftover.unlink(missing_ok=True)
 
@@ -168,6 +147,3 @@ def _partial(out: Path, name: str, ranks: Ranks, batch_size: int) -> Path:
 def _write(path: Path, content: dict[str, Any], seconds: float) -> None:
     more = {"seconds": round(seconds, 2), "time": round(time.time(), 3), "revision": code_revision()}
     write_json(path, {**content, **more, "torch": str(torch.__version__)})
-
-
-def _nothing() -> None: ...

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,12 @@ from fcdm.config.check import budgets
 from fcdm.config.ema_profiles import power_length
 from fcdm.config.schema import Config
 from fcdm.data.dataset import Dataset, open_dataset
-from fcdm.engine.distributed import Progress, Ranks
 from fcdm.engine.environment import matmul_precision, prepare_machine
 from fcdm.engine.evaluate import Evaluation, evaluate
 from fcdm.engine.image_grid import COLUMNS, png, tile
 from fcdm.engine.load_model import load_named
 from fcdm.engine.state import TrainState, create_model
-from fcdm.engine.stop import StopSignal
+from fcdm.engine.worker import Worker
 from fcdm.errors import UserError
 from fcdm.runs.checkpoints import CannotEvaluate, checkpoints
 from fcdm.runs.find_weights import checkpoint_of
@@ -32,42 +32,55 @@ from fcdm.runs.records import RecordWriter
 class Evaluator:
     """Evaluates a run's checkpoints under the protocol of its configuration."""
 
-    def __init__(
-        self,
-        run: Run,
-        config: Config,
-        data: Dataset,
-        ranks: Ranks,
-        progress: Progress,
-        stop: StopSignal,
-        beat: Callable[[], None],
-    ) -> None:
-        self.run, self.config, self.data, self.ranks = run, config, data, ranks
-        self.progress, self.stop, self.beat = progress, stop, beat
+    def __init__(self, run: Run, config: Config, data: Dataset, worker: Worker) -> None:
+        self.run, self.config, self.data, self.worker, self.ranks = run, config, data, worker, worker.ranks
         self.protocol = protocol_of(config)
         self.protocol_id = protocol_id(self.protocol)
+        self.failed: list[str] = []
+        """Why some budgets could not be evaluated."""
 
-    def checkpoint(self, step: int, records: RecordWriter | None) -> None:
-        """Evaluate the kept checkpoint of `step`. Raises CannotEvaluate."""
+    def checkpoints(self, steps: list[int], records: RecordWriter | None) -> None:
+        """Evaluate the kept checkpoints of these steps; what cannot be is noted in `failed`, the others go on."""
+        for step in steps:
+            if self.ranks.any(self.ranks.is_main and step in dict(checkpoints(self.run.checkpoints))):
+                with self._noting_failure():
+                    self._checkpoint(step, records)
+            elif self.ranks.is_main and not self.run.evaluation(step, self.protocol_id).exists():
+                self.worker.progress.note(f"step {step} has no checkpoint (yet), so it is not evaluated")
+
+    def trained(self, step: int, state: TrainState, records: RecordWriter | None) -> None:
+        """Evaluate what has just been trained to `step`, and saved; as `checkpoints` does."""
+        weights = self.config.evaluation.weights
+        with self._noting_failure():
+            if power_length(weights) is not None:
+                self._checkpoint(step, records)
+            else:
+                self._weights(step, records, state.ema if weights == "ema" else state.model)
+
+    def refuse_failed(self, others: str) -> None:
+        """Raise UserError where a budget could not be evaluated, with what became of the others."""
+        if self.failed:
+            raise UserError(f"{'; '.join(self.failed)}: these budgets cannot be evaluated; {others}")
+
+    @contextlib.contextmanager
+    def _noting_failure(self) -> Iterator[None]:
+        try:
+            yield
+        except CannotEvaluate as error:
+            self.failed.append(str(error))
+
+    def _checkpoint(self, step: int, records: RecordWriter | None) -> None:
         if self._stands(step):
             return
         model = create_model(self.config, self.ranks.device).eval()
         asked = self.config.evaluation
-        found = checkpoint_of(self.run, step)
-        made = load_named(model, found, asked.weights, asked.weights_snapshots)
+        made = load_named(model, checkpoint_of(self.run, step), asked.weights, asked.weights_snapshots)
         length = power_length(asked.weights)
         average = {"sigma_rel": length, "error": made.error, "snapshots": made.snapshots} if made else {}
-        self.weights(step, model, records, average)
+        self._weights(step, records, model, average)
 
-    def trained(self, step: int, state: TrainState, records: RecordWriter | None) -> None:
-        """Evaluate what has just been trained to `step`, and saved. Raises CannotEvaluate."""
-        if power_length(self.config.evaluation.weights) is not None:
-            self.checkpoint(step, records)
-        else:
-            self.weights(step, state.ema if self.config.evaluation.weights == "ema" else state.model, records)
-
-    def weights(
-        self, step: int, model: nn.Module, records: RecordWriter | None, average: dict[str, Any] | None = None
+    def _weights(
+        self, step: int, records: RecordWriter | None, model: nn.Module, average: dict[str, Any] | None = None
     ) -> None:
         """Evaluate these weights as the checkpoint of `step`; does nothing where that is done already.
 
@@ -81,23 +94,13 @@ class Evaluator:
         model.eval()
         try:
             with matmul_precision(self.config.evaluation.precision):
-                found = evaluate(
-                    model,
-                    self.config,
-                    self.data,
-                    self.ranks,
-                    step,
-                    self._partial(step),
-                    self.progress,
-                    self.stop,
-                    self.beat,
-                )
+                result = evaluate(model, self.config, self.data, step, self._partial(step), self.worker)
         finally:
             model.train(was_training)
         if self.ranks.is_main:
-            self.beat()
-            self._write(step, found, records, average or {})
-            self.progress.evaluated(step, found.metrics, found.floor)
+            self.worker.beat()
+            self._write(step, result, records, average or {})
+            self.worker.progress.evaluated(step, result.metrics, result.floor)
         self.ranks.barrier()
 
     def _stands(self, step: int) -> bool:
@@ -141,32 +144,13 @@ class Evaluator:
         return self.run.evaluations / f".{stem}-{split}.npz"
 
 
-def evaluate_checkpoints(
-    run: Run,
-    config: Config,
-    ranks: Ranks,
-    progress: Progress,
-    stop: StopSignal,
-    beat: Callable[[], None],
-) -> None:
+def evaluate_checkpoints(run: Run, config: Config, worker: Worker) -> None:
     """Evaluate every budget of the configuration that has a checkpoint, without training.
 
-    The caller holds the run's evaluations. Nothing is written but evaluation files, so training may go on beside.
+    The worker holds the run's evaluations. Nothing is written but evaluation files, so training may go on beside.
     Raises Stopped, and UserError after the others are evaluated where a checkpoint is broken or a snapshot missing.
     """
-    prepare_machine(config, run.records, ranks, progress.note)
-    evaluate = Evaluator(run, config, open_dataset(config, ranks.device), ranks, progress, stop, beat)
-    not_evaluated: list[str] = []
-    for target in budgets(config.steps):
-        if not ranks.any(ranks.is_main and target in dict(checkpoints(run.checkpoints))):
-            if ranks.is_main and not run.evaluation(target, evaluate.protocol_id).exists():
-                progress.note(f"step {target} has no checkpoint (yet), so it is not evaluated")
-            continue
-        try:
-            evaluate.checkpoint(target, None)
-        except CannotEvaluate as error:
-            not_evaluated.append(str(error))
-    if not_evaluated:
-        raise UserError(
-            f"{'; '.join(not_evaluated)}: these budgets cannot be evaluated; all others that are trained are"
-        )
+    prepare_machine(config, run.records, worker.ranks, worker.progress.note)
+    evaluator = Evaluator(run, config, open_dataset(config, worker.ranks.device), worker)
+    evaluator.checkpoints(budgets(config.steps), None)
+    evaluator.refuse_failed("all others that are trained are")

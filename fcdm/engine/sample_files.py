@@ -25,10 +25,9 @@ import torch
 from PIL import Image
 
 from fcdm.atomic import TEMPORARY, describe_oserror, read_json, sync_folder, temporary_name, write_atomic, write_json
-from fcdm.engine.distributed import Ranks
 from fcdm.engine.image_grid import COLUMNS, GRID, png, tile
 from fcdm.engine.sampler import Sampler
-from fcdm.engine.stop import Stopped, StopSignal
+from fcdm.engine.worker import Worker
 from fcdm.errors import UserError
 
 REQUEST, DONE, NPZ, GRID_PNG, IMAGES = "request.json", "samples.json", "samples.npz", "grid.png", "images"
@@ -109,41 +108,31 @@ class SampleFolder:
         return {number for number in range(self.count) if _picture_name(number) not in names}
 
 
-def draw(
-    folder: SampleFolder,
-    sampler: Sampler,
-    batch_size: int,
-    pngs: bool,
-    ranks: Ranks,
-    stop: StopSignal,
-    progress: Callable[[int], None],
-    beat: Callable[[], None],
-) -> None:
-    """Draw what is missing; `progress(samples there)`. Raises Stopped between batches, UserError."""
+def draw(folder: SampleFolder, sampler: Sampler, batch_size: int, pngs: bool, worker: Worker) -> None:
+    """Draw what is missing. Raises Stopped between batches, UserError."""
+    ranks = worker.ranks
     batches = ranks.of_first(folder.missing(batch_size) if ranks.is_main else [])
-    there = folder.count - sum(last - first for first, last in batches)
+
+    def show(left: list[tuple[int, int]]) -> None:
+        worker.progress.sampling(0, folder.count - sum(last - first for first, last in left), folder.count)
+
+    show(batches)
     images = folder.path / IMAGES
     if pngs:
         with _told(images):
             images.mkdir(exist_ok=True)
-    for turn in range(0, len(batches), ranks.world_size):
-        if signum := ranks.stop(stop.signum):
-            raise Stopped(signum)
-        if turn + ranks.rank < len(batches):
-            first, last = batches[turn + ranks.rank]
-            drawn = sampler.images(torch.arange(first, last, device=ranks.device))
+    for turn, batch in enumerate(worker.rounds(batches), start=1):
+        if batch is not None:
+            drawn = sampler.images(torch.arange(*batch, device=ranks.device))
             pictures = drawn.permute(0, 2, 3, 1).contiguous().cpu().numpy()
             if pngs:  # before the part, which says that its pictures are there
-                for number, picture in enumerate(pictures, first):
+                for number, picture in enumerate(pictures, batch[0]):
                     with _told(images):
                         _picture(picture).save(images / _picture_name(number))
             buffer = io.BytesIO()
             np.save(buffer, pictures, allow_pickle=False)
-            write_atomic(folder.part(first, last), buffer.getvalue())
-        beat()
-        there += sum(last - first for first, last in batches[turn : turn + ranks.world_size])
-        if ranks.is_main:
-            progress(there)
+            write_atomic(folder.part(*batch), buffer.getvalue())
+        show(batches[turn * ranks.world_size :])
     ranks.barrier()
 
 

@@ -8,10 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from fcdm.config.schema import Config
-from fcdm.diffusion.guidance import flow_time, guided, step_time
-from fcdm.diffusion.process import Process
-from fcdm.diffusion.sampling import sample
-from fcdm.diffusion.solvers import solve
+from fcdm.diffusion import make_objective
+from fcdm.diffusion.guidance import guided
+from fcdm.diffusion.objective import Sampling
 from fcdm.engine.environment import autocast
 from fcdm.engine.load_model import weaker_model
 from fcdm.metrics.rounding import to_uint8
@@ -30,12 +29,13 @@ class Sampler:
         self.model, self.config, self.device, self.label = model, config, device, label
         side = config.resolution // config.data.downsample
         self.shape = (config.data.channels, side, side)
-        diffusion = config.diffusion
-        whole = Process.create(diffusion.timesteps, diffusion.beta_start, diffusion.beta_end)
-        self.flow = diffusion.objective == "flow"
+        self.objective = make_objective(config.diffusion)
         self.vae = _decoder(config, device) if config.data.downsample > 1 else None
         self.weak = weaker_model(config, device)
-        self.process = whole if self.flow else whole.respaced(config.evaluation.sampling_steps)
+        asked = config.evaluation
+        self.sampling = Sampling(
+            asked.sampler, asked.sampling_steps, asked.clip_denoised, atol=asked.atol, rtol=asked.rtol
+        )
 
     def images(self, numbers: Tensor) -> Tensor:
         """Samples `numbers` (n,) int64 as (n, C, side, side) uint8."""
@@ -48,7 +48,7 @@ class Sampler:
             protocol.guidance_scale,
             protocol.guidance_channels,
             interval=(interval[0], interval[1]) if interval else None,
-            time=flow_time if self.flow else step_time(self.config.diffusion.timesteps),
+            time=self.objective.diffusion_time,
             weak=self.weak,
         )
         start = normal(protocol.seed, Purpose.SAMPLE_START, 0, numbers, self.shape)
@@ -57,25 +57,7 @@ class Sampler:
             return normal(protocol.seed, Purpose.SAMPLE_STEP, k, numbers, self.shape)
 
         with autocast(protocol.precision, self.device):
-            if self.flow:
-                x = solve(
-                    denoise,
-                    start,
-                    noise,
-                    sampler=protocol.sampler,
-                    steps=protocol.sampling_steps,
-                    atol=protocol.atol,
-                    rtol=protocol.rtol,
-                ).x
-            else:
-                x = sample(
-                    denoise,
-                    self.process,
-                    start,
-                    noise,
-                    sampler=protocol.sampler,
-                    clip_denoised=protocol.clip_denoised,
-                )
+            x = self.objective.sample(denoise, start, noise, self.sampling).x
         return self.vae.decode(x.float()) if self.vae else to_uint8(x.float())
 
     def labels(self, numbers: Tensor) -> Tensor:

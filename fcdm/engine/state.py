@@ -6,14 +6,16 @@ import copy
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fcdm.config.schema import Config, PowerEMAConfig
+from fcdm.config.schema import Config, EMAConfig, PowerEMAConfig
 from fcdm.engine.checkpoint import latest_checkpoint, save_checkpoint
+from fcdm.engine.ema import ema_decay, update_ema
 from fcdm.engine.ema_snapshots import PowerAverages
 from fcdm.errors import UserError
 from fcdm.models import build_model
@@ -74,8 +76,23 @@ class TrainState:
             load_weights(module, dict(weights))
         self.power.start_from(weights)
 
-    def add_loss(self, loss: Tensor) -> None:
-        """Count the loss of the step just done, (), without waiting for the device."""
+    @cached_property
+    def weights(self) -> list[nn.Parameter]:
+        return list(self.model.parameters())
+
+    @cached_property
+    def averages(self) -> list[nn.Parameter]:
+        """The EMA of `weights`."""
+        return list(self.ema.parameters())
+
+    def advance(self, loss: Tensor, ema: EMAConfig) -> None:
+        """Count the optimiser's step just done, with its loss (), and bring all averages up to it.
+
+        Nothing waits for the device.
+        """
+        self.step += 1
+        update_ema(self.averages, self.weights, ema_decay(ema, self.step))
+        self.power.update(self.weights, self.step)
         self.loss_sum = self.loss_sum + loss
         self.loss_count += 1
         self.bad_step = torch.where((self.bad_step == 0) & ~loss.isfinite(), self.step, self.bad_step)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from fcdm.atomic import TEMPORARY
@@ -18,15 +18,14 @@ from fcdm.jobs.job import EVALUATE, Job
 from fcdm.runs.folder import Run, check_frozen
 from fcdm.runs.identity import science
 from fcdm.runs.reader import list_studies
-from fcdm.runs.run_lock import claim
 from fcdm.runs.user_models import check_source
 from fcdm.tracking.background import forwarding
 
 if TYPE_CHECKING:
-    from fcdm.engine.distributed import Progress, Ranks
+    from fcdm.engine.worker import Worker
 
 
-def do_job(job: Job, run: Run, ranks: Ranks, progress: Progress, stop: StopSignal) -> None:
+def do_job(job: Job, run: Run, worker: Worker) -> None:
     """Claim the run, train it to its last budget and evaluate every budget, or what of it is this job's work.
 
     Raises UserError, Stopped.
@@ -37,39 +36,23 @@ def do_job(job: Job, run: Run, ranks: Ranks, progress: Progress, stop: StopSigna
     check_frozen(run.folder, science(job.config))
     if isinstance(job.config.model, CustomConfig):
         check_source(job.config.model, run.folder)
-    with contextlib.ExitStack() as stack:
-        beats: list[Callable[[], None]] = []
-        refusal: UserError | None = None
-        done = False
-        if ranks.is_main:
-            try:
-                # The evaluation has a claim of its own: training may go on, or be continued, while it works.
-                for folder in {"train": [run.folder], EVALUATE: [run.evaluations]}.get(
-                    job.work, [run.folder, run.evaluations]
-                ):
-                    beats.append(stack.enter_context(claim(folder)).beat)
-                _clean(run, job.work)
-                if job.work != EVALUATE:
-                    job.refuse_lost_budgets(run)
-                done = not job.left(run)
-            except UserError as error:
-                refusal = error
-        # All go on together, once the first holds the run, or none does.
-        ranks.refuse_together(refusal)
-        if ranks.any(done):  # a job that was requeued from outside when it was about to end
+
+    def prepare() -> None:
+        _clean(run, job.work)
+        if job.work != EVALUATE:
+            job.refuse_lost_budgets(run)
+
+    # An evaluation has a claim of its own: training may go on, or be continued, while it works.
+    folders = {"train": [run.folder], EVALUATE: [run.evaluations]}.get(job.work, [run.folder, run.evaluations])
+    with worker.claiming(folders, lambda: not job.left(run), prepare) as holder:
+        if holder is None:  # a job that was requeued from outside when it was about to end
             return
-
-        def beat() -> None:
-            for one in beats:
-                one()
-
         for part in job.parts:
             if job.work == EVALUATE:
-                evaluate_checkpoints(run, part, ranks, progress, stop, beat)
+                evaluate_checkpoints(run, part, holder)
             else:
-                keep = set(job.budgets) | _asked_before(run)
-                train(run, part, ranks, progress, stop, keep, beat, evaluated=job.work == "all")
-    if ranks.is_main and (missing := job.left(run)):
+                train(run, part, holder, keep=set(job.budgets) | _asked_before(run), evaluated=job.work == "all")
+    if worker.ranks.is_main and (missing := job.left(run)):
         wanted = "trained" if job.work == "train" else "evaluated"
         raise UserError(
             f"{run.name}: budgets {', '.join(map(str, missing))} are not {wanted}; the same command goes on"
@@ -98,23 +81,32 @@ def _asked_before(run: Run) -> set[int]:
 
 def train_here(job: Job, forward: bool) -> None:
     """Train and evaluate the job's run here, unless that is done. Raises UserError, Stopped."""
-    main = int(os.environ.get("RANK", 0)) == 0
     run = job.open()
-    if not job.missing(run):
-        if main:
-            print(f"{run.name}: done: budgets {', '.join(map(str, job.budgets))} are trained and evaluated")
-        return
+    if job.missing(run):
+        do_here(job, run, forwarding(job.config) if forward else contextlib.nullcontext())
+    elif is_first_process():
+        print(f"{run.name}: done: budgets {', '.join(map(str, job.budgets))} are trained and evaluated")
+
+
+def is_first_process() -> bool:
+    """Whether this process speaks for all of its command; under srun before and after the ranks are set."""
+    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0))) == 0
+
+
+def do_here(job: Job, run: Run, forwarder: AbstractContextManager[object]) -> None:
+    """Do the job in this process with a bar in the terminal, the forwarder to MLflow around it."""
     from fcdm.engine.distributed import Ranks
+    from fcdm.engine.worker import Worker
     from fcdm.jobs.progress import TerminalProgress
 
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(StopSignal())
-        if forward:
-            stack.enter_context(forwarding(job.config))
-        progress = stack.enter_context(TerminalProgress(run.name, job.budgets[-1], quiet=not main))
+        stack.enter_context(forwarder)
+        quiet = not is_first_process()
+        progress = stack.enter_context(TerminalProgress(run.name, job.budgets[-1], quiet=quiet))
         ranks = Ranks.from_environment(job.config.device)
         try:
-            do_job(job, run, ranks, progress, stop)
+            do_job(job, run, Worker(ranks, progress, stop))
             ranks.barrier()  # together: the first rank holds the store that the others still talk to
         finally:
             ranks.close()

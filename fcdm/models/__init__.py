@@ -27,7 +27,8 @@ def build_model(
     `model(x, t, labels)`: x (B, channels, side, side); t (B,), fractional allowed; labels (B,) or (B,
     model.label_embedders) int64 in [0, classes], where `classes` (= model.null_class) is the null class. Returns
     (B, channels, side, side), with `learn_sigma` twice the channels, in x's dtype. bfloat16 goes through
-    `torch.autocast`. `activation_checkpointing` recomputes each block in backward, when training only.
+    `torch.autocast`. `model.is_stochastic`: it draws from torch's generator in training, as for dropout.
+    `activation_checkpointing` recomputes each block in backward, when training only.
     Raises UserError where the configuration and the side do not fit (`fcdm.config.model_checks`).
     """
     check_model(config, side=side, resolution=side, downsample=1)

@@ -68,6 +68,7 @@ class DiT(nn.Module):
     """
 
     label_embedders = 1
+    is_stochastic = False
     position_embedding: Tensor
 
     def __init__(

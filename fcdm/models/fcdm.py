@@ -172,6 +172,7 @@ class FCDM(nn.Module):
     """
 
     label_embedders = 3
+    is_stochastic = False
 
     def __init__(
         self,

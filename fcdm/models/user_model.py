@@ -179,3 +179,4 @@ def _look_over(target: str, model: object, classes: int) -> None:
     if type(embedders) is not int or embedders < 1:
         raise UserError(f"model.target={target}: label_embedders is {embedders!r}: a number of at least 1")
     model.label_embedders = embedders  # type: ignore[assignment]
+    model.is_stochastic = True  # type: ignore[assignment]  # for all that is known: dropout, say

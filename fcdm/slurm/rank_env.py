@@ -31,11 +31,6 @@ def export_ranks() -> None:
     )
 
 
-def is_first_process() -> bool:
-    """Whether this process speaks for all of its command; before and after `export_ranks`, and under torchrun."""
-    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0))) == 0
-
-
 def address_of(node: str) -> str:
     """Where the others reach this node: its name if that resolves, else the address that SLURM has of it.
 

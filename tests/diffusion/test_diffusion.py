@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
-from fcdm.diffusion import Process, training_loss
-from fcdm.diffusion.loss import discretised_log_likelihood, gaussian_kl
+from fcdm.diffusion import Process
+from fcdm.diffusion.loss import discretised_log_likelihood, gaussian_kl, training_loss
 from fcdm.diffusion.process import Tables, split_output
 from fcdm.errors import UserError
 from fcdm.randomness import Purpose, normal

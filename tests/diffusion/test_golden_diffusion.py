@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fcdm.config.schema import DiTConfig, FCDMConfig, ModelConfig
-from fcdm.diffusion import Process, guided, training_loss
-from fcdm.diffusion.sampling import ddim_step, predict
+from fcdm.diffusion import Process
+from fcdm.diffusion.gaussian import ddim_step, predict
+from fcdm.diffusion.guidance import guided
+from fcdm.diffusion.loss import training_loss
 from fcdm.models import build_model
 from fcdm.models.official_weights import load_official
 from tests.support.golden import DATA, GoldenInputs, golden_inputs, golden_weights, names_shapes

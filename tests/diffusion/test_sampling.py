@@ -6,12 +6,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from fcdm.diffusion import Process, guided, sample, training_loss
-from fcdm.diffusion.sampling import ddim_step, predict
+from fcdm.diffusion import GaussianDiffusion, Process
+from fcdm.diffusion.gaussian import ddim_step, predict
+from fcdm.diffusion.guidance import guided
+from fcdm.diffusion.loss import training_loss
+from fcdm.diffusion.objective import Sampling
 from fcdm.errors import UserError
 from fcdm.randomness import Purpose, normal
 
 PROCESS = Process.create()
+OBJECTIVE = GaussianDiffusion(PROCESS)
 
 
 def draw(seed: int, *shape: int) -> Tensor:
@@ -37,7 +41,6 @@ class Recorder:
 @pytest.mark.parametrize("channels", [2, 4])
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
 def test_sample_asks_for_original_timesteps_and_for_noise_where_needed(sampler: str, channels: int) -> None:
-    process = PROCESS.respaced(5)
     asked, done = [], []
     denoise = Recorder(0.1, channels)
     start = draw(9, 3, 2, 4, 4)
@@ -48,7 +51,8 @@ def test_sample_asks_for_original_timesteps_and_for_noise_where_needed(sampler: 
         asked.append(index)
         return draw(10 + index, 3, 2, 4, 4)
 
-    out = sample(denoise, process, start, noise, sampler=sampler, on_step=lambda index, x: done.append((index, x)))
+    settings = Sampling(sampler, 5)
+    out = OBJECTIVE.sample(denoise, start, noise, settings, on_step=lambda index, x: done.append((index, x))).x
     assert denoise.seen == [999, 749, 500, 250, 0]
     assert asked == ([4, 3, 2, 1] if sampler == "ddpm" else [])
     assert [index for index, _ in done] == [4, 3, 2, 1, 0]
@@ -60,7 +64,7 @@ def test_sample_asks_for_original_timesteps_and_for_noise_where_needed(sampler: 
 
 def test_unknown_sampler() -> None:
     with pytest.raises(UserError, match=r"evaluation.sampler=euler is unknown: write ddpm or ddim"):
-        sample(Recorder(0, 1), PROCESS, torch.zeros(1, 1, 1, 1), torch.zeros, sampler="euler")
+        OBJECTIVE.sample(Recorder(0, 1), torch.zeros(1, 1, 1, 1), torch.zeros, Sampling("euler"))
 
 
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
@@ -84,7 +88,7 @@ def test_clipping(sampler: str) -> None:
     # A denoiser that says nothing: unclipped, x grows to start / sqrt(alpha_bar), 157 times.
     zero, start = Recorder(0, 2), draw(13, 4, 2, 4, 4)
     ends = [
-        sample(zero, process, start, lambda k: draw(k, 4, 2, 4, 4), sampler=sampler, clip_denoised=clip)
+        OBJECTIVE.sample(zero, start, lambda k: draw(k, 4, 2, 4, 4), Sampling(sampler, 50, clip_denoised=clip)).x
         for clip in (False, True)
     ]
     assert ends[0].abs().max() > 50
@@ -156,7 +160,8 @@ def test_neither_loss_nor_sampling_waits_for_the_gpu() -> None:
         x_t = process.q_sample(x0, t, noise)
         loss = training_loss(process, model(x_t, t, labels), x0, x_t, t, noise).loss
         denoise = guided(model, labels, 10, 2.0, 3)
-        end = sample(denoise, process, noise, lambda k: normal(0, 7, k, positions, (4, 4, 4)), clip_denoised=True)
+        settings = Sampling("ddpm", 4, clip_denoised=True)
+        end = OBJECTIVE.sample(denoise, noise, lambda k: normal(0, 7, k, positions, (4, 4, 4)), settings).x
         return loss, end
 
     everything()

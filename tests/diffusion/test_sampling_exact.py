@@ -15,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fcdm.diffusion import Process, sample
+from fcdm.diffusion import GaussianDiffusion, Process
+from fcdm.diffusion.objective import Sampling
 from fcdm.randomness import Purpose, normal
 
 Array = NDArray[np.float64]
@@ -40,6 +41,17 @@ def gaussian_denoiser(x: Tensor, t: Tensor) -> Tensor:
     return torch.from_numpy(eps.reshape(x.shape)).float()
 
 
+def samples(
+    denoise: Callable[[Tensor, Tensor], Tensor],
+    process: Process,
+    start: Tensor,
+    noise: Callable[[int], Tensor],
+    sampler: str,
+) -> Tensor:
+    """Through all the steps of `process`."""
+    return GaussianDiffusion(process).sample(denoise, start, noise, Sampling(sampler, len(process))).x
+
+
 def exact_output(
     denoise: Callable[[Tensor, Tensor], Tensor],
     process: Process,
@@ -59,7 +71,7 @@ def exact_output(
         impulses[first : first + d, :, 0, 0] = torch.eye(d)
         return impulses
 
-    out = sample(denoise, process, start, noise, sampler=sampler).flatten(1).double().numpy()
+    out = samples(denoise, process, start, noise, sampler).flatten(1).double().numpy()
     responses = (out[1:] - out[0]).T
     from_start, from_noise = responses[:, :d], responses[:, d:]
     mean = out[0] + from_start @ (np.zeros(d) + start_mean)
@@ -157,12 +169,12 @@ def test_samples_of_gaussian_data(sampler: str) -> None:
     process, count = TRAINING.respaced(25), 20_000
     positions = torch.arange(count)
     start = normal(0, Purpose.SAMPLE_START, 0, positions, (3, 1, 1))
-    x = sample(
+    x = samples(
         gaussian_denoiser,
         process,
         start,
         lambda k: normal(0, Purpose.SAMPLE_STEP, k, positions, (3, 1, 1)),
-        sampler=sampler,
+        sampler,
     )
     x = x.flatten(1).double().numpy()
     mean, covariance = recursion(process.timesteps, sampler)
@@ -192,12 +204,12 @@ def test_samples_of_a_mixture(sampler: str) -> None:
         return (-math.sqrt(1 - alpha_bar) * score).view_as(x)
 
     positions = torch.arange(count)
-    x = sample(
+    x = samples(
         denoise,
         TRAINING.respaced(500),
         normal(1, Purpose.SAMPLE_START, 0, positions, (2, 1, 1)),
         lambda k: normal(1, Purpose.SAMPLE_STEP, k, positions, (2, 1, 1)),
-        sampler=sampler,
+        sampler,
     ).flatten(1)
     component = (x[:, None] - centres).square().sum(-1).argmin(1)
     for c in (0, 1):

@@ -16,7 +16,8 @@ from scipy.stats import norm
 from torch import Tensor, nn
 
 from fcdm.diffusion import dopri5 as rk
-from fcdm.diffusion.solvers import FLOW_SAMPLERS, Solution, solve
+from fcdm.diffusion.objective import Sampling, Solution
+from fcdm.diffusion.solvers import FLOW_SAMPLERS, solve
 from fcdm.errors import UserError
 from tests.support.mixture import GAUSSIAN, LINE, TWO, Mixture, draw
 
@@ -32,7 +33,7 @@ def run(world: Mixture, start: Tensor, sampler: str, steps: int = 50, **more: fl
         def noise(k: int) -> Tensor:
             return draw(99, len(start), *start.shape[1:], step=k)
 
-    return solve(world.velocity, start, noise, sampler=sampler, steps=steps, **more)  # type: ignore[arg-type]
+    return solve(world.velocity, start, noise, Sampling(sampler, steps, **more))  # type: ignore[arg-type]
 
 
 def exact_gaussian(start: Tensor) -> Tensor:
@@ -163,7 +164,7 @@ def sde_moments(steps: int, last_step: float) -> tuple[float, float]:
         impulse[1 + k] = 1.0
         return impulse
 
-    out = solve(world.velocity, start, noise, sampler="sde", steps=steps, last_step=last_step).x.flatten()
+    out = solve(world.velocity, start, noise, Sampling("sde", steps, last_step=last_step)).x.flatten()
     return out[0].item(), (out[1:] - out[0]).square().sum().item()
 
 
@@ -203,7 +204,7 @@ def test_sde_grid_is_the_public_one() -> None:
         noises.append(k)
         return torch.zeros(2, 1)
 
-    solve(denoise, torch.ones(2, 1), noise, sampler="sde", steps=6, on_step=lambda k, x: left.append(k))
+    solve(denoise, torch.ones(2, 1), noise, Sampling("sde", 6), on_step=lambda k, x: left.append(k))
     np.testing.assert_allclose(times, np.linspace(0, 0.96, 6), rtol=1e-6)
     assert noises == [5, 4, 3, 2, 1]
     assert left == [5, 4, 3, 2, 1, 0]
@@ -216,9 +217,7 @@ def test_sde_steps_by_hand() -> None:
         lambda x, t: torch.full_like(x, 3.0),
         torch.tensor([[1.0]]),
         lambda k: {2: first, 1: second}[k],
-        sampler="sde",
-        steps=3,
-        last_step=0.2,
+        Sampling("sde", 3, last_step=0.2),
     ).x
     a = 1.0 + (3.0 - 1.0) * 0.4 + math.sqrt(2 * 0.4) * 0.5
     b = a + (3.0 + 0.4 * 3.0 - a) * 0.4 + math.sqrt(2 * 0.6 * 0.4) * -2.0
@@ -251,9 +250,9 @@ def test_a_sample_alone_is_the_sample_in_a_batch(sampler: str) -> None:
     net, scales = Net(), torch.tensor([0.01, 0.3, 1.0, 3.0, 10.0])
     start = draw(5, 5, 2, 6, 6) * scales.view(-1, 1, 1, 1)
     noises = partial(_noise_of, torch.arange(5))
-    whole = solve(net, start, noises, sampler=sampler, steps=20)
+    whole = solve(net, start, noises, Sampling(sampler, 20))
     for i in range(5):
-        alone = solve(net, start[i : i + 1], partial(_noise_of, torch.tensor([i])), sampler=sampler, steps=20)
+        alone = solve(net, start[i : i + 1], partial(_noise_of, torch.tensor([i])), Sampling(sampler, 20))
         torch.testing.assert_close(alone.x[0], whole.x[i], rtol=1e-5, atol=1e-5)  # measured: 2e-6 at most
         assert alone.nfe[0] == whole.nfe[i]
     if sampler == "dopri5":
@@ -281,7 +280,7 @@ def test_shapes(shape: tuple[int, ...], sampler: str) -> None:
         assert bool(((t >= 0) & (t <= 1)).all())
         return -x
 
-    end = solve(decay, kept, lambda k: 0 * start, sampler=sampler, steps=64, on_step=lambda k, x: left.append(k))
+    end = solve(decay, kept, lambda k: 0 * start, Sampling(sampler, 64), on_step=lambda k, x: left.append(k))
     assert end.x.shape == shape
     assert end.x.dtype == torch.float32
     assert not end.x.requires_grad
@@ -302,7 +301,7 @@ def test_calls_are_counted(sampler: str, per_step: int) -> None:
         times.append(t)
         return -x
 
-    end = solve(denoise, draw(7, 3, 2), lambda k: torch.zeros(3, 2), sampler=sampler, steps=7)
+    end = solve(denoise, draw(7, 3, 2), lambda k: torch.zeros(3, 2), Sampling(sampler, 7))
     assert end.nfe.tolist() == [7 * per_step] * 3
     assert len(times) == 7 * per_step
     if sampler == "heun":
@@ -318,7 +317,7 @@ def test_dopri5_counts_calls_per_sample() -> None:
         calls += 1
         return torch.cos(torch.tensor([[0.0], [6.0], [25.0]]) * t[:, None]) * x
 
-    end = solve(denoise, torch.ones(3, 1), no_noise, sampler="dopri5")
+    end = solve(denoise, torch.ones(3, 1), no_noise, Sampling("dopri5"))
     assert calls == end.nfe.max() == end.nfe[2]
     assert torch.all((end.nfe - 2) % 6 == 0)
     assert end.nfe[0] < end.nfe[1] < end.nfe[2]
@@ -338,7 +337,7 @@ def test_state_stays_float32_under_autocast() -> None:
             return out.bfloat16()
 
         with torch.autocast("cpu", torch.bfloat16):
-            end = solve(denoise, start, lambda k: torch.zeros_like(start), sampler=sampler, steps=5, rtol=0.05)
+            end = solve(denoise, start, lambda k: torch.zeros_like(start), Sampling(sampler, 5, rtol=0.05))
         assert {x.dtype for x in [*seen, end.x]} == {torch.float32}
 
 
@@ -377,7 +376,7 @@ def test_a_diverged_model_ends_dopri5(after: float) -> None:
         return torch.where(bad[:, None], float("nan"), -x)
 
     with pytest.raises(UserError, match=r"1 of 2 samples need steps under 1e-09. Has the model diverged"):
-        solve(denoise, draw(9, 2, 2), no_noise, sampler="dopri5")
+        solve(denoise, draw(9, 2, 2), no_noise, Sampling("dopri5"))
 
 
 def test_too_many_steps_end_dopri5() -> None:
@@ -386,9 +385,7 @@ def test_too_many_steps_end_dopri5() -> None:
             lambda x, t: torch.cos(3000 * t)[:, None] * 1000 * x,
             torch.ones(1, 1, dtype=torch.float64),
             no_noise,
-            sampler="dopri5",
-            atol=1e-12,
-            rtol=1e-12,
+            Sampling("dopri5", atol=1e-12, rtol=1e-12),
         )
 
 
@@ -398,7 +395,7 @@ def test_an_exception_in_on_step_ends_the_sampling() -> None:
 
     for sampler in FLOW_SAMPLERS:
         with pytest.raises(InterruptedError):
-            solve(lambda x, t: -x, draw(9, 1, 2), lambda k: torch.zeros(1, 2), sampler=sampler, steps=3, on_step=stop)
+            solve(lambda x, t: -x, draw(9, 1, 2), lambda k: torch.zeros(1, 2), Sampling(sampler, 3), on_step=stop)
 
 
 @pytest.mark.gpu
@@ -408,15 +405,15 @@ def test_on_a_gpu(sampler: str) -> None:
     """The CPU's samples to float tolerance; and, but for dopri5, without ever waiting for the device."""
     cuda, start = torch.device("cuda", 0), draw(10, 6, 2)
     noises = {k: draw(11, 6, 2, step=k) for k in range(1, 20)}
-    on_cpu = solve(TWO.velocity, start, lambda k: noises[k], sampler=sampler, steps=20).x
+    on_cpu = solve(TWO.velocity, start, lambda k: noises[k], Sampling(sampler, 20)).x
     there, noises_there = start.to(cuda), {k: x.to(cuda) for k, x in noises.items()}
     weight = torch.ones((), device=cuda)
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("default" if sampler == "dopri5" else "error")
     try:
-        solve(lambda x, t: -x * weight * t[:, None], there, lambda k: noises_there[k], sampler=sampler, steps=20)
+        solve(lambda x, t: -x * weight * t[:, None], there, lambda k: noises_there[k], Sampling(sampler, 20))
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    on_gpu = solve(TWO.velocity, there, lambda k: noises_there[k], sampler=sampler, steps=20)
+    on_gpu = solve(TWO.velocity, there, lambda k: noises_there[k], Sampling(sampler, 20))
     torch.testing.assert_close(on_gpu.x.cpu(), on_cpu, rtol=1e-4, atol=1e-4)
     assert on_gpu.nfe.device == on_gpu.x.device

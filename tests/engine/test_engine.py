@@ -15,14 +15,15 @@ from hypothesis import strategies as st
 from fcdm.config.schema import Config, EMAConfig
 from fcdm.data.dataset import Dataset, PixelDataset
 from fcdm.data.order import DataOrder
-from fcdm.diffusion.process import Process
+from fcdm.diffusion import make_objective
 from fcdm.engine.batches import BatchSource
 from fcdm.engine.distributed import Ranks
 from fcdm.engine.ema import ema_decay, update_ema
 from fcdm.engine.evaluate import Evaluation, evaluate
 from fcdm.engine.state import create_model
 from fcdm.engine.stop import Stopped, StopSignal
-from fcdm.engine.train import learning_rate
+from fcdm.engine.train_step import learning_rate
+from fcdm.engine.worker import Worker
 from tests.support.commands import composed
 
 CPU = torch.device("cpu")
@@ -66,14 +67,14 @@ def test_epochs_and_seeds_differ() -> None:
 def test_a_share_of_the_batch_is_those_rows_of_the_whole(config: Config, flip: str) -> None:
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, flip=flip))
     data = PixelDataset(config, CPU)
-    process = Process.create()
-    whole = BatchSource(config, data, process, 3, 0, 128).draw(17)
-    part = BatchSource(config, data, process, 3, 40, 30).draw(17)
+    objective = make_objective(config.diffusion)
+    whole = BatchSource(config, data, objective, 3, 0, 128).draw(17)
+    part = BatchSource(config, data, objective, 3, 40, 30).draw(17)
     for name in ("x0", "labels", "t", "noise"):
         assert torch.equal(getattr(whole, name)[40:70], getattr(part, name)), name
     pieces = whole.split(50)
     assert [len(piece) for piece in pieces] == [50, 50, 28]
-    other = BatchSource(config, data, process, 3, 0, 128).draw(18)
+    other = BatchSource(config, data, objective, 3, 0, 128).draw(18)
     assert not torch.equal(whole.noise, other.noise)
     assert not torch.equal(whole.t, other.t)
 
@@ -81,7 +82,9 @@ def test_a_share_of_the_batch_is_those_rows_of_the_whole(config: Config, flip: s
 def test_labels_are_dropped_independently_or_together(config: Config, data: Dataset) -> None:
     def dropped(mode: str) -> torch.Tensor:
         drop = dataclasses.replace(config.label_drop, mode=mode)
-        source = BatchSource(dataclasses.replace(config, label_drop=drop), data, Process.create(), 3, 0, 128)
+        source = BatchSource(
+            dataclasses.replace(config, label_drop=drop), data, make_objective(config.diffusion), 3, 0, 128
+        )
         return torch.cat([source.draw(step).labels for step in range(200)]) == 10
 
     independent, shared = dropped("independent"), dropped("shared")
@@ -98,7 +101,7 @@ def test_labels_are_dropped_independently_or_together(config: Config, data: Data
 def test_flips_are_half_of_the_images(config: Config) -> None:
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, flip="random"))
     data = PixelDataset(config, CPU)
-    source = BatchSource(config, data, Process.create(), 3, 0, 128)
+    source = BatchSource(config, data, make_objective(config.diffusion), 3, 0, 128)
     plain, _ = data.batch(source.order.items(0, 128))
     x0 = source.draw(0).x0
     same = (x0 == plain).flatten(1).all(1)
@@ -142,8 +145,8 @@ def _evaluate(
 ) -> Evaluation:
     protocol = dataclasses.replace(config.evaluation, **changes)  # type: ignore[arg-type]
     config = dataclasses.replace(config, evaluation=protocol)
-    ranks = Ranks(0, 1, CPU)
-    return evaluate(_trained(config), config, data, ranks, 1, partial, Silent(), stop or StopSignal(), lambda: None)
+    worker = Worker(Ranks(0, 1, CPU), Silent(), stop or StopSignal())
+    return evaluate(_trained(config), config, data, 1, partial, worker)
 
 
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
@@ -208,7 +211,10 @@ def test_real_digits_score_near_the_floor(config: Config, data: Dataset, tmp_pat
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_batches_and_training_on_cuda_agree_with_the_cpu(precision: str) -> None:
     cpu, cuda = composed("model=N", f"precision={precision}"), torch.device("cuda")
-    draws = [BatchSource(cpu, PixelDataset(cpu, device), Process.create(), 3, 0, 128).draw(5) for device in (CPU, cuda)]
+    draws = [
+        BatchSource(cpu, PixelDataset(cpu, device), make_objective(cpu.diffusion), 3, 0, 128).draw(5)
+        for device in (CPU, cuda)
+    ]
     assert torch.equal(draws[0].t, draws[1].t.cpu())
     assert torch.equal(draws[0].labels, draws[1].labels.cpu())
     torch.testing.assert_close(draws[0].noise, draws[1].noise.cpu(), atol=1e-5, rtol=1e-5)

@@ -473,11 +473,11 @@ def _is_rank(pid: int) -> bool:
 
 def test_evaluated_by_jobs_of_their_own(here: Lab, checkout: Path, undisturbed: Path) -> None:
     """Training dies after its first budget: that one is evaluated all the same. Mended, the rest follows."""
-    train = checkout / "fcdm/engine/train.py"
+    train = checkout / "fcdm/engine/train_step.py"
     whole = train.read_text()
     broken = whole.replace(
-        "                update_ema(", "                if state.step == 450:\n"
-        "                    raise RuntimeError('out of luck')\n                update_ema(",
+        "        state.advance(", "        if state.step == 450:\n"
+        "            raise RuntimeError('out of luck')\n        state.advance(",
     )  # fmt: skip
     assert broken != whole
     train.write_text(broken)

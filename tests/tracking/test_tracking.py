@@ -377,7 +377,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> It
     made.kill()
 
 
-def wait_for(condition: Any, seconds: float = 60.0) -> None:
+def wait_for(condition: Any, seconds: float = 240.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end

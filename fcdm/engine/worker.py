@@ -1,0 +1,92 @@
+"""One process at work on a job: which rank it is, whom it tells, what stops it, and how it shows that it lives."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Protocol
+
+from fcdm.engine.distributed import Ranks
+from fcdm.engine.stop import Stopped, StopSignal
+from fcdm.errors import UserError
+from fcdm.runs.run_lock import claim
+
+
+class Progress(Protocol):
+    """Calls are cheap and may come at every step; the implementation decides how often to show anything."""
+
+    def training(self, step: int, last: int, loss: float | None, images_per_s: float | None) -> None:
+        """`step` of `last` steps is done; loss and speed are those of the last record."""
+
+    def sampling(self, step: int, done: int, samples: int) -> None:
+        """`done` of `samples` samples are drawn to evaluate the checkpoint of `step`."""
+
+    def evaluated(self, step: int, metrics: dict[str, float], floor: dict[str, float]) -> None:
+        """The checkpoint of `step` has its metrics; `floor` is what real images score."""
+
+    def note(self, text: str) -> None:
+        """Something a person should read."""
+
+
+def _nothing() -> None: ...
+
+
+@dataclass(frozen=True)
+class Worker:
+    """What every long loop needs besides its own work; ranks act together wherever one of its methods says so."""
+
+    ranks: Ranks
+    progress: Progress
+    stop: StopSignal = field(default_factory=StopSignal)
+    beat: Callable[[], None] = _nothing
+    """Called often: shows that the holder of what is claimed lives, and notices where it was lost."""
+
+    @contextlib.contextmanager
+    def claiming(
+        self, folders: Iterable[Path], is_done: Callable[[], bool], prepare: Callable[[], None] = _nothing
+    ) -> Iterator[Worker | None]:
+        """The first rank claims the folders and prepares them; all ranks go on, with its heartbeat, or none does.
+
+        None where the work is done: looked at before, so that no claim is left where there is nothing to do, and
+        again once it is held, since another process may have been at it. Raises the first rank's UserError there,
+        and ends the others without a word.
+        """
+        with contextlib.ExitStack() as stack:
+            beats: list[Callable[[], None]] = []
+            refusal: UserError | None = None
+            done = False
+            if self.ranks.is_main:
+                try:
+                    done = is_done()
+                    if not done:
+                        beats = [stack.enter_context(claim(folder)).beat for folder in folders]
+                        prepare()
+                        done = is_done()
+                except UserError as error:
+                    refusal = error
+            self.ranks.refuse_together(refusal)
+
+            def beat() -> None:
+                for one in beats:
+                    one()
+
+            yield None if self.ranks.any(done) else replace(self, beat=beat)
+
+    def rounds(self, batches: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int] | None]:
+        """This rank's batch (from, to) of each round of one batch a rank; None where it has none in the last one.
+
+        Raises Stopped between rounds, on all ranks alike, once a signal has come to any.
+        """
+        ranks = self.ranks
+        for first in range(0, len(batches), ranks.world_size):
+            if signum := ranks.stop(self.stop.signum):
+                raise Stopped(signum)
+            yield batches[first + ranks.rank] if first + ranks.rank < len(batches) else None
+            self.beat()
+
+
+def in_batches(count: int, size: int) -> list[tuple[int, int]]:
+    """(from, to) of batches of at most `size` of `count` items."""
+    return [(first, min(first + size, count)) for first in range(0, count, size)]
