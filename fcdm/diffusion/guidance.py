@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -22,22 +23,56 @@ TOLERANCE = 1e-6
 """An interval's ends, and times that are float32, are meant to this."""
 
 
+@dataclass(frozen=True)
 class Guided:
-    """The guided model, a `Denoise`; made by `guided`."""
+    """The guided model, a `Denoise`: base + scale (cond - base), with base the unconditional output, or that of `weak`.
 
-    def __init__(
-        self,
-        model: Model,
-        labels: Tensor,
-        null_class: int,
-        scale: float,
-        channels: int | None,
-        interval: tuple[float, float] | None,
-        time: Callable[[Tensor], Tensor] | None,
-        weak: Model | None,
-    ) -> None:
-        self.model, self.weak, self.labels, self.null = model, weak, labels, torch.full_like(labels, null_class)
-        self.scale, self.channels, self.interval, self.time = scale, channels, interval, time
+    In eq. 6 of classifier-free guidance w = scale - 1, in the other two papers w = scale. Variance channels, and
+    those that are not guided, are the conditional ones. Scale 1 is no guidance, whatever else is given, and
+    costs one forward pass per image; any other costs two where it guides.
+
+    Raises:
+        UserError: a scale or an interval that is none; `channels` with `weak`; when called, channels not in
+            [1, C], as C is known only then.
+        ValueError: an interval without `time`.
+    """
+
+    model: Model
+    labels: Tensor
+    """(n,) or (n, K) int64."""
+    null_class: int
+    """The label that stands for no label."""
+    scale: float
+    """1 no guidance, 0 base alone."""
+    channels: int | None = None
+    """Guide so many of the first C channels (the public codes: 3 of 4); None: all."""
+    interval: tuple[float, float] | None = None
+    """Guide only at diffusion times in [lo, hi], ends included, 0 data to 1 noise; outside of it the conditional
+    output alone, for one forward pass. None: everywhere, and no call waits for the device."""
+    time: Callable[[Tensor], Tensor] | None = None
+    """From the model's t (n,) to diffusion time, `Objective.diffusion_time`; needed with `interval`. The same number
+    means less noise of the linear path than of DDPM's schedule: compare noise levels, sigma / alpha, first."""
+    weak: Model | None = None
+    """A smaller or less trained model of the same data, called with the same labels. It may have or lack variance
+    channels, whatever `model` has."""
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.scale):
+            raise UserError(f"evaluation.guidance_scale must be a finite number, not {self.scale}")
+        if self.interval is not None:
+            low, high = self.interval
+            if not 0.0 <= low < high <= 1.0:
+                raise UserError(
+                    f"evaluation.guidance_interval=[{low:g},{high:g}] must be two diffusion times with "
+                    "0 <= from < to <= 1 (0 data, 1 noise), or null to guide everywhere"
+                )
+            if self.time is None:
+                raise ValueError("a guidance interval needs `time`: from the model's t to diffusion time")
+        if self.weak is not None and self.channels is not None:
+            raise UserError(
+                "evaluation.guidance_channels belongs to classifier-free guidance; a weaker checkpoint guides all "
+                "channels: leave evaluation.guidance_channels null, or the weaker checkpoint out"
+            )
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         if self.scale == 1.0:
@@ -63,7 +98,7 @@ class Guided:
         """What is asked for, of x, and what is led away from, of its rows x2; float32."""
         if self.weak is not None:
             return self.model(x, t, self.labels).float(), self.weak(x2, t2, self.labels[rows]).float()
-        labels = torch.cat([self.labels, self.null[rows]])
+        labels = torch.cat([self.labels, torch.full_like(self.labels, self.null_class)[rows]])
         output = self.model(torch.cat([x, x2]), torch.cat([t, t2]), labels).float()
         return output[: len(x)], output[len(x) :]
 
@@ -79,58 +114,3 @@ class Guided:
         time = self.time(t)
         inside = (time >= self.interval[0] - TOLERANCE) & (time <= self.interval[1] + TOLERANCE)
         return inside.nonzero().flatten()
-
-
-def guided(
-    model: Model,
-    labels: Tensor,
-    null_class: int,
-    scale: float,
-    channels: int | None = None,
-    *,
-    interval: tuple[float, float] | None = None,
-    time: Callable[[Tensor], Tensor] | None = None,
-    weak: Model | None = None,
-) -> Guided:
-    """The guided model: base + scale (cond - base), with base the unconditional output, or that of `weak`.
-
-    In eq. 6 of classifier-free guidance w = scale - 1, in the other two papers w = scale. Variance channels, and
-    those that are not guided, are the conditional ones. Scale 1 is no guidance, whatever else is given, and
-    costs one forward pass per image; any other costs two where it guides.
-
-    Args:
-        model: model(x, t, labels) -> output.
-        labels: (n,) or (n, K) int64.
-        null_class: the label that stands for no label.
-        scale: 1 no guidance, 0 base alone.
-        channels: guide so many of the first C channels (the public codes: 3 of 4); None: all.
-        interval: guide only at diffusion times in [lo, hi], ends included, 0 data to 1 noise; outside of it the
-            conditional output alone, for one forward pass. None: everywhere, and no call waits for the device.
-        time: from the model's t (n,) to diffusion time, `Objective.diffusion_time`; needed with `interval`.
-            The same number means less noise of the linear path than of DDPM's schedule: compare noise levels,
-            sigma / alpha, before comparing intervals.
-        weak: a smaller or less trained model of the same data, called with the same labels. It may have or lack
-            variance channels, whatever `model` has.
-
-    Raises:
-        UserError: a scale or an interval that is none; `channels` with `weak`; when called, channels not in
-            [1, C], as C is known only then.
-        ValueError: an interval without `time`.
-    """
-    if not math.isfinite(scale):
-        raise UserError(f"evaluation.guidance_scale must be a finite number, not {scale}")
-    if interval is not None:
-        low, high = interval
-        if not 0.0 <= low < high <= 1.0:
-            raise UserError(
-                f"evaluation.guidance_interval=[{low:g},{high:g}] must be two diffusion times with "
-                "0 <= from < to <= 1 (0 data, 1 noise), or null to guide everywhere"
-            )
-        if time is None:
-            raise ValueError("a guidance interval needs `time`: from the model's t to diffusion time")
-    if weak is not None and channels is not None:
-        raise UserError(
-            "evaluation.guidance_channels belongs to classifier-free guidance; a weaker checkpoint guides all "
-            "channels: leave evaluation.guidance_channels null, or the weaker checkpoint out"
-        )
-    return Guided(model, labels, null_class, scale, channels, interval, time, weak)

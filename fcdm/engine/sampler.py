@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fcdm.config.schema import Config
 from fcdm.diffusion import make_objective
-from fcdm.diffusion.guidance import guided
+from fcdm.diffusion.guidance import Guided
 from fcdm.diffusion.objective import Sampling
 from fcdm.engine.environment import autocast
 from fcdm.engine.load_model import weaker_model
@@ -41,7 +41,7 @@ class Sampler:
         """Samples `numbers` (n,) int64 as (n, C, side, side) uint8."""
         protocol = self.config.evaluation
         interval = protocol.guidance_interval
-        denoise = guided(
+        denoise = Guided(
             self.model,
             self.labels(numbers),
             self.config.data.classes,

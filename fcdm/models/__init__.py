@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
 from fcdm.config.model_checks import check_model
@@ -32,29 +34,15 @@ def build_model(
     Raises UserError where the configuration and the side do not fit (`fcdm.config.model_checks`).
     """
     check_model(config, side=side, resolution=side, downsample=1)
+    given: dict[str, Any] = {
+        "channels": channels,
+        "classes": classes,
+        "learn_sigma": learn_sigma,
+        "activation_checkpointing": activation_checkpointing,
+    }
     if isinstance(config, FCDMConfig):
-        return FCDM(
-            config,
-            channels=channels,
-            classes=classes,
-            learn_sigma=learn_sigma,
-            activation_checkpointing=activation_checkpointing,
-        )
+        return FCDM(config, **given)  # any side: it is fully convolutional
     if isinstance(config, CustomConfig):
-        return build_custom(
-            config,
-            channels=channels,
-            side=side,
-            classes=classes,
-            learn_sigma=learn_sigma,
-            activation_checkpointing=activation_checkpointing,
-        )
+        return build_custom(config, side=side, **given)
     assert isinstance(config, DiTConfig)  # check_model knows these families only
-    return DiT(
-        config,
-        channels=channels,
-        side=side,
-        classes=classes,
-        learn_sigma=learn_sigma,
-        activation_checkpointing=activation_checkpointing,
-    )
+    return DiT(config, side=side, **given)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from fcdm.config.schema import DiTConfig, FCDMConfig, ModelConfig
 from fcdm.diffusion import Process
 from fcdm.diffusion.gaussian import ddim_step, predict
-from fcdm.diffusion.guidance import guided
+from fcdm.diffusion.guidance import Guided
 from fcdm.diffusion.loss import training_loss
 from fcdm.models import build_model
 from fcdm.models.official_weights import load_official
@@ -89,6 +89,6 @@ def test_sampling_steps(case: Case) -> None:
 def test_guided_forward(case: Case) -> None:
     """The public code answers with the guided noise in both halves; beside it, each half has its own rest."""
     x = case.inputs.x[:1]
-    ours = guided(case.model, torch.tensor([207]), 1000, 4.0, channels=3)(x, torch.tensor([417]))
+    ours = Guided(case.model, torch.tensor([207]), 1000, 4.0, channels=3)(x, torch.tensor([417]))
     assert_near(ours, case.golden["cfg"][:1])
     assert_near(ours[:, :3], case.golden["cfg"][1:, :3])

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fcdm.diffusion import FlowMatching, GaussianDiffusion, Process
-from fcdm.diffusion.guidance import guided
+from fcdm.diffusion.guidance import Guided
 from fcdm.diffusion.objective import Sampling
 from fcdm.diffusion.solvers import solve
 from fcdm.errors import UserError
@@ -63,7 +63,7 @@ def test_interval_means_the_same_for_steps_and_flow_times(
 ) -> None:
     """Diffusion time 0.417 of both; ends belong to the interval. Outside of it: one forward pass of the batch."""
     model, times = LabelModel(4), torch.full((3,), t)
-    denoise = guided(model, LABELS, NULL, 3.0, interval=interval, time=time)  # type: ignore[arg-type]
+    denoise = Guided(model, LABELS, NULL, 3.0, interval=interval, time=time)  # type: ignore[arg-type]
     conditional, unconditional = plain(4, times, LABELS), plain(4, times, torch.full((3,), NULL))
     expected = unconditional + 3.0 * (conditional - unconditional) if inside else conditional
     torch.testing.assert_close(denoise(X, times), expected)
@@ -76,9 +76,9 @@ def test_rows_inside_the_interval_alone_are_guided_and_paid_for(channels: int | 
     """As in dopri5, whose samples have times of their own."""
     labels = LABELS if columns is None else LABELS[:, None].expand(3, columns)
     model, times = LabelModel(8), torch.tensor([0.9, 0.5, 0.45])
-    given_to = guided(model, labels, NULL, 4.0, channels, interval=(0.5, 0.6), time=FLOW.diffusion_time)
+    given_to = Guided(model, labels, NULL, 4.0, channels, interval=(0.5, 0.6), time=FLOW.diffusion_time)
     out = given_to(X, times)
-    everywhere = guided(LabelModel(8), labels, NULL, 4.0, channels)(X, times)
+    everywhere = Guided(LabelModel(8), labels, NULL, 4.0, channels)(X, times)
     torch.testing.assert_close(out[1:], everywhere[1:])
     torch.testing.assert_close(out[0], plain(8, times, LABELS)[0])
     assert model.batches == [5]
@@ -87,8 +87,8 @@ def test_rows_inside_the_interval_alone_are_guided_and_paid_for(channels: int | 
 @given(times=st.lists(st.floats(0, 1, width=32), min_size=3, max_size=3), scale=st.sampled_from([0.0, 1.0, 2.5]))
 def test_the_whole_interval_is_guidance_everywhere(times: list[float], scale: float) -> None:
     t = torch.tensor(times)
-    whole = guided(LabelModel(4), LABELS, NULL, scale, 3, interval=(0.0, 1.0), time=FLOW.diffusion_time)
-    torch.testing.assert_close(whole(X, t), guided(LabelModel(4), LABELS, NULL, scale, 3)(X, t))
+    whole = Guided(LabelModel(4), LABELS, NULL, scale, 3, interval=(0.0, 1.0), time=FLOW.diffusion_time)
+    torch.testing.assert_close(whole(X, t), Guided(LabelModel(4), LABELS, NULL, scale, 3)(X, t))
 
 
 def test_diffusion_times() -> None:
@@ -104,7 +104,7 @@ def test_diffusion_times() -> None:
 def test_autoguidance(scale: float, weak_channels: int) -> None:
     """weak + scale (strong - weak), both conditional; variance channels are the strong model's."""
     model, weak, t = LabelModel(8), LabelModel(weak_channels, 0.5), torch.tensor([3, 3, 3])
-    denoise = guided(model, LABELS, NULL, scale, weak=weak)
+    denoise = Guided(model, LABELS, NULL, scale, weak=weak)
     out, strong = denoise(X, t), plain(8, t, LABELS)
     led = plain(4, t, LABELS, 0.5)
     torch.testing.assert_close(out[:, :4], led + scale * (strong[:, :4] - led))
@@ -114,7 +114,7 @@ def test_autoguidance(scale: float, weak_channels: int) -> None:
 
 def test_autoguidance_in_an_interval() -> None:
     model, weak, t = LabelModel(4), LabelModel(4, 0.5), torch.tensor([100, 500, 900])
-    denoise = guided(model, LABELS, NULL, 2.0, weak=weak, interval=(0.4, 0.6), time=steps_of(1000).diffusion_time)
+    denoise = Guided(model, LABELS, NULL, 2.0, weak=weak, interval=(0.4, 0.6), time=steps_of(1000).diffusion_time)
     out, strong, led = denoise(X, t), plain(4, t, LABELS), plain(4, t, LABELS, 0.5)
     torch.testing.assert_close(out[1], 2 * strong[1] - led[1])
     torch.testing.assert_close(out[[0, 2]], strong[[0, 2]])
@@ -123,7 +123,7 @@ def test_autoguidance_in_an_interval() -> None:
 
 def test_scale_one_is_the_model_alone() -> None:
     model, weak, t = LabelModel(4), LabelModel(4, 0.5), torch.tensor([1, 1, 1])
-    denoise = guided(model, LABELS, NULL, 1.0, weak=weak, interval=(0.2, 0.4), time=steps_of(10).diffusion_time)
+    denoise = Guided(model, LABELS, NULL, 1.0, weak=weak, interval=(0.2, 0.4), time=steps_of(10).diffusion_time)
     assert torch.equal(denoise(X, t), plain(4, t, LABELS))
     assert (weak.batches, model.batches) == ([], [3])
 
@@ -134,23 +134,23 @@ def test_scale_one_is_the_model_alone() -> None:
 @pytest.mark.parametrize("interval", [(0.5, 0.5), (0.6, 0.4), (-0.1, 0.5), (0.5, 1.1), (float("nan"), 1.0)])
 def test_refuses_an_interval_that_is_none(interval: tuple[float, float]) -> None:
     with pytest.raises(UserError, match=r"guidance_interval=\[.*0 <= from < to <= 1"):
-        guided(LabelModel(4), LABELS, NULL, 2.0, interval=interval, time=FLOW.diffusion_time)
+        Guided(LabelModel(4), LABELS, NULL, 2.0, interval=interval, time=FLOW.diffusion_time)
 
 
 @pytest.mark.parametrize("scale", [float("nan"), float("inf")])
 def test_refuses_a_scale_that_is_none(scale: float) -> None:
     with pytest.raises(UserError, match="guidance_scale must be a finite number"):
-        guided(LabelModel(4), LABELS, NULL, scale)
+        Guided(LabelModel(4), LABELS, NULL, scale)
 
 
 def test_refuses_channels_with_a_weaker_model() -> None:
     with pytest.raises(UserError, match=re.escape("leave evaluation.guidance_channels null")):
-        guided(LabelModel(4), LABELS, NULL, 2.0, 3, weak=LabelModel(4))
+        Guided(LabelModel(4), LABELS, NULL, 2.0, 3, weak=LabelModel(4))
 
 
 def test_an_interval_needs_to_know_the_time() -> None:
     with pytest.raises(ValueError, match="needs `time`"):
-        guided(LabelModel(4), LABELS, NULL, 2.0, interval=(0.1, 0.9))
+        Guided(LabelModel(4), LABELS, NULL, 2.0, interval=(0.1, 0.9))
 
 
 # --- what guidance does to distributions ---
@@ -170,7 +170,7 @@ def test_guided_velocity_is_the_guided_score() -> None:
         (gradient,) = torch.autograd.grad(world.log_density(leaf, t).sum(), leaf)
         return gradient
 
-    velocity = guided(model, torch.zeros(8, dtype=torch.int64), NULL, 2.5)(x, t).double()
+    velocity = Guided(model, torch.zeros(8, dtype=torch.int64), NULL, 2.5)(x, t).double()
     expected = score(everything) + 2.5 * (score(conditional) - score(everything))
     torch.testing.assert_close((0.5 * velocity - x) / 0.5, expected, rtol=1e-5, atol=1e-5)
 
@@ -194,7 +194,7 @@ def test_samples_of_each_class_through_guided(sampler: str) -> None:
         factor = ((0.25**2 * t - (1 - t)) / variance)[:, None]
         return means + factor * (x - t[:, None] * means)
 
-    denoise = guided(model, labels, 2, 1.0)
+    denoise = Guided(model, labels, 2, 1.0)
     end = solve(denoise, draw(4, 4000, 2), lambda k: draw(5, 4000, 2, step=k), Sampling(sampler, 60))
     for label in (0, 1):
         mine = end.x[labels == label]

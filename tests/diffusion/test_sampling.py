@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fcdm.diffusion import GaussianDiffusion, Process
 from fcdm.diffusion.gaussian import ddim_step, predict
-from fcdm.diffusion.guidance import guided
+from fcdm.diffusion.guidance import Guided
 from fcdm.diffusion.loss import training_loss
 from fcdm.diffusion.objective import Sampling
 from fcdm.errors import UserError
@@ -119,7 +119,7 @@ def test_guidance(scale: float, channels: int | None, guided_channels: int, colu
     model, labels = LabelModel(8), torch.tensor([2, 5])
     given_labels = labels if columns is None else labels[:, None].expand(2, columns)
     x, t = draw(14, 2, 4, 3, 3), torch.tensor([7, 7])
-    out = guided(model, given_labels, 10, scale, channels)(x, t)
+    out = Guided(model, given_labels, 10, scale, channels)(x, t)
     assert model.batches == [4]
     conditional, unconditional = LabelModel(8)(x, t, labels), LabelModel(8)(x, t, torch.full((2,), 10))
     expected = conditional.clone()
@@ -129,14 +129,14 @@ def test_guidance(scale: float, channels: int | None, guided_channels: int, colu
 
 def test_no_guidance_is_one_forward_pass() -> None:
     model, labels, x, t = LabelModel(8), torch.tensor([2, 5]), draw(14, 2, 4, 3, 3), torch.tensor([7, 7])
-    out = guided(model, labels, 10, 1.0, 3)(x, t)
+    out = Guided(model, labels, 10, 1.0, 3)(x, t)
     assert model.batches == [2]
     assert torch.equal(out, LabelModel(8)(x, t, labels))
 
 
 @pytest.mark.parametrize("channels", [0, 5])
 def test_guidance_channels_out_of_range(channels: int) -> None:
-    denoise = guided(LabelModel(8), torch.tensor([2, 5]), 10, 2.0, channels)
+    denoise = Guided(LabelModel(8), torch.tensor([2, 5]), 10, 2.0, channels)
     with pytest.raises(UserError, match=rf"guidance_channels must be between 1 and the data's 4 .* not {channels}"):
         denoise(draw(14, 2, 4, 3, 3), torch.tensor([7, 7]))
 
@@ -159,7 +159,7 @@ def test_neither_loss_nor_sampling_waits_for_the_gpu() -> None:
         noise = normal(0, Purpose.NOISE, 1, positions, (4, 4, 4))
         x_t = process.q_sample(x0, t, noise)
         loss = training_loss(process, model(x_t, t, labels), x0, x_t, t, noise).loss
-        denoise = guided(model, labels, 10, 2.0, 3)
+        denoise = Guided(model, labels, 10, 2.0, 3)
         settings = Sampling("ddpm", 4, clip_denoised=True)
         end = OBJECTIVE.sample(denoise, noise, lambda k: normal(0, 7, k, positions, (4, 4, 4)), settings).x
         return loss, end
