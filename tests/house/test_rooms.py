@@ -42,13 +42,17 @@ def imports(path: Path) -> tuple[str, ...]:
 
 
 def floors() -> dict[str, tuple[int, int]]:
-    """Room -> (floor, place on it from the right), from the page's table."""
+    """Room -> (floor, place among all rooms from below), of the page's table."""
+    (table,) = re.findall(r"^```\n(7  .*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
+    rooms, floor = [], 0
+    for line in table.splitlines():
+        floor = int(line[0]) if line[0] != " " else floor
+        names, _, _ = line[3:].partition("   ")
+        rooms += [(floor, room) for room in re.findall(r"([a-z_]+)(?:/|\.py)", names)]
     found: dict[str, tuple[int, int]] = {}
-    for number, rooms in re.findall(r"^ ?(\d+)  (.*)$", TEXT, re.MULTILINE):
-        names = re.findall(r"\b([a-z_]+)(?:/|\.py)(?= |$|;|\))", re.sub(r"\(.*?\)", "", rooms))
-        for place, room in enumerate(reversed(names)):
-            assert room not in found, room
-            found[room] = (int(number), place)
+    for place, (floor, room) in enumerate(reversed(rooms)):
+        assert room not in found, room
+        found[room] = (floor, place)
     return found
 
 
@@ -66,7 +70,7 @@ def test_every_room_stands_in_the_table() -> None:
 
 
 def test_a_room_imports_only_from_below() -> None:
-    """From floors below, and on its own floor from the rooms that the table names to the right of it."""
+    """From floors below, and on its own floor from the rooms that the table names after it."""
     place, wrong = floors(), []
     commands = max(floor for floor, _ in place.values())
     for module, path in product().items():
