@@ -217,18 +217,18 @@ def _sample(
     def is_done() -> bool:
         return folder.is_done(request) and not folder.parts.exists()
 
-    def prepare() -> None:
-        if folder.is_done(request):
+    def tidy() -> None:
+        if folder.is_done(request):  # killed at its very end
             folder.tidy()
-        else:
-            folder.take(request)
 
     with contextlib.ExitStack() as stack:
         stack.callback(ranks.close)
         progress = stack.enter_context(BarProgress(ranks.world_size, quiet=not ranks.is_main))
-        worker = stack.enter_context(Worker(ranks, progress, stop).claiming([out], is_done, prepare))
+        worker = stack.enter_context(Worker(ranks, progress, stop).claiming([out], is_done, tidy))
         if worker is not None:
             sampler = Sampler(open_model(weights, config, ranks.device), config, ranks.device, label)
+            if ranks.is_main:  # not before the weights have proven to fit
+                folder.take(request)
             with matmul_precision(config.evaluation.precision), torch.no_grad():
                 draw(folder, sampler, config.evaluation.batch_size, "png" in formats, worker)
                 if ranks.is_main:
