@@ -232,7 +232,7 @@ def _ended(row: Row, attempt: Attempt) -> Row:
     info = attempt.info
     row = replace(row, log=attempt.log)
     if info is not None and info.state == "CANCELLED":
-        return replace(row, state=CANCELLED, text=info.reason)
+        return replace(row, state=CANCELLED, text=f"by {info.cancelled_by}" if info.cancelled_by else "")
     if info is None or info.active or info.state in ("FAILED", "COMPLETED"):
         if error:
             return replace(row, state=FAILED, error=error, text=error)

@@ -21,11 +21,9 @@ from fcdm.runs.processes import ask_slurm
 from fcdm.runs.reader import Study, list_studies, read_study, run_folders
 from fcdm.slurm.client import JobInfo, Scheduler, Schedulers, Slurm
 from fcdm.slurm.ledger import Task, list_tasks, ours
-from fcdm.slurm.reasons import user_name
 
 Name = tuple[str | None, str]
 """(slurm.conf, job id)."""
-_NOT_STARTED = ("PENDING", "CONFIGURING", "REQUEUED")
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
@@ -117,7 +115,7 @@ class Looker:
             known = by_job.get(job)
             if known is None:  # a job of the user's own, on a machine where we submitted nothing
                 return None if of_run else self._asked_slurm(job)
-            return any(info.active and info.state not in _NOT_STARTED for info in known)
+            return any(info.runs for info in known)
 
         def read(name: str) -> RunFiles:
             files = [task.job_file for task in of_run.get(name, [])]
@@ -207,7 +205,7 @@ def _attempt(
     active = tuple(job for job, info in in_queue.items() if info.active)
     job = task.ids[-1] if task.ids else None
     if active:
-        job = max(active, key=lambda name: in_queue[name].state not in _NOT_STARTED)
+        job = max(active, key=lambda name: in_queue[name].runs)
     if job is None:
         return Attempt(task, notes, asked=asked)
     info = in_queue.get(job)
@@ -215,12 +213,7 @@ def _attempt(
     if info is None:
         info = past
     elif past is not None:
-        info = replace(info, preempted=past.preempted)
-        if info.state == "CANCELLED":
-            info = replace(info, reason=past.reason)
-    if info is not None and info.state == "CANCELLED":
-        by = info.reason.removeprefix("by ") if info.reason.startswith("by ") else ""
-        info = replace(info, reason=f"by {user_name(by)}" if by else "")
+        info = replace(info, preempted=past.preempted, cancelled_by=past.cancelled_by)
     own = task.launch / f"{job}.log"
     logs = [path for path in (task.log, own) if _size(path)]
     log = task.log if active and task.log in logs else max(logs, key=lambda path: path.stat().st_mtime, default=None)

@@ -19,8 +19,6 @@ STATES = (
 )
 """In the order in which they are counted."""
 
-_RUNS = frozenset({"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING"})
-
 
 @dataclass(frozen=True)
 class Attempt:
@@ -46,7 +44,7 @@ class Attempt:
 
     @property
     def runs(self) -> bool:
-        return self.queued and self.info is not None and self.info.state in _RUNS
+        return self.queued and self.info is not None and self.info.runs
 
     @property
     def waits(self) -> bool:

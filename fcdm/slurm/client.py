@@ -7,6 +7,7 @@ SLURM writes them: `123_4` for one task of an array, `123` for a plain job.
 from __future__ import annotations
 
 import os
+import pwd
 import re
 import shutil
 import subprocess
@@ -16,25 +17,7 @@ from pathlib import Path
 from typing import Protocol
 
 from fcdm.errors import UserError
-
-ACTIVE = frozenset(
-    [
-        "PENDING",
-        "CONFIGURING",
-        "RUNNING",
-        "COMPLETING",
-        "REQUEUED",
-        "REQUEUE_HOLD",
-        "REQUEUE_FED",
-        "SPECIAL_EXIT",
-        "RESIZING",
-        "SIGNALING",
-        "STAGE_OUT",
-        "STOPPED",
-        "SUSPENDED",
-    ]
-)
-"""States of a job that is on its way: it runs, or will."""
+from fcdm.runs.slurm_states import RUNNING, WAITING, state_name
 
 
 @dataclass(frozen=True)
@@ -43,9 +26,11 @@ class JobInfo:
 
     id: str
     state: str
-    """`PENDING`, `RUNNING`, `COMPLETED`, `FAILED`, `CANCELLED`, `TIMEOUT`, `NODE_FAIL`, ..."""
+    """One of those of `fcdm.runs.slurm_states`, or of a later SLURM."""
     reason: str = ""
-    """Why it waits, in SLURM's word; `None` or empty otherwise. Of a cancelled one: `by 1000`, where that is known."""
+    """Why it waits, in SLURM's word; `None` or empty otherwise."""
+    cancelled_by: str = ""
+    """The user who ended it, where that is known."""
     script: str = ""
     """Absolute path of its batch script; empty where SLURM no longer says."""
     nodes: str = ""
@@ -57,8 +42,13 @@ class JobInfo:
     limit_minutes: float | None = None
 
     @property
+    def runs(self) -> bool:
+        return self.state in RUNNING
+
+    @property
     def active(self) -> bool:
-        return self.state in ACTIVE
+        """It is on its way: it runs, or will."""
+        return self.state in RUNNING | WAITING
 
 
 @dataclass(frozen=True)
@@ -194,18 +184,17 @@ class Slurm:
                     continue
                 job, state, code, nodes, limit, command = columns
                 script = command[command.index(" /") + 1 :] if " /" in command else ""
-                word, _, by = state.partition(" ")
                 before = found.get(job)
                 if before and before.script != script:  # ids are used again, one day
                     before = None
                 found[job] = JobInfo(
                     id=job,
-                    state=word.rstrip("+"),
-                    reason=by,
+                    state=state_name(state),
+                    cancelled_by=_user_name(state.partition(" by ")[2]),
                     script=script,
                     nodes=nodes,
                     restarts=before.restarts + 1 if before else 0,
-                    preempted=(before.preempted if before else 0) + (word == "PREEMPTED"),
+                    preempted=(before.preempted if before else 0) + (state_name(state) == "PREEMPTED"),
                     exit_code=code,
                     limit_minutes=float(limit) if limit.isdigit() else None,
                 )
@@ -264,6 +253,14 @@ def minutes(text: str) -> float:
 def _exit_code(status: str) -> str:
     """squeue's wait status as sacct's `code:signal`: 35072 -> `137:0`."""
     return f"{int(status) >> 8}:{int(status) & 127}" if status.isdigit() else ""
+
+
+def _user_name(uid: str) -> str:
+    """`1000` -> `alice`; names stay."""
+    try:
+        return pwd.getpwuid(int(uid)).pw_name
+    except (ValueError, KeyError):
+        return uid
 
 
 def _gpus(gres: str) -> int:
