@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from fcdm.jobs.job import EVALUATE
+from fcdm.jobs.progress import EVALUATING as EVALUATING_PHASE
+from fcdm.jobs.progress import JobProgress
 from fcdm.jobstatus.rows import (
     CANCELLED,
     DAMAGED,
@@ -27,15 +28,13 @@ from fcdm.jobstatus.rows import (
     about,
     process_name,
 )
-from fcdm.jobstatus.run_files import Key, Progress, RunFiles
+from fcdm.jobstatus.run_files import Key, RunFiles
 from fcdm.runs.run_lock import HolderInfo
 from fcdm.slurm.reasons import ended, waiting_for
 
 FRESH_S = 120.0
 """A heartbeat (every 10 s) not older than this is one of a living process, where nobody else can say."""
 SILENT_S = 600.0
-EVALUATING_TEXT = re.compile(r"evaluating step (\d+): (?:(\d+)/(\d+) samples)?")
-"""How `fcdm.jobs.progress.evaluating_text` begins."""
 
 
 def rows_of(asked: Sequence[Key], run: RunFiles, attempts: Sequence[Attempt], now: float) -> list[Row]:
@@ -86,13 +85,15 @@ def _row(key: Key, run: RunFiles, attempts: Sequence[Attempt], asked: Collection
     return at_rest(row, run, attempts, trainers, evaluators, kept)
 
 
-def _being_evaluated(row: Row, progress: Progress | None, attempt: Attempt, now: float) -> Row:
-    found = EVALUATING_TEXT.match(progress.doing) if progress else None
-    if progress is None or found is None or int(found[1]) != row.budget:
+def _being_evaluated(row: Row, progress: JobProgress | None, attempt: Attempt, now: float) -> Row:
+    if progress is None or not progress.evaluates(row.budget):
         return replace(row, state=TRAINED, text=f"job {attempt.job} evaluates it next")
-    samples = (int(found[2]), int(found[3])) if found[2] else None
-    text = progress.doing.removeprefix(f"evaluating step {row.budget}: ")
-    return replace(row, state=EVALUATING, samples=samples, text=text, age=max(0.0, now - progress.time), active=True)
+    return replace(_sampled(row, progress), age=max(0.0, now - progress.time), active=True)
+
+
+def _sampled(row: Row, progress: JobProgress) -> Row:
+    drawn = progress.samples, progress.samples_wanted
+    return replace(row, state=EVALUATING, samples=drawn if drawn[0] < drawn[1] else None, text=progress.samples_text)
 
 
 def _at_work(
@@ -111,11 +112,8 @@ def _at_work(
     begun = claim is not None and (attempt is None or claim.job in (attempt.job, None))
     # What an earlier start of the job said of itself is no news.
     progress = run.training if claim and begun and run.training and run.training.time >= claim.claimed - 1 else None
-    evaluation = EVALUATING_TEXT.match(progress.doing) if progress else None
-    if evaluation and int(evaluation[1]) == row.budget and inline:
-        samples = (int(evaluation[2]), int(evaluation[3])) if evaluation[2] else None
-        text = progress.doing.removeprefix(f"evaluating step {row.budget}: ") if progress else ""
-        return replace(row, state=EVALUATING, samples=samples, text=text)
+    if progress and progress.evaluates(row.budget) and inline:
+        return _sampled(row, progress)
     if row.budget in run.checkpoints:
         evaluator = next((one for one in reversed(evaluators) if one.active), None)
         if evaluator:
@@ -123,7 +121,8 @@ def _at_work(
         return replace(row, state=TRAINED, text="evaluated next" if inline else "not evaluated yet")
     if not begun:
         return replace(row, state=RUNNING, text=_suspended(attempt) or "starting")
-    step = progress.step if progress and not evaluation else row.step or 0
+    evaluating = progress is not None and progress.phase == EVALUATING_PHASE
+    step = progress.step if progress and not evaluating else row.step or 0
     speed, size = run.tail.images_per_s, run.batch_size
     eta = None
     if speed and size:
@@ -137,8 +136,8 @@ def _at_work(
     text = _suspended(attempt)
     if not text and silent > SILENT_S:
         text = f"no sign of life for {silent / 60:.0f} min"
-    elif not text and evaluation and progress:
-        text = progress.doing
+    elif not text and evaluating and progress:
+        text = progress.text
     return replace(row, state=RUNNING, step=step, images_per_s=speed, eta=eta, text=text)
 
 

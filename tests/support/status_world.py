@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fcdm.config.schema import Config, DataConfig, EvaluationConfig, ModelConfig
+from fcdm.jobs.progress import PROGRESS_FILE, FileProgress
 from fcdm.jobstatus.actions import Retried, retry_failed
 from fcdm.jobstatus.collect import Looker, Overview, what_is_asked
 from fcdm.jobstatus.rows import Row
@@ -92,10 +93,16 @@ class World:
         with open(self.runs / name / "records.jsonl", "a") as records:
             records.write(json.dumps(line) + "\n")
 
-    def progress(self, name: str, step: int, doing: str, file: str = "progress.json", age: float = 0.0) -> None:
-        path = self.runs / name / file
-        path.write_text(json.dumps({"step": step, "last": 200, "doing": doing}))
-        os.utime(path, (self.now - age, self.now - age))
+    def progress(
+        self, name: str, step: int, samples: int | None = None, file: str = PROGRESS_FILE, age: float = 0.0
+    ) -> None:
+        """A job that trains, or has drawn so many `samples` of 1000 to evaluate the checkpoint of `step`."""
+        progress = FileProgress(self.runs / name, file)
+        if samples is None:
+            progress.training(step, 200, 0.5, SPEED)
+        else:
+            progress.sampling(step, samples, 1000)
+        os.utime(progress.path, (self.now - age, self.now - age))
 
     def claim(
         self,
