@@ -29,6 +29,7 @@ from fcdm.jobstatus.rows import (
     process_name,
 )
 from fcdm.jobstatus.run_files import Key, RunFiles
+from fcdm.runs.formats import end_of
 from fcdm.runs.run_lock import HolderInfo
 from fcdm.slurm.reasons import ended, waiting_for
 
@@ -265,11 +266,9 @@ def _ended_outside(row: Row, run: RunFiles) -> Row | None:
             if kind == "error":
                 return _failed_outside(row, run, str(note.get("error")))
             return replace(row, state=STOPPED, text=f"by {note.get('signal')}")
-    if segment.get("segment") != "end" or segment.get("completed") or float(segment["time"]) < claimed:
-        return None
-    error = str(segment.get("error") or "")
-    if error.startswith(("Stopped", "KeyboardInterrupt")):
-        return replace(row, state=STOPPED, text=error.partition(": ")[2].removeprefix("stopped "))
+    stopped, error = end_of(segment) if float(segment.get("time", 0)) >= claimed else ("", "")
+    if stopped:
+        return replace(row, state=STOPPED, text=f"by {stopped}")
     return _failed_outside(row, run, error) if error else None
 
 

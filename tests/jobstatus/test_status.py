@@ -163,7 +163,7 @@ def continued_locally(world: World) -> None:
     slurm_file = world.runs / "N" / "jobs" / "1.slurm.json"
     os.utime(slurm_file, (world.now - 500, world.now - 500))
     world.claim("N", here=True, age=100, released=True)
-    world.segment_end("N", error="Stopped: stopped by SIGINT")
+    world.segment_end("N", stopped="SIGINT")
 
 
 # name: (how it comes about, the state, what the text says)
@@ -217,7 +217,11 @@ STATE_CASES: dict[str, tuple[Callable[[World], object], str, str]] = {
     "checkpoint lost": (lambda w: w.run(step=150, kept=[150]), "lost", "its checkpoint is gone"),
     "local, running": (local(), "running", "step 50/100, 640 images/s"),
     "local, killed": (lambda w: local(pid=dead_pid())(w), "failed", "ended without a word"),
-    "local, stopped": (local_segment(error="Stopped: stopped by SIGTERM"), "stopped", "by SIGTERM, at step 50/100"),
+    "local, stopped": (local_segment(stopped="SIGTERM"), "stopped", "by SIGTERM, at step 50/100"),
+    "local, stopped by an earlier version": (
+        local_segment(error="Stopped: stopped by SIGTERM"), "stopped", "by SIGTERM, at step 50/100"
+    ),
+    "local, interrupted in an earlier version": (local_segment(error="KeyboardInterrupt: "), "stopped", "by SIGINT"),
     "local, failed": (local_segment(error="UserError: not finite"), "failed", "UserError: not finite"),
     "local, ended": (local_segment(completed=True), "not submitted", "at step 50/100"),
     "local, note of an error": (local_note("error", error="KeyError: 'x'"), "failed", "KeyError: 'x'"),
