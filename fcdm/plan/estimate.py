@@ -33,8 +33,9 @@ class Pace:
     """How many FLOP/s one process makes at one precision, and how that is known."""
 
     flops_per_s: float
-    measured: bool
     text: str
+    assumed: bool = False
+    """Nobody has measured anything that it follows from."""
 
 
 @dataclass(frozen=True)
@@ -99,17 +100,17 @@ class Paces:
         speed = self.speed(config, processes, on_gpu=gpus > 0)
         measured = speed.per_process * run_cost(config).train_flops_per_image if speed else 0.0
         if speed and precision == config.precision:
-            return Pace(measured, True, measured_text(config, speed, measured))
+            return Pace(measured, measured_text(config, speed, measured))
         if not gpus or not self.guess:
             return None
         device = known_device(speed.device) if speed else None
         if device is not None:
             mfu = measured / device.flops_per_s(config.precision)
             text = f"MFU {mfu:.2f} of the {device.name}'s peak in {precision}, as measured in {config.precision}"
-            return Pace(mfu * device.flops_per_s(precision), False, text)
+            return Pace(mfu * device.flops_per_s(precision), text)
         peak = self.device.flops_per_s(precision)
         text = f"assumed MFU {self.mfu:g} of the {self.device.name}'s {peak / 1e12:g} TFLOP/s in {precision}"
-        return Pace(self.mfu * peak, False, text)
+        return Pace(self.mfu * peak, text, assumed=True)
 
 
 def measured_text(config: Config, speed: Speed, flops_per_s: float) -> str:

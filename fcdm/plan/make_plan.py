@@ -39,7 +39,7 @@ def make_plan(jobs: list[Job], options: SlurmOptions) -> Plan:
     runs = [_planned(job, standings.of(job), differs[job.id], paces, options) for job in jobs]
     open_jobs = [run.job for run in runs if run.standing.state not in SKIPPED]
     plan = Plan(runs, paces.device.name, paces.mfu, sharing(jobs, paces, options))
-    plan.paces = _pace_texts(runs, paces)
+    plan.paces, plan.assumed = _pace_texts(runs, paces)
     if standings.note:
         plan.notes.append(standings.note)
     absent = sorted({job.config.data.name for job in jobs if not data_is_here(job.config)})
@@ -129,8 +129,9 @@ def _starts(wall_hours: float | None, request: Request, options: SlurmOptions) -
     return starts(None if wall_hours is None else 3600 * wall_hours, request, options)
 
 
-def _pace_texts(runs: Iterable[PlannedRun], paces: Paces) -> list[str]:
-    """How the hours of what is left were come by."""
+def _pace_texts(runs: Iterable[PlannedRun], paces: Paces) -> tuple[list[str], bool]:
+    """How the hours of what is left were come by, and whether some of them are assumed."""
+    assumed = False
     found: dict[str, dict[str, None]] = {}
     unknown: dict[str, None] = {}
     for run in runs:
@@ -142,6 +143,7 @@ def _pace_texts(runs: Iterable[PlannedRun], paces: Paces) -> list[str]:
             precision = config.precision if kind == "training" else evaluation_precision(config, kind)
             pace = paces.of(config, precision, processes_of(request), request.nodes * request.gpus_per_node)
             if pace is not None:
+                assumed |= pace.assumed
                 found.setdefault(pace.text, {})[kind] = None
             else:
                 unknown[f"{config.model.name} {config.resolution}px on CPUs"] = None
@@ -149,4 +151,4 @@ def _pace_texts(runs: Iterable[PlannedRun], paces: Paces) -> list[str]:
     if unknown:
         names = ", ".join(list(unknown)[:6]) + (" ..." if len(unknown) > 6 else "")
         texts.append(f"not measured, so without hours: {names} (a run of the same model on this machine tells)")
-    return texts
+    return texts, assumed
