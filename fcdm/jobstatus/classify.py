@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
+from fcdm.formatting import duration_text
 from fcdm.jobs.job import EVALUATE
 from fcdm.jobs.progress import EVALUATING as EVALUATING_PHASE
 from fcdm.jobs.progress import JobProgress
@@ -24,7 +25,7 @@ from fcdm.jobstatus.rows import (
     UNKNOWN,
     WAITING,
     Attempt,
-    Row,
+    StatusRow,
     about,
     process_name,
 )
@@ -38,14 +39,14 @@ FRESH_S = 120.0
 SILENT_S = 600.0
 
 
-def rows_of(asked: Sequence[Key], run: RunFiles, attempts: Sequence[Attempt], now: float) -> list[Row]:
+def rows_of(asked: Sequence[Key], run: RunFiles, attempts: Sequence[Attempt], now: float) -> list[StatusRow]:
     """One row for each (budget, protocol) asked of a run. `attempts`: all that was submitted for it, oldest first."""
     return [_row(key, run, attempts, asked, now) for key in asked]
 
 
-def _row(key: Key, run: RunFiles, attempts: Sequence[Attempt], asked: Collection[Key], now: float) -> Row:
+def _row(key: Key, run: RunFiles, attempts: Sequence[Attempt], asked: Collection[Key], now: float) -> StatusRow:
     budget, protocol = key
-    row = Row(run.folder.name, budget, protocol)
+    row = StatusRow(run.folder.name, budget, protocol)
     if key in run.evaluated:
         return replace(row, state=DONE, fid=run.evaluated[key].fid)
     mine = [attempt for attempt in attempts if _covers(attempt, key, asked)]
@@ -86,26 +87,26 @@ def _row(key: Key, run: RunFiles, attempts: Sequence[Attempt], asked: Collection
     return at_rest(row, run, attempts, trainers, evaluators, kept)
 
 
-def _being_evaluated(row: Row, progress: JobProgress | None, attempt: Attempt, now: float) -> Row:
+def _being_evaluated(row: StatusRow, progress: JobProgress | None, attempt: Attempt, now: float) -> StatusRow:
     if progress is None or not progress.evaluates(row.budget):
         return replace(row, state=TRAINED, text=f"job {attempt.job} evaluates it next")
     return replace(_sampled(row, progress), age=max(0.0, now - progress.time), active=True)
 
 
-def _sampled(row: Row, progress: JobProgress) -> Row:
+def _sampled(row: StatusRow, progress: JobProgress) -> StatusRow:
     drawn = progress.samples, progress.samples_wanted
     return replace(row, state=EVALUATING, samples=drawn if drawn[0] < drawn[1] else None, text=progress.samples_text)
 
 
 def _at_work(
-    row: Row,
+    row: StatusRow,
     run: RunFiles,
     key: Key,
     asked: Collection[Key],
     attempt: Attempt | None,
     evaluators: Sequence[Attempt],
     now: float,
-) -> Row:
+) -> StatusRow:
     """A process trains the run, by a SLURM job of ours (`attempt`) or not."""
     row = replace(row, active=True)
     inline = attempt is None or attempt.task.work == "all"
@@ -136,7 +137,7 @@ def _at_work(
     silent = now - max(sign for sign in signs if sign is not None) if any(signs) else 0.0
     text = _suspended(attempt)
     if not text and silent > SILENT_S:
-        text = f"no sign of life for {silent / 60:.0f} min"
+        text = f"no sign of life for {duration_text(silent)}"
     elif not text and evaluating and progress:
         text = progress.text
     return replace(row, state=RUNNING, step=step, images_per_s=speed, eta=eta, text=text)
@@ -184,13 +185,13 @@ def _suspended(attempt: Attempt | None) -> str:
 
 
 def at_rest(
-    row: Row,
+    row: StatusRow,
     run: RunFiles,
     attempts: Sequence[Attempt],
     trainers: Sequence[Attempt],
     evaluators: Sequence[Attempt],
     kept: bool,
-) -> Row:
+) -> StatusRow:
     """The row of a budget that nothing works on and nothing waits for: why?
 
     `attempts`: everything submitted for the run; of them `trainers` and `evaluates` cover this budget. `kept`: its
@@ -226,7 +227,7 @@ def at_rest(
     return replace(row, text="its launch was cut off before SLURM had it" if cut else "")
 
 
-def _ended(row: Row, attempt: Attempt) -> Row:
+def _ended(row: StatusRow, attempt: Attempt) -> StatusRow:
     """How a job of ours ended that is not on its way any more."""
     error, stopped = _of_last_start(attempt.notes.error, attempt), _of_last_start(attempt.notes.stopped, attempt)
     info = attempt.info
@@ -251,7 +252,7 @@ def _ended(row: Row, attempt: Attempt) -> Row:
     return replace(row, state=FAILED, error=text, text=text)
 
 
-def _ended_outside(row: Row, run: RunFiles) -> Row | None:
+def _ended_outside(row: StatusRow, run: RunFiles) -> StatusRow | None:
     """How a process ended that no job of ours started; None: it did what it was asked, or nobody knows."""
     holder = run.holder
     if holder is not None and holder.alive is None:
@@ -272,7 +273,7 @@ def _ended_outside(row: Row, run: RunFiles) -> Row | None:
     return _failed_outside(row, run, error) if error else None
 
 
-def _failed_outside(row: Row, run: RunFiles, error: str) -> Row:
+def _failed_outside(row: StatusRow, run: RunFiles, error: str) -> StatusRow:
     return replace(row, state=FAILED, error=error, text=error, log=run.log)
 
 

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from fcdm.errors import UserError
 from fcdm.jobstatus.classify import rows_of
-from fcdm.jobstatus.rows import Attempt, Row
+from fcdm.jobstatus.rows import Attempt, StatusRow
 from fcdm.jobstatus.run_files import FileReader, JobNotes, Key, RunFiles, last_line
 from fcdm.runs.processes import ask_slurm
 from fcdm.runs.reader import Study, list_studies, read_study, run_folders
@@ -40,7 +40,7 @@ class Asked:
 class Overview:
     """One look at everything."""
 
-    rows: list[Row]
+    rows: list[StatusRow]
     asked: Asked
     problems: Mapping[str | None, str] = field(default_factory=dict)
     """slurm.conf -> why that SLURM could not be asked."""
@@ -131,7 +131,7 @@ class Looker:
             ]
             for name, tasks in of_run.items()
         }
-        rows: list[Row] = []
+        rows: list[StatusRow] = []
         for name, keys in asked.runs.items():
             rows += rows_of(keys, runs[name], attempts.get(name, []), moment)
         return Overview(rows, asked, problems, attempts)

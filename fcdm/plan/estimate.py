@@ -19,7 +19,7 @@ from fcdm.plan.gpus import DEFAULT_GPU, DEFAULT_MFU, Device, device_named, known
 from fcdm.runs.run_cost import run_cost
 from fcdm.runs.throughput import Speed, Speeds, alike
 from fcdm.slurm.options import SlurmOptions
-from fcdm.slurm.sbatch_script import Request
+from fcdm.slurm.sbatch_script import Resources
 
 KINDS = ("training", "sampling", "decoding", "metrics")
 EVALUATION = KINDS[1:]
@@ -128,7 +128,7 @@ ADAPTIVE_CALLS = 36
 """Of `dopri5`, which takes the steps that it needs: 28 to 36 on mixtures of Gaussians at its default tolerances."""
 
 
-def processes_of(request: Request) -> int:
+def processes_of(request: Resources) -> int:
     return request.nodes * request.tasks_per_node
 
 
@@ -163,8 +163,8 @@ def job_cost(
     steps: int,
     evaluations: Iterable[tuple[Config, int]],
     paces: Paces,
-    request: Request,
-    evaluation: Request,
+    request: Resources,
+    evaluation: Resources,
 ) -> Cost:
     """The cost of `steps` of training on `request` and of `evaluations` on `evaluation` (the same where inline)."""
     flops: dict[str, float] = dict.fromkeys(KINDS, 0.0)
@@ -184,7 +184,7 @@ def _add(
     config: Config,
     precision: str,
     paces: Paces,
-    request: Request,
+    request: Resources,
 ) -> None:
     flops[kind] += amount
     so_far = seconds[kind]
@@ -201,18 +201,18 @@ def memory(config: Config, processes: int) -> Memory:
     return Memory(fixed, per_image, min(config.micro_batch or share, share))
 
 
-def useful_seconds(request: Request, options: SlurmOptions) -> float:
+def useful_seconds(request: Resources, options: SlurmOptions) -> float:
     """Seconds of work in one start: without start-up, and until SLURM signals that the end is near."""
     limit = request.minutes * 60
     return limit - START_UP_S - signal_delay(request, options)
 
 
-def signal_delay(request: Request, options: SlurmOptions) -> float:
+def signal_delay(request: Resources, options: SlurmOptions) -> float:
     """As in `fcdm.slurm.sbatch_script`."""
     return float(options.signal_delay_s or min(120, request.minutes * 60 // 4))
 
 
-def starts(seconds: float | None, request: Request, options: SlurmOptions) -> int | None:
+def starts(seconds: float | None, request: Resources, options: SlurmOptions) -> int | None:
     """How often a job must be started for so many seconds of work; None: not known, or it never gets anywhere."""
     useful = useful_seconds(request, options)
     return None if seconds is None or useful <= 0 else max(1, math.ceil(seconds / useful))

@@ -27,7 +27,7 @@ from fcdm.plan.warnings import warnings_before_submission
 from fcdm.runs.identity import NOT_IDENTITY, flatten, readable_name, science
 from fcdm.runs.throughput import Speeds
 from fcdm.slurm.options import SlurmOptions
-from fcdm.slurm.sbatch_script import Request, request_of
+from fcdm.slurm.sbatch_script import Resources, request_of
 
 
 def make_plan(jobs: list[Job], options: SlurmOptions) -> Plan:
@@ -119,11 +119,11 @@ def _planned(job: Job, standing: Standing, differs: str, paces: Paces, options: 
     )
 
 
-def _over(hours: float | None, request: Request) -> float | None:
+def _over(hours: float | None, request: Resources) -> float | None:
     return None if hours is None else hours / processes_of(request)
 
 
-def _starts(wall_hours: float | None, request: Request, options: SlurmOptions) -> int | None:
+def _starts(wall_hours: float | None, request: Resources, options: SlurmOptions) -> int | None:
     if wall_hours == 0:
         return 0
     return starts(None if wall_hours is None else 3600 * wall_hours, request, options)

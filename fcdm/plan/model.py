@@ -10,7 +10,7 @@ from fcdm.jobs.job import Job
 from fcdm.plan.estimate import KINDS, Cost
 from fcdm.plan.remaining import DONE, IN_FLIGHT, REFUSED, SKIPPED, Standing
 from fcdm.plan.shared_runs import Sharing
-from fcdm.slurm.sbatch_script import Request
+from fcdm.slurm.sbatch_script import Resources
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,8 @@ class PlannedRun:
     standing: Standing
     differs: str
     """What tells it from the command's other runs of the same name: `seed=1 optimiser.lr=0.001`."""
-    request: Request
-    evaluation: Request | None
+    request: Resources
+    evaluation: Resources | None
     """Of its evaluation job; None: evaluated by the training job."""
     memory_bytes: int
     """Of one process while it trains: one GPU, or one process on CPUs."""

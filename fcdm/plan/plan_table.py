@@ -11,12 +11,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from fcdm.formatting import bytes_text, count_text, flops_text, hours_text, number_text
+from fcdm.formatting import bytes_text, count_text, duration_text, flops_text, number_text
 from fcdm.plan.estimate import KINDS, START_UP_S, Cost
 from fcdm.plan.model import Plan, PlannedRun, Total, total, totals
 from fcdm.plan.remaining import SKIPPED
 from fcdm.plan.shared_runs import Amount, Sharing
-from fcdm.slurm.sbatch_script import Request
+from fcdm.slurm.sbatch_script import Resources
 
 GROUPS_BEYOND = 60
 """Runs, beyond which `rows=auto` shows one row for each model and resolution."""
@@ -62,7 +62,7 @@ class PlanRow:
             resources=_resources(run.request, run.evaluation),
             memory_bytes=run.memory_bytes,
             left=total([run.left]),
-            wall="-" if skipped else _both(run.wall_hours, run.evaluation_wall_hours, run.evaluation, hours_text),
+            wall="-" if skipped else _both(run.wall_hours, run.evaluation_wall_hours, run.evaluation, _wall),
             starts="-" if skipped else _both(run.starts, run.evaluation_starts, run.evaluation, count_text),
             skipped=skipped,
         )
@@ -86,7 +86,7 @@ class PlanRow:
                 _most(run.wall_hours for run in runs),
                 _most(run.evaluation_wall_hours for run in runs),
                 next((run.evaluation for run in runs if run.evaluation), None),
-                lambda hours: hours_text(hours) if len(runs) == 1 else f"≤ {hours_text(hours)}",
+                lambda hours: f"{'≤ ' if len(runs) > 1 else ''}{_wall(hours)}",
             ),
             starts=_both(
                 _most(run.starts for run in runs),
@@ -139,6 +139,10 @@ def say(console: Console, text: str, style: str | None = None) -> None:
     console.print(text, highlight=False, markup=False, soft_wrap=not console.is_terminal, style=style)
 
 
+def _wall(hours: float) -> str:
+    return duration_text(3600 * hours)
+
+
 def _unit(on_gpus: bool) -> str:
     return "GPU-hours" if on_gpus else "hours of processes"
 
@@ -149,7 +153,7 @@ def _explanations(plan: Plan) -> list[str]:
     longest = [run for run in plan.runs if run.wall_hours]
     if len(longest) > 1:
         slowest = max(longest, key=lambda run: run.wall_hours or 0.0)
-        texts.append(f"longest job: {hours_text(slowest.wall_hours)} ({slowest.standing.name})")
+        texts.append(f"longest job: {_wall(slowest.wall_hours or 0.0)} ({slowest.standing.name})")
     texts += [f"hours: {text}" for text in plan.paces]
     if plan.assumed:
         texts.append("  (say otherwise with hydra.launcher.gpu= and hydra.launcher.mfu=; a first run replaces it)")
@@ -224,7 +228,7 @@ def _hours_cell(left: Total, kinds: Sequence[str]) -> str:
     return number_text(hours)
 
 
-def _resources(request: Request, evaluation: Request | None) -> str:
+def _resources(request: Resources, evaluation: Resources | None) -> str:
     return str(request) if evaluation is None else f"{request}; evaluated on {evaluation}"
 
 
@@ -235,7 +239,7 @@ def _most(values: Any) -> Any:
     return max(known) if known and len(known) == len(found) else None
 
 
-def _both(training: Any, evaluation: Any, apart: Request | None, text: Callable[[Any], str]) -> str:
+def _both(training: Any, evaluation: Any, apart: Resources | None, text: Callable[[Any], str]) -> str:
     """What training takes, and `+` what its evaluation job takes, where there is one."""
     first = "?" if training is None else text(training)
     if apart is None:
@@ -282,7 +286,7 @@ def sharing_table(sharing: Sharing) -> Table:
     def row(name: str, amount: Amount, style: str | None = None) -> None:
         cells = [count_text(amount.runs), count_text(amount.evaluations)]
         cells += [flops_text(amount.training_flops), flops_text(amount.evaluation_flops)]
-        cells += [_hours(amount.gpu_hours)] * on_gpus + [_hours(amount.cpu_hours)] * on_cpus
+        cells += [number_text(amount.gpu_hours)] * on_gpus + [number_text(amount.cpu_hours)] * on_cpus
         table.add_row(name, *cells, bytes_text(amount.checkpoint_bytes), style=style)
 
     for name, amount in sharing.studies.items():
@@ -292,7 +296,3 @@ def sharing_table(sharing: Sharing) -> Table:
     row("together, shared runs once", sharing.together, "bold")
     row("saved by sharing", sharing.saved, "bold")
     return table
-
-
-def _hours(hours: float | None) -> str:
-    return "?" if hours is None else number_text(hours)

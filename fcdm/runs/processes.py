@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fcdm.runs.slurm_states import ENDED, RUNNING, WAITING, state_name
 
-Scheduler = Callable[[str], bool | None]
+JobAlive = Callable[[str], bool | None]
 """SLURM job id -> True: it runs; False: it does not, or no more; None: nobody can say."""
 
 

@@ -18,7 +18,7 @@ from fcdm.jobs.progress import EVALUATION_PROGRESS_FILE, PROGRESS_FILE, FileProg
 from fcdm.jobstatus.collect import Looker, what_is_asked
 from fcdm.jobstatus.rows import STATES
 from fcdm.jobstatus.run_files import read_tail
-from fcdm.jobstatus.words import as_json, next_steps, plain_lines, what
+from fcdm.jobstatus.status_table import as_json, next_steps, plain_lines, what
 from fcdm.slurm.client import Refused
 from tests.support.fake_scheduler import FakeScheduler
 from tests.support.status_world import BATCH, EVALUATION_SECONDS, OTHER, PROTOCOL, SPEED, World, dead_pid

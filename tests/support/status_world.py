@@ -16,7 +16,7 @@ from fcdm.config.schema import Config, DataConfig, EvaluationConfig, ModelConfig
 from fcdm.jobs.progress import PROGRESS_FILE, FileProgress
 from fcdm.jobstatus.actions import Retried, retry_failed
 from fcdm.jobstatus.collect import Looker, Overview, what_is_asked
-from fcdm.jobstatus.rows import Row
+from fcdm.jobstatus.rows import StatusRow
 from fcdm.runs.lock_files import Claim, own_claim
 from fcdm.runs.protocol import protocol_id, protocol_of
 from fcdm.slurm.ledger import add_id, write_launch
@@ -207,7 +207,7 @@ class World:
     def look(self, study: str | None = "s") -> Overview:
         return self.looker.look(what_is_asked(self.runs, study), self.now)
 
-    def rows(self, study: str | None = "s") -> list[Row]:
+    def rows(self, study: str | None = "s") -> list[StatusRow]:
         return self.look(study).rows
 
     def states(self, study: str | None = "s") -> list[str]:
