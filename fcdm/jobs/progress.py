@@ -54,9 +54,9 @@ class JobProgress:
     def sampling(self, step: int, done: int, samples: int) -> JobProgress:
         return replace(self, phase=EVALUATING, step=step, samples=done, samples_wanted=samples)
 
-    def evaluates(self, step: int) -> bool:
-        """Whether the checkpoint of this step is under way."""
-        return self.phase == EVALUATING and self.step == step
+    @property
+    def evaluating(self) -> bool:
+        return self.phase == EVALUATING
 
     @property
     def samples_text(self) -> str:
@@ -66,7 +66,7 @@ class JobProgress:
     @property
     def text(self) -> str:
         """What it does, in a few words."""
-        if self.phase == EVALUATING:
+        if self.evaluating:
             return f"evaluating step {self.step}: {self.samples_text}"
         if self.loss is None or self.images_per_s is None:
             return self.phase

@@ -10,7 +10,6 @@ from dataclasses import replace
 
 from fcdm.formatting import duration_text
 from fcdm.jobs.job import EVALUATE
-from fcdm.jobs.progress import EVALUATING as EVALUATING_PHASE
 from fcdm.jobs.progress import JobProgress
 from fcdm.jobstatus.rows import (
     CANCELLED,
@@ -88,7 +87,7 @@ def _row(key: Key, run: RunFiles, attempts: Sequence[Attempt], asked: Collection
 
 
 def _being_evaluated(row: StatusRow, progress: JobProgress | None, attempt: Attempt, now: float) -> StatusRow:
-    if progress is None or not progress.evaluates(row.budget):
+    if progress is None or not progress.evaluating or progress.step != row.budget:
         return replace(row, state=TRAINED, text=f"job {attempt.job} evaluates it next")
     return replace(_sampled(row, progress), age=max(0.0, now - progress.time), active=True)
 
@@ -114,7 +113,8 @@ def _at_work(
     begun = claim is not None and (attempt is None or claim.job in (attempt.job, None))
     # What an earlier start of the job said of itself is no news.
     progress = run.training if claim and begun and run.training and run.training.time >= claim.claimed - 1 else None
-    if progress and progress.evaluates(row.budget) and inline:
+    evaluating = progress is not None and progress.evaluating
+    if progress and evaluating and progress.step == row.budget and inline:
         return _sampled(row, progress)
     if row.budget in run.checkpoints:
         evaluator = next((one for one in reversed(evaluators) if one.active), None)
@@ -123,7 +123,6 @@ def _at_work(
         return replace(row, state=TRAINED, text="evaluated next" if inline else "not evaluated yet")
     if not begun:
         return replace(row, state=RUNNING, text=_suspended(attempt) or "starting")
-    evaluating = progress is not None and progress.phase == EVALUATING_PHASE
     step = progress.step if progress and not evaluating else row.step or 0
     speed, size = run.tail.images_per_s, run.batch_size
     eta = None
@@ -248,7 +247,8 @@ def _ended(row: StatusRow, attempt: Attempt) -> StatusRow:
         return replace(row, state=CANCELLED, text="left the queue before it started")
     text = ended(info, attempt.last_line)
     if info is not None and info.state == "COMPLETED":
-        text = f"ended without an error, but step {row.budget} is not {'trained' if _trains(attempt) else 'evaluated'}"
+        wanted = "trained" if attempt.task.work == "train" else "evaluated"
+        text = f"ended without an error, but step {row.budget} is not {wanted}"
     return replace(row, state=FAILED, error=text, text=text)
 
 
@@ -282,7 +282,3 @@ def _of_last_start(note: object, attempt: Attempt) -> str:
     if not isinstance(note, dict) or note.get("job") not in (None, attempt.job):
         return ""
     return str(note.get("error") or note.get("signal") or "")
-
-
-def _trains(attempt: Attempt) -> bool:
-    return attempt.task.work == "train"

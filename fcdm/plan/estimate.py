@@ -19,7 +19,7 @@ from fcdm.plan.gpus import DEFAULT_GPU, DEFAULT_MFU, Device, device_named, known
 from fcdm.runs.run_cost import run_cost
 from fcdm.runs.throughput import Speed, Speeds, alike
 from fcdm.slurm.options import SlurmOptions
-from fcdm.slurm.sbatch_script import Resources
+from fcdm.slurm.sbatch_script import Resources, signal_delay
 
 KINDS = ("training", "sampling", "decoding", "metrics")
 EVALUATION = KINDS[1:]
@@ -89,11 +89,11 @@ class Paces:
             found = [speed for speed in found if known_device(speed.device) == self.named]
         return next((speed for speed in found if speed.world_size == processes), found[0] if found else None)
 
-    def of(self, config: Config, precision: str, processes: int, gpus: int) -> Pace | None:
+    def of(self, config: Config, precision: str, where: Resources) -> Pace | None:
         """The pace of `precision` work of this run's model; None: on CPUs, where nothing was measured."""
-        key = (alike(config), precision, processes, gpus)
+        key = (alike(config), precision, where.processes, where.gpus)
         if key not in self._known:
-            self._known[key] = self._find(config, precision, processes, gpus)
+            self._known[key] = self._find(config, precision, where.processes, where.gpus)
         return self._known[key]
 
     def _find(self, config: Config, precision: str, processes: int, gpus: int) -> Pace | None:
@@ -128,14 +128,6 @@ ADAPTIVE_CALLS = 36
 """Of `dopri5`, which takes the steps that it needs: 28 to 36 on mixtures of Gaussians at its default tolerances."""
 
 
-def processes_of(request: Resources) -> int:
-    return request.nodes * request.tasks_per_node
-
-
-def training_flops(config: Config, steps: int) -> int:
-    return run_cost(config).train_flops(config.batch_size, steps)
-
-
 def evaluation_flops(config: Config) -> dict[str, int]:
     """FLOPs of one evaluation, by kind."""
     forward = run_cost(config).forward_macs
@@ -167,30 +159,20 @@ def job_cost(
     evaluation: Resources,
 ) -> Cost:
     """The cost of `steps` of training on `request` and of `evaluations` on `evaluation` (the same where inline)."""
+    training = run_cost(config).train_flops(config.batch_size, steps)
+    work = [("training", training, config, config.precision, request)]
+    for part, _ in evaluations:
+        amounts = evaluation_flops(part).items()
+        work += [(kind, amount, part, evaluation_precision(part, kind), evaluation) for kind, amount in amounts]
     flops: dict[str, float] = dict.fromkeys(KINDS, 0.0)
     seconds: dict[str, float | None] = dict.fromkeys(KINDS, 0.0)
-    _add(flops, seconds, "training", training_flops(config, steps), config, config.precision, paces, request)
-    for part, _ in evaluations:
-        for kind, amount in evaluation_flops(part).items():
-            _add(flops, seconds, kind, amount, part, evaluation_precision(part, kind), paces, evaluation)
+    for kind, amount, part, precision, where in work:
+        flops[kind] += amount
+        so_far = seconds[kind]
+        if amount and so_far is not None:
+            pace = paces.of(part, precision, where)
+            seconds[kind] = so_far + amount / pace.flops_per_s if pace else None
     return Cost(flops, seconds)
-
-
-def _add(
-    flops: dict[str, float],
-    seconds: dict[str, float | None],
-    kind: str,
-    amount: float,
-    config: Config,
-    precision: str,
-    paces: Paces,
-    request: Resources,
-) -> None:
-    flops[kind] += amount
-    so_far = seconds[kind]
-    if amount and so_far is not None:
-        pace = paces.of(config, precision, processes_of(request), request.nodes * request.gpus_per_node)
-        seconds[kind] = so_far + amount / pace.flops_per_s if pace else None
 
 
 def memory(config: Config, processes: int) -> Memory:
@@ -205,11 +187,6 @@ def useful_seconds(request: Resources, options: SlurmOptions) -> float:
     """Seconds of work in one start: without start-up, and until SLURM signals that the end is near."""
     limit = request.minutes * 60
     return limit - START_UP_S - signal_delay(request, options)
-
-
-def signal_delay(request: Resources, options: SlurmOptions) -> float:
-    """As in `fcdm.slurm.sbatch_script`."""
-    return float(options.signal_delay_s or min(120, request.minutes * 60 // 4))
 
 
 def starts(seconds: float | None, request: Resources, options: SlurmOptions) -> int | None:

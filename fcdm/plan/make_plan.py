@@ -11,15 +11,7 @@ from fcdm.formatting import bytes_text
 from fcdm.jobs.ema_requests import snapshot_bytes
 from fcdm.jobs.job import Job
 from fcdm.jobs.make_jobs import NOT_HERE, data_is_here
-from fcdm.plan.estimate import (
-    KINDS,
-    Paces,
-    evaluation_precision,
-    job_cost,
-    memory,
-    processes_of,
-    starts,
-)
+from fcdm.plan.estimate import KINDS, Paces, evaluation_precision, job_cost, memory, starts
 from fcdm.plan.model import Plan, PlannedRun
 from fcdm.plan.remaining import SKIPPED, Standing, Standings, evaluations_of
 from fcdm.plan.shared_runs import sharing
@@ -108,7 +100,7 @@ def _planned(job: Job, standing: Standing, differs: str, paces: Paces, options: 
         differs=differs,
         request=request,
         evaluation=evaluation if apart else None,
-        memory_bytes=memory(config, processes_of(request)).total,
+        memory_bytes=memory(config, request.processes).total,
         left=left,
         whole=whole,
         separate=job_cost(config, sum(job.budgets), asked, paces, request, evaluation),
@@ -120,7 +112,7 @@ def _planned(job: Job, standing: Standing, differs: str, paces: Paces, options: 
 
 
 def _over(hours: float | None, request: Resources) -> float | None:
-    return None if hours is None else hours / processes_of(request)
+    return None if hours is None else hours / request.processes
 
 
 def _starts(wall_hours: float | None, request: Resources, options: SlurmOptions) -> int | None:
@@ -141,7 +133,7 @@ def _pace_texts(runs: Iterable[PlannedRun], paces: Paces) -> tuple[list[str], bo
             config = run.job.config
             request = run.request if kind == "training" or run.evaluation is None else run.evaluation
             precision = config.precision if kind == "training" else evaluation_precision(config, kind)
-            pace = paces.of(config, precision, processes_of(request), request.nodes * request.gpus_per_node)
+            pace = paces.of(config, precision, request)
             if pace is not None:
                 assumed |= pace.assumed
                 found.setdefault(pace.text, {})[kind] = None

@@ -10,14 +10,14 @@ from pathlib import Path
 from fcdm.formatting import bytes_text, duration_text
 from fcdm.jobs.job import EVALUATE, Job
 from fcdm.jobs.make_jobs import data_is_here
-from fcdm.plan.estimate import START_UP_S, Paces, job_cost, memory, processes_of, signal_delay, starts, useful_seconds
+from fcdm.plan.estimate import START_UP_S, Paces, job_cost, memory, starts, useful_seconds
 from fcdm.plan.gpus import Device
 from fcdm.plan.remaining import Standing, evaluations_of
 from fcdm.runs.identity import readable_name
 from fcdm.runs.run_cost import run_cost
 from fcdm.runs.throughput import Speeds
 from fcdm.slurm.options import SlurmOptions
-from fcdm.slurm.sbatch_script import Resources, request_of
+from fcdm.slurm.sbatch_script import Resources, request_of, signal_delay
 
 MEMORY_SHARE = 0.9
 """Of a GPU's memory: the rest is for CUDA itself, workspaces and fragments."""
@@ -57,7 +57,7 @@ def _of_job(
     steps = standing.steps_left if standing else job.budgets[-1]
     evaluations = list(standing.evaluations) if standing else evaluations_of(job)
     request = request_of(job.config.resources, options)
-    processes = processes_of(request)
+    processes = request.processes
     batch = job.config.batch_size
     if batch % processes:
         yield f"batch_size={batch} does not divide over {processes} processes (resources.gpus), so it cannot start"
@@ -74,7 +74,7 @@ def _of_job(
 
 
 def _memory(job: Job, request: Resources, gpu: Device | None) -> Iterator[str]:
-    config, processes = job.config, processes_of(request)
+    config, processes = job.config, request.processes
     need = memory(config, processes)
     if request.gpus_per_node:
         if gpu is None or need.total <= MEMORY_SHARE * gpu.memory_bytes:
@@ -136,7 +136,7 @@ def _time(
             "no progress; give it more time, or a shorter hydra.launcher.signal_delay_s"
         )
         return
-    wall = 3600 * hours / processes_of(request) if hours is not None else None
+    wall = 3600 * hours / request.processes if hours is not None else None
     count = starts(wall, request, options)
     if count is None or count == 1 or wall is None:
         return

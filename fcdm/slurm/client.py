@@ -250,6 +250,16 @@ def minutes(text: str) -> float:
     return int(days or 0) * 1440 + hours * 60 + mins + seconds / 60
 
 
+def shown(kind: str, name: str, key: str) -> str:
+    """One field of `scontrol show` of a job or a node, of this machine's cluster; "" where SLURM does not answer."""
+    words = ["scontrol", "-o", "show", kind, name]
+    try:
+        output = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return _words(output).get(key, "")
+
+
 def _exit_code(status: str) -> str:
     """squeue's wait status as sacct's `code:signal`: 35072 -> `137:0`."""
     return f"{int(status) >> 8}:{int(status) & 127}" if status.isdigit() else ""

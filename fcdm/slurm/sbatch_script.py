@@ -33,6 +33,14 @@ class Resources:
     """Per node."""
     cpus_per_task: int | None
 
+    @property
+    def processes(self) -> int:
+        return self.nodes * self.tasks_per_node
+
+    @property
+    def gpus(self) -> int:
+        return self.nodes * self.gpus_per_node
+
     def __str__(self) -> str:
         parts = [f"{self.nodes} nodes x " if self.nodes > 1 else ""]
         if self.gpus_per_node:
@@ -114,8 +122,7 @@ def _flags(request: Resources, options: SlurmOptions, launch: Path, name: str) -
         "nodes": request.nodes,
         "ntasks-per-node": request.tasks_per_node,
         "time": request.minutes,
-        # SLURM may send it up to a minute earlier still.
-        "signal": f"USR2@{options.signal_delay_s or min(120, request.minutes * 60 // 4)}",
+        "signal": f"USR2@{signal_delay(request, options)}",
         "requeue": True,
         "open-mode": "append",
         "chdir": launch,
@@ -139,6 +146,11 @@ def _flags(request: Resources, options: SlurmOptions, launch: Path, name: str) -
         flags["mem"] = f"{math.ceil(request.mem_gb * 1024)}M"
     flags.update({key.replace("_", "-"): value for key, value in options.additional_parameters.items()})
     return {key: value for key, value in flags.items() if value is not None and value is not False}
+
+
+def signal_delay(request: Resources, options: SlurmOptions) -> int:
+    """Seconds before its time limit at which a job is told to save; SLURM may do so up to a minute earlier still."""
+    return options.signal_delay_s or min(120, request.minutes * 60 // 4)
 
 
 def _flag(key: str, value: object) -> str:

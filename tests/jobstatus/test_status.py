@@ -311,7 +311,7 @@ def test_what_a_job_says_of_itself_is_read_as_it_was_written(tmp_path: Path) -> 
     job.evaluated(200, {"fid": 12.345, "heldout_loss": float("nan")}, {"fid": 2.0})
     written = read_progress(path)
     assert written
-    assert (written.evaluates(400), written.evaluates(200)) == (True, False)
+    assert (written.evaluating, written.step) == (True, 400)
     assert written.text == "evaluating step 400: 300/1000 samples"
     assert written.evaluated_text == "step 200: FID 12.35 (real images 2.00), held-out loss nan"
 
