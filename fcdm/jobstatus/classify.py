@@ -193,7 +193,7 @@ def at_rest(
 ) -> StatusRow:
     """The row of a budget that nothing works on and nothing waits for: why?
 
-    `attempts`: everything submitted for the run; of them `trainers` and `evaluates` cover this budget. `kept`: its
+    `attempts`: everything submitted for the run; of them `trainers` and `evaluators` cover this budget. `kept`: its
     checkpoint is there.
     """
     row = replace(row, active=False)
@@ -202,21 +202,19 @@ def at_rest(
     submitted = max((one.notes.submitted for one in (last, evaluator) if one), default=0.0)
     ours = {job for one in attempts for job in one.task.ids}
     if run.claim is not None and run.claim.job not in ours and run.claim.claimed > submitted:
-        found = _ended_outside(row, run)
-        if found:
-            return found
-    elif (
-        last is None and evaluator is None and run.local and run.local.error
-    ):  # it failed before it could claim the run
+        over = _ended_outside(row, run)
+        if over:
+            return over
+    elif last is None and evaluator is None and run.local and run.local.error:
+        # It failed before it could claim the run.
         return _failed_outside(row, run, str(run.local.error.get("error")))
     if last and not (kept and last.task.work == "train"):
-        found = _ended(about(row, last), last)
-        if found.state == FAILED:
-            found = replace(found, retry=(last.task, *([evaluators[-1].task] if evaluators else [])))
-        return found
+        over = _ended(about(row, last), last)
+        again = (last.task, *(one.task for one in evaluators[-1:]))
+        return replace(over, retry=again) if over.state == FAILED else over
     if evaluator and kept:
-        found = _ended(about(row, evaluator), evaluator)
-        return replace(found, retry=(evaluator.task,)) if found.state == FAILED else found
+        over = _ended(about(row, evaluator), evaluator)
+        return replace(over, retry=(evaluator.task,)) if over.state == FAILED else over
     if kept:
         return replace(row, state=TRAINED, text="not evaluated")
     if run.tail.step >= row.budget:
@@ -259,18 +257,16 @@ def _ended_outside(row: StatusRow, run: RunFiles) -> StatusRow | None:
         return replace(row, state=UNKNOWN, local=holder, job=process_name(holder), text=f"held by {holder}")
     if holder is not None:
         return _failed_outside(row, run, f"killed: {process_name(holder)} ended without a word")
-    notes, segment = run.local, run.tail.segment
-    claimed = run.claim.claimed if run.claim else 0.0
-    for kind in ("error", "stopped"):
-        note = (notes.error if kind == "error" else notes.stopped) if notes else None
-        if note and float(note.get("time", 0)) >= claimed:
-            if kind == "error":
-                return _failed_outside(row, run, str(note.get("error")))
-            return replace(row, state=STOPPED, text=f"by {note.get('signal')}")
-    stopped, error = end_of(segment) if float(segment.get("time", 0)) >= claimed else ("", "")
-    if stopped:
-        return replace(row, state=STOPPED, text=f"by {stopped}")
-    return _failed_outside(row, run, error) if error else None
+    notes = [note for note in (run.local.error, run.local.stopped) if note] if run.local else []
+    ends = [(note, note.get("signal"), note.get("error")) for note in notes]
+    for what, stopped, error in [*ends, (run.tail.segment, *end_of(run.tail.segment))]:
+        if float(what.get("time", 0)) < (run.claim.claimed if run.claim else 0.0):
+            continue  # of an earlier process
+        if error:
+            return _failed_outside(row, run, str(error))
+        if stopped:
+            return replace(row, state=STOPPED, text=f"by {stopped}")
+    return None
 
 
 def _failed_outside(row: StatusRow, run: RunFiles, error: str) -> StatusRow:

@@ -117,23 +117,9 @@ def commands(overview: Overview, rows: Sequence[StatusRow]) -> list[str]:
 
 def as_json(row: StatusRow) -> dict[str, Any]:
     """A row for programs; seconds and steps."""
-    names = (
-        "run",
-        "budget",
-        "protocol",
-        "state",
-        "text",
-        "active",
-        "job",
-        "step",
-        "images_per_s",
-        "fid",
-        "error",
-        "log",
-    )
-    found = {name: getattr(row, name) for name in names}
+    names = "run budget protocol state text active job step images_per_s fid error log"
     return {
-        **found,
+        **{name: getattr(row, name) for name in names.split()},
         "eta_s": row.eta,
         "record_age_s": row.age,
         "samples": list(row.samples) if row.samples else None,
