@@ -46,13 +46,12 @@ def number_text(value: float | None) -> str:
 
 
 def duration_text(seconds: float) -> str:
-    """`40 s`, `12 min`, `3.5 h`, `2 days`."""
-    if seconds < 100:
+    """`40 s`, `1.5 min`, `12 min`, `3.5 h`, `2 days`."""
+    if seconds < 60:
         return f"{seconds:.0f} s"
-    if seconds < 3600:
-        return f"{seconds / 60:.0f} min"
-    value, unit = (seconds / 3600, "h") if seconds < 48 * 3600 else (seconds / 86400, "days")
-    return f"{value:,.1f}".removesuffix(".0") + f" {unit}"
+    size, unit = (60, "min") if seconds < 3600 else (3600, "h") if seconds < 48 * 3600 else (86400, "days")
+    value = seconds / size
+    return (f"{value:,.0f}" if value >= 10 else f"{value:.1f}".removesuffix(".0")) + f" {unit}"
 
 
 def bytes_text(count: float) -> str:

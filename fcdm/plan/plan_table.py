@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,11 +44,8 @@ class PlanRow:
     @classmethod
     def of_run(cls, number: int, run: PlannedRun) -> PlanRow:
         standing = run.standing
-        evaluated = [f"{step:,}" for step in standing.evaluated]
-        left = [f"{step:,}" for step in run.job.budgets if step not in standing.evaluated]
-        shown = ", ".join(left)
-        if evaluated:
-            shown = f"{', '.join(evaluated)} done" + (f"; {shown}" if shown else "")
+        done = _steps(standing.evaluated)
+        left = _steps(step for step in run.job.budgets if step not in standing.evaluated)
         state = standing.state + (f": {standing.text}" if standing.text else "")
         if standing.trained and standing.state not in SKIPPED:
             state += f" (trained to {standing.trained:,})"
@@ -57,7 +54,7 @@ class PlanRow:
             number=number,
             name=standing.name,
             differs=run.differs,
-            budgets=shown,
+            budgets="; ".join(filter(None, (f"{done} done" if done else "", left))),
             state=state,
             resources=_resources(run.request, run.evaluation),
             memory_bytes=run.memory_bytes,
@@ -71,13 +68,13 @@ class PlanRow:
     def of_group(cls, number: int, runs: Sequence[PlannedRun]) -> PlanRow:
         """Runs of one model and resolution: sums of what they cost, the most of what each needs."""
         states = Counter(run.standing.state for run in runs)
-        budgets = sorted({step for run in runs for step in run.job.budgets})
         config = runs[0].job.config
+        apart = next((run.evaluation for run in runs if run.evaluation), None)
         return cls(
             number=number,
             name=f"{config.model.name.replace('/', '-')}-{config.data.name}-{config.resolution}px",
             differs=f"{len(runs)} runs",
-            budgets=", ".join(f"{step:,}" for step in budgets),
+            budgets=_steps(sorted({step for run in runs for step in run.job.budgets})),
             state=", ".join(f"{count} {state}" for state, count in states.items()),
             resources="; ".join(dict.fromkeys(_resources(run.request, run.evaluation) for run in runs)),
             memory_bytes=max(run.memory_bytes for run in runs),
@@ -85,14 +82,11 @@ class PlanRow:
             wall=_both(
                 _most(run.wall_hours for run in runs),
                 _most(run.evaluation_wall_hours for run in runs),
-                next((run.evaluation for run in runs if run.evaluation), None),
+                apart,
                 lambda hours: f"{'≤ ' if len(runs) > 1 else ''}{_wall(hours)}",
             ),
             starts=_both(
-                _most(run.starts for run in runs),
-                _most(run.evaluation_starts for run in runs),
-                next((run.evaluation for run in runs if run.evaluation), None),
-                count_text,
+                _most(run.starts for run in runs), _most(run.evaluation_starts for run in runs), apart, count_text
             ),
             skipped=all(run.standing.state in SKIPPED for run in runs),
         )
@@ -228,15 +222,18 @@ def _hours_cell(left: Total, kinds: Sequence[str]) -> str:
     return number_text(hours)
 
 
+def _steps(budgets: Iterable[int]) -> str:
+    return ", ".join(map(count_text, budgets))
+
+
 def _resources(request: Resources, evaluation: Resources | None) -> str:
     return str(request) if evaluation is None else f"{request}; evaluated on {evaluation}"
 
 
 def _most(values: Any) -> Any:
     """The largest, None where one is not known."""
-    found = list(values)
-    known = [value for value in found if value is not None]
-    return max(known) if known and len(known) == len(found) else None
+    values = list(values)
+    return None if not values or None in values else max(values)
 
 
 def _both(training: Any, evaluation: Any, apart: Resources | None, text: Callable[[Any], str]) -> str:

@@ -257,16 +257,8 @@ def test_numbers_as_texts() -> None:
     numbers = {0: "0", 1e-5: "<0.001", 0.0123: "0.012", 12.3: "12.30", 1234.5: "1,234"}
     assert {value: number_text(value) for value in numbers} == numbers
     assert number_text(None) == "?"
-    assert [duration_text(seconds) for seconds in (4, 99, 100, 1800, 3600, 12_600, 172_799, 259_200, 4e6)] == [
-        "4 s",
-        "99 s",
-        "2 min",
-        "30 min",
-        "1 h",
-        "3.5 h",
-        "48 h",
-        "3 days",
-        "46.3 days",
+    assert [duration_text(seconds) for seconds in (4, 60, 90, 1800, 3600, 12_600, 172_799, 259_200, 4e6)] == [
+        *("4 s", "1 min", "1.5 min", "30 min", "1 h", "3.5 h", "48 h", "3 days", "46 days")
     ]
     assert [bytes_text(count) for count in (1640, 24e6, 999.6e6, 86.07e9, 1.5e12)] == [
         "1.64 kB",
