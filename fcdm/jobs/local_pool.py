@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 
 from fcdm.errors import UserError
+from fcdm.formatting import plural
 from fcdm.jobs.job import Job
 from fcdm.jobs.progress import HELD, PROGRESS_FILE, JobProgress, bars, read_progress
 from fcdm.runs.folder import Run
@@ -124,7 +125,7 @@ class _Pool:
         self.bars: Progress = bars(console)
 
     def work(self) -> None:
-        jobs, threads = _plural(len(self.waiting), "job"), _plural(self.share, "CPU thread")
+        jobs, threads = plural(len(self.waiting), "job"), plural(self.share, "CPU thread")
         self.console.print(f"{jobs}, {self.at_once} at a time with {threads} each", highlight=False)
         previous = {number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM)}
         if self.console.is_terminal:
@@ -213,10 +214,6 @@ def _ended(item: _Running, code: int) -> Outcome:
 
 def _progress(run: Run) -> JobProgress:
     return read_progress(run.folder / PROGRESS_FILE) or JobProgress()
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def _colon(text: str) -> str:
