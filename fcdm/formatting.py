@@ -58,5 +58,5 @@ def bytes_text(count: float) -> str:
     """`86.1 GB`: three digits; 1 GB = 1e9 bytes."""
     for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
         if count >= 0.9995 * size:
-            return f"{count / size:.3g} {unit}"
-    return f"{count / 1e3:.3g} kB"
+            return f"{_digits(count / size)} {unit}"
+    return f"{_digits(count / 1e3)} kB"

@@ -17,4 +17,4 @@ ENDED |= {"BOOT_FAIL", "DEADLINE", "REVOKED", "LAUNCH_FAILED", "RECONFIG_FAIL"}
 
 def state_name(text: str) -> str:
     """The state in what squeue and sacct print: `CANCELLED by 1000` -> `CANCELLED`, `CANCELLED+` too."""
-    return text.split()[0].rstrip("+")
+    return text.strip().partition(" ")[0].rstrip("+")
