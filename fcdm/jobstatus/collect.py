@@ -169,14 +169,14 @@ class Looker:
         self, tasks: Iterable[Task], queue: Mapping[Name, JobInfo], problems: dict[str | None, str]
     ) -> dict[Name, JobInfo]:
         """What accounting says of the jobs that are over, and of the earlier starts of those that are not."""
-        found: dict[Name, JobInfo] = {}
+        history: dict[Name, JobInfo] = {}
         wanted: dict[str | None, list[str]] = {}
         for task in tasks:
             for job in task.ids[-1:] if task.conf not in problems else ():
                 info = ours(queue.get((task.conf, job)), task)
                 known = self._ended.get((task.conf, job))
                 if known and (info is None or info.state == known.state):
-                    found[task.conf, job] = known
+                    history[task.conf, job] = known
                 elif info is None or not info.active or info.restarts:
                     wanted.setdefault(task.conf, []).append(job)
         for conf, ids in wanted.items():
@@ -186,10 +186,10 @@ class Looker:
                 problems[conf] = str(error)
                 continue
             for job, info in answer.items():
-                found[conf, job] = info
+                history[conf, job] = info
                 if not info.active:
                     self._ended[conf, job] = info
-        return found
+        return history
 
 
 def _attempt(

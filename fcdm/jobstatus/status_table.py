@@ -150,17 +150,17 @@ def _short(path: str) -> str:
 def table(rows: Sequence[StatusRow]) -> Table:
     """The table for a terminal."""
     protocols = several_protocols(rows)
-    found = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for title in ("run", "budget", *(["protocol"] if protocols else []), "state", "job", ""):
-        found.add_column(
+        shown.add_column(
             title, header_style="bold", justify="right" if title == "budget" else "left", overflow="fold", no_wrap=False
         )
     for row in rows:
         texts = [escape(text) for text in cells(row, protocols)]
         at = len(texts) - 3
         texts[at] = f"[{COLOURS[row.state]}]{texts[at]}[/]" if row.state in COLOURS else texts[at]
-        found.add_row(*texts)
-    return found
+        shown.add_row(*texts)
+    return shown
 
 
 def screen(overview: Overview, height: int) -> Group:

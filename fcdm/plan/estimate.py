@@ -50,9 +50,9 @@ class Cost:
 
     def hours(self, kinds: Iterable[str] = KINDS) -> float | None:
         """GPU-hours (on CPUs: hours of processes) of these kinds; None where one of them is not known."""
-        found = [self.seconds[kind] for kind in kinds]
-        known = [value for value in found if value is not None]
-        return sum(known) / 3600 if len(known) == len(found) else None
+        seconds = [self.seconds[kind] for kind in kinds]
+        known = [value for value in seconds if value is not None]
+        return sum(known) / 3600 if len(known) == len(seconds) else None
 
 
 @dataclass(frozen=True)
@@ -84,10 +84,10 @@ class Paces:
 
     def speed(self, config: Config, processes: int, on_gpu: bool) -> Speed | None:
         """The measured speed that tells most of this run: on the same kind of device, best with as many processes."""
-        found = [speed for speed in self.speeds.measured(config) if (speed.device != "cpu") == on_gpu]
+        speeds = [speed for speed in self.speeds.measured(config) if (speed.device != "cpu") == on_gpu]
         if self.named is not None and on_gpu:
-            found = [speed for speed in found if known_device(speed.device) == self.named]
-        return next((speed for speed in found if speed.world_size == processes), found[0] if found else None)
+            speeds = [speed for speed in speeds if known_device(speed.device) == self.named]
+        return next((speed for speed in speeds if speed.world_size == processes), speeds[0] if speeds else None)
 
     def of(self, config: Config, precision: str, where: Resources) -> Pace | None:
         """The pace of `precision` work of this run's model; None: on CPUs, where nothing was measured."""

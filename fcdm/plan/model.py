@@ -62,19 +62,19 @@ class Plan:
     @property
     def savings(self) -> list[tuple[str, Cost]]:
         """(what is saved by, how much) of all that is not spent. Hours of GPUs; of processes where none has a GPU."""
-        found: list[tuple[str, Cost]] = []
+        savings: list[tuple[str, Cost]] = []
         shared = [run for run in self.runs if len(run.job.budgets) > 1 and run.standing.state != REFUSED]
         if shared:
-            found.append(("budgets of one run share its training", _difference(shared, "separate", "whole")))
+            savings.append(("budgets of one run share its training", _difference(shared, "separate", "whole")))
         for state, text in ((DONE, "done already"), (IN_FLIGHT, "in flight already")):
             some = [run for run in self.runs if run.standing.state == state]
             if some:
-                found.append((f"{text}: {len(some)} of {len(self.runs)} runs", _difference(some, "whole", "left")))
+                savings.append((f"{text}: {len(some)} of {len(self.runs)} runs", _difference(some, "whole", "left")))
         partly = [run for run in self.runs if run.standing.state not in SKIPPED]
         spared = _difference(partly, "whole", "left")
         if spared.total_flops() > 0:
-            found.append(("parts of runs done or in flight already", spared))
-        return found
+            savings.append(("parts of runs done or in flight already", spared))
+        return savings
 
 
 class Total(NamedTuple):

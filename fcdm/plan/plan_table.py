@@ -201,10 +201,10 @@ def _cost_table(
         table.add_column("starts", justify="right", no_wrap=True)
 
     def cells(left: Total) -> list[str]:
-        found = [flops_text(left.cost.flops[kind]) for kind in KINDS] if flops else []
+        texts = [flops_text(left.cost.flops[kind]) for kind in KINDS] if flops else []
         if hours:
-            found += [_hours_cell(left, kinds) for kinds in (*([kind] for kind in KINDS), KINDS)]
-        return found
+            texts += [_hours_cell(left, kinds) for kinds in (*([kind] for kind in KINDS), KINDS)]
+        return texts
 
     for line in lines:
         table.add_row(str(line.number), line.name, *cells(line.left), *([line.wall, line.starts] if hours else []))

@@ -43,12 +43,12 @@ def warnings_before_submission(
     if paces is None:  # where the GPU is not known, hours are not guessed either
         speeds = Speeds(Path(jobs[0].config.runs_dir) if jobs else Path())
         paces = Paces(gpu, mfu, speeds, guess=gpu is not None)
-    found: dict[str, list[str]] = {}
+    troubles: dict[str, list[str]] = {}
     for job in jobs:
         for text in _of_job(job, standings.get(job.id) if standings else None, gpu, paces, options):
             known = data_is_here(job.config)  # else the id in the name is none
-            found.setdefault(text, []).append(job.name if known else readable_name(job.config))
-    return [f"{_names(names)}: {text}" for text, names in found.items()]
+            troubles.setdefault(text, []).append(job.name if known else readable_name(job.config))
+    return [f"{_names(names)}: {text}" for text, names in troubles.items()]
 
 
 def _of_job(

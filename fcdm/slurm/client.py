@@ -146,20 +146,20 @@ class Slurm:
                 minutes(limit),
                 (*(known.nodes if known else ()), *([nodes[node]] if node in nodes else [])),
             )
-        found = re.search(r"^MaxArraySize\s*=\s*(\d+)", config, re.M)
+        size = re.search(r"^MaxArraySize\s*=\s*(\d+)", config, re.M)
         named = re.search(r"^ClusterName\s*=\s*(\S+)", config, re.M)
-        return Cluster(named[1] if named else "", int(found[1]) if found else 1001, partitions)
+        return Cluster(named[1] if named else "", int(size[1]) if size else 1001, partitions)
 
     def queue(self) -> dict[str, JobInfo]:
         fields = ("JobArrayID", "State", "Reason", "NodeList", "RestartCnt", "exit_code", "TimeLimit", "Command")
         # By width, since a reason or a path may hold any separator. Longer than any path, for it would be cut.
         layout = ",".join(f"{name}:{4096 if name == 'Command' else 60}" for name in fields)
-        found = {}
+        jobs = {}
         for line in self._run("squeue", "-h", "-r", "-t", "all", "--me", "-O", layout).splitlines():
             columns = [line[60 * at : 60 * (at + 1)].strip() for at in range(len(fields) - 1)]
             job, state, reason, nodes, restarts, code, limit = columns
             script = line[60 * (len(fields) - 1) :].strip()
-            found[job] = JobInfo(
+            jobs[job] = JobInfo(
                 id=job,
                 state=state,
                 reason=reason,
@@ -169,10 +169,10 @@ class Slurm:
                 exit_code=_exit_code(code),
                 limit_minutes=minutes(limit),
             )
-        return found
+        return jobs
 
     def history(self, ids: Sequence[str]) -> dict[str, JobInfo]:
-        found: dict[str, JobInfo] = {}
+        jobs: dict[str, JobInfo] = {}
         wanted = set(ids)
         layout = "JobID,State,ExitCode,NodeList,TimelimitRaw,SubmitLine"
         for some in _chunks(sorted(wanted), 500):
@@ -184,10 +184,10 @@ class Slurm:
                     continue
                 job, state, code, nodes, limit, command = columns
                 script = command[command.index(" /") + 1 :] if " /" in command else ""
-                before = found.get(job)
+                before = jobs.get(job)
                 if before and before.script != script:  # ids are used again, one day
                     before = None
-                found[job] = JobInfo(
+                jobs[job] = JobInfo(
                     id=job,
                     state=state_name(state),
                     cancelled_by=_user_name(state.partition(" by ")[2]),
@@ -198,7 +198,7 @@ class Slurm:
                     exit_code=code,
                     limit_minutes=float(limit) if limit.isdigit() else None,
                 )
-        return found
+        return jobs
 
     def submit(self, script: Path, *, array: str = "", dependency: str = "", test: bool = False) -> str:
         words = ["--test-only"] if test else ["--parsable"]

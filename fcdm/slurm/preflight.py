@@ -102,14 +102,14 @@ def file_system(folder: Path, mounts: Path = Path("/proc/mounts")) -> tuple[str,
     while not path.exists() and path != path.parent:
         path = path.parent
     path = path.resolve()
-    found = ("", "")
+    best = ("", "")
     try:
         lines = mounts.read_text().splitlines()
     except OSError:
-        return found
+        return best
     for line in lines:
         _, place, kind, *_ = line.split()
         place = place.replace("\\040", " ")
-        if path.is_relative_to(place) and len(place) >= len(found[1]):
-            found = (kind, place)
-    return found
+        if path.is_relative_to(place) and len(place) >= len(best[1]):
+            best = (kind, place)
+    return best

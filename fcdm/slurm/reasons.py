@@ -73,10 +73,10 @@ def ended(info: JobInfo | None, last_line: str) -> str:
 
 def killed_by(exit_code: str) -> int | None:
     """The signal in SLURM's `code:signal`; srun hands one on as 128 + n, submitit's tasks as n."""
-    found = re.fullmatch(r"(\d+):(\d+)", exit_code)
-    if found is None:
+    codes = re.fullmatch(r"(\d+):(\d+)", exit_code)
+    if codes is None:
         return None
-    code, number = int(found[1]), int(found[2])
+    code, number = int(codes[1]), int(codes[2])
     if number:
         return number
     if code > 128:
