@@ -1,10 +1,23 @@
-"""Numbers as people read them: counts, FLOPs, hours, bytes."""
+"""Numbers as people read them: counts, steps, FLOPs, durations, bytes."""
 
 from __future__ import annotations
 
 
 def count_text(number: int) -> str:
     return f"{number:,}"
+
+
+def plural(count: int, noun: str, several: str = "") -> str:
+    """`1 job`, `1,438 jobs`; `several`: the noun's plural where that is not with an s."""
+    return f"{count:,} {noun if count == 1 else several or noun + 's'}"
+
+
+def steps_text(steps: float) -> str:
+    """`400K`, `2.352M`: steps, and other large counts, as papers write them."""
+    for size, suffix in ((1e6, "M"), (1e3, "K")):
+        if steps >= size:
+            return f"{steps / size:.4g}{suffix}"
+    return f"{steps:.4g}"
 
 
 def flops_text(value: float) -> str:
@@ -21,8 +34,10 @@ def _digits(value: float) -> str:
     return f"{value:,.0f}" if value >= 99.95 else f"{value:.3g}"
 
 
-def number_text(value: float) -> str:
-    """Three digits that mean something, never an exponent."""
+def number_text(value: float | None) -> str:
+    """Three digits that mean something, never an exponent; `?` for what is not known."""
+    if value is None:
+        return "?"
     if not value:
         return "0"
     if value < 0.0005:
@@ -30,15 +45,18 @@ def number_text(value: float) -> str:
     return f"{value:,.0f}" if value >= 99.5 else f"{value:.2f}" if value >= 0.995 else f"{value:.3f}"
 
 
-def hours_text(hours: float | None) -> str:
-    if hours is None:
-        return "?"
-    if hours >= 48:
-        return f"{hours / 24:,.1f} d"
-    if hours >= 1:
-        return f"{hours:.1f} h"
-    return f"{60 * hours:.1f} min" if hours >= 1 / 60 else f"{3600 * hours:.0f} s"
+def duration_text(seconds: float) -> str:
+    """`40 s`, `1.5 min`, `12 min`, `3.5 h`, `2 days`."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    size, unit = (60, "min") if seconds < 3600 else (3600, "h") if seconds < 48 * 3600 else (86400, "days")
+    value = seconds / size
+    return (f"{value:,.0f}" if value >= 10 else f"{value:.1f}".removesuffix(".0")) + f" {unit}"
 
 
 def bytes_text(count: float) -> str:
-    return f"{count / 1e9:,.3g} GB" if count >= 0.9995e9 else f"{count / 1e6:,.0f} MB"
+    """`86.1 GB`: three digits; 1 GB = 1e9 bytes."""
+    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if count >= 0.9995 * size:
+            return f"{_digits(count / size)} {unit}"
+    return f"{_digits(count / 1e3)} kB"

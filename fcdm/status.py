@@ -10,10 +10,20 @@ from pathlib import Path
 from rich.console import Console
 
 from fcdm.errors import UserError
+from fcdm.formatting import plural
 from fcdm.jobstatus.actions import cancel, on_their_way, retry_failed
 from fcdm.jobstatus.collect import Looker, Overview, what_is_asked
-from fcdm.jobstatus.status_table import EVERY_S, follow, table
-from fcdm.jobstatus.words import as_json, begun_from, commands, next_steps, plain_lines, summary
+from fcdm.jobstatus.status_table import (
+    EVERY_S,
+    as_json,
+    begun_from,
+    commands,
+    follow,
+    next_steps,
+    plain_lines,
+    summary,
+    table,
+)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -96,8 +106,8 @@ def _cancel(looker: Looker, overview: Overview, sure: bool) -> int:
         for line in cancel(looker, overview.rows) or ["nothing waits or runs"]:
             print(line)
         return 0
-    parts = [f"{len(jobs)} SLURM job{'' if len(jobs) == 1 else 's'}"] if jobs else []
-    parts += [f"{len(processes)} process{'' if len(processes) == 1 else 'es'} of this machine"] if processes else []
+    parts = [plural(len(jobs), "SLURM job")] if jobs else []
+    parts += [f"{plural(len(processes), 'process', 'processes')} of this machine"] if processes else []
     if not sure:
         if not sys.stdin.isatty():
             raise UserError(f"--cancel would end {' and '.join(parts)}: say --yes as well where nobody can be asked")

@@ -19,12 +19,13 @@ import pandas as pd
 
 from fcdm.analysis.data.tidy_table import tidy_table
 from fcdm.analysis.published import published, published_curve
-from fcdm.analysis.stats.claim_sides import Pair, Side, pairs_of, published_pair, steps_text
+from fcdm.analysis.stats.claim_sides import Pair, Side, pairs_of, published_pair
 from fcdm.analysis.stats.model_pairs import METRICS, dropped, of_metric
 from fcdm.analysis.stats.step_ratios import budgets, compute, equal_fid, macs, same_budget, smallest_budget
 from fcdm.analysis.tuning import tune, tuned_as, unfair
 from fcdm.atomic import write_atomic
 from fcdm.errors import UserError
+from fcdm.formatting import steps_text
 
 XL = ("FCDM-XL", "DiT-XL/2")
 DISTANCES = {

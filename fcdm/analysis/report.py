@@ -43,7 +43,7 @@ from fcdm.analysis.reporting.result_tables import measured, protocol_rows, proto
 from fcdm.analysis.reporting.study_facts import ProtocolResults, StudyFacts, study_facts
 from fcdm.atomic import describe_oserror, write_atomic
 from fcdm.errors import UserError
-from fcdm.jobstatus.words import summary
+from fcdm.jobstatus.status_table import summary
 from fcdm.runs.revision import code_revision
 
 

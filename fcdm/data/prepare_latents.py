@@ -17,6 +17,7 @@ from fcdm.data.image_sources import open_source
 from fcdm.data.manifest import MANIFEST, check_manifest, read_manifest
 from fcdm.data.shards import Plan, Work
 from fcdm.errors import UserError
+from fcdm.formatting import bytes_text
 from fcdm.runs.run_lock import Holder, claim
 
 
@@ -138,8 +139,8 @@ def _sizes(request: Request, plan: Plan, group: Group) -> list[str]:
     return [
         f"{count:,} images of {classes:,} classes in {request.images}, at {plan.resolution} pixels",
         f"VAE {plan.vae.id}: latents {shape}, scaling factor {plan.vae.scaling_factor}",
-        f"{request.out}: {_bytes(count * plan.image_bytes)} in {plan.shards:,} shards (mean and standard deviation "
-        f"in float16, of each image and its mirror image: {_bytes(plan.image_bytes)} an image); {processes}",
+        f"{request.out}: {bytes_text(count * plan.image_bytes)} in {plan.shards:,} shards (mean and standard deviation "
+        f"in float16, of each image and its mirror image: {bytes_text(plan.image_bytes)} an image); {processes}",
     ]
 
 
@@ -150,18 +151,11 @@ def _check_space(request: Request, plan: Plan, work: Work) -> None:
     free = shutil.disk_usage(folder if folder.is_dir() else folder.parent).free
     if needed > free and not request.anyway:
         raise UserError(
-            f"{request.out} needs {_bytes(needed)} and the disk has {_bytes(free)} free: free some space, choose "
-            "another --out, or say --yes to start all the same"
+            f"{request.out} needs {bytes_text(needed)} and the disk has {bytes_text(free)} free: free some space, "
+            "choose another --out, or say --yes to start all the same"
         )
 
 
 def _tell(shown: Shown, group: Group, text: str) -> None:
     if group.rank == 0:
         shown.note(text)
-
-
-def _bytes(count: float) -> str:
-    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
-        if count >= size:
-            return f"{count / size:.2f} {unit}"
-    return f"{count / 1e3:.1f} kB"

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import platform
+import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ import torch
 from fcdm.config.schema import Config
 from fcdm.engine.distributed import Ranks
 from fcdm.engine.state import TrainState
+from fcdm.engine.stop import Stopped
 from fcdm.errors import UserError
 from fcdm.runs.processes import cores
 from fcdm.runs.records import RecordWriter
@@ -109,7 +111,9 @@ class Segment:
             "completed": self.completed,
             "seconds": round(time.monotonic() - self.started, 3),
         }
-        if error is not None:
+        if isinstance(error, Stopped | KeyboardInterrupt):
+            facts["stopped"] = signal.Signals(getattr(error, "signum", signal.SIGINT)).name
+        elif error is not None:
             facts["error"] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         self.records.segment_end(self.state.step, **facts)
 

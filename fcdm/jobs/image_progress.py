@@ -9,6 +9,8 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from fcdm.formatting import duration_text
+
 
 class TerminalBar:
     """A live bar with images/s and the time left; in a pipe, a line now and then."""
@@ -65,18 +67,11 @@ class TerminalBar:
             # The other processes' images are counted by the shard, so at first only this one's are seen.
             all_of_them = speed * self.processes
             self.estimated = True
-            span = _span((self.total - done) / all_of_them)
-            self.note(f"measured on {new:,} images: {all_of_them:,.1f} images/s, about {span} to go")
+            rest = duration_text((self.total - done) / all_of_them)
+            self.note(f"measured on {new:,} images: {all_of_them:,.1f} images/s, about {rest} to go")
         if not self.console.is_terminal and (now - self.line_at > self.EVERY and done < self.total):
             self.line_at = now
-            self.note(f"{done:,} of {self.total:,} images, {speed:,.1f}/s, {_span(left)} left")
-
-
-def _span(seconds: float) -> str:
-    minutes = seconds / 60
-    if minutes < 2:
-        return f"{seconds:.0f} s"
-    return f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
+            self.note(f"{done:,} of {self.total:,} images, {speed:,.1f}/s, {duration_text(left)} left")
 
 
 class BarProgress:

@@ -7,21 +7,21 @@ more threads than its share, and there are never more jobs at once than cores.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from rich.console import Console
 from rich.progress import Progress, TaskID
 
 from fcdm.errors import UserError
+from fcdm.formatting import plural
 from fcdm.jobs.job import Job
-from fcdm.jobs.progress import HELD, PROGRESS_FILE, bars
+from fcdm.jobs.progress import HELD, PROGRESS_FILE, JobProgress, bars, read_progress
 from fcdm.runs.folder import Run
 from fcdm.runs.processes import cores
 from fcdm.runs.run_lock import current_holder
@@ -53,7 +53,7 @@ class _Running:
     process: subprocess.Popen[bytes]
     log: BinaryIO
     task: TaskID
-    seen: dict[str, Any] = field(default_factory=dict)
+    seen: JobProgress
     said_at: float = field(default_factory=time.monotonic)
 
 
@@ -125,7 +125,7 @@ class _Pool:
         self.bars: Progress = bars(console)
 
     def work(self) -> None:
-        jobs, threads = _plural(len(self.waiting), "job"), _plural(self.share, "CPU thread")
+        jobs, threads = plural(len(self.waiting), "job"), plural(self.share, "CPU thread")
         self.console.print(f"{jobs}, {self.at_once} at a time with {threads} each", highlight=False)
         previous = {number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM)}
         if self.console.is_terminal:
@@ -162,18 +162,17 @@ class _Pool:
             start_new_session=True,
         )
         task = self.bars.add_task("", total=job.budgets[-1], name=job.name, doing="starting")
-        self.running.append(_Running(job, run, process, log, task, _news(run)))
+        self.running.append(_Running(job, run, process, log, task, _progress(run)))
 
     def _look(self, item: _Running) -> None:
         """Show a job's news; if it has ended, note how."""
-        news = _news(item.run) or item.seen
-        self.bars.update(item.task, completed=news.get("step", 0), doing=news.get("doing", "starting"))
-        if news.get("evaluated") not in (None, item.seen.get("evaluated")):
-            self.console.print(f"{item.job.name}: {news['evaluated']}", highlight=False, soft_wrap=True)
+        news = _progress(item.run)
+        self.bars.update(item.task, completed=news.step, doing=news.text)
+        if news.evaluated_text not in ("", item.seen.evaluated_text):
+            self.console.print(f"{item.job.name}: {news.evaluated_text}", highlight=False, soft_wrap=True)
         elif not self.console.is_terminal and time.monotonic() - item.said_at > LINE_EVERY_S:
             item.said_at = time.monotonic()
-            where = f"step {news.get('step', 0)}/{item.job.budgets[-1]}"
-            line = f"{item.job.name}: {where}, {news.get('doing', 'starting')}"
+            line = f"{item.job.name}: step {news.step}/{item.job.budgets[-1]}, {news.text}"
             self.console.print(line, highlight=False, soft_wrap=True)
         item.seen = news
         code = item.process.poll()
@@ -213,17 +212,8 @@ def _ended(item: _Running, code: int) -> Outcome:
     return Outcome(item.job, item.run, "failed", f"{line} ({log})")
 
 
-def _news(run: Run) -> dict[str, Any]:
-    """What the run's process last said of itself, or nothing."""
-    try:
-        news = json.loads((run.folder / PROGRESS_FILE).read_text())
-    except (OSError, ValueError):
-        return {}
-    return news if isinstance(news, dict) else {}
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"
+def _progress(run: Run) -> JobProgress:
+    return read_progress(run.folder / PROGRESS_FILE) or JobProgress()
 
 
 def _colon(text: str) -> str:

@@ -1,10 +1,14 @@
-"""What a person sees while a job runs: a bar in a terminal, lines elsewhere, or a file that a launcher reads."""
+"""How far a job is: a bar in a terminal, lines elsewhere, or a file of fields for its launcher and `fcdm.status`.
+
+Whoever shows the fields makes the texts, by the same properties.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
 import time
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -12,11 +16,86 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from fcdm.atomic import plain
+
 PROGRESS_FILE = "progress.json"
 EVALUATION_PROGRESS_FILE = "progress-judge.json"
 """Of a job that only evaluates: training may write the other at the same time."""
 HELD = 3
 """Exit code of a job's process that found its run held by another."""
+STARTING, TRAINING, EVALUATING = "starting", "training", "evaluating"
+
+
+@dataclass(frozen=True)
+class JobProgress:
+    """What a job last said of itself."""
+
+    phase: str = STARTING
+    step: int = 0
+    """Of training; while a checkpoint is evaluated, the checkpoint's."""
+    last: int = 0
+    """Step at which training ends."""
+    loss: float | None = None
+    images_per_s: float | None = None
+    """As of the last record; None before the first one."""
+    samples: int = 0
+    samples_wanted: int = 0
+    """Drawn, and to be drawn, for the evaluation under way."""
+    evaluated: dict[str, Any] | None = None
+    """Step, metrics and floor of the last evaluation."""
+    time: float = 0.0
+    """Unix time at which its file was written."""
+
+    def training(self, step: int, last: int, loss: float | None, images_per_s: float | None) -> JobProgress:
+        if loss is None:  # nothing new: one job may train in several stretches
+            loss, images_per_s = self.loss, self.images_per_s
+        return replace(self, phase=TRAINING, step=step, last=last, loss=loss, images_per_s=images_per_s)
+
+    def sampling(self, step: int, done: int, samples: int) -> JobProgress:
+        return replace(self, phase=EVALUATING, step=step, samples=done, samples_wanted=samples)
+
+    @property
+    def evaluating(self) -> bool:
+        return self.phase == EVALUATING
+
+    @property
+    def samples_text(self) -> str:
+        drawn = self.samples < self.samples_wanted
+        return f"{self.samples}/{self.samples_wanted} samples" if drawn else "features and distances"
+
+    @property
+    def text(self) -> str:
+        """What it does, in a few words."""
+        if self.evaluating:
+            return f"evaluating step {self.step}: {self.samples_text}"
+        if self.loss is None or self.images_per_s is None:
+            return self.phase
+        return f"loss {self.loss:.4f}, {self.images_per_s:.0f} images/s"
+
+    @property
+    def evaluated_text(self) -> str:
+        """The last evaluation, "" before the first one."""
+        return metrics_text(**self.evaluated) if self.evaluated else ""
+
+
+def read_progress(path: Path) -> JobProgress | None:
+    """What a job's file says; None without one. A file of an earlier version says the step alone."""
+    try:
+        content = json.loads(path.read_bytes())
+        loss, images_per_s, evaluated = (content.get(key) for key in ("loss", "images_per_s", "evaluated"))
+        return JobProgress(
+            phase=str(content.get("phase", TRAINING)),
+            step=int(content["step"]),
+            last=int(content.get("last", 0)),
+            loss=None if loss is None else float(loss),
+            images_per_s=None if images_per_s is None else float(images_per_s),
+            samples=int(content.get("samples", 0)),
+            samples_wanted=int(content.get("samples_wanted", 0)),
+            evaluated=evaluated if isinstance(evaluated, dict) else None,
+            time=path.stat().st_mtime,
+        )
+    except (OSError, KeyError, TypeError, ValueError, AttributeError):
+        return None
 
 
 def bars(console: Console) -> Progress:
@@ -31,18 +110,11 @@ def bars(console: Console) -> Progress:
     )
 
 
-def speed_text(loss: float | None, images_per_s: float | None) -> str:
-    return f"loss {loss:.4f}, {images_per_s:.0f} images/s" if loss is not None and images_per_s is not None else ""
-
-
-def evaluating_text(step: int, done: int, samples: int) -> str:
-    return f"evaluating step {step}: " + (f"{done}/{samples} samples" if done < samples else "features and distances")
-
-
 def metrics_text(step: int, metrics: dict[str, float], floor: dict[str, float]) -> str:
     """One line: the FID with what real images score beside it, and the held-out loss."""
-    fid = f"FID {metrics['fid']:.2f}" + (f" (real images {floor['fid']:.2f})" if "fid" in floor else "")
-    rest = f", held-out loss {metrics['heldout_loss']:.4f}" if "heldout_loss" in metrics else ""
+    # float: JSON has no NaN, so a file says "NaN".
+    fid = f"FID {float(metrics['fid']):.2f}" + (f" (real images {float(floor['fid']):.2f})" if "fid" in floor else "")
+    rest = f", held-out loss {float(metrics['heldout_loss']):.4f}" if "heldout_loss" in metrics else ""
     return f"step {step}: {fid}{rest}"
 
 
@@ -54,7 +126,7 @@ class TerminalProgress:
         self.console = Console(file=sys.stdout)
         self.bars = bars(self.console)
         self.task = self.bars.add_task("", total=last, name=name, doing="")
-        self.doing = ""
+        self.state = JobProgress()
 
     def __enter__(self) -> TerminalProgress:
         if self.console.is_terminal and not self.quiet:
@@ -67,11 +139,12 @@ class TerminalProgress:
         self.bars.stop()
 
     def training(self, step: int, last: int, loss: float | None, images_per_s: float | None) -> None:
-        self.doing = speed_text(loss, images_per_s) or self.doing or "training"
-        self.bars.update(self.task, completed=step, total=last, doing=self.doing)
+        self.state = self.state.training(step, last, loss, images_per_s)
+        self.bars.update(self.task, completed=step, total=last, doing=self.state.text)
 
     def sampling(self, step: int, done: int, samples: int) -> None:
-        self.bars.update(self.task, completed=step, doing=evaluating_text(step, done, samples))
+        self.state = self.state.sampling(step, done, samples)
+        self.bars.update(self.task, completed=step, doing=self.state.text)
 
     def evaluated(self, step: int, metrics: dict[str, float], floor: dict[str, float]) -> None:
         self._say(f"{self.name}: {metrics_text(step, metrics, floor)}")
@@ -89,23 +162,20 @@ class FileProgress:
 
     def __init__(self, folder: Path, name: str = PROGRESS_FILE) -> None:
         self.path = folder / name
-        self.state: dict[str, Any] = {"doing": "starting", "step": 0}
-        self.speed = "training"
+        self.state = JobProgress()
         self._written_at = 0.0
 
     def training(self, step: int, last: int, loss: float | None, images_per_s: float | None) -> None:
-        self.state |= {"step": step, "last": last}
-        self.speed = speed_text(loss, images_per_s) or self.speed
-        self.state["doing"] = self.speed
+        self.state = self.state.training(step, last, loss, images_per_s)
         self._write(now=step == last)
 
     def sampling(self, step: int, done: int, samples: int) -> None:
-        self.state |= {"step": step, "doing": evaluating_text(step, done, samples)}
+        self.state = self.state.sampling(step, done, samples)
         self._write(now=True)
 
     def evaluated(self, step: int, metrics: dict[str, float], floor: dict[str, float]) -> None:
-        self.state["evaluated"] = metrics_text(step, metrics, floor)
-        print(self.state["evaluated"], flush=True)
+        self.state = replace(self.state, evaluated={"step": step, "metrics": metrics, "floor": floor})
+        print(self.state.evaluated_text, flush=True)
         self._write(now=True)
 
     def note(self, text: str) -> None:
@@ -118,7 +188,7 @@ class FileProgress:
         self._written_at = time.monotonic()
         temporary = self.path.with_name(f".{self.path.name}")
         try:
-            temporary.write_text(json.dumps(self.state))
+            temporary.write_text(json.dumps(plain(asdict(self.state))))
             temporary.replace(self.path)
         except OSError:
             pass

@@ -13,7 +13,7 @@ from fcdm.atomic import locked
 from fcdm.errors import UserError
 from fcdm.jobs.job import EVALUATE
 from fcdm.jobstatus.collect import Asked, Looker, Overview
-from fcdm.jobstatus.rows import FAILED, Row
+from fcdm.jobstatus.rows import FAILED, StatusRow
 from fcdm.runs.lock_files import own_claim
 from fcdm.runs.processes import process_alive
 from fcdm.runs.run_lock import HolderInfo
@@ -25,7 +25,7 @@ class Retried:
     """What --retry-failed did."""
 
     lines: list[str] = field(default_factory=list)
-    local: list[Row] = field(default_factory=list)
+    local: list[StatusRow] = field(default_factory=list)
     """Failed outside of SLURM: their command continues them."""
     problem: str = ""
     """Why something is not submitted."""
@@ -114,7 +114,7 @@ def _parallel(task: Task) -> int | None:
     return found if isinstance(found, int) and found > 0 else None
 
 
-def on_their_way(rows: Sequence[Row]) -> tuple[dict[tuple[str | None, str], str], dict[int, HolderInfo]]:
+def on_their_way(rows: Sequence[StatusRow]) -> tuple[dict[tuple[str | None, str], str], dict[int, HolderInfo]]:
     """What --cancel ends: {(slurm.conf, job id): run}, and the processes of this machine by pid."""
     jobs = {name: row.run for row in rows for name in row.cancel}
     here = own_claim()
@@ -126,7 +126,7 @@ def on_their_way(rows: Sequence[Row]) -> tuple[dict[tuple[str | None, str], str]
     return jobs, {pid: holder for pid, holder in processes.items() if holder is not None}
 
 
-def cancel(looker: Looker, rows: Sequence[Row]) -> list[str]:
+def cancel(looker: Looker, rows: Sequence[StatusRow]) -> list[str]:
     """End them; returns what was done, line by line. Raises UserError where SLURM refuses."""
     jobs, processes = on_their_way(rows)
     lines = []

@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
+from fcdm.formatting import duration_text
 from fcdm.jobs.job import EVALUATE
+from fcdm.jobs.progress import JobProgress
 from fcdm.jobstatus.rows import (
     CANCELLED,
     DAMAGED,
@@ -23,29 +24,28 @@ from fcdm.jobstatus.rows import (
     UNKNOWN,
     WAITING,
     Attempt,
-    Row,
+    StatusRow,
     about,
     process_name,
 )
-from fcdm.jobstatus.run_files import Key, Progress, RunFiles
+from fcdm.jobstatus.run_files import Key, RunFiles
+from fcdm.runs.formats import end_of
 from fcdm.runs.run_lock import HolderInfo
 from fcdm.slurm.reasons import ended, waiting_for
 
 FRESH_S = 120.0
 """A heartbeat (every 10 s) not older than this is one of a living process, where nobody else can say."""
 SILENT_S = 600.0
-EVALUATING_TEXT = re.compile(r"evaluating step (\d+): (?:(\d+)/(\d+) samples)?")
-"""How `fcdm.jobs.progress.evaluating_text` begins."""
 
 
-def rows_of(asked: Sequence[Key], run: RunFiles, attempts: Sequence[Attempt], now: float) -> list[Row]:
+def rows_of(asked: Sequence[Key], run: RunFiles, attempts: Sequence[Attempt], now: float) -> list[StatusRow]:
     """One row for each (budget, protocol) asked of a run. `attempts`: all that was submitted for it, oldest first."""
     return [_row(key, run, attempts, asked, now) for key in asked]
 
 
-def _row(key: Key, run: RunFiles, attempts: Sequence[Attempt], asked: Collection[Key], now: float) -> Row:
+def _row(key: Key, run: RunFiles, attempts: Sequence[Attempt], asked: Collection[Key], now: float) -> StatusRow:
     budget, protocol = key
-    row = Row(run.folder.name, budget, protocol)
+    row = StatusRow(run.folder.name, budget, protocol)
     if key in run.evaluated:
         return replace(row, state=DONE, fid=run.evaluated[key].fid)
     mine = [attempt for attempt in attempts if _covers(attempt, key, asked)]
@@ -86,24 +86,26 @@ def _row(key: Key, run: RunFiles, attempts: Sequence[Attempt], asked: Collection
     return at_rest(row, run, attempts, trainers, evaluators, kept)
 
 
-def _being_evaluated(row: Row, progress: Progress | None, attempt: Attempt, now: float) -> Row:
-    found = EVALUATING_TEXT.match(progress.doing) if progress else None
-    if progress is None or found is None or int(found[1]) != row.budget:
+def _being_evaluated(row: StatusRow, progress: JobProgress | None, attempt: Attempt, now: float) -> StatusRow:
+    if progress is None or not progress.evaluating or progress.step != row.budget:
         return replace(row, state=TRAINED, text=f"job {attempt.job} evaluates it next")
-    samples = (int(found[2]), int(found[3])) if found[2] else None
-    text = progress.doing.removeprefix(f"evaluating step {row.budget}: ")
-    return replace(row, state=EVALUATING, samples=samples, text=text, age=max(0.0, now - progress.time), active=True)
+    return replace(_sampled(row, progress), age=max(0.0, now - progress.time), active=True)
+
+
+def _sampled(row: StatusRow, progress: JobProgress) -> StatusRow:
+    drawn = progress.samples, progress.samples_wanted
+    return replace(row, state=EVALUATING, samples=drawn if drawn[0] < drawn[1] else None, text=progress.samples_text)
 
 
 def _at_work(
-    row: Row,
+    row: StatusRow,
     run: RunFiles,
     key: Key,
     asked: Collection[Key],
     attempt: Attempt | None,
     evaluators: Sequence[Attempt],
     now: float,
-) -> Row:
+) -> StatusRow:
     """A process trains the run, by a SLURM job of ours (`attempt`) or not."""
     row = replace(row, active=True)
     inline = attempt is None or attempt.task.work == "all"
@@ -111,11 +113,9 @@ def _at_work(
     begun = claim is not None and (attempt is None or claim.job in (attempt.job, None))
     # What an earlier start of the job said of itself is no news.
     progress = run.training if claim and begun and run.training and run.training.time >= claim.claimed - 1 else None
-    evaluation = EVALUATING_TEXT.match(progress.doing) if progress else None
-    if evaluation and int(evaluation[1]) == row.budget and inline:
-        samples = (int(evaluation[2]), int(evaluation[3])) if evaluation[2] else None
-        text = progress.doing.removeprefix(f"evaluating step {row.budget}: ") if progress else ""
-        return replace(row, state=EVALUATING, samples=samples, text=text)
+    evaluating = progress is not None and progress.evaluating
+    if progress and evaluating and progress.step == row.budget and inline:
+        return _sampled(row, progress)
     if row.budget in run.checkpoints:
         evaluator = next((one for one in reversed(evaluators) if one.active), None)
         if evaluator:
@@ -123,7 +123,7 @@ def _at_work(
         return replace(row, state=TRAINED, text="evaluated next" if inline else "not evaluated yet")
     if not begun:
         return replace(row, state=RUNNING, text=_suspended(attempt) or "starting")
-    step = progress.step if progress and not evaluation else row.step or 0
+    step = progress.step if progress and not evaluating else row.step or 0
     speed, size = run.tail.images_per_s, run.batch_size
     eta = None
     if speed and size:
@@ -136,9 +136,9 @@ def _at_work(
     silent = now - max(sign for sign in signs if sign is not None) if any(signs) else 0.0
     text = _suspended(attempt)
     if not text and silent > SILENT_S:
-        text = f"no sign of life for {silent / 60:.0f} min"
-    elif not text and evaluation and progress:
-        text = progress.doing
+        text = f"no sign of life for {duration_text(silent)}"
+    elif not text and evaluating and progress:
+        text = progress.text
     return replace(row, state=RUNNING, step=step, images_per_s=speed, eta=eta, text=text)
 
 
@@ -184,16 +184,16 @@ def _suspended(attempt: Attempt | None) -> str:
 
 
 def at_rest(
-    row: Row,
+    row: StatusRow,
     run: RunFiles,
     attempts: Sequence[Attempt],
     trainers: Sequence[Attempt],
     evaluators: Sequence[Attempt],
     kept: bool,
-) -> Row:
+) -> StatusRow:
     """The row of a budget that nothing works on and nothing waits for: why?
 
-    `attempts`: everything submitted for the run; of them `trainers` and `evaluates` cover this budget. `kept`: its
+    `attempts`: everything submitted for the run; of them `trainers` and `evaluators` cover this budget. `kept`: its
     checkpoint is there.
     """
     row = replace(row, active=False)
@@ -202,21 +202,19 @@ def at_rest(
     submitted = max((one.notes.submitted for one in (last, evaluator) if one), default=0.0)
     ours = {job for one in attempts for job in one.task.ids}
     if run.claim is not None and run.claim.job not in ours and run.claim.claimed > submitted:
-        found = _ended_outside(row, run)
-        if found:
-            return found
-    elif (
-        last is None and evaluator is None and run.local and run.local.error
-    ):  # it failed before it could claim the run
+        over = _ended_outside(row, run)
+        if over:
+            return over
+    elif last is None and evaluator is None and run.local and run.local.error:
+        # It failed before it could claim the run.
         return _failed_outside(row, run, str(run.local.error.get("error")))
     if last and not (kept and last.task.work == "train"):
-        found = _ended(about(row, last), last)
-        if found.state == FAILED:
-            found = replace(found, retry=(last.task, *([evaluators[-1].task] if evaluators else [])))
-        return found
+        over = _ended(about(row, last), last)
+        again = (last.task, *(one.task for one in evaluators[-1:]))
+        return replace(over, retry=again) if over.state == FAILED else over
     if evaluator and kept:
-        found = _ended(about(row, evaluator), evaluator)
-        return replace(found, retry=(evaluator.task,)) if found.state == FAILED else found
+        over = _ended(about(row, evaluator), evaluator)
+        return replace(over, retry=(evaluator.task,)) if over.state == FAILED else over
     if kept:
         return replace(row, state=TRAINED, text="not evaluated")
     if run.tail.step >= row.budget:
@@ -226,13 +224,13 @@ def at_rest(
     return replace(row, text="its launch was cut off before SLURM had it" if cut else "")
 
 
-def _ended(row: Row, attempt: Attempt) -> Row:
+def _ended(row: StatusRow, attempt: Attempt) -> StatusRow:
     """How a job of ours ended that is not on its way any more."""
     error, stopped = _of_last_start(attempt.notes.error, attempt), _of_last_start(attempt.notes.stopped, attempt)
     info = attempt.info
     row = replace(row, log=attempt.log)
     if info is not None and info.state == "CANCELLED":
-        return replace(row, state=CANCELLED, text=info.reason)
+        return replace(row, state=CANCELLED, text=f"by {info.cancelled_by}" if info.cancelled_by else "")
     if info is None or info.active or info.state in ("FAILED", "COMPLETED"):
         if error:
             return replace(row, state=FAILED, error=error, text=error)
@@ -247,34 +245,31 @@ def _ended(row: Row, attempt: Attempt) -> Row:
         return replace(row, state=CANCELLED, text="left the queue before it started")
     text = ended(info, attempt.last_line)
     if info is not None and info.state == "COMPLETED":
-        text = f"ended without an error, but step {row.budget} is not {'trained' if _trains(attempt) else 'evaluated'}"
+        wanted = "trained" if attempt.task.work == "train" else "evaluated"
+        text = f"ended without an error, but step {row.budget} is not {wanted}"
     return replace(row, state=FAILED, error=text, text=text)
 
 
-def _ended_outside(row: Row, run: RunFiles) -> Row | None:
+def _ended_outside(row: StatusRow, run: RunFiles) -> StatusRow | None:
     """How a process ended that no job of ours started; None: it did what it was asked, or nobody knows."""
     holder = run.holder
     if holder is not None and holder.alive is None:
         return replace(row, state=UNKNOWN, local=holder, job=process_name(holder), text=f"held by {holder}")
     if holder is not None:
         return _failed_outside(row, run, f"killed: {process_name(holder)} ended without a word")
-    notes, segment = run.local, run.tail.segment
-    claimed = run.claim.claimed if run.claim else 0.0
-    for kind in ("error", "stopped"):
-        note = (notes.error if kind == "error" else notes.stopped) if notes else None
-        if note and float(note.get("time", 0)) >= claimed:
-            if kind == "error":
-                return _failed_outside(row, run, str(note.get("error")))
-            return replace(row, state=STOPPED, text=f"by {note.get('signal')}")
-    if segment.get("segment") != "end" or segment.get("completed") or float(segment["time"]) < claimed:
-        return None
-    error = str(segment.get("error") or "")
-    if error.startswith(("Stopped", "KeyboardInterrupt")):
-        return replace(row, state=STOPPED, text=error.partition(": ")[2].removeprefix("stopped "))
-    return _failed_outside(row, run, error) if error else None
+    notes = [note for note in (run.local.error, run.local.stopped) if note] if run.local else []
+    ends = [(note, note.get("signal"), note.get("error")) for note in notes]
+    for what, stopped, error in [*ends, (run.tail.segment, *end_of(run.tail.segment))]:
+        if float(what.get("time", 0)) < (run.claim.claimed if run.claim else 0.0):
+            continue  # of an earlier process
+        if error:
+            return _failed_outside(row, run, str(error))
+        if stopped:
+            return replace(row, state=STOPPED, text=f"by {stopped}")
+    return None
 
 
-def _failed_outside(row: Row, run: RunFiles, error: str) -> Row:
+def _failed_outside(row: StatusRow, run: RunFiles, error: str) -> StatusRow:
     return replace(row, state=FAILED, error=error, text=error, log=run.log)
 
 
@@ -283,7 +278,3 @@ def _of_last_start(note: object, attempt: Attempt) -> str:
     if not isinstance(note, dict) or note.get("job") not in (None, attempt.job):
         return ""
     return str(note.get("error") or note.get("signal") or "")
-
-
-def _trains(attempt: Attempt) -> bool:
-    return attempt.task.work == "train"

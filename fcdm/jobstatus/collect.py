@@ -15,17 +15,15 @@ from typing import TypeVar
 
 from fcdm.errors import UserError
 from fcdm.jobstatus.classify import rows_of
-from fcdm.jobstatus.rows import Attempt, Row
+from fcdm.jobstatus.rows import Attempt, StatusRow
 from fcdm.jobstatus.run_files import FileReader, JobNotes, Key, RunFiles, last_line
 from fcdm.runs.processes import ask_slurm
 from fcdm.runs.reader import Study, list_studies, read_study, run_folders
 from fcdm.slurm.client import JobInfo, Scheduler, Schedulers, Slurm
 from fcdm.slurm.ledger import Task, list_tasks, ours
-from fcdm.slurm.reasons import user_name
 
 Name = tuple[str | None, str]
 """(slurm.conf, job id)."""
-_NOT_STARTED = ("PENDING", "CONFIGURING", "REQUEUED")
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
@@ -42,7 +40,7 @@ class Asked:
 class Overview:
     """One look at everything."""
 
-    rows: list[Row]
+    rows: list[StatusRow]
     asked: Asked
     problems: Mapping[str | None, str] = field(default_factory=dict)
     """slurm.conf -> why that SLURM could not be asked."""
@@ -117,7 +115,7 @@ class Looker:
             known = by_job.get(job)
             if known is None:  # a job of the user's own, on a machine where we submitted nothing
                 return None if of_run else self._asked_slurm(job)
-            return any(info.active and info.state not in _NOT_STARTED for info in known)
+            return any(info.runs for info in known)
 
         def read(name: str) -> RunFiles:
             files = [task.job_file for task in of_run.get(name, [])]
@@ -133,7 +131,7 @@ class Looker:
             ]
             for name, tasks in of_run.items()
         }
-        rows: list[Row] = []
+        rows: list[StatusRow] = []
         for name, keys in asked.runs.items():
             rows += rows_of(keys, runs[name], attempts.get(name, []), moment)
         return Overview(rows, asked, problems, attempts)
@@ -171,14 +169,14 @@ class Looker:
         self, tasks: Iterable[Task], queue: Mapping[Name, JobInfo], problems: dict[str | None, str]
     ) -> dict[Name, JobInfo]:
         """What accounting says of the jobs that are over, and of the earlier starts of those that are not."""
-        found: dict[Name, JobInfo] = {}
+        history: dict[Name, JobInfo] = {}
         wanted: dict[str | None, list[str]] = {}
         for task in tasks:
             for job in task.ids[-1:] if task.conf not in problems else ():
                 info = ours(queue.get((task.conf, job)), task)
                 known = self._ended.get((task.conf, job))
                 if known and (info is None or info.state == known.state):
-                    found[task.conf, job] = known
+                    history[task.conf, job] = known
                 elif info is None or not info.active or info.restarts:
                     wanted.setdefault(task.conf, []).append(job)
         for conf, ids in wanted.items():
@@ -188,10 +186,10 @@ class Looker:
                 problems[conf] = str(error)
                 continue
             for job, info in answer.items():
-                found[conf, job] = info
+                history[conf, job] = info
                 if not info.active:
                     self._ended[conf, job] = info
-        return found
+        return history
 
 
 def _attempt(
@@ -207,7 +205,7 @@ def _attempt(
     active = tuple(job for job, info in in_queue.items() if info.active)
     job = task.ids[-1] if task.ids else None
     if active:
-        job = max(active, key=lambda name: in_queue[name].state not in _NOT_STARTED)
+        job = max(active, key=lambda name: in_queue[name].runs)
     if job is None:
         return Attempt(task, notes, asked=asked)
     info = in_queue.get(job)
@@ -215,12 +213,7 @@ def _attempt(
     if info is None:
         info = past
     elif past is not None:
-        info = replace(info, preempted=past.preempted)
-        if info.state == "CANCELLED":
-            info = replace(info, reason=past.reason)
-    if info is not None and info.state == "CANCELLED":
-        by = info.reason.removeprefix("by ") if info.reason.startswith("by ") else ""
-        info = replace(info, reason=f"by {user_name(by)}" if by else "")
+        info = replace(info, preempted=past.preempted, cancelled_by=past.cancelled_by)
     own = task.launch / f"{job}.log"
     logs = [path for path in (task.log, own) if _size(path)]
     log = task.log if active and task.log in logs else max(logs, key=lambda path: path.stat().st_mtime, default=None)

@@ -19,8 +19,6 @@ STATES = (
 )
 """In the order in which they are counted."""
 
-_RUNS = frozenset({"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING"})
-
 
 @dataclass(frozen=True)
 class Attempt:
@@ -46,7 +44,7 @@ class Attempt:
 
     @property
     def runs(self) -> bool:
-        return self.queued and self.info is not None and self.info.state in _RUNS
+        return self.queued and self.info is not None and self.info.runs
 
     @property
     def waits(self) -> bool:
@@ -66,7 +64,7 @@ class Attempt:
 
 
 @dataclass(frozen=True)
-class Row:
+class StatusRow:
     """One budget of one run under one protocol. Times in seconds."""
 
     run: str
@@ -105,7 +103,7 @@ class Row:
         return (self.run, self.budget, self.protocol)
 
 
-def counts(rows: Iterable[Row]) -> dict[str, int]:
+def counts(rows: Iterable[StatusRow]) -> dict[str, int]:
     """State -> how many rows, in the order of STATES, without zeros."""
     states = [row.state for row in rows]
     return {state: states.count(state) for state in STATES if state in states}
@@ -118,7 +116,7 @@ def process_name(holder: HolderInfo) -> str:
     return holder.claim.job or f"pid {holder.claim.pid} on {holder.claim.host}"
 
 
-def about(row: Row, attempt: Attempt) -> Row:
+def about(row: StatusRow, attempt: Attempt) -> StatusRow:
     """The row with what is known of the job that works, or will work, or worked on it."""
     return replace(
         row,

@@ -16,6 +16,7 @@ from typing import Any
 
 from fcdm.config.schema import Config, DataConfig, EvaluationConfig, ModelConfig
 from fcdm.errors import UserError
+from fcdm.jobs.progress import EVALUATION_PROGRESS_FILE, PROGRESS_FILE, JobProgress, read_progress
 from fcdm.runs.formats import read_evaluation
 from fcdm.runs.lock_files import Claim, claim_path, highest, read_claim
 from fcdm.runs.protocol import protocol_id, protocol_of
@@ -48,15 +49,6 @@ class Tail:
 
 
 @dataclass(frozen=True)
-class Progress:
-    """What a process last said of itself (`fcdm.jobs.progress.FileProgress`)."""
-
-    time: float
-    step: int
-    doing: str
-
-
-@dataclass(frozen=True)
 class JobNotes:
     """What stands beside a job file."""
 
@@ -81,8 +73,8 @@ class RunFiles:
     """Evaluations that cannot be read."""
     checkpoints: frozenset[int] = frozenset()
     tail: Tail = Tail()
-    training: Progress | None = None
-    evaluation: Progress | None = None
+    training: JobProgress | None = None
+    evaluation: JobProgress | None = None
     """Of a job that only evaluates."""
     holder: HolderInfo | None = None
     """Who holds the run, dead or alive."""
@@ -150,8 +142,8 @@ class FileReader:
                 int(name[5:]) for name in _names(folder / "checkpoints") if re.fullmatch(r"step-\d+", name)
             ),
             tail=read_tail(folder / "records.jsonl"),
-            training=_progress(folder / "progress.json"),
-            evaluation=_progress(folder / "progress-judge.json"),
+            training=read_progress(folder / PROGRESS_FILE),
+            evaluation=read_progress(folder / EVALUATION_PROGRESS_FILE),
             holder=holder,
             claim=claim,
             log=str(folder / "log.txt") if (folder / "log.txt").exists() else None,
@@ -255,14 +247,6 @@ def _protocol(part: dict[str, Any]) -> str | None:
         )
         return protocol_id(protocol_of(config))
     except (KeyError, TypeError, ValueError, UserError, OSError):
-        return None
-
-
-def _progress(path: Path) -> Progress | None:
-    content = _json(path)
-    try:
-        return Progress(path.stat().st_mtime, int(content["step"]), str(content["doing"]))
-    except (OSError, KeyError, TypeError, ValueError):
         return None
 
 

@@ -1,10 +1,14 @@
-"""The table of `fcdm.status` in a terminal, once or again and again until nothing waits or runs."""
+"""The rows of `fcdm.status` as texts and as a table, once or again and again until nothing waits or runs."""
 
 from __future__ import annotations
 
+import json
+import os
+import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -12,9 +16,23 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from fcdm.formatting import duration_text, plural
 from fcdm.jobstatus.collect import Looker, Overview, what_is_asked
-from fcdm.jobstatus.rows import DONE, EVALUATING, FAILED, RUNNING, STATES, TRAINED, WAITING, Row
-from fcdm.jobstatus.words import cells, plain_lines, plural, problem_lines, several_protocols, summary
+from fcdm.jobstatus.rows import (
+    CANCELLED,
+    DONE,
+    EVALUATING,
+    FAILED,
+    NOT_SUBMITTED,
+    RUNNING,
+    STATES,
+    STOPPED,
+    TRAINED,
+    UNKNOWN,
+    WAITING,
+    StatusRow,
+    counts,
+)
 from fcdm.slurm.client import Scheduler
 
 EVERY_S = 5.0
@@ -23,6 +41,138 @@ SAY_EVERY_S = 60.0
 COLOURS = {DONE: "green", RUNNING: "cyan", EVALUATING: "cyan", TRAINED: "blue", WAITING: "yellow", FAILED: "red"}
 _INTEREST = (FAILED, RUNNING, EVALUATING, WAITING)
 """What comes first where not all fits on the screen."""
+
+
+def what(row: StatusRow) -> str:
+    """Everything about a row besides its run, budget and state, in one line."""
+    if row.state == DONE:
+        return "" if row.fid is None else f"FID {row.fid:.2f}"
+    parts = [row.text] if row.text else []
+    if row.state == RUNNING:
+        parts.append(f"step {row.step or 0}/{row.budget}")
+        parts += [f"{row.images_per_s:.0f} images/s"] if row.images_per_s and row.eta is not None else []
+        parts += [f"ETA {duration_text(row.eta)}"] if row.eta is not None else []
+        parts += [f"last record {duration_text(row.age)} ago"] if row.age is not None else []
+    elif row.state in (WAITING, CANCELLED, STOPPED, NOT_SUBMITTED, UNKNOWN) and row.step and row.step < row.budget:
+        parts.append(f"at step {row.step}/{row.budget}")
+    parts += [f"preempted {plural(row.preempted, 'time')}"] if row.preempted else []
+    parts += [f"requeued {plural(row.requeued, 'time')}"] if row.requeued else []
+    parts += [f"log: {_short(row.log)}"] if row.state == FAILED and row.log else []
+    return ", ".join(parts)
+
+
+def plain_lines(rows: Sequence[StatusRow]) -> list[str]:
+    """The table for a pipe or a file: aligned columns, nothing cut."""
+    protocols = several_protocols(rows)
+    lines = [cells(row, protocols) for row in rows]
+    widths = [max(len(line[at]) for line in lines) for at in range(len(lines[0]) - 1)] if lines else []
+    return ["  ".join([*(f"{text:{w}}" for text, w in zip(line, widths, strict=False)), line[-1]]) for line in lines]
+
+
+def summary(rows: Sequence[StatusRow]) -> str:
+    """`12 done, 3 running, 1 failed`."""
+    return ", ".join(f"{count} {state}" for state, count in counts(rows).items()) or "nothing is asked for"
+
+
+def begun_from(overview: Overview, runs_dir: str) -> list[str]:
+    """One line for each run that started from other weights (`init_from`)."""
+    lines = []
+    for run in dict.fromkeys(row.run for row in overview.rows):
+        try:
+            begun = json.loads((Path(runs_dir) / run / "run.json").read_text())["init_from"]
+            lines.append(f"{run} started from {begun['name']} ({begun['weights']} weights)")
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # drawn weights, or nothing there yet
+    return lines
+
+
+def next_steps(overview: Overview, study: str | None, runs_dir: str = "runs") -> list[str]:
+    """What a person may want to type now."""
+    rows = overview.rows
+    words = [*([study] if study else []), *(["--runs", runs_dir] if runs_dir != "runs" else [])]
+    status = f"python -m fcdm.status {shlex.join(words)}".rstrip()
+    lines = problem_lines(overview)
+    if any(row.active for row in rows):
+        lines.append(f"follow: {status} --watch    end: {status} --cancel")
+    if any(row.state == FAILED and row.retry for row in rows):
+        lines.append(f"submit what failed again: {status} --retry-failed")
+    left = [row for row in rows if row.state in (CANCELLED, STOPPED, NOT_SUBMITTED, TRAINED) and not row.active]
+    left += [row for row in rows if row.state == FAILED and not row.retry]
+    lines += [f"go on with the rest: {command}" for command in commands(overview, left)]
+    if study and rows and all(row.state == DONE for row in rows):
+        there = f" --runs {shlex.quote(runs_dir)}" if runs_dir != "runs" else ""
+        lines.append(f"draw it: python -m analysis.plots{there} --study {shlex.quote(study)}")
+    return lines
+
+
+def commands(overview: Overview, rows: Sequence[StatusRow]) -> list[str]:
+    """The commands of the studies that asked for these rows: they go on with them."""
+    runs = {row.run for row in rows}
+    return [
+        shlex.join(study.command)
+        for study in overview.asked.studies
+        if study.command and any(request.run in runs for request in study.requests)
+    ]
+
+
+def as_json(row: StatusRow) -> dict[str, Any]:
+    """A row for programs; seconds and steps."""
+    names = "run budget protocol state text active job step images_per_s fid error log"
+    return {
+        **{name: getattr(row, name) for name in names.split()},
+        "eta_s": row.eta,
+        "record_age_s": row.age,
+        "samples": list(row.samples) if row.samples else None,
+        "requeued": row.requeued,
+        "preempted": row.preempted,
+    }
+
+
+def cells(row: StatusRow, protocols: bool) -> list[str]:
+    return [row.run, str(row.budget), *([row.protocol] if protocols else []), row.state, row.job or "-", what(row)]
+
+
+def several_protocols(rows: Sequence[StatusRow]) -> bool:
+    seen: dict[str, str] = {}
+    return any(seen.setdefault(row.run, row.protocol) != row.protocol for row in rows)
+
+
+def problem_lines(overview: Overview) -> list[str]:
+    return [f"only what the files say: {overview.problem}"] if overview.problem else []
+
+
+def _short(path: str) -> str:
+    """Relative to where one is, if that is shorter."""
+    relative = os.path.relpath(path)
+    return relative if len(relative) < len(path) and Path(relative).exists() else path
+
+
+def table(rows: Sequence[StatusRow]) -> Table:
+    """The table for a terminal."""
+    protocols = several_protocols(rows)
+    shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for title in ("run", "budget", *(["protocol"] if protocols else []), "state", "job", ""):
+        shown.add_column(
+            title, header_style="bold", justify="right" if title == "budget" else "left", overflow="fold", no_wrap=False
+        )
+    for row in rows:
+        texts = [escape(text) for text in cells(row, protocols)]
+        at = len(texts) - 3
+        texts[at] = f"[{COLOURS[row.state]}]{texts[at]}[/]" if row.state in COLOURS else texts[at]
+        shown.add_row(*texts)
+    return shown
+
+
+def screen(overview: Overview, height: int) -> Group:
+    """What fits on so many lines: the summary, then what needs a look first, if that is not everything."""
+    top = [Text(line) for line in [summary(overview.rows), *problem_lines(overview), ""]]
+    rows, end = overview.rows, []
+    room = max(1, height - len(top) - 3)
+    if len(rows) > room:
+        rank = {state: at for at, state in enumerate((*_INTEREST, *(s for s in STATES if s not in _INTEREST)))}
+        rows = sorted(rows, key=lambda row: rank[row.state])[:room]
+        end = [Text(f"... and {plural(len(overview.rows) - room, 'more row')}")]
+    return Group(*top, table(rows), *end)
 
 
 def watch(
@@ -99,35 +249,7 @@ def _tell(
         time.sleep(every)
 
 
-def _news(row: Row) -> tuple[object, ...]:
+def _news(row: StatusRow) -> tuple[object, ...]:
     """What of a row is worth a line when it changes: not every step."""
     text = row.text if row.state not in (RUNNING, EVALUATING) else ""
     return (row.state, text, row.job, row.requeued, row.preempted, row.error if row.state == FAILED else None)
-
-
-def table(rows: Sequence[Row]) -> Table:
-    """The table for a terminal."""
-    protocols = several_protocols(rows)
-    found = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for title in ("run", "budget", *(["protocol"] if protocols else []), "state", "job", ""):
-        found.add_column(
-            title, header_style="bold", justify="right" if title == "budget" else "left", overflow="fold", no_wrap=False
-        )
-    for row in rows:
-        texts = [escape(text) for text in cells(row, protocols)]
-        at = len(texts) - 3
-        texts[at] = f"[{COLOURS[row.state]}]{texts[at]}[/]" if row.state in COLOURS else texts[at]
-        found.add_row(*texts)
-    return found
-
-
-def screen(overview: Overview, height: int) -> Group:
-    """What fits on so many lines: the summary, then what needs a look first, if that is not everything."""
-    top = [Text(line) for line in [summary(overview.rows), *problem_lines(overview), ""]]
-    rows, end = overview.rows, []
-    room = max(1, height - len(top) - 3)
-    if len(rows) > room:
-        rank = {state: at for at, state in enumerate((*_INTEREST, *(s for s in STATES if s not in _INTEREST)))}
-        rows = sorted(rows, key=lambda row: rank[row.state])[:room]
-        end = [Text(f"... and {plural(len(overview.rows) - room, 'more row')}")]
-    return Group(*top, table(rows), *end)

@@ -19,7 +19,7 @@ from fcdm.plan.gpus import DEFAULT_GPU, DEFAULT_MFU, Device, device_named, known
 from fcdm.runs.run_cost import run_cost
 from fcdm.runs.throughput import Speed, Speeds, alike
 from fcdm.slurm.options import SlurmOptions
-from fcdm.slurm.sbatch_script import Request
+from fcdm.slurm.sbatch_script import Resources, signal_delay
 
 KINDS = ("training", "sampling", "decoding", "metrics")
 EVALUATION = KINDS[1:]
@@ -33,8 +33,9 @@ class Pace:
     """How many FLOP/s one process makes at one precision, and how that is known."""
 
     flops_per_s: float
-    measured: bool
     text: str
+    assumed: bool = False
+    """Nobody has measured anything that it follows from."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +50,9 @@ class Cost:
 
     def hours(self, kinds: Iterable[str] = KINDS) -> float | None:
         """GPU-hours (on CPUs: hours of processes) of these kinds; None where one of them is not known."""
-        found = [self.seconds[kind] for kind in kinds]
-        known = [value for value in found if value is not None]
-        return sum(known) / 3600 if len(known) == len(found) else None
+        seconds = [self.seconds[kind] for kind in kinds]
+        known = [value for value in seconds if value is not None]
+        return sum(known) / 3600 if len(known) == len(seconds) else None
 
 
 @dataclass(frozen=True)
@@ -83,33 +84,33 @@ class Paces:
 
     def speed(self, config: Config, processes: int, on_gpu: bool) -> Speed | None:
         """The measured speed that tells most of this run: on the same kind of device, best with as many processes."""
-        found = [speed for speed in self.speeds.measured(config) if (speed.device != "cpu") == on_gpu]
+        speeds = [speed for speed in self.speeds.measured(config) if (speed.device != "cpu") == on_gpu]
         if self.named is not None and on_gpu:
-            found = [speed for speed in found if known_device(speed.device) == self.named]
-        return next((speed for speed in found if speed.world_size == processes), found[0] if found else None)
+            speeds = [speed for speed in speeds if known_device(speed.device) == self.named]
+        return next((speed for speed in speeds if speed.world_size == processes), speeds[0] if speeds else None)
 
-    def of(self, config: Config, precision: str, processes: int, gpus: int) -> Pace | None:
+    def of(self, config: Config, precision: str, where: Resources) -> Pace | None:
         """The pace of `precision` work of this run's model; None: on CPUs, where nothing was measured."""
-        key = (alike(config), precision, processes, gpus)
+        key = (alike(config), precision, where.processes, where.gpus)
         if key not in self._known:
-            self._known[key] = self._find(config, precision, processes, gpus)
+            self._known[key] = self._find(config, precision, where.processes, where.gpus)
         return self._known[key]
 
     def _find(self, config: Config, precision: str, processes: int, gpus: int) -> Pace | None:
         speed = self.speed(config, processes, on_gpu=gpus > 0)
         measured = speed.per_process * run_cost(config).train_flops_per_image if speed else 0.0
         if speed and precision == config.precision:
-            return Pace(measured, True, measured_text(config, speed, measured))
+            return Pace(measured, measured_text(config, speed, measured))
         if not gpus or not self.guess:
             return None
         device = known_device(speed.device) if speed else None
         if device is not None:
             mfu = measured / device.flops_per_s(config.precision)
             text = f"MFU {mfu:.2f} of the {device.name}'s peak in {precision}, as measured in {config.precision}"
-            return Pace(mfu * device.flops_per_s(precision), False, text)
+            return Pace(mfu * device.flops_per_s(precision), text)
         peak = self.device.flops_per_s(precision)
         text = f"assumed MFU {self.mfu:g} of the {self.device.name}'s {peak / 1e12:g} TFLOP/s in {precision}"
-        return Pace(self.mfu * peak, False, text)
+        return Pace(self.mfu * peak, text, assumed=True)
 
 
 def measured_text(config: Config, speed: Speed, flops_per_s: float) -> str:
@@ -125,14 +126,6 @@ def measured_text(config: Config, speed: Speed, flops_per_s: float) -> str:
 
 ADAPTIVE_CALLS = 36
 """Of `dopri5`, which takes the steps that it needs: 28 to 36 on mixtures of Gaussians at its default tolerances."""
-
-
-def processes_of(request: Request) -> int:
-    return request.nodes * request.tasks_per_node
-
-
-def training_flops(config: Config, steps: int) -> int:
-    return run_cost(config).train_flops(config.batch_size, steps)
 
 
 def evaluation_flops(config: Config) -> dict[str, int]:
@@ -162,34 +155,24 @@ def job_cost(
     steps: int,
     evaluations: Iterable[tuple[Config, int]],
     paces: Paces,
-    request: Request,
-    evaluation: Request,
+    request: Resources,
+    evaluation: Resources,
 ) -> Cost:
     """The cost of `steps` of training on `request` and of `evaluations` on `evaluation` (the same where inline)."""
+    training = run_cost(config).train_flops(config.batch_size, steps)
+    work = [("training", training, config, config.precision, request)]
+    for part, _ in evaluations:
+        amounts = evaluation_flops(part).items()
+        work += [(kind, amount, part, evaluation_precision(part, kind), evaluation) for kind, amount in amounts]
     flops: dict[str, float] = dict.fromkeys(KINDS, 0.0)
     seconds: dict[str, float | None] = dict.fromkeys(KINDS, 0.0)
-    _add(flops, seconds, "training", training_flops(config, steps), config, config.precision, paces, request)
-    for part, _ in evaluations:
-        for kind, amount in evaluation_flops(part).items():
-            _add(flops, seconds, kind, amount, part, evaluation_precision(part, kind), paces, evaluation)
+    for kind, amount, part, precision, where in work:
+        flops[kind] += amount
+        so_far = seconds[kind]
+        if amount and so_far is not None:
+            pace = paces.of(part, precision, where)
+            seconds[kind] = so_far + amount / pace.flops_per_s if pace else None
     return Cost(flops, seconds)
-
-
-def _add(
-    flops: dict[str, float],
-    seconds: dict[str, float | None],
-    kind: str,
-    amount: float,
-    config: Config,
-    precision: str,
-    paces: Paces,
-    request: Request,
-) -> None:
-    flops[kind] += amount
-    so_far = seconds[kind]
-    if amount and so_far is not None:
-        pace = paces.of(config, precision, processes_of(request), request.nodes * request.gpus_per_node)
-        seconds[kind] = so_far + amount / pace.flops_per_s if pace else None
 
 
 def memory(config: Config, processes: int) -> Memory:
@@ -200,18 +183,13 @@ def memory(config: Config, processes: int) -> Memory:
     return Memory(fixed, per_image, min(config.micro_batch or share, share))
 
 
-def useful_seconds(request: Request, options: SlurmOptions) -> float:
+def useful_seconds(request: Resources, options: SlurmOptions) -> float:
     """Seconds of work in one start: without start-up, and until SLURM signals that the end is near."""
     limit = request.minutes * 60
     return limit - START_UP_S - signal_delay(request, options)
 
 
-def signal_delay(request: Request, options: SlurmOptions) -> float:
-    """As in `fcdm.slurm.sbatch_script`."""
-    return float(options.signal_delay_s or min(120, request.minutes * 60 // 4))
-
-
-def starts(seconds: float | None, request: Request, options: SlurmOptions) -> int | None:
+def starts(seconds: float | None, request: Resources, options: SlurmOptions) -> int | None:
     """How often a job must be started for so many seconds of work; None: not known, or it never gets anywhere."""
     useful = useful_seconds(request, options)
     return None if seconds is None or useful <= 0 else max(1, math.ceil(seconds / useful))

@@ -63,10 +63,10 @@ checkpointing (arXiv 2603.09408); DiT-XL/2 0.07 (5.7 steps/s on a TPU v3-256 pod
 
 def device_named(name: str) -> Device:
     """The device that a user or torch names: `h100`, `NVIDIA A100-SXM4-40GB`. Raises UserError for an unknown one."""
-    found = known_device(name)
-    if found is None:
+    device = known_device(name)
+    if device is None:
         raise UserError(f"hydra.launcher.gpu={name} is not known: {near(name, tuple(DEVICES))}")
-    return found
+    return device
 
 
 def known_device(name: str) -> Device | None:

@@ -11,15 +11,7 @@ from fcdm.formatting import bytes_text
 from fcdm.jobs.ema_requests import snapshot_bytes
 from fcdm.jobs.job import Job
 from fcdm.jobs.make_jobs import NOT_HERE, data_is_here
-from fcdm.plan.estimate import (
-    KINDS,
-    Paces,
-    evaluation_precision,
-    job_cost,
-    memory,
-    processes_of,
-    starts,
-)
+from fcdm.plan.estimate import KINDS, Paces, evaluation_precision, job_cost, memory, starts
 from fcdm.plan.model import Plan, PlannedRun
 from fcdm.plan.remaining import SKIPPED, Standing, Standings, evaluations_of
 from fcdm.plan.shared_runs import sharing
@@ -27,7 +19,7 @@ from fcdm.plan.warnings import warnings_before_submission
 from fcdm.runs.identity import NOT_IDENTITY, flatten, readable_name, science
 from fcdm.runs.throughput import Speeds
 from fcdm.slurm.options import SlurmOptions
-from fcdm.slurm.sbatch_script import Request, request_of
+from fcdm.slurm.sbatch_script import Resources, request_of
 
 
 def make_plan(jobs: list[Job], options: SlurmOptions) -> Plan:
@@ -39,7 +31,7 @@ def make_plan(jobs: list[Job], options: SlurmOptions) -> Plan:
     runs = [_planned(job, standings.of(job), differs[job.id], paces, options) for job in jobs]
     open_jobs = [run.job for run in runs if run.standing.state not in SKIPPED]
     plan = Plan(runs, paces.device.name, paces.mfu, sharing(jobs, paces, options))
-    plan.paces = _pace_texts(runs, paces)
+    plan.paces, plan.assumed = _pace_texts(runs, paces)
     if standings.note:
         plan.notes.append(standings.note)
     absent = sorted({job.config.data.name for job in jobs if not data_is_here(job.config)})
@@ -108,7 +100,7 @@ def _planned(job: Job, standing: Standing, differs: str, paces: Paces, options: 
         differs=differs,
         request=request,
         evaluation=evaluation if apart else None,
-        memory_bytes=memory(config, processes_of(request)).total,
+        memory_bytes=memory(config, request.processes).total,
         left=left,
         whole=whole,
         separate=job_cost(config, sum(job.budgets), asked, paces, request, evaluation),
@@ -119,18 +111,19 @@ def _planned(job: Job, standing: Standing, differs: str, paces: Paces, options: 
     )
 
 
-def _over(hours: float | None, request: Request) -> float | None:
-    return None if hours is None else hours / processes_of(request)
+def _over(hours: float | None, request: Resources) -> float | None:
+    return None if hours is None else hours / request.processes
 
 
-def _starts(wall_hours: float | None, request: Request, options: SlurmOptions) -> int | None:
+def _starts(wall_hours: float | None, request: Resources, options: SlurmOptions) -> int | None:
     if wall_hours == 0:
         return 0
     return starts(None if wall_hours is None else 3600 * wall_hours, request, options)
 
 
-def _pace_texts(runs: Iterable[PlannedRun], paces: Paces) -> list[str]:
-    """How the hours of what is left were come by."""
+def _pace_texts(runs: Iterable[PlannedRun], paces: Paces) -> tuple[list[str], bool]:
+    """How the hours of what is left were come by, and whether some of them are assumed."""
+    assumed = False
     found: dict[str, dict[str, None]] = {}
     unknown: dict[str, None] = {}
     for run in runs:
@@ -140,8 +133,9 @@ def _pace_texts(runs: Iterable[PlannedRun], paces: Paces) -> list[str]:
             config = run.job.config
             request = run.request if kind == "training" or run.evaluation is None else run.evaluation
             precision = config.precision if kind == "training" else evaluation_precision(config, kind)
-            pace = paces.of(config, precision, processes_of(request), request.nodes * request.gpus_per_node)
+            pace = paces.of(config, precision, request)
             if pace is not None:
+                assumed |= pace.assumed
                 found.setdefault(pace.text, {})[kind] = None
             else:
                 unknown[f"{config.model.name} {config.resolution}px on CPUs"] = None
@@ -149,4 +143,4 @@ def _pace_texts(runs: Iterable[PlannedRun], paces: Paces) -> list[str]:
     if unknown:
         names = ", ".join(list(unknown)[:6]) + (" ..." if len(unknown) > 6 else "")
         texts.append(f"not measured, so without hours: {names} (a run of the same model on this machine tells)")
-    return texts
+    return texts, assumed

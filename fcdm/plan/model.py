@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from fcdm.jobs.job import Job
-from fcdm.plan.estimate import (
-    KINDS,
-    Cost,
-)
+from fcdm.plan.estimate import KINDS, Cost
 from fcdm.plan.remaining import DONE, IN_FLIGHT, REFUSED, SKIPPED, Standing
 from fcdm.plan.shared_runs import Sharing
-from fcdm.slurm.sbatch_script import Request
+from fcdm.slurm.sbatch_script import Resources
 
 
 @dataclass(frozen=True)
@@ -23,8 +21,8 @@ class PlannedRun:
     standing: Standing
     differs: str
     """What tells it from the command's other runs of the same name: `seed=1 optimiser.lr=0.001`."""
-    request: Request
-    evaluation: Request | None
+    request: Resources
+    evaluation: Resources | None
     """Of its evaluation job; None: evaluated by the training job."""
     memory_bytes: int
     """Of one process while it trains: one GPU, or one process on CPUs."""
@@ -56,50 +54,59 @@ class Plan:
     """Of several studies."""
     paces: list[str] = field(default_factory=list)
     """How the hours were come by, one line each."""
+    assumed: bool = False
+    """Some hours rest on a share of a GPU's peak that nobody has measured."""
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
     @property
     def savings(self) -> list[tuple[str, Cost]]:
         """(what is saved by, how much) of all that is not spent. Hours of GPUs; of processes where none has a GPU."""
-        found: list[tuple[str, Cost]] = []
+        savings: list[tuple[str, Cost]] = []
         shared = [run for run in self.runs if len(run.job.budgets) > 1 and run.standing.state != REFUSED]
         if shared:
-            found.append(("budgets of one run share its training", _difference(shared, "separate", "whole")))
+            savings.append(("budgets of one run share its training", _difference(shared, "separate", "whole")))
         for state, text in ((DONE, "done already"), (IN_FLIGHT, "in flight already")):
             some = [run for run in self.runs if run.standing.state == state]
             if some:
-                found.append((f"{text}: {len(some)} of {len(self.runs)} runs", _difference(some, "whole", "left")))
+                savings.append((f"{text}: {len(some)} of {len(self.runs)} runs", _difference(some, "whole", "left")))
         partly = [run for run in self.runs if run.standing.state not in SKIPPED]
         spared = _difference(partly, "whole", "left")
         if spared.total_flops() > 0:
-            found.append(("parts of runs done or in flight already", spared))
-        return found
+            savings.append(("parts of runs done or in flight already", spared))
+        return savings
 
 
-def total(costs: Iterable[Cost]) -> tuple[Cost, frozenset[str]]:
-    """The sum of what is known, and the kinds of which some hours are not."""
-    flops = dict.fromkeys(KINDS, 0.0)
-    seconds = dict.fromkeys(KINDS, 0.0)
+class Total(NamedTuple):
+    """What several pieces of work cost together."""
+
+    pieces: int
+    cost: Cost
+    """The sum of what is known."""
+    unknown: frozenset[str]
+    """Kinds of work of which not all hours are known."""
+
+
+def total(costs: Iterable[Cost]) -> Total:
+    pieces = 0
+    flops, seconds = dict.fromkeys(KINDS, 0.0), dict.fromkeys(KINDS, 0.0)
     unknown = set()
     for cost in costs:
+        pieces += 1
         for kind in KINDS:
             flops[kind] += cost.flops[kind]
             amount = cost.seconds[kind]
             seconds[kind] += amount or 0.0
             if amount is None:
                 unknown.add(kind)
-    return Cost(flops, dict(seconds)), frozenset(unknown)
+    return Total(pieces, Cost(flops, dict(seconds)), frozenset(unknown))
 
 
-def sums(runs: Sequence[PlannedRun]) -> list[tuple[str, Cost, frozenset[str]]]:
-    """Total of the runs on GPUs and of those on CPUs: hours of the two are not added up."""
-    found = []
-    for text, on_gpus in (("total", True), ("total on CPUs", False)):
-        some = [run for run in runs if run.on_gpus == on_gpus and run.standing.state not in SKIPPED]
-        if some:
-            found.append((text, *total(run.left for run in some)))
-    return found
+def totals(runs: Sequence[PlannedRun]) -> tuple[Total, Total]:
+    """What is left of the runs on GPUs, and of those on CPUs: hours of the two are not added up."""
+    working = [run for run in runs if run.standing.state not in SKIPPED]
+    gpu, cpu = (total(run.left for run in working if run.on_gpus == on_gpus) for on_gpus in (True, False))
+    return gpu, cpu
 
 
 def _difference(runs: Sequence[PlannedRun], more: str, less: str) -> Cost:
@@ -109,8 +116,8 @@ def _difference(runs: Sequence[PlannedRun], more: str, less: str) -> Cost:
 
 
 def _minus(runs: Sequence[PlannedRun], more: str, less: str) -> Cost:
-    dear, unknown = total(getattr(run, more) for run in runs)
-    cheap, unknown_too = total(getattr(run, less) for run in runs)
+    _, dear, unknown = total(getattr(run, more) for run in runs)
+    _, cheap, unknown_too = total(getattr(run, less) for run in runs)
     flops = {kind: dear.flops[kind] - cheap.flops[kind] for kind in KINDS}
     seconds = {kind: (dear.seconds[kind] or 0.0) - (cheap.seconds[kind] or 0.0) for kind in KINDS}
     return Cost(flops, {kind: None if kind in unknown | unknown_too else seconds[kind] for kind in KINDS})

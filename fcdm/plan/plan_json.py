@@ -7,24 +7,20 @@ import json
 import sys
 from typing import Any
 
-from fcdm.plan.estimate import KINDS, Cost
-from fcdm.plan.model import Plan, PlannedRun, sums
+from fcdm.plan.model import Plan, PlannedRun, Total, total, totals
 from fcdm.plan.shared_runs import Sharing
 
 
 def print_json(plan: Plan) -> None:
     """Everything in plain units: FLOPs, bytes, hours; null for what is not known."""
-    totals = {text: _cost(cost, unknown) for text, cost, unknown in sums(plan.runs)}
+    gpu, cpu = totals(plan.runs)
     content = {
         "gpu": plan.device,
         "mfu": plan.mfu,
         "hours_from": plan.paces,
         "runs": [_run(run) for run in plan.runs],
-        "totals": {
-            "gpu": totals.get("total", _nothing()),
-            "cpu": totals.get("total on CPUs", _nothing()),
-        },
-        "savings": [{"by": reason, **_cost(cost)} for reason, cost in plan.savings],
+        "totals": {"gpu": _amounts(gpu), "cpu": _amounts(cpu)},
+        "savings": [{"by": reason, **_amounts(total([cost]))} for reason, cost in plan.savings],
         "sharing": None if plan.sharing is None else _sharing(plan.sharing),
         "warnings": plan.warnings,
         "notes": plan.notes,
@@ -60,8 +56,8 @@ def _run(run: PlannedRun) -> dict[str, Any]:
         "memory_bytes": run.memory_bytes,
         "wall_hours": run.wall_hours,
         "starts": run.starts,
-        "left": _cost(run.left),
-        "whole": _cost(run.whole),
+        "left": _amounts(total([run.left])),
+        "whole": _amounts(total([run.whole])),
     }
 
 
@@ -75,11 +71,8 @@ def _sharing(sharing: Sharing) -> dict[str, Any]:
     }
 
 
-def _cost(cost: Cost, unknown: frozenset[str] = frozenset()) -> dict[str, Any]:
+def _amounts(work: Total) -> dict[str, Any]:
     """`hours` are GPU-hours where there are GPUs, else hours of processes."""
-    hours = {kind: None if value is None or kind in unknown else value / 3600 for kind, value in cost.seconds.items()}
-    return {"flops": dict(cost.flops), "hours": hours}
-
-
-def _nothing() -> dict[str, Any]:
-    return _cost(Cost(dict.fromkeys(KINDS, 0.0), dict.fromkeys(KINDS, 0.0)))
+    seconds = work.cost.seconds
+    hours = {kind: None if kind in work.unknown else (seconds[kind] or 0.0) / 3600 for kind in seconds}
+    return {"flops": dict(work.cost.flops), "hours": hours}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,12 +11,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from fcdm.formatting import bytes_text, count_text, flops_text, hours_text, number_text
+from fcdm.formatting import bytes_text, count_text, duration_text, flops_text, number_text
 from fcdm.plan.estimate import KINDS, START_UP_S, Cost
-from fcdm.plan.model import Plan, PlannedRun, sums, total
+from fcdm.plan.model import Plan, PlannedRun, Total, total, totals
 from fcdm.plan.remaining import SKIPPED
 from fcdm.plan.shared_runs import Amount, Sharing
-from fcdm.slurm.sbatch_script import Request
+from fcdm.slurm.sbatch_script import Resources
 
 GROUPS_BEYOND = 60
 """Runs, beyond which `rows=auto` shows one row for each model and resolution."""
@@ -26,7 +26,7 @@ _SHOWN_WARNINGS = 20
 
 
 @dataclass(frozen=True)
-class Line:
+class PlanRow:
     """One row of the tables: a run, or a group of them."""
 
     number: int
@@ -36,69 +36,57 @@ class Line:
     state: str
     resources: str
     memory_bytes: int
-    cost: Cost
-    unknown: frozenset[str]
-    """Kinds of work in `cost` of which not all hours are known."""
+    left: Total
     wall: str
     starts: str
     skipped: bool
 
     @classmethod
-    def of_run(cls, number: int, run: PlannedRun) -> Line:
+    def of_run(cls, number: int, run: PlannedRun) -> PlanRow:
         standing = run.standing
-        evaluated = [f"{step:,}" for step in standing.evaluated]
-        left = [f"{step:,}" for step in run.job.budgets if step not in standing.evaluated]
-        shown = ", ".join(left)
-        if evaluated:
-            shown = f"{', '.join(evaluated)} done" + (f"; {shown}" if shown else "")
+        done = _steps(standing.evaluated)
+        left = _steps(step for step in run.job.budgets if step not in standing.evaluated)
         state = standing.state + (f": {standing.text}" if standing.text else "")
         if standing.trained and standing.state not in SKIPPED:
             state += f" (trained to {standing.trained:,})"
         skipped = standing.state in SKIPPED
-        cost, unknown = total([run.left])
         return cls(
             number=number,
             name=standing.name,
             differs=run.differs,
-            budgets=shown,
+            budgets="; ".join(filter(None, (f"{done} done" if done else "", left))),
             state=state,
             resources=_resources(run.request, run.evaluation),
             memory_bytes=run.memory_bytes,
-            cost=cost,
-            unknown=unknown,
-            wall="-" if skipped else _both(run.wall_hours, run.evaluation_wall_hours, run.evaluation, hours_text),
+            left=total([run.left]),
+            wall="-" if skipped else _both(run.wall_hours, run.evaluation_wall_hours, run.evaluation, _wall),
             starts="-" if skipped else _both(run.starts, run.evaluation_starts, run.evaluation, count_text),
             skipped=skipped,
         )
 
     @classmethod
-    def of_group(cls, number: int, runs: Sequence[PlannedRun]) -> Line:
+    def of_group(cls, number: int, runs: Sequence[PlannedRun]) -> PlanRow:
         """Runs of one model and resolution: sums of what they cost, the most of what each needs."""
         states = Counter(run.standing.state for run in runs)
-        budgets = sorted({step for run in runs for step in run.job.budgets})
-        cost, unknown = total(run.left for run in runs)
         config = runs[0].job.config
+        apart = next((run.evaluation for run in runs if run.evaluation), None)
         return cls(
             number=number,
             name=f"{config.model.name.replace('/', '-')}-{config.data.name}-{config.resolution}px",
             differs=f"{len(runs)} runs",
-            budgets=", ".join(f"{step:,}" for step in budgets),
+            budgets=_steps(sorted({step for run in runs for step in run.job.budgets})),
             state=", ".join(f"{count} {state}" for state, count in states.items()),
             resources="; ".join(dict.fromkeys(_resources(run.request, run.evaluation) for run in runs)),
             memory_bytes=max(run.memory_bytes for run in runs),
-            cost=cost,
-            unknown=unknown,
+            left=total(run.left for run in runs),
             wall=_both(
                 _most(run.wall_hours for run in runs),
                 _most(run.evaluation_wall_hours for run in runs),
-                next((run.evaluation for run in runs if run.evaluation), None),
-                lambda hours: hours_text(hours) if len(runs) == 1 else f"≤ {hours_text(hours)}",
+                apart,
+                lambda hours: f"{'≤ ' if len(runs) > 1 else ''}{_wall(hours)}",
             ),
             starts=_both(
-                _most(run.starts for run in runs),
-                _most(run.evaluation_starts for run in runs),
-                next((run.evaluation for run in runs if run.evaluation), None),
-                count_text,
+                _most(run.starts for run in runs), _most(run.evaluation_starts for run in runs), apart, count_text
             ),
             skipped=all(run.standing.state in SKIPPED for run in runs),
         )
@@ -116,17 +104,18 @@ def print_tables(plan: Plan, rows: str, console: Console | None = None) -> None:
     if not console.is_terminal:
         console = _Console(width=_PIPE_WIDTH)
     grouped = rows == "groups" or (rows == "auto" and len(plan.runs) > GROUPS_BEYOND)
-    lines = _groups(plan.runs) if grouped else [Line.of_run(*item) for item in enumerate(plan.runs, 1)]
+    lines = _groups(plan.runs) if grouped else [PlanRow.of_run(*item) for item in enumerate(plan.runs, 1)]
     console.print(_runs_table(lines))
     working = [line for line in lines if not line.skipped]
     if working:
-        totals = sums(plan.runs)
-        hours = _hours_of(totals)
+        gpu, cpu = totals(plan.runs)
+        last = [(name, left) for name, left in (("total", gpu), ("total on CPUs", cpu)) if left.pieces]
+        hours = _unit(gpu.pieces > 0) + (" (on CPUs: hours of processes)" if gpu.pieces and cpu.pieces else "")
         if console.width >= _WIDE:
-            console.print(_cost_table(f"cost: FLOPs and {hours}", working, totals, flops=True, hours=True))
+            console.print(_cost_table(f"cost: FLOPs and {hours}", working, last, flops=True, hours=True))
         else:
-            console.print(_cost_table("cost: FLOPs", working, totals, flops=True, hours=False))
-            console.print(_cost_table(f"cost: {hours}", working, totals, flops=False, hours=True))
+            console.print(_cost_table("cost: FLOPs", working, last, flops=True, hours=False))
+            console.print(_cost_table(f"cost: {hours}", working, last, flops=False, hours=True))
     if plan.sharing is not None:
         console.print(sharing_table(plan.sharing))
     if grouped:
@@ -144,15 +133,23 @@ def say(console: Console, text: str, style: str | None = None) -> None:
     console.print(text, highlight=False, markup=False, soft_wrap=not console.is_terminal, style=style)
 
 
+def _wall(hours: float) -> str:
+    return duration_text(3600 * hours)
+
+
+def _unit(on_gpus: bool) -> str:
+    return "GPU-hours" if on_gpus else "hours of processes"
+
+
 def _explanations(plan: Plan) -> list[str]:
-    unit = "GPU-hours" if any(run.on_gpus for run in plan.runs) else "hours of processes"
+    unit = _unit(any(run.on_gpus for run in plan.runs))
     texts = [f"saved: {amount_text(cost, unit)} ({reason})" for reason, cost in plan.savings]
     longest = [run for run in plan.runs if run.wall_hours]
     if len(longest) > 1:
         slowest = max(longest, key=lambda run: run.wall_hours or 0.0)
-        texts.append(f"longest job: {hours_text(slowest.wall_hours)} ({slowest.standing.name})")
+        texts.append(f"longest job: {_wall(slowest.wall_hours or 0.0)} ({slowest.standing.name})")
     texts += [f"hours: {text}" for text in plan.paces]
-    if any(": assumed" in text for text in plan.paces):
+    if plan.assumed:
         texts.append("  (say otherwise with hydra.launcher.gpu= and hydra.launcher.mfu=; a first run replaces it)")
     texts.append(
         "FLOPs = 2 x MACs; a training step = 3 forward passes. Memory: state and activations of one process, an "
@@ -162,14 +159,14 @@ def _explanations(plan: Plan) -> list[str]:
     return texts
 
 
-def _groups(runs: Sequence[PlannedRun]) -> list[Line]:
+def _groups(runs: Sequence[PlannedRun]) -> list[PlanRow]:
     groups: dict[tuple[str, int], list[PlannedRun]] = {}
     for run in runs:
         groups.setdefault((run.job.config.model.name, run.job.config.resolution), []).append(run)
-    return [Line.of_group(*item) for item in enumerate(groups.values(), 1)]
+    return [PlanRow.of_group(*item) for item in enumerate(groups.values(), 1)]
 
 
-def _runs_table(lines: Sequence[Line]) -> Table:
+def _runs_table(lines: Sequence[PlanRow]) -> Table:
     table = plain_table("runs")
     table.add_column("#", justify="right", no_wrap=True)
     table.add_column("run", overflow="fold")
@@ -189,7 +186,7 @@ def _runs_table(lines: Sequence[Line]) -> Table:
 
 
 def _cost_table(
-    title: str, lines: Sequence[Line], totals: Sequence[tuple[str, Cost, frozenset[str]]], *, flops: bool, hours: bool
+    title: str, lines: Sequence[PlanRow], last: Sequence[tuple[str, Total]], *, flops: bool, hours: bool
 ) -> Table:
     table = plain_table(title)
     table.add_column("#", justify="right", no_wrap=True)
@@ -203,49 +200,43 @@ def _cost_table(
         table.add_column("wall time", justify="right", no_wrap=True)
         table.add_column("starts", justify="right", no_wrap=True)
 
-    def cells(cost: Cost, unknown: frozenset[str]) -> list[str]:
-        found = [flops_text(cost.flops[kind]) for kind in KINDS] if flops else []
+    def cells(left: Total) -> list[str]:
+        texts = [flops_text(left.cost.flops[kind]) for kind in KINDS] if flops else []
         if hours:
-            found += [_hours_cell(cost, kinds, unknown) for kinds in (*([kind] for kind in KINDS), KINDS)]
-        return found
+            texts += [_hours_cell(left, kinds) for kinds in (*([kind] for kind in KINDS), KINDS)]
+        return texts
 
     for line in lines:
-        row = [str(line.number), line.name]
-        row += cells(line.cost, line.unknown) + ([line.wall, line.starts] if hours else [])
-        table.add_row(*row)
+        table.add_row(str(line.number), line.name, *cells(line.left), *([line.wall, line.starts] if hours else []))
     table.add_section()
-    for text, cost, unknown in totals:
-        table.add_row("", text, *cells(cost, unknown), *(["", ""] if hours else []), style="bold")
+    for name, left in last:
+        table.add_row("", name, *cells(left), *(["", ""] if hours else []), style="bold")
     return table
 
 
-def _hours_of(totals: Sequence[tuple[str, Cost, frozenset[str]]]) -> str:
-    names = {text for text, _, _ in totals}
-    if names == {"total"}:
-        return "GPU-hours"
-    return "hours of processes" if names == {"total on CPUs"} else "GPU-hours (on CPUs: hours of processes)"
-
-
-def _hours_cell(cost: Cost, kinds: Sequence[str], unknown: frozenset[str]) -> str:
+def _hours_cell(left: Total, kinds: Sequence[str]) -> str:
     """Where nothing is known of the pace there is work without hours: `?`, and `> x` for a sum with such parts."""
-    hours = sum(cost.seconds[kind] or 0.0 for kind in kinds) / 3600
-    if unknown.intersection(kinds):
+    hours = sum(left.cost.seconds[kind] or 0.0 for kind in kinds) / 3600
+    if left.unknown.intersection(kinds):
         return "?" if hours < 0.0005 else f"> {number_text(hours)}"
     return number_text(hours)
 
 
-def _resources(request: Request, evaluation: Request | None) -> str:
+def _steps(budgets: Iterable[int]) -> str:
+    return ", ".join(map(count_text, budgets))
+
+
+def _resources(request: Resources, evaluation: Resources | None) -> str:
     return str(request) if evaluation is None else f"{request}; evaluated on {evaluation}"
 
 
 def _most(values: Any) -> Any:
     """The largest, None where one is not known."""
-    found = list(values)
-    known = [value for value in found if value is not None]
-    return max(known) if known and len(known) == len(found) else None
+    values = list(values)
+    return None if not values or None in values else max(values)
 
 
-def _both(training: Any, evaluation: Any, apart: Request | None, text: Callable[[Any], str]) -> str:
+def _both(training: Any, evaluation: Any, apart: Resources | None, text: Callable[[Any], str]) -> str:
     """What training takes, and `+` what its evaluation job takes, where there is one."""
     first = "?" if training is None else text(training)
     if apart is None:
@@ -292,7 +283,7 @@ def sharing_table(sharing: Sharing) -> Table:
     def row(name: str, amount: Amount, style: str | None = None) -> None:
         cells = [count_text(amount.runs), count_text(amount.evaluations)]
         cells += [flops_text(amount.training_flops), flops_text(amount.evaluation_flops)]
-        cells += [_hours(amount.gpu_hours)] * on_gpus + [_hours(amount.cpu_hours)] * on_cpus
+        cells += [number_text(amount.gpu_hours)] * on_gpus + [number_text(amount.cpu_hours)] * on_cpus
         table.add_row(name, *cells, bytes_text(amount.checkpoint_bytes), style=style)
 
     for name, amount in sharing.studies.items():
@@ -302,7 +293,3 @@ def sharing_table(sharing: Sharing) -> Table:
     row("together, shared runs once", sharing.together, "bold")
     row("saved by sharing", sharing.saved, "bold")
     return table
-
-
-def _hours(hours: float | None) -> str:
-    return "?" if hours is None else number_text(hours)

@@ -7,25 +7,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from fcdm.formatting import bytes_text, duration_text
 from fcdm.jobs.job import EVALUATE, Job
 from fcdm.jobs.make_jobs import data_is_here
-from fcdm.plan.estimate import (
-    START_UP_S,
-    Paces,
-    job_cost,
-    memory,
-    processes_of,
-    signal_delay,
-    starts,
-    useful_seconds,
-)
+from fcdm.plan.estimate import START_UP_S, Paces, job_cost, memory, starts, useful_seconds
 from fcdm.plan.gpus import Device
 from fcdm.plan.remaining import Standing, evaluations_of
 from fcdm.runs.identity import readable_name
 from fcdm.runs.run_cost import run_cost
 from fcdm.runs.throughput import Speeds
 from fcdm.slurm.options import SlurmOptions
-from fcdm.slurm.sbatch_script import Request, request_of
+from fcdm.slurm.sbatch_script import Resources, request_of, signal_delay
 
 MEMORY_SHARE = 0.9
 """Of a GPU's memory: the rest is for CUDA itself, workspaces and fragments."""
@@ -51,12 +43,12 @@ def warnings_before_submission(
     if paces is None:  # where the GPU is not known, hours are not guessed either
         speeds = Speeds(Path(jobs[0].config.runs_dir) if jobs else Path())
         paces = Paces(gpu, mfu, speeds, guess=gpu is not None)
-    found: dict[str, list[str]] = {}
+    troubles: dict[str, list[str]] = {}
     for job in jobs:
         for text in _of_job(job, standings.get(job.id) if standings else None, gpu, paces, options):
             known = data_is_here(job.config)  # else the id in the name is none
-            found.setdefault(text, []).append(job.name if known else readable_name(job.config))
-    return [f"{_names(names)}: {text}" for text, names in found.items()]
+            troubles.setdefault(text, []).append(job.name if known else readable_name(job.config))
+    return [f"{_names(names)}: {text}" for text, names in troubles.items()]
 
 
 def _of_job(
@@ -65,7 +57,7 @@ def _of_job(
     steps = standing.steps_left if standing else job.budgets[-1]
     evaluations = list(standing.evaluations) if standing else evaluations_of(job)
     request = request_of(job.config.resources, options)
-    processes = processes_of(request)
+    processes = request.processes
     batch = job.config.batch_size
     if batch % processes:
         yield f"batch_size={batch} does not divide over {processes} processes (resources.gpus), so it cannot start"
@@ -81,13 +73,13 @@ def _of_job(
         yield from _time("evaluation.resources", evaluation, cost.hours(), None, options)
 
 
-def _memory(job: Job, request: Request, gpu: Device | None) -> Iterator[str]:
-    config, processes = job.config, processes_of(request)
+def _memory(job: Job, request: Resources, gpu: Device | None) -> Iterator[str]:
+    config, processes = job.config, request.processes
     need = memory(config, processes)
     if request.gpus_per_node:
         if gpu is None or need.total <= MEMORY_SHARE * gpu.memory_bytes:
             return
-        there, place = gpu.memory_bytes, f"each GPU, and the {gpu.name} has {_gb(gpu.memory_bytes)}"
+        there, place = gpu.memory_bytes, f"each GPU, and the {gpu.name} has {bytes_text(gpu.memory_bytes)}"
     else:
         if request.mem_gb is None:
             return
@@ -95,34 +87,35 @@ def _memory(job: Job, request: Request, gpu: Device | None) -> Iterator[str]:
         there = 1e9 * request.mem_gb / request.tasks_per_node
         if need.total <= MEMORY_SHARE * there:
             return
-        place = f"each process, and resources.mem_gb={request.mem_gb:g} gives it {_gb(there)}"
+        place = f"each process, and resources.mem_gb={request.mem_gb:g} gives it {bytes_text(there)}"
     room = MEMORY_SHARE * there
-    parts = f"state {_gb(need.fixed)}, activations of {need.images} images {_gb(need.images * need.per_image)}"
+    activations = bytes_text(need.images * need.per_image)
+    parts = f"state {bytes_text(need.fixed)}, activations of {need.images} images {activations}"
     fixed, recomputed = run_cost(config).training_bytes_parts(config.precision, activation_checkpointing=True)
     fixed += 0 if request.gpus_per_node else PROCESS_BYTES
     ways = []
     if need.fixed + need.per_image <= room:
         fitting = _power_of_two(int((room - need.fixed) // need.per_image))
-        ways.append(f"micro_batch={fitting} ({_gb(need.fixed + fitting * need.per_image)})")
+        ways.append(f"micro_batch={fitting} ({bytes_text(need.fixed + fitting * need.per_image)})")
     if not config.activation_checkpointing and fixed + recomputed <= room:
         whole = fixed + need.images * recomputed
         fitting = _power_of_two(int((room - fixed) // recomputed))
         way = "activation_checkpointing=true"
         ways.append(
-            f"{way} ({_gb(whole)})"
+            f"{way} ({bytes_text(whole)})"
             if whole <= room
-            else f"{way} micro_batch={fitting} ({_gb(fixed + fitting * recomputed)})"
+            else f"{way} micro_batch={fitting} ({bytes_text(fixed + fitting * recomputed)})"
         )
     if request.gpus_per_node and need.fixed + need.per_image <= room:
         most = int((room - need.fixed) // need.per_image)
         more = _gpus_for(config.batch_size, processes, most)
         if more is not None:
             each = config.batch_size // more
-            ways.append(f"resources.gpus={more} ({_gb(need.fixed + each * need.per_image)} each)")
+            ways.append(f"resources.gpus={more} ({bytes_text(need.fixed + each * need.per_image)} each)")
     elif not request.gpus_per_node:
         ways.append(f"resources.mem_gb={math.ceil(need.total * request.tasks_per_node / MEMORY_SHARE / 1e9)}")
     advice = " or ".join(ways) if ways else "its state alone does not fit: it needs a GPU with more memory"
-    yield f"needs about {_gb(need.total)} for {place} ({parts}): {advice}"
+    yield f"needs about {bytes_text(need.total)} for {place} ({parts}): {advice}"
 
 
 def _gpus_for(batch: int, gpus: int, most: int) -> int | None:
@@ -130,7 +123,9 @@ def _gpus_for(batch: int, gpus: int, most: int) -> int | None:
     return next((n for n in range(2 * gpus, batch + 1, gpus) if batch % n == 0 and batch // n <= most), None)
 
 
-def _time(key: str, request: Request, hours: float | None, step: float | None, options: SlurmOptions) -> Iterator[str]:
+def _time(
+    key: str, request: Resources, hours: float | None, step: float | None, options: SlurmOptions
+) -> Iterator[str]:
     useful, limit = useful_seconds(request, options), request.minutes * 60
     set_by = "hydra.launcher.timeout_min" if options.timeout_min and key == "resources" else f"{key}.hours"
     overhead = f"{START_UP_S:g} s to start up, and SLURM signals {signal_delay(request, options):g} s before the end"
@@ -141,34 +136,24 @@ def _time(key: str, request: Request, hours: float | None, step: float | None, o
             "no progress; give it more time, or a shorter hydra.launcher.signal_delay_s"
         )
         return
-    wall = 3600 * hours / processes_of(request) if hours is not None else None
+    wall = 3600 * hours / request.processes if hours is not None else None
     count = starts(wall, request, options)
     if count is None or count == 1 or wall is None:
         return
     allowed = options.max_num_timeout
     if allowed is not None and count - 1 > allowed:
         yield (
-            f"needs about {count:,} starts of {_hours(limit)} ({set_by}) for {_hours(wall)} of work, but "
+            f"needs about {count:,} starts of {duration_text(limit)} ({set_by}) for {duration_text(wall)} of work, but "
             f"hydra.launcher.max_num_timeout={allowed} requeues it {allowed} times only"
         )
     else:
-        many = f"needs about {count:,} starts of {_hours(limit)} ({set_by})"
-        yield f"{many}: {_hours(wall)} of work; it is requeued each time"
+        many = f"needs about {count:,} starts of {duration_text(limit)} ({set_by})"
+        yield f"{many}: {duration_text(wall)} of work; it is requeued each time"
 
 
 def _names(names: list[str]) -> str:
-    others = len(names) - 1
-    return f"{names[0]} and {others} more" if others else names[0]
+    return f"{names[0]} and {len(names) - 1} more" if len(names) > 1 else names[0]
 
 
 def _power_of_two(number: int) -> int:
     return 1 << (number.bit_length() - 1)
-
-
-def _gb(count: float) -> str:
-    return f"{count / 1e9:,.3g} GB" if count >= 0.9995e9 else f"{count / 1e6:,.0f} MB"
-
-
-def _hours(seconds: float) -> str:
-    hours = seconds / 3600
-    return f"{hours:,.3g} h" if hours >= 1 else f"{seconds / 60:,.3g} min"

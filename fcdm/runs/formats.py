@@ -6,6 +6,7 @@ Every reader raises UserError, naming the file (and line), where a file is damag
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -210,6 +211,17 @@ def segment_of(records: list[dict[str, Any]]) -> Segment:
         last_step=max(fields["step"] for fields in records),
         fields=first,
     )
+
+
+def end_of(fields: Mapping[str, Any]) -> tuple[str, str]:
+    """(signal that stopped it, error that it failed with) of a segment by its last line; "" for what was not."""
+    if fields.get("segment") != "end" or fields.get("completed"):
+        return "", ""
+    error = str(fields.get("error") or "")
+    kind, _, text = error.partition(": ")
+    if kind in ("Stopped", "KeyboardInterrupt"):  # as records say it that were written before there was a field
+        return text.removeprefix("stopped by ") or "SIGINT", ""
+    return str(fields.get("stopped") or ""), error
 
 
 def read_study_file(path: Path) -> Study:

@@ -7,14 +7,10 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-Scheduler = Callable[[str], bool | None]
-"""SLURM job id -> True: it runs; False: it does not, or no more; None: nobody can say."""
+from fcdm.runs.slurm_states import ENDED, RUNNING, WAITING, state_name
 
-_ALIVE = frozenset({"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "RESIZING", "STAGE_OUT"})
-_ENDED = frozenset({"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "OUT_OF_MEMORY"})
-_ENDED |= {"BOOT_FAIL", "DEADLINE", "REVOKED", "LAUNCH_FAILED", "RECONFIG_FAIL"}
-# Requeued and not started yet: whatever process the job had is gone.
-_WAITING = frozenset({"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "CONFIGURING"})
+JobAlive = Callable[[str], bool | None]
+"""SLURM job id -> True: it runs; False: it does not, or no more; None: nobody can say."""
 
 
 def process_alive(pid: int, start: int) -> bool:
@@ -84,15 +80,15 @@ def ask_slurm(job: str) -> bool | None:
     if not states:
         # Forgotten by the controller, minutes after its end. Without accounting, nobody knows more.
         accounts = _command(["sacct", "-n", "-X", "-P", "-j", job, "-o", "State"])
-        return False if accounts is None or _states(accounts[1]) <= _ENDED else None
-    if states & _ALIVE:
+        return False if accounts is None or _states(accounts[1]) <= ENDED else None
+    if states & RUNNING:
         return True
-    return False if states <= _ENDED | _WAITING else None
+    return False if states <= ENDED | WAITING else None
 
 
 def _states(output: str) -> set[str]:
-    """One state a line; the first word of "CANCELLED by 1000"."""
-    return {line.split()[0].rstrip("+") for line in output.splitlines() if line.strip()}
+    """One state a line."""
+    return {state_name(line) for line in output.splitlines() if line.strip()}
 
 
 def _command(words: list[str]) -> tuple[int, str, str] | None:

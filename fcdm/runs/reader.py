@@ -26,6 +26,7 @@ from fcdm.runs.formats import (
     Scalar,
     Segment,
     Study,
+    end_of,
     read_evaluation,
     read_records,
     read_study_file,
@@ -47,9 +48,6 @@ __all__ = [
     "read_study",
     "run_folders",
 ]
-
-STOPS = ("Stopped", "KeyboardInterrupt")
-"""How the error of a segment begins that somebody stopped: that is no failure."""
 
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster where libyaml is there
 
@@ -184,8 +182,7 @@ class RunView:
     def error(self) -> str | None:
         """Why the last segment failed, in the words it left; None: it completed, was stopped, or is at work."""
         last: dict[str, Any] = next((fields for _, fields in reversed(self.records) if "segment" in fields), {})
-        error = last.get("error") if last.get("segment") == "end" and not last.get("completed") else None
-        return None if not error or str(error).startswith(STOPS) else str(error)
+        return end_of(last)[1] or None
 
     @property
     def places(self) -> list[str]:

@@ -25,8 +25,9 @@ from types import TracebackType
 
 from fcdm.atomic import describe_oserror, sync_folder, temporary_name, write_json, write_new
 from fcdm.errors import UserError
+from fcdm.formatting import duration_text
 from fcdm.runs.lock_files import Claim, claim_path, highest, own_claim, prune, read_claim
-from fcdm.runs.processes import Scheduler, ask_slurm, boot_time, process_alive
+from fcdm.runs.processes import JobAlive, ask_slurm, boot_time, process_alive
 
 BEAT_SECONDS = 10.0
 _TRIES = 100
@@ -50,7 +51,7 @@ class HolderInfo:
     """None: cannot be told from here."""
 
     def __str__(self) -> str:
-        age = f"last heartbeat {_age(time.time() - self.heartbeat)} ago"
+        age = f"last heartbeat {duration_text(max(0.0, time.time() - self.heartbeat))} ago"
         if self.claim is None:
             return f"a process whose claim {self.path} cannot be read ({age})"
         claim = self.claim
@@ -62,7 +63,7 @@ class HolderInfo:
 class Holder:
     """This process's right to write in the run; leaving the `with` block gives it up."""
 
-    def __init__(self, path: Path, number: int, claim: Claim, scheduler: Scheduler) -> None:
+    def __init__(self, path: Path, number: int, claim: Claim, scheduler: JobAlive) -> None:
         self.path, self.number, self.claim = path, number, claim
         self._scheduler = scheduler
         self._beaten = time.monotonic()
@@ -119,7 +120,7 @@ class Holder:
         return claim is not None and claim.token == self.claim.token
 
 
-def claim(folder: Path, scheduler: Scheduler = ask_slurm) -> Holder:
+def claim(folder: Path, scheduler: JobAlive = ask_slurm) -> Holder:
     """Makes this process the one that writes in the run's `folder`, which is created if need be.
 
     Raises RunHeld, having written nothing, if a process holds it that lives or cannot be evaluated.
@@ -141,7 +142,7 @@ def claim(folder: Path, scheduler: Scheduler = ask_slurm) -> Holder:
     raise UserError(f"{holders}: the claims keep changing; run the same command again")
 
 
-def current_holder(folder: Path, scheduler: Scheduler = ask_slurm) -> HolderInfo | None:
+def current_holder(folder: Path, scheduler: JobAlive = ask_slurm) -> HolderInfo | None:
     """Who holds the run's `folder`, dead or alive; None if nobody claimed it or the last one released it."""
     holders = folder / "holders"
     try:
@@ -150,7 +151,7 @@ def current_holder(folder: Path, scheduler: Scheduler = ask_slurm) -> HolderInfo
         raise describe_oserror(error, holders, "reading who holds the run") from error
 
 
-def _look(holders: Path, scheduler: Scheduler) -> tuple[int, HolderInfo | None]:
+def _look(holders: Path, scheduler: JobAlive) -> tuple[int, HolderInfo | None]:
     """The highest claim's number (0: there is none) and, unless it is released, the claim. Raises OSError."""
     for _ in range(_TRIES):
         number = highest(holders)
@@ -171,7 +172,7 @@ def _look(holders: Path, scheduler: Scheduler) -> tuple[int, HolderInfo | None]:
     raise UserError(f"{holders}: the claims keep changing; run the same command again")
 
 
-def _evaluate(claim: Claim, heartbeat: float, scheduler: Scheduler) -> bool | None:
+def _evaluate(claim: Claim, heartbeat: float, scheduler: JobAlive) -> bool | None:
     mine = own_claim()
     if claim.boot == mine.boot and claim.namespace == mine.namespace and mine.boot:
         return process_alive(claim.pid, claim.start)
@@ -196,7 +197,7 @@ def _held(folder: Path, found: HolderInfo) -> RunHeld:
     )
 
 
-def _create(holders: Path, number: int, scheduler: Scheduler) -> Holder | None:
+def _create(holders: Path, number: int, scheduler: JobAlive) -> Holder | None:
     """Stands under `number`, or None if somebody else does. Raises OSError."""
     path = claim_path(holders, number)
     mine = own_claim()
@@ -229,11 +230,3 @@ def _create(holders: Path, number: int, scheduler: Scheduler) -> Holder | None:
         path.unlink()
         return None
     return Holder(path, number, mine, scheduler)
-
-
-def _age(seconds: float) -> str:
-    seconds = max(0.0, seconds)
-    for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{seconds:.0f} s"

@@ -7,6 +7,7 @@ SLURM writes them: `123_4` for one task of an array, `123` for a plain job.
 from __future__ import annotations
 
 import os
+import pwd
 import re
 import shutil
 import subprocess
@@ -16,25 +17,7 @@ from pathlib import Path
 from typing import Protocol
 
 from fcdm.errors import UserError
-
-ACTIVE = frozenset(
-    [
-        "PENDING",
-        "CONFIGURING",
-        "RUNNING",
-        "COMPLETING",
-        "REQUEUED",
-        "REQUEUE_HOLD",
-        "REQUEUE_FED",
-        "SPECIAL_EXIT",
-        "RESIZING",
-        "SIGNALING",
-        "STAGE_OUT",
-        "STOPPED",
-        "SUSPENDED",
-    ]
-)
-"""States of a job that is on its way: it runs, or will."""
+from fcdm.runs.slurm_states import RUNNING, WAITING, state_name
 
 
 @dataclass(frozen=True)
@@ -43,9 +26,11 @@ class JobInfo:
 
     id: str
     state: str
-    """`PENDING`, `RUNNING`, `COMPLETED`, `FAILED`, `CANCELLED`, `TIMEOUT`, `NODE_FAIL`, ..."""
+    """One of those of `fcdm.runs.slurm_states`, or of a later SLURM."""
     reason: str = ""
-    """Why it waits, in SLURM's word; `None` or empty otherwise. Of a cancelled one: `by 1000`, where that is known."""
+    """Why it waits, in SLURM's word; `None` or empty otherwise."""
+    cancelled_by: str = ""
+    """The user who ended it, where that is known."""
     script: str = ""
     """Absolute path of its batch script; empty where SLURM no longer says."""
     nodes: str = ""
@@ -57,8 +42,13 @@ class JobInfo:
     limit_minutes: float | None = None
 
     @property
+    def runs(self) -> bool:
+        return self.state in RUNNING
+
+    @property
     def active(self) -> bool:
-        return self.state in ACTIVE
+        """It is on its way: it runs, or will."""
+        return self.state in RUNNING | WAITING
 
 
 @dataclass(frozen=True)
@@ -156,20 +146,20 @@ class Slurm:
                 minutes(limit),
                 (*(known.nodes if known else ()), *([nodes[node]] if node in nodes else [])),
             )
-        found = re.search(r"^MaxArraySize\s*=\s*(\d+)", config, re.M)
+        size = re.search(r"^MaxArraySize\s*=\s*(\d+)", config, re.M)
         named = re.search(r"^ClusterName\s*=\s*(\S+)", config, re.M)
-        return Cluster(named[1] if named else "", int(found[1]) if found else 1001, partitions)
+        return Cluster(named[1] if named else "", int(size[1]) if size else 1001, partitions)
 
     def queue(self) -> dict[str, JobInfo]:
         fields = ("JobArrayID", "State", "Reason", "NodeList", "RestartCnt", "exit_code", "TimeLimit", "Command")
         # By width, since a reason or a path may hold any separator. Longer than any path, for it would be cut.
         layout = ",".join(f"{name}:{4096 if name == 'Command' else 60}" for name in fields)
-        found = {}
+        jobs = {}
         for line in self._run("squeue", "-h", "-r", "-t", "all", "--me", "-O", layout).splitlines():
             columns = [line[60 * at : 60 * (at + 1)].strip() for at in range(len(fields) - 1)]
             job, state, reason, nodes, restarts, code, limit = columns
             script = line[60 * (len(fields) - 1) :].strip()
-            found[job] = JobInfo(
+            jobs[job] = JobInfo(
                 id=job,
                 state=state,
                 reason=reason,
@@ -179,10 +169,10 @@ class Slurm:
                 exit_code=_exit_code(code),
                 limit_minutes=minutes(limit),
             )
-        return found
+        return jobs
 
     def history(self, ids: Sequence[str]) -> dict[str, JobInfo]:
-        found: dict[str, JobInfo] = {}
+        jobs: dict[str, JobInfo] = {}
         wanted = set(ids)
         layout = "JobID,State,ExitCode,NodeList,TimelimitRaw,SubmitLine"
         for some in _chunks(sorted(wanted), 500):
@@ -194,22 +184,21 @@ class Slurm:
                     continue
                 job, state, code, nodes, limit, command = columns
                 script = command[command.index(" /") + 1 :] if " /" in command else ""
-                word, _, by = state.partition(" ")
-                before = found.get(job)
+                before = jobs.get(job)
                 if before and before.script != script:  # ids are used again, one day
                     before = None
-                found[job] = JobInfo(
+                jobs[job] = JobInfo(
                     id=job,
-                    state=word.rstrip("+"),
-                    reason=by,
+                    state=state_name(state),
+                    cancelled_by=_user_name(state.partition(" by ")[2]),
                     script=script,
                     nodes=nodes,
                     restarts=before.restarts + 1 if before else 0,
-                    preempted=(before.preempted if before else 0) + (word == "PREEMPTED"),
+                    preempted=(before.preempted if before else 0) + (state_name(state) == "PREEMPTED"),
                     exit_code=code,
                     limit_minutes=float(limit) if limit.isdigit() else None,
                 )
-        return found
+        return jobs
 
     def submit(self, script: Path, *, array: str = "", dependency: str = "", test: bool = False) -> str:
         words = ["--test-only"] if test else ["--parsable"]
@@ -261,9 +250,27 @@ def minutes(text: str) -> float:
     return int(days or 0) * 1440 + hours * 60 + mins + seconds / 60
 
 
+def shown(kind: str, name: str, key: str) -> str:
+    """One field of `scontrol show` of a job or a node, of this machine's cluster; "" where SLURM does not answer."""
+    words = ["scontrol", "-o", "show", kind, name]
+    try:
+        output = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return _words(output).get(key, "")
+
+
 def _exit_code(status: str) -> str:
     """squeue's wait status as sacct's `code:signal`: 35072 -> `137:0`."""
     return f"{int(status) >> 8}:{int(status) & 127}" if status.isdigit() else ""
+
+
+def _user_name(uid: str) -> str:
+    """`1000` -> `alice`; names stay."""
+    try:
+        return pwd.getpwuid(int(uid)).pw_name
+    except (ValueError, KeyError):
+        return uid
 
 
 def _gpus(gres: str) -> int:

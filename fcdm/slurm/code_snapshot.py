@@ -26,6 +26,18 @@ CODE = "code"
 PACKAGE = Path(fcdm.__file__).resolve().parent
 _IMPORTS = "import fcdm.job, fcdm.sync, fcdm.jobs.run_job, fcdm.engine.train, fcdm.slurm.rank_env"
 _VERIFIED = ".imports"
+_REFUSED = 3
+_VERIFY = """
+import sys
+from fcdm.errors import UserError
+from fcdm.models.user_model import verify
+try:
+    for target, source in {models!r}:
+        verify(target, source)
+except UserError as error:
+    print(error, file=sys.stderr)
+    sys.exit({refused})
+"""
 
 
 def take_snapshot(runs_dir: Path, models: Iterable[ModelConfig] = ()) -> Path:
@@ -88,7 +100,7 @@ def _verify(folder: Path, own: list[tuple[str, str | None]]) -> None:
     environment["PYTHONPATH"] = str(folder)
     check = f"{_IMPORTS}; assert fcdm.__file__.startswith({str(folder)!r}), fcdm.__file__"
     if own:
-        check += f"; from fcdm.models.user_model import verify; [verify(*each) for each in {own!r}]"
+        check += _VERIFY.format(models=own, refused=_REFUSED)
     done = subprocess.run(
         [sys.executable, "-P", "-c", check], cwd="/", env=environment, capture_output=True, text=True, check=False
     )
@@ -97,9 +109,8 @@ def _verify(folder: Path, own: list[tuple[str, str | None]]) -> None:
         places = [line.strip() for line in lines if line.strip().startswith("File ") and str(folder) in line]
         where = places[-1].replace(str(folder / "fcdm"), str(PACKAGE)) if places else ""
         shutil.rmtree(folder, ignore_errors=True)
-        said = f"{UserError.__module__}.{UserError.__name__}: "
-        if lines[-1].startswith(said):  # of a user's model
-            raise UserError(f"{lines[-1].removeprefix(said)}; nothing was submitted")
+        if done.returncode == _REFUSED:  # a user's model
+            raise UserError(f"{lines[-1]}; nothing was submitted")
         raise UserError(
             f"the code in {PACKAGE} cannot be imported, so no job could run: {lines[-1]} ({where}); nothing was "
             "submitted"

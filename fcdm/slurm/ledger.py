@@ -102,11 +102,11 @@ def list_tasks(runs_dir: Path, queue: Mapping[str, JobInfo] | None = None) -> li
 def with_queued(tasks: Iterable[Task], queue: Mapping[str, JobInfo]) -> list[Task]:
     """The tasks, with ids that only the queue knows, by their scripts' names."""
     named = {(info.script, info.id.rpartition("_")[2]): info.id for info in queue.values()}
-    found = []
+    known = []
     for task in tasks:
         extra = named.get((str(task.script), str(task.index)))
-        found.append(replace(task, ids=(*task.ids, extra)) if extra and extra not in task.ids else task)
-    return found
+        known.append(replace(task, ids=(*task.ids, extra)) if extra and extra not in task.ids else task)
+    return known
 
 
 def _tasks_of(path: Path) -> Iterable[Task]:
@@ -170,13 +170,13 @@ def in_flight(runs_dir: Path, runs: Collection[str], schedulers: Schedulers = Sl
         except UserError as error:
             names = ", ".join(sorted({task.run.name for task in known if task.conf == conf})[:3])
             raise UserError(f"whether {names} is in a queue already cannot be told: {error}") from None
-    found: dict[str, list[Queued]] = {}
+    waiting: dict[str, list[Queued]] = {}
     for conf, queue in queues.items():
         for task in with_queued([task for task in known if task.conf == conf], queue):
             alive = [name for name in task.ids if _is_alive(queue.get(name), task)]
             if alive and task.job_file.exists():  # else the run's folder was removed: that job can only fail
-                found.setdefault(task.run.name, []).append(Queued(alive[-1], Job.load(task.job_file), conf))
-    return found
+                waiting.setdefault(task.run.name, []).append(Queued(alive[-1], Job.load(task.job_file), conf))
+    return waiting
 
 
 def held_outside(folder: Path, queued: Collection[str]) -> HolderInfo | None:

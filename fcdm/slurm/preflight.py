@@ -9,13 +9,13 @@ from fcdm.config.check import near
 from fcdm.errors import UserError
 from fcdm.slurm.client import Cluster, Partition
 from fcdm.slurm.options import SlurmOptions
-from fcdm.slurm.sbatch_script import Request
+from fcdm.slurm.sbatch_script import Resources
 
 _OF_ONE_MACHINE = frozenset({"tmpfs", "ramfs", "overlay", "ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs"})
 """Types of file systems that other machines see only if somebody exports them."""
 
 
-def check_requests(name: str, requests: list[Request], options: SlurmOptions, cluster: Cluster) -> None:
+def check_requests(name: str, requests: list[Resources], options: SlurmOptions, cluster: Cluster) -> None:
     """Raise UserError for a partition that is not there, and for what no node of it has."""
     partition = partition_of(options, cluster)
     nodes = partition.nodes  # also those that are down or asleep: SLURM waits for them
@@ -102,14 +102,14 @@ def file_system(folder: Path, mounts: Path = Path("/proc/mounts")) -> tuple[str,
     while not path.exists() and path != path.parent:
         path = path.parent
     path = path.resolve()
-    found = ("", "")
+    best = ("", "")
     try:
         lines = mounts.read_text().splitlines()
     except OSError:
-        return found
+        return best
     for line in lines:
         _, place, kind, *_ = line.split()
         place = place.replace("\\040", " ")
-        if path.is_relative_to(place) and len(place) >= len(found[1]):
-            found = (kind, place)
-    return found
+        if path.is_relative_to(place) and len(place) >= len(best[1]):
+            best = (kind, place)
+    return best

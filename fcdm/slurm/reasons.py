@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import pwd
 import re
 import signal
 
+from fcdm.runs.slurm_states import HELD
 from fcdm.slurm.client import JobInfo
 
 _WAITING = {
@@ -26,7 +26,7 @@ _WAITING = {
     "Reservation": "for its reservation",
     "BadConstraints": "no node is what it asks for",
 }
-_HELD = frozenset({"JobHeldUser", "JobHeldAdmin", "JobHoldMaxRequeue", "DependencyNeverSatisfied"})
+_HELD_FOR = frozenset({"JobHeldUser", "JobHeldAdmin", "JobHoldMaxRequeue", "DependencyNeverSatisfied"})
 
 
 def waiting_for(info: JobInfo | None, job: str) -> str:
@@ -37,7 +37,7 @@ def waiting_for(info: JobInfo | None, job: str) -> str:
     plain = reason.replace("_", " ")
     if info.state == "CONFIGURING":
         return "its nodes are being prepared"
-    if reason in _HELD or "held" in plain or info.state in ("REQUEUE_HOLD", "SPECIAL_EXIT"):
+    if reason in _HELD_FOR or "held" in plain or info.state in HELD:
         return f"held ({plain}): scontrol release {job}"
     if reason in _WAITING:
         return _WAITING[reason]
@@ -73,23 +73,15 @@ def ended(info: JobInfo | None, last_line: str) -> str:
 
 def killed_by(exit_code: str) -> int | None:
     """The signal in SLURM's `code:signal`; srun hands one on as 128 + n, submitit's tasks as n."""
-    found = re.fullmatch(r"(\d+):(\d+)", exit_code)
-    if found is None:
+    codes = re.fullmatch(r"(\d+):(\d+)", exit_code)
+    if codes is None:
         return None
-    code, number = int(found[1]), int(found[2])
+    code, number = int(codes[1]), int(codes[2])
     if number:
         return number
     if code > 128:
         return code - 128
     return code if code in (signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS) else None
-
-
-def user_name(uid: str) -> str:
-    """`1000` -> `alice`; names stay."""
-    try:
-        return pwd.getpwuid(int(uid)).pw_name
-    except (ValueError, KeyError):
-        return uid
 
 
 def _colon(text: str) -> str:

@@ -7,7 +7,6 @@ does: a scheduler that preempts requeues by itself, and a job that requeued itse
 from __future__ import annotations
 
 import json
-import re
 import signal
 import subprocess
 import time
@@ -19,8 +18,10 @@ import numpy as np
 
 from fcdm.atomic import write_json
 from fcdm.errors import UserError
+from fcdm.runs.checkpoints import checkpoints
 from fcdm.runs.folder import Run
 from fcdm.runs.lock_files import own_job
+from fcdm.slurm.client import shown
 
 USERS = (signal.SIGUSR1, signal.SIGUSR2)
 
@@ -47,7 +48,6 @@ def requeues(job_file: Path) -> list[dict[str, Any]]:
 
 def progress_of(run: Run) -> list[int]:
     """[last checkpoint's step, evaluations done, batches sampled for those under way]: grows as work is done."""
-    steps = [int(path.name.removeprefix("step-")) for path in run.checkpoints.glob("step-*")]
     sampled = 0
     for partial in run.evaluations.glob(".step-*.npz"):
         try:
@@ -55,6 +55,7 @@ def progress_of(run: Run) -> list[int]:
                 sampled += int(arrays["batches"])
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             continue
+    steps = [step for step, _ in checkpoints(run.checkpoints)]
     return [max(steps, default=0), len(list(run.evaluations.glob("step-*.json"))), sampled]
 
 
@@ -106,11 +107,4 @@ def _scontrol(job: str) -> None:
 
 def is_preempted(job: str) -> bool:
     """Whether a job with a higher priority is why. Accounting would say only that this one requeued itself."""
-    try:
-        said = subprocess.run(
-            ["scontrol", "-o", "show", "job", job], capture_output=True, text=True, timeout=20, check=False
-        ).stdout
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-    found = re.search(r"\bPreemptTime=(\S+)", said)
-    return found is not None and found[1] != "None"
+    return shown("job", job, "PreemptTime") not in ("", "None")

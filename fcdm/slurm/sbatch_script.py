@@ -10,6 +10,7 @@ from pathlib import Path
 
 from fcdm.config.schema import ResourcesConfig
 from fcdm.errors import UserError
+from fcdm.formatting import duration_text, plural
 from fcdm.slurm.options import SlurmOptions
 
 # Until Python has its handlers, a signal that asks for a requeue would kill the task: it is held back until then
@@ -21,7 +22,7 @@ _HOLD_SIGNALS = (
 
 
 @dataclass(frozen=True)
-class Request:
+class Resources:
     """What one job asks the cluster for; jobs that ask for the same make one array."""
 
     nodes: int
@@ -32,18 +33,25 @@ class Request:
     """Per node."""
     cpus_per_task: int | None
 
+    @property
+    def processes(self) -> int:
+        return self.nodes * self.tasks_per_node
+
+    @property
+    def gpus(self) -> int:
+        return self.nodes * self.gpus_per_node
+
     def __str__(self) -> str:
         parts = [f"{self.nodes} nodes x " if self.nodes > 1 else ""]
         if self.gpus_per_node:
-            parts.append(f"{self.gpus_per_node} GPU{'s' if self.gpus_per_node > 1 else ''}")
+            parts.append(plural(self.gpus_per_node, "GPU"))
         else:
             parts.append(f"{self.tasks_per_node * (self.cpus_per_task or 1)} CPU")
-        hours = f"{self.minutes / 60:g} h" if self.minutes >= 60 else f"{self.minutes} min"
         memory = f", {self.mem_gb:g} GB" if self.mem_gb else ""
-        return f"{''.join(parts)}, {hours}{memory}"
+        return f"{''.join(parts)}, {duration_text(60 * self.minutes)}{memory}"
 
 
-def request_of(resources: ResourcesConfig, options: SlurmOptions, *, evaluation: bool = False) -> Request:
+def request_of(resources: ResourcesConfig, options: SlurmOptions, *, evaluation: bool = False) -> Resources:
     """A job's resources, where the launcher's options do not say otherwise (they do not speak of evaluation jobs).
 
     Raises UserError where the GPUs cannot be spread over the nodes.
@@ -59,7 +67,7 @@ def request_of(resources: ResourcesConfig, options: SlurmOptions, *, evaluation:
         per_node = own.gpus_per_node
     elif nodes * per_node != gpus:
         raise UserError(f"resources.gpus={gpus} cannot be shared out evenly over {nodes} nodes: ask for a multiple")
-    return Request(
+    return Resources(
         nodes=nodes,
         tasks_per_node=own.tasks_per_node or max(1, per_node),
         gpus_per_node=per_node,
@@ -69,7 +77,9 @@ def request_of(resources: ResourcesConfig, options: SlurmOptions, *, evaluation:
     )
 
 
-def script(request: Request, options: SlurmOptions, job_files: list[Path], launch: Path, code: Path, name: str) -> str:
+def script(
+    request: Resources, options: SlurmOptions, job_files: list[Path], launch: Path, code: Path, name: str
+) -> str:
     """The batch script of an array whose i-th task does the i-th job file."""
     lines = ["#!/bin/bash"]
     lines += [_flag(key, value) for key, value in _flags(request, options, launch, name).items()]
@@ -106,14 +116,13 @@ def script(request: Request, options: SlurmOptions, job_files: list[Path], launc
     return "\n".join(lines) + "\n"
 
 
-def _flags(request: Request, options: SlurmOptions, launch: Path, name: str) -> dict[str, object]:
+def _flags(request: Resources, options: SlurmOptions, launch: Path, name: str) -> dict[str, object]:
     flags: dict[str, object] = {
         "job-name": name,
         "nodes": request.nodes,
         "ntasks-per-node": request.tasks_per_node,
         "time": request.minutes,
-        # SLURM may send it up to a minute earlier still.
-        "signal": f"USR2@{options.signal_delay_s or min(120, request.minutes * 60 // 4)}",
+        "signal": f"USR2@{signal_delay(request, options)}",
         "requeue": True,
         "open-mode": "append",
         "chdir": launch,
@@ -137,6 +146,11 @@ def _flags(request: Request, options: SlurmOptions, launch: Path, name: str) -> 
         flags["mem"] = f"{math.ceil(request.mem_gb * 1024)}M"
     flags.update({key.replace("_", "-"): value for key, value in options.additional_parameters.items()})
     return {key: value for key, value in flags.items() if value is not None and value is not False}
+
+
+def signal_delay(request: Resources, options: SlurmOptions) -> int:
+    """Seconds before its time limit at which a job is told to save; SLURM may do so up to a minute earlier still."""
+    return options.signal_delay_s or min(120, request.minutes * 60 // 4)
 
 
 def _flag(key: str, value: object) -> str:

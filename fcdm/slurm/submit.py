@@ -27,7 +27,7 @@ from fcdm.slurm.code_snapshot import take_snapshot
 from fcdm.slurm.ledger import LAUNCHES, Queued, add_id, held_outside, in_flight, new_launch, this_conf, write_launch
 from fcdm.slurm.options import SlurmOptions
 from fcdm.slurm.preflight import check_folder, check_requests
-from fcdm.slurm.sbatch_script import Request, request_of, script
+from fcdm.slurm.sbatch_script import Resources, request_of, script
 
 
 @dataclass
@@ -35,7 +35,7 @@ class Row:
     """What became of one job of the command."""
 
     job: Job
-    request: Request
+    request: Resources
     state: str
     """`submitted`, `done`, `in the queue`, `held`, `failed`."""
     text: str = ""
@@ -50,7 +50,7 @@ class _Planned:
     row: Row
     run: Run
     job: Job
-    request: Request
+    request: Resources
     after: str = ""
     """Job ids that it waits for, as sbatch's afterany takes them."""
     follows: _Planned | None = None
@@ -184,7 +184,7 @@ def _plan(job: Job, options: SlurmOptions, queued: list[Queued], conf: str | Non
     return row, tasks
 
 
-def _inline(row: Row, run: Run, request: Request, queued: list[Queued]) -> list[_Planned]:
+def _inline(row: Row, run: Run, request: Resources, queued: list[Queued]) -> list[_Planned]:
     """Training and evaluation in one job, after whatever of the run is in the queue with less."""
     job = row.job
     if not _asked(job, job.missing(run)) - _asked_of(queued, ("all",)):
@@ -192,7 +192,7 @@ def _inline(row: Row, run: Run, request: Request, queued: list[Queued]) -> list[
     return [_Planned(row, run, job, request, after=_after(queued))]
 
 
-def _apart(row: Row, run: Run, request: Request, options: SlurmOptions, queued: list[Queued]) -> list[_Planned]:
+def _apart(row: Row, run: Run, request: Resources, options: SlurmOptions, queued: list[Queued]) -> list[_Planned]:
     """Training, and an evaluation that follows it."""
     job = row.job
     train, evaluator = (dataclasses.replace(job, work=work) for work in ("train", EVALUATE))
@@ -241,7 +241,7 @@ def _write(
     command: Sequence[str],
 ) -> list[_Array]:
     """Freeze the jobs and write the launch's folder."""
-    groups: dict[tuple[str, Request, str], list[_Planned]] = {}
+    groups: dict[tuple[str, Resources, str], list[_Planned]] = {}
     for task in planned:
         task.file = task.job.freeze(task.run)
         groups.setdefault((task.job.work, task.request, task.after), []).append(task)

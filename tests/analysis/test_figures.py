@@ -169,7 +169,7 @@ def test_the_frontier_has_the_best_of_each_compute_and_a_law_through_it(
 def test_guidance_joins_the_unguided_result_to_the_guided_ones(drawn: dict[str, tuple[Figure, pd.DataFrame]]) -> None:
     _, numbers = drawn["guidance"]
     own = numbers[numbers["origin"] == "these runs"]
-    assert set(own["label"]) == {"FCDM-XL, 400k steps", "DiT-XL/2, 400k steps"}
+    assert set(own["label"]) == {"FCDM-XL, 400K steps", "DiT-XL/2, 400K steps"}
     for _, rows in own.groupby("label"):
         assert rows["guidance_scale"].tolist() == [1.0, *SCALES]
         assert (rows["seeds"] == 3).all()

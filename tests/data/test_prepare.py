@@ -396,7 +396,7 @@ def test_a_disk_that_is_too_small_is_refused_with_numbers(
     monkeypatch.setattr("fcdm.data.prepare_latents.shutil.disk_usage", lambda path: small)
     assert prepare(images, vae, tmp_path / "store") == 1
     told = one_line(capsys)
-    assert "needs 23.0 kB and the disk has 10.0 kB free" in told
+    assert "needs 23 kB and the disk has 10 kB free" in told
     assert prepare(images, vae, tmp_path / "store", "--yes") == 0
 
 

@@ -7,18 +7,18 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from fcdm.errors import UserError
-from fcdm.jobs import progress as show
 from fcdm.jobs.job import EVALUATE
-from fcdm.jobstatus.classify import EVALUATING_TEXT
+from fcdm.jobs.progress import EVALUATION_PROGRESS_FILE, PROGRESS_FILE, FileProgress, read_progress
 from fcdm.jobstatus.collect import Looker, what_is_asked
 from fcdm.jobstatus.rows import STATES
 from fcdm.jobstatus.run_files import read_tail
-from fcdm.jobstatus.words import as_json, next_steps, plain_lines, what
+from fcdm.jobstatus.status_table import as_json, next_steps, plain_lines, what
 from fcdm.slurm.client import Refused
 from tests.support.fake_scheduler import FakeScheduler
 from tests.support.status_world import BATCH, EVALUATION_SECONDS, OTHER, PROTOCOL, SPEED, World, dead_pid
@@ -163,7 +163,7 @@ def continued_locally(world: World) -> None:
     slurm_file = world.runs / "N" / "jobs" / "1.slurm.json"
     os.utime(slurm_file, (world.now - 500, world.now - 500))
     world.claim("N", here=True, age=100, released=True)
-    world.segment_end("N", error="Stopped: stopped by SIGINT")
+    world.segment_end("N", stopped="SIGINT")
 
 
 # name: (how it comes about, the state, what the text says)
@@ -204,8 +204,8 @@ STATE_CASES: dict[str, tuple[Callable[[World], object], str, str]] = {
     "no accounting": (slurm(forgotten_without_accounting), "failed", "SLURM has forgotten it"),
     "never started, no accounting": (slurm(forgotten_without_accounting, 0), "cancelled", "before it started"),
     "stopped": (slurm(stopped), "stopped", "by SIGTERM, at step 50/100"),
-    "cancelled": (ended("CANCELLED", reason="by 0"), "cancelled", "by root"),
-    "cancelled by nobody": (ended("CANCELLED", reason="None"), "cancelled", "at step 50/100"),
+    "cancelled": (ended("CANCELLED", cancelled_by="root"), "cancelled", "by root"),
+    "cancelled by nobody": (ended("CANCELLED"), "cancelled", "at step 50/100"),
     "cancelled, and saved": (slurm(cancelled_after_term), "cancelled", "by root"),
     "SLURM is down": (slurm(down), "unknown", "submitted as job 1_0, at step 50/100"),
     "SLURM is down, it beats": (slurm(down_but_beating), "running", "step 50/100"),
@@ -217,7 +217,11 @@ STATE_CASES: dict[str, tuple[Callable[[World], object], str, str]] = {
     "checkpoint lost": (lambda w: w.run(step=150, kept=[150]), "lost", "its checkpoint is gone"),
     "local, running": (local(), "running", "step 50/100, 640 images/s"),
     "local, killed": (lambda w: local(pid=dead_pid())(w), "failed", "ended without a word"),
-    "local, stopped": (local_segment(error="Stopped: stopped by SIGTERM"), "stopped", "by SIGTERM, at step 50/100"),
+    "local, stopped": (local_segment(stopped="SIGTERM"), "stopped", "by SIGTERM, at step 50/100"),
+    "local, stopped by an earlier version": (
+        local_segment(error="Stopped: stopped by SIGTERM"), "stopped", "by SIGTERM, at step 50/100"
+    ),
+    "local, interrupted in an earlier version": (local_segment(error="KeyboardInterrupt: "), "stopped", "by SIGINT"),
     "local, failed": (local_segment(error="UserError: not finite"), "failed", "UserError: not finite"),
     "local, ended": (local_segment(completed=True), "not submitted", "at step 50/100"),
     "local, note of an error": (local_note("error", error="KeyError: 'x'"), "failed", "KeyError: 'x'"),
@@ -262,7 +266,7 @@ def test_eta_counts_training_and_what_is_evaluated_on_the_way(world: World) -> N
     world.study(asked={"N": (100, 200, 400)})
     (job,) = world.launch("N", budgets=(100, 200, 400))
     running(world, job)
-    world.progress("N", 160, "loss 0.5, 640 images/s")
+    world.progress("N", 160)
     done, near, far = world.rows()
     assert (done.state, near.step, far.step) == ("done", 160, 160)
     assert near.eta == pytest.approx((200 - 160) * BATCH / SPEED + EVALUATION_SECONDS)
@@ -275,7 +279,7 @@ def test_progress_of_an_earlier_start_is_no_news(world: World) -> None:
     world.study()
     (job,) = world.launch("N")
     running(world, job)
-    world.progress("N", 99, "evaluating step 100: 5/9 samples", age=60)
+    world.progress("N", 99, samples=5, age=60)
     assert [(row.state, row.step) for row in world.rows()] == [("running", 50), ("running", 50)]
 
 
@@ -284,21 +288,54 @@ def test_evaluation_inline_then_the_next_budget(world: World) -> None:
     world.study()
     (job,) = world.launch("N")
     running(world, job)
-    world.progress("N", 100, show.evaluating_text(100, 300, 1000))
+    world.progress("N", 100, samples=300)
     row, later = world.rows()
     assert (row.state, row.samples, what(row)) == ("evaluating", (300, 1000), "300/1000 samples")
     assert (later.state, later.step) == ("running", 100)
     assert what(later).startswith("evaluating step 100: 300/1000 samples, step 100/200")
-    world.progress("N", 100, show.evaluating_text(100, 1000, 1000))
+    world.progress("N", 100, samples=1000)
     assert what(world.rows()[0]) == "features and distances"
 
 
-def test_evaluation_text_is_the_one_that_jobs_write() -> None:
-    found = EVALUATING_TEXT.match(show.evaluating_text(100, 300, 1000))
-    assert found
-    assert found.groups() == ("100", "300", "1000")
-    assert EVALUATING_TEXT.match(show.evaluating_text(100, 1000, 1000))
-    assert not EVALUATING_TEXT.match(show.speed_text(0.5, 600.0))
+def test_what_a_job_says_of_itself_is_read_as_it_was_written(tmp_path: Path) -> None:
+    path = tmp_path / PROGRESS_FILE
+    assert read_progress(path) is None
+    job = FileProgress(tmp_path)
+    assert job.state.text == "starting"
+    job.training(0, 400, None, None)
+    job.training(400, 400, 0.5, 600.0)
+    written = read_progress(path)
+    assert written == replace(job.state, time=path.stat().st_mtime)
+    assert (written.step, written.last, written.text) == (400, 400, "loss 0.5000, 600 images/s")
+    job.sampling(400, 300, 1000)
+    job.evaluated(200, {"fid": 12.345, "heldout_loss": float("nan")}, {"fid": 2.0})
+    written = read_progress(path)
+    assert written
+    assert (written.evaluating, written.step) == (True, 400)
+    assert written.text == "evaluating step 400: 300/1000 samples"
+    assert written.evaluated_text == "step 200: FID 12.35 (real images 2.00), held-out loss nan"
+
+
+@pytest.mark.parametrize(
+    ("doing", "text"), [("loss 0.5, 640 images/s", "step 60/100"), ("evaluating step 60: 5/9 samples", "step 60/100")]
+)
+def test_progress_of_an_earlier_version_says_the_step(world: World, doing: str, text: str) -> None:
+    world.run(step=50)
+    world.study()
+    (job,) = world.launch("N")
+    running(world, job)
+    old = {"doing": doing, "step": 60, "last": 200, "evaluated": "step 40: FID 12.35"}
+    (world.runs / "N" / PROGRESS_FILE).write_text(json.dumps(old))
+    assert text in what(world.rows()[0])
+    progress = read_progress(world.runs / "N" / PROGRESS_FILE)
+    assert progress
+    assert (progress.text, progress.evaluated_text) == ("training", "")
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"step": "x"}', '{"step": 5, "samples": null}'])
+def test_a_damaged_progress_file_is_passed_over(tmp_path: Path, content: str) -> None:
+    (tmp_path / PROGRESS_FILE).write_text(content)
+    assert read_progress(tmp_path / PROGRESS_FILE) is None
 
 
 def test_a_silent_process_is_pointed_out(world: World) -> None:
@@ -326,7 +363,7 @@ def test_life_of_a_run_that_is_evaluated_by_a_job_of_its_own(world: World) -> No
     world.scheduler.end(train)
     assert [what(row) for row in world.rows()] == ["its evaluation waits: other jobs come first"] * 2
     world.scheduler.start(evaluator)
-    world.progress("N", 100, show.evaluating_text(100, 10, 1000), file="progress-judge.json")
+    world.progress("N", 100, samples=10, file=EVALUATION_PROGRESS_FILE)
     assert [(row.state, row.job) for row in world.rows()] == [("evaluating", evaluator), ("trained", evaluator)]
     world.evaluate("N", 100)
     world.scheduler.fail(evaluator, "137:0")

@@ -15,8 +15,7 @@ from rich.console import Console
 
 from fcdm.jobs.job import EVALUATE
 from fcdm.jobstatus.actions import cancel
-from fcdm.jobstatus.status_table import screen, watch
-from fcdm.jobstatus.words import next_steps, summary
+from fcdm.jobstatus.status_table import next_steps, screen, summary, watch
 from tests.support.fake_scheduler import FakeScheduler
 from tests.support.status_world import World
 

@@ -323,7 +323,7 @@ def test_history_of_real_output(real: Slurm, commands: Commands) -> None:
     (commands.folder / "sacct.out").write_text(HISTORY.replace("SCRIPT", "/a path/|0.sh"))
     found = real.history(["7_1", "7_3", "7_5", "5"])
     assert list(found) == ["7_1", "7_3", "7_5"]
-    assert (found["7_3"].state, found["7_3"].reason) == ("CANCELLED", "by 0")
+    assert (found["7_3"].state, found["7_3"].cancelled_by) == ("CANCELLED", "root")
     assert (found["7_5"].state, found["7_5"].restarts, found["7_5"].preempted) == ("PENDING", 1, 1)
     assert found["7_1"].script == "/a path/|0.sh"
     commands.write("sacct", "echo 'Slurm accounting storage is disabled' >&2; exit 1")

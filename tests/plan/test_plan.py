@@ -26,7 +26,7 @@ from fcdm.data.digits import load_digits_split
 from fcdm.engine.evaluate import HELDOUT_BINS
 from fcdm.errors import UserError
 from fcdm.features.digits_cnn import DigitsCNN
-from fcdm.formatting import flops_text, hours_text, number_text
+from fcdm.formatting import bytes_text, duration_text, flops_text, number_text, plural, steps_text
 from fcdm.jobs.job import Job
 from fcdm.jobs.make_jobs import data_is_here, make_jobs
 from fcdm.models import build_model
@@ -256,7 +256,23 @@ def test_numbers_as_texts() -> None:
     ]
     numbers = {0: "0", 1e-5: "<0.001", 0.0123: "0.012", 12.3: "12.30", 1234.5: "1,234"}
     assert {value: number_text(value) for value in numbers} == numbers
-    assert [hours_text(value) for value in (None, 0.001, 0.5, 30, 72)] == ["?", "4 s", "30.0 min", "30.0 h", "3.0 d"]
+    assert number_text(None) == "?"
+    assert [duration_text(seconds) for seconds in (4, 60, 90, 1800, 3600, 12_600, 172_799, 259_200, 4e6)] == [
+        *("4 s", "1 min", "1.5 min", "30 min", "1 h", "3.5 h", "48 h", "3 days", "46 days")
+    ]
+    assert [bytes_text(count) for count in (1640, 24e6, 999.6e6, 86.07e9, 1.5e12)] == [
+        "1.64 kB",
+        "24 MB",
+        "1 GB",
+        "86.1 GB",
+        "1.5 TB",
+    ]
+    assert [steps_text(steps) for steps in (400, 400_000, 2_352_000, 7e6)] == ["400", "400K", "2.352M", "7M"]
+    assert [plural(1, "job"), plural(1438, "job"), plural(2, "process", "processes")] == [
+        "1 job",
+        "1,438 jobs",
+        "2 processes",
+    ]
 
 
 def test_runs_of_one_name_say_what_tells_them_apart(jobs: Any) -> None:
@@ -459,7 +475,7 @@ def test_time_limits(jobs: Any) -> None:
     (text,) = warnings_before_submission(jobs("model=S", "resources.hours=0.02"), H100, 0.4, late)
     assert "a start of 120 s (resources.hours) leaves 0 s of work (30 s to start up, and SLURM signals 120 s" in text
     (text,) = warnings_before_submission(jobs("model=S", "resources.hours=0.05"), H100, 0.4, late)
-    assert "starts of 3 min (resources.hours): 2.45 h of work; it is requeued each time" in text
+    assert "starts of 3 min (resources.hours): 2.5 h of work; it is requeued each time" in text
     short = SlurmOptions(timeout_min=1, signal_delay_s=15)
     (text,) = warnings_before_submission(jobs("model=S"), H100, 0.4, short)
     assert "starts of 1 min (hydra.launcher.timeout_min)" in text

@@ -114,6 +114,7 @@ def test_in_a_study_of_several_protocols_fid_is_what_was_asked_of_the_run(tmp_pa
     ("end", "error"),
     [
         ({"completed": False, "error": "UserError: the loss is not finite"}, "UserError: the loss is not finite"),
+        ({"completed": False, "stopped": "SIGTERM"}, None),
         ({"completed": False, "error": "Stopped: stopped by SIGTERM"}, None),
         ({"completed": True}, None),
     ],

@@ -25,7 +25,7 @@ from fcdm.slurm.options import SlurmOptions
 from fcdm.slurm.preflight import check_folder, check_requests, file_system
 from fcdm.slurm.rank_env import address_of, export_ranks
 from fcdm.slurm.requeue import progress_of, requeue, requeues
-from fcdm.slurm.sbatch_script import Request, request_of, script
+from fcdm.slurm.sbatch_script import Resources, request_of, script
 from fcdm.slurm.submit import Row, submit
 from tests.support.commands import composed
 from tests.support.fake_scheduler import FakeScheduler
@@ -308,16 +308,16 @@ def test_a_damaged_evaluation_of_one_run_keeps_no_other_from_being_submitted(tmp
 @pytest.mark.parametrize(
     ("resources", "options", "wanted"),
     [
-        (ResourcesConfig(), {}, Request(1, 1, 0, 1440, None, None)),
-        (ResourcesConfig(gpus=8, nodes=2, hours=0.5, mem_gb=64, cpus=8), {}, Request(2, 4, 4, 30, 64, 8)),
-        (ResourcesConfig(gpus=8), {"max_gpus_per_node": 4}, Request(2, 4, 4, 1440, None, None)),
-        (ResourcesConfig(gpus=2), {"max_gpus_per_node": 4}, Request(1, 2, 2, 1440, None, None)),
-        (ResourcesConfig(gpus=1), {"timeout_min": 3, "mem_gb": 5}, Request(1, 1, 1, 3, 5, None)),
-        (ResourcesConfig(), {"nodes": 2, "tasks_per_node": 2}, Request(2, 2, 0, 1440, None, None)),
-        (ResourcesConfig(gpus=1), {"gpus_per_node": 2, "cpus_per_task": 3}, Request(1, 2, 2, 1440, None, 3)),
+        (ResourcesConfig(), {}, Resources(1, 1, 0, 1440, None, None)),
+        (ResourcesConfig(gpus=8, nodes=2, hours=0.5, mem_gb=64, cpus=8), {}, Resources(2, 4, 4, 30, 64, 8)),
+        (ResourcesConfig(gpus=8), {"max_gpus_per_node": 4}, Resources(2, 4, 4, 1440, None, None)),
+        (ResourcesConfig(gpus=2), {"max_gpus_per_node": 4}, Resources(1, 2, 2, 1440, None, None)),
+        (ResourcesConfig(gpus=1), {"timeout_min": 3, "mem_gb": 5}, Resources(1, 1, 1, 3, 5, None)),
+        (ResourcesConfig(), {"nodes": 2, "tasks_per_node": 2}, Resources(2, 2, 0, 1440, None, None)),
+        (ResourcesConfig(gpus=1), {"gpus_per_node": 2, "cpus_per_task": 3}, Resources(1, 2, 2, 1440, None, 3)),
     ],
 )
-def test_resources_and_options(resources: ResourcesConfig, options: dict[str, object], wanted: Request) -> None:
+def test_resources_and_options(resources: ResourcesConfig, options: dict[str, object], wanted: Resources) -> None:
     assert request_of(resources, SlurmOptions(**options)) == wanted
 
 
@@ -366,22 +366,22 @@ CLUSTER = Cluster(
 @pytest.mark.parametrize(
     ("request_", "options", "said"),
     [
-        (Request(1, 8, 8, 60, None, None), {}, "have 4: say hydra.launcher.max_gpus_per_node=4"),
-        (Request(1, 1, 1, 60, None, None), {"partition": "cpu"}, "choose another partition"),
-        (Request(1, 1, 0, 60, None, None), {"partition": "cpus"}, "did you mean cpu"),
-        (Request(1, 4, 4, 60, 500, 1), {}, "500 GB"),
-        (Request(2, 4, 4, 60, None, 1), {}, "has 1 such nodes"),
-        (Request(1, 1, 0, 500, None, None), {}, "resources.hours=2"),
+        (Resources(1, 8, 8, 60, None, None), {}, "have 4: say hydra.launcher.max_gpus_per_node=4"),
+        (Resources(1, 1, 1, 60, None, None), {"partition": "cpu"}, "choose another partition"),
+        (Resources(1, 1, 0, 60, None, None), {"partition": "cpus"}, "did you mean cpu"),
+        (Resources(1, 4, 4, 60, 500, 1), {}, "500 GB"),
+        (Resources(2, 4, 4, 60, None, 1), {}, "has 1 such nodes"),
+        (Resources(1, 1, 0, 500, None, None), {}, "resources.hours=2"),
     ],
 )
-def test_what_no_node_has_is_refused(request_: Request, options: dict[str, object], said: str) -> None:
+def test_what_no_node_has_is_refused(request_: Resources, options: dict[str, object], said: str) -> None:
     with pytest.raises(UserError, match=said):
         check_requests("run", [request_], SlurmOptions(**options), CLUSTER)
 
 
 def test_what_a_node_has_is_not(tmp_path: Path) -> None:
-    check_requests("run", [Request(1, 4, 4, 120, 30, 2)], SlurmOptions(), CLUSTER)
-    check_requests("run", [Request(1, 1, 0, 9999, 100, 64)], SlurmOptions(partition="main,cpu"), CLUSTER)
+    check_requests("run", [Resources(1, 4, 4, 120, 30, 2)], SlurmOptions(), CLUSTER)
+    check_requests("run", [Resources(1, 1, 0, 9999, 100, 64)], SlurmOptions(partition="main,cpu"), CLUSTER)
 
 
 def test_a_runs_folder_that_the_nodes_cannot_see(tmp_path: Path) -> None:

@@ -82,15 +82,15 @@ class FakeScheduler:
         self._answer()
         for job in [task for name in ids for task in self._tasks(name)]:
             if self._jobs[job].active:
-                self.end(job, "CANCELLED", reason="by 0")
+                self.end(job, "CANCELLED", cancelled_by="root")
 
     # ------------------------------------------------------------------------------------- what a test does to it
 
     def start(self, job: str, node: str = "node1") -> None:
         self._set(replace(self._jobs[job], state="RUNNING", reason="None", nodes=node))
 
-    def end(self, job: str, state: str = "COMPLETED", exit_code: str = "0:0", reason: str = "") -> None:
-        self._set(replace(self._jobs[job], state=state, exit_code=exit_code, reason=reason))
+    def end(self, job: str, state: str = "COMPLETED", exit_code: str = "0:0", cancelled_by: str = "") -> None:
+        self._set(replace(self._jobs[job], state=state, exit_code=exit_code, reason="", cancelled_by=cancelled_by))
 
     def fail(self, job: str, exit_code: str = "1:0") -> None:
         self.end(job, "FAILED", exit_code)

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from fcdm.config.schema import Config, DataConfig, EvaluationConfig, ModelConfig
+from fcdm.jobs.progress import PROGRESS_FILE, FileProgress
 from fcdm.jobstatus.actions import Retried, retry_failed
 from fcdm.jobstatus.collect import Looker, Overview, what_is_asked
-from fcdm.jobstatus.rows import Row
+from fcdm.jobstatus.rows import StatusRow
 from fcdm.runs.lock_files import Claim, own_claim
 from fcdm.runs.protocol import protocol_id, protocol_of
 from fcdm.slurm.ledger import add_id, write_launch
@@ -92,10 +93,16 @@ class World:
         with open(self.runs / name / "records.jsonl", "a") as records:
             records.write(json.dumps(line) + "\n")
 
-    def progress(self, name: str, step: int, doing: str, file: str = "progress.json", age: float = 0.0) -> None:
-        path = self.runs / name / file
-        path.write_text(json.dumps({"step": step, "last": 200, "doing": doing}))
-        os.utime(path, (self.now - age, self.now - age))
+    def progress(
+        self, name: str, step: int, samples: int | None = None, file: str = PROGRESS_FILE, age: float = 0.0
+    ) -> None:
+        """A job that trains, or has drawn so many `samples` of 1000 to evaluate the checkpoint of `step`."""
+        progress = FileProgress(self.runs / name, file)
+        if samples is None:
+            progress.training(step, 200, 0.5, SPEED)
+        else:
+            progress.sampling(step, samples, 1000)
+        os.utime(progress.path, (self.now - age, self.now - age))
 
     def claim(
         self,
@@ -200,7 +207,7 @@ class World:
     def look(self, study: str | None = "s") -> Overview:
         return self.looker.look(what_is_asked(self.runs, study), self.now)
 
-    def rows(self, study: str | None = "s") -> list[Row]:
+    def rows(self, study: str | None = "s") -> list[StatusRow]:
         return self.look(study).rows
 
     def states(self, study: str | None = "s") -> list[str]:

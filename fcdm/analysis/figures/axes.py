@@ -10,6 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 from numpy.typing import ArrayLike
 
+from fcdm.formatting import steps_text
+
 Drawn = tuple[Figure, pd.DataFrame]
 """A figure and the numbers in it. `attrs["left_out"]` of the numbers: lines that name what it does not show."""
 
@@ -33,14 +35,6 @@ def fid_label(table: pd.DataFrame) -> str:
     if samples <= 0:
         return "FID"
     return f"FID-{samples // 1000}k" if samples % 1000 == 0 else f"FID-{samples}"
-
-
-def steps_text(steps: float) -> str:
-    """400000 -> `400k`."""
-    for size, suffix in ((1e6, "M"), (1e3, "k")):
-        if steps >= size:
-            return f"{steps / size:.3g}{suffix}"
-    return f"{steps:.3g}"
 
 
 def legend_columns(texts: list[str], width: float) -> int:

@@ -11,11 +11,12 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from fcdm.analysis.figures.fid_curves import log_ticks, steps_text
+from fcdm.analysis.figures.fid_curves import log_ticks
 from fcdm.analysis.figures.styles import BLUE, MARKERS, SINGLE, VERMILLION
 from fcdm.analysis.stats.claim_sides import Pair
 from fcdm.analysis.stats.step_efficiency import equal_fid_ratio
 from fcdm.analysis.stats.step_ratios import efficiency_curve
+from fcdm.formatting import steps_text
 
 OF_AXIS = {"steps": "Training steps", "train_pflops": "Training compute (PFLOPs)"}
 PUBLISHED = "published"

@@ -21,7 +21,6 @@ from fcdm.analysis.figures.axes import (
     log_axes,
     log_ticks,
     step_ticks,
-    steps_text,
 )
 from fcdm.analysis.figures.model_size import fid_against_gmacs
 from fcdm.analysis.figures.published_points import LEGEND, PUBLISHED, named_as, unguided
@@ -29,7 +28,7 @@ from fcdm.analysis.figures.styles import FAMILIES, OTHERS, SINGLE, line_styles
 from fcdm.analysis.stats.model_pairs import Comparison, Line, comparisons, dropped, lines
 from fcdm.analysis.stats.step_efficiency import RatioRange
 
-__all__ = ["fid_against", "fid_against_gmacs", "fid_label", "log_ticks", "steps_text"]
+__all__ = ["fid_against", "fid_against_gmacs", "fid_label", "log_ticks"]
 
 FAR_BELOW = 10.0
 """A floor this many times below every FID is told in words: a line for it would flatten the curves."""

@@ -11,9 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 
-from fcdm.analysis.figures.axes import NOTE, Drawn, fid_label, legend_columns, steps_text
+from fcdm.analysis.figures.axes import NOTE, Drawn, fid_label, legend_columns
 from fcdm.analysis.figures.published_points import LEGEND, PUBLISHED
 from fcdm.analysis.figures.styles import DOUBLE, FAMILIES, MARKERS, OTHERS, SINGLE, lighter
+from fcdm.formatting import steps_text
 
 METRICS = ("fid", "inception_score", "precision", "recall")
 

@@ -13,10 +13,11 @@ from matplotlib.patheffects import withStroke
 
 from fcdm.analysis.data.labels import display_name
 from fcdm.analysis.data.scales import scales
-from fcdm.analysis.figures.axes import NOTE, Drawn, fid_label, legend_columns, log_axes, spread, steps_text
+from fcdm.analysis.figures.axes import NOTE, Drawn, fid_label, legend_columns, log_axes, spread
 from fcdm.analysis.figures.published_points import LEGEND, PUBLISHED, UNDISCLOSED, named_as, unguided
 from fcdm.analysis.figures.styles import DOUBLE, FAMILIES, OTHERS, lighter
 from fcdm.analysis.stats.model_pairs import dropped, lines
+from fcdm.formatting import steps_text
 
 MOST_BUDGETS = 4
 LARGEST, SMALLEST = 90.0, 10.0

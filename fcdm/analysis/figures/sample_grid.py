@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from fcdm.analysis.figures.axes import NOTE, Drawn, spread, steps_text
+from fcdm.analysis.figures.axes import NOTE, Drawn, spread
 from fcdm.analysis.figures.styles import DOUBLE
 from fcdm.analysis.stats.model_pairs import Line, lines
+from fcdm.formatting import steps_text
 
 MOST_COLUMNS = 6
 LEAST_COLUMNS = 4

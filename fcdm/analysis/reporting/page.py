@@ -12,8 +12,9 @@ import yaml
 from fcdm.analysis.reporting.cell_tables import CellTable, Value
 from fcdm.analysis.reporting.html import HTML, Content, element, joined
 from fcdm.analysis.reporting.study_facts import ProtocolResults, StudyFacts, state_text
+from fcdm.formatting import plural
 from fcdm.jobstatus.rows import DONE
-from fcdm.jobstatus.words import plural, summary
+from fcdm.jobstatus.status_table import summary
 
 SHORT = 32
 """Letters of a word or name that a table does not break."""

@@ -16,8 +16,8 @@ from fcdm.analysis.data.tidy_table import read_curves, table_of
 from fcdm.analysis.stats.model_pairs import dropped
 from fcdm.errors import UserError
 from fcdm.jobstatus.collect import Looker, what_is_asked
-from fcdm.jobstatus.rows import DONE, Row
-from fcdm.jobstatus.words import what
+from fcdm.jobstatus.rows import DONE, StatusRow
+from fcdm.jobstatus.status_table import what
 from fcdm.runs.reader import RunView, Study, list_studies, read_study, run_folders
 from fcdm.runs.study_description import question_of
 
@@ -46,7 +46,7 @@ class StudyFacts:
     study: Study
     runs_dir: Path
     question: str
-    rows: tuple[Row, ...]
+    rows: tuple[StatusRow, ...]
     """One per run, budget and protocol, as `fcdm.status` shows them."""
     problem: str
     """Why SLURM could not be asked; "" where it was, or where there is nothing to ask."""
@@ -70,7 +70,7 @@ class StudyFacts:
         return display_name(view.model, view.family) if view else "–"
 
 
-def state_text(row: Row, protocol: bool = False) -> str:
+def state_text(row: StatusRow, protocol: bool = False) -> str:
     """`400: stopped, by SIGTERM`."""
     told = what(row)
     by = f" by {row.protocol}" if protocol else ""
@@ -131,7 +131,7 @@ def _results_of(
     folder: Path,
     study: Study,
     protocol: str,
-    rows: Iterable[Row],
+    rows: Iterable[StatusRow],
     views: Iterable[RunView],
 ) -> ProtocolResults:
     mine = [row for row in rows if row.protocol == protocol]

@@ -13,6 +13,7 @@ from fcdm.analysis.published import PUBLISHED, published_curve
 from fcdm.analysis.stats.bootstrap import Trajectories
 from fcdm.analysis.stats.model_pairs import Comparison, comparisons, how_chosen, of_seeds
 from fcdm.analysis.stats.step_efficiency import FID_ERROR, FidCurve, fid_curve
+from fcdm.formatting import steps_text
 
 PAPER, THIRD_PARTY, DERIVED, CLAIMED = "paper", "third-party", "derived", "claimed, not recomputable"
 """How sure a published half is: read in a paper, told by others of it, computed here, or told without its FIDs."""
@@ -130,14 +131,6 @@ def pairs_of(table: pd.DataFrame, distance: str = "FID") -> list[Pair]:
         )
         found.append(pair)
     return found
-
-
-def steps_text(steps: float) -> str:
-    """2352000 -> `2.352M`."""
-    for size, suffix in ((1e6, "M"), (1e3, "K")):
-        if steps >= size:
-            return f"{steps / size:.4g}{suffix}"
-    return f"{steps:.4g}"
 
 
 def _error(one: Comparison, protocol: dict[str, object]) -> float:

@@ -15,6 +15,7 @@ from scipy.special import ndtri, stdtrit
 
 from fcdm.analysis.stats.power_law import FLATTEST, HUBER, STEEPEST, PowerLaw, solve
 from fcdm.errors import UserError
+from fcdm.formatting import plural
 
 LEAST_POINTS = 4
 """Different x that a fit of three numbers needs, to leave one that can contradict it."""
@@ -130,7 +131,7 @@ class Points:
             of = sorted(set(runs[~fit]))
             whose = f" ({_some(of)})" if trajectories is not None else ""
             notes.append(
-                f"left out: {_count((~fit).sum(), 'point')} that {_be(~fit)} not a finite number above 0{whose}"
+                f"left out: {plural((~fit).sum(), 'point')} that {_be(~fit)} not a finite number above 0{whose}"
             )
         order = np.argsort(x, kind="stable")
         order = order[fit[order]]
@@ -139,7 +140,7 @@ class Points:
         if rising:
             whose = f" ({_some(rising)})" if trajectories is not None else ""
             notes.append(
-                f"not monotone: {_count(len(rising), 'trajectory', 'trajectories')} rises on the way{whose}; kept"
+                f"not monotone: {plural(len(rising), 'trajectory', 'trajectories')} rises on the way{whose}; kept"
             )
         return cls(x, y, runs, names, tuple(notes))
 
@@ -213,7 +214,7 @@ def resampled_counts(points: Points, level: float, resamples: int, seed: int) ->
     fewest = min(groups, key=lambda name: len(groups[name]))
     smallest = len(groups[fewest])
     if smallest < LEAST_TRAJECTORIES:
-        seeds = f"{_count(smallest, 'seed')}{f' of {fewest}' if fewest else ''}"
+        seeds = f"{plural(smallest, 'seed')}{f' of {fewest}' if fewest else ''}"
         return none, float("nan"), f"no interval: {seeds}, at least {LEAST_TRAJECTORIES} needed"
     random = np.random.default_rng(seed)
     counts = np.zeros((resamples, len(points.x)))
@@ -241,10 +242,6 @@ def _need(x: np.ndarray, notes: Sequence[str]) -> None:
             f"a power law with an offset needs points at {LEAST_POINTS} different budgets at least, "
             f"here {'is' if there == 1 else 'are'} {there}{more}"
         )
-
-
-def _count(number: int, one: str, several: str = "") -> str:
-    return f"{number} {one if number == 1 else several or one + 's'}"
 
 
 def _be(which: np.ndarray) -> str:

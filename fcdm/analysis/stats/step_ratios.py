@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from fcdm.analysis.stats.bootstrap import ratio_intervals
-from fcdm.analysis.stats.claim_sides import CLAIMED, DERIVED, Pair, Side, steps_text
+from fcdm.analysis.stats.claim_sides import CLAIMED, DERIVED, Pair, Side
 from fcdm.analysis.stats.model_pairs import UNITS, bound, incomparable
 from fcdm.analysis.stats.step_efficiency import (
     FLOORS,
@@ -19,6 +19,7 @@ from fcdm.analysis.stats.step_efficiency import (
     ratio_curve,
     ratio_range,
 )
+from fcdm.formatting import steps_text
 
 
 def budgets(pair: Pair, steps_a: float, steps_b: float) -> Side:
