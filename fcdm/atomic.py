@@ -155,6 +155,7 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file. Raises OSError, and UserError for a file that is torn or holds no object."""
     try:
         content = json.loads(path.read_text())
     except ValueError:
@@ -162,3 +163,11 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{path} is damaged: it holds no JSON object; restore it or delete it")
     return content
+
+
+def read_json_if_whole(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; {} where it is missing, torn or no object: for files that count as absent then."""
+    try:
+        return read_json(path)
+    except (OSError, UserError):
+        return {}

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,6 +16,7 @@ from typing import Any, TypeVar
 from fcdm.atomic import describe_oserror
 from fcdm.errors import UserError
 from fcdm.hashing import file_sha256
+from fcdm.runs.run_paths import step_of
 
 MANIFEST = "manifest.json"
 _T = TypeVar("_T")
@@ -38,7 +38,7 @@ def checkpoints(folder: Path) -> list[tuple[int, Path]]:
         return []
     except OSError as error:
         raise describe_oserror(error, folder, "looking for checkpoints") from error
-    return sorted((int(path.name[5:]), path) for path in paths if re.fullmatch(r"step-\d+", path.name))
+    return sorted((step, path) for path in paths if (step := step_of(path.name)) is not None)
 
 
 def group_names(path: Path) -> list[str]:

@@ -6,15 +6,16 @@
 from __future__ import annotations
 
 import difflib
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from fcdm.atomic import read_json
 from fcdm.errors import UserError
 from fcdm.hashing import known_sha256
 from fcdm.runs.checkpoints import BrokenCheckpoint, checkpoints, looks_whole, read_manifest
 from fcdm.runs.folder import Run
+from fcdm.runs.run_paths import RUN_FILE, folders_of_runs, step_of
 
 SUFFIXES = (".pt", ".pth", ".safetensors")
 """Files of weights: torch's, read weights-only, and safetensors."""
@@ -53,13 +54,13 @@ def find_weights(text: str, runs_dir: Path | str = "runs") -> Weights:
         if not path.is_file():
             raise UserError(f"{path}: there is no such file{_siblings(path)}")
         return Weights(f"sha256:{known_sha256(path)}", path)
-    if re.fullmatch(r"step-\d+", path.name) and path.is_dir():
+    if (step := step_of(path.name)) is not None and path.is_dir():
         run = _run_at(path.parent.parent) if path.parent.name == "checkpoints" else None
         if run is None:
             raise UserError(
                 f"{path} lies in no run's folder, so nothing says which model it is: name its ema.safetensors instead"
             )
-        return checkpoint_of(run, int(path.name[5:]))
+        return checkpoint_of(run, step)
     name, at, wanted = text.rpartition("@")
     if at and wanted.isdigit() and not path.is_dir():
         return checkpoint_of(find_run_named(name, runs_dir), int(wanted))
@@ -72,7 +73,7 @@ def find_run_named(text: str, runs_dir: Path | str = "runs") -> Run:
     for folder in (path, runs_dir / text):
         if text and (run := _run_at(folder)):
             return run
-    folders = sorted(path.parent for path in runs_dir.glob("*/run.json"))
+    folders = folders_of_runs(runs_dir)
     if re.fullmatch(rf"[0-9a-f]{{{_SHORTEST_ID},64}}", text):
         near = [folder for folder in folders if folder.name[-8:].startswith(text[:8])]
         found = [run for run in map(_run_at, near) if run and run.id.startswith(text)]
@@ -81,7 +82,7 @@ def find_run_named(text: str, runs_dir: Path | str = "runs") -> Run:
         if found:
             raise UserError(f"{text} begins the ids of {', '.join(run.name for run in found)}: give more digits")
     if path.is_dir():
-        raise UserError(f"{path} is no run's folder: there is no run.json in it")
+        raise UserError(f"{path} is no run's folder: there is no {RUN_FILE} in it")
     names = [folder.name for folder in folders]
     near_names = difflib.get_close_matches(text, names, n=3, cutoff=0.4) or names[:3]
     if near_names:
@@ -94,14 +95,13 @@ def find_run_named(text: str, runs_dir: Path | str = "runs") -> Run:
 
 def _run_at(folder: Path) -> Run | None:
     try:
-        described = json.loads((folder / "run.json").read_text())
-        identity = described["id"]
-        if not re.fullmatch(r"[0-9a-f]{64}", identity):
-            raise ValueError
+        identity = str(read_json(folder / RUN_FILE).get("id"))
     except OSError:
         return None
-    except (ValueError, TypeError, KeyError):
-        raise UserError(f"{folder / 'run.json'} is damaged: it holds no run's id; restore it") from None
+    except UserError:
+        identity = ""
+    if not re.fullmatch(r"[0-9a-f]{64}", identity):
+        raise UserError(f"{folder / RUN_FILE} is damaged: it holds no run's id; restore it")
     return Run(folder.resolve() if not folder.name else folder, identity)
 
 

@@ -34,6 +34,7 @@ from fcdm.runs.formats import (
     segment_of,
 )
 from fcdm.runs.identity import flatten
+from fcdm.runs.run_paths import RUN_FILE, evaluation_files, folders_of_runs
 
 __all__ = [
     "Evaluation",
@@ -57,7 +58,7 @@ class RunView:
 
     def __init__(self, folder: Path, studies: tuple[Study, ...] = ()) -> None:
         self.folder = folder
-        self.info: dict[str, Any] = read_json(folder / "run.json")
+        self.info: dict[str, Any] = read_json(folder / RUN_FILE)
         try:
             self.id = str(self.info["id"])
             self.model = str(self.info["model"])
@@ -70,7 +71,7 @@ class RunView:
             self.created = float(self.info["created"])
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(
-                f"{folder / 'run.json'} lacks or garbles {error}: restore the file, or move this folder away"
+                f"{folder / RUN_FILE} lacks or garbles {error}: restore the file, or move this folder away"
             ) from None
         self.studies = tuple(study for study in studies if any(r.id == self.id for r in study.requests))
 
@@ -105,7 +106,7 @@ class RunView:
     def evaluations(self) -> list[Evaluation]:
         """Each (step, protocol) once, by step: the evaluations' files, and records that have no file."""
         found = {}
-        for path in sorted((self.folder / "evaluations").glob("step-*.json")):
+        for *_, path in evaluation_files(self.folder / "evaluations"):
             try:
                 evaluation = read_evaluation(path)
             except FileNotFoundError:
@@ -245,7 +246,7 @@ def run_folders(runs_dir: Path | str) -> list[Path]:
     directory = Path(runs_dir)
     if not directory.is_dir():
         raise UserError(f"no runs in {directory}: there is no such folder; train first, or name another folder")
-    return sorted(path.parent for path in directory.glob("[!.]*/run.json"))
+    return folders_of_runs(directory)
 
 
 def list_studies(runs_dir: Path | str) -> list[Study]:

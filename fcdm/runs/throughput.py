@@ -12,13 +12,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from fcdm.atomic import read_json
 from fcdm.config.schema import Config
 from fcdm.errors import UserError
 from fcdm.runs.formats import place_name, read_records
 from fcdm.runs.identity import flatten, science
 from fcdm.runs.reader import RunView
 from fcdm.runs.run_cost import run_cost
+from fcdm.runs.run_paths import folders_of_runs, run_facts
 
 _RUNS_READ = 8
 """Runs whose records are read for one question; the newest first."""
@@ -71,13 +71,13 @@ class Speeds:
     def _index(self) -> dict[tuple[Any, ...], list[Path]]:
         """Run folders by what run.json says of them, newest records first."""
         found: dict[tuple[Any, ...], list[tuple[float, Path]]] = {}
-        for path in self.runs_dir.glob("[!.]*/run.json"):
+        for folder in folders_of_runs(self.runs_dir):
             try:
-                info = read_json(path)
+                info = run_facts(folder)
                 key = (info["family"], info["resolution"], info["batch_size"], info["cost"]["forward_macs"])
-                age = (path.parent / "records.jsonl").stat().st_mtime
-                found.setdefault(key, []).append((-age, path.parent))
-            except (OSError, UserError, KeyError, TypeError):
+                age = (folder / "records.jsonl").stat().st_mtime
+                found.setdefault(key, []).append((-age, folder))
+            except (OSError, KeyError, TypeError):
                 continue  # not started, or damaged: others say so
         return {key: [folder for _, folder in sorted(folders)] for key, folders in found.items()}
 
