@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from fcdm.atomic import read_json_if_whole
 from fcdm.codecs.vae_files import ALIASES, vae_identity
 from fcdm.errors import UserError
 
@@ -125,8 +126,8 @@ def _manifest_bytes(folder: Path) -> bytes:
 
 def _vae_name(folder: Path) -> str:
     try:
-        return str(json.loads((folder / MADE).read_bytes())["vae"]["name"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return str(read_json_if_whole(folder / MADE)["vae"]["name"])
+    except (KeyError, TypeError):
         return ""
 
 

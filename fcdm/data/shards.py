@@ -23,7 +23,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fcdm.atomic import TEMPORARY, describe_oserror, sync_folder, temporary_name, write_atomic, write_json
+from fcdm.atomic import (
+    TEMPORARY,
+    describe_oserror,
+    read_json_if_whole,
+    sync_folder,
+    temporary_name,
+    write_atomic,
+    write_json,
+)
 from fcdm.codecs.vae_files import VaeIdentity
 from fcdm.data.image_sources import Source
 from fcdm.data.manifest import FORMAT, HELDOUT, LABELS, MADE, MANIFEST, NAMES
@@ -99,14 +107,13 @@ class Work:
         """For the main process, before any other begins. Raises UserError where something else is being made there."""
         path = self.folder / "plan.json"
         values = plan.values()
-        with contextlib.suppress(FileNotFoundError, ValueError):
-            before = json.loads(path.read_bytes())
-            differs = [key for key in values if before.get(key) != values[key]]
-            if differs:
-                raise UserError(
-                    f"{self.out} is the unfinished store of another command ({_told(before, values, differs)}): finish "
-                    "that one, remove the folder, or choose another --out"
-                )
+        before = read_json_if_whole(path)
+        differs = [key for key in values if before and before.get(key) != values[key]]
+        if differs:
+            raise UserError(
+                f"{self.out} is the unfinished store of another command ({_told(before, values, differs)}): finish "
+                "that one, remove the folder, or choose another --out"
+            )
         try:
             for folder in (self.out / "shards", self.folder):
                 folder.mkdir(parents=True, exist_ok=True)
@@ -140,10 +147,7 @@ class Work:
 
     def mark(self, shard: int) -> dict[str, Any] | None:
         """What stands of the shard; None: nothing yet."""
-        with contextlib.suppress(OSError, ValueError):
-            found = json.loads(self._mark_path(shard).read_bytes())
-            return found if isinstance(found, dict) else None
-        return None
+        return read_json_if_whole(self._mark_path(shard)) or None
 
     def bad(self, shard: int) -> list[Skipped]:
         """The images for which the shard was refused."""
