@@ -95,13 +95,14 @@ def _names_a_file(text: str) -> bool:
 
 def _weights(asked: Words) -> None:
     from fcdm.runs.find_weights import SUFFIXES, find_run_named, find_weights
+    from fcdm.runs.run_paths import step_of
     from fcdm.sweep.sampling_config import run_config, source_config, value_of
 
     assert asked.source is not None
     runs_dir = value_of(asked.overrides, "runs_dir") or "runs"
     path = Path(asked.source)
     _, at, step = asked.source.rpartition("@")
-    one_step = (at and step.isdigit() and not path.is_dir()) or path.name.startswith("step-")
+    one_step = (at and step.isdigit() and not path.is_dir()) or step_of(path.name) is not None
     if path.suffix in SUFFIXES or one_step:
         weights = find_weights(asked.source, runs_dir)
         if weights.run is None:

@@ -35,6 +35,7 @@ from fcdm.runs.checkpoints import (
     read_manifest,
     verify,
 )
+from fcdm.runs.run_paths import checkpoint_name
 
 _TRASH = ".trash-"
 
@@ -52,7 +53,7 @@ def save_checkpoint(
     wherever the tensors are. Raises UserError when the file system refuses; older checkpoints then stand and
     nothing else is left behind.
     """
-    final = folder / f"step-{step:08d}"
+    final = folder / checkpoint_name(step)
     temporary = folder / temporary_name(final.name)
     try:
         for later, path in checkpoints(folder):

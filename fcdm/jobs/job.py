@@ -13,6 +13,7 @@ from fcdm.atomic import write_json
 from fcdm.config.check import budgets, config_from
 from fcdm.config.schema import Config, CustomConfig
 from fcdm.errors import UserError
+from fcdm.runs.checkpoints import checkpoints
 from fcdm.runs.folder import Run, find_run, open_run
 from fcdm.runs.identity import readable_name
 from fcdm.runs.protocol import protocol_id, protocol_of
@@ -74,8 +75,8 @@ class Job:
 
     def untrained(self, run: Run) -> list[int]:
         """Budgets that training has still to reach: not evaluated, and without a checkpoint."""
-        kept = {path.name for path in run.checkpoints.glob("step-*")}
-        return [step for step in self.missing(run) if f"step-{step:08d}" not in kept]
+        kept = dict(checkpoints(run.checkpoints))
+        return [step for step in self.missing(run) if step not in kept]
 
     def left(self, run: Run) -> list[int]:
         """Budgets for which this job has something to do."""
@@ -88,7 +89,7 @@ class Job:
 
     def refuse_lost_budgets(self, run: Run) -> None:
         """Raise UserError for budgets that training has passed, that are not evaluated and have no checkpoint."""
-        kept = sorted(int(path.name.removeprefix("step-")) for path in run.checkpoints.glob("step-*"))
+        kept = [step for step, _ in checkpoints(run.checkpoints)]
         trained = max(kept, default=0)
         lost = [step for step in self.missing(run) if step <= trained and step not in kept]
         if lost:

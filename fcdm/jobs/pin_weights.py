@@ -9,7 +9,6 @@ What the user typed is no identity: `init_from` and `evaluation.guidance_weak` b
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 import sys
 from functools import cache
@@ -24,6 +23,7 @@ from fcdm.runs.find_weights import Weights, find_weights
 from fcdm.runs.folder import Run, find_run, frozen_science
 from fcdm.runs.identity import INTRODUCED, flatten, run_id, science
 from fcdm.runs.reader import list_studies
+from fcdm.runs.run_paths import folders_of_runs, run_facts, step_of
 from fcdm.runs.tracked_ema import tracked
 from fcdm.runs.user_models import check_source, with_source
 
@@ -110,7 +110,7 @@ def _pinned(key: str, text: str, config: Config) -> Weights:
         if key == "init_from" and (known := _known(text, config)):
             return known
         raise UserError(f"{key}: {error}") from None
-    if found.run is not None and not re.search(r"@\d+$|(^|/)step-\d+/?$", text):
+    if found.run is not None and not re.search(r"@\d+$", text) and step_of(Path(text).name) is None:
         raise UserError(f"{key}={text} says no step, and its newest changes as it is trained: write {key}={found.name}")
     if found.run is not None and found.step is not None:
         _refuse_passing(key, found.run, found.step)
@@ -134,20 +134,20 @@ def _known(text: str, config: Config) -> Weights | None:
     A file is known by its path or checksum only, never by its bare name.
     """
     wanted = {text, str(Path(text).expanduser().absolute())}
-    for path in sorted(Path(config.runs_dir).glob("*/run.json")):
+    for folder in folders_of_runs(Path(config.runs_dir)):
         try:
-            begun = json.loads(path.read_text()).get("init_from") or {}
+            begun = run_facts(folder).get("init_from") or {}
             source, place = str(begun["source"]), Path(begun["path"])
             names = {source, str(place)}
             if "@" in source:
                 names |= {str(begun["name"]), str(place.parent.parent.parent / begun["name"])}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (KeyError, TypeError, AttributeError):
             continue
         if not wanted & names:
             continue
         identity = run_id(science(dataclasses.replace(config, init_from=source)))
-        run = find_run(path.parent.parent, identity)
-        if run == path.parent and checkpoints(run / "checkpoints"):
+        run = find_run(folder.parent, identity)
+        if run == folder and checkpoints(run / "checkpoints"):
             _tell(f"init_from={text} is not there any more; {run.name}, which began from it, goes on")
             return Weights(source, place)
     return None

@@ -18,6 +18,7 @@ from fcdm.jobs.job import EVALUATE, Job
 from fcdm.runs.folder import Run, check_frozen
 from fcdm.runs.identity import science
 from fcdm.runs.reader import list_studies
+from fcdm.runs.run_paths import evaluation_files
 from fcdm.runs.user_models import check_source
 from fcdm.tracking.background import forwarding
 
@@ -70,7 +71,7 @@ def _clean(run: Run, work: str) -> None:
 
 def _asked_before(run: Run) -> set[int]:
     """Budgets that any study asked of this run: their checkpoints stay, evaluated or not yet."""
-    steps = {int(path.name.split("-")[1]) for path in run.evaluations.glob("step-*.json")}
+    steps = {step for step, *_ in evaluation_files(run.evaluations)}
     with contextlib.suppress(UserError):  # a study file that cannot be read asks for nothing
         for study in list_studies(run.folder.parent):
             for request in study.requests:

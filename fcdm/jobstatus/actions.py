@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fcdm.atomic import locked
+from fcdm.atomic import locked, read_json_if_whole
 from fcdm.errors import UserError
 from fcdm.jobs.job import EVALUATE
 from fcdm.jobstatus.collect import Asked, Looker, Overview
@@ -107,10 +106,7 @@ class _Retry:
 
 def _parallel(task: Task) -> int | None:
     """So many tasks of the array may run at a time, as its launch asked."""
-    try:
-        found = json.loads((task.launch / "launch.json").read_text()).get("parallel")
-    except (OSError, ValueError, AttributeError):
-        return None
+    found = read_json_if_whole(task.launch / "launch.json").get("parallel")
     return found if isinstance(found, int) and found > 0 else None
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fcdm.atomic import read_json_if_whole
 from fcdm.config.schema import Config, DataConfig, EvaluationConfig, ModelConfig
 from fcdm.errors import UserError
 from fcdm.jobs.progress import EVALUATION_PROGRESS_FILE, PROGRESS_FILE, JobProgress, read_progress
@@ -21,6 +22,7 @@ from fcdm.runs.formats import read_evaluation
 from fcdm.runs.lock_files import Claim, claim_path, highest, read_claim
 from fcdm.runs.protocol import protocol_id, protocol_of
 from fcdm.runs.run_lock import HolderInfo, current_holder
+from fcdm.runs.run_paths import evaluation_files, run_facts, step_of
 
 Key = tuple[int, str]
 """(budget, protocol id)."""
@@ -97,12 +99,8 @@ class FileReader:
         """The evaluations that stand, and the files of those that are damaged."""
         good: dict[Key, Evaluated] = {}
         damaged: dict[Key, Path] = {}
-        for name in _names(folder / "evaluations"):
-            found = re.fullmatch(r"step-(\d+)-(.+)\.json", name)
-            if not found:
-                continue
-            path = folder / "evaluations" / name
-            key = (int(found[1]), found[2])
+        for step, protocol, path in evaluation_files(folder / "evaluations"):
+            key = (step, protocol)
             if str(path) not in self._evaluated:
                 try:
                     read = read_evaluation(path)
@@ -132,14 +130,14 @@ class FileReader:
         holder, claim = _holder(folder, alive)
         submitted = {path.name for path in job_files}
         local = [name for name in _names(folder / "jobs") if re.fullmatch(r"\d+\.json", name) and name not in submitted]
-        size = _json(folder / "run.json").get("batch_size")
+        size = run_facts(folder).get("batch_size")
         return RunFiles(
             folder,
             batch_size=size if isinstance(size, int) else None,
             evaluated=good,
             damaged=damaged,
             checkpoints=frozenset(
-                int(name[5:]) for name in _names(folder / "checkpoints") if re.fullmatch(r"step-\d+", name)
+                step for name in _names(folder / "checkpoints") if (step := step_of(name)) is not None
             ),
             tail=read_tail(folder / "records.jsonl"),
             training=read_progress(folder / PROGRESS_FILE),
@@ -216,8 +214,8 @@ def _notes(path: Path) -> JobNotes:
     return JobNotes(
         path,
         parts=_parts(path),
-        error=_json(path.with_suffix(".error.json")) or None,
-        stopped=_json(path.with_suffix(".stopped.json")) or None,
+        error=read_json_if_whole(path.with_suffix(".error.json")) or None,
+        stopped=read_json_if_whole(path.with_suffix(".stopped.json")) or None,
         requeues=tuple(item for item in requeues if isinstance(item, dict)) if isinstance(requeues, list) else (),
         submitted=submitted,
     )
@@ -225,7 +223,7 @@ def _notes(path: Path) -> JobNotes:
 
 def _parts(path: Path) -> tuple[tuple[str | None, frozenset[int]], ...]:
     found = []
-    for part in _json(path).get("parts") or []:
+    for part in read_json_if_whole(path).get("parts") or []:
         try:
             budgets = frozenset(int(step) for step in part["steps"])
         except (KeyError, TypeError, ValueError):
@@ -266,11 +264,6 @@ def _mtime(path: Path) -> float | None:
         return path.stat().st_mtime
     except OSError:
         return None
-
-
-def _json(path: Path) -> dict[str, Any]:
-    content = _content(path)
-    return content if isinstance(content, dict) else {}
 
 
 def _content(path: Path) -> Any:

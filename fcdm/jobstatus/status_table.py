@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import time
@@ -33,6 +32,7 @@ from fcdm.jobstatus.rows import (
     StatusRow,
     counts,
 )
+from fcdm.runs.run_paths import run_facts
 from fcdm.slurm.client import Scheduler
 
 EVERY_S = 5.0
@@ -79,7 +79,7 @@ def begun_from(overview: Overview, runs_dir: str) -> list[str]:
     lines = []
     for run in dict.fromkeys(row.run for row in overview.rows):
         try:
-            begun = json.loads((Path(runs_dir) / run / "run.json").read_text())["init_from"]
+            begun = run_facts(Path(runs_dir) / run)["init_from"]
             lines.append(f"{run} started from {begun['name']} ({begun['weights']} weights)")
         except (OSError, ValueError, KeyError, TypeError):
             continue  # drawn weights, or nothing there yet

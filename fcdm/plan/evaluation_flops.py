@@ -9,10 +9,10 @@ from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
-from fcdm.atomic import read_json
 from fcdm.config.schema import Config
 from fcdm.errors import UserError
 from fcdm.runs.run_cost import run_cost
+from fcdm.runs.run_paths import run_facts
 
 VAE_CHANNELS = (128, 256, 512, 512)
 DIGITS_TRAIN, DIGITS_HELDOUT = 1438, 359
@@ -112,7 +112,6 @@ def metrics_macs(config: Config, forward_macs: int) -> int:
 def weak_macs(config: Config) -> int:
     """MACs of one forward pass of the weaker model (`evaluation.guidance_weak`); a file is of the same model."""
     path = Path(config.evaluation.guidance_weak_path or "")
-    run = path.parent.parent / "run.json"
-    if path.is_dir() and run.is_file():
-        return int(read_json(run)["cost"]["forward_macs"])
+    if path.is_dir() and (facts := run_facts(path.parent.parent)):
+        return int(facts["cost"]["forward_macs"])
     return run_cost(config).forward_macs

@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fcdm.atomic import read_json
 from fcdm.config.check import budgets
 from fcdm.config.schema import RUNTIME_EVALUATION, Config
 from fcdm.errors import UserError
 from fcdm.jobs.job import EVALUATE, Job
 from fcdm.jobs.make_jobs import data_is_here
+from fcdm.runs.checkpoints import checkpoints
 from fcdm.runs.folder import Run, check_frozen
 from fcdm.runs.identity import readable_name, science
 from fcdm.runs.protocol import protocol_id, protocol_of
+from fcdm.runs.run_paths import folders_of_runs, run_facts
 from fcdm.slurm.client import Slurm
 from fcdm.slurm.ledger import LAUNCHES, held_outside, in_flight
 
@@ -57,9 +58,8 @@ class Standings:
         self.runs_dir = runs_dir
         self.note = ""
         self._folders: dict[str, list[Path]] = {}
-        if runs_dir.is_dir():
-            for path in runs_dir.glob("[!.]*/run.json"):
-                self._folders.setdefault(path.parent.name[-8:], []).append(path.parent)
+        for folder in folders_of_runs(runs_dir):
+            self._folders.setdefault(folder.name[-8:], []).append(folder)
         self._queued = self._queue()
 
     def of(self, job: Job) -> Standing:
@@ -80,18 +80,13 @@ class Standings:
             return Standing(run.name, REFUSED, str(error))
 
     def _find(self, job: Job) -> Run | None:
-        for folder in sorted(self._folders.get(job.id[:8], [])):
-            try:
-                if read_json(folder / "run.json").get("id") == job.id:
-                    return Run(folder, job.id)
-            except (OSError, UserError):
-                continue
-        return None
+        folders = self._folders.get(job.id[:8], [])
+        return next((Run(folder, job.id) for folder in folders if run_facts(folder).get("id") == job.id), None)
 
     def _standing(self, job: Job, run: Run) -> Standing:
         missing = job.missing(run)
         evaluated = tuple(step for step in job.budgets if step not in missing)
-        trained = max((int(path.name.removeprefix("step-")) for path in run.checkpoints.glob("step-*")), default=0)
+        trained = max(dict(checkpoints(run.checkpoints)), default=0)
         if not missing:
             return Standing(run.name, DONE, "trained and evaluated", evaluated, trained)
         check_frozen(run.folder, science(job.config))

@@ -19,6 +19,7 @@ from fcdm.config.schema import Config, CustomConfig
 from fcdm.errors import UserError
 from fcdm.runs.identity import SCHEMA_VERSION, identifying, readable_name, run_id, science
 from fcdm.runs.run_cost import run_cost
+from fcdm.runs.run_paths import RUN_FILE, evaluation_name, run_facts
 from fcdm.runs.user_models import keep_source
 
 
@@ -52,7 +53,7 @@ class Run:
 
     def evaluation(self, step: int, protocol_id: str) -> Path:
         """The file of one evaluation: named by its key."""
-        return self.evaluations / f"step-{step:08d}-{protocol_id}.json"
+        return self.evaluations / evaluation_name(step, protocol_id)
 
 
 def open_run(config: Config) -> Run:
@@ -74,7 +75,7 @@ def open_run(config: Config) -> Run:
 def find_run(runs_dir: Path, identity: str) -> Path | None:
     """The folder of the run with this id, whatever its readable name is."""
     for folder in sorted(runs_dir.glob(f"*-{identity[:8]}")):
-        if _described(folder).get("id") == identity:
+        if run_facts(folder).get("id") == identity:
             return folder
     return None
 
@@ -106,14 +107,6 @@ def frozen_science(folder: Path) -> dict[str, Any]:
     return content
 
 
-def _described(folder: Path) -> dict[str, Any]:
-    try:
-        described = json.loads((folder / "run.json").read_text())
-    except (OSError, ValueError):
-        return {}
-    return described if isinstance(described, dict) else {}
-
-
 def _lineage(config: Config) -> dict[str, Any]:
     """Where a run's weights come from, and the FLOPs that went into them where that is a run of ours."""
     path = Path(config.init_path or "")
@@ -125,7 +118,7 @@ def _lineage(config: Config) -> dict[str, Any]:
     }
     _, at, step = (config.init_from or "").rpartition("@")
     if at:
-        parent = _described(path.parent.parent)
+        parent = run_facts(path.parent.parent)
         lineage["name"] = f"{path.parent.parent.name}@{step}"
         before = (parent.get("init_from") or {}).get("lineage_train_flops", 0)
         with contextlib.suppress(KeyError, TypeError):
@@ -159,19 +152,19 @@ def _create(folder: Path, identity: str, wanted: dict[str, Any], config: Config)
     temporary = folder.parent / f".new-{uuid.uuid4().hex}"
     try:
         temporary.mkdir(parents=True)
-        (temporary / "run.json").write_text(json.dumps(described, indent=1) + "\n")
+        (temporary / RUN_FILE).write_text(json.dumps(described, indent=1) + "\n")
         (temporary / "config.yaml").write_text(yaml.safe_dump(wanted, sort_keys=False))
         if isinstance(config.model, CustomConfig):
             keep_source(config.model, temporary)
-        for name in ("run.json", "config.yaml"):
+        for name in (RUN_FILE, "config.yaml"):
             with open(temporary / name, "rb") as written:
                 os.fsync(written.fileno())
         temporary.rename(folder)
         sync_folder(folder.parent)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        if (folder / "run.json").exists():
+        if (folder / RUN_FILE).exists():
             return  # another process made the same run's folder in the meantime
         if folder.exists():
-            raise UserError(f"{folder} is there, but is no run's folder (no run.json): remove it") from None
+            raise UserError(f"{folder} is there, but is no run's folder (no {RUN_FILE}): remove it") from None
         raise describe_oserror(error, folder) from None

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fcdm.atomic import locked, write_json
+from fcdm.atomic import locked, read_json_if_whole, write_json
 from fcdm.errors import UserError
 from fcdm.jobs.job import Job
 from fcdm.runs.run_lock import HolderInfo, current_holder
@@ -83,10 +83,7 @@ def add_id(job_file: Path, job_id: str) -> None:
 
 
 def read_ids(job_file: Path) -> tuple[str, ...]:
-    try:
-        return tuple(str(name) for name in json.loads(_ids_file(job_file).read_text())["ids"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return ()
+    return tuple(str(name) for name in read_json_if_whole(_ids_file(job_file)).get("ids", ()))
 
 
 def _ids_file(job_file: Path) -> Path:

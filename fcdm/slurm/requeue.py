@@ -21,6 +21,7 @@ from fcdm.errors import UserError
 from fcdm.runs.checkpoints import checkpoints
 from fcdm.runs.folder import Run
 from fcdm.runs.lock_files import own_job
+from fcdm.runs.run_paths import evaluation_files, unfinished_evaluations
 from fcdm.slurm.client import shown
 
 USERS = (signal.SIGUSR1, signal.SIGUSR2)
@@ -49,14 +50,13 @@ def requeues(job_file: Path) -> list[dict[str, Any]]:
 def progress_of(run: Run) -> list[int]:
     """[last checkpoint's step, evaluations done, batches sampled for those under way]: grows as work is done."""
     sampled = 0
-    for partial in run.evaluations.glob(".step-*.npz"):
+    for partial in unfinished_evaluations(run.evaluations):
         try:
             with np.load(partial, allow_pickle=False) as arrays:
                 sampled += int(arrays["batches"])
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             continue
-    steps = [step for step, _ in checkpoints(run.checkpoints)]
-    return [max(steps, default=0), len(list(run.evaluations.glob("step-*.json"))), sampled]
+    return [max(dict(checkpoints(run.checkpoints)), default=0), len(evaluation_files(run.evaluations)), sampled]
 
 
 def requeue(job_file: Path, run: Run, signum: int, limit: int | None) -> None:

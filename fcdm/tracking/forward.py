@@ -26,6 +26,7 @@ from typing import Any
 from fcdm.errors import UserError
 from fcdm.runs.reader import RunView, Study, list_studies, run_folders
 from fcdm.runs.run_lock import current_holder
+from fcdm.runs.run_paths import evaluation_files
 from fcdm.tracking.mlflow_store import Store, StoreBusy, store_lock
 
 __all__ = ["Forwarded", "Forwarder", "StoreBusy"]
@@ -309,7 +310,7 @@ def _signature(folder: Path, studies: tuple[Study, ...]) -> object:
         records = (stat.st_size, stat.st_mtime_ns)
     except OSError:
         records = (0, 0)
-    evaluations = tuple(sorted(path.name for path in (folder / "evaluations").glob("step-*")))
+    evaluations = evaluation_files(folder / "evaluations")
     return records, evaluations, _holder(folder), hash(repr(studies))
 
 
