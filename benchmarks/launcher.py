@@ -27,7 +27,7 @@ from fcdm.jobs.job import Job  # noqa: E402
 from fcdm.runs.folder import Run  # noqa: E402
 from fcdm.runs.protocol import protocol_id, protocol_of  # noqa: E402
 from fcdm.slurm.ledger import list_tasks  # noqa: E402
-from tools.devcluster.cluster import Cluster  # noqa: E402
+from tools.devcluster.cluster import DevCluster  # noqa: E402
 
 
 @dataclass
@@ -46,7 +46,7 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=200)
     runs = parser.parse_args().runs
     with tempfile.TemporaryDirectory() as folder:
-        cluster = Cluster(Path(folder) / "cluster", nodes=2, cpus=2, gpus=0)
+        cluster = DevCluster(Path(folder) / "cluster", nodes=2, cpus=2, gpus=0)
         cluster.up()
         try:
             environment = {**os.environ, **cluster.environment(), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}

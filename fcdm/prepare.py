@@ -6,20 +6,19 @@ The same command again continues. Under torchrun, or `srun` with several tasks, 
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
-from fcdm.errors import UserError
+from fcdm.errors import OneLineParser, UserError, as_options
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from fcdm.data.image_sources import Source
+    from fcdm.data.image_sources import ImageSource
 
 EXAMPLES = """examples:
   python -m fcdm.prepare latents --images /data/imagenet/train --resolution 256
@@ -31,16 +30,11 @@ The same command again continues: finished shards are kept. No network is needed
 (hf download stabilityai/sd-vae-ft-ema) or in a folder."""
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; {self.prog} --help says what there is")
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Runs one subcommand. Returns the exit code: 1 after a one-line message."""
     words = sys.argv[1:] if arguments is None else arguments
     try:
-        options = _parser().parse_args([_as_option(word) for word in words])
+        options = _parser().parse_args(as_options(words))
         run: Callable[[argparse.Namespace], None] = options.run
         run(options)
     except UserError as error:
@@ -53,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="python -m fcdm.prepare", description="Makes what a study needs before its first step.")
+    parser = OneLineParser(prog="python -m fcdm.prepare", description="Makes what a study needs before its first step.")
     commands = parser.add_subparsers(title="what to prepare", metavar="WHAT", required=True)
     _add_latents(commands.add_parser)
     _add_reference(commands.add_parser)
@@ -104,21 +98,16 @@ def _add_reference(add: Callable[..., argparse.ArgumentParser]) -> None:
     option("--workers", type=int, default=4, metavar="N", help="threads that read and crop (default: 4)")
 
 
-def _as_option(word: str) -> str:
-    """`resolution=256` is `--resolution=256`."""
-    return f"--{word}" if re.match(r"[a-z]\w*=", word) else word
-
-
 def _latents(options: argparse.Namespace) -> None:
     from fcdm.slurm.rank_env import export_ranks
 
     export_ranks()
-    from fcdm.data.encoding import Request
+    from fcdm.data.encoding import StoreRequest
     from fcdm.data.prepare_latents import prepare_latents
     from fcdm.engine.distributed import Ranks
     from fcdm.jobs.image_progress import TerminalBar
 
-    request = Request(
+    request = StoreRequest(
         images=options.images,
         resolution=options.resolution,
         out=options.out or Path(f"data/imagenet-{options.resolution}"),
@@ -166,7 +155,7 @@ def _reference(options: argparse.Namespace) -> None:
     shown.note(f"{out}: evaluation.reference={out}")
 
 
-def _squares(source: Source, size: int, batch: int, workers: int) -> Iterator[Tensor]:
+def _squares(source: ImageSource, size: int, batch: int, workers: int) -> Iterator[Tensor]:
     """The source's images, cropped, as batches (n, 3, size, size) uint8. Raises UserError for an unreadable one."""
     from concurrent.futures import ThreadPoolExecutor
 

@@ -38,7 +38,7 @@ OF_AXIS = {"steps": "steps", "train_pflops": "training FLOPs", "device_seconds":
 
 
 @dataclass(frozen=True)
-class Claim:
+class ClaimRow:
     """One row: `kind` is `budgets`, `equal FID`, `cost` or `same budget`, which are different questions."""
 
     key: str
@@ -108,7 +108,7 @@ def _paper_claims() -> list[_Paper]:
     ]
 
 
-def claims(table: pd.DataFrame | None, others: pd.DataFrame) -> list[Claim]:
+def claims(table: pd.DataFrame | None, others: pd.DataFrame) -> list[ClaimRow]:
     """Every claim, the papers' first. `table`: `tidy_table`'s (None: no runs); `others`: `published`'s."""
     own = pairs_of(table) if table is not None and len(table) else []
     found = []
@@ -116,7 +116,7 @@ def claims(table: pd.DataFrame | None, others: pd.DataFrame) -> list[Claim]:
     for one in _paper_claims():
         theirs = pair_of(*one.models, one.resolution)
         side = one.compute(theirs) if theirs is not None else _not_published(others, one.models, one.resolution)
-        found.append(Claim(one.key, one.kind, one.claim, side, _of_runs(one, own)))
+        found.append(ClaimRow(one.key, one.kind, one.claim, side, _of_runs(one, own)))
     for pair in own:
         found += _own_claims(pair, "fid", others)
     if table is not None and len(table):
@@ -127,7 +127,7 @@ def claims(table: pd.DataFrame | None, others: pd.DataFrame) -> list[Claim]:
     return found
 
 
-def claims_frame(found: list[Claim]) -> pd.DataFrame:
+def claims_frame(found: list[ClaimRow]) -> pd.DataFrame:
     """One row per claim: key, kind, claim, status, then for `published` and `runs` text, value, low, high, rests_on.
 
     `status` is of the published half: `paper`, `third-party` (the weakest of what it quotes), `derived` (computed from
@@ -177,7 +177,7 @@ def _names(pair: Pair) -> tuple[str, str]:
     return (pair.lines[0].name, pair.lines[1].name) if pair.lines is not None else (pair.name_a, pair.name_b)
 
 
-def _own_claims(pair: Pair, metric: str, others: pd.DataFrame) -> list[Claim]:
+def _own_claims(pair: Pair, metric: str, others: pd.DataFrame) -> list[ClaimRow]:
     """What the runs of one pair say by themselves."""
     models = _names(pair)
     names = f"{pair.name_a} against {pair.name_b}, {pair.resolution} px"
@@ -187,7 +187,7 @@ def _own_claims(pair: Pair, metric: str, others: pd.DataFrame) -> list[Claim]:
         theirs = published_pair(others, *models, pair.resolution)
     nothing = _not_published(others, models, pair.resolution) if metric == "fid" else Side("not a published distance")
     found = [
-        Claim(
+        ClaimRow(
             f"{stem}|{axis}",
             "equal FID",
             f"{names}: {OF_AXIS[axis]} to equal {pair.distance}",
@@ -205,14 +205,14 @@ def _own_claims(pair: Pair, metric: str, others: pd.DataFrame) -> list[Claim]:
         side = budgets(pair, *smallest)
     best = f"the first of {pair.name_b} with its lowest, the smallest of {pair.name_a} as good"
     text = f"{names}: budgets, by {pair.distance} ({best})"
-    found.append(Claim(f"{stem}|budgets", "budgets", text, Side("a claim of these runs"), side))
+    found.append(ClaimRow(f"{stem}|budgets", "budgets", text, Side("a claim of these runs"), side))
     if metric == "fid":
         cost = macs(theirs) if theirs is not None else nothing
-        found.append(Claim(f"{stem}|macs", "cost", f"{names}: forward MACs", cost, macs(pair)))
+        found.append(ClaimRow(f"{stem}|macs", "cost", f"{names}: forward MACs", cost, macs(pair)))
     return found
 
 
-def print_claims(found: list[Claim]) -> None:
+def print_claims(found: list[ClaimRow]) -> None:
     """Each claim with both halves, and what they rest on where it is not what the line above rested on."""
     told = ""
     for one in found:

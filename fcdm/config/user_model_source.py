@@ -32,7 +32,7 @@ _OURS = ("fcdm", "hydra_plugins")
 
 
 @dataclass(frozen=True)
-class Source:
+class ModelSource:
     """Where a model comes from. `files`: by their place below a folder on Python's path (`my_lab/blocks.py`)."""
 
     module: str
@@ -107,7 +107,7 @@ def dotted(target: str) -> str:
     return name
 
 
-def find_source(target: str) -> Source:
+def find_source(target: str) -> ModelSource:
     """The source of `model.target`, as Python would find it now.
 
     Raises UserError for a module that is nowhere, or has no file; and for a file that cannot be read.
@@ -127,7 +127,7 @@ def find_source(target: str) -> Source:
         digests = {name: file_sha256(path) for name, path in files.items()}
     except OSError as error:
         raise UserError(f"model.target={target}: {error.filename} cannot be read: {error.strerror}") from None
-    return Source(".".join(parts[:depth]), ".".join(parts[depth:]), Path(spec.origin), files, digests)
+    return ModelSource(".".join(parts[:depth]), ".".join(parts[depth:]), Path(spec.origin), files, digests)
 
 
 def look_in_working_directory() -> None:

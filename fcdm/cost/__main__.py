@@ -8,27 +8,22 @@ import math
 import os
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from fcdm.config.model_checks import check_model
 from fcdm.config.presets import Setting, load_preset, preset_names, preset_setting
 from fcdm.config.schema import ModelConfig
-from fcdm.errors import UserError
+from fcdm.errors import OneLineParser, UserError, as_options
 from fcdm.runs.run_cost import cost_of
 
 PAPER_RESOLUTIONS = {"imagenet": (256, 512)}
 """Resolutions shown per data set where there is more than its recipe's."""
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; python -m fcdm.cost --help says what there is")
-
-
 def main(argv: list[str]) -> int:
     """Print the table, or with --json a list of rows. Returns the exit code: 1 after a one-line message."""
     try:
-        arguments = _parser().parse_args([_as_option(argument) for argument in argv])
+        arguments = _parser().parse_args(as_options(argv))
         folder = arguments.config_dir
         rows = cost_rows(arguments.model, arguments.resolution, arguments.steps, arguments.batch_size, folder)
     except UserError as error:
@@ -157,16 +152,8 @@ def _with_prefix(value: float, unit: str) -> str:
     return f"{value / 1000**prefix:.3g} {('', 'k', 'M', 'G', 'T', 'P', 'E')[prefix]}{unit}"
 
 
-def _as_option(argument: str) -> str:
-    """`model=S`, as fcdm.train takes it, is `--model=S`; `batch_size` is `--batch-size`."""
-    key, equals, value = argument.partition("=")
-    if not equals:
-        return argument
-    return f"--{key.lstrip('-').replace('_', '-')}={value}"
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = OneLineParser(
         prog="python -m fcdm.cost",
         description="What each model costs at each resolution. Without arguments: every preset.",
         epilog="Example: python -m fcdm.cost model=S,dit/S-2 resolution=256,512",

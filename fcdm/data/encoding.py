@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fcdm.data.image_sources import Source
+from fcdm.data.image_sources import ImageSource
 from fcdm.data.images import Unreadable, pillow_settings, read_square
-from fcdm.data.shards import Plan, Skipped, Work
+from fcdm.data.shards import Skipped, StorePlan, Work
 from fcdm.errors import UserError
 from fcdm.runs.processes import cores
 from fcdm.runs.run_lock import Holder
@@ -34,7 +34,7 @@ PATIENCE = 1800.0
 
 
 @dataclass(frozen=True)
-class Request:
+class StoreRequest:
     """What the command line asks for."""
 
     images: Path
@@ -70,7 +70,7 @@ class Group(Protocol):
     def close(self) -> None: ...
 
 
-class Shown(Protocol):
+class ImageProgress(Protocol):
     """What a person sees; only the main process shows anything but unreadable images."""
 
     def note(self, text: str) -> None: ...
@@ -79,11 +79,17 @@ class Shown(Protocol):
     def update(self, done: int) -> None: ...
 
 
-class Job:
-    """The encoding of one process's shards; in the main process also the wait for the others."""
+class ShardEncoder:
+    """Encodes one process's shards; in the main process it also waits for the others."""
 
     def __init__(
-        self, request: Request, plan: Plan, work: Work, group: Group, shown: Shown, holder: Holder | None
+        self,
+        request: StoreRequest,
+        plan: StorePlan,
+        work: Work,
+        group: Group,
+        shown: ImageProgress,
+        holder: Holder | None,
     ) -> None:
         self.request, self.plan, self.work, self.group, self.shown = request, plan, work, group, shown
         self.holder = holder
@@ -236,7 +242,7 @@ class Job:
 
 
 def _squares(
-    source: Source, positions: Iterable[int], size: int, huge: bool, pool: ThreadPoolExecutor, ahead: int
+    source: ImageSource, positions: Iterable[int], size: int, huge: bool, pool: ThreadPoolExecutor, ahead: int
 ) -> Iterator[NDArray[np.uint8] | Unreadable]:
     """The images at `positions`, in order, read by the pool `ahead` of the reader."""
 

@@ -21,7 +21,7 @@ from fcdm.errors import UserError
 
 
 @dataclass(frozen=True, eq=False)
-class Source:
+class ImageSource:
     """Labelled images in a fixed order: by class folder, then by path; or by file, then by row."""
 
     kind: str
@@ -49,7 +49,7 @@ class Source:
         return digest.hexdigest()
 
 
-def open_source(root: Path) -> Source:
+def open_source(root: Path) -> ImageSource:
     """Lists what is in `root`. Raises UserError, in one line, where that is no labelled images."""
     if not root.is_dir():
         kind = "is a file, not a folder" if root.exists() else "does not exist"
@@ -61,7 +61,7 @@ def open_source(root: Path) -> Source:
         raise describe_oserror(error, Path(error.filename or root), "listing the images") from error
 
 
-def _folder(root: Path) -> Source:
+def _folder(root: Path) -> ImageSource:
     with os.scandir(root) as entries:
         found = [entry for entry in entries if not entry.name.startswith(".")]
     classes = sorted(entry.name for entry in found if entry.is_dir())
@@ -82,7 +82,7 @@ def _folder(root: Path) -> Source:
     if any("\n" in name or "\r" in name for name in names):
         raise UserError(f"images={root}: a file's name has a line break: rename it")
     notes = (f"{others:,} other files were left out (no image's ending, or outside the class folders)",)
-    return Source(
+    return ImageSource(
         "folder",
         root,
         names,
@@ -111,7 +111,7 @@ def _is_image(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in ENDINGS  # noqa: PTH122 - a million times
 
 
-def _tables(root: Path, paths: list[Path]) -> Source:
+def _tables(root: Path, paths: list[Path]) -> ImageSource:
     """HF's layouts: `train-00000-of-00294.parquet`, or `save_to_disk`'s `data-00000-of-00001.arrow`."""
     kind = paths[0].suffix[1:]
     try:
@@ -140,7 +140,7 @@ def _tables(root: Path, paths: list[Path]) -> Source:
         table = int(np.searchsorted(starts, index, side="right")) - 1
         return tables[table].image(index - int(starts[table]))
 
-    return Source(kind, root, names, labels.astype(np.int32), classes, read, notes)
+    return ImageSource(kind, root, names, labels.astype(np.int32), classes, read, notes)
 
 
 def _one_split(root: Path, paths: list[Path]) -> tuple[list[Path], tuple[str, ...]]:

@@ -12,16 +12,16 @@ import shutil
 from pathlib import Path
 
 from fcdm.codecs.vae_files import vae_identity
-from fcdm.data.encoding import Group, Job, Request, Shown
+from fcdm.data.encoding import Group, ImageProgress, ShardEncoder, StoreRequest
 from fcdm.data.image_sources import open_source
 from fcdm.data.manifest import MANIFEST, check_manifest, read_manifest
-from fcdm.data.shards import Plan, Work
+from fcdm.data.shards import StorePlan, Work
 from fcdm.errors import UserError
 from fcdm.formatting import bytes_text
 from fcdm.runs.run_lock import Holder, claim
 
 
-def prepare_latents(request: Request, group: Group, shown: Shown) -> Path:
+def prepare_latents(request: StoreRequest, group: Group, shown: ImageProgress) -> Path:
     """Makes the store at `request.out`, or finishes it; returns its folder. Raises UserError, in one line."""
     from fcdm.codecs.vae import open_vae
 
@@ -29,7 +29,7 @@ def prepare_latents(request: Request, group: Group, shown: Shown) -> Path:
     work = Work(request.out)
     with contextlib.ExitStack() as stack:
         failure: UserError | None = None
-        plan: Plan | None = None
+        plan: StorePlan | None = None
         holder: Holder | None = None
         whole = False
         try:
@@ -64,19 +64,19 @@ def prepare_latents(request: Request, group: Group, shown: Shown) -> Path:
         group.close()
         if group.rank == 0 and (kept := len(work.ended())):
             shown.note(f"{kept:,} of {plan.shards:,} shards stand and are kept")
-        job = Job(request, plan, work, group, shown, holder)
+        encoder = ShardEncoder(request, plan, work, group, shown, holder)
         try:
-            job.encode(vae, missing)
+            encoder.encode(vae, missing)
         except UserError as error:
             work.fail(group.rank, str(error))
             raise
         if group.rank == 0:
-            job.wait()
-            job.finish()
+            encoder.wait()
+            encoder.finish()
     return request.out
 
 
-def _check(request: Request) -> None:
+def _check(request: StoreRequest) -> None:
     for name, value in (("batch", request.batch), ("shard", request.shard_images), ("resolution", request.resolution)):
         if value < 1:
             raise UserError(f"{name}={value} cannot be: it must be at least 1")
@@ -86,7 +86,7 @@ def _check(request: Request) -> None:
         raise UserError(f"heldout={request.heldout} cannot be: a fraction of the images, 0 or more and below 1")
 
 
-def plan_of(request: Request) -> Plan:
+def plan_of(request: StoreRequest) -> StorePlan:
     """What the request comes to: the images are listed, the VAE's files found. Raises UserError."""
     vae = vae_identity(request.vae)
     if request.resolution % vae.downsample:
@@ -96,10 +96,10 @@ def plan_of(request: Request) -> Plan:
         )
     precision = "tf32" if request.tf32 else "fp32"
     source = open_source(request.images)
-    return Plan(request.resolution, request.shard_images, request.heldout, precision, vae, source)
+    return StorePlan(request.resolution, request.shard_images, request.heldout, precision, vae, source)
 
 
-def _whole(request: Request, plan: Plan) -> bool:
+def _whole(request: StoreRequest, plan: StorePlan) -> bool:
     """Whether the store stands already. Raises UserError where another one does."""
     out = request.out
     if not (out / MANIFEST).exists():
@@ -132,7 +132,7 @@ def _together(group: Group, failure: UserError | None) -> None:
         raise SystemExit(1)
 
 
-def _sizes(request: Request, plan: Plan, group: Group) -> list[str]:
+def _sizes(request: StoreRequest, plan: StorePlan, group: Group) -> list[str]:
     count, classes = len(plan.source), len(plan.source.classes)
     shape = " x ".join(str(n) for n in plan.row_shape[2:])
     processes = f"{group.world_size} processes on {group.device.type}" if group.world_size > 1 else str(group.device)
@@ -144,7 +144,7 @@ def _sizes(request: Request, plan: Plan, group: Group) -> list[str]:
     ]
 
 
-def _check_space(request: Request, plan: Plan, work: Work) -> None:
+def _check_space(request: StoreRequest, plan: StorePlan, work: Work) -> None:
     stands = len(work.ended()) * plan.shard_images
     needed = max(0, len(plan.source) - stands) * (plan.image_bytes + 64)
     folder = next(path for path in (request.out.absolute(), *request.out.absolute().parents) if path.exists())
@@ -156,6 +156,6 @@ def _check_space(request: Request, plan: Plan, work: Work) -> None:
         )
 
 
-def _tell(shown: Shown, group: Group, text: str) -> None:
+def _tell(shown: ImageProgress, group: Group, text: str) -> None:
     if group.rank == 0:
         shown.note(text)

@@ -33,7 +33,7 @@ from fcdm.atomic import (
     write_json,
 )
 from fcdm.codecs.vae_files import VaeIdentity
-from fcdm.data.image_sources import Source
+from fcdm.data.image_sources import ImageSource
 from fcdm.data.manifest import FORMAT, HELDOUT, LABELS, MADE, MANIFEST, NAMES
 from fcdm.errors import UserError
 from fcdm.hashing import has_sha256
@@ -45,7 +45,7 @@ Skipped = tuple[int, str]
 
 
 @dataclass(frozen=True)
-class Plan:
+class StorePlan:
     """What decides a store's content."""
 
     resolution: int
@@ -54,7 +54,7 @@ class Plan:
     precision: str
     """`fp32` or `tf32`: of the encoder's products on a GPU."""
     vae: VaeIdentity
-    source: Source
+    source: ImageSource
 
     @property
     def shards(self) -> int:
@@ -103,7 +103,7 @@ class Work:
     def __init__(self, out: Path) -> None:
         self.out, self.folder = out, out / "work"
 
-    def start(self, plan: Plan) -> None:
+    def start(self, plan: StorePlan) -> None:
         """For the main process, before any other begins. Raises UserError where something else is being made there."""
         path = self.folder / "plan.json"
         values = plan.values()
@@ -182,7 +182,7 @@ class Work:
     def _mark_path(self, shard: int) -> Path:
         return self.folder / f"{shard:05d}.json"
 
-    def finish(self, plan: Plan, made: dict[str, Any]) -> int:
+    def finish(self, plan: StorePlan, made: dict[str, Any]) -> int:
         """Writes everything but the shards, the manifest last. Returns the number of images. Raises UserError."""
         marks = [self.mark(shard) for shard in range(plan.shards)]
         left_out: dict[int, str] = {}

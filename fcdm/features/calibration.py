@@ -31,7 +31,7 @@ TOLERANCE = {
 _RELATIVE = ("inception_score", "fid", "sfid")
 
 
-class Line(NamedTuple):
+class MetricCheck(NamedTuple):
     """One metric compared."""
 
     metric: str
@@ -45,12 +45,12 @@ class Line(NamedTuple):
         return abs(self.found - self.published) <= self.allowed
 
 
-def compare(found: dict[str, Any], published: dict[str, float]) -> list[Line]:
+def compare(found: dict[str, Any], published: dict[str, float]) -> list[MetricCheck]:
     """Every published metric beside the found one; a missing or NaN one never agrees."""
     lines = []
     for metric, wanted in published.items():
         allowed = TOLERANCE[metric] * (abs(wanted) if metric in _RELATIVE else 1)
-        lines.append(Line(metric, wanted, float(found.get(metric, "nan")), allowed))
+        lines.append(MetricCheck(metric, wanted, float(found.get(metric, "nan")), allowed))
     return lines
 
 

@@ -20,7 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from fcdm.config.schema import CustomConfig
-from fcdm.config.user_model_source import Source, find_source
+from fcdm.config.user_model_source import ModelSource, find_source
 from fcdm.errors import UserError
 from fcdm.models.user_model import build_custom, load_factory, refuse
 
@@ -92,7 +92,7 @@ def measure(question: Question) -> Measured:
     return refuse(target, "cannot be run", failure, source)
 
 
-def _forget(source: Source) -> None:
+def _forget(source: ModelSource) -> None:
     """Import the user's modules anew: they may keep tensors of the device before, such as a table that they cache."""
     files = {str(path.resolve()) for path in source.files.values()}
     for name, module in list(sys.modules.items()):

@@ -16,7 +16,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from fcdm.config.model_checks import CHECKPOINTING, GIVEN
 from fcdm.config.schema import CustomConfig
-from fcdm.config.user_model_source import Source, find_source
+from fcdm.config.user_model_source import ModelSource, find_source
 from fcdm.errors import UserError
 
 STORED = (
@@ -67,7 +67,7 @@ def verify(target: str, sha256: str) -> None:
     load_factory(config, find_source(target))
 
 
-def refuse(target: str, what: str, error: BaseException, source: Source) -> NoReturn:
+def refuse(target: str, what: str, error: BaseException, source: ModelSource) -> NoReturn:
     """Raise UserError: `model.target=my_unet.MyUNet cannot be built: KeyError: 'x' (my_unet.py:12)`."""
     if isinstance(error, UserError):
         raise error
@@ -80,7 +80,7 @@ def refuse(target: str, what: str, error: BaseException, source: Source) -> NoRe
     ) from error
 
 
-def _place(error: BaseException, source: Source) -> str:
+def _place(error: BaseException, source: ModelSource) -> str:
     """`/home/me/my_unet.py:12`: the innermost line of the user's own on the way to the error, or nothing."""
     own = {path.resolve() for path in source.files.values()}
     if isinstance(error, SyntaxError) and error.filename:
@@ -89,7 +89,7 @@ def _place(error: BaseException, source: Source) -> str:
     return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""
 
 
-def load_factory(config: CustomConfig, source: Source) -> Callable[..., Any]:
+def load_factory(config: CustomConfig, source: ModelSource) -> Callable[..., Any]:
     """What `model.target` names. Raises UserError."""
     target = config.target
     if config.source is not None and source.sha256 != config.source:

@@ -86,7 +86,7 @@ def place_name(fields: dict[str, Any]) -> str:
     return f"cpu ({processor}, {text})" if processor else f"cpu ({text})"
 
 
-class Request(NamedTuple):
+class StudyRequest(NamedTuple):
     """What a study asks of one run: `run` is its folder's name, `budgets` are steps, evaluated by `protocol_id`."""
 
     run: str
@@ -105,7 +105,7 @@ class Study:
     command: tuple[str, ...]
     protocol_id: str
     protocol: dict[str, Any]
-    requests: tuple[Request, ...]
+    requests: tuple[StudyRequest, ...]
     commands: tuple[str, ...] = ()
     """All that asked, as a shell takes them, the last one last."""
     question: str = ""
@@ -235,7 +235,7 @@ def read_study_file(path: Path) -> Study:
             protocol_id=str(content["protocol_id"]),
             protocol=dict(content["protocol"]),
             requests=tuple(
-                Request(
+                StudyRequest(
                     str(asked["run"]),
                     str(asked["id"]),
                     tuple(int(budget) for budget in asked["budgets"]),

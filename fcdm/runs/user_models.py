@@ -25,7 +25,7 @@ from typing import Any
 
 from fcdm.atomic import write_json
 from fcdm.config.schema import Config, CustomConfig
-from fcdm.config.user_model_source import Source, changed_files, dotted, find_source
+from fcdm.config.user_model_source import ModelSource, changed_files, dotted, find_source
 from fcdm.cost.model_cost import ModelCost
 from fcdm.errors import UserError
 from fcdm.hashing import file_sha256
@@ -77,7 +77,7 @@ def with_source(model: CustomConfig) -> CustomConfig:
 
 
 @cache
-def source_of(target: str) -> Source:
+def source_of(target: str) -> ModelSource:
     """`find_source`, once a process: all jobs of a command have the same."""
     return find_source(target)
 

@@ -54,7 +54,7 @@ class Forwarded:
 
 
 @dataclass
-class Progress:
+class ForwardingProgress:
     """How far an MLflow run got: bytes of records.jsonl, steps evaluated and steps pictured by protocol."""
 
     # The names are the tag's, in stores of every version.
@@ -64,7 +64,7 @@ class Progress:
     config: bool = False
 
     @classmethod
-    def parse(cls, text: str | None) -> Progress:
+    def parse(cls, text: str | None) -> ForwardingProgress:
         try:
             return cls(**json.loads(text or "{}"))
         except (ValueError, TypeError):
@@ -134,7 +134,7 @@ class Forwarder:
         elif known.info.lifecycle_stage == "deleted":
             return 0  # deleted by a person in MLflow: it stays so until it is restored or purged there
         run_id, there = known.info.run_id, known.data.tags
-        progress = Progress.parse(there.get(PROGRESS))
+        progress = ForwardingProgress.parse(there.get(PROGRESS))
         # Once `fid` was told of this run, it never changes its meaning.
         headline = (there.get(HEADLINE) if progress.judged else None) or view.headline
         self.store.describe(
@@ -161,7 +161,7 @@ class Forwarder:
         self.store.set_status(known, _status(view), _last_sign(view))
         return sent
 
-    def _units(self, view: RunView, headline: str | None, progress: Progress) -> Iterator[list[Row]]:
+    def _units(self, view: RunView, headline: str | None, progress: ForwardingProgress) -> Iterator[list[Row]]:
         """Rows that belong together: a line's, an evaluation's. Asked for more, moves `progress` behind."""
         start = progress.records
         if view.records and start > view.records[-1].end:
@@ -183,7 +183,7 @@ class Forwarder:
             yield [row for key, value in values.items() for row in _row(step, when, key, value)]
             progress.judged.setdefault(protocol_id, []).append(step)
 
-    def _send_files(self, view: RunView, run_id: str, progress: Progress, problems: list[str]) -> None:
+    def _send_files(self, view: RunView, run_id: str, progress: ForwardingProgress, problems: list[str]) -> None:
         """config.yaml and each evaluation's sample grid. A store that takes no files has the numbers."""
         before = progress.dump()
         try:

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from fcdm.analysis import claims as module
-from fcdm.analysis.claims import Claim, claims, claims_frame
+from fcdm.analysis.claims import ClaimRow, claims, claims_frame
 from fcdm.analysis.data.tidy_table import tidy_table
 from fcdm.analysis.published import published
 from fcdm.analysis.stats.claim_sides import pairs_of, published_pair
@@ -42,11 +42,11 @@ def table(runs: Path) -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def found(table: pd.DataFrame) -> list[Claim]:
+def found(table: pd.DataFrame) -> list[ClaimRow]:
     return claims(table, published())
 
 
-def named(found: list[Claim], key: str) -> Claim:
+def named(found: list[ClaimRow], key: str) -> ClaimRow:
     (one,) = (claim for claim in found if claim.key == key)
     return one
 
@@ -80,7 +80,7 @@ def test_a_half_of_the_published_points_is_missing_too() -> None:
     assert np.isnan(named(found, "macs_256").published.value)
 
 
-def test_own_runs_speak_in_their_own_rows(found: list[Claim]) -> None:
+def test_own_runs_speak_in_their_own_rows(found: list[ClaimRow]) -> None:
     stem = "FCDM-N|DiT-N/2|8|fid|"
     steps, flops, hours = (named(found, stem + axis).runs for axis in ("steps", "train_pflops", "device_seconds"))
     assert steps.low < steps.value < steps.high
@@ -98,7 +98,7 @@ def test_own_runs_speak_in_their_own_rows(found: list[Claim]) -> None:
     assert share.value == pytest.approx(4.1 / 7.6)
 
 
-def test_the_smallest_budget_that_is_as_good_as_the_largest(table: pd.DataFrame, found: list[Claim]) -> None:
+def test_the_smallest_budget_that_is_as_good_as_the_largest(table: pd.DataFrame, found: list[ClaimRow]) -> None:
     side = named(found, "FCDM-N|DiT-N/2|8|fid|budgets").runs
     means = table.groupby(["family", "steps"])["fid"].mean()
     best = means["dit"].min()
@@ -265,7 +265,7 @@ def test_two_resolutions_are_two_pairs(table: pd.DataFrame) -> None:
     assert sorted(pair.resolution for pair in pairs_of(both)) == [8, 16]
 
 
-def test_the_frame_has_a_row_per_claim(found: list[Claim]) -> None:
+def test_the_frame_has_a_row_per_claim(found: list[ClaimRow]) -> None:
     frame = claims_frame(found)
     assert frame["key"].is_unique
     assert len(frame) == len(found)
@@ -292,7 +292,7 @@ def test_the_curve_over_all_targets_with_seeds_and_sensitivity(table: pd.DataFra
     assert efficiency_curve(papers)["low_seeds"].isna().all()
 
 
-def test_the_command(runs: Path, found: list[Claim], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command(runs: Path, found: list[ClaimRow], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "claims.csv"
     assert module.main(["--runs", str(runs), "--study", "demo", "--csv", str(out)]) == 0
     said = capsys.readouterr().out

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from fcdm.codecs.vae import Vae, open_vae
 from fcdm.codecs.vae_files import find_vae, vae_identity
-from fcdm.data.encoding import Job, Request
+from fcdm.data.encoding import ShardEncoder, StoreRequest
 from fcdm.data.image_sources import open_source
 from fcdm.data.images import pillow_settings, read_square
 from fcdm.data.latents import LatentsStore
@@ -206,10 +206,10 @@ class TwoRanks:
 def test_the_main_process_waits_for_the_others_but_not_for_ever(
     images: Path, vae: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    request = Request(images=images, resolution=32, out=tmp_path / "store", vae=str(vae), shard_images=8)
+    request = StoreRequest(images=images, resolution=32, out=tmp_path / "store", vae=str(vae), shard_images=8)
     plan, work = plan_of(request), Work(request.out)
     work.start(plan)
-    job = Job(request, plan, work, TwoRanks(), Silent(), None)
+    job = ShardEncoder(request, plan, work, TwoRanks(), Silent(), None)
     monkeypatch.setattr("fcdm.data.encoding.PATIENCE", 0.1)
     with pytest.raises(UserError, match=r"5 shards of the other processes do not come"):
         job.wait()

@@ -21,7 +21,7 @@ from tests.support import slurm_lab as lab
 from tests.support.commands import ROOT, only_run, values
 from tests.support.slurm_lab import BUDGETS, SMALL, STUDY, Lab, assert_undisturbed, starts
 from tests.support.user_model_page import write_page
-from tools.devcluster.cluster import Cluster
+from tools.devcluster.cluster import DevCluster
 
 pytestmark = [
     pytest.mark.slow,
@@ -34,7 +34,7 @@ pytestmark = [
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
     """Two nodes of four CPUs and two make-believe GPUs; arrays of at most three tasks."""
     lab.require_slurm()
-    private = Cluster(tmp_path_factory.mktemp("slurm"), nodes=2, cpus=4, gpus=2, options={"MaxArraySize": "3"})
+    private = DevCluster(tmp_path_factory.mktemp("slurm"), nodes=2, cpus=4, gpus=2, options={"MaxArraySize": "3"})
     private.up()
     yield private
     private.down(purge=True)
@@ -224,7 +224,7 @@ def test_kill_9_of_a_nodes_daemons_goes_on_elsewhere(
     tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, undisturbed: Path
 ) -> None:
     lab.require_slurm()
-    cluster = Cluster(
+    cluster = DevCluster(
         tmp_path_factory.mktemp("slurm"), nodes=2, cpus=2, gpus=0, options={"SlurmdTimeout": 10, "MessageTimeout": 5}
     )
     cluster.up()
@@ -274,7 +274,7 @@ def test_a_preemption_without_a_users_signal(
 ) -> None:
     """SLURM's default: SIGTERM at the start of the grace time, and a requeue of what is still there at its end."""
     lab.require_slurm()
-    cluster = Cluster(
+    cluster = DevCluster(
         tmp_path_factory.mktemp("slurm"),
         nodes=1,
         cpus=1,

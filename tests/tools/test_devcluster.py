@@ -18,7 +18,7 @@ import pytest
 from tests.support.commands import ROOT
 from tests.support.slurm_lab import require_slurm
 from tools.devcluster import conf
-from tools.devcluster.cluster import Cluster
+from tools.devcluster.cluster import DevCluster
 from tools.devcluster.system import ClusterError
 
 SCRIPT = ROOT / "tools" / "devcluster"
@@ -38,7 +38,7 @@ def cluster(tmp_path: Path) -> Iterator[Callable[..., Any]]:
     made: list[Any] = []
 
     def make(name: str = "cluster", **settings: Any) -> Any:
-        made.append(Cluster(tmp_path / name, **settings))
+        made.append(DevCluster(tmp_path / name, **settings))
         return made[-1]
 
     yield make
@@ -164,7 +164,7 @@ def test_what_was_killed_comes_back(cluster: Callable[..., Any]) -> None:
     assert status.returncode == 1
     assert "partly up" in status.stdout
     with pytest.raises(ClusterError, match="down"):
-        Cluster(mine.folder, nodes=1).up()
+        DevCluster(mine.folder, nodes=1).up()
     assert mine.up() is True
     assert {role for role, pid in mine.daemons().items() if killed[role] != pid} == {"slurmctld", "node1"}
     until(["COMPLETED"], lambda: accounted(mine, job))

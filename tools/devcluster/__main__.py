@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))  # the checkout, from wherever this is started
-from tools.devcluster.cluster import Cluster
+from tools.devcluster.cluster import DevCluster
 from tools.devcluster.conf import Settings
 from tools.devcluster.system import ClusterError
 
@@ -24,7 +24,7 @@ from tools.devcluster.system import ClusterError
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
-        cluster = Cluster(options.folder, **_chosen(options))
+        cluster = DevCluster(options.folder, **_chosen(options))
         lines, code = {"up": _up, "down": _down, "status": _status}[options.command](cluster, options)
     except (ClusterError, OSError) as error:
         print(f"devcluster: {error}", file=sys.stderr)
@@ -66,7 +66,7 @@ def _chosen(options: argparse.Namespace) -> dict[str, Any]:
     return {"options": lines or None, **numbers}
 
 
-def _up(cluster: Cluster, options: argparse.Namespace) -> tuple[list[str], int]:
+def _up(cluster: DevCluster, options: argparse.Namespace) -> tuple[list[str], int]:
     began = time.monotonic()
     fresh = cluster.up()
     how = f"up in {time.monotonic() - began:.1f} s" if fresh else "is up already"
@@ -78,14 +78,14 @@ def _up(cluster: Cluster, options: argparse.Namespace) -> tuple[list[str], int]:
     return [first, *_next(cluster, options, "sbatch --wrap hostname; squeue; sacct", "status", "down")], 0
 
 
-def _down(cluster: Cluster, options: argparse.Namespace) -> tuple[list[str], int]:
+def _down(cluster: DevCluster, options: argparse.Namespace) -> tuple[list[str], int]:
     there = cluster.folder.exists()
     ran = cluster.down(purge=options.purge)
     removed = ", and its folder is removed" if there and options.purge else ""
     return [f"devcluster: {'down' if ran else 'nothing runs'}: {cluster.folder}{removed}"], 0
 
 
-def _status(cluster: Cluster, options: argparse.Namespace) -> tuple[list[str], int]:
+def _status(cluster: DevCluster, options: argparse.Namespace) -> tuple[list[str], int]:
     daemons = cluster.daemons()
     if not daemons:
         return [f"devcluster: nothing runs: {cluster.folder}", *_next(cluster, options, "up")], 1
@@ -99,7 +99,7 @@ def _status(cluster: Cluster, options: argparse.Namespace) -> tuple[list[str], i
     return [*lines, *_next(cluster, options, *(["down"] if up else ["up", "down"]))], 0 if up else 1
 
 
-def _next(cluster: Cluster, options: argparse.Namespace, *what: str) -> list[str]:
+def _next(cluster: DevCluster, options: argparse.Namespace, *what: str) -> list[str]:
     """The commands to go on with."""
     folder = "" if options.folder == ".devcluster" else f" --folder {shlex.quote(options.folder)}"
     own = f"{Path(sys.executable).name} {shlex.quote(sys.argv[0])}"

@@ -16,13 +16,13 @@ from typing import Any
 from tools.devcluster import system
 from tools.devcluster.cluster_folder import Folder
 from tools.devcluster.conf import SERVICES, Settings, Site, command
-from tools.devcluster.system import INSTALLER, ClusterError, Process, wait_until
+from tools.devcluster.system import INSTALLER, ClusterError, ClusterProcess, wait_until
 
 PATIENCE = 30.0  # seconds for one daemon to be ready
 READY = {"idle", "mixed", "allocated", "completing", "planned"}  # what sinfo calls nodes that take jobs
 
 
-class Cluster:
+class DevCluster:
     """A SLURM cluster in `folder`, on this machine. What is None is as it was last, or else as in `Settings`.
 
     CPUs and GPUs (links to /dev/null) are per node, `grace_time` in seconds; `options` replace or add lines of
@@ -62,7 +62,7 @@ class Cluster:
         kept = self.home.state()
         return replace(kept.settings if kept else Settings(), **self._asked)
 
-    def processes(self) -> list[Process]:
+    def processes(self) -> list[ClusterProcess]:
         """All its living processes: daemons, job steps and what jobs started."""
         return system.cluster_processes(self.folder, self.home.name)
 
@@ -246,7 +246,7 @@ class Cluster:
     def _stop(self, roles: Collection[str] | None, kill: bool = False) -> None:
         """End these daemons (None: all), the ones that others need last, and the jobs of their nodes."""
 
-        def left() -> list[Process]:
+        def left() -> list[ClusterProcess]:
             return [p for p in self.processes() if roles is None or p.role in roles or p.node in roles]
 
         def killed() -> bool:

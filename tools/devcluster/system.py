@@ -124,7 +124,7 @@ def free_ports(count: int, avoid: Iterable[int] = ()) -> list[int]:
 
 
 @dataclass(frozen=True)
-class Process:
+class ClusterProcess:
     """A living process of a cluster. `role` is its daemon's, `node` is "" for the daemons of no node."""
 
     pid: int
@@ -133,7 +133,7 @@ class Process:
     node: str
 
 
-def cluster_processes(folder: Path, name: str) -> list[Process]:
+def cluster_processes(folder: Path, name: str) -> list[ClusterProcess]:
     """The living processes of the cluster in `folder`: its daemons, and what its jobs started.
 
     Nothing goes by a program's name or by a remembered pid, which may be another's by now. Daemons and slurmstepds
@@ -142,7 +142,7 @@ def cluster_processes(folder: Path, name: str) -> list[Process]:
     its parents as well is not found: neither does slurm.
     """
     parents: dict[int, int] = {}
-    found: dict[int, Process] = {}
+    found: dict[int, ClusterProcess] = {}
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or (pid := int(entry.name)) == os.getpid():
             continue
@@ -157,10 +157,10 @@ def cluster_processes(folder: Path, name: str) -> list[Process]:
                 role = variables.get(ROLE.encode(), b"").decode()
                 node = role if role.startswith("node") else ""
                 step = node and (entry / "exe").readlink().name.startswith("slurmstepd")
-                found[pid] = Process(pid, "step" if step else "daemon", role, node)
+                found[pid] = ClusterProcess(pid, "step" if step else "daemon", role, node)
             elif variables.get(b"SLURM_CLUSTER_NAME") == name.encode() and b"SLURMD_NODENAME" in variables:
                 node = variables[b"SLURMD_NODENAME"].decode()
-                found[pid] = Process(pid, "task", node, node)
+                found[pid] = ClusterProcess(pid, "task", node, node)
         except OSError:  # ended meanwhile, or another user's
             continue
     for pid in parents:
@@ -177,7 +177,7 @@ def cluster_processes(folder: Path, name: str) -> list[Process]:
     return list(found.values())
 
 
-def send(processes: Iterable[Process], number: signal.Signals) -> None:
+def send(processes: Iterable[ClusterProcess], number: signal.Signals) -> None:
     for process in processes:
         with suppress(ProcessLookupError, PermissionError):
             os.kill(process.pid, number)

@@ -12,7 +12,7 @@ from fcdm.analysis.stats.step_efficiency import fid_curve, is_fid
 
 
 @dataclass(frozen=True)
-class Line:
+class SeedCurve:
     """One curve: a model at one setting, the mean over its seeds at the steps that every one of them has."""
 
     label: str
@@ -45,7 +45,7 @@ class Line:
         return Trajectories(amount.to_numpy(), fid.to_numpy(), tuple(int(seed) for seed in fid.index))
 
 
-def lines(table: pd.DataFrame) -> list[Line]:
+def lines(table: pd.DataFrame) -> list[SeedCurve]:
     """The curves of a table: FCDM first, from small to large. What they leave out: `dropped`."""
     found = []
     for (label, _), every in table.groupby(["label", "variant"], sort=True):
@@ -65,7 +65,7 @@ def lines(table: pd.DataFrame) -> list[Line]:
         name = display_name(first["model"], first["family"])
         without = tuple(f"seed {seed} ({why})" for seed, why in _seeds_without(every, seeds))
         found.append(
-            Line(str(label), name, first["model"], first["family"], first["lr"], len(seeds), points, rows, without)
+            SeedCurve(str(label), name, first["model"], first["family"], first["lr"], len(seeds), points, rows, without)
         )
     return sorted(found, key=lambda line: (line.family == "dit", line.points["forward_gmacs"].iloc[0], line.label))
 

@@ -25,7 +25,7 @@ from fcdm.analysis.figures.axes import (
 from fcdm.analysis.figures.model_size import fid_against_gmacs
 from fcdm.analysis.figures.published_points import LEGEND, PUBLISHED, named_as, unguided
 from fcdm.analysis.figures.styles import FAMILIES, OTHERS, SINGLE, line_styles
-from fcdm.analysis.stats.model_pairs import Comparison, Line, comparisons, dropped, lines
+from fcdm.analysis.stats.model_pairs import Comparison, SeedCurve, comparisons, dropped, lines
 from fcdm.analysis.stats.step_efficiency import RatioRange
 
 __all__ = ["fid_against", "fid_against_gmacs", "fid_label", "log_ticks"]
@@ -87,7 +87,7 @@ def fid_against(table: pd.DataFrame, axis: str, published: pd.DataFrame | None =
     return figure, numbers
 
 
-def _drawable(table: pd.DataFrame, axis: str) -> tuple[list[Line], list[str]]:
+def _drawable(table: pd.DataFrame, axis: str) -> tuple[list[SeedCurve], list[str]]:
     """The lines that have a place on a log axis, and which have none."""
     found, told = [], []
     for line in lines(table):
@@ -98,13 +98,13 @@ def _drawable(table: pd.DataFrame, axis: str) -> tuple[list[Line], list[str]]:
     return found, told
 
 
-def _named(found: list[Line], pairs: list[Comparison]) -> set[str]:
+def _named(found: list[SeedCurve], pairs: list[Comparison]) -> set[str]:
     """The labels that stand in the legend."""
     if len(found) <= MOST_NAMED:
         return {line.label for line in found}
     named = {line.label for pair in pairs for line in (pair.a, pair.b)}
     compared = {line.name for pair in pairs for line in (pair.a, pair.b)}
-    best: dict[str, Line] = {}
+    best: dict[str, SeedCurve] = {}
     for line in found:
         if line.name not in compared:
             known = best.setdefault(line.name, line)
@@ -113,7 +113,7 @@ def _named(found: list[Line], pairs: list[Comparison]) -> set[str]:
     return named | {line.label for line in best.values()}
 
 
-def _draw_line(axes: Axes, line: Line, axis: str, styles: dict[str, dict[str, object]]) -> None:
+def _draw_line(axes: Axes, line: SeedCurve, axis: str, styles: dict[str, dict[str, object]]) -> None:
     points, style = line.points, styles[line.label]
     x, fid = between(points[axis], points["fid"])
     axes.plot(x, fid, label=line.label, zorder=3, markevery=PIECES, **style)  # type: ignore[arg-type]
@@ -130,7 +130,7 @@ def _draw_line(axes: Axes, line: Line, axis: str, styles: dict[str, dict[str, ob
 def _draw_published(
     axes: Axes,
     published: pd.DataFrame | None,
-    found: list[Line],
+    found: list[SeedCurve],
     axis: str,
     told: list[str],
     styles: dict[str, dict[str, Any]],
@@ -156,7 +156,7 @@ def _draw_published(
     return points.assign(origin=PUBLISHED)
 
 
-def _draw_floors(axes: Axes, table: pd.DataFrame, found: list[Line]) -> None:
+def _draw_floors(axes: Axes, table: pd.DataFrame, found: list[SeedCurve]) -> None:
     """The floor of each data set and resolution."""
     lowest = min(line.points["fid"].min() for line in found)
     below = 0

@@ -11,7 +11,7 @@ from PIL import Image
 
 from fcdm.analysis.figures.axes import NOTE, Drawn, spread
 from fcdm.analysis.figures.styles import DOUBLE
-from fcdm.analysis.stats.model_pairs import Line, lines
+from fcdm.analysis.stats.model_pairs import SeedCurve, lines
 from fcdm.formatting import steps_text
 
 MOST_COLUMNS = 6
@@ -68,7 +68,7 @@ def sample_grid(table: pd.DataFrame) -> Drawn | None:
     return figure, numbers
 
 
-def _left_out(pictured: pd.DataFrame, order: list[Line]) -> list[str]:
+def _left_out(pictured: pd.DataFrame, order: list[SeedCurve]) -> list[str]:
     """Which seeds, budgets and models of those with pictures are not shown."""
     told = []
     several = pictured.groupby("label")["seed"].nunique()

@@ -10,7 +10,7 @@ from typing import Any
 
 from matplotlib.colors import to_rgb
 
-from fcdm.analysis.stats.model_pairs import Line
+from fcdm.analysis.stats.model_pairs import SeedCurve
 
 STYLE = Path(__file__).with_name("fcdm.mplstyle")
 """Of every figure: fonts, sizes, ticks."""
@@ -23,7 +23,7 @@ FAMILIES: dict[str, tuple[str, Any]] = {"fcdm": (BLUE, "-"), "dit": (VERMILLION,
 OTHERS = ((GREEN, (0, (1, 1))), (PURPLE, (0, (5, 1, 1, 1))))
 
 
-def line_styles(lines: list[Line]) -> dict[str, dict[str, Any]]:
+def line_styles(lines: list[SeedCurve]) -> dict[str, dict[str, Any]]:
     """Label -> keywords of `Axes.plot`. Within a family from the smallest model (light) to the largest (dark)."""
     styles: dict[str, dict[str, Any]] = {}
     others = iter(OTHERS * len(lines))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from fcdm.analysis.claims import Claim, claims
+from fcdm.analysis.claims import ClaimRow, claims
 from fcdm.analysis.published import published
 from fcdm.analysis.reporting.cell_tables import CellTable
 from fcdm.analysis.stats.claim_sides import Side
@@ -18,10 +18,10 @@ from fcdm.analysis.stats.claim_sides import Side
 class Split:
     """Claims by who can speak of them."""
 
-    ours: tuple[Claim, ...]
+    ours: tuple[ClaimRow, ...]
     """Of these runs by FID, and those of the paper that these runs speak of."""
-    by_other_distances: tuple[Claim, ...]
-    paper: tuple[Claim, ...]
+    by_other_distances: tuple[ClaimRow, ...]
+    paper: tuple[ClaimRow, ...]
     """For which these runs lack the models."""
 
     @classmethod
@@ -43,13 +43,13 @@ class Split:
         return [table for table in told if table.rows]
 
 
-def findings(ours: Sequence[Claim]) -> list[str]:
+def findings(ours: Sequence[ClaimRow]) -> list[str]:
     """The headline: how many times fewer steps to equal FID, one line for each pair of models."""
     found = [f"{one.claim}: {one.runs.text}" for one in ours if one.key.endswith("|fid|steps")]
     return found or ["No step ratio: no FCDM and DiT of the same size (such as N and dit/N-2) are evaluated here."]
 
 
-def claims_table(found: Sequence[Claim], name: str, caption: str) -> CellTable:
+def claims_table(found: Sequence[ClaimRow], name: str, caption: str) -> CellTable:
     """Claim, from published points, from these runs; a letter says in the notes what a number rests on."""
     with_published = any(one.published.rests_on for one in found)
     letters: dict[str, str] = {}

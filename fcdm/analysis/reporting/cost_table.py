@@ -14,7 +14,7 @@ from fcdm.runs.reader import RunView
 
 
 @dataclass
-class Cost:
+class MeasuredCost:
     """Of one run, or summed over many. FLOPs are 2 x MACs; a training step is three forward passes."""
 
     hours: dict[str, float] = field(default_factory=dict)
@@ -27,7 +27,7 @@ class Cost:
     """False: some sampler chose its own steps, whose number is not recorded; those samples are not counted."""
     disk_bytes: int = 0
 
-    def add(self, other: Cost) -> None:
+    def add(self, other: MeasuredCost) -> None:
         for device, hours in other.hours.items():
             self.hours[device] = self.hours.get(device, 0.0) + hours
         self.evaluation_hours += other.evaluation_hours
@@ -37,9 +37,9 @@ class Cost:
         self.disk_bytes += other.disk_bytes
 
 
-def run_cost(view: RunView) -> Cost:
+def run_cost(view: RunView) -> MeasuredCost:
     """What a run has cost so far, over all studies that it serves."""
-    cost = Cost()
+    cost = MeasuredCost()
     trained = 0
     for segment in view.segments:
         key = device(segment)
@@ -85,10 +85,10 @@ def folder_bytes(folder: Path) -> int:
     return total
 
 
-def cost_table(views: Iterable[RunView], models: dict[str, str]) -> tuple[CellTable, Cost]:
+def cost_table(views: Iterable[RunView], models: dict[str, str]) -> tuple[CellTable, MeasuredCost]:
     """A row for each run and the sum. `models`: run -> how it is called."""
     rows: list[list[Cell]] = []
-    total = Cost()
+    total = MeasuredCost()
     for view in views:
         cost = run_cost(view)
         total.add(cost)
@@ -116,7 +116,7 @@ def cost_table(views: Iterable[RunView], models: dict[str, str]) -> tuple[CellTa
     return CellTable("cost", caption, columns, rows, tuple(notes), frozenset({0, 1})), total
 
 
-def devices_text(cost: Cost) -> str:
+def devices_text(cost: MeasuredCost) -> str:
     """`NVIDIA H100: 12.3 GPU-hours; CPU core (AMD EPYC): 0.4 core-hours`."""
     parts = [
         f"{name}: {hours:.3g} {'core-hours' if name.startswith('CPU core') else 'GPU-hours'}"
@@ -125,7 +125,7 @@ def devices_text(cost: Cost) -> str:
     return "; ".join(parts) or "No work is recorded."
 
 
-def _cells(cost: Cost) -> list[Cell]:
+def _cells(cost: MeasuredCost) -> list[Cell]:
     hours = sum(cost.hours.values())
     numbers = (hours, cost.evaluation_hours, cost.train_flops / 1e15, cost.sampling_flops / 1e15, cost.disk_bytes / 1e6)
     return [Value(value) for value in numbers]

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from fcdm.analysis.data.one_protocol import differences_from_published
-from fcdm.analysis.data.seed_curves import Line, notes
+from fcdm.analysis.data.seed_curves import SeedCurve, notes
 from fcdm.analysis.published import PUBLISHED, published_curve
 from fcdm.analysis.stats.bootstrap import Trajectories
 from fcdm.analysis.stats.model_pairs import Comparison, comparisons, how_chosen, of_seeds
@@ -35,7 +35,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two models at one resolution: `a` and `b` are points in order of steps, with the columns of `Line.points`."""
+    """Two models at one resolution: `a` and `b` are points in order of steps, columns as in `SeedCurve.points`."""
 
     name_a: str
     name_b: str
@@ -47,7 +47,7 @@ class Pair:
     floor: float = np.nan
     distance: str = "FID"
     """What the FIDs are distances of: `FID`, `FID on pixels`, ..."""
-    lines: tuple[Line, Line] | None = None
+    lines: tuple[SeedCurve, SeedCurve] | None = None
     """Of one's own runs."""
     differences: tuple[str, ...] = ()
     """Where the protocol is not the published one: FIDs of the two must not be compared."""

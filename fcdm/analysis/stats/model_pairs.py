@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from fcdm.analysis.data.seed_curves import Line, dropped, lines, notes
+from fcdm.analysis.data.seed_curves import SeedCurve, dropped, lines, notes
 from fcdm.analysis.stats.step_efficiency import FLOORS, RatioRange, ratio_range
 
-__all__ = ["Comparison", "Line", "bound", "comparisons", "dropped", "lines", "sentence"]
+__all__ = ["Comparison", "SeedCurve", "bound", "comparisons", "dropped", "lines", "sentence"]
 
 METRICS = {
     "fid": "floor",
@@ -26,8 +26,8 @@ UNITS = {"steps": "steps", "train_pflops": "training FLOPs", "device_seconds": "
 class Comparison:
     """An FCDM against the DiT of its size, each at the best of the settings that were tried."""
 
-    a: Line
-    b: Line
+    a: SeedCurve
+    b: SeedCurve
     floor: float
     samples: int
     tried: tuple[int, int]
@@ -58,7 +58,7 @@ def comparisons(table: pd.DataFrame) -> list[Comparison]:
 
 
 def _of_one_scale(table: pd.DataFrame) -> list[Comparison]:
-    by_name: dict[str, list[Line]] = {}
+    by_name: dict[str, list[SeedCurve]] = {}
     for line in lines(table):
         by_name.setdefault(line.name, []).append(line)
     floor = float(table["floor"].median()) if table["floor"].notna().any() else float("nan")
@@ -85,7 +85,7 @@ def _of_one_scale(table: pd.DataFrame) -> list[Comparison]:
     return sorted(found, key=lambda one: one.a.points["forward_gmacs"].iloc[0])
 
 
-def incomparable(a: Line, b: Line) -> str | None:
+def incomparable(a: SeedCurve, b: SeedCurve) -> str | None:
     """Why device-seconds of two lines cannot be compared; None: they can."""
     devices = sorted({*a.devices, *b.devices})
     if "" in devices or not np.isfinite([*a.points["device_seconds"], *b.points["device_seconds"]]).all():
@@ -95,7 +95,7 @@ def incomparable(a: Line, b: Line) -> str | None:
     return None
 
 
-def _ratio(a: Line, b: Line, axis: str, floor: float) -> RatioRange | str:
+def _ratio(a: SeedCurve, b: SeedCurve, axis: str, floor: float) -> RatioRange | str:
     if axis == "device_seconds" and (why := incomparable(a, b)):
         return why
     if not (min(a.points[axis].min(), b.points[axis].min()) > 0):
@@ -103,7 +103,7 @@ def _ratio(a: Line, b: Line, axis: str, floor: float) -> RatioRange | str:
     return ratio_range(a.points[axis], a.points["fid"], b.points[axis], b.points["fid"], floor)
 
 
-def _best(candidates: list[Line]) -> tuple[Line, int, list[str]]:
+def _best(candidates: list[SeedCurve]) -> tuple[SeedCurve, int, list[str]]:
     """The setting with the lowest FID at one budget, the budget, and the settings that were not evaluated there.
 
     The budget is the largest that two settings were evaluated at: one that lags must not move the choice to an early

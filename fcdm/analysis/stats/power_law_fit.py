@@ -28,7 +28,7 @@ MOST_WITHOUT_OFFSET = 0.5
 
 
 @dataclass(frozen=True)
-class Prediction:
+class LawValues:
     """The law at some x. `low`, `high`: the interval of the law itself, not of another run; None without one."""
 
     x: np.ndarray
@@ -81,7 +81,7 @@ class Fit:
             found[name] = (float(ends[0]), float(ends[1]))
         return found
 
-    def predict(self, x: ArrayLike, extrapolate: bool = False) -> Prediction:
+    def predict(self, x: ArrayLike, extrapolate: bool = False) -> LawValues:
         """The law at `x` (m,). Raises UserError outside the measured range, unless `extrapolate`, which marks it."""
         places = np.atleast_1d(np.asarray(x, dtype=float))
         low, high = self.range
@@ -95,12 +95,12 @@ class Fit:
             raise UserError("a power law has values above 0 only")
         value = self.law(places)
         if not len(self.draws):
-            return Prediction(places, value, None, None, outside)
+            return LawValues(places, value, None, None, outside)
         offset, scale, exponent = self.draws.T
         with np.errstate(over="ignore", under="ignore"):
             logs = np.log(offset[:, None] + np.exp(np.log(scale)[:, None] - exponent[:, None] * np.log(places)))
         ends = np.exp(_stretched(np.log(value), logs, self.level, self.spread))
-        return Prediction(places, value, ends[0], ends[1], outside)
+        return LawValues(places, value, ends[0], ends[1], outside)
 
 
 @dataclass(frozen=True)
