@@ -101,13 +101,11 @@ class ModelCost:
         elements = self.saved_elements - self.block_elements + self.block_inputs + self.largest_block
         return FLOAT_BYTES * elements
 
-    def training_bytes(self, images: int, precision: str, activation_checkpointing: bool) -> int:
-        """Memory of one process that trains on `images` per forward pass: state and activations, an estimate."""
-        fixed, per_image = self.training_bytes_parts(precision, activation_checkpointing)
-        return fixed + images * per_image
-
     def training_bytes_parts(self, precision: str, activation_checkpointing: bool) -> tuple[int, int]:
-        """(bytes whatever the batch is, bytes per image). `bf16` adds the copies of the weights that autocast keeps."""
+        """Memory of one process that trains, an estimate: (bytes whatever the batch is, bytes per image).
+
+        State and activations; `bf16` adds the copies of the weights that autocast keeps.
+        """
         per_image = self.checkpointed_bytes_per_image if activation_checkpointing else self.activation_bytes_per_image
         if precision != "bf16":
             return self.state_bytes, per_image

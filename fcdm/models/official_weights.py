@@ -47,17 +47,6 @@ def official_names(config: ModelConfig) -> dict[str, str]:
     raise UserError(f"model.family={config.family!r}: has no public weights; only fcdm and dit have")
 
 
-def load_official(model: FCDM | DiT, state_dict: Mapping[str, Tensor]) -> None:
-    """Copy the public code's weights into `model`, in place, in the model's dtype and on its device.
-
-    Raises UserError as `from_official`; copies nothing then.
-    """
-    ours = _our_tensors(model)
-    with torch.no_grad():
-        for own, tensor in from_official(model, state_dict).items():
-            ours[own].copy_(tensor)
-
-
 def from_official(model: FCDM | DiT, state_dict: Mapping[str, Tensor], any_side: bool = False) -> dict[str, Tensor]:
     """The public code's weights in our names and shapes, as the state dict of a model like `model`.
 

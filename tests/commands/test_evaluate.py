@@ -20,12 +20,12 @@ from fcdm.features import open_extractor
 from fcdm.features.calibration import PUBLISHED, compare
 from fcdm.features.make_reference import write_reference
 from fcdm.features.reference import read_reference
-from fcdm.features.sample_statistics import evaluate_samples
 from fcdm.metrics.inception_score import shuffled
 from fcdm.models.official_weights import to_official
 from fcdm.runs.identity import run_id, science
 from fcdm.runs.protocol import protocol_of
 from tests.support.commands import TINY, composing, environment
+from tests.support.sample_metrics import evaluate_samples
 from tests.support.tiny_images import picture
 from tests.support.tiny_runs import tiny_run
 

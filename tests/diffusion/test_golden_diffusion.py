@@ -16,8 +16,7 @@ from fcdm.diffusion.gaussian import ddim_step, predict
 from fcdm.diffusion.guidance import Guided
 from fcdm.diffusion.loss import training_loss
 from fcdm.models import build_model
-from fcdm.models.official_weights import load_official
-from tests.support.golden import DATA, GoldenInputs, golden_inputs, golden_weights, names_shapes
+from tests.support.golden import DATA, GoldenInputs, golden_inputs, golden_weights, load_official, names_shapes
 
 PROCESS = Process.create()
 CONFIGS: dict[str, ModelConfig] = {

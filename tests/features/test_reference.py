@@ -17,10 +17,11 @@ from fcdm.features import Extractor, Features, open_extractor
 from fcdm.features.image_file import open_images
 from fcdm.features.make_reference import write_reference
 from fcdm.features.reference import read_reference
-from fcdm.features.sample_statistics import GROUP, SampleStatistics, evaluate_samples
+from fcdm.features.sample_statistics import GROUP, SampleStatistics
 from fcdm.metrics.frechet import FeatureStatistics, frechet_distance
 from fcdm.metrics.inception_score import InceptionScore
 from fcdm.metrics.precision_recall import precision_recall
+from tests.support.sample_metrics import evaluate_samples
 
 SIDE, DIM, SPATIAL, CLASSES = 4, 6, 5, 3
 

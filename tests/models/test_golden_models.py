@@ -12,8 +12,8 @@ from torch import Tensor
 from fcdm.config.presets import load_preset
 from fcdm.errors import UserError
 from fcdm.models import FCDM, DiT, build_model
-from fcdm.models.official_weights import load_official, official_names, to_official
-from tests.support.golden import DATA, golden_inputs, golden_weights, names_shapes
+from fcdm.models.official_weights import official_names, to_official
+from tests.support.golden import DATA, golden_inputs, golden_weights, load_official, names_shapes
 
 PUBLIC = {
     "S": ("official_fcdm_s_state_dict.tsv", "golden_fcdm_s.npz"),

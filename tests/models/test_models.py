@@ -16,7 +16,8 @@ from fcdm.errors import UserError
 from fcdm.models import FCDM, build_model
 from fcdm.models.embeddings import position_embedding, timestep_features
 from fcdm.models.fcdm import FCDMBlock, GlobalResponseNorm
-from fcdm.models.official_weights import load_official, to_official
+from fcdm.models.official_weights import to_official
+from tests.support.golden import load_official
 
 SMALL_FCDM = FCDMConfig(name="small", width=8, blocks=[1, 1, 2, 1, 1])
 SMALL_DIT = DiTConfig(name="small", patch_size=2, depth=2, width=16, heads=2)

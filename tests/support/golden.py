@@ -7,13 +7,17 @@ numbers.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from fcdm.models.dit import DiT
+from fcdm.models.fcdm import FCDM
+from fcdm.models.official_weights import from_official
 
 DATA = Path(__file__).parent / "golden_values"
 
@@ -71,3 +75,8 @@ def sincos_2d(tokens: int, width: int) -> Tensor:
         angle = coordinate[:, None] * frequencies[None, :]
         parts += [np.sin(angle), np.cos(angle)]
     return torch.from_numpy(np.concatenate(parts, axis=1).astype(np.float32))[None]
+
+
+def load_official(model: FCDM | DiT, state_dict: Mapping[str, Tensor]) -> None:
+    """Copies the public code's weights into `model`. Raises UserError as `from_official`; copies nothing then."""
+    model.load_state_dict(from_official(model, state_dict), strict=False)  # DiT's position embedding is fixed
