@@ -15,14 +15,14 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from fcdm.analysis.claims import ClaimRow
 from fcdm.analysis.data.tidy_table import COLUMNS, tidy_table
 from fcdm.analysis.figures.fid_curves import fid_label
 from fcdm.analysis.reporting.cell_tables import MISSING, Cell, CellTable, Value
 from fcdm.analysis.reporting.claim_tables import claims_table
 from fcdm.analysis.reporting.page import html_table
 from fcdm.analysis.stats.claim_sides import Pair, pairs_of, published_pair
-from fcdm.analysis.tuning import tune, unfair
+from fcdm.analysis.stats.paper_claims import ClaimRow
+from fcdm.analysis.stats.tuning_trials import tune, unfair
 from fcdm.errors import UserError
 
 RESULTS = Path(__file__).resolve().parent.parent.parent / "analysis" / "results"

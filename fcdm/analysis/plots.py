@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib as mpl
@@ -20,45 +20,25 @@ from fcdm.analysis.figures.styles import STYLE
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 import pandas as pd
+from rich import box
 from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
 
 from fcdm.analysis.data.guidance_table import guidance_table
+from fcdm.analysis.data.seed_curves import dropped
 from fcdm.analysis.data.tidy_table import INTERNAL, read_curves, table_of
-from fcdm.analysis.figures.ablation import ablation_figure
-from fcdm.analysis.figures.axes import Drawn, with_left_out
-from fcdm.analysis.figures.draw_frontier import frontier_figure
-from fcdm.analysis.figures.fid_curves import fid_against
-from fcdm.analysis.figures.guidance_tradeoff import guidance_figure
-from fcdm.analysis.figures.model_size import fid_against_gmacs
+from fcdm.analysis.figures.axes import with_left_out
 from fcdm.analysis.figures.published_points import published_beside
-from fcdm.analysis.figures.sample_grid import sample_grid
-from fcdm.analysis.stats.model_pairs import dropped
-from fcdm.analysis.summary import next_commands, print_table, ratio_sentences
+from fcdm.analysis.figures.recipes import recipes
+from fcdm.analysis.stats.model_pairs import comparisons, sentence
 from fcdm.atomic import write_atomic
 from fcdm.errors import UserError
+from fcdm.runs.reader import list_studies
 
 SUFFIXES = (".png", ".pdf")
-
-
-def recipes(
-    table: pd.DataFrame, guidance: pd.DataFrame | None = None, published: pd.DataFrame | None = None
-) -> dict[str, tuple[Callable[[], Drawn | None], str | None]]:
-    """Name -> (what draws it, why there would be none; None: a figure of its own kind of study, not missed)."""
-    return {
-        "fid_vs_steps": (lambda: fid_against(table, "steps", published), "no run has a finite FID"),
-        "fid_vs_training_flops": (
-            lambda: fid_against(table, "train_pflops", published),
-            "no run with a finite FID says what it costs",
-        ),
-        "fid_vs_forward_gmacs": (
-            lambda: fid_against_gmacs(table, published),
-            "no run with a finite FID says what it costs",
-        ),
-        "frontier": (lambda: frontier_figure(table), "no run with a finite FID says what it costs"),
-        "guidance": (lambda: None if guidance is None else guidance_figure(guidance, published), None),
-        "ablation": (lambda: ablation_figure(table, published), None),
-        "samples": (lambda: sample_grid(table), "no pictures of samples beside the evaluations"),
-    }
+UNBOUNDED = 10_000
+"""Columns that no table needs."""
 
 
 def draw(
@@ -94,6 +74,69 @@ def draw(
         raise UserError(f"cannot write figures to {out} ({error.strerror or error}): choose another --out") from None
     common = set(dropped(table))  # said with the ratios, whatever figure it concerns
     return written, [f"{' and '.join(names)}: {line}" for line, names in told.items() if line not in common]
+
+
+def print_table(table: pd.DataFrame, console: Console) -> None:
+    """One line per run (told by the end of its folder's name) and budget; a pipe gets whole lines."""
+    shown = Table(title=f"evaluated by {table['protocol_id'].iloc[0]}", title_justify="left", box=box.SIMPLE_HEAD)
+    several_seeds = table["seed"].nunique() > 1
+    shown.add_column("model")
+    shown.add_column("run", style="dim")
+    if several_seeds:
+        shown.add_column("seed", justify="right")
+    for column in ("steps", "FID", "FID\npixels", "forward\nGMACs", "training\nPFLOPs", "images/s"):
+        shown.add_column(column, justify="right", no_wrap=True)
+    last = None
+    for row in table.itertuples():
+        if last not in (None, row.run):
+            shown.add_section()
+        first = row.run != last
+        last = row.run
+        cells = [str(row.label) if first else "", str(row.run).rsplit("-", 1)[-1] if first else ""]
+        if several_seeds:
+            cells.append(str(row.seed) if first else "")
+        cells += [f"{row.steps:,}", f"{row.fid:.2f}", f"{row.fid_pixels:.2f}"]
+        cells += [f"{row.forward_gmacs:.4g}", f"{row.train_pflops:.3g}", f"{row.images_per_s:,.0f}"]
+        shown.add_row(*cells)
+    if not console.is_terminal:  # a pipe has no width, and half a number helps nobody
+        whole = Measurement.get(console, console.options.update(width=UNBOUNDED), shown).maximum
+        console.width = max(console.width, 120, whole)
+    console.print(shown)
+
+
+def ratio_sentences(table: pd.DataFrame) -> list[str]:
+    """One sentence for each FCDM that has a DiT of its size, or why there is none; then what was left out, by name."""
+    found = [sentence(one) for one in comparisons(table)]
+    found = found or ["No step ratio: no FCDM and DiT of the same size (such as N and dit/N-2) are in this table."]
+    return [*found, *dropped(table), *table.attrs.get("missing", [])]
+
+
+def next_commands(runs: Path | str, study: str | None) -> list[str]:
+    """What to type to go on, for a folder of runs."""
+    if "://" in str(runs):
+        return []
+    where = "" if str(runs) == "runs" else f" runs_dir={shlex.quote(str(runs))}"
+    commands = [f"make ui{where.replace('runs_dir', 'RUNS')}    # these runs in MLflow, on http://127.0.0.1:5000"]
+    python = _python()
+    for found in list_studies(runs):
+        if found.command and study == found.name:
+            words = [python if word == "python" else word for word in found.command[:1]] + list(found.command[1:])
+            commands.append(f"{shlex.join(words)}    # continues '{found.name}': only what is missing")
+    if study == "digits":
+        train = f"{python} -m fcdm.train -m"
+        commands += [
+            f"{train} +sweeps=digits_long hydra/launcher=local{where}    # the same runs, carried on",
+            f"{train} +sweeps=digits hydra/launcher=submitit_slurm{where}    # on a SLURM cluster",
+        ]
+    return commands
+
+
+def _python() -> str:
+    """How a person here calls this Python: `.venv/bin/python` where that is it and a bare `python` is not."""
+    programs = Path(sys.prefix) / "bin"
+    on_path = any(Path(folder or ".").resolve() == programs.resolve() for folder in os.get_exec_path())
+    ours = Path(sys.prefix).resolve() == Path(".venv").resolve()
+    return ".venv/bin/python" if ours and not on_path else "python"
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,176 +1,23 @@
 """Which setting of each model a tuning study found best: `python -m analysis.tuning --runs DIR --study NAME`.
 
-A comparison is fair where both models were tuned over the same grid, with as many trials, on seeds that the claim does
-not use. So this prints the whole table of trials, what was chosen, and where any of that does not hold.
+Prints the whole table of trials, what was chosen, and where the models were not tuned alike.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import dataclass
 
-import numpy as np
-import pandas as pd
-
-from fcdm.analysis.data.labels import display_name
 from fcdm.analysis.data.tidy_table import tidy_table
 from fcdm.analysis.stats.model_pairs import METRICS
-from fcdm.analysis.stats.step_efficiency import is_fid
+from fcdm.analysis.stats.tuning_trials import Tuned, listed, tune, unfair
 from fcdm.errors import UserError
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One setting of a model, at one budget: its distance by seed; NaN where a run diverged."""
-
-    values: dict[str, str]
-    """What sets it apart from the model's other settings, by the config's keys."""
-    fid: dict[int, float]
-
-    @property
-    def mean(self) -> float:
-        """Over seeds; infinite where one has no FID (`is_fid`): such a setting is never chosen."""
-        values = list(self.fid.values())
-        return float(np.mean(values)) if is_fid(values).all() else np.inf
-
-    @property
-    def text(self) -> str:
-        return " ".join(f"{key}={value}" for key, value in self.values.items()) or "the only setting"
-
-
-@dataclass(frozen=True)
-class Tuned:
-    """One model's trials, best first; those that lack a seed come last and are not chosen."""
-
-    name: str
-    model: str
-    steps: int
-    seeds: tuple[int, ...]
-    trials: tuple[Trial, ...]
-    data: str
-    resolution: int
-    finished: bool = True
-    """Nothing that the study asks for is missing: the choice stands."""
-
-    @property
-    def complete(self) -> list[Trial]:
-        return [trial for trial in self.trials if set(trial.fid) == set(self.seeds)]
-
-    @property
-    def best(self) -> Trial | None:
-        """The lowest mean over seeds, of the settings that every seed was evaluated at."""
-        found = [trial for trial in self.complete if np.isfinite(trial.mean)]
-        return min(found, key=lambda trial: trial.mean) if found else None
-
-    @property
-    def grid(self) -> set[tuple[tuple[str, str], ...]]:
-        return {tuple(sorted(trial.values.items())) for trial in self.trials}
-
-    def edges(self) -> list[str]:
-        """Numbers of the best setting that are the lowest or highest tried: a better one may lie outside."""
-        told = []
-        for key, value in (self.best.values if self.best else {}).items():
-            tried = sorted({number for trial in self.trials if (number := _number(trial.values.get(key))) is not None})
-            number = _number(value)
-            if len(tried) > 1 and number in (tried[0], tried[-1]):
-                end = "lowest" if number == tried[0] else "highest"
-                told.append(f"{self.name}: best {key}={value} is the {end} of the {len(tried)} tried")
-        return told
-
-
-def tune(table: pd.DataFrame, metric: str = "fid", steps: int | None = None) -> list[Tuned]:
-    """Each model's trials at `steps` (None: the largest budget in the table), evaluated by the mean of `metric`.
-
-    A model on other data or at another resolution is another model: its FIDs are of another scale.
-
-    `table`: `tidy_table`'s. Raises UserError where no run was evaluated at that budget.
-    """
-    at = int(table["steps"].max()) if steps is None else steps
-    rows = table[table["steps"] == at]
-    if rows.empty:
-        raise UserError(
-            f"no run was evaluated at {at:,} steps; there: {', '.join(map(str, sorted(set(table['steps']))))}"
-        )
-    settings = table.attrs.get("settings", {})
-    found = []
-    scales = rows[["data", "resolution"]].drop_duplicates()
-    for (model, data, resolution), of_model in rows.groupby(["model", "data", "resolution"], sort=True):
-        trials = []
-        for label, evaluated in of_model.groupby("label", sort=True):
-            fid = {int(seed): float(value) for seed, value in zip(evaluated["seed"], evaluated[metric], strict=True)}
-            trials.append(Trial(settings.get(label, {}), fid))
-        seeds = tuple(sorted({seed for trial in trials for seed in trial.fid}))
-        trials.sort(key=lambda trial: (set(trial.fid) != set(seeds), trial.mean))
-        name = display_name(str(model), str(of_model["family"].iloc[0]))
-        name += f" on {data} at {resolution} px" if len(scales) > 1 else ""
-        finished = not table.attrs.get("missing")
-        found.append(Tuned(name, str(model), at, seeds, tuple(trials), str(data), int(resolution), finished))
-    return sorted(found, key=lambda one: (one.data, one.resolution, one.model.startswith("dit/")))
-
-
-def unfair(found: list[Tuned]) -> list[str]:
-    """Where the models were not tuned alike, and what makes a choice less sure: lines; none where all is well."""
-    told: list[str] = []
-    scales = dict.fromkeys((one.data, one.resolution) for one in found)
-    if len(scales) > 1:
-        return [
-            line for scale in scales for line in unfair([one for one in found if (one.data, one.resolution) == scale])
-        ]
-    first, *others = found
-    if not others:
-        told.append(f"only {first.name} has been evaluated: nothing to compare it with")
-    for other in others:
-        for one, rest in ((first, other), (other, first)):
-            lacking = sorted(" ".join(f"{k}={v}" for k, v in setting) for setting in one.grid - rest.grid)
-            if lacking:
-                told.append(f"grids differ: {rest.name} has no {'; '.join(lacking)}, which {one.name} has")
-        if len(first.trials) != len(other.trials):
-            told.append(f"trials differ: {first.name} {len(first.trials)}, {other.name} {len(other.trials)}")
-        if first.seeds != other.seeds:
-            told.append(f"seeds differ: {first.name} {_list(first.seeds)}, {other.name} {_list(other.seeds)}")
-    for one in found:
-        for trial in one.trials:
-            absent = sorted(set(one.seeds) - set(trial.fid))
-            if absent:
-                told.append(f"not chosen from: {one.name} {trial.text}, which lacks seed {_list(absent)}")
-            broken = [seed for seed, value in trial.fid.items() if not is_fid(value)]
-            if broken:
-                found_there = _list(f"{trial.fid[seed]:g}" for seed in broken)
-                told.append(f"diverged: {one.name} {trial.text}, seed {_list(broken)} (FID {found_there})")
-        told += one.edges()
-        if one.best is None:
-            told.append(f"{one.name}: no setting has a FID for every seed, so none is chosen")
-    return told
-
-
-def tuned_as(table: pd.DataFrame, found: list[Tuned]) -> list[str]:
-    """Whether the runs of a claim use the chosen settings, on other seeds than those that chose them: lines."""
-    told = []
-    for one in found:
-        same = (table["data"] == one.data) & (table["resolution"] == one.resolution)
-        rows = table[same & (table["model"] == one.model)]
-        if rows.empty or one.best is None:
-            continue
-        chosen = {f"{key}={value}" for key, value in one.best.values.items()}
-        best = "the best" if one.finished else "the best so far (the tuning is not finished)"
-        text = f"{one.name}: {one.best.text}, {best} of {len(one.complete)} settings on seeds {_list(one.seeds)}"
-        if not all(chosen <= set(variant.split(",")) for variant in set(rows["variant"])):
-            told.append(f"not as tuned: {text}; some of these runs use another setting")
-        elif shared := sorted(set(one.seeds) & set(rows["seed"])):
-            told.append(
-                f"tuned on the claim's own seeds: {text}; seed {_list(shared)} is among both, "
-                "and no interval holds that choice"
-            )
-        else:
-            told.append(f"tuned: {text}; these runs use it on other seeds ({_list(sorted(set(rows['seed'])))})")
-    return told
 
 
 def print_tuning(found: list[Tuned], metric: str) -> None:
     """The trials of each model, best first, and the overrides of what was chosen."""
     for one in found:
-        print(f"\n{one.name}: {metric} at {one.steps:,} steps, {len(one.trials)} settings, seeds {_list(one.seeds)}")
+        print(f"\n{one.name}: {metric} at {one.steps:,} steps, {len(one.trials)} settings, seeds {listed(one.seeds)}")
         for trial in one.trials:
             by_seed = ", ".join(f"{trial.fid[seed]:.3f}" if seed in trial.fid else "-" for seed in one.seeds)
             mark = "  <- chosen" if trial is one.best else ""
@@ -181,17 +28,6 @@ def print_tuning(found: list[Tuned], metric: str) -> None:
         if one.best is not None:
             word = "chosen" if one.finished else "best so far, the study is not finished"
             print(f"{word}: model={one.model} {' '.join(f'{k}={v}' for k, v in one.best.values.items())}".rstrip())
-
-
-def _list(numbers: object) -> str:
-    return ", ".join(map(str, numbers))  # type: ignore[call-overload]
-
-
-def _number(text: str | None) -> float | None:
-    try:
-        return float(text)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        return None
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fcdm.analysis.stats.bootstrap import NO_SPREAD, ONE_SEED, Trajectories, ratio_intervals, resampled
+from fcdm.analysis.data.seed_curves import Trajectories
+from fcdm.analysis.stats.bootstrap import NO_SPREAD, ONE_SEED, ratio_intervals, resampled
 from fcdm.analysis.stats.step_efficiency import log_amounts
 
 STEPS = 100 * 2.0 ** np.arange(6)

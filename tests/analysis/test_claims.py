@@ -13,10 +13,10 @@ import pandas as pd
 import pytest
 
 from fcdm.analysis import claims as module
-from fcdm.analysis.claims import ClaimRow, claims, claims_frame
 from fcdm.analysis.data.tidy_table import tidy_table
 from fcdm.analysis.published import published
 from fcdm.analysis.stats.claim_sides import pairs_of, published_pair
+from fcdm.analysis.stats.paper_claims import ClaimRow, claims, claims_frame
 from fcdm.analysis.stats.step_efficiency import fid_curve, reach
 from fcdm.analysis.stats.step_ratios import budgets, efficiency_curve, equal_fid
 from tests.support.fake_runs import PROTOCOL, make_run, make_study

@@ -22,8 +22,8 @@ from fcdm.analysis.figures.ablation import settings_of
 from fcdm.analysis.figures.axes import log_ticks, with_left_out
 from fcdm.analysis.figures.fid_curves import fid_against
 from fcdm.analysis.figures.published_points import published_beside
+from fcdm.analysis.figures.recipes import recipes
 from fcdm.analysis.figures.styles import DOUBLE, FAMILIES, OTHERS, SINGLE, STYLE
-from fcdm.analysis.plots import recipes
 from tests.support.fake_runs import (
     FLOOR,
     PAPER,

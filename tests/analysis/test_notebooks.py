@@ -14,11 +14,11 @@ import pandas as pd
 import pytest
 
 from fcdm.analysis import notebook
+from fcdm.analysis.data.seed_curves import seed_curves
 from fcdm.analysis.data.tidy_table import COLUMNS, INTERNAL, tidy_table
 from fcdm.analysis.figures.draw_step_efficiency import pair_figure, ratio_figure, size_figure
 from fcdm.analysis.notebook import NotebookTable, Picture, load_results, own_runs
 from fcdm.analysis.published import published
-from fcdm.analysis.stats.model_pairs import lines
 from fcdm.errors import UserError
 from tests.support.commands import ROOT, environment
 from tests.support.fake_runs import make_run, make_study
@@ -94,7 +94,7 @@ def test_committed_results_are_tidy_tables_with_curves(tmp_path: Path, monkeypat
     assert tuple(read.columns) == COLUMNS
     plain = list(set(COLUMNS) - set(INTERNAL))
     pd.testing.assert_frame_equal(read[plain], written[plain], check_dtype=False, check_like=True)
-    for ours, theirs in zip(lines(read), lines(written), strict=True):
+    for ours, theirs in zip(seed_curves(read), seed_curves(written), strict=True):
         assert (ours.label, ours.seeds) == (theirs.label, theirs.seeds)
         np.testing.assert_allclose(ours.points["fid"], theirs.points["fid"])
     assert read.attrs["protocol"] == {"sampler": "ddim", "sampling_steps": 25, "samples": 1000}

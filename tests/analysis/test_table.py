@@ -23,13 +23,14 @@ from rich.console import Console
 from fcdm.analysis import plots
 from fcdm.analysis import table as table_command
 from fcdm.analysis.data.labels import display_name
+from fcdm.analysis.data.seed_curves import seed_curves
 from fcdm.analysis.data.tidy_table import COLUMNS, tidy_table
 from fcdm.analysis.figures.axes import log_ticks
 from fcdm.analysis.figures.fid_curves import fid_against
 from fcdm.analysis.figures.sample_grid import _first_tiles
-from fcdm.analysis.stats.model_pairs import comparisons, lines, sentence
+from fcdm.analysis.plots import next_commands, print_table, ratio_sentences
+from fcdm.analysis.stats.model_pairs import comparisons, sentence
 from fcdm.analysis.stats.step_efficiency import RatioRange
-from fcdm.analysis.summary import next_commands, print_table, ratio_sentences
 from fcdm.errors import UserError
 from fcdm.tracking.forward import Forwarder
 from tests.support.fake_runs import FLOOR, MODELS, PROTOCOL, START, evaluate, fid_at, make_run, make_study, protocol_id
@@ -188,7 +189,7 @@ def test_labels_tell_settings_apart_and_leave_seeds_together(tmp_path: Path) -> 
     make_run(tmp_path, "M")
     table = tidy_table(tmp_path)
     assert set(table["label"]) == {"FCDM-M", "FCDM-N lr=0.001", "FCDM-N lr=0.004"}
-    by_label = {line.label: line for line in lines(table)}
+    by_label = {line.label: line for line in seed_curves(table)}
     line = by_label["FCDM-N lr=0.004"]
     assert line.seeds == 2
     both = [fid_at("N", 100, seed) for seed in (0, 1)]

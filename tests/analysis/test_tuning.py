@@ -10,7 +10,7 @@ import pytest
 
 from fcdm.analysis import claims, tuning
 from fcdm.analysis.data.tidy_table import tidy_table
-from fcdm.analysis.tuning import tune, tuned_as, unfair
+from fcdm.analysis.stats.tuning_trials import tune, tuned_as, unfair
 from fcdm.errors import UserError
 from tests.support.fake_runs import fid_at, make_run, make_study
 

@@ -131,6 +131,28 @@ def test_the_engine_and_the_analysis_know_nothing_of_each_other_nor_of_launchers
             assert not [name for name in imports(path) if name.startswith("fcdm.engine")], path
 
 
+ANALYSIS = ("published", "data", "stats", "figures", "reporting")
+"""From the ground up; what lies beside them are commands and the notebooks' door, on top."""
+
+
+def analysis_floor(module: str) -> int | None:
+    parts = module.split(".")
+    if parts[:2] != ["fcdm", "analysis"] or len(parts) < 3:
+        return None
+    return ANALYSIS.index(parts[2]) if parts[2] in ANALYSIS else len(ANALYSIS)
+
+
+def test_within_the_analysis_too_a_room_imports_only_from_below() -> None:
+    wrong = [
+        f"{module} imports {name}"
+        for module, path in product().items()
+        if (floor := analysis_floor(module)) is not None
+        for name in imports(path)
+        if (analysis_floor(name) or 0) > floor
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
 def test_tests_stand_beside_their_rooms_and_import_no_other_test() -> None:
     folders = {path.name for path in (ROOT / "tests").iterdir() if any(path.glob("test_*.py"))}
     assert folders - {"commands", "house", "tools"} <= set(floors())

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 METRICS = (
     *("fid", "fid_heldout", "fid_pixels", "fid_pixels_heldout", "heldout_loss"),
@@ -52,3 +53,9 @@ def curve(points: list[tuple[int, float]]) -> tuple[np.ndarray, np.ndarray]:
     """(steps, values), each of shape (n,), in order of steps."""
     ordered = np.array(sorted(points), dtype=float).reshape(-1, 2)
     return ordered[:, 0], ordered[:, 1]
+
+
+def is_fid(values: ArrayLike) -> np.ndarray:
+    """Which values a distance can have: finite and above 0; elementwise. The one rule of what a curve leaves out."""
+    numbers = np.asarray(values, dtype=float)
+    return np.isfinite(numbers) & (numbers > 0)

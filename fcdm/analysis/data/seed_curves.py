@@ -4,11 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
+from fcdm.analysis.data.curves import is_fid
 from fcdm.analysis.data.labels import display_name
-from fcdm.analysis.stats.bootstrap import Trajectories
-from fcdm.analysis.stats.step_efficiency import fid_curve, is_fid
+
+
+@dataclass(frozen=True)
+class Trajectories:
+    """The curves of one model: `amount` and `fid` of shape (seeds, budgets), budgets in order."""
+
+    amount: np.ndarray
+    fid: np.ndarray
+    seeds: tuple[int, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.fid)
 
 
 @dataclass(frozen=True)
@@ -45,7 +57,7 @@ class SeedCurve:
         return Trajectories(amount.to_numpy(), fid.to_numpy(), tuple(int(seed) for seed in fid.index))
 
 
-def lines(table: pd.DataFrame) -> list[SeedCurve]:
+def seed_curves(table: pd.DataFrame) -> list[SeedCurve]:
     """The curves of a table: FCDM first, from small to large. What they leave out: `dropped`."""
     found = []
     for (label, _), every in table.groupby(["label", "variant"], sort=True):
@@ -71,7 +83,7 @@ def lines(table: pd.DataFrame) -> list[SeedCurve]:
 
 
 def dropped(table: pd.DataFrame) -> list[str]:
-    """What `lines` leaves out, each in a line that names it: seeds, and budgets that a seed lacks, with the reason."""
+    """What `seed_curves` leaves out, a line each with the reason: seeds, and budgets that a seed lacks."""
     told = []
     for (label, _), rows in table.groupby(["label", "variant"]):
         seeds, budgets = _kept(rows)
@@ -88,12 +100,6 @@ def dropped(table: pd.DataFrame) -> list[str]:
             why += [f"seed {', '.join(map(str, absent))} not evaluated there"] if absent else []
             told.append(f"left out: {label} at {steps:,} steps: {'; '.join(why)}")
     return told
-
-
-def notes(name: str, points: pd.DataFrame, distance: str = "FID") -> list[str]:
-    """What the running minimum of a curve hides, for a reader of what was computed from it."""
-    found = fid_curve(points["steps"], points["fid"]).notes
-    return [f"{name}: {note.replace('FID', distance, 1)}" for note in found]
 
 
 def _kept(rows: pd.DataFrame) -> tuple[set[int], set[int]]:

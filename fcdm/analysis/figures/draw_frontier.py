@@ -12,11 +12,11 @@ from matplotlib.patches import Patch
 
 from fcdm.analysis.data.labels import display_name
 from fcdm.analysis.data.scales import scales
+from fcdm.analysis.data.seed_curves import dropped
 from fcdm.analysis.figures.axes import NOTE, Drawn, fid_label, legend_columns, log_axes
 from fcdm.analysis.figures.model_size import marker_of
 from fcdm.analysis.figures.styles import FAMILIES, OTHERS, SINGLE, lighter
 from fcdm.analysis.stats.frontier import mean_curves
-from fcdm.analysis.stats.model_pairs import dropped
 from fcdm.analysis.stats.power_law_fit import Fit
 from fcdm.analysis.stats.study_laws import fits_table, frontiers_of
 

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from fcdm.analysis.data.scales import scales
+from fcdm.analysis.data.seed_curves import SeedCurve, dropped, seed_curves
 from fcdm.analysis.figures.axes import (
     NOTE,
     PIECES,
@@ -25,7 +26,7 @@ from fcdm.analysis.figures.axes import (
 from fcdm.analysis.figures.model_size import fid_against_gmacs
 from fcdm.analysis.figures.published_points import LEGEND, PUBLISHED, named_as, unguided
 from fcdm.analysis.figures.styles import FAMILIES, OTHERS, SINGLE, line_styles
-from fcdm.analysis.stats.model_pairs import Comparison, SeedCurve, comparisons, dropped, lines
+from fcdm.analysis.stats.model_pairs import Comparison, comparisons
 from fcdm.analysis.stats.step_efficiency import RatioRange
 
 __all__ = ["fid_against", "fid_against_gmacs", "fid_label", "log_ticks"]
@@ -90,7 +91,7 @@ def fid_against(table: pd.DataFrame, axis: str, published: pd.DataFrame | None =
 def _drawable(table: pd.DataFrame, axis: str) -> tuple[list[SeedCurve], list[str]]:
     """The lines that have a place on a log axis, and which have none."""
     found, told = [], []
-    for line in lines(table):
+    for line in seed_curves(table):
         if (line.points[axis] > 0).all() and (line.points["fid"] > 0).all():
             found.append(line)
         else:

@@ -13,10 +13,10 @@ from matplotlib.patheffects import withStroke
 
 from fcdm.analysis.data.labels import display_name
 from fcdm.analysis.data.scales import scales
+from fcdm.analysis.data.seed_curves import dropped, seed_curves
 from fcdm.analysis.figures.axes import NOTE, Drawn, fid_label, legend_columns, log_axes, spread
 from fcdm.analysis.figures.published_points import LEGEND, PUBLISHED, UNDISCLOSED, named_as, unguided
 from fcdm.analysis.figures.styles import DOUBLE, FAMILIES, OTHERS, lighter
-from fcdm.analysis.stats.model_pairs import dropped, lines
 from fcdm.formatting import steps_text
 
 MOST_BUDGETS = 4
@@ -82,7 +82,7 @@ def fid_against_gmacs(table: pd.DataFrame, published: pd.DataFrame | None = None
 def _own(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
     """(FID of the best setting at each budget, throughput of each model, what has no place)."""
     told, parts = [], []
-    for scale, line in [(scale, line) for scale, rows in scales(table) for line in lines(rows)]:
+    for scale, line in [(scale, line) for scale, rows in scales(table) for line in seed_curves(rows)]:
         if not ((line.points["forward_gmacs"] > 0).all() and (line.points["fid"] > 0).all()):
             told.append(f"left out: {line.label}: GMACs or FID of 0 or unknown have no place on a log axis")
             continue

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from fcdm.analysis.data.seed_curves import SeedCurve, seed_curves
 from fcdm.analysis.figures.axes import NOTE, Drawn, spread
 from fcdm.analysis.figures.styles import DOUBLE
-from fcdm.analysis.stats.model_pairs import SeedCurve, lines
 from fcdm.formatting import steps_text
 
 MOST_COLUMNS = 6
@@ -27,7 +27,7 @@ def sample_grid(table: pd.DataFrame) -> Drawn | None:
     The same starting noise and labels in every picture: what moves along a row is training, down a column the model.
     """
     pictured = table[table["grid"].notna()]
-    order = [line for line in lines(table) if line.label in set(pictured["label"])]
+    order = [line for line in seed_curves(table) if line.label in set(pictured["label"])]
     if not order:
         return None
     told = _left_out(pictured, order)

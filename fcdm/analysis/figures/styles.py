@@ -10,7 +10,7 @@ from typing import Any
 
 from matplotlib.colors import to_rgb
 
-from fcdm.analysis.stats.model_pairs import SeedCurve
+from fcdm.analysis.data.seed_curves import SeedCurve
 
 STYLE = Path(__file__).with_name("fcdm.mplstyle")
 """Of every figure: fonts, sizes, ticks."""

@@ -1,4 +1,4 @@
-"""The claims of `fcdm.analysis.claims` as tables of a report: what these runs say, and the paper's beside them."""
+"""Claims (`fcdm.analysis.stats.paper_claims`) as tables of a report: what these runs say, the paper's beside them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from fcdm.analysis.claims import ClaimRow, claims
 from fcdm.analysis.published import published
 from fcdm.analysis.reporting.cell_tables import CellTable
 from fcdm.analysis.stats.claim_sides import Side
+from fcdm.analysis.stats.paper_claims import ClaimRow, claims
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 
 from fcdm.analysis.figures.axes import Drawn, fid_label
 from fcdm.analysis.figures.guidance_tradeoff import guidance_figure
+from fcdm.analysis.figures.recipes import recipes
 from fcdm.analysis.figures.styles import STYLE
-from fcdm.analysis.plots import recipes
 from fcdm.analysis.reporting.html import HTML, data_uri, element
 
 TEXTS = {

@@ -12,8 +12,8 @@ import pandas as pd
 from fcdm.analysis.data.curves import RunCurves
 from fcdm.analysis.data.guidance_table import guidance_table
 from fcdm.analysis.data.labels import display_name
+from fcdm.analysis.data.seed_curves import dropped
 from fcdm.analysis.data.tidy_table import read_curves, table_of
-from fcdm.analysis.stats.model_pairs import dropped
 from fcdm.errors import UserError
 from fcdm.jobstatus.collect import Looker, what_is_asked
 from fcdm.jobstatus.rows import DONE, StatusRow

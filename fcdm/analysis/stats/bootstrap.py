@@ -12,7 +12,6 @@ evaluation's seed), so that part is common to all seeds and partly cancels in a 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
@@ -20,6 +19,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy.special import stdtrit
 
+from fcdm.analysis.data.seed_curves import Trajectories
 from fcdm.analysis.stats.step_efficiency import log_amounts
 
 LEVEL = 0.95
@@ -30,18 +30,6 @@ ROUNDING = 1e-12
 """Standard errors of a log ratio below this are rounding, not spread."""
 ONE_SEED = "one seed: no interval over training"
 NO_SPREAD = "all seeds agree to the last digit: no interval over training"
-
-
-@dataclass(frozen=True)
-class Trajectories:
-    """The curves of one model: `amount` and `fid` of shape (seeds, budgets), budgets in order."""
-
-    amount: np.ndarray
-    fid: np.ndarray
-    seeds: tuple[int, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.fid)
 
 
 def ratio_intervals(

@@ -8,11 +8,10 @@ import numpy as np
 import pandas as pd
 
 from fcdm.analysis.data.one_protocol import differences_from_published
-from fcdm.analysis.data.seed_curves import SeedCurve, notes
+from fcdm.analysis.data.seed_curves import SeedCurve, Trajectories
 from fcdm.analysis.published import PUBLISHED, published_curve
-from fcdm.analysis.stats.bootstrap import Trajectories
 from fcdm.analysis.stats.model_pairs import Comparison, comparisons, how_chosen, of_seeds
-from fcdm.analysis.stats.step_efficiency import FID_ERROR, FidCurve, fid_curve
+from fcdm.analysis.stats.step_efficiency import FID_ERROR, FidCurve, curve_notes, fid_curve
 from fcdm.formatting import steps_text
 
 PAPER, THIRD_PARTY, DERIVED, CLAIMED = "paper", "third-party", "derived", "claimed, not recomputable"
@@ -90,7 +89,7 @@ def published_pair(table: pd.DataFrame, name_a: str, name_b: str, resolution: in
         told.append(f"{name}: {at} ({first['series']}, {first['confidence']})")
     told += _others_of(table, a) + _others_of(table, b)
     decoders = {str(points["decoder"].iloc[0]) for points in (a, b)}
-    told += [*notes(name_a, a), *notes(name_b, b)]
+    told += [*curve_notes(name_a, a), *curve_notes(name_b, b)]
     if len(decoders) > 1:
         told.append(f"decoders differ: {' and '.join(sorted(decoders))}")
     samples = ", ".join(sorted({f"FID-{count // 1000}K" for count in [*a["samples"], *b["samples"]]}))
@@ -150,5 +149,5 @@ def _rests_on(one: Comparison, protocol: dict[str, object], distance: str) -> st
     told = [f"{samples} ({sampler})" if sampler else samples, of_seeds(one)]
     told += [f"lr {a.lr:g} and {b.lr:g}, {how_chosen(one)}"]
     told += [f"floor {one.floor:.3g}" if np.isfinite(one.floor) else "floor not measured"]
-    told += [*notes(a.label, a.points, distance), *notes(b.label, b.points, distance)]
+    told += [*curve_notes(a.label, a.points, distance), *curve_notes(b.label, b.points, distance)]
     return f"{'; '.join(told)}; the evaluation's noise and labels are common to all seeds"

@@ -7,10 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from fcdm.analysis.data.seed_curves import SeedCurve, dropped, lines, notes
-from fcdm.analysis.stats.step_efficiency import FLOORS, RatioRange, ratio_range
-
-__all__ = ["Comparison", "SeedCurve", "bound", "comparisons", "dropped", "lines", "sentence"]
+from fcdm.analysis.data.seed_curves import SeedCurve, seed_curves
+from fcdm.analysis.stats.step_efficiency import FLOORS, RatioRange, curve_notes, ratio_range
 
 METRICS = {
     "fid": "floor",
@@ -59,7 +57,7 @@ def comparisons(table: pd.DataFrame) -> list[Comparison]:
 
 def _of_one_scale(table: pd.DataFrame) -> list[Comparison]:
     by_name: dict[str, list[SeedCurve]] = {}
-    for line in lines(table):
+    for line in seed_curves(table):
         by_name.setdefault(line.name, []).append(line)
     floor = float(table["floor"].median()) if table["floor"].notna().any() else float("nan")
     samples = int(table["samples"].max())
@@ -203,6 +201,6 @@ def _conditions(one: Comparison) -> str:
     floor = f"floor {one.floor:.3g}" if np.isfinite(one.floor) else "floor not measured"
     rates = f"both at lr {a.lr:g}" if a.lr == b.lr else f"lr {a.lr:g} and {b.lr:g}"
     samples = f"{one.samples:,} samples" if one.samples > 0 else "samples not recorded"
-    hidden = [*notes(a.label, a.points), *notes(b.label, b.points)]
+    hidden = [*curve_notes(a.label, a.points), *curve_notes(b.label, b.points)]
     told = [f"{of_seeds(one)}, {samples}, {floor}", f"{rates}, {how_chosen(one)}", *hidden]
     return f"FID interpolated over log steps; {'; '.join(told)}"

@@ -17,6 +17,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from fcdm.analysis.data.curves import is_fid
+
 FLOORS = 2.0
 """Targets below this many times the real-against-real floor are refused: there, noise decides."""
 TARGETS = 33
@@ -118,12 +120,6 @@ def budget_ratio(
     return BudgetRatio(budget_b / budget_a, fid_a, fid_b, float(np.min(earlier[is_fid(earlier)], initial=np.inf)))
 
 
-def is_fid(values: ArrayLike) -> np.ndarray:
-    """Which values a distance can have: finite and above 0; elementwise. The one rule of what a curve leaves out."""
-    numbers = np.asarray(values, dtype=float)
-    return np.isfinite(numbers) & (numbers > 0)
-
-
 def fid_curve(amount: ArrayLike, fid: ArrayLike) -> FidCurve:
     """The running minimum of `fid` over `amount`, both shape (n,), in any order. `notes` name what it hides."""
     x, y = np.asarray(amount, dtype=float), np.asarray(fid, dtype=float)
@@ -136,6 +132,12 @@ def fid_curve(amount: ArrayLike, fid: ArrayLike) -> FidCurve:
         if value > best:
             notes.append(f"FID rose to {value:.4g} at {at:,.6g}: the {best:.4g} reached before counts on")
     return FidCurve(x, lowest, tuple(notes))
+
+
+def curve_notes(name: str, points: pd.DataFrame, distance: str = "FID") -> list[str]:
+    """What the running minimum of a curve hides, for a reader of what was computed from it."""
+    found = fid_curve(points["steps"], points["fid"]).notes
+    return [f"{name}: {note.replace('FID', distance, 1)}" for note in found]
 
 
 def log_amounts(log_amount: np.ndarray, fid: np.ndarray, targets: np.ndarray) -> np.ndarray:
