@@ -86,13 +86,14 @@ def print_table(table: pd.DataFrame, console: Console) -> None:
         shown.add_column("seed", justify="right")
     for column in ("steps", "FID", "FID\npixels", "forward\nGMACs", "training\nPFLOPs", "images/s"):
         shown.add_column(column, justify="right", no_wrap=True)
-    last = None
+    last = ""
     for row in table.itertuples():
-        if last not in (None, row.run):
+        run = str(row.run)
+        first = run != last
+        if last and first:
             shown.add_section()
-        first = row.run != last
-        last = row.run
-        cells = [str(row.label) if first else "", str(row.run).rsplit("-", 1)[-1] if first else ""]
+        last = run
+        cells = [str(row.label) if first else "", run.rsplit("-", 1)[-1] if first else ""]
         if several_seeds:
             cells.append(str(row.seed) if first else "")
         cells += [f"{row.steps:,}", f"{row.fid:.2f}", f"{row.fid_pixels:.2f}"]

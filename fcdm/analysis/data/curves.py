@@ -58,4 +58,4 @@ def curve(points: list[tuple[int, float]]) -> tuple[np.ndarray, np.ndarray]:
 def is_fid(values: ArrayLike) -> np.ndarray:
     """Which values a distance can have: finite and above 0; elementwise. The one rule of what a curve leaves out."""
     numbers = np.asarray(values, dtype=float)
-    return np.isfinite(numbers) & (numbers > 0)
+    return np.asarray(np.isfinite(numbers) & (numbers > 0))

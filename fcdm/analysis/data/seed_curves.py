@@ -95,10 +95,10 @@ def dropped(table: pd.DataFrame) -> list[str]:
             if steps in budgets:
                 continue
             broken = evaluated[~is_fid(evaluated["fid"])]
-            why = [f"seed {row.seed} has no FID there ({row.fid:g}; {row.run})" for row in broken.itertuples()]
+            reasons = [f"seed {row.seed} has no FID there ({row.fid:g}; {row.run})" for row in broken.itertuples()]
             absent = sorted(seeds - set(evaluated["seed"]))
-            why += [f"seed {', '.join(map(str, absent))} not evaluated there"] if absent else []
-            told.append(f"left out: {label} at {steps:,} steps: {'; '.join(why)}")
+            reasons += [f"seed {', '.join(map(str, absent))} not evaluated there"] if absent else []
+            told.append(f"left out: {label} at {steps:,} steps: {'; '.join(reasons)}")
     return told
 
 
@@ -109,7 +109,7 @@ def _kept(rows: pd.DataFrame) -> tuple[set[int], set[int]]:
     as long as more than half of them, and two, remain. Those without any FID are always left out.
     """
     evaluated = rows[is_fid(rows["fid"])]
-    of_seed = {int(seed): set(map(int, steps)) for seed, steps in evaluated.groupby("seed")["steps"]}
+    of_seed = {int(str(seed)): set(map(int, steps)) for seed, steps in evaluated.groupby("seed")["steps"]}
     if not of_seed:
         return set(), set()
     everyone = frozenset(of_seed)
@@ -131,7 +131,7 @@ def _seeds_without(rows: pd.DataFrame, seeds: set[int]) -> list[tuple[int, str]]
         broken = mine[~is_fid(mine["fid"])]
         at = ", ".join(f"{row.steps:,} ({row.fid:g})" for row in broken.itertuples())
         absent = sorted(set(rows["steps"]) - set(mine["steps"]))
-        why = [f"no FID at {at}"] if at else []
-        why += [f"not evaluated at {', '.join(f'{steps:,}' for steps in absent)}"] if absent else []
-        told.append((int(str(seed)), " and ".join(why)))
+        reasons = [f"no FID at {at}"] if at else []
+        reasons += [f"not evaluated at {', '.join(f'{steps:,}' for steps in absent)}"] if absent else []
+        told.append((int(str(seed)), " and ".join(reasons)))
     return told

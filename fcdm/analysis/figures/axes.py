@@ -52,7 +52,7 @@ def log_axes(axes: Axes, across: int = 5, up: int = 7) -> None:
 def log_axis(which: Axis, most: int) -> None:
     low, high = which.get_view_interval()
     which.set_major_locator(FixedLocator(log_ticks(low, high, most)))
-    which.set_minor_locator(LogLocator(subs=np.arange(2, 10)) if high / low > 3 else NullLocator())
+    which.set_minor_locator(LogLocator(subs=range(2, 10)) if high / low > 3 else NullLocator())
     which.set_major_formatter(FuncFormatter(_plain))
     which.set_minor_formatter(NullFormatter())
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -37,7 +39,8 @@ def frontier_figure(table: pd.DataFrame) -> Drawn | None:
     known = table[np.isfinite(table["fid"]) & (table["fid"] > 0) & (table["train_pflops"] > 0)]
     if known.empty:
         return None
-    told, parts, handles, texts = [], [], [], []
+    told, parts, texts = [], [], []
+    handles: list[Line2D | Patch] = []
     figure, axes = plt.subplots(figsize=(SINGLE, 2.0))
     parameters = []
     at_scale = [scale for scale, _ in scales(known)]
@@ -114,15 +117,15 @@ def _curves(known: pd.DataFrame, family: str) -> pd.DataFrame:
 
 def _draw_curves(axes: Axes, curves: pd.DataFrame, colour: str, marker: str) -> None:
     for _, points in curves.groupby("model"):
-        thin = {"lw": 0.6, "marker": ".", "markersize": 3, "markeredgewidth": 0}
+        thin: dict[str, Any] = {"lw": 0.6, "marker": ".", "markersize": 3, "markeredgewidth": 0}
         axes.plot(points["x"], points["y"], color=lighter(colour, 0.6), zorder=2, **thin)
     on = curves[curves["on_frontier"]]
     axes.plot(on["x"], on["y"], linestyle="none", color=colour, marker=marker, markeredgecolor="white", zorder=4)
 
 
-def _draw_law(axes: Axes, fit: Fit, colour: str, dashes: object) -> pd.DataFrame:
+def _draw_law(axes: Axes, fit: Fit, colour: str, dashes: Any) -> pd.DataFrame:
     told = fit.predict(np.geomspace(*fit.range, POINTS))
-    axes.plot(told.x, told.y, color=colour, linestyle=dashes, zorder=3)  # type: ignore[arg-type]
+    axes.plot(told.x, told.y, color=colour, linestyle=dashes, zorder=3)
     drawn = pd.DataFrame({"kind": "law", "x": told.x, "y": told.y})
     if told.low is None or told.high is None:
         return drawn

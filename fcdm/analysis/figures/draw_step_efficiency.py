@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from textwrap import fill
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -114,7 +115,7 @@ def size_figure(points: pd.DataFrame, runs: pd.DataFrame | None) -> tuple[Figure
             rows = rows.groupby("model", as_index=False)[["forward_gmacs", "fid"]].mean().sort_values("forward_gmacs")
             colour = {"FCDM": BLUE, "DiT": VERMILLION}.get(str(name).split("-")[0].split(" ")[0], "0.5")
             face = "white" if origin == PUBLISHED else colour
-            style = {"marker": MARKERS[place % len(MARKERS)], "color": colour, "markerfacecolor": face}
+            style: dict[str, Any] = {"marker": MARKERS[place % len(MARKERS)], "color": colour, "markerfacecolor": face}
             axes.plot(rows["forward_gmacs"], rows["fid"], ":" if origin == PUBLISHED else "-", label=str(name), **style)
             told.append(f"{name}: {', '.join(f'{row.model} {row.fid:.4g}' for row in rows.itertuples())}")
     axes.set(xscale="log", yscale="log", xlabel="Forward pass of one image (GMACs)", ylabel="FID")

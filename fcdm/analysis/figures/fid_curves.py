@@ -114,18 +114,18 @@ def _named(found: list[SeedCurve], pairs: list[Comparison]) -> set[str]:
     return named | {line.label for line in best.values()}
 
 
-def _draw_line(axes: Axes, line: SeedCurve, axis: str, styles: dict[str, dict[str, object]]) -> None:
+def _draw_line(axes: Axes, line: SeedCurve, axis: str, styles: dict[str, dict[str, Any]]) -> None:
     points, style = line.points, styles[line.label]
     x, fid = between(points[axis], points["fid"])
-    axes.plot(x, fid, label=line.label, zorder=3, markevery=PIECES, **style)  # type: ignore[arg-type]
+    axes.plot(x, fid, label=line.label, zorder=3, markevery=PIECES, **style)
     if line.seeds > 1:
-        ends = [between(points[axis], points[end])[1] for end in ("fid_min", "fid_max")]
-        axes.fill_between(x, *ends, color=style["color"], alpha=0.2, lw=0)  # type: ignore[arg-type]
+        best, worst = (between(points[axis], points[end])[1] for end in ("fid_min", "fid_max"))
+        axes.fill_between(x, best, worst, color=style["color"], alpha=0.2, lw=0)
     lowest = points["fid"].cummin()
     if (points["fid"] > lowest).any():  # what had been reached counts for the ratio: its ends lie on this line
         x, reached = between(points[axis], lowest)
         reached = np.where(reached < fid, reached, np.nan)
-        axes.plot(x, reached, color=style["color"], linestyle=(0, (1, 1.5)), lw=0.8, zorder=3)  # type: ignore[arg-type]
+        axes.plot(x, reached, color=style["color"], linestyle=(0, (1, 1.5)), lw=0.8, zorder=3)
 
 
 def _draw_published(
@@ -146,14 +146,14 @@ def _draw_published(
         colour = FAMILIES.get(str(family), OTHERS[0])[0]
         ordered = rows.sort_values(axis)
         line = ":" if series else "none"
-        look = {
+        look: dict[str, Any] = {
             "linestyle": line,
             "lw": 0.8,
             "color": colour,
-            "marker": markers.get(model, "o"),
+            "marker": markers.get(str(model), "o"),
             "markerfacecolor": "none",
         }
-        axes.plot(*between(ordered[axis], ordered["fid"]), markevery=PIECES, zorder=4, **look)  # type: ignore[arg-type]
+        axes.plot(*between(ordered[axis], ordered["fid"]), markevery=PIECES, zorder=4, **look)
     return points.assign(origin=PUBLISHED)
 
 

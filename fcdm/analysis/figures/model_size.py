@@ -16,9 +16,11 @@ from fcdm.analysis.data.scales import scales
 from fcdm.analysis.data.seed_curves import dropped, seed_curves
 from fcdm.analysis.figures.axes import NOTE, Drawn, fid_label, legend_columns, log_axes, spread
 from fcdm.analysis.figures.published_points import LEGEND, PUBLISHED, UNDISCLOSED, named_as, unguided
-from fcdm.analysis.figures.styles import DOUBLE, FAMILIES, OTHERS, lighter
+from fcdm.analysis.figures.styles import DOUBLE, FAMILIES, OTHERS, Colour, lighter
 from fcdm.formatting import steps_text
 
+Box = tuple[float, float, float, float]
+"""Left, lower, right and upper end, in points."""
 MOST_BUDGETS = 4
 LARGEST, SMALLEST = 90.0, 10.0
 """Areas of bubbles, points squared: in between by parameters."""
@@ -141,7 +143,7 @@ def _area(parameters: Any, largest: float) -> Any:
     return SMALLEST + (LARGEST - SMALLEST) * np.asarray(parameters, dtype=float) / largest
 
 
-def _shade(family: str, place: int, of: int) -> tuple[float, ...]:
+def _shade(family: str, place: int, of: int) -> Colour:
     return lighter(FAMILIES.get(family, OTHERS[0])[0], 0.55 * (1 - (place + 1) / of))
 
 
@@ -150,20 +152,25 @@ def marker_of(family: str) -> str:
     return {"fcdm": "o", "dit": "s"}.get(family, "D")
 
 
-def _bubbles(axes: Axes, rows: pd.DataFrame, y: str, family: str, colour: tuple[float, ...], largest: float) -> None:
+def _bubbles(axes: Axes, rows: pd.DataFrame, y: str, family: str, colour: Colour, largest: float) -> None:
     dashes = FAMILIES.get(family, OTHERS[0])[1]
     for _, of_scale in rows.groupby("at"):
         axes.plot(of_scale["forward_gmacs"], of_scale[y], color=colour, linestyle=dashes, lw=0.9, zorder=2)
     sizes = _area(rows["parameters"], largest)
-    look = {"color": [colour], "marker": marker_of(family), "edgecolor": "white", "linewidth": 0.6}
-    axes.scatter(rows["forward_gmacs"], rows[y], s=sizes, zorder=3, **look)  # type: ignore[arg-type]
+    look: dict[str, Any] = {"color": [colour], "marker": marker_of(family), "edgecolor": "white", "linewidth": 0.6}
+    axes.scatter(rows["forward_gmacs"], rows[y], s=sizes, zorder=3, **look)
 
 
 def _hollow(axes: Axes, rows: pd.DataFrame, y: str, largest: float) -> None:
     for family, of_family in rows.groupby("family"):
         colour = FAMILIES[str(family)][0] if family in FAMILIES else ELSEWHERE
         sized = of_family[of_family["parameters"].notna()]
-        look = {"marker": marker_of(str(family)), "facecolor": "none", "edgecolor": colour, "linewidth": 0.9}
+        look: dict[str, Any] = {
+            "marker": marker_of(str(family)),
+            "facecolor": "none",
+            "edgecolor": colour,
+            "linewidth": 0.9,
+        }
         halo = [withStroke(linewidth=1.8, foreground="white")]  # rings on full bubbles have to be seen
         axes.scatter(
             sized["forward_gmacs"], sized[y], s=_area(sized["parameters"], largest), zorder=4, path_effects=halo, **look
@@ -182,7 +189,7 @@ def _finish(axes: Axes, rows: pd.DataFrame, y: str, name: str) -> None:
 
 def _name_models(axes: Axes, rows: pd.DataFrame, y: str, largest: float) -> None:
     """Each model's name beside its highest bubble, where the fewest bubbles and names are already. Needs the layout."""
-    to_points = 72 / axes.figure.dpi  # type: ignore[union-attr]
+    to_points = 72 / axes.figure.dpi
     places = to_points * axes.transData.transform(rows[["forward_gmacs", y]].to_numpy(float))
     radii = np.sqrt(_area(rows["parameters"], largest)) / 2
     boxes = [(x - r, at - r, x + r, at + r) for (x, at), r in zip(places, radii, strict=True)]
@@ -190,12 +197,14 @@ def _name_models(axes: Axes, rows: pd.DataFrame, y: str, largest: float) -> None
     tops = (
         rows.assign(x=places[:, 0], at=places[:, 1], radius=radii).sort_values(y).drop_duplicates("name", keep="last")
     )
-    for top in tops.itertuples():
-        text = str(top.name).split("-", 1)[-1]  # the family is told by colour and shape
-        wide, high, away = 4.6 * len(text), 7.5, top.radius + 2
-        choices = []
+    for name, family, gmacs, value, x, at, radius in tops[
+        ["name", "family", "forward_gmacs", y, "x", "at", "radius"]
+    ].itertuples(index=False):
+        text = str(name).split("-", 1)[-1]  # the family is told by colour and shape
+        wide, high, away = 4.6 * len(text), 7.5, radius + 2
+        choices: list[tuple[float, int, tuple[float, float], Box]] = []
         for dx, dy in ((0, 1), (1, 0), (-1, 0), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1)):
-            cx, cy = top.x + dx * (away + wide / 2), top.at + dy * (away + high / 2)
+            cx, cy = x + dx * (away + wide / 2), at + dy * (away + high / 2)
             box = (cx - wide / 2, cy - high / 2, cx + wide / 2, cy + high / 2)
             inside = corners[0, 0] < box[0] and box[2] < corners[1, 0] and box[3] < corners[1, 1]
             covered = sum(_overlap(box, other) for other in boxes) + (0 if inside else wide * high)
@@ -204,19 +213,19 @@ def _name_models(axes: Axes, rows: pd.DataFrame, y: str, largest: float) -> None
         boxes.append(box)
         axes.annotate(
             text,
-            (top.forward_gmacs, getattr(top, y)),
-            (cx - top.x, cy - top.at),
+            (gmacs, value),
+            (cx - x, cy - at),
             textcoords="offset points",
             fontsize=NOTE,
             ha="center",
             va="center",
-            color=FAMILIES.get(str(top.family), OTHERS[0])[0],
+            color=FAMILIES.get(str(family), OTHERS[0])[0],
             path_effects=[withStroke(linewidth=2, foreground="white")],
             zorder=5,
         )
 
 
-def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> float:
+def _overlap(a: Box, b: Box) -> float:
     return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
 
 

@@ -18,6 +18,8 @@ SINGLE, DOUBLE = 2.7, 5.5
 """Inches: two figures side by side, and the whole width, in the 5.5 in of NeurIPS and ICLR; SINGLE fits any column."""
 
 BLUE, VERMILLION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
+Colour = tuple[float, float, float]
+"""Red, green and blue in [0, 1]."""
 MARKERS = "osD^vPX*"
 FAMILIES: dict[str, tuple[str, Any]] = {"fcdm": (BLUE, "-"), "dit": (VERMILLION, (0, (4, 1.5)))}
 OTHERS = ((GREEN, (0, (1, 1))), (PURPLE, (0, (5, 1, 1, 1))))
@@ -44,6 +46,7 @@ def line_styles(lines: list[SeedCurve]) -> dict[str, dict[str, Any]]:
     return styles
 
 
-def lighter(colour: str, share: float) -> tuple[float, ...]:
+def lighter(colour: str | Colour, share: float) -> Colour:
     """The colour mixed with this share of white."""
-    return tuple(part + (1 - part) * share for part in to_rgb(colour))
+    red, green, blue = (part + (1 - part) * share for part in to_rgb(colour))
+    return red, green, blue

@@ -84,7 +84,9 @@ def published_pair(table: pd.DataFrame, name_a: str, name_b: str, resolution: in
     a, b = a.assign(device_seconds=np.nan), b.assign(device_seconds=np.nan)
     told = []
     for name, points in ((name_a, a), (name_b, b)):
-        at = ", ".join(f"{row.fid:g} at {steps_text(row.steps)}" for row in points.itertuples())
+        at = ", ".join(
+            f"{fid:g} at {steps_text(steps)}" for fid, steps in zip(points["fid"], points["steps"], strict=True)
+        )
         first = points.iloc[0]
         told.append(f"{name}: {at} ({first['series']}, {first['confidence']})")
     told += _others_of(table, a) + _others_of(table, b)

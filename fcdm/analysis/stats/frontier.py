@@ -105,7 +105,7 @@ def _mean_curves(points: Points) -> tuple[pd.DataFrame, np.ndarray, tuple[str, .
     all_runs = frame.groupby("model")["run"].nunique()
     means = frame.groupby(["x", "model"], as_index=False).agg(y=("y", "mean"), runs=("run", "nunique"))
     whole = means["runs"] == means["model"].map(all_runs)
-    lost = ()
+    lost: tuple[str, ...] = ()
     if not whole.all():
         of = ", ".join(sorted(set(means.loc[~whole, "model"].astype(str))))
         lost = (f"left out: {(~whole).sum()} budgets that not every seed has reached ({of})",)

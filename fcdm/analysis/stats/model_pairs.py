@@ -70,16 +70,17 @@ def _of_one_scale(table: pd.DataFrame) -> list[Comparison]:
         if not rivals:
             continue
         rival = min(rivals, key=lambda other: int(other.rsplit("/", 1)[1]))
-        (a, *of_a), (b, *of_b) = _best(candidates), _best(by_name[rival])
+        a, at_a, absent_a = _best(candidates)
+        b, at_b, absent_b = _best(by_name[rival])
         ratios = [_ratio(a, b, axis, floor) for axis in UNITS]
         edge = tuple(
             best.name
             for best, rates in ((a, {x.lr for x in candidates}), (b, {x.lr for x in by_name[rival]}))
             if len(rates) > 1 and best.lr in (min(rates), max(rates))
         )
-        at, absent = (of_a[0], of_b[0]), (*of_a[1], *of_b[1])
-        tried = (len(candidates) - len(of_a[1]), len(by_name[rival]) - len(of_b[1]))
-        found.append(Comparison(a, b, floor, samples, tried, at, absent, edge, *ratios))
+        tried = (len(candidates) - len(absent_a), len(by_name[rival]) - len(absent_b))
+        absent = (*absent_a, *absent_b)
+        found.append(Comparison(a, b, floor, samples, tried, (at_a, at_b), absent, edge, *ratios))
     return sorted(found, key=lambda one: one.a.points["forward_gmacs"].iloc[0])
 
 

@@ -63,8 +63,8 @@ def solve(
     best = np.argsort(costs, axis=0, kind="stable")[:kept]
     theta = np.take_along_axis(starts, best[:, :, None], axis=0)  # (starts, B, 3)
     repeat = (len(theta), *y.shape)
-    flat = [np.broadcast_to(part, repeat).reshape(-1, y.shape[1]) for part in (v, weights)]
-    ended, objective = _descend(theta.reshape(-1, 3), u, *flat, huber)
+    flat_v, flat_weights = (np.broadcast_to(part, repeat).reshape(-1, y.shape[1]) for part in (v, weights))
+    ended, objective = _descend(theta.reshape(-1, 3), u, flat_v, flat_weights, huber)
     ended, objective = ended.reshape(theta.shape), objective.reshape(theta.shape[:2])
     winner = np.argmin(objective, axis=0)
     rows = np.arange(len(y))
@@ -111,7 +111,7 @@ def _residuals(theta: np.ndarray, u: np.ndarray, v: np.ndarray) -> tuple[np.ndar
 
 def _cost(residuals: np.ndarray, weights: np.ndarray, huber: float) -> np.ndarray:
     size = np.abs(residuals)
-    return (weights * np.where(size <= huber, 0.5 * size**2, huber * (size - 0.5 * huber))).sum(axis=1)
+    return np.asarray((weights * np.where(size <= huber, 0.5 * size**2, huber * (size - 0.5 * huber))).sum(axis=1))
 
 
 def _descend(

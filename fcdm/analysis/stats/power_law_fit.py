@@ -122,10 +122,10 @@ class Points:
         models: Sequence[object] | None = None,
     ) -> Points:
         """Points that a power law can meet, in order of x; what is left out or looks odd is noted."""
-        x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
-        runs = np.array([str(run) for run in trajectories] if trajectories is not None else ["one"] * len(x))
-        names = np.array([str(name) for name in models] if models is not None else [""] * len(x))
-        fit = np.isfinite(x) & np.isfinite(y) & (x > 0) & (y > 0)
+        places, values = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+        runs = np.array([str(run) for run in trajectories] if trajectories is not None else ["one"] * len(places))
+        names = np.array([str(name) for name in models] if models is not None else [""] * len(places))
+        fit = np.isfinite(places) & np.isfinite(values) & (places > 0) & (values > 0)
         notes = []
         if not fit.all():
             of = sorted(set(runs[~fit]))
@@ -133,16 +133,16 @@ class Points:
             notes.append(
                 f"left out: {plural((~fit).sum(), 'point')} that {_be(~fit)} not a finite number above 0{whose}"
             )
-        order = np.argsort(x, kind="stable")
+        order = np.argsort(places, kind="stable")
         order = order[fit[order]]
-        x, y, runs, names = x[order], y[order], runs[order], names[order]
-        rising = [run for run in sorted(set(runs)) if (np.diff(y[runs == run]) > 0).any()]
+        places, values, runs, names = places[order], values[order], runs[order], names[order]
+        rising = [run for run in sorted(set(runs)) if (np.diff(values[runs == run]) > 0).any()]
         if rising:
             whose = f" ({_some(rising)})" if trajectories is not None else ""
             notes.append(
                 f"not monotone: {plural(len(rising), 'trajectory', 'trajectories')} rises on the way{whose}; kept"
             )
-        return cls(x, y, runs, names, tuple(notes))
+        return cls(places, values, runs, names, tuple(notes))
 
 
 def fit_power_law(

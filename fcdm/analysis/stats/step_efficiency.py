@@ -275,4 +275,4 @@ def _to_the_end(curve: FidCurve, logs: np.ndarray) -> np.ndarray:
     """Log amounts, those outside what was measured by the end of the curve that they lie beyond; NaN without points."""
     if len(curve.amount) == 0:
         return np.full(len(logs), np.nan)
-    return np.clip(logs, np.log(curve.amount[0]), np.log(curve.amount[-1]))
+    return np.asarray(np.clip(logs, np.log(curve.amount[0]), np.log(curve.amount[-1])))

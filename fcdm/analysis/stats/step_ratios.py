@@ -141,7 +141,7 @@ def smallest_budget(pair: Pair) -> tuple[float, float] | None:
     told = pair.b[~(pair.b["fid"] < FLOORS * pair.floor)]
     if told.empty:
         return None
-    best = told.loc[told["fid"].idxmin()]  # the first of equal ones
+    best = told.iloc[int(told["fid"].argmin())]  # the first of equal ones
     enough = pair.a[pair.a["fid"] <= best["fid"]]
     return None if enough.empty else (float(enough["steps"].iloc[0]), float(best["steps"]))
 

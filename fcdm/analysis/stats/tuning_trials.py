@@ -102,7 +102,7 @@ def tune(table: pd.DataFrame, metric: str = "fid", steps: int | None = None) -> 
         name = display_name(str(model), str(of_model["family"].iloc[0]))
         name += f" on {data} at {resolution} px" if len(scales) > 1 else ""
         finished = not table.attrs.get("missing")
-        found.append(Tuned(name, str(model), at, seeds, tuple(trials), str(data), int(resolution), finished))
+        found.append(Tuned(name, str(model), at, seeds, tuple(trials), str(data), int(str(resolution)), finished))
     return sorted(found, key=lambda one: (one.data, one.resolution, one.model.startswith("dit/")))
 
 
