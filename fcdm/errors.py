@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
-from typing import NoReturn
+import os
+import sys
+from collections.abc import Callable, Iterable
+from functools import wraps
+from typing import Any, NoReturn
 
 
 class UserError(Exception):
@@ -22,3 +25,24 @@ def as_options(words: Iterable[str]) -> list[str]:
     """The words of a command line for argparse: `batch_size=8`, as fcdm.train takes it, is `--batch-size=8`."""
     split = [word.partition("=") for word in words]
     return [f"--{key.lstrip('-').replace('_', '-')}={text}" if equals else key for key, equals, text in split]
+
+
+def in_one_line(program: str = "") -> Callable[[Callable[..., None]], Callable[..., int]]:
+    """Makes a command of a function: its exit code is 0, or 1 after the line of a UserError, `program: message`."""
+    start = f"{program}: " if program else ""
+
+    def command_of(run: Callable[..., None]) -> Callable[..., int]:
+        @wraps(run)
+        def command(*arguments: Any) -> int:
+            try:
+                run(*arguments)
+            except UserError as error:
+                print(f"{start}{error}", file=sys.stderr)
+                return 1
+            except BrokenPipeError:  # `| head`: what was written stands, nobody reads on
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+
+        return command
+
+    return command_of

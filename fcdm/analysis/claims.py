@@ -6,7 +6,6 @@ A table "claim / from published points / from these runs"; `fcdm.analysis.stats.
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from fcdm.analysis.data.seed_curves import dropped
@@ -15,7 +14,7 @@ from fcdm.analysis.published import published
 from fcdm.analysis.stats.paper_claims import ClaimRow, claims, claims_frame
 from fcdm.analysis.stats.tuning_trials import tune, tuned_as, unfair
 from fcdm.atomic import write_atomic
-from fcdm.errors import UserError
+from fcdm.errors import UserError, in_one_line
 
 
 def print_claims(found: list[ClaimRow]) -> None:
@@ -30,7 +29,8 @@ def print_claims(found: list[ClaimRow]) -> None:
             told = side.rests_on or told
 
 
-def main(arguments: list[str] | None = None) -> int:
+@in_one_line()
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m analysis.claims", description="The paper's claims, from published points and from runs."
     )
@@ -40,28 +40,21 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--tuning", metavar="STUDY", help="the study that chose the settings: says whether it did")
     parser.add_argument("--csv", metavar="FILE", help="write the table there as well")
     options = parser.parse_args(arguments)
-    try:
-        if options.runs is None and (options.study or options.protocol or options.tuning):
-            raise UserError("--study, --protocol and --tuning choose among runs: say which with --runs DIR")
-        table = tidy_table(options.runs, options.study, options.protocol) if options.runs else None
-        found = claims(table, published())
-        print_claims(found)
-        if table is not None:
-            lines = [*table.attrs["left_out"], *dropped(table), *table.attrs["missing"]]
-            if options.tuning:
-                trials = tidy_table(options.runs, options.tuning)
-                tuned = tune(trials)
-                lacking = [
-                    f"tuning '{options.tuning}': {line}"
-                    for key in ("left_out", "missing")
-                    for line in trials.attrs[key]
-                ]
-                lines = [*tuned_as(table, tuned), *unfair(tuned), *lacking, *lines]
-            print("\n" + "\n".join(lines) if lines else "")
-        if options.csv:
-            write_atomic(Path(options.csv), claims_frame(found).to_csv(index=False))
-            print(f"wrote {options.csv}")
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
+    if options.runs is None and (options.study or options.protocol or options.tuning):
+        raise UserError("--study, --protocol and --tuning choose among runs: say which with --runs DIR")
+    table = tidy_table(options.runs, options.study, options.protocol) if options.runs else None
+    found = claims(table, published())
+    print_claims(found)
+    if table is not None:
+        lines = [*table.attrs["left_out"], *dropped(table), *table.attrs["missing"]]
+        if options.tuning:
+            trials = tidy_table(options.runs, options.tuning)
+            tuned = tune(trials)
+            lacking = [
+                f"tuning '{options.tuning}': {line}" for key in ("left_out", "missing") for line in trials.attrs[key]
+            ]
+            lines = [*tuned_as(table, tuned), *unfair(tuned), *lacking, *lines]
+        print("\n" + "\n".join(lines) if lines else "")
+    if options.csv:
+        write_atomic(Path(options.csv), claims_frame(found).to_csv(index=False))
+        print(f"wrote {options.csv}")

@@ -33,7 +33,7 @@ from fcdm.analysis.figures.published_points import published_beside
 from fcdm.analysis.figures.recipes import recipes
 from fcdm.analysis.stats.model_pairs import comparisons, sentence
 from fcdm.atomic import write_atomic
-from fcdm.errors import UserError
+from fcdm.errors import UserError, in_one_line
 from fcdm.runs.reader import list_studies
 
 SUFFIXES = (".png", ".pdf")
@@ -140,7 +140,8 @@ def _python() -> str:
     return ".venv/bin/python" if ours and not on_path else "python"
 
 
-def main(arguments: list[str] | None = None) -> int:
+@in_one_line()
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m analysis.plots", description="The figures of a study.")
     parser.add_argument("--runs", default="runs", help="folder of the runs (default: runs)")
     parser.add_argument("--uri", help="read this MLflow store instead of a folder: sqlite:///... or http://...")
@@ -151,31 +152,24 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     source = options.uri or options.runs
     console = Console(soft_wrap=False)
-    try:
-        curves = read_curves(source, options.study)
-        table = table_of(curves, source, options.study, options.protocol)
-        published, told = published_beside(table) if options.published else (None, [])
-        print_table(table, console)
-        for line in table.attrs["left_out"]:
-            print(line, flush=True)
-        written, left_out = draw(table, options.out, guidance_table(curves, options.study), published)
-        pictures = [path for path in written if path.suffix == ".png"]
-        print("\nFigures (with .pdf and .csv beside each):")
-        for path in pictures:
-            print(f"  {path}")
-        for line in [*told, *left_out]:
-            print(line)
-        print()
-        for sentence in ratio_sentences(table):
-            print(sentence)
-        commands = next_commands(source, options.study)
-        if commands:
-            print("\nTo go on:")
-        for command in commands:
-            print(f"  {command}")
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 1
-    except BrokenPipeError:  # `| head`: the figures stand, nobody reads on
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
+    curves = read_curves(source, options.study)
+    table = table_of(curves, source, options.study, options.protocol)
+    published, told = published_beside(table) if options.published else (None, [])
+    print_table(table, console)
+    for line in table.attrs["left_out"]:
+        print(line, flush=True)
+    written, left_out = draw(table, options.out, guidance_table(curves, options.study), published)
+    pictures = [path for path in written if path.suffix == ".png"]
+    print("\nFigures (with .pdf and .csv beside each):")
+    for path in pictures:
+        print(f"  {path}")
+    for line in [*told, *left_out]:
+        print(line)
+    print()
+    for line in ratio_sentences(table):
+        print(line)
+    commands = next_commands(source, options.study)
+    if commands:
+        print("\nTo go on:")
+    for command in commands:
+        print(f"  {command}")

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import os
-import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -42,9 +41,13 @@ from fcdm.analysis.reporting.reproduce import repeat_section
 from fcdm.analysis.reporting.result_tables import measured, protocol_rows, protocol_sentence, results_table
 from fcdm.analysis.reporting.study_facts import ProtocolResults, StudyFacts, study_facts
 from fcdm.atomic import describe_oserror, write_atomic
-from fcdm.errors import UserError
+from fcdm.errors import in_one_line
 from fcdm.jobstatus.status_table import summary
 from fcdm.runs.revision import code_revision
+from fcdm.tracking.mlflow_store import Store, store_lock
+
+STUDY = "fcdm.study"
+PAGE = "report.html"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,8 +153,31 @@ def write_report(report: Report, out: Path) -> list[Path]:
     return list(written)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Exit code 0; 1 with one line for what cannot be."""
+def log_report(study: str, html: str, summary: str, runs_dir: Path, uri: str | None = None) -> str:
+    """Puts the page into MLflow in place of the last one; returns a line for people.
+
+    A study has one MLflow run of its own beside those of its trainings, in the same experiment, found by the tag
+    `fcdm.study`. Its artifact is the page (the LaTeX tables are in it), its description what a terminal shows.
+
+    Raises UserError where the store does not answer, StoreBusy where another process forwards to it for ten minutes.
+    """
+    store = Store(runs_dir, uri)
+    again = "The page on disk is whole; say --mlflow again when it answers"
+    with store_lock(runs_dir, store.uri, 600.0), store.reaching("the report", again):
+        found = store.find(STUDY, [study]).get(study)
+        if found is None or found.info.lifecycle_stage == "deleted":
+            found = store.create(f"study {study}", time.time(), {STUDY: study, "studies": study})
+        with tempfile.TemporaryDirectory() as folder:
+            page = Path(folder) / PAGE
+            write_atomic(page, html)
+            store.send_file(found.info.run_id, page)
+        store.describe(found.info.run_id, tags={"mlflow.note.content": summary})
+        store.set_status(found, "FINISHED", time.time())
+    return f"in MLflow at {store.uri}: run 'study {study}', artifact {PAGE}"
+
+
+@in_one_line("analysis.report")
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m analysis.report", description="One page about a study.")
     parser.add_argument("study", help="its name: a file of runs/studies/")
     parser.add_argument("--runs", default="runs", metavar="FOLDER", help="folder of the runs (default: runs)")
@@ -166,23 +192,11 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     out = options.out or Path("reports") / f"{options.study}.html"
-    try:
-        report = make_report(study_facts(options.runs, options.study, options.question))
-        written = write_report(report, out)
-        for line in report.told:
-            print(line)
-        print(
-            f"\n{written[0]}"
-            + (f", and {len(written) - 1} tables as {out.stem}-*.tex beside it" if written[1:] else "")
-        )
-        if options.mlflow is not None:
-            from fcdm.analysis.reporting.log_report import log_report
-
-            said = "\n\n".join(report.told)
-            print(log_report(report.study, report.html, said, Path(options.runs), options.mlflow or None))
-    except UserError as error:
-        print(f"analysis.report: {error}", file=sys.stderr)
-        return 1
-    except BrokenPipeError:  # `| head`: the page stands, nobody reads on
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
+    report = make_report(study_facts(options.runs, options.study, options.question))
+    written = write_report(report, out)
+    for line in report.told:
+        print(line)
+    print(f"\n{written[0]}" + (f", and {len(written) - 1} tables as {out.stem}-*.tex beside it" if written[1:] else ""))
+    if options.mlflow is not None:
+        said = "\n\n".join(report.told)
+        print(log_report(report.study, report.html, said, Path(options.runs), options.mlflow or None))

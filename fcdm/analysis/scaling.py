@@ -7,19 +7,19 @@ and the best model of each at the largest x that all families have reached.
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from fcdm.analysis.data.tidy_table import tidy_table
 from fcdm.analysis.stats.study_laws import fits_of, fits_table, frontiers_of, iso_lines, law_sentence
 from fcdm.atomic import write_atomic
-from fcdm.errors import UserError
+from fcdm.errors import in_one_line
 
 AGAINST = {"steps": ("steps", "training steps"), "flops": ("train_pflops", "training PFLOPs")}
 OF = ("fid", "heldout_loss", "loss", "fid_heldout", "fid_pixels", "fid_pixels_heldout")
 
 
-def main(arguments: list[str] | None = None) -> int:
+@in_one_line()
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m analysis.scaling", description="The scaling laws of a study.")
     parser.add_argument("--runs", default="runs", help="folder of the runs, or MLflow URI (default: runs)")
     parser.add_argument("--study", help="only this study's runs and budgets")
@@ -29,26 +29,21 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--csv", help="write the numbers to this file too")
     options = parser.parse_args(arguments)
     x, told = AGAINST[options.against]
-    try:
-        table = tidy_table(options.runs, options.study, options.protocol)
-        for line in table.attrs["left_out"]:
-            print(line)
-        fits = fits_of(table, x, options.of)
-        frontiers = {
-            f"frontier of {family}": made if isinstance(made, str) else made[0]
-            for family, made in frontiers_of(table, x, options.of).items()
-        }
-        print(f"{options.of} = E + A x^-alpha, x in {told}; robust fit, intervals from whole runs drawn anew:")
-        for label, fit in {**fits, **frontiers}.items():
-            print(f"  {law_sentence(label, fit, x, options.of)}")
-        same = iso_lines(table, x, options.of)
-        if same:
-            print(f"At the same {told} (means over seeds, interpolated between measured points):")
-        for line in same:
-            print(f"  {line}.")
-        if options.csv:
-            write_atomic(Path(options.csv), fits_table({**fits, **frontiers}).to_csv(index=False))
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
+    table = tidy_table(options.runs, options.study, options.protocol)
+    for line in table.attrs["left_out"]:
+        print(line)
+    fits = fits_of(table, x, options.of)
+    frontiers = {
+        f"frontier of {family}": made if isinstance(made, str) else made[0]
+        for family, made in frontiers_of(table, x, options.of).items()
+    }
+    print(f"{options.of} = E + A x^-alpha, x in {told}; robust fit, intervals from whole runs drawn anew:")
+    for label, fit in {**fits, **frontiers}.items():
+        print(f"  {law_sentence(label, fit, x, options.of)}")
+    same = iso_lines(table, x, options.of)
+    if same:
+        print(f"At the same {told} (means over seeds, interpolated between measured points):")
+    for line in same:
+        print(f"  {line}.")
+    if options.csv:
+        write_atomic(Path(options.csv), fits_table({**fits, **frontiers}).to_csv(index=False))

@@ -6,12 +6,11 @@ Prints the whole table of trials, what was chosen, and where the models were not
 from __future__ import annotations
 
 import argparse
-import sys
 
 from fcdm.analysis.data.tidy_table import tidy_table
 from fcdm.analysis.stats.model_pairs import METRICS
 from fcdm.analysis.stats.tuning_trials import Tuned, listed, tune, unfair
-from fcdm.errors import UserError
+from fcdm.errors import in_one_line
 
 
 def print_tuning(found: list[Tuned], metric: str) -> None:
@@ -30,7 +29,8 @@ def print_tuning(found: list[Tuned], metric: str) -> None:
             print(f"{word}: model={one.model} {' '.join(f'{k}={v}' for k, v in one.best.values.items())}".rstrip())
 
 
-def main(arguments: list[str] | None = None) -> int:
+@in_one_line()
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m analysis.tuning", description="Each model's best setting.")
     parser.add_argument("--runs", default="runs", help="folder of the runs, or MLflow URI (default: runs)")
     parser.add_argument("--study", required=True, help="the tuning study")
@@ -38,13 +38,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--metric", default="fid", choices=sorted(METRICS), help="what decides (default: fid)")
     parser.add_argument("--steps", type=int, help="the budget (default: the largest)")
     options = parser.parse_args(arguments)
-    try:
-        table = tidy_table(options.runs, options.study, options.protocol)
-        found = tune(table, options.metric, options.steps)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 1
+    table = tidy_table(options.runs, options.study, options.protocol)
+    found = tune(table, options.metric, options.steps)
     print_tuning(found, options.metric)
     for line in [*unfair(found), *table.attrs["left_out"], *table.attrs["missing"]]:
         print(line)
-    return 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,30 +12,23 @@ from typing import Any
 from fcdm.config.model_checks import check_model
 from fcdm.config.presets import Setting, load_preset, preset_names, preset_setting
 from fcdm.config.schema import ModelConfig
-from fcdm.errors import OneLineParser, UserError, as_options
+from fcdm.errors import OneLineParser, UserError, as_options, in_one_line
 from fcdm.runs.run_cost import cost_of
 
 PAPER_RESOLUTIONS = {"imagenet": (256, 512)}
 """Resolutions shown per data set where there is more than its recipe's."""
 
 
-def main(argv: list[str]) -> int:
-    """Print the table, or with --json a list of rows. Returns the exit code: 1 after a one-line message."""
-    try:
-        arguments = _parser().parse_args(as_options(argv))
-        folder = arguments.config_dir
-        rows = cost_rows(arguments.model, arguments.resolution, arguments.steps, arguments.batch_size, folder)
-    except UserError as error:
-        print(f"fcdm.cost: {error}", file=sys.stderr)
-        return 1
-    try:
-        if arguments.json:
-            print(json.dumps(rows, indent=1), flush=True)
-        else:
-            _print_table(rows)
-    except BrokenPipeError:  # `| head`: nobody reads on
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
+@in_one_line("fcdm.cost")
+def main(argv: list[str]) -> None:
+    """Print the table, or with --json a list of rows."""
+    arguments = _parser().parse_args(as_options(argv))
+    folder = arguments.config_dir
+    rows = cost_rows(arguments.model, arguments.resolution, arguments.steps, arguments.batch_size, folder)
+    if arguments.json:
+        print(json.dumps(rows, indent=1), flush=True)
+    else:
+        _print_table(rows)
 
 
 def cost_rows(

@@ -29,7 +29,6 @@ from fcdm.data.manifest import (
     read_manifest,
 )
 from fcdm.errors import UserError
-from fcdm.hashing import has_sha256
 
 if TYPE_CHECKING:
     import torch
@@ -69,7 +68,6 @@ class LatentsStore:
             vae=vae,
         )
         self.checksum = manifest_checksum(self.folder)
-        self.class_names = self.manifest.classes
         self.labels: NDArray[np.int64] = self._array(LABELS, np.int32).astype(np.int64)
         """(N,), in the order of the store."""
         heldout = self._array(HELDOUT, np.bool_)
@@ -147,11 +145,6 @@ class LatentsStore:
             eps = normal(FROZEN_SEED, Purpose.POSTERIOR, 0, numbers.to(device), self.latent_shape)
         scaled = torch.addcmul(mean, std, eps.to(device)).sub_(self.manifest.shift_factor)
         return scaled.mul_(self.manifest.scaling_factor), labels.to(device, non_blocking=True)
-
-    def damaged(self) -> list[str]:
-        """Files whose sha256 is not the manifest's: reads everything."""
-        wanted = {shard.file: shard.sha256 for shard in self.manifest.shards} | self.manifest.files
-        return [name for name, checksum in wanted.items() if not has_sha256(self.folder / name, checksum)]
 
     def _places(self, indices: NDArray[np.int64]) -> tuple[list[int], list[int]]:
         if len(indices) and not 0 <= int(indices.min()) <= int(indices.max()) < len(self):

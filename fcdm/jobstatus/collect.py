@@ -17,8 +17,9 @@ from fcdm.errors import UserError
 from fcdm.jobstatus.classify import rows_of
 from fcdm.jobstatus.rows import Attempt, StatusRow
 from fcdm.jobstatus.run_files import FileReader, JobNotes, Key, RunFiles, last_line
+from fcdm.runs.formats import Study
 from fcdm.runs.processes import ask_slurm
-from fcdm.runs.reader import Study, list_studies, read_study, run_folders
+from fcdm.runs.reader import list_studies, read_study, run_folders
 from fcdm.slurm.client import JobInfo, Scheduler, Schedulers, Slurm
 from fcdm.slurm.ledger import Task, list_tasks, ours
 

@@ -25,7 +25,6 @@ from fcdm.runs.formats import (
     Scalar,
     Segment,
     Study,
-    StudyRequest,
     end_of,
     read_evaluation,
     read_records,
@@ -35,20 +34,6 @@ from fcdm.runs.formats import (
 )
 from fcdm.runs.identity import flatten
 from fcdm.runs.run_paths import RUN_FILE, evaluation_files, folders_of_runs
-
-__all__ = [
-    "Evaluation",
-    "Record",
-    "RunView",
-    "Scalar",
-    "Segment",
-    "Study",
-    "StudyRequest",
-    "list_runs",
-    "list_studies",
-    "read_study",
-    "run_folders",
-]
 
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster where libyaml is there
 

@@ -4,18 +4,12 @@ from __future__ import annotations
 
 from fcdm.config.schema import Config, CustomConfig, ModelConfig
 from fcdm.cost.model_cost import ModelCost, model_cost
-from fcdm.runs.user_models import custom_cost
+from fcdm.runs.user_models import custom_cost, shape_of
 
 
 def run_cost(config: Config) -> ModelCost:
     """Parameters, MACs and FLOPs of the run's model on its data."""
-    return cost_of(
-        config.model,
-        channels=config.data.channels,
-        side=config.resolution // config.data.downsample,
-        classes=config.data.classes,
-        learn_sigma=config.diffusion.learn_sigma,
-    )
+    return cost_of(config.model, **shape_of(config))
 
 
 def cost_of(model: ModelConfig, *, channels: int, side: int, classes: int, learn_sigma: bool = True) -> ModelCost:

@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from fcdm.errors import UserError
-from fcdm.runs.reader import RunView, Study, list_studies, run_folders
+from fcdm.runs.formats import Study
+from fcdm.runs.reader import RunView, list_studies, run_folders
 from fcdm.runs.run_lock import current_holder
 from fcdm.runs.run_paths import evaluation_files
 from fcdm.tracking.mlflow_store import Store, StoreBusy, store_lock

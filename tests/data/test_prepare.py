@@ -81,7 +81,7 @@ def test_what_is_in_the_store_is_the_vae_of_the_crop_and_of_its_mirror_image(
     names = (whole / "names.txt").read_text().splitlines()
     assert names == sorted(names)
     assert sorted(names) == sorted(path.relative_to(images).as_posix() for path in images.rglob("*.*"))
-    assert store.class_names == CLASSES
+    assert store.manifest.classes == CLASSES
     assert [CLASSES[label] for label in store.labels] == [name.split("/")[0] for name in names]
     assert store.manifest.class_counts == (14, 13, 13)
     opened = open_vae(str(vae))
@@ -425,7 +425,7 @@ def test_a_copy_of_datasets_is_read_like_the_folder(
         pq.write_table(pa.table({"image": [], "label": []}), root / "test-00000-of-00001.parquet")
     assert prepare(root, vae, tmp_path / "store") == 0
     store, want = LatentsStore(tmp_path / "store"), LatentsStore(whole)
-    assert store.class_names == CLASSES
+    assert store.manifest.classes == CLASSES
     assert np.array_equal(store.labels, want.labels)
     # Batches end where shards do, so the same images were encoded together.
     assert np.array_equal(store.read(np.arange(40)), want.read(np.arange(40)))

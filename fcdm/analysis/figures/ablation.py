@@ -14,8 +14,8 @@ import pandas as pd
 from fcdm.analysis.data.labels import display_name
 from fcdm.analysis.data.seed_curves import dropped
 from fcdm.analysis.figures.axes import NOTE, Drawn, fid_label
-from fcdm.analysis.figures.published_points import PUBLISHED
 from fcdm.analysis.figures.styles import DOUBLE, FAMILIES, OTHERS, lighter
+from fcdm.analysis.published import PUBLISHED
 from fcdm.config.schema import FAMILIES as SCHEMAS
 
 NOT_SHOWN = ("model.name", "model.family")

@@ -24,8 +24,9 @@ from fcdm.analysis.figures.axes import (
     step_ticks,
 )
 from fcdm.analysis.figures.model_size import fid_against_gmacs
-from fcdm.analysis.figures.published_points import LEGEND, PUBLISHED, named_as, unguided
+from fcdm.analysis.figures.published_points import LEGEND, named_as, unguided
 from fcdm.analysis.figures.styles import FAMILIES, OTHERS, SINGLE, line_styles
+from fcdm.analysis.published import PUBLISHED
 from fcdm.analysis.stats.model_pairs import Comparison, comparisons
 from fcdm.analysis.stats.step_efficiency import RatioRange
 

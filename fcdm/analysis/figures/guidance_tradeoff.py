@@ -12,8 +12,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 
 from fcdm.analysis.figures.axes import NOTE, Drawn, fid_label, legend_columns
-from fcdm.analysis.figures.published_points import LEGEND, PUBLISHED
+from fcdm.analysis.figures.published_points import LEGEND
 from fcdm.analysis.figures.styles import DOUBLE, FAMILIES, MARKERS, OTHERS, SINGLE, lighter
+from fcdm.analysis.published import PUBLISHED
 from fcdm.formatting import steps_text
 
 METRICS = ("fid", "inception_score", "precision", "recall")

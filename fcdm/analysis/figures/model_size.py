@@ -15,8 +15,9 @@ from fcdm.analysis.data.labels import display_name
 from fcdm.analysis.data.scales import scales
 from fcdm.analysis.data.seed_curves import dropped, seed_curves
 from fcdm.analysis.figures.axes import NOTE, Drawn, fid_label, legend_columns, log_axes, spread
-from fcdm.analysis.figures.published_points import LEGEND, PUBLISHED, UNDISCLOSED, named_as, unguided
+from fcdm.analysis.figures.published_points import LEGEND, UNDISCLOSED, named_as, unguided
 from fcdm.analysis.figures.styles import DOUBLE, FAMILIES, OTHERS, Colour, lighter
+from fcdm.analysis.published import PUBLISHED
 from fcdm.formatting import steps_text
 
 Box = tuple[float, float, float, float]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from fcdm.analysis.published import PUBLISHED, published
+from fcdm.analysis.published import published
 
 LEGEND = "published"
 UNDISCLOSED = "published: protocol undisclosed"
@@ -42,6 +42,3 @@ def named_as(points: pd.DataFrame, names: set[str], told: list[str]) -> pd.DataF
         others = ", ".join(sorted(set(points.loc[~same, "model"])))
         told.append(f"left out: published points of models that these runs do not have ({others})")
     return points[same]
-
-
-__all__ = ["LEGEND", "PUBLISHED", "UNDISCLOSED", "named_as", "published_beside", "unguided"]

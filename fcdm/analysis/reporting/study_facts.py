@@ -18,7 +18,8 @@ from fcdm.errors import UserError
 from fcdm.jobstatus.collect import Looker, what_is_asked
 from fcdm.jobstatus.rows import DONE, StatusRow
 from fcdm.jobstatus.status_table import what
-from fcdm.runs.reader import RunView, Study, list_studies, read_study, run_folders
+from fcdm.runs.formats import Study
+from fcdm.runs.reader import RunView, list_studies, read_study, run_folders
 from fcdm.runs.study_description import question_of
 
 
