@@ -6,12 +6,12 @@ share the work.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fcdm.atomic import read_json
 from fcdm.engine.stop import StopSignal, end_process
 from fcdm.errors import UserError
 from fcdm.jobs.job import EVALUATE
@@ -204,7 +204,7 @@ def _calibrate(asked: Words) -> int:
     path = _samples(asked)
     if int(os.environ.get("RANK", 0)) != 0:
         return 0
-    lines = compare(json.loads(path.read_text())["metrics"], published)
+    lines = compare(read_json(path)["metrics"], published)
     print(f"{'metric':16} {'published':>10} {'here':>10} {'allowed':>10}")
     for line in lines:
         verdict = "agrees" if line.agrees else "OFF"
@@ -238,7 +238,7 @@ def _results(device: str, threads: int | None, evaluate: Any) -> Path:
 def _show(path: Path) -> None:
     if int(os.environ.get("RANK", 0)) != 0:
         return
-    metrics = json.loads(path.read_text())["metrics"]
+    metrics = read_json(path)["metrics"]
     print(f"{path}:\n  " + "  ".join(f"{key} {float(value):.4f}" for key, value in metrics.items()))
 
 
