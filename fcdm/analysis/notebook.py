@@ -16,7 +16,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from fcdm.analysis.data.tidy_table import COLUMNS, tidy_table
-from fcdm.analysis.figures.fid_curves import fid_label
+from fcdm.analysis.figures.axes import fid_label
 from fcdm.analysis.reporting.cell_tables import MISSING, Cell, CellTable, Value
 from fcdm.analysis.reporting.claim_tables import claims_table
 from fcdm.analysis.reporting.page import html_table

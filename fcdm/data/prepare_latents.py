@@ -7,10 +7,10 @@ waits until all stand. A start after kill -9 keeps the shards that stand and mak
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 from pathlib import Path
 
+from fcdm.atomic import read_json
 from fcdm.codecs.vae_files import vae_identity
 from fcdm.data.encoding import Group, ImageProgress, ShardEncoder, StoreRequest
 from fcdm.data.image_sources import open_source
@@ -106,7 +106,7 @@ def _whole(request: StoreRequest, plan: StorePlan) -> bool:
         return False
     manifest = read_manifest(out)
     check_manifest(out, manifest, resolution=plan.resolution, vae=plan.vae.weights_sha256)
-    stands = json.loads((out / MANIFEST).read_bytes())
+    stands = read_json(out / MANIFEST)
     if stands["source"]["checksum"] != plan.source.checksum():
         raise UserError(
             f"{out} is a whole store of other images ({stands['source']['images']:,}; {request.images} has "

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from fcdm.analysis import report
 from fcdm.analysis.report import log_report
 from fcdm.analysis.reporting.cell_tables import CellTable, Value, number, over_seeds
-from fcdm.analysis.reporting.cost_table import run_cost
+from fcdm.analysis.reporting.cost_table import measured_cost
 from fcdm.analysis.reporting.html import HTML, element
 from fcdm.analysis.reporting.latex import escaped, latex_table
 from fcdm.analysis.reporting.study_facts import study_facts
@@ -361,7 +361,7 @@ def test_cost_of_a_run(tmp_path: Path) -> None:
     """Two segments of the made-up run with an hour of queueing between them, which costs nothing."""
     make_run(tmp_path, "N", budgets=(100, 200))
     (view,) = list_runs(tmp_path)
-    cost = run_cost(view)
+    cost = measured_cost(view)
     macs = MODELS["N"][1]
     assert cost.hours == {"CPU core": pytest.approx((200 / 50 * 2 + 2 * 12) / 3600)}
     assert cost.evaluation_hours == pytest.approx(24 / 3600)

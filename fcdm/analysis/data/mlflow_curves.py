@@ -12,8 +12,7 @@ from typing import Any
 
 from fcdm.analysis.data.curves import METRICS, EvaluatedStep, RunCurves, curve
 from fcdm.errors import UserError
-
-EXPERIMENT = "fcdm"
+from fcdm.tracking.mlflow_store import EXPERIMENT
 
 
 def curves_in_mlflow(uri: str) -> list[RunCurves]:

@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from fcdm.analysis.figures.fid_curves import log_ticks
+from fcdm.analysis.figures.axes import log_ticks
 from fcdm.analysis.figures.styles import BLUE, MARKERS, SINGLE, VERMILLION
 from fcdm.analysis.stats.claim_sides import Pair
 from fcdm.analysis.stats.step_efficiency import equal_fid_ratio

@@ -20,17 +20,13 @@ from fcdm.analysis.figures.axes import (
     fid_label,
     legend_columns,
     log_axes,
-    log_ticks,
     step_ticks,
 )
-from fcdm.analysis.figures.model_size import fid_against_gmacs
 from fcdm.analysis.figures.published_points import LEGEND, named_as, unguided
 from fcdm.analysis.figures.styles import FAMILIES, OTHERS, SINGLE, line_styles
 from fcdm.analysis.published import PUBLISHED
 from fcdm.analysis.stats.model_pairs import Comparison, comparisons
 from fcdm.analysis.stats.step_efficiency import RatioRange
-
-__all__ = ["fid_against", "fid_against_gmacs", "fid_label", "log_ticks"]
 
 FAR_BELOW = 10.0
 """A floor this many times below every FID is told in words: a line for it would flatten the curves."""

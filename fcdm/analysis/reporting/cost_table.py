@@ -37,7 +37,7 @@ class MeasuredCost:
         self.disk_bytes += other.disk_bytes
 
 
-def run_cost(view: RunView) -> MeasuredCost:
+def measured_cost(view: RunView) -> MeasuredCost:
     """What a run has cost so far, over all studies that it serves."""
     cost = MeasuredCost()
     trained = 0
@@ -90,7 +90,7 @@ def cost_table(views: Iterable[RunView], models: dict[str, str]) -> tuple[CellTa
     rows: list[list[Cell]] = []
     total = MeasuredCost()
     for view in views:
-        cost = run_cost(view)
+        cost = measured_cost(view)
         total.add(cost)
         rows.append([view.name, models[view.name], *_cells(cost)])
     rows.append(["all", "", *_cells(total)])

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from fcdm.analysis.data.curves import METRICS
-from fcdm.analysis.figures.fid_curves import fid_label
+from fcdm.analysis.figures.axes import fid_label
 from fcdm.analysis.reporting.cell_tables import MISSING, Cell, CellTable, over_seeds
 from fcdm.formatting import steps_text
 
