@@ -17,16 +17,16 @@ from fcdm.atomic import write_atomic
 from fcdm.errors import UserError, in_one_line
 
 
-def print_claims(found: list[ClaimRow]) -> None:
+def print_claims(claim_rows: list[ClaimRow]) -> None:
     """Each claim with both halves, and what they rest on where it is not what the line above rested on."""
-    told = ""
-    for one in found:
+    rested_on = ""
+    for one in claim_rows:
         print(f"\n{one.claim} [{one.kind}]")
         for name, side in (("published", one.published), ("these runs", one.runs)):
             print(f"  {name + ':':12s}{side.text}")
-            if side.rests_on not in ("", told):
+            if side.rests_on not in ("", rested_on):
                 print(f"              rests on: {side.rests_on}")
-            told = side.rests_on or told
+            rested_on = side.rests_on or rested_on
 
 
 @in_one_line()
@@ -43,8 +43,8 @@ def main(arguments: list[str] | None = None) -> None:
     if options.runs is None and (options.study or options.protocol or options.tuning):
         raise UserError("--study, --protocol and --tuning choose among runs: say which with --runs DIR")
     table = tidy_table(options.runs, options.study, options.protocol) if options.runs else None
-    found = claims(table, published())
-    print_claims(found)
+    claim_rows = claims(table, published())
+    print_claims(claim_rows)
     if table is not None:
         lines = [*table.attrs["left_out"], *dropped(table), *table.attrs["missing"]]
         if options.tuning:
@@ -56,5 +56,5 @@ def main(arguments: list[str] | None = None) -> None:
             lines = [*tuned_as(table, tuned), *unfair(tuned), *lacking, *lines]
         print("\n" + "\n".join(lines) if lines else "")
     if options.csv:
-        write_atomic(Path(options.csv), claims_frame(found).to_csv(index=False))
+        write_atomic(Path(options.csv), claims_frame(claim_rows).to_csv(index=False))
         print(f"wrote {options.csv}")

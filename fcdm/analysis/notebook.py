@@ -131,23 +131,23 @@ def published_table(points: pd.DataFrame, resolution: int, models: Sequence[str]
 
 def trials(table: pd.DataFrame) -> NotebookTable:
     """Every trial of a tuning study, best first, what was chosen, and where the models were not tuned alike."""
-    found = tune(table)
+    tuned = tune(table)
     rows: list[list[Cell]] = []
-    for one in found:
+    for one in tuned:
         for trial in one.trials:
             by_seed = ", ".join(f"{trial.fid[seed]:.4g}" if seed in trial.fid else MISSING for seed in one.seeds)
             rows.append([one.name, trial.text, by_seed, Value(trial.mean), "chosen" if trial is one.best else ""])
-    seeds = "; ".join(f"{one.name}: seeds {', '.join(map(str, one.seeds))}" for one in found)
+    seeds = "; ".join(f"{one.name}: seeds {', '.join(map(str, one.seeds))}" for one in tuned)
     columns = ("Model", "Setting", f"{fid_label(table)} by seed", "Mean", "")
-    notes = (f"{seeds}.", *(f"{line}." for line in unfair(found)))
+    notes = (f"{seeds}.", *(f"{line}." for line in unfair(tuned)))
     return NotebookTable(
-        CellTable("trials", f"Trials at {found[0].steps:,} steps", columns, rows, notes, frozenset({0, 1, 2, 4}))
+        CellTable("trials", f"Trials at {tuned[0].steps:,} steps", columns, rows, notes, frozenset({0, 1, 2, 4}))
     )
 
 
-def claims_about(found: Sequence[ClaimRow], caption: str, about: Sequence[str]) -> NotebookTable:
+def claims_about(claim_rows: Sequence[ClaimRow], caption: str, about: Sequence[str]) -> NotebookTable:
     """The claims whose key has one of these words in it."""
-    kept = [one for one in found if any(word in one.key for word in about)]
+    kept = [one for one in claim_rows if any(word in one.key for word in about)]
     return NotebookTable(claims_table(kept, "claims", caption))
 
 

@@ -49,7 +49,7 @@ def draw(
     Raises UserError if it cannot write.
     """
     written: list[Path] = []
-    told: dict[str, list[str]] = {}
+    left_out: dict[str, list[str]] = {}
     try:
         out.mkdir(parents=True, exist_ok=True)
         write_atomic(out / "table.csv", table.drop(columns=list(INTERNAL)).to_csv(index=False))
@@ -69,11 +69,11 @@ def draw(
                 write_atomic(out / f"{name}.csv", with_left_out(numbers).to_csv(index=False))
                 written.append(out / f"{name}.csv")
                 for line in numbers.attrs["left_out"]:
-                    told.setdefault(line, []).append(name)
+                    left_out.setdefault(line, []).append(name)
     except OSError as error:
         raise UserError(f"cannot write figures to {out} ({error.strerror or error}): choose another --out") from None
     common = set(dropped(table))  # said with the ratios, whatever figure it concerns
-    return written, [f"{' and '.join(names)}: {line}" for line, names in told.items() if line not in common]
+    return written, [f"{' and '.join(names)}: {line}" for line, names in left_out.items() if line not in common]
 
 
 def print_table(table: pd.DataFrame, console: Console) -> None:
@@ -107,9 +107,11 @@ def print_table(table: pd.DataFrame, console: Console) -> None:
 
 def ratio_sentences(table: pd.DataFrame) -> list[str]:
     """One sentence for each FCDM that has a DiT of its size, or why there is none; then what was left out, by name."""
-    found = [sentence(one) for one in comparisons(table)]
-    found = found or ["No step ratio: no FCDM and DiT of the same size (such as N and dit/N-2) are in this table."]
-    return [*found, *dropped(table), *table.attrs.get("missing", [])]
+    sentences = [sentence(one) for one in comparisons(table)]
+    sentences = sentences or [
+        "No step ratio: no FCDM and DiT of the same size (such as N and dit/N-2) are in this table."
+    ]
+    return [*sentences, *dropped(table), *table.attrs.get("missing", [])]
 
 
 def next_commands(runs: Path | str, study: str | None) -> list[str]:

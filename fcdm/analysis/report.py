@@ -164,15 +164,15 @@ def log_report(study: str, html: str, summary: str, runs_dir: Path, uri: str | N
     store = Store(runs_dir, uri)
     again = "The page on disk is whole; say --mlflow again when it answers"
     with store_lock(runs_dir, store.uri, 600.0), store.reaching("the report", again):
-        found = store.find(STUDY, [study]).get(study)
-        if found is None or found.info.lifecycle_stage == "deleted":
-            found = store.create(f"study {study}", time.time(), {STUDY: study, "studies": study})
+        run = store.find(STUDY, [study]).get(study)
+        if run is None or run.info.lifecycle_stage == "deleted":
+            run = store.create(f"study {study}", time.time(), {STUDY: study, "studies": study})
         with tempfile.TemporaryDirectory() as folder:
             page = Path(folder) / PAGE
             write_atomic(page, html)
-            store.send_file(found.info.run_id, page)
-        store.describe(found.info.run_id, tags={"mlflow.note.content": summary})
-        store.set_status(found, "FINISHED", time.time())
+            store.send_file(run.info.run_id, page)
+        store.describe(run.info.run_id, tags={"mlflow.note.content": summary})
+        store.set_status(run, "FINISHED", time.time())
     return f"in MLflow at {store.uri}: run 'study {study}', artifact {PAGE}"
 
 

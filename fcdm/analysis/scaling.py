@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--of", default="fid", choices=OF, help="default: fid")
     parser.add_argument("--csv", help="write the numbers to this file too")
     options = parser.parse_args(arguments)
-    x, told = AGAINST[options.against]
+    x, x_text = AGAINST[options.against]
     table = tidy_table(options.runs, options.study, options.protocol)
     for line in table.attrs["left_out"]:
         print(line)
@@ -37,12 +37,12 @@ def main(arguments: list[str] | None = None) -> None:
         f"frontier of {family}": made if isinstance(made, str) else made[0]
         for family, made in frontiers_of(table, x, options.of).items()
     }
-    print(f"{options.of} = E + A x^-alpha, x in {told}; robust fit, intervals from whole runs drawn anew:")
+    print(f"{options.of} = E + A x^-alpha, x in {x_text}; robust fit, intervals from whole runs drawn anew:")
     for label, fit in {**fits, **frontiers}.items():
         print(f"  {law_sentence(label, fit, x, options.of)}")
     same = iso_lines(table, x, options.of)
     if same:
-        print(f"At the same {told} (means over seeds, interpolated between measured points):")
+        print(f"At the same {x_text} (means over seeds, interpolated between measured points):")
     for line in same:
         print(f"  {line}.")
     if options.csv:

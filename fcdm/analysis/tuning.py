@@ -13,9 +13,9 @@ from fcdm.analysis.stats.tuning_trials import Tuned, listed, tune, unfair
 from fcdm.errors import in_one_line
 
 
-def print_tuning(found: list[Tuned], metric: str) -> None:
+def print_tuning(tuned: list[Tuned], metric: str) -> None:
     """The trials of each model, best first, and the overrides of what was chosen."""
-    for one in found:
+    for one in tuned:
         print(f"\n{one.name}: {metric} at {one.steps:,} steps, {len(one.trials)} settings, seeds {listed(one.seeds)}")
         for trial in one.trials:
             by_seed = ", ".join(f"{trial.fid[seed]:.3f}" if seed in trial.fid else "-" for seed in one.seeds)
@@ -23,7 +23,7 @@ def print_tuning(found: list[Tuned], metric: str) -> None:
             mean = f"{trial.mean:8.3f}" if trial in one.complete else " " * 8
             print(f"  {mean}  ({by_seed})  {trial.text}{mark}")
     print()
-    for one in found:
+    for one in tuned:
         if one.best is not None:
             word = "chosen" if one.finished else "best so far, the study is not finished"
             print(f"{word}: model={one.model} {' '.join(f'{k}={v}' for k, v in one.best.values.items())}".rstrip())
@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, help="the budget (default: the largest)")
     options = parser.parse_args(arguments)
     table = tidy_table(options.runs, options.study, options.protocol)
-    found = tune(table, options.metric, options.steps)
-    print_tuning(found, options.metric)
-    for line in [*unfair(found), *table.attrs["left_out"], *table.attrs["missing"]]:
+    tuned = tune(table, options.metric, options.steps)
+    print_tuning(tuned, options.metric)
+    for line in [*unfair(tuned), *table.attrs["left_out"], *table.attrs["missing"]]:
         print(line)

@@ -59,7 +59,7 @@ class SeedCurve:
 
 def seed_curves(table: pd.DataFrame) -> list[SeedCurve]:
     """The curves of a table: FCDM first, from small to large. What they leave out: `dropped`."""
-    found = []
+    curves = []
     for (label, _), every in table.groupby(["label", "variant"], sort=True):
         seeds, budgets = _kept(every)
         rows = every[is_fid(every["fid"]) & every["seed"].isin(seeds) & every["steps"].isin(budgets)]
@@ -76,20 +76,20 @@ def seed_curves(table: pd.DataFrame) -> list[SeedCurve]:
         first = rows.iloc[0]
         name = display_name(first["model"], first["family"])
         without = tuple(f"seed {seed} ({why})" for seed, why in _seeds_without(every, seeds))
-        found.append(
+        curves.append(
             SeedCurve(str(label), name, first["model"], first["family"], first["lr"], len(seeds), points, rows, without)
         )
-    return sorted(found, key=lambda line: (line.family == "dit", line.points["forward_gmacs"].iloc[0], line.label))
+    return sorted(curves, key=lambda line: (line.family == "dit", line.points["forward_gmacs"].iloc[0], line.label))
 
 
 def dropped(table: pd.DataFrame) -> list[str]:
     """What `seed_curves` leaves out, a line each with the reason: seeds, and budgets that a seed lacks."""
-    told = []
+    lines = []
     for (label, _), rows in table.groupby(["label", "variant"]):
         seeds, budgets = _kept(rows)
         for seed, why in _seeds_without(rows, seeds):
             run = rows.loc[rows["seed"] == seed, "run"].iloc[0]
-            told.append(f"left out: {label}, seed {seed}: {why} ({run})")
+            lines.append(f"left out: {label}, seed {seed}: {why} ({run})")
         mine = rows[rows["seed"].isin(seeds)] if seeds else rows.iloc[:0]
         for steps, evaluated in mine.groupby("steps"):
             if steps in budgets:
@@ -98,8 +98,8 @@ def dropped(table: pd.DataFrame) -> list[str]:
             reasons = [f"seed {row.seed} has no FID there ({row.fid:g}; {row.run})" for row in broken.itertuples()]
             absent = sorted(seeds - set(evaluated["seed"]))
             reasons += [f"seed {', '.join(map(str, absent))} not evaluated there"] if absent else []
-            told.append(f"left out: {label} at {steps:,} steps: {'; '.join(reasons)}")
-    return told
+            lines.append(f"left out: {label} at {steps:,} steps: {'; '.join(reasons)}")
+    return lines
 
 
 def _kept(rows: pd.DataFrame) -> tuple[set[int], set[int]]:
@@ -126,12 +126,12 @@ def _kept(rows: pd.DataFrame) -> tuple[set[int], set[int]]:
 
 def _seeds_without(rows: pd.DataFrame, seeds: set[int]) -> list[tuple[int, str]]:
     """The seeds that are not among `seeds`, each with what it lacks of the budgets of this setting."""
-    told = []
+    lacking = []
     for seed, mine in rows[~rows["seed"].isin(seeds)].groupby("seed"):
         broken = mine[~is_fid(mine["fid"])]
         at = ", ".join(f"{row.steps:,} ({row.fid:g})" for row in broken.itertuples())
         absent = sorted(set(rows["steps"]) - set(mine["steps"]))
         reasons = [f"no FID at {at}"] if at else []
         reasons += [f"not evaluated at {', '.join(f'{steps:,}' for steps in absent)}"] if absent else []
-        told.append((int(str(seed)), " and ".join(reasons)))
-    return told
+        lacking.append((int(str(seed)), " and ".join(reasons)))
+    return lacking

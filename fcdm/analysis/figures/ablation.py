@@ -27,11 +27,11 @@ def ablation_figure(table: pd.DataFrame, published: pd.DataFrame | None = None) 
     Variants are runs of one preset that differ in keys of `model` only, at the largest budget evaluated of all;
     the plain model has the schema's default for each of those keys. None where no model has two variants.
     """
-    told: list[str] = []
-    groups = [group for group in _groups(table, told) if len(set(group["change"])) > 1]
+    left_out: list[str] = []
+    groups = [group for group in _groups(table, left_out) if len(set(group["change"])) > 1]
     if not groups:
         return None
-    others = _published(published, groups, told)
+    others = _published(published, groups, left_out)
     drawn = pd.concat([*groups, *([others] if len(others) else [])], ignore_index=True)
     counts = [len(part.groupby(["origin", "change"])) for _, part in drawn.groupby("panel", sort=False)]
     height = sum(0.23 * count + 0.62 for count in counts) + 0.1
@@ -42,7 +42,7 @@ def ablation_figure(table: pd.DataFrame, published: pd.DataFrame | None = None) 
     for axes, (panel, part) in zip(panels[:, 0], drawn.groupby("panel", sort=False), strict=True):
         numbers.append(_bars(axes, str(panel), part, fid_label(table)))
     whole = pd.concat(numbers, ignore_index=True)
-    whole.attrs["left_out"] = [*told, *dropped(table)]
+    whole.attrs["left_out"] = [*left_out, *dropped(table)]
     return figure, whole
 
 
@@ -52,13 +52,13 @@ def settings_of(variant: str) -> dict[str, str]:
     return dict(part.split("=", 1) for part in parts if "=" in part)
 
 
-def _groups(table: pd.DataFrame, told: list[str]) -> list[pd.DataFrame]:
+def _groups(table: pd.DataFrame, left_out: list[str]) -> list[pd.DataFrame]:
     """For each model and setting of all the rest: a row per variant and seed, at one budget."""
     known = table[np.isfinite(table["fid"])]
     settings = {variant: settings_of(variant) for variant in known["variant"].unique()}
     rest = {
-        variant: str(sorted((key, value) for key, value in found.items() if not key.startswith("model.")))
-        for variant, found in settings.items()
+        variant: str(sorted((key, value) for key, value in keys_of.items() if not key.startswith("model.")))
+        for variant, keys_of in settings.items()
     }
     groups = []
     for (model, family, _), rows in known.groupby(["model", "family", known["variant"].map(rest)]):
@@ -68,7 +68,7 @@ def _groups(table: pd.DataFrame, told: list[str]) -> list[pd.DataFrame]:
         name = display_name(str(model), str(family))
         shared = set.intersection(*(set(rows.loc[rows["variant"] == variant, "steps"]) for variant in variants))
         if not shared:
-            told.append(f"left out: the variants of {name}: no budget that all were evaluated at")
+            left_out.append(f"left out: the variants of {name}: no budget that all were evaluated at")
             continue
         last = max(shared)
         keys = sorted({key for variant in variants for key in settings[variant] if key.startswith("model.")})
@@ -85,7 +85,7 @@ def _groups(table: pd.DataFrame, told: list[str]) -> list[pd.DataFrame]:
         )
         groups.append(group.assign(baseline=group["change"].str.startswith("plain (")))
         if not groups[-1]["baseline"].any():
-            told.append(f"{name}: no difference is written, for no variant is the plain model")
+            left_out.append(f"{name}: no difference is written, for no variant is the plain model")
     return groups
 
 
@@ -101,7 +101,7 @@ def _plain(family: str) -> dict[str, str]:
     return {f"model.{key}": str(value) for key, value in known.items() if value is not MISSING}
 
 
-def _published(published: pd.DataFrame | None, groups: list[pd.DataFrame], told: list[str]) -> pd.DataFrame:
+def _published(published: pd.DataFrame | None, groups: list[pd.DataFrame], left_out: list[str]) -> pd.DataFrame:
     """The published ablations of a model and budget that is drawn."""
     if published is None or published.empty:
         return pd.DataFrame()
@@ -112,7 +112,9 @@ def _published(published: pd.DataFrame | None, groups: list[pd.DataFrame], told:
     parts = []
     for key, rows in points.groupby(["model", "resolution", "steps"]):
         if key not in here:
-            told.append(f"left out: {len(rows)} published ablations of {key[0]} at {key[2]:,} steps: not of these runs")
+            left_out.append(
+                f"left out: {len(rows)} published ablations of {key[0]} at {key[2]:,} steps: not of these runs"
+            )
             continue
         of_run = here[key].iloc[0]
         parts.append(rows.assign(panel=of_run["panel"], family=of_run["family"], name=of_run["name"]))

@@ -23,10 +23,10 @@ NOTE = 7
 
 def with_left_out(numbers: pd.DataFrame) -> pd.DataFrame:
     """The numbers as they are saved: a column `left_out`, and a row for each line that names what is not drawn."""
-    told = pd.DataFrame({"left_out": numbers.attrs.get("left_out", [])}, dtype=object)
+    lines = pd.DataFrame({"left_out": numbers.attrs.get("left_out", [])}, dtype=object)
     whole = numbers.assign(left_out="")
     whole.attrs = {}
-    return pd.concat([whole, told], ignore_index=True) if len(told) else whole
+    return pd.concat([whole, lines], ignore_index=True) if len(lines) else whole
 
 
 def fid_label(table: pd.DataFrame) -> str:

@@ -39,7 +39,7 @@ def frontier_figure(table: pd.DataFrame) -> Drawn | None:
     known = table[np.isfinite(table["fid"]) & (table["fid"] > 0) & (table["train_pflops"] > 0)]
     if known.empty:
         return None
-    told, parts, texts = [], [], []
+    left_out, parts, texts = [], [], []
     handles: list[Line2D | Patch] = []
     figure, axes = plt.subplots(figsize=(SINGLE, 2.0))
     parameters = []
@@ -47,19 +47,17 @@ def frontier_figure(table: pd.DataFrame) -> Drawn | None:
     families = [
         (scale, of_scale, *item) for scale, of_scale in scales(known) for item in frontiers_of(of_scale).items()
     ]
-    for scale, of_scale, family, found in sorted(
-        families, key=lambda one: (one[2] == "dit", one[2])
-    ):  # scales in order
+    for scale, of_scale, family, law in sorted(families, key=lambda one: (one[2] == "dit", one[2])):  # scales in order
         colour, dashes = FAMILIES.get(family, OTHERS[0])
         colour = to_hex(lighter(colour, 0.5 * (1 - (at_scale.index(scale) + 1) / len(at_scale))))
         name = f"{display_name('', family).rstrip('-')}{scale}"
         at = scale.removeprefix(", ")
-        fit, curves = (None, _curves(of_scale, family)) if isinstance(found, str) else found
+        fit, curves = (None, _curves(of_scale, family)) if isinstance(law, str) else law
         parts.append(curves.assign(kind="point", family=family, at=at))
         _draw_curves(axes, curves, colour, marker_of(family))
         handles.append(Line2D([], [], color=colour, linestyle=dashes, marker=marker_of(family)))
         if fit is None:
-            told.append(f"left out: the law of {name}'s frontier: {found}")
+            left_out.append(f"left out: the law of {name}'s frontier: {law}")
             texts.append(f"{name}: too few points for a law")
             continue
         parts.append(_draw_law(axes, fit, colour, dashes).assign(family=family, at=at))
@@ -67,7 +65,9 @@ def frontier_figure(table: pd.DataFrame) -> Drawn | None:
         offset = f"{fit.law.offset:.3g} + " if fit.law.offset else ""
         scatter = f"scatter {np.sqrt(np.mean(fit.residuals**2)):.0%}"
         texts.append(f"{name}: {offset}A / C^{fit.law.exponent:.2f}, {scatter}")
-        told += [f"{name}'s frontier: {note}" for note in (*fit.notes, fit.no_interval, *_missed(fit, curves)) if note]
+        left_out += [
+            f"{name}'s frontier: {note}" for note in (*fit.notes, fit.no_interval, *_missed(fit, curves)) if note
+        ]
     axes.set(xscale="log", yscale="log", xlabel="Training compute C (PFLOPs)", ylabel=fid_label(table))
     axes.autoscale_view()
     log_axes(axes)
@@ -84,7 +84,7 @@ def frontier_figure(table: pd.DataFrame) -> Drawn | None:
     wanted = ["kind", "family", "at", "label", "train_pflops", "fid", "low", "high", "runs", "on_frontier"]
     wanted += [f"{name}{end}" for name in PARAMETERS for end in ("", "_low", "_high")]
     numbers = numbers.reindex(columns=[*wanted, *MORE])
-    numbers.attrs["left_out"] = [*told, *dropped(table)]
+    numbers.attrs["left_out"] = [*left_out, *dropped(table)]
     return figure, numbers
 
 
@@ -124,10 +124,10 @@ def _draw_curves(axes: Axes, curves: pd.DataFrame, colour: str, marker: str) -> 
 
 
 def _draw_law(axes: Axes, fit: Fit, colour: str, dashes: Any) -> pd.DataFrame:
-    told = fit.predict(np.geomspace(*fit.range, POINTS))
-    axes.plot(told.x, told.y, color=colour, linestyle=dashes, zorder=3)
-    drawn = pd.DataFrame({"kind": "law", "x": told.x, "y": told.y})
-    if told.low is None or told.high is None:
+    law = fit.predict(np.geomspace(*fit.range, POINTS))
+    axes.plot(law.x, law.y, color=colour, linestyle=dashes, zorder=3)
+    drawn = pd.DataFrame({"kind": "law", "x": law.x, "y": law.y})
+    if law.low is None or law.high is None:
         return drawn
-    axes.fill_between(told.x, told.low, told.high, color=colour, alpha=0.2, lw=0)
-    return drawn.assign(low=told.low, high=told.high)
+    axes.fill_between(law.x, law.low, law.high, color=colour, alpha=0.2, lw=0)
+    return drawn.assign(low=law.low, high=law.high)

@@ -46,64 +46,64 @@ def fid_against(table: pd.DataFrame, axis: str, published: pd.DataFrame | None =
     FID, where it was measured and is clear. `published`: points of `published()`, hollow, of the same models.
     None where nothing can be drawn: no finite FID, or runs without their costs.
     """
-    found, told = _drawable(table, axis)
-    if not found:
+    curves, left_out = _drawable(table, axis)
+    if not curves:
         return None
     pairs = comparisons(table)
-    named = _named(found, pairs)
-    styles = line_styles([line for line in found if line.label in named])
+    named = _named(curves, pairs)
+    styles = line_styles([line for line in curves if line.label in named])
     figure, axes = plt.subplots(figsize=(SINGLE, 2.0))
     axes.set(xscale="log", yscale="log", xlabel=AXES[axis], ylabel=fid_label(table))  # first: one point has limits then
-    for line in found:
+    for line in curves:
         if line.label in named:
             _draw_line(axes, line, axis, styles)
         else:
             colour = FAMILIES.get(line.family, OTHERS[0])[0]
             thin = {"color": colour, "alpha": 0.4, "lw": 0.6, "marker": ".", "markersize": 3, "markeredgewidth": 0}
             axes.plot(*between(line.points[axis], line.points["fid"]), zorder=2, markevery=PIECES, **thin)  # type: ignore[arg-type]
-    others = _draw_published(axes, published, found, axis, told, styles)
-    _draw_floors(axes, table, found)
+    others = _draw_published(axes, published, curves, axis, left_out, styles)
+    _draw_floors(axes, table, curves)
     ratios, written = _arrows(axes, pairs, axis)
     log_axes(axes)
     if axis == "steps":
-        drawn = {int(step) for line in found for step in line.points["steps"]}
+        drawn = {int(step) for line in curves for step in line.points["steps"]}
         step_ticks(axes.xaxis, sorted(drawn | set(others["steps"] if len(others) else [])))
     handles, texts = axes.get_legend_handles_labels()
-    if len(named) < len(found):
+    if len(named) < len(curves):
         handles.append(Line2D([], [], color="0.5", lw=0.6, marker=".", markersize=3))
-        texts.append(f"{len(found) - len(named)} other settings")
+        texts.append(f"{len(curves) - len(named)} other settings")
     if len(others):
         handles.append(Line2D([], [], color="0.35", marker="o", markerfacecolor="white", lw=0.8, linestyle=":"))
         texts.append(LEGEND)
     columns = min(2, legend_columns(texts, SINGLE))
     figure.set_figheight(2.05 + 0.15 * -(-len(texts) // columns) + 0.125 * written)
     figure.legend(handles, texts, loc="outside lower center", ncols=columns)
-    own = [line.points.assign(label=line.label, seeds=line.seeds, origin="these runs") for line in found]
+    own = [line.points.assign(label=line.label, seeds=line.seeds, origin="these runs") for line in curves]
     numbers = pd.concat([*own, others, pd.DataFrame(ratios)], ignore_index=True)
     numbers = numbers.reindex(columns=["label", "origin", "seeds", axis, "fid", "fid_min", "fid_max", *RATIO_COLUMNS])
-    numbers.attrs["left_out"] = [*told, *dropped(table)]
+    numbers.attrs["left_out"] = [*left_out, *dropped(table)]
     return figure, numbers
 
 
 def _drawable(table: pd.DataFrame, axis: str) -> tuple[list[SeedCurve], list[str]]:
     """The lines that have a place on a log axis, and which have none."""
-    found, told = [], []
+    curves, left_out = [], []
     for line in seed_curves(table):
         if (line.points[axis] > 0).all() and (line.points["fid"] > 0).all():
-            found.append(line)
+            curves.append(line)
         else:
-            told.append(f"left out: {line.label}: a log axis has no place for {axis} or FID of 0 or unknown")
-    return found, told
+            left_out.append(f"left out: {line.label}: a log axis has no place for {axis} or FID of 0 or unknown")
+    return curves, left_out
 
 
-def _named(found: list[SeedCurve], pairs: list[Comparison]) -> set[str]:
+def _named(curves: list[SeedCurve], pairs: list[Comparison]) -> set[str]:
     """The labels that stand in the legend."""
-    if len(found) <= MOST_NAMED:
-        return {line.label for line in found}
+    if len(curves) <= MOST_NAMED:
+        return {line.label for line in curves}
     named = {line.label for pair in pairs for line in (pair.a, pair.b)}
     compared = {line.name for pair in pairs for line in (pair.a, pair.b)}
     best: dict[str, SeedCurve] = {}
-    for line in found:
+    for line in curves:
         if line.name not in compared:
             known = best.setdefault(line.name, line)
             if line.points["fid"].min() < known.points["fid"].min():
@@ -128,17 +128,17 @@ def _draw_line(axes: Axes, line: SeedCurve, axis: str, styles: dict[str, dict[st
 def _draw_published(
     axes: Axes,
     published: pd.DataFrame | None,
-    found: list[SeedCurve],
+    curves: list[SeedCurve],
     axis: str,
-    told: list[str],
+    left_out: list[str],
     styles: dict[str, dict[str, Any]],
 ) -> pd.DataFrame:
     """Hollow points of the models that are drawn, in their markers, joined where one source measured them alike."""
     if published is None or published.empty:
         return pd.DataFrame()
-    points = named_as(unguided(published, told), {line.name for line in found}, told)
+    points = named_as(unguided(published, left_out), {line.name for line in curves}, left_out)
     points = points[points["fid"].notna()]
-    markers = {line.name: styles[line.label]["marker"] for line in found if line.label in styles}
+    markers = {line.name: styles[line.label]["marker"] for line in curves if line.label in styles}
     for (model, family, series, _), rows in points.groupby(["model", "family", "series", "resolution"]):
         colour = FAMILIES.get(str(family), OTHERS[0])[0]
         ordered = rows.sort_values(axis)
@@ -154,9 +154,9 @@ def _draw_published(
     return points.assign(origin=PUBLISHED)
 
 
-def _draw_floors(axes: Axes, table: pd.DataFrame, found: list[SeedCurve]) -> None:
+def _draw_floors(axes: Axes, table: pd.DataFrame, curves: list[SeedCurve]) -> None:
     """The floor of each data set and resolution."""
-    lowest = min(line.points["fid"].min() for line in found)
+    lowest = min(line.points["fid"].min() for line in curves)
     below = 0
     at: dict[float, str] = {}
     for scale, rows in scales(table):
@@ -192,17 +192,17 @@ def _draw_floor(axes: Axes, floor: float, lowest: float, scale: str, below: int)
     return far
 
 
-def _arrows(axes: Axes, found: list[Comparison], axis: str) -> tuple[list[dict[str, object]], int]:
+def _arrows(axes: Axes, pairs: list[Comparison], axis: str) -> tuple[list[dict[str, object]], int]:
     """From the slower model's curve to the faster one's at the headline FID: the ratios, how many lines say them.
 
     Above the axes stands the largest pair that has a clear ratio; all are rows of the numbers.
     """
     style = {"arrowstyle": "-|>", "color": "0.15", "lw": 0.9, "shrinkA": 0, "shrinkB": 0, "mutation_scale": 7}
-    told: list[str] = []
+    ratio_texts: list[str] = []
     unclear: list[str] = []
     rows: list[dict[str, object]] = []
-    several = len({one.a.resolution for one in found}) > 1
-    for one in found:
+    several = len({one.a.resolution for one in pairs}) > 1
+    for one in pairs:
         ratios = one.steps if axis == "steps" else one.flops
         if not isinstance(ratios, RatioRange):
             continue
@@ -217,9 +217,9 @@ def _arrows(axes: Axes, found: list[Comparison], axis: str) -> tuple[list[dict[s
         axes.annotate("", (fast, ratios.target), (slow, ratios.target), arrowprops=style, zorder=4)
         more_or_less = "fewer" if ratios.ratio >= 1 else "more"
         times = max(ratios.ratio, 1 / ratios.ratio)
-        told.append(f"{one.a.name}: {times:.1f}× {more_or_less} than {one.b.name}{at}")
-    drawn = len(told)
-    said = [*unclear, *told]
+        ratio_texts.append(f"{one.a.name}: {times:.1f}× {more_or_less} than {one.b.name}{at}")
+    drawn = len(ratio_texts)
+    said = [*unclear, *ratio_texts]
     if said:
         what = "steps" if axis == "steps" else "FLOPs"
         head = f"{what} to equal FID" + ("", " (arrow)", " (arrows)")[min(drawn, 2)]

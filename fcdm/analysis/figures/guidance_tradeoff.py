@@ -28,11 +28,11 @@ def guidance_figure(table: pd.DataFrame, published: pd.DataFrame | None = None) 
     """
     if table.empty:
         return None
-    told: list[str] = []
-    own = _curves(table, told)
+    left_out: list[str] = []
+    own = _curves(table, left_out)
     if own.empty:
         return None
-    whole = pd.concat([own, _published(published, told)], ignore_index=True)
+    whole = pd.concat([own, _published(published, left_out)], ignore_index=True)
     scored = whole.loc[whole["origin"] != PUBLISHED, "inception_score"].notna().any()
     panels = [("inception_score", "fid") if scored else ("guidance_scale", "fid")]
     if own[["precision", "recall"]].notna().all(axis=1).any():
@@ -55,18 +55,18 @@ def guidance_figure(table: pd.DataFrame, published: pd.DataFrame | None = None) 
     figure.set_figheight(2.1 + 0.15 * -(-len(texts) // columns))
     figure.legend(handles, texts, loc="outside lower center", ncols=columns)
     numbers = whole[["label", "origin", "steps", "guidance_scale", *METRICS, "seeds"]]
-    numbers.attrs["left_out"] = told
+    numbers.attrs["left_out"] = left_out
     return figure, numbers
 
 
-def _curves(table: pd.DataFrame, told: list[str]) -> pd.DataFrame:
+def _curves(table: pd.DataFrame, left_out: list[str]) -> pd.DataFrame:
     """Means over seeds at each model's last step that all its seeds were evaluated at several scales at."""
     parts = []
     kinds = sorted(set(table["kind"]))
     for (label, kind), rows in table.groupby(["label", "kind"]):
         last = rows["steps"].max()
         for step in sorted(set(rows["steps"]) - {last}):
-            told.append(f"left out: {label} at {step:,} steps: {last:,} are drawn")
+            left_out.append(f"left out: {label} at {step:,} steps: {last:,} are drawn")
         rows = rows[rows["steps"] == last]
         means = rows.groupby("guidance_scale", as_index=False).agg(
             **{name: (name, "mean") for name in METRICS}, seeds=("seed", "nunique")
@@ -74,13 +74,13 @@ def _curves(table: pd.DataFrame, told: list[str]) -> pd.DataFrame:
         short = means[means["seeds"] < means["seeds"].max()]
         if len(short):
             at = ", ".join(f"{scale:g}" for scale in short["guidance_scale"])
-            told.append(f"left out: {label} at guidance {at}, which not every seed was evaluated at")
+            left_out.append(f"left out: {label} at guidance {at}, which not every seed was evaluated at")
         if means["fid"].isna().any():
             at = ", ".join(f"{scale:g}" for scale in means.loc[means["fid"].isna(), "guidance_scale"])
-            told.append(f"left out: {label} at guidance {at}, which has no FID")
+            left_out.append(f"left out: {label} at guidance {at}, which has no FID")
         means = means[(means["seeds"] == means["seeds"].max()) & means["fid"].notna()]
         if len(means) < 2:
-            told.append(f"left out: {label} at {last:,} steps: fewer than two guidance scales are left")
+            left_out.append(f"left out: {label} at {last:,} steps: fewer than two guidance scales are left")
             continue
         name = f"{label}, {steps_text(last)} steps{_told_apart(str(kind), kinds)}"
         first = rows.iloc[0]
@@ -99,7 +99,7 @@ def _told_apart(kind: str, kinds: list[str]) -> str:
     return "".join(f", {key.removeprefix('guidance_')} {own.get(key, 'all')}" for key in different)
 
 
-def _published(published: pd.DataFrame | None, told: list[str]) -> pd.DataFrame:
+def _published(published: pd.DataFrame | None, left_out: list[str]) -> pd.DataFrame:
     """Published models at two known scales at least, of one budget."""
     if published is None or published.empty:
         return pd.DataFrame()
@@ -107,7 +107,7 @@ def _published(published: pd.DataFrame | None, told: list[str]) -> pd.DataFrame:
     key = ["model", "resolution", "steps"]
     several = known.groupby(key)["guidance_scale"].transform("nunique") >= 2
     several &= known["inception_score"].notna()
-    told.append(f"left out: {len(published) - int(several.sum())} published points of one scale, or an unknown one")
+    left_out.append(f"left out: {len(published) - int(several.sum())} published points of one scale, or an unknown one")
     kept = known[several]
     names = [f"{model}, {steps_text(steps)} steps" for model, steps in zip(kept["model"], kept["steps"], strict=True)]
     return kept.assign(label=names, origin=PUBLISHED)

@@ -38,15 +38,15 @@ def fid_against_gmacs(table: pd.DataFrame, published: pd.DataFrame | None = None
     darker. Published points are hollow, crosses where the model's size is unknown; their throughput is of undisclosed
     protocol. None where no run says what it costs.
     """
-    best, speeds, told = _own(table)
+    best, speeds, left_out = _own(table)
     if best.empty:
         return None
     budgets = spread(sorted(set(best["steps"])), MOST_BUDGETS)
     hidden = sorted(set(best["steps"]) - set(budgets))
     if hidden:
-        told.append(f"left out: budgets between those drawn ({', '.join(f'{step:,}' for step in hidden)} steps)")
+        left_out.append(f"left out: budgets between those drawn ({', '.join(f'{step:,}' for step in hidden)} steps)")
     best = best[best["steps"].isin(budgets)]
-    others = _others(published, budgets, best, told)
+    others = _others(published, budgets, best, left_out)
     largest = float(pd.concat([best["parameters"], others["parameters"]]).max())
     timed_elsewhere = bool((others["panel"] == "throughput").any())
     measured = bool(len(speeds)) or timed_elsewhere
@@ -69,7 +69,7 @@ def fid_against_gmacs(table: pd.DataFrame, published: pd.DataFrame | None = None
         _finish(right, speeds, "images_per_s", "images/s" if timed_elsewhere else "Training throughput (images/s)")
         if timed_elsewhere:
             right.set_title(UNDISCLOSED, fontsize=NOTE, loc="right")
-        told += _no_speed(best, speeds)
+        left_out += _no_speed(best, speeds)
     _legend(figure, families, budgets, best, others, largest)
     figure.draw_without_rendering()  # the layout, which the names are placed in
     _name_models(left, best, "fid", largest)
@@ -78,16 +78,16 @@ def fid_against_gmacs(table: pd.DataFrame, published: pd.DataFrame | None = None
     numbers = pd.concat([best, speeds, others], ignore_index=True)
     columns = ["panel", "origin", "label", "name", "family", "forward_gmacs", "parameters", "steps"]
     numbers = numbers[[*columns, "fid", "fid_min", "fid_max", "images_per_s", "device"]]
-    numbers.attrs["left_out"] = [*told, *dropped(table)]
+    numbers.attrs["left_out"] = [*left_out, *dropped(table)]
     return figure, numbers
 
 
 def _own(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
     """(FID of the best setting at each budget, throughput of each model, what has no place)."""
-    told, parts = [], []
+    left_out, parts = [], []
     for scale, line in [(scale, line) for scale, rows in scales(table) for line in seed_curves(rows)]:
         if not ((line.points["forward_gmacs"] > 0).all() and (line.points["fid"] > 0).all()):
-            told.append(f"left out: {line.label}: GMACs or FID of 0 or unknown have no place on a log axis")
+            left_out.append(f"left out: {line.label}: GMACs or FID of 0 or unknown have no place on a log axis")
             continue
         parameters = line.runs["parameters"].iloc[0]
         name = f"{line.name}{scale}"
@@ -96,13 +96,13 @@ def _own(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
             kept.assign(panel="fid", origin="these runs", model=line.name, at=scale, resolution=line.resolution)
         )
     if not parts:
-        return pd.DataFrame({"steps": [], "parameters": []}), pd.DataFrame(), told
+        return pd.DataFrame({"steps": [], "parameters": []}), pd.DataFrame(), left_out
     whole = pd.concat(parts)
     # Of several settings of one model (at one resolution, of one data set) the best counts at each budget.
     best = whole.sort_values("fid").drop_duplicates(["name", "steps"]).sort_values("forward_gmacs")
     behind = sorted(set(whole["label"]) - set(best["label"]))
     if behind:
-        told.append(f"left out: settings that are the best of their model at no budget ({', '.join(behind)})")
+        left_out.append(f"left out: settings that are the best of their model at no budget ({', '.join(behind)})")
     timed = table[table["images_per_s"].notna() & (table["images_per_s"] > 0) & (table["forward_gmacs"] > 0)]
     timed = pd.concat([rows.assign(at=scale) for scale, rows in scales(timed)]) if len(timed) else timed.assign(at="")
     names = zip(timed["model"], timed["family"], timed["at"], strict=True)
@@ -113,30 +113,32 @@ def _own(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
         device=("device", lambda names: ", ".join(sorted(set(names)))),
     )
     speeds = speeds.sort_values("forward_gmacs").assign(panel="throughput", origin="these runs", label=speeds["name"])
-    return best, speeds, told
+    return best, speeds, left_out
 
 
-def _others(published: pd.DataFrame | None, budgets: list[int], best: pd.DataFrame, told: list[str]) -> pd.DataFrame:
+def _others(
+    published: pd.DataFrame | None, budgets: list[int], best: pd.DataFrame, left_out: list[str]
+) -> pd.DataFrame:
     """The published points of both panels: of the same models, and of families that these runs have none of."""
     columns = ["panel", "origin", "label", "name", "family", "at", "forward_gmacs", "parameters", "steps", "fid"]
     if published is None or published.empty:
         return pd.DataFrame(columns=[*columns, "images_per_s"])
     known = published[published["forward_gmacs"].notna()].assign(name=published["model"], origin=PUBLISHED)
     if len(known) < len(published):
-        told.append(f"left out: {len(published) - len(known)} published points of models of unknown GMACs")
+        left_out.append(f"left out: {len(published) - len(known)} published points of models of unknown GMACs")
     ours = known["family"].isin(FAMILIES)
-    known = pd.concat([named_as(known[ours], set(best["model"]), told), known[~ours]])
+    known = pd.concat([named_as(known[ours], set(best["model"]), left_out), known[~ours]])
     scale_of = dict(zip(best["resolution"], best["at"], strict=True))  # published points are of one data set
     at = known["resolution"].map(scale_of)
     known = known.assign(at=at, name=known["model"] + at)
-    plain = unguided(known, told)
+    plain = unguided(known, left_out)
     plain = plain[plain["fid"].notna()]
     same = plain[plain["steps"].isin(budgets)].assign(panel="fid", images_per_s=np.nan)
     if len(same) < len(plain):
-        told.append(f"left out: {len(plain) - len(same)} published points at budgets that are not drawn")
+        left_out.append(f"left out: {len(plain) - len(same)} published points at budgets that are not drawn")
     timed = known[known["images_per_s"].notna()].drop_duplicates("name").assign(panel="throughput", fid=np.nan)
     if len(timed):
-        told.append("published throughputs are of undisclosed device, batch size and precision")
+        left_out.append("published throughputs are of undisclosed device, batch size and precision")
     return pd.concat([same, timed], ignore_index=True)[[*columns, "images_per_s"]]
 
 
@@ -232,11 +234,11 @@ def _overlap(a: Box, b: Box) -> float:
 
 def _no_speed(best: pd.DataFrame, speeds: pd.DataFrame) -> list[str]:
     lacking = sorted(set(best["name"]) - set(speeds["name"])) if len(speeds) else sorted(set(best["name"]))
-    told = [f"left out: throughput of {', '.join(lacking)}: not measured"] if lacking else []
+    left_out = [f"left out: throughput of {', '.join(lacking)}: not measured"] if lacking else []
     devices = sorted(set(speeds["device"])) if len(speeds) else []
     if len(devices) > 1:
-        told.append(f"throughputs are of several devices, not to be compared: {'; '.join(devices)}")
-    return told
+        left_out.append(f"throughputs are of several devices, not to be compared: {'; '.join(devices)}")
+    return left_out
 
 
 def _legend(

@@ -20,25 +20,25 @@ def published_beside(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
         return points[:0], [f"left out: all {len(points)} published points: they are of ImageNet, these runs of {here}"]
     resolutions = sorted(set(table["resolution"]))
     same = points["resolution"].isin(resolutions)
-    told = []
+    left_out = []
     if not same.all():
         here = " and ".join(f"{side} px" for side in resolutions)
-        told.append(f"left out: {int((~same).sum())} published points at other resolutions than {here}")
-    return points[same].reset_index(drop=True), told
+        left_out.append(f"left out: {int((~same).sum())} published points at other resolutions than {here}")
+    return points[same].reset_index(drop=True), left_out
 
 
-def unguided(points: pd.DataFrame, told: list[str]) -> pd.DataFrame:
-    """Those without guidance; adds to `told` how many are left out."""
+def unguided(points: pd.DataFrame, left_out: list[str]) -> pd.DataFrame:
+    """Those without guidance; adds to `left_out` how many are left out."""
     plain = points["guidance_scale"] == 1
     if not plain.all():
-        told.append(f"left out: {int((~plain).sum())} published points with guidance, or of unknown scale")
+        left_out.append(f"left out: {int((~plain).sum())} published points with guidance, or of unknown scale")
     return points[plain]
 
 
-def named_as(points: pd.DataFrame, names: set[str], told: list[str]) -> pd.DataFrame:
-    """Those of these models; adds to `told` which models are left out."""
+def named_as(points: pd.DataFrame, names: set[str], left_out: list[str]) -> pd.DataFrame:
+    """Those of these models; adds to `left_out` which models are left out."""
     same = points["model"].isin(names)
     if not same.all():
         others = ", ".join(sorted(set(points.loc[~same, "model"])))
-        told.append(f"left out: published points of models that these runs do not have ({others})")
+        left_out.append(f"left out: published points of models that these runs do not have ({others})")
     return points[same]

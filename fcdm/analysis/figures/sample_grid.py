@@ -30,7 +30,7 @@ def sample_grid(table: pd.DataFrame) -> Drawn | None:
     order = [line for line in seed_curves(table) if line.label in set(pictured["label"])]
     if not order:
         return None
-    told = _left_out(pictured, order)
+    left_out = _left_out(pictured, order)
     order = order[:MOST_ROWS]
     budgets = spread(sorted(set(pictured["steps"])), MOST_COLUMNS)
     rows, columns = len(order), max(len(budgets), LEAST_COLUMNS)  # a picture alone is no wider than among others
@@ -64,24 +64,24 @@ def sample_grid(table: pd.DataFrame) -> Drawn | None:
                 axis.set_facecolor("none")
                 axis.text(0.5, 0.5, "–", transform=axis.transAxes, ha="center", va="center")
     numbers = pd.DataFrame(shown)
-    numbers.attrs["left_out"] = told
+    numbers.attrs["left_out"] = left_out
     return figure, numbers
 
 
 def _left_out(pictured: pd.DataFrame, order: list[SeedCurve]) -> list[str]:
     """Which seeds, budgets and models of those with pictures are not shown."""
-    told = []
+    left_out = []
     several = pictured.groupby("label")["seed"].nunique()
     if (several > 1).any():
-        told.append("left out: pictures of all seeds but the lowest of each model")
+        left_out.append("left out: pictures of all seeds but the lowest of each model")
     budgets = sorted(set(pictured["steps"]))
     hidden = sorted(set(budgets) - set(spread(budgets, MOST_COLUMNS)))
     if hidden:
-        told.append(f"left out: pictures at {', '.join(f'{step:,}' for step in hidden)} steps")
+        left_out.append(f"left out: pictures at {', '.join(f'{step:,}' for step in hidden)} steps")
     if len(order) > MOST_ROWS:
         others = ", ".join(line.label for line in order[MOST_ROWS:])
-        told.append(f"left out: pictures of {others}: {MOST_ROWS} rows are shown")
-    return told
+        left_out.append(f"left out: pictures of {others}: {MOST_ROWS} rows are shown")
+    return left_out
 
 
 def _first_tiles(path: Path, columns: int) -> np.ndarray:

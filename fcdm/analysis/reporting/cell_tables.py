@@ -69,9 +69,9 @@ class CellTable:
 
 def over_seeds(values: Sequence[float], level: float = LEVEL) -> Value:
     """Mean of independent seeds with Student's interval, `mean ± t s / sqrt(n)`; one seed: no interval."""
-    found = np.asarray(values, dtype=float)
-    mean = float(found.mean()) if len(found) else float("nan")
-    if len(found) < 2 or not np.isfinite(found).all():
+    numbers = np.asarray(values, dtype=float)
+    mean = float(numbers.mean()) if len(numbers) else float("nan")
+    if len(numbers) < 2 or not np.isfinite(numbers).all():
         return Value(mean)
-    spread = float(found.std(ddof=1)) / np.sqrt(len(found))
-    return Value(mean, student_quantile((1 + level) / 2, len(found) - 1) * spread)
+    spread = float(numbers.std(ddof=1)) / np.sqrt(len(numbers))
+    return Value(mean, student_quantile((1 + level) / 2, len(numbers) - 1) * spread)

@@ -26,10 +26,10 @@ class Split:
 
     @classmethod
     def of(cls, table: pd.DataFrame) -> Split:
-        found = claims(table, published())
-        others = tuple(one for one in found if "|" in one.key and one.key.split("|")[3] != "fid")
-        paper = tuple(one for one in found if "|" not in one.key and one.runs.text.startswith("missing: runs of"))
-        return cls(tuple(one for one in found if one not in others and one not in paper), others, paper)
+        claim_rows = claims(table, published())
+        others = tuple(one for one in claim_rows if "|" in one.key and one.key.split("|")[3] != "fid")
+        paper = tuple(one for one in claim_rows if "|" not in one.key and one.runs.text.startswith("missing: runs of"))
+        return cls(tuple(one for one in claim_rows if one not in others and one not in paper), others, paper)
 
     def tables(self, protocol: str) -> list[CellTable]:
         """Those that have a row, the first for what these runs say."""
@@ -45,13 +45,13 @@ class Split:
 
 def findings(ours: Sequence[ClaimRow]) -> list[str]:
     """The headline: how many times fewer steps to equal FID, one line for each pair of models."""
-    found = [f"{one.claim}: {one.runs.text}" for one in ours if one.key.endswith("|fid|steps")]
-    return found or ["No step ratio: no FCDM and DiT of the same size (such as N and dit/N-2) are evaluated here."]
+    sentences = [f"{one.claim}: {one.runs.text}" for one in ours if one.key.endswith("|fid|steps")]
+    return sentences or ["No step ratio: no FCDM and DiT of the same size (such as N and dit/N-2) are evaluated here."]
 
 
-def claims_table(found: Sequence[ClaimRow], name: str, caption: str) -> CellTable:
+def claims_table(claim_rows: Sequence[ClaimRow], name: str, caption: str) -> CellTable:
     """Claim, from published points, from these runs; a letter says in the notes what a number rests on."""
-    with_published = any(one.published.rests_on for one in found)
+    with_published = any(one.published.rests_on for one in claim_rows)
     letters: dict[str, str] = {}
 
     def text(side: Side) -> str:
@@ -62,7 +62,7 @@ def claims_table(found: Sequence[ClaimRow], name: str, caption: str) -> CellTabl
         return f"{side.text} [{letter}]"
 
     rows = []
-    for one in found:
+    for one in claim_rows:
         sides = [one.published, one.runs] if with_published else [one.runs]
         rows.append([one.claim, *map(text, sides)])
     columns = ("Claim", *(("From published points",) if with_published else ()), "From these runs")

@@ -16,31 +16,31 @@ AXES = (("train_pflops", "training PFLOPs"), ("steps", "training steps"))
 
 def fit_tables(table: pd.DataFrame, protocol: str) -> list[CellTable]:
     """One table for each axis; models without a fit stand in it with the reason."""
-    return [_fit_table(table, axis, told, protocol) for axis, told in AXES]
+    return [_fit_table(table, axis, x_text, protocol) for axis, x_text in AXES]
 
 
-def _fit_table(table: pd.DataFrame, axis: str, told: str, protocol: str) -> CellTable:
-    found: dict[str, Fit | str] = dict(fits_of(table, axis))
+def _fit_table(table: pd.DataFrame, axis: str, x_text: str, protocol: str) -> CellTable:
+    laws: dict[str, Fit | str] = dict(fits_of(table, axis))
     for scale, rows_of in scales(table):
         for family, made in frontiers_of(rows_of, axis).items():
             name = f"frontier of {display_name('', family).rstrip('-')}{scale}"
-            found[name] = made if isinstance(made, str) else made[0]
+            laws[name] = made if isinstance(made, str) else made[0]
     rows: list[list[Cell]] = []
     notes = [
         "Robust fit; intervals (95 %) from whole runs drawn anew. Residual: root mean square of log FID over the law. "
         "Outside its range a law says nothing."
     ]
-    for row in fits_table(found).to_dict("records"):
+    for row in fits_table(laws).to_dict("records"):
         label = str(row["label"])
-        if not isinstance(found[label], Fit):
+        if not isinstance(laws[label], Fit):
             rows.append([label, *[MISSING] * 5])
         else:
             numbers = [_ended(row, name) for name in ("offset", "scale", "exponent")]
             rows.append([label, *numbers, f"{row['from']:.3g} to {row['to']:.3g}", f"{row['rms_residual']:.1%}"])
         if row["notes"]:
             notes.append(f"{label}: {row['notes']}.")
-    columns = ("Model", "E", "A", "alpha", f"Range ({told})", "Residual")
-    caption = f"FID = E + A x^-alpha over {told}"
+    columns = ("Model", "E", "A", "alpha", f"Range ({x_text})", "Residual")
+    caption = f"FID = E + A x^-alpha over {x_text}"
     return CellTable(f"fits-{axis.replace('_', '-')}-{protocol}", caption, columns, rows, tuple(notes))
 
 

@@ -78,8 +78,8 @@ def code(text: str) -> HTML:
     return element("pre", element("code", text))
 
 
-def lead(facts: StudyFacts, found: list[str], revision: str, now: float) -> HTML:
-    """What is under the title: what it is about, how much of it is there, what was `found`."""
+def lead(facts: StudyFacts, findings: list[str], revision: str, now: float) -> HTML:
+    """What is under the title: what it is about, how much of it is there, the `findings`."""
     done = sum(row.state == DONE for row in facts.rows)
     when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(now))
     parts = [
@@ -90,11 +90,14 @@ def lead(facts: StudyFacts, found: list[str], revision: str, now: float) -> HTML
             f" in {plural(len(facts.runs), 'run')}: {summary(facts.rows)}. Written {when} by revision {revision}.",
         ),
     ]
-    if found:
+    if findings:
         name = facts.by_protocol[0].id
         parts.append(
             element(
-                "div", element("p", element("strong", f"Found, evaluated by {name}:")), bullets(found), class_="found"
+                "div",
+                element("p", element("strong", f"Found, evaluated by {name}:")),
+                bullets(findings),
+                class_="found",
             )
         )
     if done < len(facts.rows):

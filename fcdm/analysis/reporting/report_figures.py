@@ -65,12 +65,12 @@ def guidance(table: pd.DataFrame) -> HTML | None:
         drawn = guidance_figure(table)
         if drawn is None:
             return None
-        told = (
+        caption = (
             "Each point is one checkpoint evaluated by one protocol; the protocols of a line differ in the scale only."
         )
         scales = ", ".join(f"{scale:g}" for scale in sorted(set(table["guidance_scale"])))
         alt = f"FID and what goes with it at guidance scales {scales}, for {', '.join(sorted(set(table['label'])))}"
-        return _figure("guidance", "What guidance trades", told, drawn, alt)
+        return _figure("guidance", "What guidance trades", caption, drawn, alt)
 
 
 def _figure(name: str, title: str, caption: str, drawn: Drawn, alt: str) -> HTML:
@@ -80,11 +80,11 @@ def _figure(name: str, title: str, caption: str, drawn: Drawn, alt: str) -> HTML
     picture, width = inlined(figure, "png" if pixels else "svg")
     plt.close(figure)
     image = element("img", src=picture, alt=alt, style=f"width: {width:.1f}rem")
-    told = [caption]
+    sentences = [caption]
     left_out = [line.removeprefix("left out: ") for line in numbers.attrs.get("left_out", [])]
     if left_out:
-        told.append(f"Not drawn: {'; '.join(left_out)}.")
-    text = element("figcaption", element("strong", f"{title}. "), " ".join(told))
+        sentences.append(f"Not drawn: {'; '.join(left_out)}.")
+    text = element("figcaption", element("strong", f"{title}. "), " ".join(sentences))
     return element("figure", image, text, id=name, class_="whole" if wide else None)
 
 

@@ -52,11 +52,11 @@ def results_table(table: pd.DataFrame, metric: str, protocol: str) -> CellTable:
     budgets = sorted(set(table["steps"]))
     rows: list[list[Cell]] = []
     counts: set[int] = set()
-    for (label, _), found in table.groupby(["label", "variant"], sort=True):
-        seeds = found["seed"].nunique()
+    for (label, _), of_setting in table.groupby(["label", "variant"], sort=True):
+        seeds = of_setting["seed"].nunique()
         cells: list[Cell] = [str(label), str(seeds)]
         for steps in budgets:
-            values = found.loc[found["steps"] == steps, metric].dropna()
+            values = of_setting.loc[of_setting["steps"] == steps, metric].dropna()
             counts.add(len(values))
             short = f" ({len(values)} of {seeds} seeds)" if 0 < len(values) < seeds else ""
             cell = over_seeds(list(values)) if len(values) else MISSING
@@ -98,5 +98,5 @@ def protocol_rows(settings: dict[str, Any]) -> list[tuple[str, str, str]]:
 
 def protocol_sentence(protocol: str, settings: dict[str, Any]) -> str:
     """A footnote: `Evaluated by ddim25-1000-...: Sampler: ddim; ...`."""
-    told = "; ".join(f"{name}: {value}" for name, value, _ in protocol_rows(settings))
-    return f"Evaluated by {protocol}{f' ({told})' if told else ''}."
+    settings_text = "; ".join(f"{name}: {value}" for name, value, _ in protocol_rows(settings))
+    return f"Evaluated by {protocol}{f' ({settings_text})' if settings_text else ''}."

@@ -73,9 +73,9 @@ class StudyFacts:
 
 def state_text(row: StatusRow, protocol: bool = False) -> str:
     """`400: stopped, by SIGTERM`."""
-    told = what(row)
+    note = what(row)
     by = f" by {row.protocol}" if protocol else ""
-    return f"{row.budget:,}{by}: {row.state}{f', {told}' if told else ''}"
+    return f"{row.budget:,}{by}: {row.state}{f', {note}' if note else ''}"
 
 
 def study_facts(runs_dir: Path | str, name: str, question: str | None = None) -> StudyFacts:

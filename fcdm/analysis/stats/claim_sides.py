@@ -82,20 +82,20 @@ def published_pair(table: pd.DataFrame, name_a: str, name_b: str, resolution: in
     if a.empty or b.empty:
         return None
     a, b = a.assign(device_seconds=np.nan), b.assign(device_seconds=np.nan)
-    told = []
+    parts = []
     for name, points in ((name_a, a), (name_b, b)):
         at = ", ".join(
             f"{fid:g} at {steps_text(steps)}" for fid, steps in zip(points["fid"], points["steps"], strict=True)
         )
         first = points.iloc[0]
-        told.append(f"{name}: {at} ({first['series']}, {first['confidence']})")
-    told += _others_of(table, a) + _others_of(table, b)
+        parts.append(f"{name}: {at} ({first['series']}, {first['confidence']})")
+    parts += _others_of(table, a) + _others_of(table, b)
     decoders = {str(points["decoder"].iloc[0]) for points in (a, b)}
-    told += [*curve_notes(name_a, a), *curve_notes(name_b, b)]
+    parts += [*curve_notes(name_a, a), *curve_notes(name_b, b)]
     if len(decoders) > 1:
-        told.append(f"decoders differ: {' and '.join(sorted(decoders))}")
+        parts.append(f"decoders differ: {' and '.join(sorted(decoders))}")
     samples = ", ".join(sorted({f"FID-{count // 1000}K" for count in [*a["samples"], *b["samples"]]}))
-    return Pair(name_a, name_b, resolution, a, b, PUBLISHED, f"{samples}, no guidance; " + "; ".join(told))
+    return Pair(name_a, name_b, resolution, a, b, PUBLISHED, f"{samples}, no guidance; " + "; ".join(parts))
 
 
 def _others_of(table: pd.DataFrame, curve: pd.DataFrame) -> list[str]:
@@ -112,7 +112,7 @@ def pairs_of(table: pd.DataFrame, distance: str = "FID") -> list[Pair]:
     """The pairs of one's own runs: each FCDM with the DiT of its size, each at its best setting in the table."""
     protocol = table.attrs.get("protocol", {})
     differences = tuple(differences_from_published(protocol))
-    found = []
+    pairs = []
     for one in comparisons(table):
         a, b = one.a, one.b
         pair = Pair(
@@ -130,8 +130,8 @@ def pairs_of(table: pd.DataFrame, distance: str = "FID") -> list[Pair]:
             error=_error(one, protocol) if distance == "FID" else np.nan,
             chosen_here=max(one.tried) > 1,
         )
-        found.append(pair)
-    return found
+        pairs.append(pair)
+    return pairs
 
 
 def _error(one: Comparison, protocol: dict[str, object]) -> float:
@@ -148,8 +148,8 @@ def _rests_on(one: Comparison, protocol: dict[str, object], distance: str) -> st
     a, b = one.a, one.b
     samples = f"{one.samples:,} samples" if one.samples > 0 else "samples not recorded"
     sampler = " ".join(str(protocol[key]) for key in ("sampler", "sampling_steps") if key in protocol)
-    told = [f"{samples} ({sampler})" if sampler else samples, of_seeds(one)]
-    told += [f"lr {a.lr:g} and {b.lr:g}, {how_chosen(one)}"]
-    told += [f"floor {one.floor:.3g}" if np.isfinite(one.floor) else "floor not measured"]
-    told += [*curve_notes(a.label, a.points, distance), *curve_notes(b.label, b.points, distance)]
-    return f"{'; '.join(told)}; the evaluation's noise and labels are common to all seeds"
+    parts = [f"{samples} ({sampler})" if sampler else samples, of_seeds(one)]
+    parts += [f"lr {a.lr:g} and {b.lr:g}, {how_chosen(one)}"]
+    parts += [f"floor {one.floor:.3g}" if np.isfinite(one.floor) else "floor not measured"]
+    parts += [*curve_notes(a.label, a.points, distance), *curve_notes(b.label, b.points, distance)]
+    return f"{'; '.join(parts)}; the evaluation's noise and labels are common to all seeds"

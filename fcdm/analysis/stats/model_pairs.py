@@ -49,10 +49,10 @@ def of_metric(table: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 def comparisons(table: pd.DataFrame) -> list[Comparison]:
     """Each FCDM size that has a DiT of the same letter, against the one with the smallest patch."""
-    found = []
+    pairs = []
     for _, rows in table.groupby(["data", "resolution"], sort=True):  # FIDs of other data are another scale
-        found += _of_one_scale(rows)
-    return found
+        pairs += _of_one_scale(rows)
+    return pairs
 
 
 def _of_one_scale(table: pd.DataFrame) -> list[Comparison]:
@@ -61,7 +61,7 @@ def _of_one_scale(table: pd.DataFrame) -> list[Comparison]:
         by_name.setdefault(line.name, []).append(line)
     floor = float(table["floor"].median()) if table["floor"].notna().any() else float("nan")
     samples = int(table["samples"].max())
-    found = []
+    pairs = []
     for candidates in by_name.values():
         if candidates[0].family != "fcdm":
             continue
@@ -80,8 +80,8 @@ def _of_one_scale(table: pd.DataFrame) -> list[Comparison]:
         )
         tried = (len(candidates) - len(absent_a), len(by_name[rival]) - len(absent_b))
         absent = (*absent_a, *absent_b)
-        found.append(Comparison(a, b, floor, samples, tried, (at_a, at_b), absent, edge, *ratios))
-    return sorted(found, key=lambda one: one.a.points["forward_gmacs"].iloc[0])
+        pairs.append(Comparison(a, b, floor, samples, tried, (at_a, at_b), absent, edge, *ratios))
+    return sorted(pairs, key=lambda one: one.a.points["forward_gmacs"].iloc[0])
 
 
 def incomparable(a: SeedCurve, b: SeedCurve) -> str | None:
@@ -120,17 +120,17 @@ def _best(candidates: list[SeedCurve]) -> tuple[SeedCurve, int, list[str]]:
 
 def sentence(one: Comparison) -> str:
     """What was measured, with what it depends on."""
-    a, b, found = one.a, one.b, one.steps
-    if isinstance(found, str):
+    a, b, ratio = one.a, one.b, one.steps
+    if isinstance(ratio, str):
         least = bound((a.label, a.points), (b.label, b.points), one.floor)
-        return f"{a.label} against {b.label}: {found}.{f' {least}.' if least else ''} ({_conditions(one)})"
+        return f"{a.label} against {b.label}: {ratio}.{f' {least}.' if least else ''} ({_conditions(one)})"
     text = (
-        f"{a.label} reaches FID {found.target:.3g} after {_count(found.steps_a)} steps, {b.label} after "
-        f"{_count(found.steps_b)}: {_times(found.ratio, 'steps')}"
+        f"{a.label} reaches FID {ratio.target:.3g} after {_count(ratio.steps_a)} steps, {b.label} after "
+        f"{_count(ratio.steps_b)}: {_times(ratio.ratio, 'steps')}"
     )
-    if found.unclear:
-        text += f", no clear ratio ({found.unclear})"
-    text += f"; {found.lowest:.1f} to {found.highest:.1f} times over FID {found.worst:.3g} to {found.best:.3g}"
+    if ratio.unclear:
+        text += f", no clear ratio ({ratio.unclear})"
+    text += f"; {ratio.lowest:.1f} to {ratio.highest:.1f} times over FID {ratio.worst:.3g} to {ratio.best:.3g}"
     if isinstance(one.flops, RatioRange):
         flops = one.flops
         text += f"; at FID {flops.target:.3g} {_times(flops.ratio, 'training FLOPs')}"
@@ -138,7 +138,7 @@ def sentence(one: Comparison) -> str:
             text += f", no clear ratio ({flops.lowest:.1f} to {flops.highest:.1f} times)"
     else:
         text += f"; in training FLOPs: {one.flops}"
-    cut = f"; FIDs under {FLOORS * one.floor:.3g}, twice the floor, refused" if found.cut_by_floor else ""
+    cut = f"; FIDs under {FLOORS * one.floor:.3g}, twice the floor, refused" if ratio.cut_by_floor else ""
     return f"{text} ({_conditions(one)}{cut})."
 
 
@@ -184,9 +184,9 @@ def how_chosen(one: Comparison) -> str:
 def of_seeds(one: Comparison) -> str:
     """`one seed each`, `5 and 4 seeds`, with the seeds that are not in a mean and why."""
     a, b = one.a, one.b
-    told = ["one seed each" if (a.seeds, b.seeds) == (1, 1) else f"{a.seeds} and {b.seeds} seeds"]
-    told += [f"{line.label} without {', '.join(line.without)}" for line in (a, b) if line.without]
-    return "; ".join(told)
+    parts = ["one seed each" if (a.seeds, b.seeds) == (1, 1) else f"{a.seeds} and {b.seeds} seeds"]
+    parts += [f"{line.label} without {', '.join(line.without)}" for line in (a, b) if line.without]
+    return "; ".join(parts)
 
 
 def _times(ratio: float, what: str) -> str:
@@ -203,5 +203,5 @@ def _conditions(one: Comparison) -> str:
     rates = f"both at lr {a.lr:g}" if a.lr == b.lr else f"lr {a.lr:g} and {b.lr:g}"
     samples = f"{one.samples:,} samples" if one.samples > 0 else "samples not recorded"
     hidden = [*curve_notes(a.label, a.points), *curve_notes(b.label, b.points)]
-    told = [f"{of_seeds(one)}, {samples}, {floor}", f"{rates}, {how_chosen(one)}", *hidden]
-    return f"FID interpolated over log steps; {'; '.join(told)}"
+    parts = [f"{of_seeds(one)}, {samples}, {floor}", f"{rates}, {how_chosen(one)}", *hidden]
+    return f"FID interpolated over log steps; {'; '.join(parts)}"

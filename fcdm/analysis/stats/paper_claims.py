@@ -104,30 +104,30 @@ def _paper_claims() -> list[_Paper]:
 def claims(table: pd.DataFrame | None, others: pd.DataFrame) -> list[ClaimRow]:
     """Every claim, the papers' first. `table`: `tidy_table`'s (None: no runs); `others`: `published`'s."""
     own = pairs_of(table) if table is not None and len(table) else []
-    found = []
+    claim_rows = []
     pair_of = cache(partial(published_pair, others))
     for one in _paper_claims():
         theirs = pair_of(*one.models, one.resolution)
         side = one.compute(theirs) if theirs is not None else _not_published(others, one.models, one.resolution)
-        found.append(ClaimRow(one.key, one.kind, one.claim, side, _of_runs(one, own)))
+        claim_rows.append(ClaimRow(one.key, one.kind, one.claim, side, _of_runs(one, own)))
     for pair in own:
-        found += _own_claims(pair, "fid", others)
+        claim_rows += _own_claims(pair, "fid", others)
     if table is not None and len(table):
         for metric in METRICS:
             if metric != "fid" and np.isfinite(table[metric]).any():
                 for pair in pairs_of(of_metric(table, metric), DISTANCES[metric]):
-                    found += _own_claims(pair, metric, others)
-    return found
+                    claim_rows += _own_claims(pair, metric, others)
+    return claim_rows
 
 
-def claims_frame(found: list[ClaimRow]) -> pd.DataFrame:
+def claims_frame(claim_rows: list[ClaimRow]) -> pd.DataFrame:
     """One row per claim: key, kind, claim, status, then for `published` and `runs` text, value, low, high, rests_on.
 
     `status` is of the published half: `paper`, `third-party` (the weakest of what it quotes), `derived` (computed from
     those points), `claimed, not recomputable`; empty where nothing is published.
     """
     rows = []
-    for one in found:
+    for one in claim_rows:
         row: dict[str, object] = {"key": one.key, "kind": one.kind, "claim": one.claim, "status": one.published.status}
         for name, side in (("published", one.published), ("runs", one.runs)):
             row |= {name: side.text, f"{name}_value": side.value, f"{name}_low": side.low, f"{name}_high": side.high}
@@ -179,7 +179,7 @@ def _own_claims(pair: Pair, metric: str, others: pd.DataFrame) -> list[ClaimRow]
     if metric == "fid":
         theirs = published_pair(others, *models, pair.resolution)
     nothing = _not_published(others, models, pair.resolution) if metric == "fid" else Side("not a published distance")
-    found = [
+    claim_rows = [
         ClaimRow(
             f"{stem}|{axis}",
             "equal FID",
@@ -192,14 +192,14 @@ def _own_claims(pair: Pair, metric: str, others: pd.DataFrame) -> list[ClaimRow]
     smallest = smallest_budget(pair)
     side = Side(f"no budget of {pair.name_a} has a {pair.distance} as low as the best of {pair.name_b}", pair.rests_on)
     if smallest is not None and smallest[0] == smallest[1]:
-        told = same_budget(pair, smallest[0])
-        side = Side(f"the same budget: {told.text}", pair.rests_on)
+        at_budget = same_budget(pair, smallest[0])
+        side = Side(f"the same budget: {at_budget.text}", pair.rests_on)
     elif smallest is not None:
         side = budgets(pair, *smallest)
     best = f"the first of {pair.name_b} with its lowest, the smallest of {pair.name_a} as good"
     text = f"{names}: budgets, by {pair.distance} ({best})"
-    found.append(ClaimRow(f"{stem}|budgets", "budgets", text, Side("a claim of these runs"), side))
+    claim_rows.append(ClaimRow(f"{stem}|budgets", "budgets", text, Side("a claim of these runs"), side))
     if metric == "fid":
         cost = macs(theirs) if theirs is not None else nothing
-        found.append(ClaimRow(f"{stem}|macs", "cost", f"{names}: forward MACs", cost, macs(pair)))
-    return found
+        claim_rows.append(ClaimRow(f"{stem}|macs", "cost", f"{names}: forward MACs", cost, macs(pair)))
+    return claim_rows

@@ -25,9 +25,9 @@ from fcdm.formatting import steps_text
 def budgets(pair: Pair, steps_a: float, steps_b: float) -> Side:
     """The ratio of two budgets, with what their FIDs say."""
     fid_a, fid_b = _fid_at(pair.a, steps_a), _fid_at(pair.b, steps_b)
-    found = budget_ratio(steps_a, steps_b, fid_a, fid_b, pair.b.loc[pair.b["steps"] < steps_b, "fid"])
+    ratio = budget_ratio(steps_a, steps_b, fid_a, fid_b, pair.b.loc[pair.b["steps"] < steps_b, "fid"])
     status = pair.status
-    text = f"{times(found.ratio)}: {steps_text(steps_b)} steps over {steps_text(steps_a)}"
+    text = f"{times(ratio.ratio)}: {steps_text(steps_b)} steps over {steps_text(steps_a)}"
     if np.isnan(fid_a) or np.isnan(fid_b):
         lacking = " and ".join(
             f"{name} at {steps_text(steps)}"
@@ -39,13 +39,13 @@ def budgets(pair: Pair, steps_a: float, steps_b: float) -> Side:
     elif fid_b < FLOORS * pair.floor:
         text += f"; {pair.distance} {fid_a:.4g} against {fid_b:.4g}, below {FLOORS:g} times the floor of "
         text += f"{pair.floor:.3g}, where noise decides: says nothing of equal FID"
-    elif found.bounds_equal_fid:
-        text += f"; {pair.distance} {fid_a:.4g} against {fid_b:.4g}, so at {fid_b:.4g} at least {times(found.ratio)}"
+    elif ratio.bounds_equal_fid:
+        text += f"; {pair.distance} {fid_a:.4g} against {fid_b:.4g}, so at {fid_b:.4g} at least {times(ratio.ratio)}"
     else:
         text += f"; {pair.distance} {fid_a:.4g} against {fid_b:.4g}: says nothing of equal FID"
-        if found.earlier_b <= fid_b:
-            text += f", for {pair.name_b} had {found.earlier_b:.4g} before"
-    return Side(text + pair.incomplete, pair.rests_on, found.ratio, status=status)
+        if ratio.earlier_b <= fid_b:
+            text += f", for {pair.name_b} had {ratio.earlier_b:.4g} before"
+    return Side(text + pair.incomplete, pair.rests_on, ratio.ratio, status=status)
 
 
 def equal_fid(pair: Pair, axis: str, target: float | None = None) -> Side:
@@ -96,12 +96,12 @@ def equal_fid(pair: Pair, axis: str, target: float | None = None) -> Side:
 
 def efficiency_curve(pair: Pair, axis: str = "steps") -> pd.DataFrame:
     """`ratio_curve` over all shared targets with the interval over seeds: columns low_seeds, high_seeds, note."""
-    found = ratio_curve(*pair.curves(axis), pair.floor, pair.error)
+    ratios = ratio_curve(*pair.curves(axis), pair.floor, pair.error)
     curves = pair.trajectories(axis)
-    if curves is None or found.empty:
-        return found.assign(low_seeds=np.nan, high_seeds=np.nan, note="")
-    ends = ratio_intervals(*curves, found["target"])
-    return found.assign(low_seeds=ends["low"], high_seeds=ends["high"], note=ends["note"])
+    if curves is None or ratios.empty:
+        return ratios.assign(low_seeds=np.nan, high_seeds=np.nan, note="")
+    ends = ratio_intervals(*curves, ratios["target"])
+    return ratios.assign(low_seeds=ends["low"], high_seeds=ends["high"], note=ends["note"])
 
 
 def macs(pair: Pair) -> Side:
@@ -138,10 +138,10 @@ def same_budget(pair: Pair, steps: float) -> Side:
 def smallest_budget(pair: Pair) -> tuple[float, float] | None:
     """(a's, b's) steps: b's first budget with its lowest FID (of those that the floor does not refuse), and a's
     smallest at which its FID is no higher; None: there is none."""
-    told = pair.b[~(pair.b["fid"] < FLOORS * pair.floor)]
-    if told.empty:
+    clear = pair.b[~(pair.b["fid"] < FLOORS * pair.floor)]
+    if clear.empty:
         return None
-    best = told.iloc[int(told["fid"].argmin())]  # the first of equal ones
+    best = clear.iloc[int(clear["fid"].argmin())]  # the first of equal ones
     enough = pair.a[pair.a["fid"] <= best["fid"]]
     return None if enough.empty else (float(enough["steps"].iloc[0]), float(best["steps"]))
 
@@ -155,8 +155,8 @@ def times(ratio: float) -> str:
 
 
 def _fid_at(points: pd.DataFrame, steps: float) -> float:
-    found = points.loc[points["steps"] == steps, "fid"]
-    return float(found.iloc[0]) if len(found) else np.nan
+    fids = points.loc[points["steps"] == steps, "fid"]
+    return float(fids.iloc[0]) if len(fids) else np.nan
 
 
 def _sensitivity(a: FidCurve, b: FidCurve, target: float, error: float) -> str:

@@ -19,13 +19,13 @@ def fits_of(table: pd.DataFrame, x: str = "train_pflops", y: str = "fid", **how:
 
     `how`: `level`, `resamples`, `seed`, `huber` of `fit_power_law`.
     """
-    found: dict[str, Fit | str] = {}
+    fits: dict[str, Fit | str] = {}
     for label, rows in table.groupby("label", sort=True):
         try:
-            found[str(label)] = fit_power_law(rows[x], rows[y], list(rows["run"]), **how)  # type: ignore[arg-type]
+            fits[str(label)] = fit_power_law(rows[x], rows[y], list(rows["run"]), **how)  # type: ignore[arg-type]
         except UserError as error:
-            found[str(label)] = str(error)
-    return found
+            fits[str(label)] = str(error)
+    return fits
 
 
 def frontiers_of(
@@ -35,15 +35,15 @@ def frontiers_of(
 
     Each data set and resolution has frontiers of its own: where there are several, `fcdm, 16 px`.
     """
-    found: dict[str, tuple[Fit, pd.DataFrame] | str] = {}
+    frontiers: dict[str, tuple[Fit, pd.DataFrame] | str] = {}
     for scale, of_scale in scales(table):
         for family, rows in of_scale.groupby("family", sort=True):
             name = f"{family}{scale}"
             try:
-                found[name] = fit_frontier(rows[x], rows[y], list(rows["run"]), list(rows["label"]), **how)  # type: ignore[arg-type]
+                frontiers[name] = fit_frontier(rows[x], rows[y], list(rows["run"]), list(rows["label"]), **how)  # type: ignore[arg-type]
             except UserError as error:
-                found[name] = str(error)
-    return found
+                frontiers[name] = str(error)
+    return frontiers
 
 
 def iso_lines(table: pd.DataFrame, x: str = "train_pflops", y: str = "fid") -> list[str]:
@@ -51,33 +51,33 @@ def iso_lines(table: pd.DataFrame, x: str = "train_pflops", y: str = "fid") -> l
 
     y is interpolated between measured points, never beyond.
     """
-    unit, told = ("PFLOPs" if x == "train_pflops" else x), []
+    unit, lines = ("PFLOPs" if x == "train_pflops" else x), []
     known = table[np.isfinite(table[x]) & np.isfinite(table[y]) & (table[x] > 0) & (table[y] > 0)]
     for scale, of_scale in scales(known):
         curves = {
             str(family): mean_curves(rows[x], rows[y], list(rows["run"]), list(rows["label"]))
             for family, rows in of_scale.groupby("family", sort=True)
         }
-        curves = {family: found for family, found in curves.items() if len(found)}
+        curves = {family: curve for family, curve in curves.items() if len(curve)}
         if not curves:
             continue
-        common = min(float(found["x"].max()) for found in curves.values())
-        for family, found in curves.items():
+        common = min(float(curve["x"].max()) for curve in curves.values())
+        for family, curve in curves.items():
             head = f"{display_name('', family).rstrip('-')}{scale} at {common:.3g} {unit}"
-            there = at_compute(found, [common]).sort_values("fid")
+            there = at_compute(curve, [common]).sort_values("fid")
             if there.empty:
-                told.append(f"{head}: no model was measured on both sides")
+                lines.append(f"{head}: no model was measured on both sides")
                 continue
             each = [f"{row.model} {row.fid:.4g}" for row in there.itertuples()]
             others = f" (then {', '.join(each[1:])})" if len(each) > 1 else ""
-            told.append(f"{head}: lowest {y} {there['fid'].iloc[0]:.4g}, {there['model'].iloc[0]}{others}")
-    return told
+            lines.append(f"{head}: lowest {y} {there['fid'].iloc[0]:.4g}, {there['model'].iloc[0]}{others}")
+    return lines
 
 
-def fits_table(found: Mapping[str, Fit | str]) -> pd.DataFrame:
+def fits_table(fits: Mapping[str, Fit | str]) -> pd.DataFrame:
     """One row per fit: the numbers, their intervals, the range, the scatter, and what a reader has to know."""
     rows = []
-    for label, fit in found.items():
+    for label, fit in fits.items():
         row: dict[str, object] = {"label": label}
         if isinstance(fit, str):
             rows.append({**row, "notes": fit})

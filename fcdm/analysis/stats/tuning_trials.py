@@ -57,8 +57,8 @@ class Tuned:
     @property
     def best(self) -> Trial | None:
         """The lowest mean over seeds, of the settings that every seed was evaluated at."""
-        found = [trial for trial in self.complete if np.isfinite(trial.mean)]
-        return min(found, key=lambda trial: trial.mean) if found else None
+        finite = [trial for trial in self.complete if np.isfinite(trial.mean)]
+        return min(finite, key=lambda trial: trial.mean) if finite else None
 
     @property
     def grid(self) -> set[tuple[tuple[str, str], ...]]:
@@ -66,14 +66,14 @@ class Tuned:
 
     def edges(self) -> list[str]:
         """Numbers of the best setting that are the lowest or highest tried: a better one may lie outside."""
-        told = []
+        lines = []
         for key, value in (self.best.values if self.best else {}).items():
             tried = sorted({number for trial in self.trials if (number := _number(trial.values.get(key))) is not None})
             number = _number(value)
             if len(tried) > 1 and number in (tried[0], tried[-1]):
                 end = "lowest" if number == tried[0] else "highest"
-                told.append(f"{self.name}: best {key}={value} is the {end} of the {len(tried)} tried")
-        return told
+                lines.append(f"{self.name}: best {key}={value} is the {end} of the {len(tried)} tried")
+        return lines
 
 
 def tune(table: pd.DataFrame, metric: str = "fid", steps: int | None = None) -> list[Tuned]:
@@ -90,7 +90,7 @@ def tune(table: pd.DataFrame, metric: str = "fid", steps: int | None = None) -> 
             f"no run was evaluated at {at:,} steps; there: {', '.join(map(str, sorted(set(table['steps']))))}"
         )
     settings = table.attrs.get("settings", {})
-    found = []
+    tuned = []
     scales = rows[["data", "resolution"]].drop_duplicates()
     for (model, data, resolution), of_model in rows.groupby(["model", "data", "resolution"], sort=True):
         trials = []
@@ -102,49 +102,49 @@ def tune(table: pd.DataFrame, metric: str = "fid", steps: int | None = None) -> 
         name = display_name(str(model), str(of_model["family"].iloc[0]))
         name += f" on {data} at {resolution} px" if len(scales) > 1 else ""
         finished = not table.attrs.get("missing")
-        found.append(Tuned(name, str(model), at, seeds, tuple(trials), str(data), int(str(resolution)), finished))
-    return sorted(found, key=lambda one: (one.data, one.resolution, one.model.startswith("dit/")))
+        tuned.append(Tuned(name, str(model), at, seeds, tuple(trials), str(data), int(str(resolution)), finished))
+    return sorted(tuned, key=lambda one: (one.data, one.resolution, one.model.startswith("dit/")))
 
 
-def unfair(found: list[Tuned]) -> list[str]:
+def unfair(tuned: list[Tuned]) -> list[str]:
     """Where the models were not tuned alike, and what makes a choice less sure: lines; none where all is well."""
-    told: list[str] = []
-    scales = dict.fromkeys((one.data, one.resolution) for one in found)
+    lines: list[str] = []
+    scales = dict.fromkeys((one.data, one.resolution) for one in tuned)
     if len(scales) > 1:
         return [
-            line for scale in scales for line in unfair([one for one in found if (one.data, one.resolution) == scale])
+            line for scale in scales for line in unfair([one for one in tuned if (one.data, one.resolution) == scale])
         ]
-    first, *others = found
+    first, *others = tuned
     if not others:
-        told.append(f"only {first.name} has been evaluated: nothing to compare it with")
+        lines.append(f"only {first.name} has been evaluated: nothing to compare it with")
     for other in others:
         for one, rest in ((first, other), (other, first)):
             lacking = sorted(" ".join(f"{k}={v}" for k, v in setting) for setting in one.grid - rest.grid)
             if lacking:
-                told.append(f"grids differ: {rest.name} has no {'; '.join(lacking)}, which {one.name} has")
+                lines.append(f"grids differ: {rest.name} has no {'; '.join(lacking)}, which {one.name} has")
         if len(first.trials) != len(other.trials):
-            told.append(f"trials differ: {first.name} {len(first.trials)}, {other.name} {len(other.trials)}")
+            lines.append(f"trials differ: {first.name} {len(first.trials)}, {other.name} {len(other.trials)}")
         if first.seeds != other.seeds:
-            told.append(f"seeds differ: {first.name} {listed(first.seeds)}, {other.name} {listed(other.seeds)}")
-    for one in found:
+            lines.append(f"seeds differ: {first.name} {listed(first.seeds)}, {other.name} {listed(other.seeds)}")
+    for one in tuned:
         for trial in one.trials:
             absent = sorted(set(one.seeds) - set(trial.fid))
             if absent:
-                told.append(f"not chosen from: {one.name} {trial.text}, which lacks seed {listed(absent)}")
+                lines.append(f"not chosen from: {one.name} {trial.text}, which lacks seed {listed(absent)}")
             broken = [seed for seed, value in trial.fid.items() if not is_fid(value)]
             if broken:
                 found_there = listed(f"{trial.fid[seed]:g}" for seed in broken)
-                told.append(f"diverged: {one.name} {trial.text}, seed {listed(broken)} (FID {found_there})")
-        told += one.edges()
+                lines.append(f"diverged: {one.name} {trial.text}, seed {listed(broken)} (FID {found_there})")
+        lines += one.edges()
         if one.best is None:
-            told.append(f"{one.name}: no setting has a FID for every seed, so none is chosen")
-    return told
+            lines.append(f"{one.name}: no setting has a FID for every seed, so none is chosen")
+    return lines
 
 
-def tuned_as(table: pd.DataFrame, found: list[Tuned]) -> list[str]:
+def tuned_as(table: pd.DataFrame, tuned: list[Tuned]) -> list[str]:
     """Whether the runs of a claim use the chosen settings, on other seeds than those that chose them: lines."""
-    told = []
-    for one in found:
+    lines = []
+    for one in tuned:
         same = (table["data"] == one.data) & (table["resolution"] == one.resolution)
         rows = table[same & (table["model"] == one.model)]
         if rows.empty or one.best is None:
@@ -153,15 +153,15 @@ def tuned_as(table: pd.DataFrame, found: list[Tuned]) -> list[str]:
         best = "the best" if one.finished else "the best so far (the tuning is not finished)"
         text = f"{one.name}: {one.best.text}, {best} of {len(one.complete)} settings on seeds {listed(one.seeds)}"
         if not all(chosen <= set(variant.split(",")) for variant in set(rows["variant"])):
-            told.append(f"not as tuned: {text}; some of these runs use another setting")
+            lines.append(f"not as tuned: {text}; some of these runs use another setting")
         elif shared := sorted(set(one.seeds) & set(rows["seed"])):
-            told.append(
+            lines.append(
                 f"tuned on the claim's own seeds: {text}; seed {listed(shared)} is among both, "
                 "and no interval holds that choice"
             )
         else:
-            told.append(f"tuned: {text}; these runs use it on other seeds ({listed(sorted(set(rows['seed'])))})")
-    return told
+            lines.append(f"tuned: {text}; these runs use it on other seeds ({listed(sorted(set(rows['seed'])))})")
+    return lines
 
 
 def listed(numbers: Iterable[object]) -> str:
