@@ -85,7 +85,8 @@ def follow(
     os.nice(10)  # on a laptop it shares the cores with the training
 
     from fcdm.runs.processes import process_alive, start_time
-    from fcdm.tracking.forward import Forwarder, StoreBusy
+    from fcdm.tracking.forward import Forwarder
+    from fcdm.tracking.mlflow_store import StoreBusy
 
     born = start_time(parent) if parent is not None else None
     forwarder = Forwarder(runs_dir, uri, only)

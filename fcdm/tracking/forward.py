@@ -28,9 +28,7 @@ from fcdm.runs.formats import Study
 from fcdm.runs.reader import RunView, list_studies, run_folders
 from fcdm.runs.run_lock import current_holder
 from fcdm.runs.run_paths import evaluation_files
-from fcdm.tracking.mlflow_store import Store, StoreBusy, store_lock
-
-__all__ = ["Forwarded", "Forwarder", "StoreBusy"]
+from fcdm.tracking.mlflow_store import Store, store_lock
 
 RUN_ID, PROGRESS, HEADLINE, ERROR = "fcdm.run_id", "fcdm.forwarded", "fcdm.headline", "fcdm.error"
 Row = tuple[str, float, int, int]
