@@ -43,30 +43,14 @@ FROZEN_SEED = 0
 class LatentsStore:
     """Random access to a store. Shards are mapped: what was read once comes from the page cache.
 
-    Raises UserError, in one line, where the folder is no whole store or not of the kind asked (`check_manifest`).
+    `asked`: the kind of store that is wanted, as `check_manifest` takes it. Raises UserError, in one line, where the
+    folder is no whole store, or one of another kind.
     """
 
-    def __init__(
-        self,
-        folder: str | Path,
-        *,
-        resolution: int | None = None,
-        channels: int | None = None,
-        downsample: int | None = None,
-        classes: int | None = None,
-        vae: str | None = None,
-    ) -> None:
+    def __init__(self, folder: str | Path, **asked: Any) -> None:
         self.folder = Path(folder)
         self.manifest = read_manifest(self.folder)
-        check_manifest(
-            self.folder,
-            self.manifest,
-            resolution=resolution,
-            channels=channels,
-            downsample=downsample,
-            classes=classes,
-            vae=vae,
-        )
+        check_manifest(self.folder, self.manifest, **asked)
         self.checksum = manifest_checksum(self.folder)
         self.labels: NDArray[np.int64] = self._array(LABELS, np.int32).astype(np.int64)
         """(N,), in the order of the store."""
