@@ -37,7 +37,7 @@ NEEDED = (
 TEXTS = ("run", "model", "family", "data", "protocol_id", "device", "label")
 
 
-class NotebookTable:
+class Shown:
     """A table in a notebook: HTML on a page, aligned columns in a terminal."""
 
     def __init__(self, table: CellTable) -> None:
@@ -116,7 +116,7 @@ def unguided(points: pd.DataFrame, resolution: int, steps: int | None = None) ->
     return kept if steps is None else kept[kept["steps"] == steps]
 
 
-def published_table(points: pd.DataFrame, resolution: int, models: Sequence[str] = ()) -> NotebookTable:
+def published_table(points: pd.DataFrame, resolution: int, models: Sequence[str] = ()) -> Shown:
     """Published FIDs without guidance, each with its source: of these models, or of all."""
     kept = points[(points["resolution"] == resolution) & (points["guidance_scale"] == 1)]
     kept = kept[kept["model"].isin(models)] if models else kept
@@ -126,10 +126,10 @@ def published_table(points: pd.DataFrame, resolution: int, models: Sequence[str]
         rows.append([str(row.model), f"{row.steps:,}", *numbers, str(row.source), str(row.confidence)])
     columns = ("Model", "Steps", "Forward GMACs", "Training PFLOPs", "FID-50K", "Source", "Confidence")
     caption = f"Published FIDs without guidance at {resolution} px"
-    return NotebookTable(CellTable("published", caption, columns, rows, texts=frozenset({0, 5, 6})))
+    return Shown(CellTable("published", caption, columns, rows, texts=frozenset({0, 5, 6})))
 
 
-def trials(table: pd.DataFrame) -> NotebookTable:
+def trials(table: pd.DataFrame) -> Shown:
     """Every trial of a tuning study, best first, what was chosen, and where the models were not tuned alike."""
     tuned = tune(table)
     rows: list[list[Cell]] = []
@@ -140,15 +140,15 @@ def trials(table: pd.DataFrame) -> NotebookTable:
     seeds = "; ".join(f"{one.name}: seeds {', '.join(map(str, one.seeds))}" for one in tuned)
     columns = ("Model", "Setting", f"{fid_label(table)} by seed", "Mean", "")
     notes = (f"{seeds}.", *(f"{line}." for line in unfair(tuned)))
-    return NotebookTable(
+    return Shown(
         CellTable("trials", f"Trials at {tuned[0].steps:,} steps", columns, rows, notes, frozenset({0, 1, 2, 4}))
     )
 
 
-def claims_about(claim_rows: Sequence[ClaimRow], caption: str, about: Sequence[str]) -> NotebookTable:
+def claims_about(claim_rows: Sequence[ClaimRow], caption: str, about: Sequence[str]) -> Shown:
     """The claims whose key has one of these words in it."""
     kept = [one for one in claim_rows if any(word in one.key for word in about)]
-    return NotebookTable(claims_table(kept, "claims", caption))
+    return Shown(claims_table(kept, "claims", caption))
 
 
 def _of_id(protocol: str) -> dict[str, Any]:

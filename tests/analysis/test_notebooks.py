@@ -17,7 +17,7 @@ from fcdm.analysis import notebook
 from fcdm.analysis.data.seed_curves import seed_curves
 from fcdm.analysis.data.tidy_table import COLUMNS, INTERNAL, tidy_table
 from fcdm.analysis.figures.draw_step_efficiency import pair_figure, ratio_figure, size_figure
-from fcdm.analysis.notebook import NotebookTable, Picture, load_results, own_runs
+from fcdm.analysis.notebook import Picture, Shown, load_results, own_runs
 from fcdm.analysis.published import published
 from fcdm.errors import UserError
 from tests.support.commands import ROOT, environment
@@ -124,7 +124,7 @@ def test_ones_own_runs_stand_beside_the_published_points(tmp_path: Path, monkeyp
 
 def test_what_is_shown_has_words_too() -> None:
     shown = notebook.published_table(published(), 512, ["FCDM-XL"])
-    assert isinstance(shown, NotebookTable)
+    assert isinstance(shown, Shown)
     assert "<table" in shown._repr_html_()
     assert repr(shown).splitlines()[0] == "Published FIDs without guidance at 512 px"
     assert "7.46" in repr(shown)
