@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 
 from fcdm.config.schema import Config, EMAConfig
 from fcdm.data.dataset import Dataset, PixelDataset
-from fcdm.data.order import DataOrder
 from fcdm.diffusion import make_objective
-from fcdm.engine.batches import BatchSource
+from fcdm.engine.batches import BatchSource, DataOrder
 from fcdm.engine.distributed import Ranks
 from fcdm.engine.ema import ema_decay, update_ema
 from fcdm.engine.evaluate import Evaluation, evaluate
