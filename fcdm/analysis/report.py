@@ -21,7 +21,6 @@ from fcdm.analysis.data.one_protocol import protocol_differences
 from fcdm.analysis.reporting.cell_tables import CellTable
 from fcdm.analysis.reporting.claim_tables import Split, findings
 from fcdm.analysis.reporting.cost_table import cost_table, devices_text
-from fcdm.analysis.reporting.fit_tables import fit_tables
 from fcdm.analysis.reporting.html import HTML, element, joined
 from fcdm.analysis.reporting.latex import latex_table
 from fcdm.analysis.reporting.page import (
@@ -38,7 +37,7 @@ from fcdm.analysis.reporting.page import (
 )
 from fcdm.analysis.reporting.report_figures import figures, guidance
 from fcdm.analysis.reporting.reproduce import repeat_section
-from fcdm.analysis.reporting.result_tables import measured, protocol_rows, protocol_sentence, results_table
+from fcdm.analysis.reporting.result_tables import fit_tables, measured, protocol_rows, protocol_sentence, results_table
 from fcdm.analysis.reporting.study_facts import ProtocolResults, StudyFacts, study_facts
 from fcdm.atomic import describe_oserror, write_atomic
 from fcdm.errors import in_one_line

@@ -54,11 +54,6 @@ def gamma_from_sigma_rel(sigma_rel: float) -> float:
     return max(0.0, float(np.max(roots.real)))
 
 
-def sigma_rel_from_gamma(gamma: float) -> float:
-    """Standard deviation of the profile as a share of t (EDM2 section 3.1)."""
-    return math.sqrt((gamma + 1.0) / (gamma + 3.0)) / (gamma + 2.0)
-
-
 def beta(step: int, gamma: float, every: int = 1) -> float:
     """Decay of the update after training step `step`, counted from 1: (1 - every / step)^(gamma + 1).
 

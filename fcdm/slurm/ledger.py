@@ -55,11 +55,6 @@ class Task:
         """Where its processes print."""
         return self.run / "log.txt"
 
-    @property
-    def slurm_log(self) -> Path | None:
-        """What SLURM itself printed, for the last of its jobs."""
-        return self.launch / f"{self.ids[-1]}.log" if self.ids else None
-
 
 def new_launch(runs_dir: Path) -> Path:
     """An empty folder for a launch, named by its time."""

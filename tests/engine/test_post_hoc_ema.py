@@ -20,7 +20,6 @@ from fcdm.engine.post_hoc_ema import (
     gamma_from_sigma_rel,
     inner_products,
     reconstruct,
-    sigma_rel_from_gamma,
     solve_weights,
     update_power_ema,
 )
@@ -60,6 +59,11 @@ def snapshots_at(count: int) -> list[Profile]:
 
 
 # --- lengths ---
+
+
+def sigma_rel_from_gamma(gamma: float) -> float:
+    """Standard deviation of the profile as a share of t (EDM2 section 3.1)."""
+    return math.sqrt((gamma + 1.0) / (gamma + 3.0)) / (gamma + 2.0)
 
 
 @given(sigma_rel=st.floats(1e-4, LONGEST))
