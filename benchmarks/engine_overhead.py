@@ -80,7 +80,7 @@ class Engine:
     def steps(self, count: int) -> float:
         """Seconds for `count` steps, by the records."""
         target = self.done + count
-        (job,) = make_jobs([dataclasses.replace(self.config, steps=target, log_every=count)])
+        (job,) = make_jobs([dataclasses.replace(self.config, steps=[target], log_every=count)])
         run = job.open()
         progress = TerminalProgress("", target, quiet=True)
         ranks = Ranks(0, 1, torch.device("cpu"))

@@ -124,7 +124,7 @@ def config_from(values: dict[str, Any]) -> Config:
 
 
 def check(config: Config) -> None:
-    """Raise UserError for the first value that cannot be right."""
+    """Raise UserError for the first value that cannot be right; `steps` becomes the sorted list of its budgets."""
     values = dict(_walk(dataclasses.asdict(config)))
     for key, choices in CHOICES.items():
         if values[key] not in choices:
@@ -138,7 +138,7 @@ def check(config: Config) -> None:
             if math.isfinite(high):
                 wanted += f" and at most {high}"
             raise UserError(f"{key}={value} cannot be: it must be {wanted}")
-    budgets(config.steps)
+    config.steps = _budgets(config.steps)
     _check_resources(config)
     _check_sampling(config)
     check_averages(config)
@@ -208,8 +208,8 @@ def _check_resources(config: Config) -> None:
             )
 
 
-def budgets(steps: Any) -> list[int]:
-    """`steps` (a number or a list) as sorted, distinct numbers of steps. Raises UserError."""
+def _budgets(steps: Any) -> list[int]:
+    """`steps` as typed (a number or a list) as sorted, distinct numbers of steps. Raises UserError."""
     values = list(steps) if isinstance(steps, list | tuple) else [steps]
     if not values:
         raise UserError("steps=[] asks for nothing: say steps=1000 or 'steps=[100,1000]'")

@@ -96,5 +96,5 @@ def _table(rows: list[Row]) -> Table:
         if evaluation.where == "job":
             asked += f"; evaluated on {request_of(evaluation.resources, SlurmOptions(), evaluation=True)}"
         state = row.state + (f": {row.text}" if row.text else "")
-        table.add_row(row.job.folder_name, steps, asked, ", ".join(row.ids) or "-", state)
+        table.add_row(row.job.name, steps, asked, ", ".join(row.ids) or "-", state)
     return table
