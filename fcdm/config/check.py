@@ -98,7 +98,7 @@ def checked(composed: DictConfig) -> Config:
     assert isinstance(values, dict)
     plain = {str(key): value for key, value in values.items()}
     known = known_keys()
-    for key in flat_keys(plain):
+    for key, _ in walk(plain):
         if key not in known and not key.startswith(FREE):
             raise UserError(unknown_key(key, known))
     config = config_from(plain)
@@ -125,7 +125,7 @@ def config_from(values: dict[str, Any]) -> Config:
 
 def check(config: Config) -> None:
     """Raise UserError for the first value that cannot be right; `steps` becomes the sorted list of its budgets."""
-    values = dict(_walk(dataclasses.asdict(config)))
+    values = dict(walk(dataclasses.asdict(config)))
     for key, choices in CHOICES.items():
         if values[key] not in choices:
             raise UserError(f"{key}={values[key]} is not known: {near(str(values[key]), choices)}")
@@ -239,10 +239,6 @@ def schema_keys() -> Iterator[str]:
         yield from _dataclass_keys(family, "model.")
 
 
-def flat_keys(container: Any, prefix: str = "") -> Iterator[str]:
-    return (key for key, _ in _walk(container, prefix))
-
-
 def unknown_key(key: str, known: Collection[str]) -> str:
     """`unknown key 'btach_size': did you mean batch_size?`"""
     last = key.rsplit(".", 1)[-1]
@@ -267,10 +263,11 @@ def first_line(error: BaseException) -> str:
     return f"{key}: {text}" if key and key not in text else text
 
 
-def _walk(container: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def walk(container: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of everything in nested dictionaries; an empty one is a value."""
     for key, value in container.items():
         if isinstance(value, dict) and value:
-            yield from _walk(value, f"{prefix}{key}.")
+            yield from walk(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 

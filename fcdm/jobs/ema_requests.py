@@ -31,15 +31,11 @@ def agreed_averages(parts: list[Config]) -> list[Config]:
     return [dataclasses.replace(part, power_ema=agreed) for part in parts]
 
 
-def with_snapshots(parts: list[Config], run: Run) -> list[Config]:
-    """Say of each part that is evaluated by `evaluation.weights=power:...` which snapshots make the average.
+def with_snapshots(part: Config, run: Run) -> Config:
+    """The part, saying which snapshots make the average where it is evaluated by `evaluation.weights=power:...`.
 
     They are part of its protocol. Raises UserError for a budget, still to be trained, that could not be evaluated then.
     """
-    return [_with_snapshots(part, run) for part in parts]
-
-
-def _with_snapshots(part: Config, run: Run) -> Config:
     length = power_length(part.evaluation.weights)
     if length is None:
         return part

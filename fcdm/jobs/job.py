@@ -18,7 +18,6 @@ from fcdm.runs.checkpoints import checkpoints
 from fcdm.runs.folder import Run, check_frozen, open_run
 from fcdm.runs.identity import science
 from fcdm.runs.protocol import Part
-from fcdm.runs.run_cost import train_flops
 from fcdm.runs.user_models import news_of_source
 
 EVALUATE = "judge"
@@ -51,11 +50,6 @@ class Job:
     @cached_property
     def budgets(self) -> list[int]:
         return sorted({step for part in self.parts for step in part.budgets})
-
-    @property
-    def flops(self) -> float:
-        """Training FLOPs to the last budget: which job is the longest."""
-        return train_flops(self.config, self.budgets[-1])
 
     @property
     def is_begun(self) -> bool:
@@ -98,11 +92,8 @@ class Job:
         """Budgets for which this job has something to do."""
         if self.work == "train":
             return self.untrained()
-        missing = self.missing()
-        if self.work == EVALUATE:
-            kept = self._kept()
-            return [step for step in missing if step in kept]
-        return missing
+        kept = self._kept()
+        return [step for step in self.missing() if self.work != EVALUATE or step in kept]
 
     def refuse_lost_budgets(self) -> None:
         """Raise UserError for budgets that training has passed, that are not evaluated and have no checkpoint."""

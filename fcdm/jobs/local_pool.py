@@ -23,6 +23,7 @@ from fcdm.formatting import plural
 from fcdm.jobs.job import Job
 from fcdm.jobs.progress import HELD, PROGRESS_FILE, JobProgress, bars, read_progress
 from fcdm.runs.processes import cores
+from fcdm.runs.run_cost import train_flops
 from fcdm.runs.run_lock import current_holder
 from fcdm.tracking.background import forwarding
 
@@ -69,7 +70,7 @@ def run_local(jobs: list[Job], at_once: int | None = None) -> list[Outcome]:
             console.print(f"{job.name}: {outcome.state}{_colon(outcome.text)}", highlight=False, soft_wrap=True)
         else:
             waiting.append(job)
-    waiting.sort(key=lambda job: -job.flops)
+    waiting.sort(key=lambda job: -train_flops(job.config, job.budgets[-1]))
     if at_once is not None and (not isinstance(at_once, int) or at_once < 1):
         raise UserError(f"hydra.launcher.jobs={at_once} cannot be: at least 1 job at a time, or null for one per core")
     if waiting:

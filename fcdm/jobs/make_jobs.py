@@ -46,8 +46,9 @@ def make_jobs(configs: Iterable[Config], data_needed: bool = True) -> list[Job]:
     jobs = []
     for identity, same in asked.items():
         folder = folders.get(identity, runs_dir / folder_name(same[0], identity))
-        parts = with_snapshots(agreed_averages(_joined(same)), Run(folder, identity))
-        jobs.append(Job(identity, folder, tuple(Part(config) for config in parts)))
+        run = Run(folder, identity)
+        parts = tuple(Part(with_snapshots(config, run)) for config in agreed_averages(_joined(same)))
+        jobs.append(Job(identity, folder, parts))
     return jobs
 
 

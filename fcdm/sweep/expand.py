@@ -104,15 +104,11 @@ def _command_line(arguments: list[str]) -> tuple[dict[str, str], dict[str, list[
     for override in _parsed(arguments):
         key = override.key_or_group
         if key == "steps" and not override.is_delete():
-            values = override.value()
+            values = [override.value()]
             if override.is_sweep_override():
                 values = [_parsed([f"steps={text}"])[0].value() for text in override.sweep_string_iterator()]
-            elif not isinstance(values, list):
-                values = [values]
-            swept[key] = [
-                *swept.get(key, []),
-                *itertools.chain.from_iterable(v if isinstance(v, list) else [v] for v in values),
-            ]
+            steps = itertools.chain.from_iterable(v if isinstance(v, list) else [v] for v in values)
+            swept[key] = [*swept.get(key, []), *steps]
         elif override.is_sweep_override():
             swept[key] = [_Raw(f"{override.get_key_element()}={text}") for text in override.sweep_string_iterator()]
         else:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
@@ -13,12 +12,11 @@ from omegaconf import DictConfig
 
 from fcdm.config.schema import Config
 from fcdm.errors import UserError
-from fcdm.jobs.job import Job
 from fcdm.jobs.make_jobs import make_jobs
 from fcdm.jobs.record_study import record_study, this_command
 from fcdm.sweep.compose import Composer, with_progress
 from fcdm.sweep.expand import choices_of
-from fcdm.sweep.stock_launcher import do_frozen_job, launch_frozen
+from fcdm.sweep.job_launcher import JobLauncher, StockLauncher, do_frozen_job
 
 
 class StudySweeper(Sweeper):
@@ -52,34 +50,3 @@ def _compose(composer: Composer, choice: list[str]) -> Config:
         return composer.config(choice)
     except UserError as error:
         raise UserError(f"{error}  [{' '.join(choice)}]") from None
-
-
-class JobLauncher(Launcher):
-    """A launcher as the sweeper has it: it takes whole jobs, composed and checked, instead of override lists."""
-
-    plans_only = False
-    """Whether it starts nothing: then no data is needed, and no study is recorded."""
-
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self.config = config
-        HydraConfig.instance().set_config(config)
-
-    def launch(self, job_overrides: Any, initial_job_idx: int) -> Any:
-        raise UserError("this launcher works with hydra/sweeper=fcdm, the default")
-
-    def check(self, jobs: list[Job]) -> None:
-        """Refuse what cannot be done, before anything is written. Raises UserError."""
-
-    def launch_jobs(self, jobs: list[Job]) -> int:
-        """Do or submit the jobs; returns how many are not done or on their way."""
-        raise TypeError(f"{type(self).__name__} does not launch")
-
-
-class StockLauncher(JobLauncher):
-    """Hydra's own launchers, such as `basic` and `submitit_local`."""
-
-    def __init__(self, launcher: Launcher) -> None:
-        self.launcher = launcher
-
-    def launch_jobs(self, jobs: list[Job]) -> int:
-        return launch_frozen(jobs, self.launcher)
