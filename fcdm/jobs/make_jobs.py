@@ -61,18 +61,18 @@ def _resolved(config: Config, data_needed: bool) -> Config:
 
 def _joined(configs: list[Config]) -> list[Config]:
     """Configurations of one run: those that differ in budgets only become one."""
-    parts: list[Config] = []
+    alike: dict[str, list[Config]] = {}
     for config in configs:
-        same = [at for at, part in enumerate(parts) if dataclasses.replace(part, steps=config.steps) == config]
-        if same:
-            steps = sorted({*parts[same[0]].steps, *config.steps})
-            parts[same[0]] = dataclasses.replace(config, steps=steps)
-        else:
-            parts.append(config)
+        alike.setdefault(repr(dataclasses.replace(config, steps=[])), []).append(config)
+    parts = [dataclasses.replace(same[0], steps=_budgets(same)) for same in alike.values()]
     if len(parts) == 1:
         return parts
-    every = sorted({step for part in parts for step in part.steps})  # else one part would train past another's budgets
-    return [dataclasses.replace(part, keep_steps=every) for part in parts]
+    # Else one part would train past another's budgets.
+    return [dataclasses.replace(part, keep_steps=_budgets(configs)) for part in parts]
+
+
+def _budgets(configs: list[Config]) -> list[int]:
+    return sorted({step for config in configs for step in config.steps})
 
 
 def with_own_source(config: Config) -> Config:
