@@ -80,11 +80,11 @@ class Engine:
     def steps(self, count: int) -> float:
         """Seconds for `count` steps, by the records."""
         target = self.done + count
-        (job,) = make_jobs([dataclasses.replace(self.config, steps=target, log_every=count)])
+        (job,) = make_jobs([dataclasses.replace(self.config, steps=[target], log_every=count)])
         run = job.open()
         progress = TerminalProgress("", target, quiet=True)
         ranks = Ranks(0, 1, torch.device("cpu"))
-        train(run, job.config, Worker(ranks, progress), keep=set())
+        train(run, job.parts[0], Worker(ranks, progress), keep=set())
         self.done = target
         lines = [json.loads(line) for line in run.records.read_text().splitlines()]
         speed = next(line["images_per_s"] for line in lines if line["step"] == target and "images_per_s" in line)

@@ -24,8 +24,6 @@ sys.path.insert(0, str(ROOT))
 
 from fcdm.atomic import write_json  # noqa: E402
 from fcdm.jobs.job import Job  # noqa: E402
-from fcdm.runs.folder import Run  # noqa: E402
-from fcdm.runs.protocol import protocol_id, protocol_of  # noqa: E402
 from fcdm.slurm.ledger import list_tasks  # noqa: E402
 from tools.devcluster.cluster import DevCluster  # noqa: E402
 
@@ -86,9 +84,8 @@ def measure_ours(folder: Path, runs: int, environment: dict[str, str]) -> Result
     assert len(tasks) == runs
     for task in tasks:
         job = Job.load(task.job_file)
-        run = Run(task.run, job.id)
-        run.evaluations.mkdir(exist_ok=True)
-        path = run.evaluation(1, protocol_id(protocol_of(job.config)))
+        job.run.evaluations.mkdir(exist_ok=True)
+        path = job.run.evaluation(1, job.parts[0].protocol_id)
         write_json(path, {"metrics": {"fid": 1.0}})
     array = tasks[0].ids[0].split("_")[0]
     subprocess.run(["scontrol", "release", array], env=environment, check=True)

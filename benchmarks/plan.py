@@ -16,7 +16,6 @@ import sys
 import tempfile
 import time
 
-from fcdm.config.store import register_schema
 from hydra import initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
@@ -24,6 +23,7 @@ from hydra.types import RunMode
 from fcdm.config.check import checked
 from fcdm.sweep.compose import Composer
 from fcdm.sweep.expand import expand
+from fcdm.sweep.hydra_schema import register_schema
 
 MODELS = ("N", "M", "dit/N-2", "dit/M-2")
 RATES = 10

@@ -142,18 +142,19 @@ def _evaluate_run(run: Run, config: Any) -> None:
     """As a job of its own does it: the claim, the evaluation files and MLflow are those of `evaluation=job`."""
     from fcdm.jobs.job import Job
     from fcdm.jobs.run_job import do_here, is_first_process
-    from fcdm.runs.protocol import protocol_id, protocol_of
+    from fcdm.runs.protocol import Part
 
-    job = Job(run.id, [config], work=EVALUATE)
-    if job.left(run):
+    part = Part(config)
+    job = Job(run.id, run.folder, (part,), work=EVALUATE)
+    if job.left():
         from fcdm.slurm.rank_env import export_ranks
         from fcdm.tracking.background import forwarding
 
         export_ranks()
-        do_here(job, run, forwarding(config, only=run.name))
+        do_here(job, forwarding(config, only=run.name))
     if is_first_process():
-        for step in config.steps:
-            path = run.evaluation(step, protocol_id(protocol_of(config)))
+        for step in job.budgets:
+            path = run.evaluation(step, part.protocol_id)
             if path.exists():
                 _show(path)
 

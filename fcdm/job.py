@@ -49,14 +49,14 @@ def main(arguments: list[str]) -> int:
 
 
 def _do(path: Path, job: Job, stop: StopSignal) -> int:
-    run = Run(path.parent.parent, job.id)
+    run = job.run
     first = int(os.environ.get("SLURM_PROCID", os.environ.get("RANK", 0))) == 0
     mine = own_job() if "FCDM_SLURM" in os.environ else None
     if first:
         forget_ends(path)
         if mine:
             add_id(path, mine)  # its launcher may have been killed before it could
-    if (mine is None or int(os.environ.get("SLURM_NTASKS") or 1) == 1) and not job.left(run):
+    if (mine is None or int(os.environ.get("SLURM_NTASKS") or 1) == 1) and not job.left():
         print("nothing is left to do", flush=True)
         return 0
     # Only now torch: errors before come at once.
@@ -73,7 +73,7 @@ def _do(path: Path, job: Job, stop: StopSignal) -> int:
     with forwarding(job.config, only=run.name) if mine else contextlib.nullcontext():
         try:
             ranks = Ranks.from_environment(job.config.device)
-            do_job(job, run, Worker(ranks, progress, stop))
+            do_job(job, Worker(ranks, progress, stop))
             ranks.barrier()  # together: the first rank holds the store that the others still talk to
             ranks.close()
         except Stopped as stopped:  # in here: MLflow must not delay the requeue

@@ -26,29 +26,27 @@ _failure: Exception | None = None
 
 
 @hydra.main(config_path="pkg://fcdm.conf", config_name="train", version_base="1.3")
-def compose_and_train(composed: DictConfig) -> Exception | None:
-    """One configuration, in this process; Hydra's own launchers call it once per job of a sweep.
+def compose_and_train(composed: DictConfig) -> None:
+    """One configuration, in this process; a sweep (`-m`) is `fcdm.sweep.sweeper`'s.
 
-    Returns what went wrong instead of raising it: Hydra would print its own lines around it.
+    Keeps what went wrong instead of raising it: Hydra would print its own lines around it.
     """
     global _failure
-    in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
     try:
-        if not in_sweep and not HydraConfig.get().launcher["_target_"].endswith(".BasicLauncher"):
+        hydra_config = HydraConfig.get()
+        if hydra_config.mode == RunMode.RUN and not hydra_config.launcher["_target_"].endswith(".BasicLauncher"):
             # Hydra would ignore it, and train here: on a cluster's login node, say.
-            name = HydraConfig.get().runtime.choices["hydra/launcher"]
+            name = hydra_config.runtime.choices["hydra/launcher"]
             raise UserError(f"hydra/launcher={name} needs -m, for one run too: python -m fcdm.train -m ...")
         config = checked(composed)
-        if (config.grids or config.studies) and not in_sweep:
+        if config.grids or config.studies:
             raise UserError("a sweep file is for a sweep: python -m fcdm.train -m +sweeps=...")
         jobs = make_jobs([config])
-        if not in_sweep and os.environ.get("RANK", "0") == "0":  # a sweeper has done it for all of its jobs
+        if os.environ.get("RANK", "0") == "0":
             record_study(jobs, this_command())
-        train_here(jobs[0], forward=not in_sweep)
-        _failure = None
+        train_here(jobs[0], forward=True)
     except Exception as error:
         _failure = error
-    return _failure
 
 
 def main() -> int:

@@ -98,7 +98,7 @@ def checked(composed: DictConfig) -> Config:
     assert isinstance(values, dict)
     plain = {str(key): value for key, value in values.items()}
     known = known_keys()
-    for key in flat_keys(plain):
+    for key, _ in walk(plain):
         if key not in known and not key.startswith(FREE):
             raise UserError(unknown_key(key, known))
     config = config_from(plain)
@@ -124,8 +124,8 @@ def config_from(values: dict[str, Any]) -> Config:
 
 
 def check(config: Config) -> None:
-    """Raise UserError for the first value that cannot be right."""
-    values = dict(_walk(dataclasses.asdict(config)))
+    """Raise UserError for the first value that cannot be right; `steps` becomes the sorted list of its budgets."""
+    values = dict(walk(dataclasses.asdict(config)))
     for key, choices in CHOICES.items():
         if values[key] not in choices:
             raise UserError(f"{key}={values[key]} is not known: {near(str(values[key]), choices)}")
@@ -138,7 +138,7 @@ def check(config: Config) -> None:
             if math.isfinite(high):
                 wanted += f" and at most {high}"
             raise UserError(f"{key}={value} cannot be: it must be {wanted}")
-    budgets(config.steps)
+    config.steps = _budgets(config.steps)
     _check_resources(config)
     _check_sampling(config)
     check_averages(config)
@@ -208,8 +208,8 @@ def _check_resources(config: Config) -> None:
             )
 
 
-def budgets(steps: Any) -> list[int]:
-    """`steps` (a number or a list) as sorted, distinct numbers of steps. Raises UserError."""
+def _budgets(steps: Any) -> list[int]:
+    """`steps` as typed (a number or a list) as sorted, distinct numbers of steps. Raises UserError."""
     values = list(steps) if isinstance(steps, list | tuple) else [steps]
     if not values:
         raise UserError("steps=[] asks for nothing: say steps=1000 or 'steps=[100,1000]'")
@@ -239,10 +239,6 @@ def schema_keys() -> Iterator[str]:
         yield from _dataclass_keys(family, "model.")
 
 
-def flat_keys(container: Any, prefix: str = "") -> Iterator[str]:
-    return (key for key, _ in _walk(container, prefix))
-
-
 def unknown_key(key: str, known: Collection[str]) -> str:
     """`unknown key 'btach_size': did you mean batch_size?`"""
     last = key.rsplit(".", 1)[-1]
@@ -267,10 +263,11 @@ def first_line(error: BaseException) -> str:
     return f"{key}: {text}" if key and key not in text else text
 
 
-def _walk(container: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def walk(container: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of everything in nested dictionaries; an empty one is a value."""
     for key, value in container.items():
         if isinstance(value, dict) and value:
-            yield from _walk(value, f"{prefix}{key}.")
+            yield from walk(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 

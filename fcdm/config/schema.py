@@ -277,7 +277,7 @@ class Config:
 
     # --- request: which budgets, how evaluated, for which study ---------------------------------
     steps: Any = MISSING
-    """A number or a list: the budgets at which the run is checkpointed and evaluated."""
+    """A number or a list: the budgets at which the run is checkpointed and evaluated; once checked a sorted list."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     keep_steps: list[int] = field(default_factory=list)
     """Steps whose checkpoints other requests for the same run want; set when a sweep joins them."""

@@ -11,9 +11,7 @@ from typing import Any
 from torch import nn
 
 from fcdm.atomic import describe_oserror, write_atomic, write_json
-from fcdm.config.check import budgets
 from fcdm.config.ema_profiles import power_length
-from fcdm.config.schema import Config
 from fcdm.data.dataset import Dataset, open_dataset
 from fcdm.engine.environment import matmul_precision, prepare_machine
 from fcdm.engine.evaluate import Evaluation, evaluate
@@ -25,17 +23,16 @@ from fcdm.errors import UserError
 from fcdm.runs.checkpoints import CannotEvaluate, checkpoints
 from fcdm.runs.find_weights import checkpoint_of
 from fcdm.runs.folder import Run
-from fcdm.runs.protocol import protocol_id, protocol_of
+from fcdm.runs.protocol import Part
 from fcdm.runs.records import RecordWriter
 
 
 class Evaluator:
     """Evaluates a run's checkpoints under the protocol of its configuration."""
 
-    def __init__(self, run: Run, config: Config, data: Dataset, worker: Worker) -> None:
-        self.run, self.config, self.data, self.worker, self.ranks = run, config, data, worker, worker.ranks
-        self.protocol = protocol_of(config)
-        self.protocol_id = protocol_id(self.protocol)
+    def __init__(self, run: Run, part: Part, data: Dataset, worker: Worker) -> None:
+        self.run, self.config, self.data, self.worker, self.ranks = run, part.config, data, worker, worker.ranks
+        self.protocol, self.protocol_id = part.protocol, part.protocol_id
         self.failed: list[str] = []
         """Why some budgets could not be evaluated."""
 
@@ -144,13 +141,13 @@ class Evaluator:
         return self.run.evaluations / f".{stem}-{split}.npz"
 
 
-def evaluate_checkpoints(run: Run, config: Config, worker: Worker) -> None:
-    """Evaluate every budget of the configuration that has a checkpoint, without training.
+def evaluate_checkpoints(run: Run, part: Part, worker: Worker) -> None:
+    """Evaluate every budget of the part that has a checkpoint, without training.
 
     The worker holds the run's evaluations. Nothing is written but evaluation files, so training may go on beside.
     Raises Stopped, and UserError after the others are evaluated where a checkpoint is broken or a snapshot missing.
     """
-    prepare_machine(config, run.records, worker.ranks, worker.progress.note)
-    evaluator = Evaluator(run, config, open_dataset(config, worker.ranks.device), worker)
-    evaluator.checkpoints(budgets(config.steps), None)
+    prepare_machine(part.config, run.records, worker.ranks, worker.progress.note)
+    evaluator = Evaluator(run, part, open_dataset(part.config, worker.ranks.device), worker)
+    evaluator.checkpoints(part.budgets, None)
     evaluator.refuse_failed("all others that are trained are")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 
-from fcdm.config.check import budgets
-from fcdm.config.schema import Config
 from fcdm.data.dataset import open_dataset
 from fcdm.diffusion import make_objective
 from fcdm.engine.batches import BatchSource
@@ -19,10 +17,11 @@ from fcdm.engine.stop import Stopped
 from fcdm.engine.train_step import TrainStep
 from fcdm.engine.worker import Worker
 from fcdm.runs.folder import Run
+from fcdm.runs.protocol import Part
 from fcdm.runs.records import RecordWriter
 
 
-def train(run: Run, config: Config, worker: Worker, keep: set[int], evaluated: bool = True) -> None:
+def train(run: Run, part: Part, worker: Worker, keep: set[int], evaluated: bool = True) -> None:
     """Train a run to the last of its budgets, with a checkpoint and, if `evaluated`, an evaluation at each.
 
     The worker holds the run's folder; only rank 0 writes. `keep`: steps whose checkpoints other requests still want.
@@ -32,7 +31,7 @@ def train(run: Run, config: Config, worker: Worker, keep: set[int], evaluated: b
         Stopped: after a signal, once the state is on disk.
     """
     ranks, progress = worker.ranks, worker.progress
-    targets = budgets(config.steps)
+    config, targets = part.config, part.budgets
     stops = sorted(set(targets) | {step for step in config.keep_steps if step < targets[-1]})
     prepare_machine(config, run.records, ranks, progress.note)
     data = open_dataset(config, ranks.device)
@@ -45,7 +44,7 @@ def train(run: Run, config: Config, worker: Worker, keep: set[int], evaluated: b
     columns = int(state.model.label_embedders)  # type: ignore[arg-type]
     batches = BatchSource(config, data, objective, columns, *ranks.share(config.batch_size))
     train_step = TrainStep(config, objective, state, ranks)
-    evaluator = Evaluator(run, config, data, worker)
+    evaluator = Evaluator(run, part, data, worker)
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(matmul_precision(config.precision))

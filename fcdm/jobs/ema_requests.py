@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 
-from fcdm.config.check import budgets
 from fcdm.config.ema_profiles import length_text, power_length
 from fcdm.config.schema import Config, PowerEMAConfig
 from fcdm.cost.model_cost import FLOAT_BYTES
 from fcdm.errors import UserError
-from fcdm.runs.folder import Run, find_run
+from fcdm.jobs.job import Job
+from fcdm.runs.folder import Run
 from fcdm.runs.run_cost import run_cost
 from fcdm.runs.tracked_ema import settled
 
 
-def agree_on_averages(parts: list[Config]) -> None:
+def agreed_averages(parts: list[Config]) -> list[Config]:
     """One run tracks one set of lengths, from its first step: parts that say none take what another says.
 
     Raises UserError where two say different things.
@@ -28,33 +27,31 @@ def agree_on_averages(parts: list[Config]) -> None:
     if len(every) > 1:
         numbers = " and ".join(map(str, sorted(every)))
         raise UserError(f"power_ema.every cannot be swept: {numbers} are asked of one run")
-    for part in parts:
-        part.power_ema = PowerEMAConfig(list(min(said)) if said else None, min(every, default=None))
+    agreed = PowerEMAConfig(list(min(said)) if said else None, min(every, default=None))
+    return [dataclasses.replace(part, power_ema=agreed) for part in parts]
 
 
-def with_snapshots(parts: list[Config], identity: str) -> None:
-    """Say of each part that is evaluated by `evaluation.weights=power:...` which snapshots make the average.
+def with_snapshots(part: Config, run: Run) -> Config:
+    """The part, saying which snapshots make the average where it is evaluated by `evaluation.weights=power:...`.
 
     They are part of its protocol. Raises UserError for a budget, still to be trained, that could not be evaluated then.
     """
-    for part in parts:
-        length = power_length(part.evaluation.weights)
-        if length is None:
-            continue
-        # Only now torch: few commands ask for this.
-        from fcdm.engine.ema_snapshots import refuse_unreachable
+    length = power_length(part.evaluation.weights)
+    if length is None:
+        return part
+    # Only now torch: few commands ask for this.
+    from fcdm.engine.ema_snapshots import refuse_unreachable
 
-        found = find_run(Path(part.runs_dir), identity)
-        run = Run(found, identity) if found else None
-        kept = settled(part.power_ema, run)
-        refuse_unreachable(run, kept, budgets(part.steps), length)
-        part.evaluation = dataclasses.replace(part.evaluation, weights_snapshots=kept.text if kept else None)
+    kept = settled(part.power_ema, run)
+    refuse_unreachable(run, kept, part.steps, length)
+    evaluation = dataclasses.replace(part.evaluation, weights_snapshots=kept.text if kept else None)
+    return dataclasses.replace(part, evaluation=evaluation)
 
 
-def snapshot_bytes(parts: list[Config]) -> int:
+def snapshot_bytes(job: Job) -> int:
     """What the run's snapshots will take on disk to its last budget; its checkpoints are not in it."""
-    asked = parts[0].power_ema
-    stops = {step for part in parts for step in budgets(part.steps)}
+    asked = job.config.power_ema
+    stops = set(job.budgets)
     if asked.every:
-        stops |= set(range(asked.every, max(stops) + 1, asked.every))
-    return FLOAT_BYTES * run_cost(parts[0]).parameters * len(asked.sigma_rel or []) * len(stops)
+        stops |= set(range(asked.every, job.budgets[-1] + 1, asked.every))
+    return FLOAT_BYTES * run_cost(job.config).parameters * len(asked.sigma_rel or []) * len(stops)

@@ -7,104 +7,114 @@ import json
 import sys
 import time
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from fcdm.atomic import write_json
-from fcdm.config.check import budgets, config_from
+from fcdm.config.check import config_from
 from fcdm.config.schema import Config, CustomConfig
 from fcdm.errors import UserError
 from fcdm.runs.checkpoints import checkpoints
-from fcdm.runs.folder import Run, find_run, open_run
-from fcdm.runs.identity import readable_name
-from fcdm.runs.protocol import protocol_id, protocol_of
-from fcdm.runs.run_cost import train_flops
+from fcdm.runs.folder import Run, check_frozen, open_run
+from fcdm.runs.identity import science
+from fcdm.runs.protocol import Part
 from fcdm.runs.user_models import news_of_source
 
 EVALUATE = "judge"
 """Work of a job that only evaluates; the word is that of job files since version 0.1."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Job:
     """A run and what is asked of it: `parts` share the run's id and differ in protocol or runtime choices."""
 
     id: str
-    parts: list[Config]
+    folder: Path
+    """The run's folder, made already or not."""
+    parts: tuple[Part, ...]
     work: str = "all"
     """`all`: train, and evaluate at each budget; `train`; EVALUATE: what has a checkpoint."""
 
     @property
-    def config(self) -> Config:
-        return self.parts[0]
+    def run(self) -> Run:
+        return Run(self.folder, self.id)
 
     @property
     def name(self) -> str:
-        return f"{readable_name(self.config)}-{self.id[:8]}"
+        return self.folder.name
 
     @property
+    def config(self) -> Config:
+        return self.parts[0].config
+
+    @cached_property
     def budgets(self) -> list[int]:
-        return sorted({step for part in self.parts for step in budgets(part.steps)})
+        return sorted({step for part in self.parts for step in part.budgets})
 
     @property
-    def flops(self) -> float:
-        """Training FLOPs to the last budget: which job is the longest."""
-        return train_flops(self.config, self.budgets[-1])
-
-    @property
-    def folder_name(self) -> str:
-        """The name of the run's folder, made already or not."""
-        found = find_run(Path(self.config.runs_dir), self.id)
-        return found.name if found else self.name
+    def is_begun(self) -> bool:
+        return (self.folder / "run.json").exists()
 
     def open(self) -> Run:
-        """The run's folder, made where it is not there. Says so where a user's own model made it a new run."""
-        model = self.config.model
-        new = isinstance(model, CustomConfig) and find_run(Path(self.config.runs_dir), self.id) is None
+        """The run's folder, made where it is not there. Says so where a user's own model made it a new run.
+
+        Raises UserError where it cannot be made, or holds a config that was edited by hand.
+        """
+        if self.is_begun:
+            check_frozen(self.folder, science(self.config))
+            return self.run
         run = open_run(self.config)
-        if new and isinstance(model, CustomConfig) and (news := news_of_source(model, run.folder)):
+        if run.folder.name != self.name:
+            raise UserError(f"another command has just begun this run as {run.folder}; the same command goes on")
+        model = self.config.model
+        if isinstance(model, CustomConfig) and (news := news_of_source(model, run.folder)):
             print(f"note: {news}", file=sys.stderr)
         return run
 
-    def missing(self, run: Run) -> list[int]:
+    @property
+    def done_text(self) -> str:
+        return f"budgets {', '.join(map(str, self.budgets))} are trained and evaluated"
+
+    def missing(self) -> list[int]:
         """Budgets that some part still wants evaluated."""
-        wanted = set()
-        for part in self.parts:
-            protocol = protocol_id(protocol_of(part))
-            wanted |= {step for step in budgets(part.steps) if not _stands(run.evaluation(step, protocol))}
-        return sorted(wanted)
+        return sorted({step for part in self.parts for step in self.missing_of(part)})
 
-    def untrained(self, run: Run) -> list[int]:
+    def missing_of(self, part: Part) -> list[int]:
+        """Budgets that this part still wants evaluated. Raises UserError for a damaged evaluation."""
+        return [step for step in part.budgets if not _stands(self.run.evaluation(step, part.protocol_id))]
+
+    def untrained(self) -> list[int]:
         """Budgets that training has still to reach: not evaluated, and without a checkpoint."""
-        kept = dict(checkpoints(run.checkpoints))
-        return [step for step in self.missing(run) if step not in kept]
+        kept = self._kept()
+        return [step for step in self.missing() if step not in kept]
 
-    def left(self, run: Run) -> list[int]:
+    def left(self) -> list[int]:
         """Budgets for which this job has something to do."""
         if self.work == "train":
-            return self.untrained(run)
-        if self.work == EVALUATE:
-            untrained = self.untrained(run)
-            return [step for step in self.missing(run) if step not in untrained]
-        return self.missing(run)
+            return self.untrained()
+        kept = self._kept()
+        return [step for step in self.missing() if self.work != EVALUATE or step in kept]
 
-    def refuse_lost_budgets(self, run: Run) -> None:
+    def refuse_lost_budgets(self) -> None:
         """Raise UserError for budgets that training has passed, that are not evaluated and have no checkpoint."""
-        kept = [step for step, _ in checkpoints(run.checkpoints)]
-        trained = max(kept, default=0)
-        lost = [step for step in self.missing(run) if step <= trained and step not in kept]
+        kept = self._kept()
+        lost = [step for step in self.untrained() if step <= max(kept, default=0)]
         if lost:
             raise UserError(
-                f"steps={lost[0]} cannot be evaluated any more: the run is trained to {trained} and no checkpoint of "
+                f"steps={lost[0]} cannot be evaluated any more: the run is trained to {max(kept)} and no checkpoint of "
                 f"step {lost[0]} is kept (kept: {', '.join(map(str, kept))}). Ask for one of these or for more steps; "
                 "another seed= is a new run"
             )
 
-    def freeze(self, run: Run) -> Path:
+    def _kept(self) -> list[int]:
+        return [step for step, _ in checkpoints(self.run.checkpoints)]
+
+    def freeze(self) -> Path:
         """Write the job down in the run's folder: the process that does it is given this file and nothing else."""
-        jobs = run.folder / "jobs"
+        jobs = self.folder / "jobs"
         jobs.mkdir(exist_ok=True)
         path = jobs / f"{time.time_ns()}.json"
-        parts = [dataclasses.asdict(part) for part in self.parts]
+        parts = [dataclasses.asdict(part.config) for part in self.parts]
         write_json(path, {"id": self.id, "work": self.work, "parts": parts})
         return path
 
@@ -113,7 +123,8 @@ class Job:
         """The job of a frozen file. Raises UserError."""
         try:
             content = json.loads(path.read_text())
-            return cls(content["id"], [config_from(part) for part in content["parts"]], content.get("work", "all"))
+            parts = tuple(Part(config_from(part)) for part in content["parts"])
+            return cls(content["id"], path.parent.parent, parts, content.get("work", "all"))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path} is no job file ({type(error).__name__}): launchers write these") from None
 

@@ -22,8 +22,8 @@ from fcdm.errors import UserError
 from fcdm.formatting import plural
 from fcdm.jobs.job import Job
 from fcdm.jobs.progress import HELD, PROGRESS_FILE, JobProgress, bars, read_progress
-from fcdm.runs.folder import Run
 from fcdm.runs.processes import cores
+from fcdm.runs.run_cost import train_flops
 from fcdm.runs.run_lock import current_holder
 from fcdm.tracking.background import forwarding
 
@@ -36,7 +36,6 @@ class Outcome:
     """How a job ended."""
 
     job: Job
-    run: Run | None
     state: str
     """`done` (nothing was left to do), `finished`, `failed`, `held`, `stopped`."""
     text: str = ""
@@ -49,7 +48,6 @@ class Outcome:
 @dataclass
 class _Running:
     job: Job
-    run: Run
     process: subprocess.Popen[bytes]
     log: BinaryIO
     task: TaskID
@@ -64,19 +62,19 @@ def run_local(jobs: list[Job], at_once: int | None = None) -> list[Outcome]:
     """
     console = Console(file=sys.stdout)
     outcomes: dict[str, Outcome] = {}
-    waiting: list[tuple[Job, Run]] = []
+    waiting: list[Job] = []
     for job in jobs:
         outcome = _nothing_to_do(job)
-        if isinstance(outcome, Outcome):
+        if outcome is not None:
             outcomes[job.id] = outcome
             console.print(f"{job.name}: {outcome.state}{_colon(outcome.text)}", highlight=False, soft_wrap=True)
         else:
-            waiting.append((job, outcome))
-    waiting.sort(key=lambda item: -item[0].flops)
+            waiting.append(job)
+    waiting.sort(key=lambda job: -train_flops(job.config, job.budgets[-1]))
     if at_once is not None and (not isinstance(at_once, int) or at_once < 1):
         raise UserError(f"hydra.launcher.jobs={at_once} cannot be: at least 1 job at a time, or null for one per core")
     if waiting:
-        with forwarding(waiting[0][0].config):
+        with forwarding(waiting[0].config):
             _Pool(console, waiting, outcomes, at_once).work()
     found = [outcomes[job.id] for job in jobs]
     missing = [outcome for outcome in found if not outcome.ok]
@@ -89,19 +87,19 @@ def run_local(jobs: list[Job], at_once: int | None = None) -> list[Outcome]:
     return found
 
 
-def _nothing_to_do(job: Job) -> Outcome | Run:
-    """The job's run, or why there is nothing to start."""
+def _nothing_to_do(job: Job) -> Outcome | None:
+    """Why there is nothing to start; else the run's folder is made."""
     try:
-        run = job.open()
-        if not job.missing(run):
-            return Outcome(job, run, "done", f"budgets {', '.join(map(str, job.budgets))} are trained and evaluated")
-        holder = current_holder(run.folder)
+        job.open()
+        if not job.missing():
+            return Outcome(job, "done", job.done_text)
+        holder = current_holder(job.folder)
         if holder is not None and holder.alive is not False:
-            return Outcome(job, run, "held", f"by {holder}")
-        job.refuse_lost_budgets(run)
+            return Outcome(job, "held", f"by {holder}")
+        job.refuse_lost_budgets()
     except UserError as error:
-        return Outcome(job, None, "failed", str(error))
-    return run
+        return Outcome(job, "failed", str(error))
+    return None
 
 
 class _Pool:
@@ -110,12 +108,12 @@ class _Pool:
     def __init__(
         self,
         console: Console,
-        waiting: list[tuple[Job, Run]],
+        waiting: list[Job],
         outcomes: dict[str, Outcome],
         at_once: int | None,
     ) -> None:
         self.console, self.waiting, self.outcomes = console, waiting, outcomes
-        self.asked = max(job.config.threads or 1 for job, _ in waiting)
+        self.asked = max(job.config.threads or 1 for job in waiting)
         self.at_once = min(at_once or cores(), max(1, cores() // self.asked), len(waiting))
         # OMP_NUM_THREADS says how many the user grants a process: on a shared machine, fewer than the cores.
         granted = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
@@ -133,7 +131,7 @@ class _Pool:
         try:
             while self.running or (self.waiting and self.stopping is None):
                 while self.waiting and len(self.running) < self.at_once and self.stopping is None:
-                    self._start(*self.waiting.pop(0))
+                    self._start(self.waiting.pop(0))
                 time.sleep(POLL_S)
                 for item in list(self.running):
                     self._look(item)
@@ -141,19 +139,19 @@ class _Pool:
             self.bars.stop()
             for number, handler in previous.items():
                 signal.signal(number, handler)
-        for job, run in self.waiting:
-            self.outcomes[job.id] = Outcome(job, run, "stopped", "not started")
+        for job in self.waiting:
+            self.outcomes[job.id] = Outcome(job, "stopped", "not started")
         if self.stopping is not None:
             self.console.print("stopped; the same command continues", highlight=False)
             raise SystemExit(128 + self.stopping)
 
-    def _start(self, job: Job, run: Run) -> None:
-        log = open(run.folder / "log.txt", "ab")  # noqa: SIM115 - closed when the job ends
+    def _start(self, job: Job) -> None:
+        log = open(job.folder / "log.txt", "ab")  # noqa: SIM115 - closed when the job ends
         environment = {**os.environ, "FCDM_PARENT": str(os.getpid()), "PYTHONUNBUFFERED": "1"}
         for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
             environment[name] = str(self.share)
         process = subprocess.Popen(
-            [sys.executable, "-m", "fcdm.job", str(job.freeze(run))],
+            [sys.executable, "-m", "fcdm.job", str(job.freeze())],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -162,11 +160,11 @@ class _Pool:
             start_new_session=True,
         )
         task = self.bars.add_task("", total=job.budgets[-1], name=job.name, doing="starting")
-        self.running.append(_Running(job, run, process, log, task, _progress(run)))
+        self.running.append(_Running(job, process, log, task, _progress(job)))
 
     def _look(self, item: _Running) -> None:
         """Show a job's news; if it has ended, note how."""
-        news = _progress(item.run)
+        news = _progress(item.job)
         self.bars.update(item.task, completed=news.step, doing=news.text)
         if news.evaluated_text not in ("", item.seen.evaluated_text):
             self.console.print(f"{item.job.name}: {news.evaluated_text}", highlight=False, soft_wrap=True)
@@ -196,24 +194,24 @@ class _Pool:
 
 def _ended(item: _Running, code: int) -> Outcome:
     if code == 0:
-        return Outcome(item.job, item.run, "finished")
-    log = item.run.folder / "log.txt"
+        return Outcome(item.job, "finished")
+    log = item.job.folder / "log.txt"
     if code < 0 or code > 128:
         number = -code if code < 0 else code - 128
         name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
         state = "stopped" if code > 128 else "failed"
-        return Outcome(item.job, item.run, state, f"by {name}; the same command continues ({log})")
+        return Outcome(item.job, state, f"by {name}; the same command continues ({log})")
     try:
         line = [line for line in log.read_text(errors="replace").splitlines() if line.strip()][-1]
     except (OSError, IndexError):
         line = f"exit code {code}"
     if code == HELD:
-        return Outcome(item.job, item.run, "held", line)
-    return Outcome(item.job, item.run, "failed", f"{line} ({log})")
+        return Outcome(item.job, "held", line)
+    return Outcome(item.job, "failed", f"{line} ({log})")
 
 
-def _progress(run: Run) -> JobProgress:
-    return read_progress(run.folder / PROGRESS_FILE) or JobProgress()
+def _progress(job: Job) -> JobProgress:
+    return read_progress(job.folder / PROGRESS_FILE) or JobProgress()
 
 
 def _colon(text: str) -> str:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
+from pathlib import Path
 
-from fcdm.config.check import budgets
 from fcdm.config.schema import Config, CustomConfig
 from fcdm.data.dataset import data_checksum
 from fcdm.errors import UserError
-from fcdm.jobs.ema_requests import agree_on_averages, with_snapshots
+from fcdm.jobs.ema_requests import agreed_averages, with_snapshots
 from fcdm.jobs.job import Job
 from fcdm.jobs.pin_weights import resolved_sources
+from fcdm.runs.folder import Run, find_runs, folder_name
 from fcdm.runs.identity import run_id, science
+from fcdm.runs.protocol import Part
 from fcdm.runs.user_models import check_models, with_source
 
 NOT_HERE = "not-here:"
@@ -32,35 +34,45 @@ def make_jobs(configs: Iterable[Config], data_needed: bool = True) -> list[Job]:
     """
     configs = [with_own_source(config) for config in configs]
     check_models(configs)
-    jobs: dict[str, Job] = {}
-    folders: set[str] = set()
+    asked: dict[str, list[Config]] = {}
     for config in configs:
-        checksum = _checksum(config, data_needed)
-        whole = dataclasses.replace(
-            config,
-            data=dataclasses.replace(config.data, checksum=checksum),
-            steps=budgets(config.steps),
-            grids=[],
-            studies=[],
-        )
-        whole = resolved_sources(whole, data_is_here(whole))
-        identity = run_id(science(whole))
-        job = jobs.setdefault(identity, Job(identity, []))
-        folders.add(whole.runs_dir)
-        same = [part for part in job.parts if dataclasses.replace(part, steps=whole.steps) == whole]
-        if same:
-            same[0].steps = budgets([*same[0].steps, *whole.steps])
-        else:
-            job.parts.append(whole)
-    if len(folders) > 1:
-        raise UserError(f"runs_dir={','.join(sorted(folders))} cannot be swept: one command has one folder of runs")
-    for job in jobs.values():
-        if len(job.parts) > 1:  # else one part would train past another's budgets
-            for part in job.parts:
-                part.keep_steps = job.budgets
-        agree_on_averages(job.parts)
-        with_snapshots(job.parts, job.id)
-    return list(jobs.values())
+        config = _resolved(config, data_needed)
+        asked.setdefault(run_id(science(config)), []).append(config)
+    runs_dirs = {config.runs_dir for same in asked.values() for config in same}
+    if len(runs_dirs) > 1:
+        raise UserError(f"runs_dir={','.join(sorted(runs_dirs))} cannot be swept: one command has one folder of runs")
+    runs_dir = Path(*runs_dirs)
+    folders = find_runs(runs_dir, asked)
+    jobs = []
+    for identity, same in asked.items():
+        folder = folders.get(identity, runs_dir / folder_name(same[0], identity))
+        run = Run(folder, identity)
+        parts = tuple(Part(with_snapshots(config, run)) for config in agreed_averages(_joined(same)))
+        jobs.append(Job(identity, folder, parts))
+    return jobs
+
+
+def _resolved(config: Config, data_needed: bool) -> Config:
+    """The configuration with what it names by a path or a name pinned by its checksum; without the sweep's own keys."""
+    data = dataclasses.replace(config.data, checksum=_checksum(config, data_needed))
+    config = dataclasses.replace(config, data=data, grids=[], studies=[])
+    return resolved_sources(config, data_is_here(config))
+
+
+def _joined(configs: list[Config]) -> list[Config]:
+    """Configurations of one run: those that differ in budgets only become one."""
+    alike: dict[str, list[Config]] = {}
+    for config in configs:
+        alike.setdefault(repr(dataclasses.replace(config, steps=[])), []).append(config)
+    parts = [dataclasses.replace(same[0], steps=_budgets(same)) for same in alike.values()]
+    if len(parts) == 1:
+        return parts
+    # Else one part would train past another's budgets.
+    return [dataclasses.replace(part, keep_steps=_budgets(configs)) for part in parts]
+
+
+def _budgets(configs: list[Config]) -> list[int]:
+    return sorted({step for config in configs for step in config.steps})
 
 
 def with_own_source(config: Config) -> Config:

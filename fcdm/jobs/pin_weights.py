@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import sys
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from fcdm.runs.checkpoints import checkpoints
 from fcdm.runs.find_weights import Weights, find_weights
 from fcdm.runs.folder import Run, find_run, frozen_science
 from fcdm.runs.identity import INTRODUCED, flatten, run_id, science
+from fcdm.runs.protocol import Part
 from fcdm.runs.reader import list_studies
 from fcdm.runs.run_paths import folders_of_runs, run_facts, step_of
 from fcdm.runs.tracked_ema import tracked
@@ -73,12 +75,12 @@ def resolved_sources(config: Config, data_here: bool = True) -> Config:
     return config
 
 
-def models_of(parts: list[Config]) -> list[ModelConfig]:
-    """The models that these configurations of one run need code of: its own, and weaker ones that guide it."""
-    found = [parts[0].model]
-    for part in parts:
-        path = Path(part.evaluation.guidance_weak_path or "")
-        if part.evaluation.guidance_weak is not None and path.parent.name == "checkpoints":
+def models_of(parts: Sequence[Part]) -> list[ModelConfig]:
+    """The models that these parts of one run need code of: its own, and weaker ones that guide it."""
+    found = [parts[0].config.model]
+    for evaluation in (part.config.evaluation for part in parts):
+        path = Path(evaluation.guidance_weak_path or "")
+        if evaluation.guidance_weak is not None and path.parent.name == "checkpoints":
             weak = frozen_science(path.parent.parent)["model"]
             if "target" in weak:
                 found.append(CustomConfig(**weak))

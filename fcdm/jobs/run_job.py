@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from fcdm.engine.worker import Worker
 
 
-def do_job(job: Job, run: Run, worker: Worker) -> None:
+def do_job(job: Job, worker: Worker) -> None:
     """Claim the run, train it to its last budget and evaluate every budget, or what of it is this job's work.
 
     Raises UserError, Stopped.
@@ -34,6 +34,7 @@ def do_job(job: Job, run: Run, worker: Worker) -> None:
     from fcdm.engine.evaluate_run import evaluate_checkpoints
     from fcdm.engine.train import train
 
+    run = job.run
     check_frozen(run.folder, science(job.config))
     if isinstance(job.config.model, CustomConfig):
         check_source(job.config.model, run.folder)
@@ -41,11 +42,11 @@ def do_job(job: Job, run: Run, worker: Worker) -> None:
     def prepare() -> None:
         _clean(run, job.work)
         if job.work != EVALUATE:
-            job.refuse_lost_budgets(run)
+            job.refuse_lost_budgets()
 
     # An evaluation has a claim of its own: training may go on, or be continued, while it works.
     folders = {"train": [run.folder], EVALUATE: [run.evaluations]}.get(job.work, [run.folder, run.evaluations])
-    with worker.claiming(folders, lambda: not job.left(run), prepare) as holder:
+    with worker.claiming(folders, lambda: not job.left(), prepare) as holder:
         if holder is None:  # a job that was requeued from outside when it was about to end
             return
         for part in job.parts:
@@ -53,7 +54,7 @@ def do_job(job: Job, run: Run, worker: Worker) -> None:
                 evaluate_checkpoints(run, part, holder)
             else:
                 train(run, part, holder, keep=set(job.budgets) | _asked_before(run), evaluated=job.work == "all")
-    if worker.ranks.is_main and (missing := job.left(run)):
+    if worker.ranks.is_main and (missing := job.left()):
         wanted = "trained" if job.work == "train" else "evaluated"
         raise UserError(
             f"{run.name}: budgets {', '.join(map(str, missing))} are not {wanted}; the same command goes on"
@@ -82,11 +83,17 @@ def _asked_before(run: Run) -> set[int]:
 
 def train_here(job: Job, forward: bool) -> None:
     """Train and evaluate the job's run here, unless that is done. Raises UserError, Stopped."""
-    run = job.open()
-    if job.missing(run):
-        do_here(job, run, forwarding(job.config) if forward else contextlib.nullcontext())
-    elif is_first_process():
-        print(f"{run.name}: done: budgets {', '.join(map(str, job.budgets))} are trained and evaluated")
+    job.open()
+    if not is_done(job):
+        do_here(job, forwarding(job.config) if forward else contextlib.nullcontext())
+
+
+def is_done(job: Job) -> bool:
+    """Whether all budgets are evaluated, which is said then. Raises UserError for a damaged evaluation."""
+    done = not job.missing()
+    if done and is_first_process():
+        print(f"{job.name}: done: {job.done_text}")
+    return done
 
 
 def is_first_process() -> bool:
@@ -94,7 +101,7 @@ def is_first_process() -> bool:
     return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0))) == 0
 
 
-def do_here(job: Job, run: Run, forwarder: AbstractContextManager[object]) -> None:
+def do_here(job: Job, forwarder: AbstractContextManager[object]) -> None:
     """Do the job in this process with a bar in the terminal, the forwarder to MLflow around it."""
     from fcdm.engine.distributed import Ranks
     from fcdm.engine.worker import Worker
@@ -104,10 +111,10 @@ def do_here(job: Job, run: Run, forwarder: AbstractContextManager[object]) -> No
         stop = stack.enter_context(StopSignal())
         stack.enter_context(forwarder)
         quiet = not is_first_process()
-        progress = stack.enter_context(TerminalProgress(run.name, job.budgets[-1], quiet=quiet))
+        progress = stack.enter_context(TerminalProgress(job.name, job.budgets[-1], quiet=quiet))
         ranks = Ranks.from_environment(job.config.device)
         try:
-            do_job(job, run, Worker(ranks, progress, stop))
+            do_job(job, Worker(ranks, progress, stop))
             ranks.barrier()  # together: the first rank holds the store that the others still talk to
         finally:
             ranks.close()

@@ -37,7 +37,7 @@ def make_plan(jobs: list[Job], options: SlurmOptions) -> Plan:
     absent = sorted({job.config.data.name for job in jobs if not data_is_here(job.config)})
     if absent:
         plan.notes.append(f"{', '.join(absent)} is not on this machine: what is done already cannot be told")
-    if on_disk := sum(snapshot_bytes(job.parts) for job in open_jobs):
+    if on_disk := sum(snapshot_bytes(job) for job in open_jobs):
         plan.notes.append(f"snapshots of power function averages will take {bytes_text(on_disk)} on disk, for good")
     left = {run.job.id: run.standing for run in runs}
     plan.warnings = warnings_before_submission(open_jobs, paces.device, options.mfu, options, paces, left)

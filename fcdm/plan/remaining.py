@@ -5,27 +5,21 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from fcdm.config.check import budgets
 from fcdm.config.schema import RUNTIME_EVALUATION, Config
 from fcdm.errors import UserError
 from fcdm.jobs.job import EVALUATE, Job
 from fcdm.jobs.make_jobs import data_is_here
 from fcdm.runs.checkpoints import checkpoints
-from fcdm.runs.folder import Run, check_frozen
+from fcdm.runs.folder import check_frozen
 from fcdm.runs.identity import readable_name, science
-from fcdm.runs.protocol import protocol_id, protocol_of
-from fcdm.runs.run_paths import folders_of_runs, run_facts
+from fcdm.runs.protocol import Part
 from fcdm.slurm.client import Slurm
 from fcdm.slurm.ledger import LAUNCHES, held_outside, in_flight
 
 NEW, STARTED, DONE, IN_FLIGHT, REFUSED, UNKNOWN = "new", "started", "done", "in flight", "refused", "unknown"
 SKIPPED = (DONE, IN_FLIGHT, REFUSED)
 """States in which a launcher has nothing to start."""
-
-Evaluations = list[tuple[Config, int]]
-"""(whose protocol, step) of each evaluation."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +49,8 @@ class Standings:
     """Looks at the runs of one folder. `note` says what could not be told."""
 
     def __init__(self, runs_dir: Path) -> None:
-        self.runs_dir = runs_dir
         self.note = ""
-        self._folders: dict[str, list[Path]] = {}
-        for folder in folders_of_runs(runs_dir):
-            self._folders.setdefault(folder.name[-8:], []).append(folder)
-        self._queued = self._queue()
+        self._queued = self._queue(runs_dir)
 
     def of(self, job: Job) -> Standing:
         if not data_is_here(job.config):
@@ -71,79 +61,75 @@ class Standings:
                 train_to=job.budgets[-1],
                 evaluations=tuple(evaluations_of(job)),
             )
-        run = self._find(job)
-        if run is None:
+        if not job.is_begun:
             return Standing(job.name, NEW, train_to=job.budgets[-1], evaluations=tuple(evaluations_of(job)))
         try:
-            return self._standing(job, run)
+            return self._standing(job)
         except UserError as error:
-            return Standing(run.name, REFUSED, str(error))
+            return Standing(job.name, REFUSED, str(error))
 
-    def _find(self, job: Job) -> Run | None:
-        folders = self._folders.get(job.id[:8], [])
-        return next((Run(folder, job.id) for folder in folders if run_facts(folder).get("id") == job.id), None)
-
-    def _standing(self, job: Job, run: Run) -> Standing:
-        missing = job.missing(run)
+    def _standing(self, job: Job) -> Standing:
+        missing = job.missing()
         evaluated = tuple(step for step in job.budgets if step not in missing)
-        trained = max(dict(checkpoints(run.checkpoints)), default=0)
+        trained = max((step for step, _ in checkpoints(job.run.checkpoints)), default=0)
         if not missing:
-            return Standing(run.name, DONE, "trained and evaluated", evaluated, trained)
-        check_frozen(run.folder, science(job.config))
-        queued = self._queued.get(run.name, [])
-        if holder := held_outside(run.folder, [name for name, _ in queued]):
-            return Standing(run.name, IN_FLIGHT, f"held by {holder}", evaluated, trained)
-        job.refuse_lost_budgets(run)
+            return Standing(job.name, DONE, "trained and evaluated", evaluated, trained)
+        check_frozen(job.folder, science(job.config))
+        queued = self._queued.get(job.name, [])
+        if holder := held_outside(job.folder, [name for name, _ in queued]):
+            return Standing(job.name, IN_FLIGHT, f"held by {holder}", evaluated, trained)
+        job.refuse_lost_budgets()
         reached = {step for _, other in queued if other.work != EVALUATE for step in other.budgets}
-        on_its_way = {key for _, other in queued if other.work != "train" for key in _keys(evaluations_of(other))}
-        untrained = [step for step in job.untrained(run) if step not in reached]
+        on_its_way = {key for _, other in queued if other.work != "train" for key in _evaluations(other)}
+        untrained = [step for step in job.untrained() if step not in reached]
         left = [
-            (part, step)
-            for part, step in evaluations_of(job)
-            if step in Job(job.id, [part]).missing(run) and (protocol_key(part), step) not in on_its_way
+            (part.config, key[1])
+            for key, part in _evaluations(job).items()
+            if key not in on_its_way and key[1] in job.missing_of(part)
         ]
         names = ", ".join(name for name, _ in queued)
         if not untrained and not left:
-            return Standing(run.name, IN_FLIGHT, f"in the queue as {names}", evaluated, trained)
+            return Standing(job.name, IN_FLIGHT, f"in the queue as {names}", evaluated, trained)
         text = f"a part is in the queue as {names}" if names else ""
         state = STARTED if trained or evaluated else NEW
         train_to = max(untrained, default=0)
         # What waits or runs already will have trained to the last of its budgets.
         trained = max([trained, *(step for step in reached if step < train_to)])
-        return Standing(run.name, state, text, evaluated, trained, train_to, tuple(left))
+        return Standing(job.name, state, text, evaluated, trained, train_to, tuple(left))
 
-    def _queue(self) -> dict[str, list[tuple[str, Job]]]:
+    def _queue(self, runs_dir: Path) -> dict[str, list[tuple[str, Job]]]:
         """Run's folder name -> [(SLURM job id, what it does)] of all that wait or run."""
         found: dict[str, list[tuple[str, Job]]] = {}
-        if not (self.runs_dir / LAUNCHES).is_dir():
+        if not (runs_dir / LAUNCHES).is_dir():
             return found
         try:
-            runs = {path.name for paths in self._folders.values() for path in paths}
-            for name, jobs in in_flight(self.runs_dir, runs, Slurm).items():
+            runs = {path.parent.name for path in runs_dir.glob("[!.]*/run.json")}
+            for name, jobs in in_flight(runs_dir, runs, Slurm).items():
                 found[name] = [(queued.id, queued.job) for queued in jobs]
         except UserError as error:
             self.note = f"what waits in a queue cannot be told: {error}"
         return found
 
 
-def evaluations_of(job: Job) -> Evaluations:
-    """Every evaluation that the job asks for, once: parts may differ in runtime choices only."""
-    found: dict[tuple[Any, int], tuple[Config, int]] = {}
+def evaluations_of(job: Job) -> list[tuple[Config, int]]:
+    """(whose protocol, step) of every evaluation that the job asks for, once."""
+    return [(part.config, step) for (_, step), part in _evaluations(job).items()]
+
+
+def _evaluations(job: Job) -> dict[tuple[str, int], Part]:
+    """(protocol's key, step) -> who asks for it; parts may differ in runtime choices only."""
+    found: dict[tuple[str, int], Part] = {}
     for part in job.parts:
-        key = protocol_key(part)
-        for step in budgets(part.steps):
-            found.setdefault((key, step), (part, step))
-    return list(found.values())
+        key = _protocol_key(part)
+        for step in part.budgets:
+            found.setdefault((key, step), part)
+    return found
 
 
-def _keys(evaluations: Evaluations) -> set[tuple[str, int]]:
-    return {(protocol_key(part), step) for part, step in evaluations}
-
-
-def protocol_key(part: Config) -> str:
+def _protocol_key(part: Part) -> str:
     """Names the protocol, also where its extractor is not installed."""
     try:
-        return protocol_id(protocol_of(part))
+        return part.protocol_id
     except UserError:
-        asked = dataclasses.asdict(part.evaluation)
+        asked = dataclasses.asdict(part.config.evaluation)
         return repr({key: value for key, value in asked.items() if key not in RUNTIME_EVALUATION})

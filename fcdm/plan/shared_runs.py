@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fcdm.jobs.job import Job
 from fcdm.plan.estimate import EVALUATION, KINDS, Cost, Paces, job_cost
@@ -63,7 +63,7 @@ class Sharing:
 
 def sharing(jobs: Sequence[Job], paces: Paces, options: SlurmOptions) -> Sharing | None:
     """What the studies of these jobs take alone and together; None for a single study."""
-    names = list(dict.fromkeys(part.study for job in jobs for part in job.parts))
+    names = list(dict.fromkeys(part.config.study for job in jobs for part in job.parts))
     if len(names) < 2:
         return None
     studies = {name: _amount(_of_study(jobs, name), paces, options) for name in names}
@@ -71,8 +71,8 @@ def sharing(jobs: Sequence[Job], paces: Paces, options: SlurmOptions) -> Sharing
 
 
 def _of_study(jobs: Iterable[Job], study: str) -> list[Job]:
-    parts = [(job, [part for part in job.parts if part.study == study]) for job in jobs]
-    return [Job(job.id, some, job.work) for job, some in parts if some]
+    parts = [(job, tuple(part for part in job.parts if part.config.study == study)) for job in jobs]
+    return [replace(job, parts=some) for job, some in parts if some]
 
 
 def _amount(jobs: Iterable[Job], paces: Paces, options: SlurmOptions) -> Amount:

@@ -8,6 +8,7 @@ import os
 import shutil
 import time
 import uuid
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,18 +67,29 @@ def open_run(config: Config) -> Run:
     runs_dir = Path(config.runs_dir)
     found = find_run(runs_dir, identity)
     if found is None:
-        found = runs_dir / f"{readable_name(config)}-{identity[:8]}"
+        found = runs_dir / folder_name(config, identity)
         _create(found, identity, wanted, config)
     check_frozen(found, wanted)
     return Run(found, identity)
 
 
+def folder_name(config: Config, identity: str) -> str:
+    """The name that a run's folder is given when it is made."""
+    return f"{readable_name(config)}-{identity[:8]}"
+
+
 def find_run(runs_dir: Path, identity: str) -> Path | None:
     """The folder of the run with this id, whatever its readable name is."""
-    for folder in sorted(runs_dir.glob(f"*-{identity[:8]}")):
-        if run_facts(folder).get("id") == identity:
-            return folder
-    return None
+    return find_runs(runs_dir, [identity]).get(identity)
+
+
+def find_runs(runs_dir: Path, ids: Collection[str]) -> dict[str, Path]:
+    """Run id -> folder, of those runs that are there; the folder of runs is listed once for all of them."""
+    ends = {identity[:8] for identity in ids}
+    folders: dict[str, Path] = {}
+    for folder in sorted(path for path in runs_dir.glob("*-*") if path.name.rpartition("-")[2] in ends):
+        folders.setdefault(str(run_facts(folder).get("id")), folder)
+    return {identity: folders[identity] for identity in ids if identity in folders}
 
 
 def check_frozen(folder: Path, wanted: dict[str, Any]) -> None:

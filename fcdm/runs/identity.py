@@ -14,6 +14,7 @@ import hashlib
 import json
 from typing import Any
 
+from fcdm.config.check import walk
 from fcdm.config.schema import SCIENCE_KEYS, Config
 from fcdm.errors import UserError
 
@@ -67,14 +68,8 @@ def readable_name(config: Config) -> str:
     return f"{config.model.name.replace('/', '-')}-{config.data.name}-{config.resolution}px"
 
 
-def flatten(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in nested.items():
-        if isinstance(value, dict) and value:
-            flat.update(flatten(value, f"{prefix}{key}."))
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
+def flatten(nested: dict[str, Any]) -> dict[str, Any]:
+    return dict(walk(nested))
 
 
 def short_hash(content: Any, digits: int = 8) -> str:

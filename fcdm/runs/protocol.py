@@ -7,6 +7,8 @@ record and no second one, and results of different protocols cannot be mixed unn
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,29 @@ INTRODUCED: dict[str, Any] = {
     "guidance_weak_snapshots": None,
 }
 """Keys of later versions and the values that mean what was before them: left out, so that no protocol's id changes."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one command asks of a run: its budgets, evaluated by one protocol. The configuration is a checked one.
+
+    The protocol is made when it is first needed, and once: it hashes files that a job which only trains does without.
+    """
+
+    config: Config
+
+    @property
+    def budgets(self) -> list[int]:
+        return list(self.config.steps)
+
+    @cached_property
+    def protocol(self) -> dict[str, Any]:
+        """Raises UserError where something that it names is not there."""
+        return protocol_of(self.config)
+
+    @cached_property
+    def protocol_id(self) -> str:
+        return protocol_id(self.protocol)
 
 
 def protocol_of(config: Config) -> dict[str, Any]:

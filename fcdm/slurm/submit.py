@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from fcdm.atomic import locked
-from fcdm.config.check import budgets
+from fcdm.config.schema import Config
 from fcdm.errors import UserError
 from fcdm.jobs.job import EVALUATE, Job
 from fcdm.jobs.pin_weights import models_of
-from fcdm.runs.folder import Run, find_run
-from fcdm.runs.protocol import protocol_id, protocol_of
+from fcdm.runs.protocol import Part
 from fcdm.runs.revision import code_revision
 from fcdm.slurm.client import Refused, Scheduler, Schedulers, Slurm
 from fcdm.slurm.code_snapshot import take_snapshot
@@ -48,7 +47,6 @@ class _Planned:
     """One task to submit: a job with its work cut out."""
 
     row: Row
-    run: Run
     job: Job
     request: Resources
     after: str = ""
@@ -104,12 +102,12 @@ def submit(
     # One launcher at a time: two of the same sweep would both find a run neither done nor queued.
     with locked(runs_dir / LAUNCHES / ".lock"):
         code = take_snapshot(runs_dir, [model for job in jobs for model in models_of(job.parts)])
-        unfinished = {job.folder_name for job in jobs if not _is_done(job)}
+        unfinished = {job.name for job in jobs if not _is_done(job)}
         on_their_way = in_flight(runs_dir, unfinished, lambda name: scheduler if name == conf else elsewhere(name))
         rows: list[Row] = []
         planned: list[_Planned] = []
         for job in jobs:
-            row, tasks = _plan(job, options, on_their_way.get(job.folder_name, []), conf)
+            row, tasks = _plan(job, options, on_their_way.get(job.name, []), conf)
             rows.append(row)
             planned += tasks
         if planned:
@@ -129,27 +127,28 @@ def submit(
 
 def _from_anywhere(job: Job, runs_dir: Path) -> Job:
     """The job with absolute paths: it starts in another folder."""
-    parts = []
-    for part in job.parts:
-        path, uri = part.data.path, part.mlflow_uri
-        data = dataclasses.replace(part.data, path=str(Path(path).absolute())) if path else part.data
-        if uri and uri.startswith("sqlite:///") and not uri.startswith("sqlite:////"):
-            uri = f"sqlite:///{Path(uri.removeprefix('sqlite:///')).absolute()}"
-        reference, decoder = part.evaluation.reference, part.evaluation.decoder
-        evaluated = dataclasses.replace(
-            part.evaluation,
-            reference=str(Path(reference).absolute()) if reference else None,
-            decoder=str(Path(decoder).absolute()) if decoder and Path(decoder).exists() else decoder,
-        )
-        parts.append(dataclasses.replace(part, runs_dir=str(runs_dir), data=data, evaluation=evaluated, mlflow_uri=uri))
-    return dataclasses.replace(job, parts=parts)
+    parts = tuple(Part(_absolute(part.config, runs_dir)) for part in job.parts)
+    return dataclasses.replace(job, folder=runs_dir / job.name, parts=parts)
+
+
+def _absolute(config: Config, runs_dir: Path) -> Config:
+    path, uri = config.data.path, config.mlflow_uri
+    data = dataclasses.replace(config.data, path=str(Path(path).absolute())) if path else config.data
+    if uri and uri.startswith("sqlite:///") and not uri.startswith("sqlite:////"):
+        uri = f"sqlite:///{Path(uri.removeprefix('sqlite:///')).absolute()}"
+    reference, decoder = config.evaluation.reference, config.evaluation.decoder
+    evaluated = dataclasses.replace(
+        config.evaluation,
+        reference=str(Path(reference).absolute()) if reference else None,
+        decoder=str(Path(decoder).absolute()) if decoder and Path(decoder).exists() else decoder,
+    )
+    return dataclasses.replace(config, runs_dir=str(runs_dir), data=data, evaluation=evaluated, mlflow_uri=uri)
 
 
 def _is_done(job: Job) -> bool:
     """Whether nothing is left, as far as that can be told without making anything."""
-    found = find_run(Path(job.config.runs_dir), job.id)
     try:
-        return found is not None and not job.missing(Run(found, job.id))
+        return not job.missing()
     except UserError:
         return False
 
@@ -159,21 +158,21 @@ def _plan(job: Job, options: SlurmOptions, queued: list[Queued], conf: str | Non
     request = request_of(job.config.resources, options)
     row = Row(job, request, "submitted")
     try:
-        run = job.open()
-        if not job.missing(run):
+        job.open()
+        if not job.missing():
             row.state, row.text = "done", "trained and evaluated"
             return row, []
-        if holder := held_outside(run.folder, [other.id for other in queued]):
+        if holder := held_outside(job.folder, [other.id for other in queued]):
             row.state, row.text = "held", f"by {holder}"
             return row, []
-        job.refuse_lost_budgets(run)
+        job.refuse_lost_budgets()
     except UserError as error:
         row.state, row.text = "failed", str(error)
         return row, []
     if job.config.evaluation.where == "inline":
-        tasks = _inline(row, run, request, queued)
+        tasks = _inline(row, request, queued)
     else:
-        tasks = _apart(row, run, request, options, queued)
+        tasks = _apart(row, request, options, queued)
     names = [other.id for other in queued]
     abroad = [other.id for other in queued if other.conf != conf]
     if tasks and abroad:  # SLURM cannot wait for a job of another cluster
@@ -184,31 +183,31 @@ def _plan(job: Job, options: SlurmOptions, queued: list[Queued], conf: str | Non
     return row, tasks
 
 
-def _inline(row: Row, run: Run, request: Resources, queued: list[Queued]) -> list[_Planned]:
+def _inline(row: Row, request: Resources, queued: list[Queued]) -> list[_Planned]:
     """Training and evaluation in one job, after whatever of the run is in the queue with less."""
     job = row.job
-    if not _asked(job, job.missing(run)) - _asked_of(queued, ("all",)):
+    if not _asked(job, job.missing()) - _asked_of(queued, ("all",)):
         return []
-    return [_Planned(row, run, job, request, after=_after(queued))]
+    return [_Planned(row, job, request, after=_after(queued))]
 
 
-def _apart(row: Row, run: Run, request: Resources, options: SlurmOptions, queued: list[Queued]) -> list[_Planned]:
+def _apart(row: Row, request: Resources, options: SlurmOptions, queued: list[Queued]) -> list[_Planned]:
     """Training, and an evaluation that follows it."""
     job = row.job
     train, evaluator = (dataclasses.replace(job, work=work) for work in ("train", EVALUATE))
     evaluation = request_of(job.config.evaluation.resources, options, evaluation=True)
     trainings = [other for other in queued if other.job.work != EVALUATE]
-    untrained = _asked(train, job.untrained(run))
+    untrained = _asked(train, job.untrained())
     tasks = []
     if untrained - _asked_of(trainings, ("all", "train")):
-        tasks.append(_Planned(row, run, train, request, after=_after(trainings)))
-        return [*tasks, _Planned(row, run, evaluator, evaluation, follows=tasks[0])]
+        tasks.append(_Planned(row, train, request, after=_after(trainings)))
+        return [*tasks, _Planned(row, evaluator, evaluation, follows=tasks[0])]
     # An evaluation that is older than the last training in the queue may have come and gone when that ends.
     last = max((at for at, other in enumerate(queued) if other.job.work == "train"), default=-1)
     trusted = [other for other in queued[last + 1 :] if other.job.work == EVALUATE]
     trusted += [other for other in queued if other.job.work == "all"]
-    if _asked(evaluator, job.missing(run)) - _asked_of(trusted, ("all", EVALUATE)):
-        tasks.append(_Planned(row, run, evaluator, evaluation, after=_after(queued)))
+    if _asked(evaluator, job.missing()) - _asked_of(trusted, ("all", EVALUATE)):
+        tasks.append(_Planned(row, evaluator, evaluation, after=_after(queued)))
     return tasks
 
 
@@ -226,8 +225,8 @@ def _asked(job: Job, steps: Sequence[int] | None = None) -> set[tuple[str, int]]
     found = set()
     for part in job.parts:
         names = [""] if job.work != EVALUATE else []
-        names += [protocol_id(protocol_of(part))] if job.work != "train" else []
-        found |= {(name, step) for name in names for step in budgets(part.steps) if steps is None or step in steps}
+        names += [part.protocol_id] if job.work != "train" else []
+        found |= {(name, step) for name in names for step in part.budgets if steps is None or step in steps}
     return found
 
 
@@ -243,7 +242,7 @@ def _write(
     """Freeze the jobs and write the launch's folder."""
     groups: dict[tuple[str, Resources, str], list[_Planned]] = {}
     for task in planned:
-        task.file = task.job.freeze(task.run)
+        task.file = task.job.freeze()
         groups.setdefault((task.job.work, task.request, task.after), []).append(task)
     arrays: list[_Array] = []
     # Evaluations last: each waits for the id of its training.

@@ -1,22 +1,82 @@
-"""From a command line and a sweep file to the distinct choices it asks for.
+"""From a command line and its sweep files to the distinct choices they ask for.
 
 A sweep file says `grids:`, a list of mappings from key to value or list of values; each is a full product, and
 together they are one study (FCDM to 1M steps beside DiT to 7M: a plain product cannot say that). `steps` is never
 multiplied out: several numbers of steps are budgets of one trajectory. What the command line says of a key
 replaces what the grids say of it.
+
+Each of several files stands for itself, as if it had been named alone. Hydra would merge the files of
+`'+sweeps=[a,b]'` into one, with the grids of the last. Here each is composed on its own, and their choices are put one
+after another; so every study keeps its name, and what several ask of one run is one job
+(`fcdm.jobs.make_jobs.make_jobs`). `+sweeps=a,b` means the same, and a file may name others: `studies: [a, b]`.
 """
 
 from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
 
 from fcdm.errors import UserError
+
+
+def choices_of(loader: ConfigLoader, master: DictConfig, arguments: list[str]) -> list[list[str]]:
+    """The override lists of all distinct choices that a command line and its sweep files ask for, in order.
+
+    `master`: what Hydra composed of `arguments`. Raises UserError, and what Hydra raises for a file that is not there.
+    """
+    place, names = _named(arguments)
+    if len(names) <= 1 and not master.studies:
+        return expand(arguments, _grids(master))
+    choices: list[list[str]] = []
+    for one, composed in _files(loader, master, arguments, place, names, set()):
+        choices += expand(one, _grids(composed))
+    return [list(choice) for choice in dict.fromkeys(map(tuple, choices))]
+
+
+def _files(
+    loader: ConfigLoader, master: DictConfig, arguments: list[str], place: int, names: list[str], seen: set[str]
+) -> Iterator[tuple[list[str], DictConfig]]:
+    """For each file, the command line that names it alone and what Hydra composes of that; each file once."""
+    hydra = list(master.hydra.overrides.hydra)
+    for name in names:
+        if name in seen:
+            continue
+        seen.add(name)
+        one = [*arguments[:place], f"+sweeps={name}", *arguments[place + 1 :]]
+        composed = loader.load_configuration(master.hydra.job.config_name, [*hydra, *one], run_mode=RunMode.MULTIRUN)
+        if composed.studies and composed.grids:
+            raise UserError(f"sweeps/{name}.yaml says grids: and studies:, but it is either a study or a list of some")
+        if composed.studies:
+            yield from _files(loader, master, arguments, place, list(composed.studies), seen)
+        else:
+            yield one, composed
+
+
+def _named(arguments: list[str]) -> tuple[int, list[str]]:
+    """Where on the command line the sweep files are named, and which. Raises UserError."""
+    for place, override in enumerate(_parsed(arguments)):
+        if override.key_or_group == "sweeps" and not override.is_delete():
+            values: list[Any] = [override.value()]
+            if override.is_sweep_override():
+                values = list(override.sweep_string_iterator())
+            names = [name for value in values for name in (value if isinstance(value, list) else [value])]
+            return place, list(dict.fromkeys(map(str, names)))
+    return 0, []
+
+
+def _grids(composed: DictConfig) -> list[Any]:
+    grids = OmegaConf.to_container(composed.grids)
+    assert isinstance(grids, list)
+    return grids
 
 
 def expand(arguments: Iterable[str], grids: Iterable[Mapping[str, Any]]) -> list[list[str]]:
@@ -30,7 +90,7 @@ def expand(arguments: Iterable[str], grids: Iterable[Mapping[str, Any]]) -> list
         dimensions = {**_grid(grid), **swept}
         dimensions = {key: values for key, values in dimensions.items() if key not in fixed}
         steps = dimensions.pop("steps", None)
-        ends = [_override("steps", steps)] if steps is not None else []
+        ends = [override_text("steps", steps)] if steps is not None else []
         for values in itertools.product(*dimensions.values()):
             named = [_text(key, value) for key, value in zip(dimensions, values, strict=True)]
             choices.append([*fixed.values(), *named, *ends])
@@ -39,24 +99,16 @@ def expand(arguments: Iterable[str], grids: Iterable[Mapping[str, Any]]) -> list
 
 def _command_line(arguments: list[str]) -> tuple[dict[str, str], dict[str, list[Any]]]:
     """Overrides that stand as they are by key, and swept keys with their values (as override texts)."""
-    try:
-        parsed = OverridesParser.create().parse_overrides(arguments)
-    except HydraException as error:
-        raise UserError(str(error).splitlines()[0]) from None
     fixed: dict[str, str] = {}
     swept: dict[str, list[Any]] = {}
-    for override in parsed:
+    for override in _parsed(arguments):
         key = override.key_or_group
         if key == "steps" and not override.is_delete():
-            values = override.value()
+            values = [override.value()]
             if override.is_sweep_override():
-                values = [_parsed(text) for text in override.sweep_string_iterator()]
-            elif not isinstance(values, list):
-                values = [values]
-            swept[key] = [
-                *swept.get(key, []),
-                *itertools.chain.from_iterable(v if isinstance(v, list) else [v] for v in values),
-            ]
+                values = [_parsed([f"steps={text}"])[0].value() for text in override.sweep_string_iterator()]
+            steps = itertools.chain.from_iterable(v if isinstance(v, list) else [v] for v in values)
+            swept[key] = [*swept.get(key, []), *steps]
         elif override.is_sweep_override():
             swept[key] = [_Raw(f"{override.get_key_element()}={text}") for text in override.sweep_string_iterator()]
         else:
@@ -69,7 +121,7 @@ class _Raw(str):
 
 
 def _text(key: str, value: Any) -> str:
-    return str(value) if isinstance(value, _Raw) else _override(key, value)
+    return str(value) if isinstance(value, _Raw) else override_text(key, value)
 
 
 def _grid(grid: Any) -> dict[str, list[Any]]:
@@ -85,7 +137,8 @@ def _grid(grid: Any) -> dict[str, list[Any]]:
     return dimensions
 
 
-def _override(key: str, value: Any) -> str:
+def override_text(key: str, value: Any) -> str:
+    """`key=value` as a command line would say it, quoted where Hydra's grammar needs that."""
     return f"{key}={_literal(value)}"
 
 
@@ -106,5 +159,8 @@ def _literal(value: Any) -> str:
     return f"'{escaped}'"
 
 
-def _parsed(text: str) -> Any:
-    return OverridesParser.create().parse_override(f"steps={text}").value()
+def _parsed(arguments: list[str]) -> list[Override]:
+    try:
+        return OverridesParser.create().parse_overrides(arguments)
+    except HydraException as error:
+        raise UserError(str(error).splitlines()[0]) from None

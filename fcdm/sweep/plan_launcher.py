@@ -6,8 +6,6 @@ import os
 import sys
 from typing import Any
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
-
 from fcdm.errors import UserError
 from fcdm.jobs.job import Job
 from fcdm.plan.make_plan import make_plan
@@ -16,12 +14,8 @@ from fcdm.slurm.options import ROWS, PlanOptions
 
 
 def show_plan(jobs: list[Job], values: dict[str, Any]) -> int:
-    """Print the plan of these jobs; `values` are the launcher's options as Hydra hands them over. Returns 0."""
-    plain: dict[str, Any] = {
-        key: OmegaConf.to_container(value) if isinstance(value, DictConfig | ListConfig) else value
-        for key, value in values.items()
-    }
-    options = PlanOptions(**plain)
+    """Print the plan of these jobs; `values` are the launcher's options. Returns 0."""
+    options = PlanOptions(**values)
     if options.rows not in ROWS:
         raise UserError(f"hydra.launcher.rows={options.rows} is not known: {', '.join(ROWS)}")
     plan = make_plan(jobs, options)

@@ -19,15 +19,15 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from fcdm.config.check import check, checked, config_from, unknown_key
 from fcdm.config.ema_profiles import power_length
 from fcdm.config.presets import preset_names
-from fcdm.config.schema import Config, CustomConfig, EvaluationConfig
+from fcdm.config.schema import Config, EvaluationConfig
 from fcdm.data.dataset import data_checksum
 from fcdm.errors import UserError
+from fcdm.jobs.make_jobs import with_own_source
 from fcdm.jobs.pin_weights import resolved_sources
 from fcdm.runs.find_weights import Weights
 from fcdm.runs.folder import Run, frozen_science
 from fcdm.runs.identity import run_id, science
 from fcdm.runs.tracked_ema import settled
-from fcdm.runs.user_models import with_source
 from fcdm.sweep.hydra_errors import is_users, one_line
 from fcdm.sweep.hydra_schema import register_schema
 
@@ -148,8 +148,7 @@ def _file_config(weights: Weights, overrides: list[str]) -> Config:
         config = checked(_composed(overrides))
     except Exception as error:
         raise _told(error) from None
-    if isinstance(config.model, CustomConfig):
-        config.model = with_source(config.model)
+    config = with_own_source(config)
     if power_length(config.evaluation.weights) is not None:
         raise UserError(f"{weights.path} is a file: {config.evaluation.weights} is made of a run's snapshots")
     if config.data.path is None:  # bundled: part of the protocol, as the reference

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
@@ -25,12 +25,8 @@ GOOD = ("submitted", "done", "in the queue")
 
 
 def options_from(values: dict[str, Any]) -> SlurmOptions:
-    """Typed options from what Hydra hands to a launcher."""
-    plain: dict[str, Any] = {
-        key: OmegaConf.to_container(value) if isinstance(value, DictConfig | ListConfig) else value
-        for key, value in values.items()
-    }
-    options = SlurmOptions(**plain)
+    """Typed options from those of the launcher."""
+    options = SlurmOptions(**values)
     if options.slurm_conf and not Path(options.slurm_conf).is_file():
         raise UserError(
             f"hydra.launcher.slurm_conf={options.slurm_conf} is not there: python tools/devcluster up starts a "
@@ -66,7 +62,7 @@ def submit_jobs(jobs: list[Job], values: dict[str, Any]) -> int:
     runs_dir = jobs[0].config.runs_dir
     study = jobs[0].config.study
     status = f"python -m fcdm.status {study}" + (f" --runs {runs_dir}" if runs_dir != "runs" else "")
-    counts = ", ".join(f"{count} {state}" for state, count in _counts(rows).items())
+    counts = ", ".join(f"{count} {state}" for state, count in Counter(row.state for row in rows).items())
     named = f" (SLURM {', '.join(ids)})" if ids else ""
     leave = "" if options.wait or not named else "; the jobs need nothing of this terminal any more"
     console.print(f"{counts}{named}{leave}", highlight=False, soft_wrap=True)
@@ -76,13 +72,6 @@ def submit_jobs(jobs: list[Job], values: dict[str, Any]) -> int:
 
         failed = watch(Path(runs_dir), study, scheduler)
     return failed
-
-
-def _counts(rows: list[Row]) -> dict[str, int]:
-    found: dict[str, int] = {}
-    for row in rows:
-        found[row.state] = found.get(row.state, 0) + 1
-    return found
 
 
 def _table(rows: list[Row]) -> Table:
@@ -96,5 +85,5 @@ def _table(rows: list[Row]) -> Table:
         if evaluation.where == "job":
             asked += f"; evaluated on {request_of(evaluation.resources, SlurmOptions(), evaluation=True)}"
         state = row.state + (f": {row.text}" if row.text else "")
-        table.add_row(row.job.folder_name, steps, asked, ", ".join(row.ids) or "-", state)
+        table.add_row(row.job.name, steps, asked, ", ".join(row.ids) or "-", state)
     return table

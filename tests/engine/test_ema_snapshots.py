@@ -25,7 +25,7 @@ from fcdm.errors import UserError
 from fcdm.jobs.job import Job
 from fcdm.jobs.make_jobs import make_jobs
 from fcdm.runs.folder import Run, open_run
-from fcdm.runs.protocol import protocol_id, protocol_of
+from fcdm.runs.protocol import protocol_of
 from tests.support.commands import TINY, Command, composing, environment, evaluations, only_run, weights
 
 POWER = ("model=N", "steps=[20,40]", *TINY, "power_ema.every=5", "evaluation.weights=power:0.08")
@@ -158,13 +158,13 @@ def test_the_protocol_says_of_which_snapshots() -> None:
 
     def asked(*more: str) -> str:
         (job,) = make_jobs([config("model=N", "steps=800", "evaluation.weights=power:0.08", *more)])
-        return protocol_id(protocol_of(job.config))
+        return job.parts[0].protocol_id
 
     plain = asked(TWO, "power_ema.every=100")
     others = [asked(THREE, "power_ema.every=100"), asked(TWO, "power_ema.every=50")]
     assert len({plain, *others}) == 3
     assert asked(TWO, "power_ema.every=100", "steps=[150,420,800]") == plain
-    assert "weights_snapshots" not in protocol_of(make_jobs([config("model=N", TWO)])[0].config)
+    assert "weights_snapshots" not in make_jobs([config("model=N", TWO)])[0].parts[0].protocol
 
 
 def test_more_snapshots_than_are_named_change_nothing(tmp_path: Path, tracked: Path) -> None:
@@ -242,7 +242,7 @@ def jobs(*choices: list[str]) -> list[Job]:
 
 def test_the_parts_of_a_run_agree_on_what_is_tracked() -> None:
     (job,) = jobs([TWO], ["evaluation.weights=power:0.05"])
-    assert [part.power_ema.sigma_rel for part in job.parts] == [[0.05, 0.1]] * 2
+    assert [part.config.power_ema.sigma_rel for part in job.parts] == [[0.05, 0.1]] * 2
     with pytest.raises(UserError, match=r"cannot be swept: \[0.05\] and \[0.05,0.1\] are asked of one run"):
         jobs([TWO], ["power_ema.sigma_rel=[0.05]", "evaluation.samples=50"])
     with pytest.raises(UserError, match=r"power_ema.every cannot be swept: 5 and 10 are asked of one run"):

@@ -10,7 +10,6 @@ import pytest
 
 from fcdm.errors import UserError
 from fcdm.jobs.make_jobs import make_jobs
-from fcdm.runs.protocol import protocol_id, protocol_of
 from tests.support.commands import TINY, Command, composed, only_run, values, weights
 
 FLOW = ("model=N", "objective=flow", *TINY, "evaluation.sampling_steps=4")
@@ -18,8 +17,7 @@ FLOW = ("model=N", "objective=flow", *TINY, "evaluation.sampling_steps=4")
 
 def protocol(*overrides: str) -> tuple[str, dict[str, Any]]:
     (job,) = make_jobs([composed(*overrides)])
-    found = protocol_of(job.config)
-    return protocol_id(found), found
+    return job.parts[0].protocol_id, job.parts[0].protocol
 
 
 def test_the_protocols_of_earlier_versions_keep_their_ids() -> None:

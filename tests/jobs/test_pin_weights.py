@@ -23,7 +23,6 @@ from fcdm.jobs.job import Job
 from fcdm.jobs.make_jobs import make_jobs
 from fcdm.plan.estimate import evaluation_flops
 from fcdm.runs.checkpoints import CannotEvaluate
-from fcdm.runs.protocol import protocol_id, protocol_of
 from fcdm.runs.run_cost import run_cost
 from tests.support.commands import TINY, Command, composing, environment, evaluations
 
@@ -276,7 +275,7 @@ def test_a_model_that_guides_itself_changes_nothing(trained: Runs) -> None:
 
 def test_the_protocol_tells_weak_models_apart_and_not_their_paths(trained: Runs) -> None:
     def protocol(*overrides: str) -> str:
-        return protocol_id(protocol_of(job(trained, "evaluation.guidance_scale=2", *overrides).config))
+        return job(trained, "evaluation.guidance_scale=2", *overrides).parts[0].protocol_id
 
     folder = trained.folder / trained.main / "checkpoints" / "step-00000002"
     here = [f"evaluation.guidance_weak={source}" for source in (f"{trained.main}@2", folder)]

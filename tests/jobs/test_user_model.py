@@ -167,7 +167,7 @@ def test_a_job_whose_code_changed_is_refused(fcdm: Command, tmp_path: Path) -> N
     write_page(tmp_path)
     (job,) = make_jobs([custom_run(tmp_path)])
     run = job.open()
-    file = job.freeze(run)
+    file = job.freeze()
     (tmp_path / "my_unet.py").write_text(MODULE.replace("dropout=0.0", "dropout=0.25"))
     done = fcdm(str(file), module="fcdm.job")
     assert done.returncode == 1

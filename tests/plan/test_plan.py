@@ -382,7 +382,8 @@ class FakeSlurm:
 
 def _submitted(job: Any, tmp_path: Path, name: str) -> None:
     """What the SLURM launcher leaves."""
-    file = job.freeze(job.open())
+    job.open()
+    file = job.freeze()
     jobs = [str(file.relative_to(tmp_path / "runs"))]
     write_launch(new_launch(tmp_path / "runs"), [{"script": "0.sh", "work": "all", "jobs": jobs}])
     add_id(file, name)

@@ -141,7 +141,7 @@ def test_jobs_join_budgets_and_keep_protocols_apart() -> None:
             composed("model=M", "steps=100"),
         ]
     )
-    assert [[part.steps for part in job.parts] for job in jobs] == [[[50, 100, 200], [100]], [[100]]]
+    assert [[part.budgets for part in job.parts] for job in jobs] == [[[50, 100, 200], [100]], [[100]]]
     assert jobs[0].budgets == [50, 100, 200]
 
 

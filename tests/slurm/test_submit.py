@@ -17,7 +17,6 @@ from fcdm.config.schema import Config, ResourcesConfig
 from fcdm.errors import UserError
 from fcdm.jobs.job import EVALUATE, Job
 from fcdm.jobs.make_jobs import make_jobs
-from fcdm.runs.protocol import protocol_id, protocol_of
 from fcdm.slurm import submit as submitting
 from fcdm.slurm.client import Cluster, Node, Partition, minutes
 from fcdm.slurm.ledger import list_tasks, read_ids
@@ -59,7 +58,7 @@ def evaluate(row: Row, *steps: int) -> None:
     run.evaluations.mkdir(exist_ok=True)
     for part in row.job.parts:
         for step in steps:
-            write_json(run.evaluation(step, protocol_id(protocol_of(part))), {"metrics": {"fid": 1.0}})
+            write_json(run.evaluation(step, part.protocol_id), {"metrics": {"fid": 1.0}})
 
 
 def test_one_array_for_each_set_of_resources(tmp_path: Path) -> None:
@@ -82,7 +81,7 @@ def test_arrays_are_split_at_the_clusters_limit_and_all_are_tried_first(tmp_path
     assert len(scheduler.tested) == 3
     assert len({row.ids[0] for row in rows}) == 7
     tasks = list_tasks(tmp_path / "runs")
-    assert {task.run.name: task.ids for task in tasks} == {row.job.folder_name: tuple(row.ids) for row in rows}
+    assert {task.run.name: task.ids for task in tasks} == {row.job.name: tuple(row.ids) for row in rows}
 
 
 def test_what_is_on_its_way_or_done_is_left_out(tmp_path: Path) -> None:
@@ -179,7 +178,7 @@ def test_evaluations_wait_for_their_own_training(tmp_path: Path) -> None:
     assert [(s.array, s.dependency) for s in scheduler.submissions[3:]] == [("0-1", "")]
     job = Job.load(next(task.job_file for task in list_tasks(tmp_path / "runs") if task.ids == tuple(again[0].ids)))
     assert job.work == EVALUATE
-    assert job.left(again[0].job.open()) == [10, 20]
+    assert job.left() == [10, 20]
 
 
 def _evaluated_apart(tmp_path: Path, steps: tuple[int, ...] = (10, 20)) -> Config:
@@ -423,7 +422,7 @@ def test_a_job_is_requeued_as_long_as_there_is_progress(tmp_path: Path, monkeypa
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
     (job,) = jobs_of(config(tmp_path))
     run = job.open()
-    path = job.freeze(run)
+    path = job.freeze()
     log = tmp_path / "requeued.txt"
     _put_on_path(monkeypatch, tmp_path, f'[ "$1" = requeue ] && echo "$2" >> {log}; exit 0')
     for step in (10, 20, 30):

@@ -22,7 +22,7 @@ from fcdm.plan.model import Plan
 from fcdm.runs.protocol import decoder_of
 from fcdm.runs.run_cost import run_cost, train_flops
 from fcdm.slurm.options import PlanOptions
-from fcdm.sweep.sweep_files import choices_of
+from fcdm.sweep.expand import choices_of
 from tests.support.commands import ROOT, TINY, Command, composing, evaluations, records, values
 
 SWEEPS = ROOT / "sweeps"
@@ -65,7 +65,7 @@ def planned(jobs: list[Job]) -> Plan:
 
 
 def studies_of(jobs: list[Job]) -> set[str]:
-    return {part.study for job in jobs for part in job.parts}
+    return {part.config.study for job in jobs for part in job.parts}
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if name != "paper"])
@@ -82,10 +82,10 @@ def test_each_file_plans_without_data_and_is_what_it_says(name: str) -> None:
     if name in BUDGETS:
         runs, evaluated, budgets = BUDGETS[name]
         assert len(jobs) == runs
-        assert sum(len(part.steps) for job in jobs for part in job.parts) == evaluated
+        assert sum(len(part.budgets) for job in jobs for part in job.parts) == evaluated
         assert {job.budgets[-1] for job in jobs} <= set(budgets) <= {step for job in jobs for step in job.budgets}
     if jobs[0].config.data.name == "imagenet":
-        for part in (part for job in jobs for part in job.parts):
+        for part in (part.config for job in jobs for part in job.parts):
             asked = part.evaluation
             reference = {256: "VIRTUAL_imagenet256_labeled.npz", 512: "VIRTUAL_imagenet512.npz"}[part.resolution]
             assert asked.reference == f"data/{reference}"
@@ -97,7 +97,7 @@ def test_each_file_plans_without_data_and_is_what_it_says(name: str) -> None:
             assert (part.batch_size, part.seed) == (256, 0)
             if name not in ("guidance_256", "guidance_512", "label_drop"):
                 assert asked.guidance_scale == 1.0
-        assert jobs[0].parts[0].evaluation.guidance_scale == 1.0  # the headline
+        assert jobs[0].config.evaluation.guidance_scale == 1.0  # the headline
 
 
 def test_every_issue_experiment_has_its_file() -> None:
