@@ -89,14 +89,14 @@ def segment_facts(config: Config, ranks: Ranks) -> dict[str, Any]:
     }
 
 
-class Segment:
+class SegmentRecorder:
     """Context manager that records the start and the end of a stretch of work, and how it ended."""
 
     def __init__(self, records: RecordWriter | None, config: Config, ranks: Ranks, state: TrainState) -> None:
         self.records, self.config, self.ranks, self.state = records, config, ranks, state
         self.completed = False
 
-    def __enter__(self) -> Segment:
+    def __enter__(self) -> SegmentRecorder:
         self.started = time.monotonic()
         if self.records is not None:
             self.records.segment_start(self.state.step, **segment_facts(self.config, self.ranks))

@@ -37,7 +37,7 @@ HELDOUT_BINS = 10
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class EvaluationResult:
     metrics: dict[str, float]
     """fid (against the training images), fid_heldout, fid_pixels, fid_pixels_heldout, heldout_loss."""
     heldout_loss_bins: list[float]
@@ -55,7 +55,7 @@ class Evaluation:
 @torch.no_grad()
 def evaluate(
     model: nn.Module, config: Config, data: Dataset | None, step: int, partial: Path, worker: Worker
-) -> Evaluation:
+) -> EvaluationResult:
     """Evaluate `model` (in eval mode) as of `step`. All ranks return the same metrics; only rank 0's grid is whole.
 
     Without `data` there is no held-out loss.
@@ -77,7 +77,7 @@ def evaluate(
     bins = heldout_loss(model, config, data, worker.ranks) if data is not None else []
     if data is not None and data.heldout:
         metrics["heldout_loss"] = float(np.mean(bins))
-    return Evaluation(metrics, bins, floor, drawn.grid, time.monotonic() - began)
+    return EvaluationResult(metrics, bins, floor, drawn.grid, time.monotonic() - began)
 
 
 def draw_and_measure(

@@ -14,7 +14,7 @@ from fcdm.atomic import describe_oserror, write_atomic, write_json
 from fcdm.config.ema_profiles import power_length
 from fcdm.data.dataset import Dataset, open_dataset
 from fcdm.engine.environment import matmul_precision, prepare_machine
-from fcdm.engine.evaluate import Evaluation, evaluate
+from fcdm.engine.evaluate import EvaluationResult, evaluate
 from fcdm.engine.image_grid import COLUMNS, png, tile
 from fcdm.engine.load_model import load_named
 from fcdm.engine.state import TrainState, create_model
@@ -105,7 +105,7 @@ class Evaluator:
         path = self.run.evaluation(step, self.protocol_id)
         return self.ranks.any(self.ranks.is_main and path.exists())
 
-    def _write(self, step: int, found: Evaluation, records: RecordWriter | None, average: dict[str, Any]) -> None:
+    def _write(self, step: int, found: EvaluationResult, records: RecordWriter | None, average: dict[str, Any]) -> None:
         path = self.run.evaluation(step, self.protocol_id)
         content: dict[str, Any] = {
             "step": step,

@@ -7,7 +7,7 @@ import contextlib
 from fcdm.data.dataset import open_dataset
 from fcdm.diffusion import make_objective
 from fcdm.engine.batches import BatchSource
-from fcdm.engine.environment import Segment, matmul_precision, prepare_machine
+from fcdm.engine.environment import SegmentRecorder, matmul_precision, prepare_machine
 from fcdm.engine.evaluate_run import Evaluator
 from fcdm.engine.load_model import initial_weights
 from fcdm.engine.meter import Meter
@@ -49,7 +49,7 @@ def train(run: Run, part: Part, worker: Worker, keep: set[int], evaluated: bool 
     with contextlib.ExitStack() as stack:
         stack.enter_context(matmul_precision(config.precision))
         records = stack.enter_context(RecordWriter(run.records)) if ranks.is_main else None
-        segment = stack.enter_context(Segment(records, config, ranks, state))
+        segment = stack.enter_context(SegmentRecorder(records, config, ranks, state))
         saver = Saver(run, config, state, records, ranks, keep | set(stops))
         if evaluated:  # what an earlier process trained and did not come to evaluate
             evaluator.checkpoints([target for target in targets if target <= state.step], records)

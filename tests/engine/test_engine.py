@@ -18,7 +18,7 @@ from fcdm.diffusion import make_objective
 from fcdm.engine.batches import BatchSource, DataOrder
 from fcdm.engine.distributed import Ranks
 from fcdm.engine.ema import ema_decay, update_ema
-from fcdm.engine.evaluate import Evaluation, evaluate
+from fcdm.engine.evaluate import EvaluationResult, evaluate
 from fcdm.engine.state import create_model
 from fcdm.engine.stop import Stopped, StopSignal
 from fcdm.engine.train_step import learning_rate
@@ -141,7 +141,7 @@ def _trained(config: Config) -> torch.nn.Module:
 
 def _evaluate(
     config: Config, data: Dataset, partial: Path, stop: StopSignal | None = None, **changes: object
-) -> Evaluation:
+) -> EvaluationResult:
     protocol = dataclasses.replace(config.evaluation, **changes)  # type: ignore[arg-type]
     config = dataclasses.replace(config, evaluation=protocol)
     worker = Worker(Ranks(0, 1, CPU), Silent(), stop or StopSignal())

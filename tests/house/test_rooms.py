@@ -122,6 +122,16 @@ def test_no_file_name_stands_twice() -> None:
     assert twice - COMMANDS == set()
 
 
+def test_no_class_name_stands_twice() -> None:
+    classes = Counter(
+        node.name
+        for path in product().values()
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    )
+    assert {name for name, count in classes.items() if count > 1} == set()
+
+
 def test_the_engine_and_the_analysis_know_nothing_of_each_other_nor_of_launchers() -> None:
     for module, path in product().items():
         roots = {name.split(".")[0] for name in imports(path)}
