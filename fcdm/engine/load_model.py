@@ -30,7 +30,7 @@ def open_model(weights: Weights, config: Config, device: torch.device) -> nn.Mod
     return model
 
 
-def load_named(model: nn.Module, found: Weights, name: str, snapshots: str | None) -> Synthesised | None:
+def load_named(model: nn.Module, weights: Weights, name: str, snapshots: str | None) -> Synthesised | None:
     """Load `ema`, `raw` or `power:0.08` of what was found into the model; how the last was made, else None.
 
     snapshots: of which an average is made (`fcdm.config.ema_profiles.Kept`). Raises UserError where they are of another
@@ -38,13 +38,13 @@ def load_named(model: nn.Module, found: Weights, name: str, snapshots: str | Non
     """
     length = power_length(name)
     if length is None:
-        load_weights(model, read_weights(found, model, group_of(name)))
+        load_weights(model, read_weights(weights, model, group_of(name)))
         return None
-    if found.run is None or found.step is None:
-        raise UserError(f"{found.path} is a file: {name} is made of a run's snapshots")
+    if weights.run is None or weights.step is None:
+        raise UserError(f"{weights.path} is a file: {name} is made of a run's snapshots")
     if snapshots is None:
         raise UserError(f"{name}: the job does not say of which snapshots: give the command again")
-    made = synthesised(found.run.snapshots, found.step, length, Kept.of(snapshots))
+    made = synthesised(weights.run.snapshots, weights.step, length, Kept.of(snapshots))
     load_weights(model, made.weights)
     return made
 
@@ -61,9 +61,9 @@ def initial_weights(config: Config, model: nn.Module) -> dict[str, Tensor] | Non
     """
     if config.init_from is None:
         return None
-    found = _again("init_from", config.init_path, config.init_from)
+    weights = _again("init_from", config.init_path, config.init_from)
     try:
-        return read_weights(found, model, group_of(config.init_from_weights), any_side=True)
+        return read_weights(weights, model, group_of(config.init_from_weights), any_side=True)
     except UserError as error:
         raise UserError(f"init_from: {error}") from None
 
@@ -78,19 +78,19 @@ def weaker_model(config: Config, device: torch.device) -> nn.Module | None:
     if asked.guidance_weak is None or asked.guidance_scale == 1.0:
         return None
     try:
-        found = _again("evaluation.guidance_weak", asked.guidance_weak_path, asked.guidance_weak)
-        model = create_model(weak_config(config, found), device).eval().requires_grad_(False)
-        load_named(model, found, asked.guidance_weak_weights, asked.guidance_weak_snapshots)
+        weights = _again("evaluation.guidance_weak", asked.guidance_weak_path, asked.guidance_weak)
+        model = create_model(weak_config(config, weights), device).eval().requires_grad_(False)
+        load_named(model, weights, asked.guidance_weak_weights, asked.guidance_weak_snapshots)
     except UserError as error:
         raise CannotEvaluate(f"evaluation.guidance_weak: {error}") from None
     return model
 
 
-def weak_config(config: Config, found: Weights) -> Config:
+def weak_config(config: Config, weights: Weights) -> Config:
     """`config` with the model of the run that the weights are of."""
-    if found.run is None:
+    if weights.run is None:
         return config
-    frozen = frozen_science(found.run.folder)
+    frozen = frozen_science(weights.run.folder)
     values = dataclasses.asdict(config)
     values["model"] = frozen["model"]
     values["diffusion"] |= {"learn_sigma": frozen["diffusion"]["learn_sigma"]}
@@ -101,7 +101,7 @@ def _again(key: str, path: str | None, identity: str) -> Weights:
     """What was found at submission, if it is still that. Raises UserError."""
     if path is None or not Path(path).exists():
         raise UserError(f"{key}: {path} is gone, and it is needed: put it back, and the same command goes on")
-    found = find_weights(path)
-    if found.id != identity:
-        raise UserError(f"{key}: {path} was {identity} at submission and is {found.id} now: put back what it was")
-    return found
+    weights = find_weights(path)
+    if weights.id != identity:
+        raise UserError(f"{key}: {path} was {identity} at submission and is {weights.id} now: put back what it was")
+    return weights

@@ -51,22 +51,22 @@ def resolved_sources(config: Config, data_here: bool = True) -> Config:
     data_here: its data has been seen, so that its checksum tells whether a weaker model had the same.
     """
     if config.init_from is not None:
-        found = _pinned("init_from", config.init_from, config)
-        _check_same_model(config, found)
+        weights = _pinned("init_from", config.init_from, config)
+        _check_same_model(config, weights)
         # A safetensors file holds one set of weights, whatever it is called: one id.
-        which = "ema" if found.run is None and found.path.suffix == ".safetensors" else config.init_from_weights
-        place = str(found.path.absolute())
-        config = dataclasses.replace(config, init_from=found.id, init_from_weights=which, init_path=place)
+        which = "ema" if weights.run is None and weights.path.suffix == ".safetensors" else config.init_from_weights
+        place = str(weights.path.absolute())
+        config = dataclasses.replace(config, init_from=weights.id, init_from_weights=which, init_path=place)
     asked = config.evaluation
     if asked.guidance_weak is not None and asked.guidance_scale != 1.0:
-        found = _pinned("evaluation.guidance_weak", asked.guidance_weak, config)
-        _check_same_problem(config, found, data_here)
-        _check_code(found)
+        weights = _pinned("evaluation.guidance_weak", asked.guidance_weak, config)
+        _check_same_problem(config, weights, data_here)
+        _check_code(weights)
         pinned = dataclasses.replace(
             asked,
-            guidance_weak=found.id,
-            guidance_weak_path=str(found.path.absolute()),
-            guidance_weak_snapshots=_snapshots(asked.guidance_weak_weights, found),
+            guidance_weak=weights.id,
+            guidance_weak_path=str(weights.path.absolute()),
+            guidance_weak_snapshots=_snapshots(asked.guidance_weak_weights, weights),
         )
         config = dataclasses.replace(config, evaluation=pinned)
     elif asked.guidance_weak is not None:  # nothing to guide: one protocol
@@ -77,28 +77,28 @@ def resolved_sources(config: Config, data_here: bool = True) -> Config:
 
 def models_of(parts: Sequence[Part]) -> list[ModelConfig]:
     """The models that these parts of one run need code of: its own, and weaker ones that guide it."""
-    found = [parts[0].config.model]
+    models = [parts[0].config.model]
     for evaluation in (part.config.evaluation for part in parts):
         path = Path(evaluation.guidance_weak_path or "")
         if evaluation.guidance_weak is not None and path.parent.name == "checkpoints":
             weak = frozen_science(path.parent.parent)["model"]
             if "target" in weak:
-                found.append(CustomConfig(**weak))
-    return found
+                models.append(CustomConfig(**weak))
+    return models
 
 
-def _snapshots(weights: str, found: Weights) -> str | None:
+def _snapshots(name: str, weights: Weights) -> str | None:
     """Which snapshots make the weak model's average. Raises UserError where they do not."""
-    length = power_length(weights, "evaluation.guidance_weak_weights")
+    length = power_length(name, "evaluation.guidance_weak_weights")
     if length is None:
         return None
-    if found.run is None or found.step is None:
-        raise UserError(f"evaluation.guidance_weak: {found.path} is a file: {weights} is made of a run's snapshots")
+    if weights.run is None or weights.step is None:
+        raise UserError(f"evaluation.guidance_weak: {weights.path} is a file: {name} is made of a run's snapshots")
     from fcdm.engine.ema_snapshots import refuse_unmade  # only now torch: few commands ask for this
 
-    kept = tracked(found.run, found.step)
+    kept = tracked(weights.run, weights.step)
     try:
-        refuse_unmade(found.run, kept, found.step, length)
+        refuse_unmade(weights.run, kept, weights.step, length)
     except UserError as error:
         raise UserError(f"evaluation.guidance_weak: {error}") from None
     return kept.text if kept else None
@@ -107,16 +107,17 @@ def _snapshots(weights: str, found: Weights) -> str | None:
 def _pinned(key: str, text: str, config: Config) -> Weights:
     """The weights that `text` names, of a step that it says."""
     try:
-        found = find_weights(text, config.runs_dir)
+        weights = find_weights(text, config.runs_dir)
     except UserError as error:
         if key == "init_from" and (known := _known(text, config)):
             return known
         raise UserError(f"{key}: {error}") from None
-    if found.run is not None and not re.search(r"@\d+$", text) and step_of(Path(text).name) is None:
-        raise UserError(f"{key}={text} says no step, and its newest changes as it is trained: write {key}={found.name}")
-    if found.run is not None and found.step is not None:
-        _refuse_passing(key, found.run, found.step)
-    return found
+    if weights.run is not None and not re.search(r"@\d+$", text) and step_of(Path(text).name) is None:
+        instead = f"{key}={weights.name}"
+        raise UserError(f"{key}={text} says no step, and its newest changes as it is trained: write {instead}")
+    if weights.run is not None and weights.step is not None:
+        _refuse_passing(key, weights.run, weights.step)
+    return weights
 
 
 def _refuse_passing(key: str, run: Run, step: int) -> None:
@@ -161,32 +162,33 @@ def _tell(text: str) -> None:
     print(f"note: {text}", file=sys.stderr)
 
 
-def _check_same_model(config: Config, found: Weights) -> None:
+def _check_same_model(config: Config, weights: Weights) -> None:
     """Raise UserError where the run's weights have other shapes than this configuration's model."""
-    if found.run is None:
+    if weights.run is None:
         return  # of a file nothing is known until it is read
-    theirs, ours = _flat(frozen_science(found.run.folder)), _flat(science(config))
+    theirs, ours = _flat(frozen_science(weights.run.folder)), _flat(science(config))
     if isinstance(config.model, CustomConfig):  # its options may be anything: the reader compares the tensors, by name
         if theirs.get("model.source") not in (None, with_source(config.model).source):
-            print(f"note: init_from={found.name} was trained with other code of {config.model.target}", file=sys.stderr)
+            note = f"note: init_from={weights.name} was trained with other code of {config.model.target}"
+            print(note, file=sys.stderr)
         return
     keys = [key for key in ours | theirs if key.startswith("model.") and key != "model.name"] + list(SAME_MODEL)
-    _refuse_differences(f"init_from={found.name} is of another model", theirs, ours, keys)
+    _refuse_differences(f"init_from={weights.name} is of another model", theirs, ours, keys)
 
 
-def _check_same_problem(config: Config, found: Weights, data_here: bool) -> None:
-    if found.run is None:
+def _check_same_problem(config: Config, weights: Weights, data_here: bool) -> None:
+    if weights.run is None:
         return
-    theirs, ours = _flat(frozen_science(found.run.folder)), _flat(science(config))
+    theirs, ours = _flat(frozen_science(weights.run.folder)), _flat(science(config))
     keys = [key for key in SAME_PROBLEM if data_here or key != "data.checksum"]
-    _refuse_differences(f"evaluation.guidance_weak={found.name} cannot guide this run", theirs, ours, keys)
+    _refuse_differences(f"evaluation.guidance_weak={weights.name} cannot guide this run", theirs, ours, keys)
 
 
-def _check_code(found: Weights) -> None:
+def _check_code(weights: Weights) -> None:
     """Raise UserError where the weaker model is a user's own and its code is not what it was trained with."""
-    frozen = frozen_science(found.run.folder)["model"] if found.run else {}
-    if found.run and "target" in frozen:
-        check_source(CustomConfig(**frozen), found.run.folder)
+    frozen = frozen_science(weights.run.folder)["model"] if weights.run else {}
+    if weights.run and "target" in frozen:
+        check_source(CustomConfig(**frozen), weights.run.folder)
 
 
 def _flat(science_config: dict[str, Any]) -> dict[str, Any]:
