@@ -79,6 +79,22 @@ def test_budgets_of_a_sweep_are_one_trajectory(fcdm: Command, tmp_path: Path) ->
     assert local.stdout.count(": done") == 2
 
 
+def test_submitit_local_does_whole_jobs(fcdm: Command, tmp_path: Path) -> None:
+    """`hydra/launcher=submitit_local`: a process for each run, two protocols in one of them, and one that fails."""
+    words = ("-m", "model=N", "steps=2,4", "evaluation.seed=0,1", "hydra/launcher=submitit_local", *TINY)
+    done = fcdm(*words, "optimiser.lr=1e-3,1e30")
+    assert done.returncode == 1
+    assert "is not finite at step" in done.stderr
+    assert done.stderr.count("failed: ") == 1, done.stderr
+    runs = [path.parent for path in (tmp_path / "runs").glob("*/run.json")]
+    assert sorted(len(list((run / "evaluations").glob("step-*.json"))) for run in runs) == [0, 4]
+    good = max(runs, key=lambda run: len(list((run / "evaluations").glob("step-*.json"))))
+    assert sum(line.get("segment") == "start" for line in records(good)) == 1, "one process, one trajectory"
+    again = fcdm(*words, "optimiser.lr=1e-3")
+    assert again.returncode == 0, again.stderr
+    assert "done" in again.stdout
+
+
 def test_local_launcher_shares_cores_and_reports_failures(fcdm: Command, tmp_path: Path) -> None:
     arguments = ("-m", "model=N,dit/N-2", "optimiser.lr=1e-3,1e30", "steps=4", "hydra/launcher=local", *TINY)
     done = fcdm(*arguments)
