@@ -21,8 +21,8 @@ from fcdm.runs.protocol import Part
 from fcdm.runs.records import RecordWriter
 
 
-def train(run: Run, part: Part, worker: Worker, keep: set[int], evaluated: bool = True) -> None:
-    """Train a run to the last of its budgets, with a checkpoint and, if `evaluated`, an evaluation at each.
+def train(run: Run, part: Part, worker: Worker, keep: set[int], evaluate: bool = True) -> None:
+    """Train a run to the last of its budgets, with a checkpoint and, if `evaluate`, an evaluation at each.
 
     The worker holds the run's folder; only rank 0 writes. `keep`: steps whose checkpoints other requests still want.
 
@@ -31,8 +31,8 @@ def train(run: Run, part: Part, worker: Worker, keep: set[int], evaluated: bool 
         Stopped: after a signal, once the state is on disk.
     """
     ranks, progress = worker.ranks, worker.progress
-    config, targets = part.config, part.budgets
-    stops = sorted(set(targets) | {step for step in config.keep_steps if step < targets[-1]})
+    config, budgets = part.config, part.budgets
+    checkpoint_steps = sorted(set(budgets) | {step for step in config.keep_steps if step < budgets[-1]})
     prepare_machine(config, run.records, ranks, progress.note)
     data = open_dataset(config, ranks.device)
     objective = make_objective(config.diffusion)
@@ -50,28 +50,30 @@ def train(run: Run, part: Part, worker: Worker, keep: set[int], evaluated: bool 
         stack.enter_context(matmul_precision(config.precision))
         records = stack.enter_context(RecordWriter(run.records)) if ranks.is_main else None
         segment = stack.enter_context(SegmentRecorder(records, config, ranks, state))
-        saver = Saver(run, config, state, records, ranks, keep | set(stops))
-        if evaluated:  # what an earlier process trained and did not come to evaluate
-            evaluator.checkpoints([target for target in targets if target <= state.step], records)
+        saver = Saver(run, config, state, records, ranks, keep | set(checkpoint_steps))
+        if evaluate:  # what an earlier process trained but did not evaluate
+            evaluator.checkpoints([target for target in budgets if target <= state.step], records)
         meter = Meter(config, state)
-        for target in (target for target in stops if target > state.step):
+        for target in [target for target in checkpoint_steps if target > state.step]:
             while state.step < target:
-                recorded = meter.is_due(state.step + 1, target)
-                grad_norm = train_step(batches.draw(state.step), recorded)
+                record_now = meter.is_due(state.step + 1, target)
+                grad_norm = train_step(batches.draw(state.step), record_now)
                 worker.beat()
-                if recorded:
+                if record_now:
                     saver.refuse_broken()
                     measured = meter.read(grad_norm)
                     if records is not None:
                         records.write(state.step, measured)
-                    progress.training(state.step, targets[-1], meter.mean_loss, measured["images_per_s"])
+                    progress.training(state.step, budgets[-1], meter.mean_loss, measured["images_per_s"])
                 else:
-                    progress.training(state.step, targets[-1], None, None)
+                    progress.training(state.step, budgets[-1], None, None)
                 if state.power.due(state.step) and state.step < target:
                     saver.snapshot()
                 # All ranks leave the loop, or save, at the same step.
                 signum, save_now = ranks.highest(worker.stop.signum or 0, saver.is_due())
                 if signum:
+                    if state.step == target:  # a resume goes on after it
+                        saver.snapshot()
                     saver.save()
                     raise Stopped(int(signum))
                 if save_now and state.step < target:
@@ -79,7 +81,7 @@ def train(run: Run, part: Part, worker: Worker, keep: set[int], evaluated: bool 
                         saver.save()
             saver.snapshot()
             saver.save()
-            if evaluated and target in targets:
+            if evaluate and target in budgets:
                 evaluator.trained(target, state, records)
             meter.restart()
             saver.restart()

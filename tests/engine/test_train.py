@@ -1,0 +1,47 @@
+"""The training loop where the command line cannot reach: a signal at a given step."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from fcdm.engine.distributed import Ranks
+from fcdm.engine.stop import Stopped, StopSignal
+from fcdm.engine.train import train
+from fcdm.engine.worker import Worker
+from fcdm.jobs.make_jobs import make_jobs
+from fcdm.runs.run_paths import checkpoint_name
+from tests.support.commands import TINY, composed
+
+
+class StopsAt:
+    """A progress that is told to stop as soon as it hears of a step."""
+
+    def __init__(self, step: int, stop: StopSignal) -> None:
+        self.step, self.stop = step, stop
+
+    def training(self, step: int, last: int, loss: float | None, images_per_s: float | None) -> None:
+        if step == self.step:
+            self.stop.signum = signal.SIGTERM
+
+    def sampling(self, step: int, done: int, samples: int) -> None: ...
+    def evaluated(self, step: int, metrics: dict[str, float], floor: dict[str, float]) -> None: ...
+    def note(self, text: str) -> None: ...
+
+
+def test_a_signal_at_a_budget_s_last_step_loses_none_of_its_snapshots(tmp_path: Path) -> None:
+    """The resume goes on after it, and an average of another length needs the snapshot of each budget."""
+    words = ("model=N", "steps=[2,4]", "power_ema.sigma_rel=[0.05,0.10]", f"runs_dir={tmp_path}", *TINY)
+    (job,) = make_jobs([composed(*words, "threads=1")])
+    run, ranks = job.open(), Ranks(0, 1, torch.device("cpu"))
+    for step in (2, 4):
+        stop = StopSignal()
+        with pytest.raises(Stopped):
+            train(run, job.parts[0], Worker(ranks, StopsAt(step, stop), stop), keep=set())
+    train(run, job.parts[0], Worker(ranks, StopsAt(0, StopSignal())), keep=set())
+    names = [checkpoint_name(2), checkpoint_name(4)]
+    assert sorted(path.name for path in run.snapshots.iterdir()) == names
+    assert [path.name[: len(names[0])] for path in sorted(run.evaluations.glob("step-*.json"))] == names
