@@ -25,7 +25,7 @@ from hydra import compose, initialize_config_module
 from fcdm.config.check import checked
 from fcdm.config.schema import Config
 from fcdm.data.dataset import PixelDataset
-from fcdm.diffusion.loss import training_loss
+from fcdm.diffusion.ddpm_loss import training_loss
 from fcdm.diffusion.process import Process
 from fcdm.engine.distributed import Ranks
 from fcdm.engine.environment import cpu_name

@@ -157,12 +157,13 @@ def _folder(weights: Weights, request: dict[str, Any]) -> Path:
 
 def _forecast(weights: Weights, config: Config, formats: list[str], out: Path) -> list[str]:
     """What it takes, before anything is drawn."""
+    from fcdm.config.samplers import ADAPTIVE
     from fcdm.cost.model_cost import sampling_passes
     from fcdm.plan.estimate import ADAPTIVE_CALLS, evaluation_flops
 
     asked = config.evaluation
     side, channels = config.resolution, config.data.channels if config.data.downsample == 1 else 3
-    steps, about = (ADAPTIVE_CALLS, "about ") if asked.sampler == "dopri5" else (asked.sampling_steps, "")
+    steps, about = (ADAPTIVE_CALLS, "about ") if asked.sampler in ADAPTIVE else (asked.sampling_steps, "")
     guided = asked.guidance_scale != 1.0
     weak = guided and asked.guidance_weak is not None
     passes = asked.samples * sampling_passes(asked.sampler, steps, 1.0 if weak else asked.guidance_scale)

@@ -16,10 +16,10 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from fcdm.config.ema_profiles import check_averages
 from fcdm.config.fast_config import NotExact, exactly
 from fcdm.config.model_checks import check_model
+from fcdm.config.samplers import SAMPLERS
 from fcdm.config.schema import FAMILIES, Config
 from fcdm.errors import UserError
 
-SAMPLERS = {"ddpm": ("ddpm", "ddim"), "flow": ("euler", "heun", "dopri5", "sde")}
 """Objective -> what samples its models."""
 
 CHOICES: dict[str, tuple[str, ...]] = {

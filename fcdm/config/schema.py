@@ -1,9 +1,11 @@
 """Every key that a user can set, with its type, its unit and what it means.
 
-Two halves, told apart because only the first makes a run what it is:
+Three kinds:
 
-- *science* (`SCIENCE_KEYS`): hashed into the run's id (`fcdm.runs.identity`);
-- everything else: where, how fast and how loudly it runs. Those may move results by float rounding, no more.
+- *science* (`SCIENCE_KEYS`): what the run is, hashed into its id (`fcdm.runs.identity`);
+- *request*: which budgets of it, evaluated by which protocol (hashed into the protocol's id, `fcdm.runs.protocol`), for
+  which study;
+- *runtime*: where, how fast and how loudly it runs. That may move results by float rounding, no more.
 
 Values live in `fcdm/conf/*.yaml` (one home for each default); a dataclass default here is a rule that hardly
 anybody changes.

@@ -12,13 +12,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from fcdm.config.samplers import CALLS_A_STEP
 from fcdm.config.schema import DiTConfig, FCDMConfig, ModelConfig
 from fcdm.errors import UserError
 
 FLOPS_PER_MAC = 2
 FORWARDS_PER_TRAINING_STEP = 3
-CALLS_A_STEP = {"heun": 2}
-"""Of the model, where a sampler's step is not one call."""
 FLOAT_BYTES = 4
 BF16_ACTIVATIONS = 0.6
 """Activation memory under bf16 autocast over that in float32. Not a half: CUDA's autocast normalises and modulates in

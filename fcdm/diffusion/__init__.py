@@ -1,14 +1,18 @@
 """What diffusion models learn and how they are sampled and guided. Knows no model and no files."""
 
+from fcdm.config.samplers import SAMPLERS
 from fcdm.config.schema import DiffusionConfig
 from fcdm.diffusion.flow import FlowMatching
 from fcdm.diffusion.gaussian import GaussianDiffusion
 from fcdm.diffusion.objective import Objective
 from fcdm.diffusion.process import Process
+from fcdm.errors import UserError
 
 
 def make_objective(config: DiffusionConfig) -> Objective:
-    """The objective that a configuration names. Raises UserError for a noise schedule that is none."""
+    """The objective that a configuration names. Raises UserError for one that is not known, or a bad noise schedule."""
     if config.objective == "flow":
         return FlowMatching()
-    return GaussianDiffusion(Process.create(config.timesteps, config.beta_start, config.beta_end))
+    if config.objective == "ddpm":
+        return GaussianDiffusion(Process.create(config.timesteps, config.beta_start, config.beta_end))
+    raise UserError(f"diffusion.objective={config.objective} is not known: {', '.join(SAMPLERS)}")

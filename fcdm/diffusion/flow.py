@@ -33,7 +33,7 @@ class FlowMatching:
         time = like(t, x0)
         return time * x0 + (1.0 - time) * noise
 
-    def target(self, x0: Tensor, noise: Tensor) -> Tensor:
+    def target(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """d x_t / d t = x0 - noise."""
         return x0 - noise
 
@@ -42,7 +42,7 @@ class FlowMatching:
         if output.shape != x0.shape:
             raise ValueError(f"a velocity has the data's shape {tuple(x0.shape)}, not {tuple(output.shape)}")
         with torch.autocast(x0.device.type, enabled=False):
-            error = (output.float() - self.target(x0.float(), noise.float())).square()
+            error = (output.float() - self.target(x0.float(), noise.float(), t)).square()
             # The added dimension lets samples be single numbers, (n,), too.
             mse = error[:, None].flatten(1).mean(1)
         return Loss(mse, mse, None)

@@ -9,13 +9,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fcdm.diffusion.loss import training_loss
+from fcdm.config.samplers import SAMPLERS
+from fcdm.diffusion.ddpm_loss import training_loss
 from fcdm.diffusion.objective import Denoise, Loss, Noise, OnStep, Sampling, Solution
 from fcdm.diffusion.process import Process, at, split_output
 from fcdm.errors import UserError
 from fcdm.randomness import Purpose, integers
-
-SAMPLERS = ("ddpm", "ddim")
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +40,7 @@ class GaussianDiffusion:
     def corrupt(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         return self.process.q_sample(x0, t, noise)
 
-    def target(self, x0: Tensor, noise: Tensor) -> Tensor:
+    def target(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         return noise
 
     def loss(self, output: Tensor, x0: Tensor, x_t: Tensor, t: Tensor, noise: Tensor) -> Loss:
@@ -56,8 +55,8 @@ class GaussianDiffusion:
         Whether sigma is learned shows in the output's channels. `ddim` never asks for noise, `ddpm` not in its last
         step.
         """
-        if settings.sampler not in SAMPLERS:
-            raise UserError(f"evaluation.sampler={settings.sampler} is unknown: write {' or '.join(SAMPLERS)}")
+        if settings.sampler not in SAMPLERS["ddpm"]:
+            raise UserError(f"evaluation.sampler={settings.sampler} is unknown: write {' or '.join(SAMPLERS['ddpm'])}")
         if settings.steps not in self._respaced:
             self._respaced[settings.steps] = self.process.respaced(settings.steps)
         process, x = self._respaced[settings.steps], start

@@ -1,4 +1,9 @@
-"""What a model learns and how samples come of it: the one interface between the engine and DDPM, flow, or another."""
+"""What a model learns and how samples come of it: the one interface between the engine and DDPM, flow, or another.
+
+Another objective is a module beside `gaussian.py` and `flow.py`, its name in `make_objective` and in
+`fcdm/config/samplers.py`, and a file in `fcdm/conf/objective/`. Another sampler is a function beside those of its
+objective, and its name in `fcdm/config/samplers.py`.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +17,7 @@ Denoise = Callable[[Tensor, Tensor], Tensor]
 """denoise(x (n, C, ...), t (n,)) -> (n, C or 2C, ...), guided or not; t as `Objective.draw_times` gives it."""
 
 Noise = Callable[[int], Tensor]
-"""noise(k) -> like the start, standard normal: of the step after which k are left; asked for where noise is added."""
+"""noise(k) -> like the start, standard normal: for the step that leaves k steps to go, where a sampler adds noise."""
 
 OnStep = Callable[[int, Tensor], None]
 """Called as on_step(left, x) after each step, `left` counting down to 0; an exception in it ends the sampling."""
@@ -28,7 +33,7 @@ class Loss(NamedTuple):
 
 @dataclass(frozen=True)
 class Sampling:
-    """What of a protocol a sampler reads; what is not its own it leaves alone."""
+    """What of a protocol the samplers read; each leaves the fields of others alone."""
 
     sampler: str
     steps: int = 50
@@ -67,8 +72,8 @@ class Objective(Protocol):
     def corrupt(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """x_t: what the model sees."""
 
-    def target(self, x0: Tensor, noise: Tensor) -> Tensor:
-        """What the output's first C channels are the mean of."""
+    def target(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """What the output's first C channels learn to be, by least squares."""
 
     def loss(self, output: Tensor, x0: Tensor, x_t: Tensor, t: Tensor, noise: Tensor) -> Loss:
         """In float32, whatever the output's type. Raises ValueError for an output of another shape."""

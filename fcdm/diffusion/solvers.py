@@ -9,11 +9,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fcdm.config.samplers import SAMPLERS
 from fcdm.diffusion.dopri5 import dopri5, like
 from fcdm.diffusion.objective import Denoise, Noise, OnStep, Sampling, Solution
 from fcdm.errors import UserError
 
-FLOW_SAMPLERS = ("euler", "heun", "dopri5", "sde")
+FLOW_SAMPLERS = SAMPLERS["flow"]
 
 
 @torch.no_grad()

@@ -1,7 +1,7 @@
 """Weights -> sampler -> images -> features -> metrics.
 
 The i-th sample is a function of (evaluation.seed, i) alone, to float tolerance, whatever the batch size and the
-number of ranks. Resumable: what was sampled is kept every few seconds and at a stop.
+number of ranks. Resumable: what was sampled is kept at a stop and every `save_every_s` of the metrics.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ HELDOUT_BINS = 10
 @dataclass(frozen=True)
 class EvaluationResult:
     metrics: dict[str, float]
-    """fid (against the training images), fid_heldout, fid_pixels, fid_pixels_heldout, heldout_loss."""
+    """Those of `streamed_metrics` for the features that are asked for, and heldout_loss."""
     heldout_loss_bins: list[float]
-    """Noise prediction MSE on fixed held-out images and noise, per equal bin of t."""
+    """MSE of the prediction on fixed held-out images and noise, per equal bin of diffusion time."""
     floor: dict[str, float]
     """What real images score: the mean over draws of `samples` real ones, and held-out against training."""
     grid: np.ndarray
@@ -167,7 +167,7 @@ def heldout_loss(model: nn.Module, config: Config, data: Dataset, ranks: Ranks) 
             with autocast(config.evaluation.precision, ranks.device):
                 output = model(objective.corrupt(x, t, eps), t, labels)
             answer, _ = split_output(output, x.shape[1])
-            total += float((objective.target(x, eps) - answer).square().mean(dim=(1, 2, 3)).double().sum())
+            total += float((objective.target(x, eps, t) - answer).square().mean(dim=(1, 2, 3)).double().sum())
         bins[number] = total / max(1, data.heldout)
     summed: list[float] = ranks.sum(bins).tolist()
     return summed

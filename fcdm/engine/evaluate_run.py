@@ -55,7 +55,7 @@ class Evaluator:
                 self._weights(step, records, state.ema if weights == "ema" else state.model)
 
     def refuse_failed(self, others: str) -> None:
-        """Raise UserError where a budget could not be evaluated, with what became of the others."""
+        """Raise UserError where a budget could not be evaluated, and say what became of the others."""
         if self.failed:
             raise UserError(f"{'; '.join(self.failed)}: these budgets cannot be evaluated; {others}")
 

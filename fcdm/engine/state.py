@@ -53,7 +53,7 @@ class TrainState:
     loss_count: int
     power: PowerAverages
     bad_step: Tensor
-    """First step since the last look whose loss was not finite, else 0; on the device, so that nothing waits."""
+    """First step of this process whose loss was not finite, else 0; on the device, so that nothing waits."""
 
     @classmethod
     def create(cls, config: Config, device: torch.device) -> TrainState:

@@ -28,7 +28,7 @@ class Stopped(SystemExit):
 
 
 class StopSignal:
-    """Context manager that notes the first signal; a second Ctrl-C stops at once."""
+    """Context manager that notes signals; a second Ctrl-C stops at once."""
 
     def __init__(self) -> None:
         self.signum: int | None = None

@@ -19,21 +19,21 @@ from fcdm.randomness import Purpose, integers
 
 
 class TrainStep:
-    """Trains the state's model on one batch; what it calls is compiled and averages gradients over ranks, if asked."""
+    """Trains the state's model, compiled and wrapped in DistributedDataParallel where that is asked for."""
 
     def __init__(self, config: Config, objective: Objective, state: TrainState, ranks: Ranks) -> None:
         self.config, self.objective, self.state, self.ranks = config, objective, state, ranks
-        self.place, _ = ranks.share(config.batch_size)
+        self.first_image, _ = ranks.share(config.batch_size)
         self.model = _for_training(state.model, config, ranks)
 
     def __call__(self, batch: Batch, measure_norm: bool = False) -> Tensor | None:
-        """Take one step; the norm of the gradients, (), where it is asked for or clipped to."""
+        """Take one step. Returns the gradients' norm, (), where it is asked for or clipped, else None."""
         config, state = self.config, self.state
         for group in state.optimiser.param_groups:
             group["lr"] = learning_rate(config, state.step)
         if state.model.is_stochastic:
-            seed_model(config.seed, state.step, self.place)
-        loss = self._gradients(batch)
+            seed_model(config.seed, state.step, self.first_image)
+        loss = self._backward(batch)
         norm = None
         if config.optimiser.clip_grad_norm is not None:
             norm = nn.utils.clip_grad_norm_(state.weights, config.optimiser.clip_grad_norm)
@@ -44,15 +44,15 @@ class TrainStep:
         state.advance(loss, config.ema)
         return norm
 
-    def _gradients(self, batch: Batch) -> Tensor:
+    def _backward(self, batch: Batch) -> Tensor:
         """Gradients of the global batch's mean loss into .grad; returns that mean loss, (), on the device."""
         ranks, objective = self.ranks, self.objective
         total = torch.zeros((), device=ranks.device)
         parts = batch.split(self.config.micro_batch or len(batch))
         for number, part in enumerate(parts, start=1):
             last = number == len(parts)
-            hold = contextlib.nullcontext() if last or ranks.world_size == 1 else self.model.no_sync()  # type: ignore[operator]
-            with hold:
+            no_sync = contextlib.nullcontext() if last or ranks.world_size == 1 else self.model.no_sync()  # type: ignore[operator]
+            with no_sync:
                 x_t = objective.corrupt(part.x0, part.t, part.noise)
                 with autocast(self.config.precision, ranks.device):
                     output = self.model(x_t, part.t, part.labels)
@@ -71,13 +71,13 @@ def learning_rate(config: Config, step: int) -> float:
     return config.optimiser.lr * (min(1.0, (step + 1) / warmup) if warmup else 1.0)
 
 
-def seed_model(seed: int, step: int, place: int) -> None:
+def seed_model(seed: int, step: int, first_image: int) -> None:
     """Seed what the model itself draws from torch in a step: a function of the step, so a resume replays it.
 
-    Of the `place` where the rank's share begins in the batch too, so that ranks differ. Not kept the same under
+    Of the place of the rank's first image in the batch too, so that ranks differ. Not kept the same under
     another world size or micro-batch.
     """
-    torch.manual_seed(int(integers(seed, Purpose.MODEL, step, torch.tensor([place]), 2**31)))
+    torch.manual_seed(int(integers(seed, Purpose.MODEL, step, torch.tensor([first_image]), 2**31)))
 
 
 def _for_training(model: nn.Module, config: Config, ranks: Ranks) -> nn.Module:

@@ -10,7 +10,6 @@ from typing import Protocol
 
 from fcdm.engine.distributed import Ranks
 from fcdm.engine.stop import Stopped, StopSignal
-from fcdm.errors import UserError
 from fcdm.runs.run_lock import claim
 
 
@@ -41,7 +40,7 @@ class Worker:
     progress: Progress
     stop: StopSignal = field(default_factory=StopSignal)
     beat: Callable[[], None] = _nothing
-    """Called often: shows that the holder of what is claimed lives, and notices where it was lost."""
+    """Called often: keeps the claims' heartbeat going. Raises RunHeld where a claim was lost."""
 
     @contextlib.contextmanager
     def claiming(
@@ -49,13 +48,13 @@ class Worker:
     ) -> Iterator[Worker | None]:
         """The first rank claims the folders and prepares them; all ranks go on, with its heartbeat, or none does.
 
-        None where the work is done: looked at before, so that no claim is left where there is nothing to do, and
-        again once it is held, since another process may have been at it. Raises the first rank's UserError there,
-        and ends the others without a word.
+        Yields None where the work is done. That is asked before, so that no claim is left where there is nothing to
+        do, and again under the claim, since another process may have finished in between. Raises the first rank's
+        error there, and ends the others without a word.
         """
         with contextlib.ExitStack() as stack:
             beats: list[Callable[[], None]] = []
-            refusal: UserError | None = None
+            refusal: Exception | None = None
             done = False
             if self.ranks.is_main:
                 try:
@@ -64,18 +63,18 @@ class Worker:
                         beats = [stack.enter_context(claim(folder)).beat for folder in folders]
                         prepare()
                         done = is_done()
-                except UserError as error:
+                except Exception as error:  # whatever it is: the others must not wait for it
                     refusal = error
             self.ranks.refuse_together(refusal)
 
             def beat() -> None:
-                for one in beats:
-                    one()
+                for beat_claim in beats:
+                    beat_claim()
 
             yield None if self.ranks.any(done) else replace(self, beat=beat)
 
     def rounds(self, batches: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int] | None]:
-        """This rank's batch (from, to) of each round of one batch a rank; None where it has none in the last one.
+        """This rank's batch (from, to) of each round, in which every rank takes one; None where the last has none left.
 
         Raises Stopped between rounds, on all ranks alike, once a signal has come to any.
         """

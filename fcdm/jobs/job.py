@@ -56,7 +56,7 @@ class Job:
         return (self.folder / "run.json").exists()
 
     def open(self) -> Run:
-        """The run's folder, made where it is not there. Says so where a user's own model made it a new run.
+        """The run's folder, made where it is not there. Prints a note where a user's changed code made it a new run.
 
         Raises UserError where it cannot be made, or holds a config that was edited by hand.
         """

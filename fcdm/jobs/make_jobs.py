@@ -18,11 +18,11 @@ from fcdm.runs.protocol import Part
 from fcdm.runs.user_models import check_models, with_source
 
 NOT_HERE = "not-here:"
-"""And the data's path: stands for the checksum of data that is not on this machine. Only a plan is made of it."""
+"""With the data's path behind it, in the place of the checksum of data that is not on this machine; for plans only."""
 
 
 def data_is_here(config: Config) -> bool:
-    """Whether the data's checksum is its own, so that the run's id is the run's."""
+    """False where the checksum is a stand-in (`NOT_HERE`), and so the run's id too."""
     return not (config.data.checksum or "").startswith(NOT_HERE)
 
 
@@ -53,7 +53,7 @@ def make_jobs(configs: Iterable[Config], data_needed: bool = True) -> list[Job]:
 
 
 def _resolved(config: Config, data_needed: bool) -> Config:
-    """The configuration with what it names by a path or a name pinned by its checksum; without the sweep's own keys."""
+    """The configuration with its data and weights pinned by checksum, without the sweep's own keys."""
     data = dataclasses.replace(config.data, checksum=_checksum(config, data_needed))
     config = dataclasses.replace(config, data=data, grids=[], studies=[])
     return resolved_sources(config, data_is_here(config))
@@ -67,7 +67,7 @@ def _joined(configs: list[Config]) -> list[Config]:
     parts = [dataclasses.replace(same[0], steps=_budgets(same)) for same in alike.values()]
     if len(parts) == 1:
         return parts
-    # Else one part would train past another's budgets.
+    # Each part must keep the checkpoints that the others ask for, as it trains past them.
     return [dataclasses.replace(part, keep_steps=_budgets(configs)) for part in parts]
 
 

@@ -53,7 +53,7 @@ def do_job(job: Job, worker: Worker) -> None:
             if job.work == EVALUATE:
                 evaluate_checkpoints(run, part, holder)
             else:
-                train(run, part, holder, keep=set(job.budgets) | _asked_before(run), evaluated=job.work == "all")
+                train(run, part, holder, keep=set(job.budgets) | _asked_before(run), evaluate=job.work == "all")
     if worker.ranks.is_main and (missing := job.left()):
         wanted = "trained" if job.work == "train" else "evaluated"
         raise UserError(

@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from fcdm.config.samplers import ADAPTIVE
 from fcdm.config.schema import Config
 from fcdm.cost.model_cost import FLOAT_BYTES, FLOPS_PER_MAC, sampling_passes
 from fcdm.errors import UserError
@@ -132,7 +133,7 @@ def evaluation_flops(config: Config) -> dict[str, int]:
     """FLOPs of one evaluation, by kind."""
     forward = run_cost(config).forward_macs
     asked = config.evaluation
-    steps = ADAPTIVE_CALLS if asked.sampler == "dopri5" else asked.sampling_steps
+    steps = ADAPTIVE_CALLS if asked.sampler in ADAPTIVE else asked.sampling_steps
     if asked.guidance_weak is None or asked.guidance_scale == 1.0:
         macs = sampling_passes(asked.sampler, steps, asked.guidance_scale) * forward
     else:

@@ -14,6 +14,7 @@ from typing import Any
 
 from fcdm.codecs.vae_files import vae_identity
 from fcdm.config.ema_profiles import power_length, weights_text
+from fcdm.config.samplers import ADAPTIVE
 from fcdm.config.schema import RUNTIME_EVALUATION, Config
 from fcdm.errors import UserError
 from fcdm.features import extractor_id
@@ -89,11 +90,11 @@ def sampling_protocol(config: Config) -> dict[str, Any]:
     if protocol["guidance_scale"] == 1.0 or protocol["guidance_channels"] == config.data.channels:
         protocol["guidance_channels"] = None  # nothing to guide, or all of it: one protocol, one id
     for key, value in INTRODUCED.items():
-        if protocol[key] == value or (key in ("atol", "rtol") and protocol["sampler"] != "dopri5"):
+        if protocol[key] == value or (key in ("atol", "rtol") and protocol["sampler"] not in ADAPTIVE):
             del protocol[key]
     if protocol["guidance_scale"] == 1.0:
         protocol.pop("guidance_interval", None)
-    if protocol["sampler"] == "dopri5":
+    if protocol["sampler"] in ADAPTIVE:
         protocol["sampling_steps"] = None  # it takes the steps that it needs
     protocol["rounding"] = ROUNDING
     for key in ("features", "reference", "decoder"):

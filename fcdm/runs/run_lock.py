@@ -5,11 +5,11 @@ a holder that released it or died, a process creates the next number. Creating i
 the name exists, on NFS too), so of many that try at once exactly one wins. Releasing rewrites one's own claim
 with the time of release.
 
-Whether a holder lives is evaluated by those who know: the process table when it ran on this machine (process id
+Whether a holder lives is decided by those who know: the process table when it ran on this machine (process id
 *and* start time, for ids are used again), else the scheduler when it ran in a SLURM job. Never by a file lock
 (a lock lost with a lease or a server restart would let two write), and never by the heartbeat's age alone (a
-long evaluation or a suspended job is not dead). What cannot be evaluated is left to the user, who is told what
-to remove. Linux only: elsewhere nothing can be evaluated.
+long evaluation or a suspended job is not dead). What nobody can tell is left to the user, who is told what to
+remove. Linux only: elsewhere nobody can tell.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ class Holder:
 def claim(folder: Path, scheduler: JobAlive = ask_slurm) -> Holder:
     """Makes this process the one that writes in the run's `folder`, which is created if need be.
 
-    Raises RunHeld, having written nothing, if a process holds it that lives or cannot be evaluated.
+    Raises RunHeld, having written nothing, if a process holds it that lives, or of which nobody can tell.
     """
     holders = folder / "holders"
     try:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
 from fcdm.diffusion import Process
-from fcdm.diffusion.loss import discretised_log_likelihood, gaussian_kl, training_loss
+from fcdm.diffusion.ddpm_loss import discretised_log_likelihood, gaussian_kl, training_loss
 from fcdm.diffusion.process import Tables, split_output
 from fcdm.errors import UserError
 from fcdm.randomness import Purpose, normal

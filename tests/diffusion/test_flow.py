@@ -26,13 +26,13 @@ def test_path_by_hand() -> None:
     data, noise = torch.tensor([[2.0, -4.0]] * 3), torch.tensor([[1.0, 8.0]] * 3)
     x = FLOW.corrupt(data, torch.tensor([0.0, 0.25, 1.0]), noise)
     assert x.tolist() == [[1.0, 8.0], [1.25, 5.0], [2.0, -4.0]]
-    assert FLOW.target(data, noise)[0].tolist() == [1.0, -12.0]
+    assert FLOW.target(data, noise, torch.zeros(3))[0].tolist() == [1.0, -12.0]
 
 
 @given(shape=SHAPES, t=TIMES)
 def test_the_target_is_the_path_and_gives_back_data_and_noise(shape: tuple[int, ...], t: float) -> None:
     data, noise, times = filled(1, shape), filled(2, shape), torch.full(shape[:1], t)
-    x, target = FLOW.corrupt(data, times, noise), FLOW.target(data, noise)
+    x, target = FLOW.corrupt(data, times, noise), FLOW.target(data, noise, times)
     assert x.shape == shape
     assert x.dtype == torch.float32
     torch.testing.assert_close(predict_noise(target, x, times), noise, rtol=0, atol=2e-6)
@@ -45,7 +45,7 @@ def test_the_target_is_the_path_s_derivative() -> None:
     data, noise = draw(3, 4, 2, 3, 3).double(), draw(4, 4, 2, 3, 3).double()
     t = torch.tensor([0.0, 0.2, 0.5, 0.999], dtype=torch.float64)
     difference = (FLOW.corrupt(data, t + 1e-3, noise) - FLOW.corrupt(data, t, noise)) / 1e-3
-    torch.testing.assert_close(difference, FLOW.target(data, noise))
+    torch.testing.assert_close(difference, FLOW.target(data, noise, t))
 
 
 @pytest.mark.parametrize("world", [GAUSSIAN, TWO, LINE])

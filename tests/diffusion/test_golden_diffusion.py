@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from fcdm.config.schema import DiTConfig, FCDMConfig, ModelConfig
 from fcdm.diffusion import Process
+from fcdm.diffusion.ddpm_loss import training_loss
 from fcdm.diffusion.gaussian import ddim_step, predict
 from fcdm.diffusion.guidance import Guided
-from fcdm.diffusion.loss import training_loss
 from fcdm.models import build_model
 from tests.support.golden import DATA, GoldenInputs, golden_inputs, golden_weights, load_official, names_shapes
 

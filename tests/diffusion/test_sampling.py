@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from fcdm.diffusion import GaussianDiffusion, Process
+from fcdm.diffusion.ddpm_loss import training_loss
 from fcdm.diffusion.gaussian import ddim_step, predict
 from fcdm.diffusion.guidance import Guided
-from fcdm.diffusion.loss import training_loss
 from fcdm.diffusion.objective import Sampling
 from fcdm.errors import UserError
 from fcdm.randomness import Purpose, normal
