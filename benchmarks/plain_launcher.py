@@ -8,10 +8,11 @@ from __future__ import annotations
 import sys
 
 import hydra
-from fcdm.config.store import register_schema
 from hydra.core.config_store import ConfigStore
 from hydra_plugins.hydra_submitit_launcher.config import SlurmQueueConf
 from omegaconf import DictConfig, OmegaConf
+
+from fcdm.sweep.hydra_schema import register_schema
 
 register_schema()
 ConfigStore.instance().store(group="hydra/launcher", name="submitit_slurm", node=SlurmQueueConf)

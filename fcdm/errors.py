@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any, NoReturn
 
@@ -21,10 +22,16 @@ class OneLineParser(argparse.ArgumentParser):
         raise UserError(f"{message}; {self.prog} --help says what there is")
 
 
-def as_options(words: Iterable[str]) -> list[str]:
-    """The words of a command line for argparse: `batch_size=8`, as fcdm.train takes it, is `--batch-size=8`."""
-    split = [word.partition("=") for word in words]
-    return [f"--{key.lstrip('-').replace('_', '-')}={text}" if equals else key for key, equals, text in split]
+def as_options(words: Sequence[str]) -> list[str]:
+    """The words of a command line for argparse: `batch_size=8`, as fcdm.train takes it, is `--batch-size=8`.
+
+    A word that only holds a `=` somewhere, as a path may, stays as it is.
+    """
+    split = [re.fullmatch(r"(?:--)?([A-Za-z][\w-]*)=(.*)", word, re.DOTALL) for word in words]
+    return [
+        f"--{match[1].replace('_', '-')}={match[2]}" if match else word
+        for word, match in zip(words, split, strict=True)
+    ]
 
 
 def in_one_line(program: str = "") -> Callable[[Callable[..., None]], Callable[..., int]]:

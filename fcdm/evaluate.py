@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from fcdm.atomic import read_json
 from fcdm.engine.stop import StopSignal, end_process
 from fcdm.errors import UserError
-from fcdm.jobs.job import EVALUATE
 
 if TYPE_CHECKING:
     from fcdm.runs.folder import Run
@@ -140,8 +139,9 @@ def _budgets(run: Run) -> list[int]:
 
 def _evaluate_run(run: Run, config: Any) -> None:
     """As a job of its own does it: the claim, the evaluation files and MLflow are those of `evaluation=job`."""
-    from fcdm.jobs.job import Job
-    from fcdm.jobs.run_job import do_here, is_first_process
+    from fcdm.jobs.job import EVALUATE, Job
+    from fcdm.jobs.run_job import do_here
+    from fcdm.runs.processes import is_first_process
     from fcdm.runs.protocol import Part
 
     part = Part(config)

@@ -87,10 +87,12 @@ def told(program: str, run: Any) -> int:
 
 
 def _run(words: list[str]) -> int:
-    from fcdm.jobs.run_job import is_first_process
     from fcdm.runs.find_weights import find_weights
+    from fcdm.runs.processes import is_first_process
+    from fcdm.slurm.rank_env import export_ranks
     from fcdm.sweep.sampling_config import source_config, take_apart, value_of
 
+    export_ranks()
     asked = take_apart(words, OWN, ("dry-run",))
     if asked.source is None:
         raise UserError("say what to sample: a run, a checkpoint or a file; --help shows examples")
@@ -159,6 +161,7 @@ def _forecast(weights: Weights, config: Config, formats: list[str], out: Path) -
     """What it takes, before anything is drawn."""
     from fcdm.config.samplers import ADAPTIVE
     from fcdm.cost.model_cost import sampling_passes
+    from fcdm.formatting import bytes_text
     from fcdm.plan.estimate import ADAPTIVE_CALLS, evaluation_flops
 
     asked = config.evaluation
@@ -176,12 +179,12 @@ def _forecast(weights: Weights, config: Config, formats: list[str], out: Path) -
     lines = [
         f"{weights.name}: model {config.model.name} ({asked.weights}), {how}",
         f"{asked.samples:,} samples of {side}x{side}x{channels}: {about}{passes:,} forward passes of one image"
-        f"{' and as many of the weaker model' if weak else ''}, {flops:.3g} FLOPs; {size / 1e9:.3g} GB of pixels, "
-        f"up to {largest / 1e9:.3g} GB on disk while they are put together -> {out}",
+        f"{' and as many of the weaker model' if weak else ''}, {flops:.3g} FLOPs; {bytes_text(size)} of pixels, "
+        f"up to {bytes_text(largest)} on disk while they are put together -> {out}",
     ]
     folder = next(place for place in (out, *out.absolute().parents) if place.is_dir())
     if (free := shutil.disk_usage(folder).free) < largest:
-        lines.append(f"warning: {folder} has {free / 1e9:.3g} GB free")
+        lines.append(f"warning: {folder} has {bytes_text(free)} free")
     return lines
 
 
@@ -194,9 +197,6 @@ def _sample(
     out: Path,
     stop: StopSignal,
 ) -> None:
-    from fcdm.slurm.rank_env import export_ranks
-
-    export_ranks()
     import contextlib
 
     import torch

@@ -17,6 +17,7 @@ from fcdm.errors import UserError
 from fcdm.jobs.make_jobs import make_jobs
 from fcdm.jobs.record_study import record_study, this_command
 from fcdm.jobs.run_job import train_here
+from fcdm.runs.processes import is_first_process
 from fcdm.sweep.hydra_errors import is_users, one_line
 from fcdm.sweep.hydra_schema import register_schema
 
@@ -42,7 +43,7 @@ def compose_and_train(composed: DictConfig) -> None:
         if config.grids or config.studies:
             raise UserError("a sweep file is for a sweep: python -m fcdm.train -m +sweeps=...")
         jobs = make_jobs([config])
-        if os.environ.get("RANK", "0") == "0":
+        if is_first_process():
             record_study(jobs, this_command())
         train_here(jobs[0], forward=True)
     except Exception as error:

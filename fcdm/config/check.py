@@ -20,8 +20,6 @@ from fcdm.config.samplers import SAMPLERS
 from fcdm.config.schema import FAMILIES, Config
 from fcdm.errors import UserError
 
-"""Objective -> what samples its models."""
-
 CHOICES: dict[str, tuple[str, ...]] = {
     "data.flip": ("none", "random", "frozen"),
     "data.latents": ("posterior", "frozen"),

@@ -19,6 +19,7 @@ from fcdm.data.image_sources import ImageSource
 from fcdm.data.images import Unreadable, pillow_settings, read_square
 from fcdm.data.shards import Skipped, StorePlan, Work
 from fcdm.errors import UserError
+from fcdm.formatting import duration_text
 from fcdm.runs.processes import cores
 from fcdm.runs.run_lock import Holder
 
@@ -200,7 +201,7 @@ class ShardEncoder:
             if time.monotonic() - since > patience:
                 raise UserError(
                     f"{self.plan.shards - ended} shards of the other processes do not come (none for "
-                    f"{patience / 60:.0f} min): see what became of them, then run the same command again"
+                    f"{duration_text(patience)}): see what became of them, then run the same command again"
                 )
             self._progress(0)
             time.sleep(0.2)

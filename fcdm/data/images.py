@@ -34,7 +34,7 @@ class Unreadable(Exception):
 def pillow_settings() -> Iterator[None]:
     """Pillow without its own limit and its warnings, while the block runs; to be entered once, around all threads.
 
-    The limit is ours to evaluate (`LARGEST`), and odd metadata is no news about a picture.
+    The limit is ours to set (`LARGEST`), and odd metadata is no news about a picture.
     """
     limit = Image.MAX_IMAGE_PIXELS
     with warnings.catch_warnings():

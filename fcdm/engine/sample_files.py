@@ -113,15 +113,13 @@ def draw(folder: SampleFolder, sampler: Sampler, batch_size: int, pngs: bool, wo
     ranks = worker.ranks
     batches = ranks.of_first(folder.missing(batch_size) if ranks.is_main else [])
 
-    def show(left: list[tuple[int, int]]) -> None:
-        worker.progress.sampling(0, folder.count - sum(last - first for first, last in left), folder.count)
-
-    show(batches)
+    there = folder.count - sum(last - first for first, last in batches)
+    worker.progress.sampling(0, there, folder.count)
     images = folder.path / IMAGES
     if pngs:
         with _told(images):
             images.mkdir(exist_ok=True)
-    for turn, batch in enumerate(worker.rounds(batches), start=1):
+    for turn, batch in enumerate(worker.rounds(batches)):
         if batch is not None:
             drawn = sampler.images(torch.arange(*batch, device=ranks.device))
             pictures = drawn.permute(0, 2, 3, 1).contiguous().cpu().numpy()
@@ -132,7 +130,8 @@ def draw(folder: SampleFolder, sampler: Sampler, batch_size: int, pngs: bool, wo
             buffer = io.BytesIO()
             np.save(buffer, pictures, allow_pickle=False)
             write_atomic(folder.part(*batch), buffer.getvalue())
-        show(batches[turn * ranks.world_size :])
+        there += sum(last - first for first, last in batches[turn * ranks.world_size : (turn + 1) * ranks.world_size])
+        worker.progress.sampling(0, there, folder.count)
     ranks.barrier()
 
 

@@ -50,9 +50,9 @@ def train(run: Run, part: Part, worker: Worker, keep: set[int], evaluate: bool =
         stack.enter_context(matmul_precision(config.precision))
         records = stack.enter_context(RecordWriter(run.records)) if ranks.is_main else None
         segment = stack.enter_context(SegmentRecorder(records, config, ranks, state))
-        saver = Saver(run, config, state, records, ranks, keep | set(checkpoint_steps))
         if evaluate:  # what an earlier process trained but did not evaluate
             evaluator.checkpoints([target for target in budgets if target <= state.step], records)
+        saver = Saver(run, config, state, records, ranks, keep | set(checkpoint_steps))
         meter = Meter(config, state)
         for target in [target for target in checkpoint_steps if target > state.step]:
             while state.step < target:

@@ -18,6 +18,7 @@ from fcdm.runs.checkpoints import checkpoints
 from fcdm.runs.folder import Run, check_frozen, open_run
 from fcdm.runs.identity import science
 from fcdm.runs.protocol import Part
+from fcdm.runs.run_paths import RUN_FILE
 from fcdm.runs.user_models import news_of_source
 
 EVALUATE = "judge"
@@ -53,7 +54,7 @@ class Job:
 
     @property
     def is_begun(self) -> bool:
-        return (self.folder / "run.json").exists()
+        return (self.folder / RUN_FILE).exists()
 
     def open(self) -> Run:
         """The run's folder, made where it is not there. Prints a note where a user's changed code made it a new run.

@@ -6,7 +6,6 @@ The engine, and torch with it, is imported where work begins: errors and "done" 
 from __future__ import annotations
 
 import contextlib
-import os
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
@@ -17,6 +16,7 @@ from fcdm.errors import UserError
 from fcdm.jobs.job import EVALUATE, Job
 from fcdm.runs.folder import Run, check_frozen
 from fcdm.runs.identity import science
+from fcdm.runs.processes import is_first_process
 from fcdm.runs.reader import list_studies
 from fcdm.runs.run_paths import evaluation_files
 from fcdm.runs.user_models import check_source
@@ -94,11 +94,6 @@ def is_done(job: Job) -> bool:
     if done and is_first_process():
         print(f"{job.name}: done: {job.done_text}")
     return done
-
-
-def is_first_process() -> bool:
-    """Whether this process speaks for all of its command; under srun before and after the ranks are set."""
-    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0))) == 0
 
 
 def do_here(job: Job, forwarder: AbstractContextManager[object]) -> None:

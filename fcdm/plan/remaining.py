@@ -14,6 +14,7 @@ from fcdm.runs.checkpoints import checkpoints
 from fcdm.runs.folder import check_frozen
 from fcdm.runs.identity import readable_name, science
 from fcdm.runs.protocol import Part
+from fcdm.runs.run_paths import folders_of_runs
 from fcdm.slurm.client import Slurm
 from fcdm.slurm.ledger import LAUNCHES, held_outside, in_flight
 
@@ -103,7 +104,7 @@ class Standings:
         if not (runs_dir / LAUNCHES).is_dir():
             return found
         try:
-            runs = {path.parent.name for path in runs_dir.glob("[!.]*/run.json")}
+            runs = {folder.name for folder in folders_of_runs(runs_dir)}
             for name, jobs in in_flight(runs_dir, runs, Slurm).items():
                 found[name] = [(queued.id, queued.job) for queued in jobs]
         except UserError as error:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from fcdm.atomic import read_json
 from fcdm.errors import UserError
+from fcdm.formatting import plural
 
 
 class Scalar(NamedTuple):
@@ -81,8 +82,7 @@ def place_name(fields: dict[str, Any]) -> str:
     device, processor, threads = (fields.get(key) for key in ("device", "cpu", "threads"))
     if device is None or device != "cpu":
         return str(device or "")
-    count = int(threads or 1)
-    text = f"{count} thread{'s' if count != 1 else ''}"
+    text = plural(int(threads or 1), "thread")
     return f"cpu ({processor}, {text})" if processor else f"cpu ({text})"
 
 

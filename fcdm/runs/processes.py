@@ -103,3 +103,8 @@ def _command(words: list[str]) -> tuple[int, str, str] | None:
 def cores() -> int:
     """CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def is_first_process() -> bool:
+    """Whether this process speaks for all of its command: torchrun says so, and `export_ranks` where srun is above."""
+    return int(os.environ.get("RANK", 0)) == 0

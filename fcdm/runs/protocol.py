@@ -41,7 +41,7 @@ INTRODUCED: dict[str, Any] = {
 class Part:
     """What one command asks of a run: its budgets, evaluated by one protocol. The configuration is a checked one.
 
-    The protocol is made when it is first needed, and once: it hashes files that a job which only trains does without.
+    The protocol is made when it is first needed, and once: it hashes files.
     """
 
     config: Config

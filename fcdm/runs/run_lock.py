@@ -167,12 +167,12 @@ def _look(holders: Path, scheduler: JobAlive) -> tuple[int, HolderInfo | None]:
             raise
         if found is not None and found.released is not None:
             return number, None
-        alive = None if found is None else _evaluate(found, heartbeat, scheduler)
+        alive = None if found is None else _is_alive(found, heartbeat, scheduler)
         return number, HolderInfo(path, number, found, heartbeat, alive)
     raise UserError(f"{holders}: the claims keep changing; run the same command again")
 
 
-def _evaluate(claim: Claim, heartbeat: float, scheduler: JobAlive) -> bool | None:
+def _is_alive(claim: Claim, heartbeat: float, scheduler: JobAlive) -> bool | None:
     mine = own_claim()
     if claim.boot == mine.boot and claim.namespace == mine.namespace and mine.boot:
         return process_alive(claim.pid, claim.start)

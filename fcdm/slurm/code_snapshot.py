@@ -67,7 +67,7 @@ def take_snapshot(runs_dir: Path, models: Iterable[ModelConfig] = ()) -> Path:
 
 def _files() -> Iterator[Path]:
     for root, folders, names in os.walk(PACKAGE):
-        folders[:] = [name for name in folders if name != "__pycache__"]
+        folders[:] = [name for name in folders if name not in ("__pycache__", "analysis")]  # figures: no job's
         for name in names:
             if name.endswith((".py", ".yaml", ".safetensors")):
                 yield Path(root) / name

@@ -78,7 +78,7 @@ def add_id(job_file: Path, job_id: str) -> None:
 
 
 def read_ids(job_file: Path) -> tuple[str, ...]:
-    return tuple(str(name) for name in read_json_if_whole(_ids_file(job_file)).get("ids", ()))
+    return tuple(str(name) for name in read_json_if_whole(_ids_file(job_file)).get("ids") or ())
 
 
 def _ids_file(job_file: Path) -> Path:

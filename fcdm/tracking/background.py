@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fcdm.config.schema import Config
+from fcdm.runs.processes import is_first_process
 
 FLUSH_S = 45.0
 
@@ -21,7 +22,7 @@ def forwarding(config: Config, only: str | None = None) -> Iterator[None]:
 
     `only`: the name of the one run to forward, where every run has a process of its own.
     """
-    if config.mlflow_uri == "off" or int(os.environ.get("RANK", 0)) != 0:
+    if config.mlflow_uri == "off" or not is_first_process():
         yield
         return
     runs_dir = Path(config.runs_dir)

@@ -224,7 +224,7 @@ def test_the_main_process_waits_for_the_others_but_not_for_ever(
         job.finish()
     assert len((work.folder / "unreadable.txt").read_text().splitlines()) == 25
     work.start(plan)
-    assert work.ended() == set(), "a new start evaluates them anew"
+    assert work.ended() == set(), "a new start looks at them anew"
 
 
 def test_unreadable_images_are_all_named_and_refused_or_left_out(

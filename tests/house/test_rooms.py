@@ -116,6 +116,19 @@ def test_no_two_modules_import_each_other() -> None:
     assert list(circles()) == []
 
 
+def test_whatever_is_imported_of_ours_is_there() -> None:
+    """Benchmarks and tools run seldom: a name that has moved must not wait for them."""
+    known = product()
+    for path in [*known.values(), *(ROOT / "benchmarks").glob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.ImportFrom) or str(node.module).split(".")[0] not in ("fcdm", "tools"):
+                continue
+            for alias in node.names:
+                here = f"{node.module}.{alias.name}" in known
+                home = known.get(str(node.module))
+                assert here or (home and alias.name in home.read_text()), f"{path}: {node.module} has no {alias.name}"
+
+
 def test_no_file_name_stands_twice() -> None:
     stems = Counter(path.stem for name, path in product().items() if path.stem not in ("__init__", "__main__"))
     twice = {stem for stem, count in stems.items() if count > 1}
