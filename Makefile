@@ -37,13 +37,13 @@ notebooks: setup  ## run the notebooks of analysis/ again, in place
 
 .PHONY: slurm
 slurm: setup  ## a private SLURM on this machine: its packages (apt, as root), then tools/devcluster up
-	@$(PYTHON) tools/install_slurm.py
+	@$(PYTHON) tools/install.py slurm
 	@$(PYTHON) tools/devcluster up
 
 .PHONY: test
 test: setup lint  ## every check and test, as CI runs them
 	@# Without SLURM or Chromium their tests are skipped; CI runs them all.
-	@if [ "$$CI" = true ]; then $(PYTHON) tools/install_slurm.py; $(PYTHON) tools/install_chromium.py; fi
+	@if [ "$$CI" = true ]; then $(PYTHON) tools/install.py slurm chromium; fi
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal
 
 .PHONY: lint

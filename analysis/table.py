@@ -1,8 +1,6 @@
-"""`python -m analysis.table`: see `fcdm.analysis.data.tidy_table`."""
-
-import sys
+"""`python -m analysis.table`: see `fcdm.analysis.table`."""
 
 from fcdm.analysis.table import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -6,7 +6,6 @@ share the work.
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from fcdm.atomic import read_json
 from fcdm.engine.stop import StopSignal, end_process
 from fcdm.errors import UserError
+from fcdm.runs.processes import is_first_process
 
 if TYPE_CHECKING:
     from fcdm.runs.folder import Run
@@ -125,12 +125,10 @@ def _weights(asked: Words) -> None:
 def _budgets(run: Run) -> list[int]:
     """What studies asked of the run, as far as checkpoints of it are kept; else all that are. Raises UserError."""
     from fcdm.runs.checkpoints import checkpoints
-    from fcdm.runs.reader import list_studies
+    from fcdm.runs.reader import budgets_asked_of
 
     kept = [step for step, _ in checkpoints(run.checkpoints)]
-    asked = set()
-    for study in list_studies(run.folder.parent):
-        asked |= set(study.budgets(run.id))
+    asked = budgets_asked_of(run)
     found = [step for step in kept if step in asked] or kept
     if not found:
         raise UserError(f"{run.folder} has no checkpoint (yet): train it first, with the command that made it")
@@ -141,7 +139,6 @@ def _evaluate_run(run: Run, config: Any) -> None:
     """As a job of its own does it: the claim, the evaluation files and MLflow are those of `evaluation=job`."""
     from fcdm.jobs.job import EVALUATE, Job
     from fcdm.jobs.run_job import do_here
-    from fcdm.runs.processes import is_first_process
     from fcdm.runs.protocol import Part
 
     part = Part(config)
@@ -203,7 +200,7 @@ def _calibrate(asked: Words) -> int:
         raise UserError(missing)
     published = published_values(asked.own.get("published"))
     path = _samples(asked)
-    if int(os.environ.get("RANK", 0)) != 0:
+    if not is_first_process():
         return 0
     lines = compare(read_json(path)["metrics"], published)
     print(f"{'metric':16} {'published':>10} {'here':>10} {'allowed':>10}")
@@ -237,7 +234,7 @@ def _results(device: str, threads: int | None, evaluate: Any) -> Path:
 
 
 def _show(path: Path) -> None:
-    if int(os.environ.get("RANK", 0)) != 0:
+    if not is_first_process():
         return
     metrics = read_json(path)["metrics"]
     print(f"{path}:\n  " + "  ".join(f"{key} {float(value):.4f}" for key, value in metrics.items()))

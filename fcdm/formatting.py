@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 
-def count_text(number: int) -> str:
-    return f"{number:,}"
-
-
 def plural(count: int, noun: str, several: str = "") -> str:
     """`1 job`, `1,438 jobs`; `several`: the noun's plural where that is not with an s."""
     return f"{count:,} {noun if count == 1 else several or noun + 's'}"

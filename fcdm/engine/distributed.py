@@ -67,10 +67,6 @@ class Ranks:
         """Whether the flag is up on any rank."""
         return bool(self.highest(float(flag))[0])
 
-    def stop(self, signum: int | None) -> int | None:
-        """The signal that all ranks stop for, if any got one; SIGTERM (15) comes before the user's signals."""
-        return int(self.highest(float(signum or 0))[0]) or None
-
     def agree(self, number: int, what: str) -> None:
         """Raise UserError on all ranks unless the number is the same on all of them."""
         mine = torch.tensor([float(number), float(number) ** 2], dtype=torch.float64)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import platform
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import cache
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +21,8 @@ from fcdm.engine.distributed import Ranks
 from fcdm.engine.state import TrainState
 from fcdm.engine.stop import Stopped
 from fcdm.errors import UserError
+from fcdm.metrics.float32 import tf32
+from fcdm.runs.formats import read_records
 from fcdm.runs.processes import cores
 from fcdm.runs.records import RecordWriter
 from fcdm.runs.revision import code_revision
@@ -36,15 +37,9 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
-@contextlib.contextmanager
-def matmul_precision(precision: str) -> Iterator[None]:
+def matmul_precision(precision: str) -> AbstractContextManager[None]:
     """Float32 products on CUDA in TF32 (`tf32`, `bf16`) or not (`fp32`) while the block runs."""
-    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision != "fp32"
-    try:
-        yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+    return tf32(precision != "fp32")
 
 
 def prepare_machine(config: Config, records: Path, ranks: Ranks, note: Callable[[str], None]) -> None:
@@ -119,16 +114,9 @@ class SegmentRecorder:
 
 
 def last_segment(records: Path) -> dict[str, Any] | None:
-    """The start line of the newest segment in a run's records, or None."""
-    found = None
-    try:
-        with records.open() as lines:
-            for line in lines:
-                if '"segment": "start"' in line and line.endswith("\n"):
-                    found = json.loads(line)
-    except (OSError, ValueError):
-        return found
-    return found
+    """The start of the newest segment in a run's records, or None. Raises UserError for a damaged line."""
+    starts = [fields for _, fields in read_records(records) if fields.get("segment") == "start"]
+    return starts[-1] if starts else None
 
 
 @cache

@@ -26,7 +26,7 @@ from fcdm.diffusion import make_objective
 from fcdm.diffusion.process import split_output
 from fcdm.engine.distributed import Ranks
 from fcdm.engine.environment import autocast
-from fcdm.engine.image_grid import GRID
+from fcdm.engine.image_grid import COLUMNS, GRID, tile
 from fcdm.engine.sampler import Sampler
 from fcdm.engine.stop import Stopped
 from fcdm.engine.streamed_metrics import Measure, open_measure
@@ -50,6 +50,16 @@ class EvaluationResult:
     (GRID or fewer, C, side, side) uint8.
     """
     seconds: float
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """What a file of it says besides what was evaluated, and by which protocol."""
+        return {
+            "metrics": self.metrics,
+            "heldout_loss_bins": self.heldout_loss_bins,
+            "floor": self.floor,
+            "grid": {"columns": COLUMNS, "tile": tile(self.grid.shape[-1])},
+        }
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ from fcdm.data.dataset import data_checksum, open_dataset
 from fcdm.engine.distributed import Ranks
 from fcdm.engine.environment import matmul_precision
 from fcdm.engine.evaluate import draw_and_measure, evaluate
-from fcdm.engine.image_grid import COLUMNS, png, tile
+from fcdm.engine.image_grid import png
 from fcdm.engine.load_model import open_model
 from fcdm.engine.streamed_metrics import InceptionMeasure
 from fcdm.engine.worker import Worker, in_batches
@@ -61,10 +61,7 @@ def evaluate_weights(weights: Weights, config: Config, out: Path, worker: Worker
                 "judged": evaluated,
                 "protocol_id": protocol_id(protocol),
                 "protocol": protocol,
-                "metrics": result.metrics,
-                "heldout_loss_bins": result.heldout_loss_bins,
-                "floor": result.floor,
-                "grid": {"columns": COLUMNS, "tile": tile(result.grid.shape[-1])},
+                **result.content,
             }
             if ranks.is_main:
                 write_atomic(out / f"{name}.png", png(result.grid))

@@ -15,7 +15,7 @@ from fcdm.config.ema_profiles import power_length
 from fcdm.data.dataset import Dataset, open_dataset
 from fcdm.engine.environment import matmul_precision, prepare_machine
 from fcdm.engine.evaluate import EvaluationResult, evaluate
-from fcdm.engine.image_grid import COLUMNS, png, tile
+from fcdm.engine.image_grid import png
 from fcdm.engine.load_model import load_named
 from fcdm.engine.state import TrainState, create_model
 from fcdm.engine.worker import Worker
@@ -105,30 +105,28 @@ class Evaluator:
         path = self.run.evaluation(step, self.protocol_id)
         return self.ranks.any(self.ranks.is_main and path.exists())
 
-    def _write(self, step: int, found: EvaluationResult, records: RecordWriter | None, average: dict[str, Any]) -> None:
+    def _write(
+        self, step: int, result: EvaluationResult, records: RecordWriter | None, average: dict[str, Any]
+    ) -> None:
         path = self.run.evaluation(step, self.protocol_id)
         content: dict[str, Any] = {
             "step": step,
             "time": round(time.time(), 3),
             "protocol_id": self.protocol_id,
             "protocol": self.protocol,
-            "metrics": found.metrics,
-            "heldout_loss_bins": found.heldout_loss_bins,
-            "floor": found.floor,
-            "grid": {"columns": COLUMNS, "tile": tile(found.grid.shape[-1])},
-            "seconds": round(found.seconds, 2),
+            **result.content,
+            "seconds": round(result.seconds, 2),
+            **({"average": average} if average else {}),
         }
-        if average:
-            content["average"] = average
         try:
             path.parent.mkdir(exist_ok=True)
         except OSError as error:
             raise describe_oserror(error, path) from None
         # The picture first: whoever sees the evaluation finds its picture.
-        write_atomic(path.with_suffix(".png"), png(found.grid))
+        write_atomic(path.with_suffix(".png"), png(result.grid))
         # The record next: once the evaluation's file is there, nobody looks at this checkpoint again.
         if records is not None:
-            records.write(step, {"protocol": self.protocol_id, **found.metrics})
+            records.write(step, {"protocol": self.protocol_id, **result.metrics})
             records.sync()
         write_json(path, content)
         for leftover in self.run.evaluations.glob(f".{path.stem}-rank*.npz"):

@@ -24,11 +24,22 @@ import numpy as np
 import torch
 from PIL import Image
 
-from fcdm.atomic import TEMPORARY, describe_oserror, read_json, sync_folder, temporary_name, write_atomic, write_json
+from fcdm.atomic import (
+    TEMPORARY,
+    describe_oserror,
+    plain,
+    read_json,
+    sync_folder,
+    temporary_name,
+    write_atomic,
+    write_json,
+)
 from fcdm.engine.image_grid import COLUMNS, GRID, png, tile
 from fcdm.engine.sampler import Sampler
 from fcdm.engine.worker import Worker
 from fcdm.errors import UserError
+from fcdm.runs.identity import identifying
+from fcdm.runs.revision import code_revision
 
 REQUEST, DONE, NPZ, GRID_PNG, IMAGES = "request.json", "samples.json", "samples.npz", "grid.png", "images"
 
@@ -196,9 +207,6 @@ def _picture(pixels: np.ndarray[Any, Any]) -> Image.Image:
 
 
 def _refuse_another(path: Path, before: dict[str, Any], asked: dict[str, Any]) -> None:
-    from fcdm.atomic import plain
-    from fcdm.runs.identity import identifying
-
     old, new = identifying(before), identifying(plain(asked))
     differ = [f"{key} {old.get(key)}, not {new.get(key)}" for key in sorted(old | new) if old.get(key) != new.get(key)]
     if differ:
@@ -219,6 +227,4 @@ def _told(path: Path) -> Iterator[None]:
 
 def facts_of(request: dict[str, Any], seconds: float, **more: Any) -> dict[str, Any]:
     """What samples.json says besides the request."""
-    from fcdm.runs.revision import code_revision
-
     return {**request, "seconds": round(seconds, 2), "time": round(time.time(), 3), "revision": code_revision(), **more}

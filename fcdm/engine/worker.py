@@ -80,7 +80,8 @@ class Worker:
         """
         ranks = self.ranks
         for first in range(0, len(batches), ranks.world_size):
-            if signum := ranks.stop(self.stop.signum):
+            # The highest: SIGTERM (15) comes before a user's signal.
+            if signum := int(ranks.highest(self.stop.signum or 0)[0]):
                 raise Stopped(signum)
             yield batches[first + ranks.rank] if first + ranks.rank < len(batches) else None
             self.beat()

@@ -24,7 +24,7 @@ from fcdm.runs.find_weights import Weights, find_weights
 from fcdm.runs.folder import Run, find_run, frozen_science
 from fcdm.runs.identity import INTRODUCED, flatten, run_id, science
 from fcdm.runs.protocol import Part
-from fcdm.runs.reader import list_studies
+from fcdm.runs.reader import budgets_asked_of
 from fcdm.runs.run_paths import folders_of_runs, run_facts, step_of
 from fcdm.runs.tracked_ema import tracked
 from fcdm.runs.user_models import check_source, with_source
@@ -122,7 +122,7 @@ def _pinned(key: str, text: str, config: Config) -> Weights:
 
 def _refuse_passing(key: str, run: Run, step: int) -> None:
     """Raise UserError for a checkpoint that training, which goes on, will remove: of no budget that is asked for."""
-    asked = {at for study in list_studies(run.folder.parent) for at in study.budgets(run.id)}
+    asked = budgets_asked_of(run)
     newest = max(at for at, _ in checkpoints(run.checkpoints))
     if step not in asked and newest < max(asked, default=0):
         raise UserError(

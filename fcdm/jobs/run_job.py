@@ -17,7 +17,7 @@ from fcdm.jobs.job import EVALUATE, Job
 from fcdm.runs.folder import Run, check_frozen
 from fcdm.runs.identity import science
 from fcdm.runs.processes import is_first_process
-from fcdm.runs.reader import list_studies
+from fcdm.runs.reader import budgets_asked_of
 from fcdm.runs.run_paths import evaluation_files
 from fcdm.runs.user_models import check_source
 from fcdm.tracking.background import forwarding
@@ -74,10 +74,7 @@ def _asked_before(run: Run) -> set[int]:
     """Budgets that any study asked of this run: their checkpoints stay, evaluated or not yet."""
     steps = {step for step, *_ in evaluation_files(run.evaluations)}
     with contextlib.suppress(UserError):  # a study file that cannot be read asks for nothing
-        for study in list_studies(run.folder.parent):
-            for request in study.requests:
-                if request.run == run.name:
-                    steps |= set(request.budgets)
+        steps |= budgets_asked_of(run)
     return steps
 
 

@@ -9,16 +9,19 @@ import torch
 
 
 @contextlib.contextmanager
-def plain_float32(device: torch.device) -> Iterator[None]:
-    """No autocast and no TF32 while the block runs: a metric must not move with the model's precision.
-
-    TF32 keeps 10 bits of a significand, and cuDNN's convolutions use it unless told otherwise.
-    """
+def tf32(allowed: bool) -> Iterator[None]:
+    """Whether CUDA's float32 products and convolutions keep 10 bits of a significand only, while the block runs."""
     cuda, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     before = cuda.allow_tf32, cudnn.allow_tf32
-    cuda.allow_tf32 = cudnn.allow_tf32 = False
+    cuda.allow_tf32 = cudnn.allow_tf32 = allowed
     try:
-        with torch.autocast(device.type, enabled=False):
-            yield
+        yield
     finally:
         cuda.allow_tf32, cudnn.allow_tf32 = before
+
+
+@contextlib.contextmanager
+def plain_float32(device: torch.device) -> Iterator[None]:
+    """No autocast and no TF32 while the block runs: a metric must not move with the model's precision."""
+    with tf32(False), torch.autocast(device.type, enabled=False):
+        yield

@@ -11,7 +11,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from fcdm.formatting import bytes_text, count_text, duration_text, flops_text, number_text
+from fcdm.formatting import bytes_text, duration_text, flops_text, number_text
 from fcdm.plan.estimate import KINDS, START_UP_S, Cost
 from fcdm.plan.model import Plan, PlannedRun, Total, total, totals
 from fcdm.plan.remaining import SKIPPED
@@ -60,7 +60,7 @@ class PlanRow:
             memory_bytes=run.memory_bytes,
             left=total([run.left]),
             wall="-" if skipped else _both(run.wall_hours, run.evaluation_wall_hours, run.evaluation, _wall),
-            starts="-" if skipped else _both(run.starts, run.evaluation_starts, run.evaluation, count_text),
+            starts="-" if skipped else _both(run.starts, run.evaluation_starts, run.evaluation, "{:,}".format),
             skipped=skipped,
         )
 
@@ -86,7 +86,7 @@ class PlanRow:
                 lambda hours: f"{'≤ ' if len(runs) > 1 else ''}{_wall(hours)}",
             ),
             starts=_both(
-                _most(run.starts for run in runs), _most(run.evaluation_starts for run in runs), apart, count_text
+                _most(run.starts for run in runs), _most(run.evaluation_starts for run in runs), apart, "{:,}".format
             ),
             skipped=all(run.standing.state in SKIPPED for run in runs),
         )
@@ -223,7 +223,7 @@ def _hours_cell(left: Total, kinds: Sequence[str]) -> str:
 
 
 def _steps(budgets: Iterable[int]) -> str:
-    return ", ".join(map(count_text, budgets))
+    return ", ".join(map("{:,}".format, budgets))
 
 
 def _resources(request: Resources, evaluation: Resources | None) -> str:
@@ -281,7 +281,7 @@ def sharing_table(sharing: Sharing) -> Table:
         table.add_column(heading, justify="right", no_wrap=True)
 
     def row(name: str, amount: Amount, style: str | None = None) -> None:
-        cells = [count_text(amount.runs), count_text(amount.evaluations)]
+        cells = [f"{amount.runs:,}", f"{amount.evaluations:,}"]
         cells += [flops_text(amount.training_flops), flops_text(amount.evaluation_flops)]
         cells += [number_text(amount.gpu_hours)] * on_gpus + [number_text(amount.cpu_hours)] * on_cpus
         table.add_row(name, *cells, bytes_text(amount.checkpoint_bytes), style=style)

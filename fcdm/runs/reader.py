@@ -19,6 +19,7 @@ import yaml
 
 from fcdm.atomic import read_json
 from fcdm.errors import UserError
+from fcdm.runs.folder import Run
 from fcdm.runs.formats import (
     Evaluation,
     Record,
@@ -237,6 +238,11 @@ def run_folders(runs_dir: Path | str) -> list[Path]:
 def list_studies(runs_dir: Path | str) -> list[Study]:
     """The studies below `runs_dir`, by name."""
     return [read_study_file(path) for path in sorted((Path(runs_dir) / "studies").glob("[!.]*.json"))]
+
+
+def budgets_asked_of(run: Run) -> set[int]:
+    """What all studies ask of a run, evaluated or not yet. Raises UserError for a study that cannot be read."""
+    return {step for study in list_studies(run.folder.parent) for step in study.budgets(run.id)}
 
 
 def read_study(runs_dir: Path | str, name: str) -> Study:

@@ -157,16 +157,16 @@ def test_two_sweeps_at_once_train_each_run_once(here: Lab) -> None:
 
 
 BUG = """
-_weights = Evaluate.weights
+_trained = Evaluator.trained
 
 
-def _weights_with_a_bug(self, step, model, records):
+def _trained_with_a_bug(self, step, state, records):
     if step == 600:
         raise ValueError("a bug of the user's at step 600")
-    _weights(self, step, model, records)
+    _trained(self, step, state, records)
 
 
-Evaluate.weights = _weights_with_a_bug
+Evaluator.trained = _trained_with_a_bug
 """
 
 
@@ -192,7 +192,7 @@ def test_a_job_that_raises_is_failed_and_the_others_go_on(here: Lab, checkout: P
     (noted,) = run.glob("jobs/*.error.json")
     error = json.loads(noted.read_text())
     assert error["error"] == "ValueError: a bug of the user's at step 600"
-    assert "_weights_with_a_bug" in error["traceback"]
+    assert "_trained_with_a_bug" in error["traceback"]
     told = here.status()
     assert "a bug of the user's at step 600" in told.stdout
     assert str(run.name) in told.stdout

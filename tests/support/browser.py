@@ -37,8 +37,8 @@ def look_at(page: Path, scratch: Path, width: int = 1280, height: int = 4000) ->
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     if browser is None:
         if os.environ.get("CI") == "true":
-            pytest.fail("CI=true and no chromium: python tools/install_chromium.py")
-        pytest.skip("no chromium: python tools/install_chromium.py")
+            pytest.fail("CI=true and no chromium: python tools/install.py chromium")
+        pytest.skip("no chromium: python tools/install.py chromium")
     picture, log = scratch / "page.png", scratch / "net.json"
     words = [
         *(browser, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"),

@@ -1,9 +1,11 @@
-"""What runs are called in tables and figures: as in the papers, with what sets one setting apart from another."""
+"""What runs are called in tables and figures, what sets one setting apart from another, and what is on one scale."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from fcdm.runs.identity import NOT_IDENTITY
 
@@ -48,3 +50,20 @@ def labels_of(curves: Iterable[RunCurves]) -> tuple[dict[str, tuple[str, str]], 
         labels[run.name] = (name + suffix, variant_of[run.name])
         settings[name + suffix] = {key: own.get(key, "none") for key in differing}
     return labels, settings
+
+
+def scales(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """(what to add to a name, `""` where there is one scale only: `, 16 px`; its rows), by data and resolution.
+
+    FIDs are on one scale for the same data at the same resolution; others are never joined.
+    """
+    keys = [key for key in ("data", "resolution") if key in table]
+    varied = [key for key in keys if table[key].nunique() > 1]
+    if not varied:
+        return [("", table)]
+    found = []
+    for _, rows in table.groupby(varied, sort=True):
+        first = rows.iloc[0]
+        words = [str(first["data"])] * ("data" in varied) + [f"{first['resolution']} px"] * ("resolution" in varied)
+        found.append((f", {' '.join(words)}", rows))
+    return found

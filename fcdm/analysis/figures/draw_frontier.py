@@ -12,8 +12,7 @@ from matplotlib.colors import to_hex
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from fcdm.analysis.data.labels import display_name
-from fcdm.analysis.data.scales import scales
+from fcdm.analysis.data.labels import display_name, scales
 from fcdm.analysis.data.seed_curves import dropped
 from fcdm.analysis.figures.axes import NOTE, Drawn, fid_label, legend_columns, log_axes
 from fcdm.analysis.figures.model_size import marker_of

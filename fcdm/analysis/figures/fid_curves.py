@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from fcdm.analysis.data.scales import scales
+from fcdm.analysis.data.labels import scales
 from fcdm.analysis.data.seed_curves import SeedCurve, dropped, seed_curves
 from fcdm.analysis.figures.axes import (
     NOTE,

@@ -11,8 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 
-from fcdm.analysis.data.labels import display_name
-from fcdm.analysis.data.scales import scales
+from fcdm.analysis.data.labels import display_name, scales
 from fcdm.analysis.data.seed_curves import dropped, seed_curves
 from fcdm.analysis.figures.axes import NOTE, Drawn, fid_label, legend_columns, log_axes, spread
 from fcdm.analysis.figures.published_points import LEGEND, UNDISCLOSED, named_as, unguided

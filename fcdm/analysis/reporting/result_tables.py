@@ -8,8 +8,7 @@ import numpy as np
 import pandas as pd
 
 from fcdm.analysis.data.curves import METRICS
-from fcdm.analysis.data.labels import display_name
-from fcdm.analysis.data.scales import scales
+from fcdm.analysis.data.labels import display_name, scales
 from fcdm.analysis.figures.axes import fid_label
 from fcdm.analysis.reporting.cell_tables import MISSING, Cell, CellTable, number, over_seeds
 from fcdm.analysis.stats.power_law_fit import Fit

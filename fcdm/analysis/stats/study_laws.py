@@ -7,8 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from fcdm.analysis.data.labels import display_name
-from fcdm.analysis.data.scales import scales
+from fcdm.analysis.data.labels import display_name, scales
 from fcdm.analysis.stats.frontier import at_compute, fit_frontier, mean_curves
 from fcdm.analysis.stats.power_law_fit import Fit, fit_power_law
 from fcdm.errors import UserError

@@ -1,6 +1,8 @@
-"""Installs packages of Debian or Ubuntu that tests and tools need. Standard library only.
+"""`python tools/install.py slurm chromium`: packages of Debian or Ubuntu that tests and tools need.
 
-It takes root's rights, or sudo's without a password, and changes no setting of the machine.
+Standard library only. It takes root's rights, or sudo's without a password, and changes no setting of the machine. It
+starts no service (where systemd runs, SLURM's packages themselves may start munge's and MariaDB's own, which the
+development cluster does not use).
 """
 
 from __future__ import annotations
@@ -11,6 +13,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from tools.devcluster.system import missing_packages
 
 
 def install(name: str, missing: Callable[[], list[str]], size: str, then: str) -> int:
@@ -54,3 +60,16 @@ def run(command: list[str]) -> subprocess.CompletedProcess[str]:
 def fail(name: str, text: str) -> int:
     print(f"{name}: {text}", file=sys.stderr)
     return 1
+
+
+def missing_browser() -> list[str]:
+    """For the tests that look at reports."""
+    return [] if shutil.which("chromium") else ["chromium"]
+
+
+if __name__ == "__main__":
+    wanted = {
+        "slurm": (missing_packages, "about 210 MB, half a minute", "python tools/devcluster up"),
+        "chromium": (missing_browser, "about 110 MB to fetch, 350 MB on disk", "the tests look at reports with it"),
+    }
+    sys.exit(max(install(name, *wanted[name]) for name in sys.argv[1:]))
