@@ -94,10 +94,19 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+@contextlib.contextmanager
+def file_errors(path: Path, doing: str = "writing") -> Iterator[None]:
+    """Makes an OSError of the block a UserError, as `describe_oserror` says it."""
+    try:
+        yield
+    except OSError as error:
+        raise describe_oserror(error, path, doing) from error
+
+
 def describe_oserror(error: OSError, path: Path, doing: str = "writing") -> UserError:
     """The UserError to raise for `error`: one line with the path, what failed, and what to do.
 
-    Use as `raise describe_oserror(error, path) from error`. `doing` says what was going on, as in "reading".
+    `doing` says what was going on, as in "reading".
     """
     again = "run the same command again"
     elsewhere = "or choose another folder"

@@ -6,7 +6,7 @@ import hashlib
 from functools import cache
 from pathlib import Path
 
-from fcdm.atomic import describe_oserror
+from fcdm.atomic import file_errors
 
 
 def file_sha256(path: Path) -> str:
@@ -17,11 +17,9 @@ def file_sha256(path: Path) -> str:
 
 def known_sha256(path: Path) -> str:
     """The same, remembered in this process until the file's size or time changes. Raises UserError."""
-    try:
+    with file_errors(path, "reading"):
         status = path.stat()
         return _remembered(path, status.st_size, status.st_mtime_ns)
-    except OSError as error:
-        raise describe_oserror(error, path, "reading") from error
 
 
 def has_sha256(path: Path, expected: str) -> bool:

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import matplotlib as mpl
 
+from fcdm.atomic import file_errors
+
 mpl.use("Agg")
 
 from fcdm.analysis.data.one_protocol import protocol_differences
@@ -39,7 +41,7 @@ from fcdm.analysis.reporting.report_figures import figures, guidance
 from fcdm.analysis.reporting.reproduce import repeat_section
 from fcdm.analysis.reporting.result_tables import fit_tables, measured, protocol_rows, protocol_sentence, results_table
 from fcdm.analysis.reporting.study_facts import ProtocolResults, StudyFacts, study_facts
-from fcdm.atomic import describe_oserror, write_atomic
+from fcdm.atomic import write_atomic
 from fcdm.errors import in_one_line
 from fcdm.jobstatus.status_table import summary
 from fcdm.runs.revision import code_revision
@@ -141,10 +143,8 @@ def _evaluated(results: ProtocolResults) -> tuple[HTML, list[CellTable], list[st
 
 def write_report(report: Report, out: Path) -> list[Path]:
     """Writes the page, and its LaTeX tables beside it (PAGE-TABLE.tex); returns them. Raises UserError."""
-    try:
+    with file_errors(out.parent):
         out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise describe_oserror(error, out.parent) from None
     written = {out: report.html}
     written |= {out.with_name(f"{out.stem}-{table.name}.tex"): latex_table(table) for table in report.tables}
     for path, text in written.items():

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from fcdm.atomic import (
     TEMPORARY,
     describe_oserror,
+    file_errors,
     read_json_if_whole,
     sync_folder,
     temporary_name,
@@ -114,14 +115,12 @@ class Work:
                 f"{self.out} is the unfinished store of another command ({_told(before, values, differs)}): finish "
                 "that one, remove the folder, or choose another --out"
             )
-        try:
+        with file_errors(self.out):
             for folder in (self.out / "shards", self.folder):
                 folder.mkdir(parents=True, exist_ok=True)
             for folder in (self.out / "shards", self.folder):
                 for left in (*folder.glob(f"{TEMPORARY}*"), *folder.glob("*.bad.json"), *folder.glob("*.failed")):
                     left.unlink(missing_ok=True)
-        except OSError as error:
-            raise describe_oserror(error, self.out) from error
         write_json(path, values)
 
     def checked(self, shard: int, refuse: bool, huge: bool) -> bool:

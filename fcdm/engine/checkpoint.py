@@ -22,7 +22,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from fcdm.atomic import TEMPORARY, describe_oserror, plain, sync_folder, temporary_name, write_new
+from fcdm.atomic import TEMPORARY, describe_oserror, file_errors, plain, sync_folder, temporary_name, write_new
 from fcdm.errors import UserError
 from fcdm.runs.checkpoints import (
     MANIFEST,
@@ -130,13 +130,11 @@ def prune(folder: Path, keep: int, keep_steps: set[int]) -> None:
     present = checkpoints(folder)
     whole = [path for _, path in present if looks_whole(path)]
     kept = set(whole[-keep:])
-    try:
+    with file_errors(folder, "removing old checkpoints"):
         for step, path in present:
             if path not in kept and step not in keep_steps:
                 _remove(path)
         remove_leftovers(folder)
-    except OSError as error:
-        raise describe_oserror(error, folder, "removing old checkpoints") from error
 
 
 def remove_leftovers(folder: Path) -> None:

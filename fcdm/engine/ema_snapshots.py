@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fcdm.atomic import describe_oserror
+from fcdm.atomic import file_errors
 from fcdm.config.ema_profiles import Kept, length_text
 from fcdm.config.schema import PowerEMAConfig
 from fcdm.engine.checkpoint import Groups, load_checkpoint, remove_leftovers, save_checkpoint
@@ -88,10 +88,8 @@ class PowerAverages:
                 averages = [copies[id(parameter)] for parameter in average.parameters()]
                 update_power_ema(averages, current, step, gamma_from_sigma_rel(float(length)), since)
         save_checkpoint(folder, step, groups, {})
-        try:
+        with file_errors(folder, "removing what a killed process left"):
             remove_leftovers(folder)
-        except OSError as error:
-            raise describe_oserror(error, folder, "removing what a killed process left") from error
 
     def groups(self) -> Groups:
         """For a checkpoint: what is tracked, as of the last update."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from fcdm.atomic import describe_oserror, write_atomic, write_json
+from fcdm.atomic import file_errors, write_atomic, write_json
 from fcdm.config.ema_profiles import power_length
 from fcdm.data.dataset import Dataset, open_dataset
 from fcdm.engine.environment import matmul_precision, prepare_machine
@@ -118,10 +118,8 @@ class Evaluator:
             "seconds": round(result.seconds, 2),
             **({"average": average} if average else {}),
         }
-        try:
+        with file_errors(path):
             path.parent.mkdir(exist_ok=True)
-        except OSError as error:
-            raise describe_oserror(error, path) from None
         # The picture first: whoever sees the evaluation finds its picture.
         write_atomic(path.with_suffix(".png"), png(result.grid))
         # The record next: once the evaluation's file is there, nobody looks at this checkpoint again.

@@ -19,7 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from fcdm.atomic import describe_oserror
+from fcdm.atomic import describe_oserror, file_errors
 from fcdm.engine.checkpoint import load_checkpoint
 from fcdm.errors import UserError
 from fcdm.models import FCDM, DiT
@@ -105,11 +105,9 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
 
 
 def _read_torch(path: Path) -> Mapping[str, Any]:
-    try:
+    with file_errors(path, "reading the weights"):
         path.open("rb").close()
         mapped = zipfile.is_zipfile(path)
-    except OSError as error:
-        raise describe_oserror(error, path, "reading the weights") from error
     try:
         # Mapped where the format allows it: of a training checkpoint, two thirds are moments that nobody reads here.
         with torch.serialization.safe_globals([argparse.Namespace]):

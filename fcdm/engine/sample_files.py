@@ -26,7 +26,7 @@ from PIL import Image
 
 from fcdm.atomic import (
     TEMPORARY,
-    describe_oserror,
+    file_errors,
     plain,
     read_json,
     sync_folder,
@@ -128,7 +128,7 @@ def draw(folder: SampleFolder, sampler: Sampler, batch_size: int, pngs: bool, wo
     worker.progress.sampling(0, there, folder.count)
     images = folder.path / IMAGES
     if pngs:
-        with _told(images):
+        with file_errors(images):
             images.mkdir(exist_ok=True)
     for turn, batch in enumerate(worker.rounds(batches)):
         if batch is not None:
@@ -136,7 +136,7 @@ def draw(folder: SampleFolder, sampler: Sampler, batch_size: int, pngs: bool, wo
             pictures = drawn.permute(0, 2, 3, 1).contiguous().cpu().numpy()
             if pngs:  # before the part, which says that its pictures are there
                 for number, picture in enumerate(pictures, batch[0]):
-                    with _told(images):
+                    with file_errors(images):
                         _picture(picture).save(images / _picture_name(number))
             buffer = io.BytesIO()
             np.save(buffer, pictures, allow_pickle=False)
@@ -171,7 +171,7 @@ def _write_npz(
 ) -> None:
     final = folder.path / NPZ
     temporary = final.with_name(temporary_name(final.name))
-    with _told(final):
+    with file_errors(final):
         try:
             with zipfile.ZipFile(temporary, "x", zipfile.ZIP_STORED) as archive:
                 shape = (folder.count, *np.load(parts[0][2], mmap_mode="r").shape[1:])
@@ -215,14 +215,6 @@ def _refuse_another(path: Path, before: dict[str, Any], asked: dict[str, Any]) -
             f"{path.parent} is of another request ({'; '.join(differ[:3])}{more}): say out=<another folder>, or "
             "remove it"
         )
-
-
-@contextlib.contextmanager
-def _told(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise describe_oserror(error, path) from None
 
 
 def facts_of(request: dict[str, Any], seconds: float, **more: Any) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
-from fcdm.atomic import describe_oserror, sync_folder, temporary_name
+from fcdm.atomic import describe_oserror, file_errors, sync_folder, temporary_name
 from fcdm.errors import UserError
 from fcdm.features.inception_weights import NAME, URL, cache_folder, check_weights, promised_checksum
 
@@ -36,10 +36,8 @@ def download_weights(
         return target
     temporary = folder / temporary_name(NAME)
     digest = hashlib.sha256()
-    try:
+    with file_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise describe_oserror(error, folder) from error
     try:
         # The network's errors are OSErrors, as the disk's are: told apart by who raised them.
         try:

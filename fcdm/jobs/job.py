@@ -130,6 +130,11 @@ class Job:
             raise UserError(f"{path} is no job file ({type(error).__name__}): launchers write these") from None
 
 
+def end_file(job_file: Path, kind: str) -> Path:
+    """`<n>.error.json` or `<n>.stopped.json` beside a frozen job: how its last start ended, as its process left it."""
+    return job_file.with_suffix(f".{kind}.json")
+
+
 def _stands(path: Path) -> bool:
     """Whether an evaluation is there and whole. Raises UserError for a damaged one."""
     try:

@@ -13,14 +13,16 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import BinaryIO
 
 from rich.console import Console
 from rich.progress import Progress, TaskID
 
+from fcdm.atomic import read_json_if_whole
 from fcdm.errors import UserError
 from fcdm.formatting import plural
-from fcdm.jobs.job import Job
+from fcdm.jobs.job import Job, end_file
 from fcdm.jobs.progress import HELD, PROGRESS_FILE, JobProgress, bars, read_progress
 from fcdm.runs.processes import cores
 from fcdm.runs.run_cost import train_flops
@@ -48,6 +50,7 @@ class Outcome:
 @dataclass
 class _Running:
     job: Job
+    file: Path
     process: subprocess.Popen[bytes]
     log: BinaryIO
     task: TaskID
@@ -150,8 +153,9 @@ class _Pool:
         environment = {**os.environ, "FCDM_PARENT": str(os.getpid()), "PYTHONUNBUFFERED": "1"}
         for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
             environment[name] = str(self.share)
+        file = job.freeze()
         process = subprocess.Popen(
-            [sys.executable, "-m", "fcdm.job", str(job.freeze())],
+            [sys.executable, "-m", "fcdm.job", str(file)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -160,7 +164,7 @@ class _Pool:
             start_new_session=True,
         )
         task = self.bars.add_task("", total=job.budgets[-1], name=job.name, doing="starting")
-        self.running.append(_Running(job, process, log, task, _progress(job)))
+        self.running.append(_Running(job, file, process, log, task, _progress(job)))
 
     def _look(self, item: _Running) -> None:
         """Show a job's news; if it has ended, note how."""
@@ -201,10 +205,7 @@ def _ended(item: _Running, code: int) -> Outcome:
         name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
         state = "stopped" if code > 128 else "failed"
         return Outcome(item.job, state, f"by {name}; the same command continues ({log})")
-    try:
-        line = [line for line in log.read_text(errors="replace").splitlines() if line.strip()][-1]
-    except (OSError, IndexError):
-        line = f"exit code {code}"
+    line = read_json_if_whole(end_file(item.file, "error")).get("error") or f"exit code {code}"
     if code == HELD:
         return Outcome(item.job, "held", line)
     return Outcome(item.job, "failed", f"{line} ({log})")

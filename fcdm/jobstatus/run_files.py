@@ -17,6 +17,7 @@ from typing import Any
 from fcdm.atomic import read_json_if_whole
 from fcdm.config.schema import Config, DataConfig, EvaluationConfig, ModelConfig
 from fcdm.errors import UserError
+from fcdm.jobs.job import end_file
 from fcdm.jobs.progress import EVALUATION_PROGRESS_FILE, PROGRESS_FILE, JobProgress, read_progress
 from fcdm.runs.formats import read_evaluation
 from fcdm.runs.lock_files import Claim, claim_path, highest, read_claim
@@ -214,8 +215,8 @@ def _notes(path: Path) -> JobNotes:
     return JobNotes(
         path,
         parts=_parts(path),
-        error=read_json_if_whole(path.with_suffix(".error.json")) or None,
-        stopped=read_json_if_whole(path.with_suffix(".stopped.json")) or None,
+        error=read_json_if_whole(end_file(path, "error")) or None,
+        stopped=read_json_if_whole(end_file(path, "stopped")) or None,
         requeues=tuple(item for item in requeues if isinstance(item, dict)) if isinstance(requeues, list) else (),
         submitted=submitted,
     )

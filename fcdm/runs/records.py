@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from fcdm.atomic import describe_oserror, plain, sync_folder
+from fcdm.atomic import describe_oserror, file_errors, plain, sync_folder
 from fcdm.errors import UserError
 
 _FRAME = frozenset({"step", "time", "protocol"})
@@ -38,7 +38,7 @@ class RecordWriter:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._standing: set[tuple[str, int]] = set()
-        try:
+        with file_errors(path, "opening the records"):
             new = not path.exists()
             self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
             try:
@@ -48,8 +48,6 @@ class RecordWriter:
             except BaseException:
                 os.close(self._descriptor)
                 raise
-        except OSError as error:
-            raise describe_oserror(error, path, "opening the records") from error
 
     def write(self, step: int, values: Mapping[str, float | int | str | list[Any] | None]) -> bool:
         """Appends the values of this step that do not stand yet; False if all do: then nothing is written."""
@@ -74,10 +72,8 @@ class RecordWriter:
 
     def sync(self) -> None:
         """Puts everything written on the disk: before a checkpoint stands, its steps' records must."""
-        try:
+        with file_errors(self.path):
             os.fsync(self._descriptor)
-        except OSError as error:
-            raise describe_oserror(error, self.path) from error
 
     def close(self) -> None:
         if self._descriptor >= 0:
@@ -99,7 +95,7 @@ class RecordWriter:
 
     def _append(self, record: dict[str, Any]) -> None:
         line = (json.dumps(plain(record), allow_nan=False) + "\n").encode()
-        try:
+        with file_errors(self.path):
             before = os.fstat(self._descriptor).st_size
             try:
                 # One system call: a reader sees the line whole or not yet; a crash tears at most the last.
@@ -109,8 +105,6 @@ class RecordWriter:
             except BaseException:
                 os.ftruncate(self._descriptor, before)
                 raise
-        except OSError as error:
-            raise describe_oserror(error, self.path) from error
 
     def _read_and_cut(self) -> None:
         whole = 0  # bytes of good lines so far

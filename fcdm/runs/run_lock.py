@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
-from fcdm.atomic import describe_oserror, sync_folder, temporary_name, write_json, write_new
+from fcdm.atomic import file_errors, sync_folder, temporary_name, write_json, write_new
 from fcdm.errors import UserError
 from fcdm.formatting import duration_text
 from fcdm.runs.lock_files import Claim, claim_path, highest, own_claim, prune, read_claim
@@ -126,7 +126,7 @@ def claim(folder: Path, scheduler: JobAlive = ask_slurm) -> Holder:
     Raises RunHeld, having written nothing, if a process holds it that lives, or of which nobody can tell.
     """
     holders = folder / "holders"
-    try:
+    with file_errors(holders, "claiming the run"):
         for _ in range(_TRIES):
             number, found = _look(holders, scheduler)
             if found is not None and found.alive is not False:
@@ -137,18 +137,14 @@ def claim(folder: Path, scheduler: JobAlive = ask_slurm) -> Holder:
                 prune(holders, holder.number)
                 return holder
             # Somebody was faster: look again who it is.
-    except OSError as error:
-        raise describe_oserror(error, holders, "claiming the run") from error
     raise UserError(f"{holders}: the claims keep changing; run the same command again")
 
 
 def current_holder(folder: Path, scheduler: JobAlive = ask_slurm) -> HolderInfo | None:
     """Who holds the run's `folder`, dead or alive; None if nobody claimed it or the last one released it."""
     holders = folder / "holders"
-    try:
+    with file_errors(holders, "reading who holds the run"):
         return _look(holders, scheduler)[1]
-    except OSError as error:
-        raise describe_oserror(error, holders, "reading who holds the run") from error
 
 
 def _look(holders: Path, scheduler: JobAlive) -> tuple[int, HolderInfo | None]:

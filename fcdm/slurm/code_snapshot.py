@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import fcdm
-from fcdm.atomic import describe_oserror
+from fcdm.atomic import file_errors
 from fcdm.config.schema import CustomConfig, ModelConfig
 from fcdm.errors import UserError
 from fcdm.runs.revision import REVISION_FILE, code_revision
@@ -56,11 +56,9 @@ def take_snapshot(runs_dir: Path, models: Iterable[ModelConfig] = ()) -> Path:
     folder = runs_dir.absolute() / CODE / digest.hexdigest()[:16]
     if (folder / _VERIFIED).exists():
         return folder
-    try:
+    with file_errors(folder, "copying the code for the jobs"):
         if not folder.exists():
             _copy(files, folder)
-    except OSError as error:
-        raise describe_oserror(error, folder, "copying the code for the jobs") from None
     _verify(folder, list(own))
     return folder
 

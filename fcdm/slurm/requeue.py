@@ -18,6 +18,7 @@ import numpy as np
 
 from fcdm.atomic import write_json
 from fcdm.errors import UserError
+from fcdm.jobs.job import end_file
 from fcdm.runs.checkpoints import checkpoints
 from fcdm.runs.folder import Run
 from fcdm.runs.lock_files import own_job
@@ -29,13 +30,13 @@ USERS = (signal.SIGUSR1, signal.SIGUSR2)
 
 def note_end(job_file: Path, kind: str, **facts: Any) -> None:
     """Leave `<n>.error.json` or `<n>.stopped.json` beside the job file, for `fcdm.status`."""
-    write_json(job_file.with_suffix(f".{kind}.json"), {**facts, "time": time.time(), "job": own_job()})
+    write_json(end_file(job_file, kind), {**facts, "time": time.time(), "job": own_job()})
 
 
 def forget_ends(job_file: Path) -> None:
     """At the start of a job: what became of its last start is no longer so."""
     for kind in ("error", "stopped"):
-        job_file.with_suffix(f".{kind}.json").unlink(missing_ok=True)
+        end_file(job_file, kind).unlink(missing_ok=True)
 
 
 def requeues(job_file: Path) -> list[dict[str, Any]]:
