@@ -153,8 +153,12 @@ def test_what_was_killed_comes_back(cluster: Callable[..., Any]) -> None:
     mine = cluster(nodes=2, gpus=0)
     assert mine.up() is True
     assert mine.up() is False
-    job = ask(mine, "sbatch", "--parsable", "--nodelist=node1", "--output=job.txt", "--wrap", "sleep 4; echo done")
+    job = ask(mine, "sbatch", "--parsable", "--nodelist=node1", "--output=job.txt", "--wrap", "sleep 9; echo done")
     until("RUNNING", lambda: ask(mine, "squeue", "-h", "-j", job, "-o", "%T"))
+    # The controller saves some seconds after a change: killed before that, it starts the job anew, and SLURM fails it.
+    seen = time.time()
+    ask(mine, "scontrol", "update", f"jobid={job}", "comment=runs")
+    until(True, lambda: (mine.folder / "state" / "job_state").stat().st_mtime > seen)
 
     killed = mine.daemons()
     for role in ("slurmctld", "node1"):

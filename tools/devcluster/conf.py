@@ -211,10 +211,11 @@ def mariadb_install_command(site: Site) -> list[str]:
 def mariadb_options(site: Site, folder: str = "database") -> list[str]:
     # A log of 8 MB and not of 96: a test's cluster is not to write 100 MB. flush_log_at_trx_commit=2: a killed daemon
     # loses nothing, a power cut a second. debug-no-sync: table definitions do not wait for the disk (the tables' data
-    # do), 2.8 s and not 3.6 s for a new cluster while others write. native-aio=0: containers lack it.
+    # do), 2.8 s and not 3.6 s for a new cluster while others write. native-aio=0: containers lack it. Its own
+    # tmpdir: a MariaDB that starts removes all temporary tables that it finds in /tmp, those of another too (10.11).
     return [
         "--no-defaults",
-        f"--datadir={site.base / folder}",
+        *(f"--datadir={site.base / folder}", f"--tmpdir={site.base / 'run'}"),
         *(["--user=root"] if site.user == "root" else []),  # else it refuses to run as root
         *("--innodb-log-file-size=8M", "--innodb-flush-log-at-trx-commit=2", "--innodb-use-native-aio=0"),
         *("--innodb-buffer-pool-size=64M", "--performance-schema=OFF", "--loose-debug-no-sync"),
