@@ -15,7 +15,6 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +145,7 @@ def _free(path: Path) -> str:
         return "free space unknown"
 
 
-@contextmanager
+@contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold the lock file `path` (made if missing). Released by the kernel however the process ends.
 

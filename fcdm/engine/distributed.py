@@ -45,6 +45,10 @@ class Ranks:
         length = count // self.world_size
         return self.rank * length, length
 
+    def share_name(self, batch_size: int) -> str:
+        """Names this rank's share of batches: of no use under another number of ranks or another batch size."""
+        return f"rank{self.rank}of{self.world_size}-by{batch_size}"
+
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """Sum over ranks, the same on all of them."""
         if self.world_size > 1:

@@ -138,7 +138,7 @@ def _once(out: Path, name: str, worker: Worker) -> Iterator[Worker | None]:
 
 
 def _partial(out: Path, name: str, ranks: Ranks, batch_size: int) -> Path:
-    return out / f".{name}" / f"rank{ranks.rank}of{ranks.world_size}-by{batch_size}.npz"
+    return out / f".{name}" / f"{ranks.share_name(batch_size)}.npz"
 
 
 def _write(path: Path, content: dict[str, Any], seconds: float) -> None:

@@ -133,8 +133,8 @@ class Evaluator:
     def _partial(self, step: int) -> Path:
         """Where this rank keeps what it has sampled so far; of no use under another split into batches."""
         stem = self.run.evaluation(step, self.protocol_id).stem
-        split = f"rank{self.ranks.rank}of{self.ranks.world_size}-by{self.config.evaluation.batch_size}"
-        return self.run.evaluations / f".{stem}-{split}.npz"
+        share = self.ranks.share_name(self.config.evaluation.batch_size)
+        return self.run.evaluations / f".{stem}-{share}.npz"
 
 
 def evaluate_checkpoints(run: Run, part: Part, worker: Worker) -> None:

@@ -8,7 +8,6 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -242,15 +241,6 @@ def test_an_empty_study_and_a_damaged_run(tmp_path: Path, capsys: pytest.Capture
 
 
 # --- MLflow ------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def server(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Iterator[Server]:
-    made = Server(tmp_path_factory.mktemp("server"))
-    shutil.copy(empty_database, made.database)
-    made.start()
-    yield made
-    made.kill()
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -10,6 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -77,3 +79,12 @@ class Server:
             os.killpg(self.process.pid, signal.SIGKILL)  # the session that start() made: nothing else is in it
             self.process.wait()
             self.process = None
+
+
+@pytest.fixture
+def server(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Iterator[Server]:
+    made = Server(tmp_path_factory.mktemp("server"))
+    shutil.copy(empty_database, made.database)
+    made.start()
+    yield made
+    made.kill()

@@ -10,7 +10,6 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -366,15 +365,6 @@ def test_two_at_once_on_a_store_that_does_not_exist(tmp_path: Path) -> None:
         out, err = process.communicate(timeout=120)
         assert (process.returncode, err) == (0, ""), out
     check_once(tmp_path / "mlflow.db", tmp_path)
-
-
-@pytest.fixture
-def server(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Iterator[Server]:
-    made = Server(tmp_path_factory.mktemp("server"))
-    shutil.copy(empty_database, made.database)
-    made.start()
-    yield made
-    made.kill()
 
 
 def wait_for(condition: Any, seconds: float = 240.0) -> None:
