@@ -13,7 +13,7 @@ from pathlib import Path
 
 from fcdm.engine.stop import Stopped, StopSignal, end_process
 from fcdm.errors import UserError
-from fcdm.jobs.job import EVALUATE, Job
+from fcdm.jobs.job import EVALUATE, BenchmarkJob, Job
 from fcdm.jobs.progress import EVALUATION_PROGRESS_FILE, HELD, PROGRESS_FILE
 from fcdm.runs.folder import Run
 from fcdm.runs.lock_files import own_job
@@ -58,6 +58,11 @@ def _do(path: Path, job: Job, stop: StopSignal) -> int:
             add_id(path, mine)  # its launcher may have been killed before it could
     if (mine is None or int(os.environ.get("SLURM_NTASKS") or 1) == 1) and not job.left():
         print("nothing is left to do", flush=True)
+        return 0
+    if isinstance(job, BenchmarkJob):
+        from fcdm.speed.run_benchmark import run_benchmark
+
+        run_benchmark(job)
         return 0
     # Only now torch: errors before come at once.
     from fcdm.engine.distributed import Ranks

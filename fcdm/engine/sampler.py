@@ -24,13 +24,15 @@ if TYPE_CHECKING:
 class Sampler:
     """Images by their numbers: start noise, label and step noise of sample i are functions of (seed, i)."""
 
-    def __init__(self, model: nn.Module, config: Config, device: torch.device, label: int | None = None) -> None:
-        """label: all samples are of this class, whatever `evaluation.labels` says."""
+    def __init__(
+        self, model: nn.Module, config: Config, device: torch.device, label: int | None = None, decode: bool = True
+    ) -> None:
+        """label: all samples are of this class, whatever `evaluation.labels` says. decode: latents will be decoded."""
         self.model, self.config, self.device, self.label = model, config, device, label
         side = config.resolution // config.data.downsample
         self.shape = (config.data.channels, side, side)
         self.objective = make_objective(config.diffusion)
-        self.vae = _decoder(config, device) if config.data.downsample > 1 else None
+        self.vae = _decoder(config, device) if decode and config.data.downsample > 1 else None
         self.weak = weaker_model(config, device)
         asked = config.evaluation
         self.sampling = Sampling(
@@ -39,6 +41,11 @@ class Sampler:
 
     def images(self, numbers: Tensor) -> Tensor:
         """Samples `numbers` (n,) int64 as (n, C, side, side) uint8."""
+        x = self.latents(numbers)
+        return self.vae.decode(x) if self.vae else to_uint8(x)
+
+    def latents(self, numbers: Tensor) -> Tensor:
+        """Samples `numbers` (n,) int64 as the model makes them: latents or pixels (n, channels, side, side) float32."""
         protocol = self.config.evaluation
         interval = protocol.guidance_interval
         denoise = Guided(
@@ -57,8 +64,7 @@ class Sampler:
             return normal(protocol.seed, Purpose.SAMPLE_STEP, k, numbers, self.shape)
 
         with autocast(protocol.precision, self.device):
-            x = self.objective.sample(denoise, start, noise, self.sampling).x
-        return self.vae.decode(x.float()) if self.vae else to_uint8(x.float())
+            return self.objective.sample(denoise, start, noise, self.sampling).x.float()
 
     def labels(self, numbers: Tensor) -> Tensor:
         """Labels (n,) int64 of the samples."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,8 @@ class TrainStep:
         self.config, self.objective, self.state, self.ranks = config, objective, state, ranks
         self.first_image, _ = ranks.share(config.batch_size)
         self.model = _for_training(state.model, config, ranks)
+        self.mark: Callable[[str], None] = _unmarked
+        """Called at the end of each phase of a step, with its name: for benchmarks."""
 
     def __call__(self, batch: Batch, measure_norm: bool = False) -> Tensor | None:
         """Take one step. Returns the gradients' norm, (), where it is asked for or clipped, else None."""
@@ -41,7 +44,9 @@ class TrainStep:
             norm = nn.utils.get_total_norm([w.grad for w in state.weights if w.grad is not None])
         state.optimiser.step()
         state.optimiser.zero_grad(set_to_none=True)
+        self.mark("optimiser")
         state.advance(loss, config.ema)
+        self.mark("EMA")
         return norm
 
     def _backward(self, batch: Batch) -> Tensor:
@@ -60,9 +65,14 @@ class TrainStep:
                 # Each part weighs by its images, so micro-batches and ranks (whose gradients DDP averages) make
                 # the mean over the global batch.
                 loss = losses.sum() / len(batch)
+                self.mark("forward")
                 loss.backward()  # type: ignore[no-untyped-call]
+                self.mark("backward")
                 total += loss.detach()
         return ranks.sum(total) / ranks.world_size
+
+
+def _unmarked(phase: str) -> None: ...
 
 
 def learning_rate(config: Config, step: int) -> float:

@@ -231,9 +231,13 @@ def open_inception(weights: str | Path | None = None, device: str | torch.device
     autocast and TF32 say: batch size and device move a feature by float rounding only. UserError for weights
     that are not found or not right, and for images of other shapes.
     """
-    path, device = find_weights(weights), torch.device(device)
-    identity = f"inception@{check_weights(path)[:8]}"
-    network = load_inception(path).to(device)
+    path = find_weights(weights)
+    return inception_extractor(load_inception(path), f"inception@{check_weights(path)[:8]}", torch.device(device))
+
+
+def inception_extractor(network: Inception, identity: str, device: torch.device) -> Extractor:
+    """`open_inception` of a network that is there already, in eval mode."""
+    network.to(device)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @torch.no_grad()

@@ -9,8 +9,9 @@ import time
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-from fcdm.atomic import write_json
+from fcdm.atomic import file_errors, write_json
 from fcdm.config.check import config_from
 from fcdm.config.schema import Config, CustomConfig
 from fcdm.errors import UserError
@@ -23,6 +24,8 @@ from fcdm.runs.user_models import news_of_source
 
 EVALUATE = "judge"
 """Work of a job that only evaluates; the word is that of job files since version 0.1."""
+BENCHMARK = "benchmark"
+"""Work of a job that measures how fast its configuration runs."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Job:
     """The run's folder, made already or not."""
     parts: tuple[Part, ...]
     work: str = "all"
-    """`all`: train, and evaluate at each budget; `train`; EVALUATE: what has a checkpoint."""
+    """`all`: train, and evaluate at each budget; `train`; EVALUATE: what has a checkpoint; BENCHMARK."""
 
     @property
     def run(self) -> Run:
@@ -115,19 +118,56 @@ class Job:
         jobs = self.folder / "jobs"
         jobs.mkdir(exist_ok=True)
         path = jobs / f"{time.time_ns()}.json"
-        parts = [dataclasses.asdict(part.config) for part in self.parts]
-        write_json(path, {"id": self.id, "work": self.work, "parts": parts})
+        write_json(path, self._content())
         return path
 
-    @classmethod
-    def load(cls, path: Path) -> Job:
+    def _content(self) -> dict[str, Any]:
+        parts = [dataclasses.asdict(part.config) for part in self.parts]
+        return {"id": self.id, "work": self.work, "parts": parts}
+
+    @staticmethod
+    def load(path: Path) -> Job:
         """The job of a frozen file. Raises UserError."""
         try:
             content = json.loads(path.read_text())
             parts = tuple(Part(config_from(part)) for part in content["parts"])
-            return cls(content["id"], path.parent.parent, parts, content.get("work", "all"))
+            job = content["id"], path.parent.parent, parts, content.get("work", "all")
+            if job[-1] == BENCHMARK:
+                return BenchmarkJob(*job, content["seconds"], content["profile"])
+            return Job(*job)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path} is no job file ({type(error).__name__}): launchers write these") from None
+
+
+@dataclass(frozen=True)
+class BenchmarkJob(Job):
+    """Measures how fast its configuration runs (`fcdm.speed`). Its folder holds no run, and it is never done for good:
+    another device, or a newer torch, is another answer."""
+
+    seconds: float = 180.0
+    """It takes at most about so long."""
+    profile: bool = False
+    """Whether the profiler's trace is kept."""
+
+    def open(self) -> Run:
+        with file_errors(self.folder, "making the folder"):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        return self.run
+
+    def missing(self) -> list[int]:
+        return self.budgets
+
+    def untrained(self) -> list[int]:
+        return self.budgets
+
+    def left(self) -> list[int]:
+        return self.budgets
+
+    def refuse_lost_budgets(self) -> None:
+        """It needs no checkpoint."""
+
+    def _content(self) -> dict[str, Any]:
+        return {**super()._content(), "seconds": self.seconds, "profile": self.profile}
 
 
 def end_file(job_file: Path, kind: str) -> Path:

@@ -15,8 +15,10 @@ from fcdm.config.samplers import ADAPTIVE
 from fcdm.config.schema import Config
 from fcdm.cost.model_cost import FLOAT_BYTES, FLOPS_PER_MAC, sampling_passes
 from fcdm.errors import UserError
+from fcdm.formatting import flops_text
 from fcdm.plan.evaluation_flops import decoding_macs, metrics_macs, weak_macs
 from fcdm.plan.gpus import DEFAULT_GPU, DEFAULT_MFU, Device, device_named, known_device
+from fcdm.runs.benchmark_files import Benchmarks, Rate
 from fcdm.runs.run_cost import run_cost
 from fcdm.runs.throughput import Speed, Speeds, alike
 from fcdm.slurm.options import SlurmOptions
@@ -73,14 +75,22 @@ class Memory:
 class Paces:
     """The paces of a command's runs; without `guess`, measured ones only. Raises UserError for an unknown GPU."""
 
-    def __init__(self, gpu: str | Device | None, mfu: float | None, speeds: Speeds, guess: bool = True) -> None:
+    def __init__(
+        self,
+        gpu: str | Device | None,
+        mfu: float | None,
+        speeds: Speeds,
+        benchmarks: Benchmarks,
+        guess: bool = True,
+    ) -> None:
         if mfu is not None and not 0 < mfu <= 1:
             raise UserError(f"hydra.launcher.mfu={mfu} cannot be: a share of the GPU's peak, more than 0 and at most 1")
         self.guess = guess
         self.named = device_named(gpu) if isinstance(gpu, str) else gpu
         self.device = self.named or device_named(DEFAULT_GPU)
         self.mfu = DEFAULT_MFU if mfu is None else mfu
-        self.speeds = speeds
+        self.mfu_is_asked = mfu is not None
+        self.speeds, self.benchmarks = speeds, benchmarks
         self._known: dict[tuple[object, ...], Pace | None] = {}
 
     def speed(self, config: Config, processes: int, on_gpu: bool) -> Speed | None:
@@ -90,28 +100,61 @@ class Paces:
             speeds = [speed for speed in speeds if known_device(speed.device) == self.named]
         return next((speed for speed in speeds if speed.world_size == processes), speeds[0] if speeds else None)
 
-    def of(self, config: Config, precision: str, where: Resources) -> Pace | None:
-        """The pace of `precision` work of this run's model; None: on CPUs, where nothing was measured."""
-        key = (alike(config), precision, where.processes, where.gpus)
+    def rate(self, config: Config, kind: str, precision: str, on_gpu: bool) -> Rate | None:
+        """What a benchmark says of this kind of work, on the GPU that is named where one is."""
+        for rate in self.benchmarks.rates(config, kind, precision, run_cost(config).forward_macs):
+            if (rate.device != "cpu") != on_gpu:
+                continue
+            if not on_gpu or self.named is None or known_device(rate.device) == self.named:
+                return rate
+        return None
+
+    def of(self, config: Config, kind: str, where: Resources) -> Pace | None:
+        """The pace of this kind of the run's work; None: on CPUs, where nothing was measured."""
+        precision = config.precision if kind == "training" else evaluation_precision(config, kind)
+        guided = config.evaluation.guidance_scale != 1.0
+        ways = (config.activation_checkpointing,) if kind == "training" else (guided,)
+        key = (alike(config), kind, precision, ways, where.processes, where.gpus)
         if key not in self._known:
-            self._known[key] = self._find(config, precision, where.processes, where.gpus)
+            self._known[key] = self._find(config, kind, precision, where.processes, where.gpus)
         return self._known[key]
 
-    def _find(self, config: Config, precision: str, processes: int, gpus: int) -> Pace | None:
+    def _find(self, config: Config, kind: str, precision: str, processes: int, gpus: int) -> Pace | None:
+        """From what tells most to what tells least: this work measured, its benchmark, its family's benchmark, a guess.
+
+        A share of the peak that the user names (`hydra.launcher.mfu`) comes before the benchmark of another model.
+        """
         speed = self.speed(config, processes, on_gpu=gpus > 0)
         measured = speed.per_process * run_cost(config).train_flops_per_image if speed else 0.0
+        if speed and kind == "training":
+            return Pace(measured, measured_text(config, speed, measured))
+        rate = self.rate(config, kind, precision, on_gpu=gpus > 0)
+        if rate is not None and rate.exact:
+            return Pace(rate.flops_per_s, benchmark_text(rate, kind, precision))
         if speed and precision == config.precision:
             return Pace(measured, measured_text(config, speed, measured))
         if not gpus or not self.guess:
-            return None
+            return None if rate is None else Pace(rate.flops_per_s, benchmark_text(rate, kind, precision))
         device = known_device(speed.device) if speed else None
         if device is not None:
             mfu = measured / device.flops_per_s(config.precision)
             text = f"MFU {mfu:.2f} of the {device.name}'s peak in {precision}, as measured in {config.precision}"
             return Pace(mfu * device.flops_per_s(precision), text)
+        if rate is not None and not self.mfu_is_asked:
+            return Pace(rate.flops_per_s, benchmark_text(rate, kind, precision))
         peak = self.device.flops_per_s(precision)
         text = f"assumed MFU {self.mfu:g} of the {self.device.name}'s {peak / 1e12:g} TFLOP/s in {precision}"
         return Pace(self.mfu * peak, text, assumed=True)
+
+
+def benchmark_text(rate: Rate, kind: str, precision: str) -> str:
+    """`XL 256px benchmarked on NVIDIA H100 80GB HBM3: 247 TFLOP/s in bf16, MFU 0.31 of its measured peak`."""
+    what = f"{rate.name}{'' if rate.exact else ' (the nearest of its family)'}"
+    what = {"decoding": "the VAE", "metrics": "the feature extractor"}.get(kind, what)
+    return (
+        f"{what} benchmarked on {rate.place}: {flops_text(rate.flops_per_s)}FLOP/s in {precision}, "
+        f"MFU {rate.share:.2f} of its measured peak"
+    )
 
 
 def measured_text(config: Config, speed: Speed, flops_per_s: float) -> str:
@@ -161,17 +204,16 @@ def job_cost(
 ) -> Cost:
     """The cost of `steps` of training on `request` and of `evaluations` on `evaluation` (the same where inline)."""
     training = run_cost(config).train_flops(config.batch_size, steps)
-    work = [("training", training, config, config.precision, request)]
+    work = [("training", training, config, request)]
     for part, _ in evaluations:
-        amounts = evaluation_flops(part).items()
-        work += [(kind, amount, part, evaluation_precision(part, kind), evaluation) for kind, amount in amounts]
+        work += [(kind, amount, part, evaluation) for kind, amount in evaluation_flops(part).items()]
     flops: dict[str, float] = dict.fromkeys(KINDS, 0.0)
     seconds: dict[str, float | None] = dict.fromkeys(KINDS, 0.0)
-    for kind, amount, part, precision, where in work:
+    for kind, amount, part, where in work:
         flops[kind] += amount
         so_far = seconds[kind]
         if amount and so_far is not None:
-            pace = paces.of(part, precision, where)
+            pace = paces.of(part, kind, where)
             seconds[kind] = so_far + amount / pace.flops_per_s if pace else None
     return Cost(flops, seconds)
 

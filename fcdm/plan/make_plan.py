@@ -11,11 +11,12 @@ from fcdm.formatting import bytes_text
 from fcdm.jobs.ema_requests import snapshot_bytes
 from fcdm.jobs.job import Job
 from fcdm.jobs.make_jobs import NOT_HERE, data_is_here
-from fcdm.plan.estimate import KINDS, Paces, evaluation_precision, job_cost, memory, starts
+from fcdm.plan.estimate import KINDS, Paces, job_cost, memory, starts
 from fcdm.plan.model import Plan, PlannedRun
 from fcdm.plan.remaining import SKIPPED, Standing, Standings, evaluations_of
 from fcdm.plan.shared_runs import sharing
 from fcdm.plan.warnings import warnings_before_submission
+from fcdm.runs.benchmark_files import Benchmarks
 from fcdm.runs.identity import NOT_IDENTITY, flatten, readable_name, science
 from fcdm.runs.throughput import Speeds
 from fcdm.slurm.options import SlurmOptions
@@ -25,7 +26,7 @@ from fcdm.slurm.sbatch_script import Resources, request_of
 def make_plan(jobs: list[Job], options: SlurmOptions) -> Plan:
     """Look at what is there and estimate what is left. Raises UserError for a GPU that is not known."""
     runs_dir = Path(jobs[0].config.runs_dir)
-    paces = Paces(options.gpu, options.mfu, Speeds(runs_dir))
+    paces = Paces(options.gpu, options.mfu, Speeds(runs_dir), Benchmarks(runs_dir))
     standings = Standings(runs_dir)
     differs = differences(jobs)
     runs = [_planned(job, standings.of(job), differs[job.id], paces, options) for job in jobs]
@@ -132,8 +133,7 @@ def _pace_texts(runs: Iterable[PlannedRun], paces: Paces) -> tuple[list[str], bo
                 continue
             config = run.job.config
             request = run.request if kind == "training" or run.evaluation is None else run.evaluation
-            precision = config.precision if kind == "training" else evaluation_precision(config, kind)
-            pace = paces.of(config, precision, request)
+            pace = paces.of(config, kind, request)
             if pace is not None:
                 assumed |= pace.assumed
                 found.setdefault(pace.text, {})[kind] = None

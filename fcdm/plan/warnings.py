@@ -13,6 +13,7 @@ from fcdm.jobs.make_jobs import data_is_here
 from fcdm.plan.estimate import START_UP_S, Paces, job_cost, memory, starts, useful_seconds
 from fcdm.plan.gpus import Device
 from fcdm.plan.remaining import Standing, evaluations_of
+from fcdm.runs.benchmark_files import Benchmarks
 from fcdm.runs.identity import readable_name
 from fcdm.runs.run_cost import run_cost
 from fcdm.runs.throughput import Speeds
@@ -41,8 +42,8 @@ def warnings_before_submission(
     """
     options = options or SlurmOptions()
     if paces is None:  # where the GPU is not known, hours are not guessed either
-        speeds = Speeds(Path(jobs[0].config.runs_dir) if jobs else Path())
-        paces = Paces(gpu, mfu, speeds, guess=gpu is not None)
+        runs_dir = Path(jobs[0].config.runs_dir) if jobs else Path()
+        paces = Paces(gpu, mfu, Speeds(runs_dir), Benchmarks(runs_dir), guess=gpu is not None)
     troubles: dict[str, list[str]] = {}
     for job in jobs:
         for text in _of_job(job, standings.get(job.id) if standings else None, gpu, paces, options):

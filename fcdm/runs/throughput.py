@@ -64,7 +64,7 @@ class Speeds:
         if key not in self._found:
             rough = (config.model.kind, config.resolution, config.batch_size, run_cost(config).forward_macs)
             found = self._index.get(rough)
-            self._found[key] = list(self._read(found, _alike(science(config)))) if found else []
+            self._found[key] = list(self._read(found, speed_like(science(config)))) if found else []
         return self._found[key]
 
     @cached_property
@@ -85,7 +85,7 @@ class Speeds:
         read = 0
         for folder in folders:
             try:
-                if _alike(RunView(folder).config) != wanted:
+                if speed_like(RunView(folder).config) != wanted:
                     continue
                 speed = _last_speed(folder)
             except (OSError, UserError, KeyError, TypeError, ValueError, AttributeError):
@@ -104,7 +104,7 @@ def alike(config: Config) -> tuple[object, ...]:
     return (repr(config.model), config.resolution, config.batch_size, config.precision, *shape)
 
 
-def _alike(science_config: dict[str, Any]) -> dict[str, Any]:
+def speed_like(science_config: dict[str, Any]) -> dict[str, Any]:
     """What speed depends on: two runs with the same of this train equally fast on the same machine."""
     flat = flatten(science_config)
     return {

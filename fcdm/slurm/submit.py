@@ -128,7 +128,8 @@ def submit(
 def _from_anywhere(job: Job, runs_dir: Path) -> Job:
     """The job with absolute paths: it starts in another folder."""
     parts = tuple(Part(_absolute(part.config, runs_dir)) for part in job.parts)
-    return dataclasses.replace(job, folder=runs_dir / job.name, parts=parts)
+    folder = runs_dir / job.folder.relative_to(job.config.runs_dir)
+    return dataclasses.replace(job, folder=folder, parts=parts)
 
 
 def _absolute(config: Config, runs_dir: Path) -> Config:

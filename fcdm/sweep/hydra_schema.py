@@ -20,6 +20,17 @@ class SweeperConfig:
 
 
 @dataclass
+class BenchmarkSweeperConfig:
+    """`hydra/sweeper=fcdm_benchmark`: of `python -m fcdm.benchmark`."""
+
+    _target_: str = f"{PLUGINS}.FcdmBenchmarkSweeper"
+    seconds: float = 180.0
+    """For each model, at most about so many."""
+    profile: bool = False
+    """Keep the profiler's trace."""
+
+
+@dataclass
 class LocalConfig:
     """`hydra/launcher=local`."""
 
@@ -34,6 +45,7 @@ def register_schema() -> None:
     for family, node in FAMILIES.items():
         store.store(group="schema", name=family, node=node)
     store.store(group="hydra/sweeper", name="fcdm", node=SweeperConfig)
+    store.store(group="hydra/sweeper", name="fcdm_benchmark", node=BenchmarkSweeperConfig)
     store.store(group="hydra/launcher", name="local", node=LocalConfig)
     # Stands in for the stock launcher of that name: after Hydra's scan of the plugins (which happens once), since it
     # loads them in the order of their paths and the stock node could come last (hydra-core 1.3.8).

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fcdm.errors import UserError
-from fcdm.jobs.job import Job
+from fcdm.jobs.job import BENCHMARK, Job
 from fcdm.jobs.record_study import this_command
 from fcdm.plan.gpus import device_named
 from fcdm.plan.warnings import warnings_before_submission
@@ -41,6 +41,8 @@ def options_from(values: dict[str, Any]) -> SlurmOptions:
 def check_jobs(jobs: list[Job], values: dict[str, Any]) -> None:
     """Raises UserError for what the cluster cannot do."""
     options = options_from(values)
+    if options.wait and jobs[0].work == BENCHMARK:
+        raise UserError("hydra.launcher.wait is for runs: a benchmark prints into its own log.txt")
     check(jobs, options, Slurm(options.slurm_conf))
 
 
@@ -61,12 +63,15 @@ def submit_jobs(jobs: list[Job], values: dict[str, Any]) -> int:
     ids = sorted({name.split("_")[0] for row in rows if row.state == "submitted" for name in row.ids}, key=int)
     runs_dir = jobs[0].config.runs_dir
     study = jobs[0].config.study
-    status = f"python -m fcdm.status {study}" + (f" --runs {runs_dir}" if runs_dir != "runs" else "")
+    if jobs[0].work == BENCHMARK:
+        then = f"tail -F {jobs[0].folder}/log.txt; python -m fcdm.benchmark --show --runs {runs_dir}"
+    else:
+        then = f"python -m fcdm.status {study}" + (f" --runs {runs_dir}" if runs_dir != "runs" else "") + " --watch"
     counts = ", ".join(f"{count} {state}" for state, count in Counter(row.state for row in rows).items())
     named = f" (SLURM {', '.join(ids)})" if ids else ""
     leave = "" if options.wait or not named else "; the jobs need nothing of this terminal any more"
     console.print(f"{counts}{named}{leave}", highlight=False, soft_wrap=True)
-    console.print(f"  {status} --watch", highlight=False, soft_wrap=True)
+    console.print(f"  {then}", highlight=False, soft_wrap=True)
     if options.wait and any(row.ids for row in rows):
         from fcdm.jobstatus.status_table import watch
 

@@ -33,16 +33,19 @@ class StudySweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Compose every choice before anything starts; then hand over to the launcher."""
-        choices = choices_of(self.context.config_loader, self.composed, arguments)
-        composer = Composer(self.context.config_loader, self.composed)
-        composed = [_compose(composer, choice) for choice in with_progress(choices, "composing")]
-        jobs = make_jobs(composed, data_needed=not self.launcher.plans_only)
+        jobs = make_jobs(self.configs(arguments), data_needed=not self.launcher.plans_only)
         self.launcher.check(jobs)
         if not self.launcher.plans_only:
             record_study(jobs, this_command())
         if self.launcher.launch_jobs(jobs):
             raise SystemExit(1)
         return None
+
+    def configs(self, arguments: list[str]) -> list[Config]:
+        """Every choice of the command line, composed and checked. Raises UserError."""
+        choices = choices_of(self.context.config_loader, self.composed, arguments)
+        composer = Composer(self.context.config_loader, self.composed)
+        return [_compose(composer, choice) for choice in with_progress(choices, "composing")]
 
 
 def _compose(composer: Composer, choice: list[str]) -> Config:

@@ -6,12 +6,17 @@ No dataclasses here: Hydra 1.3 executes this file without putting it into sys.mo
 from __future__ import annotations
 
 from fcdm.jobs.job import Job
+from fcdm.sweep.benchmark_sweeper import BenchmarkSweeper
 from fcdm.sweep.job_launcher import JobLauncher
 from fcdm.sweep.sweeper import StudySweeper
 
 
 class FcdmSweeper(StudySweeper):
     """`hydra/sweeper=fcdm`."""
+
+
+class FcdmBenchmarkSweeper(BenchmarkSweeper):
+    """`hydra/sweeper=fcdm_benchmark`."""
 
 
 class LocalLauncher(JobLauncher):

@@ -37,6 +37,7 @@ from fcdm.plan.make_plan import make_plan
 from fcdm.plan.model import Plan
 from fcdm.plan.plan_table import print_tables
 from fcdm.plan.warnings import warnings_before_submission
+from fcdm.runs.benchmark_files import Benchmarks
 from fcdm.runs.folder import Run
 from fcdm.runs.run_lock import claim
 from fcdm.runs.throughput import Speeds
@@ -137,7 +138,7 @@ def test_numbers_by_hand(fcdm: Command) -> None:
 
 def test_guidance_doubles_sampling_alone(jobs: Any) -> None:
     (one,), (two,) = jobs("model=S"), jobs("model=S", "evaluation.guidance_scale=1.5")
-    paces = Paces(None, None, Speeds("nowhere"))
+    paces = Paces(None, None, Speeds("nowhere"), Benchmarks("nowhere"))
     request = make_plan([one], PlanOptions()).runs[0].request
     plain, guided = (
         job_cost(job.config, 1, remaining.evaluations_of(job), paces, request, request) for job in (one, two)

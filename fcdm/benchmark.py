@@ -1,0 +1,113 @@
+"""`python -m fcdm.benchmark key=value ...`: how fast a model trains and samples here, or on a cluster's GPUs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from fcdm.config.check import checked
+from fcdm.errors import UserError
+from fcdm.sample import told
+from fcdm.sweep.benchmark_sweeper import benchmark_jobs
+from fcdm.sweep.hydra_schema import register_schema
+
+HELP = """python -m fcdm.benchmark [-m] key=value ... [seconds=180] [--profile]
+python -m fcdm.benchmark --show [--runs FOLDER]
+
+Measures, for a model at a resolution, on the device where it runs: what the device can do at best (matrix products
+in float32, TF32 and bf16; copies); the training step by phase, eager, compiled and with activation checkpointing; its
+memory beside what a plan says; the largest micro-batch; sampling with and without guidance in each precision;
+decoding; feature extraction; the slowest operators; and what limits the step. It needs no data.
+
+What it measured is kept in <runs_dir>/benchmarks/<device>.json. hydra/launcher=plan then counts with it.
+
+keys
+  those of python -m fcdm.train: model=XL resolution=512 precision=bf16 micro_batch=64 device=auto runs_dir=runs
+  seconds=180           at most about so long for each model: the most telling comes first
+  --profile             keep the profiler's trace of a training step (for Perfetto or chrome://tracing)
+  --show                what was measured so far, and nothing else
+
+examples
+  python -m fcdm.benchmark model=N
+  python -m fcdm.benchmark -m model=S,B,L,XL,dit/XL-2
+  python -m fcdm.benchmark -m model=XL,dit/XL-2 resolution=256,512 +slurm=h100x4 hydra/launcher=submitit_slurm
+"""
+
+register_schema()
+_failure: Exception | None = None
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Returns the exit code: 0 once all is measured, or submitted; 1 after a one-line message."""
+    words = sys.argv[1:] if arguments is None else arguments
+    if any(word in ("-h", "--help", "help") for word in words):
+        print(HELP, end="")
+        return 0
+    return told("fcdm.benchmark", lambda: _show(words) if "--show" in words else _run(words))
+
+
+def _run(words: list[str]) -> None:
+    sweeper = ["hydra/sweeper=fcdm_benchmark"]
+    for word in words:
+        key, _, value = word.partition("=")
+        if key == "seconds":
+            sweeper.append(f"hydra.sweeper.seconds={value}")
+        elif word == "--profile":
+            sweeper.append("hydra.sweeper.profile=true")
+    sys.argv[1:] = [word for word in words if word.partition("=")[0] not in ("seconds", "--profile")] + sweeper
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors through to here, where they become one line
+    _measure_one()
+    if _failure is not None:
+        raise _failure
+
+
+@hydra.main(config_path="pkg://fcdm.conf", config_name="train", version_base="1.3")
+def _measure_one(composed: DictConfig) -> None:
+    """One configuration, in this process; several (`-m`) are `fcdm.sweep.benchmark_sweeper`'s."""
+    global _failure
+    try:
+        hydra_config = HydraConfig.get()
+        launcher = hydra_config.runtime.choices["hydra/launcher"]
+        if launcher != "basic":
+            raise UserError(f"hydra/launcher={launcher} needs -m, for one model too: python -m fcdm.benchmark -m ...")
+        config = checked(composed)
+        if config.grids or config.studies:
+            raise UserError("a sweep file is for a sweep: python -m fcdm.benchmark -m +sweeps=...")
+        options = hydra_config.sweeper
+        (job,) = benchmark_jobs([config], options.seconds, options.profile)
+        from fcdm.speed.run_benchmark import run_benchmark
+
+        run_benchmark(job)
+    except Exception as error:
+        _failure = error
+
+
+def _show(words: list[str]) -> None:
+    """Print what was measured below the folder of runs."""
+    rest = [word for word in words if word != "--show"]
+    runs = "runs"
+    if rest[:1] == ["--runs"] and len(rest) == 2:
+        runs = rest[1]
+    elif len(rest) == 1 and rest[0].startswith("--runs="):
+        runs = rest[0].removeprefix("--runs=")
+    elif rest:
+        raise UserError(f"{' '.join(rest)} says nothing with --show: --show [--runs FOLDER]")
+    from fcdm.atomic import read_json
+    from fcdm.runs.benchmark_files import device_files
+    from fcdm.speed.speed_table import print_benchmark
+
+    files = device_files(Path(runs))
+    if not files:
+        raise UserError(f"{runs} has no benchmarks: python -m fcdm.benchmark model=... makes one")
+    for file in files:
+        content = read_json(file)
+        print_benchmark(content, list(content["models"]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

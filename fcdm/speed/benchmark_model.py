@@ -1,0 +1,187 @@
+"""The benchmark of one model at one resolution on one device, in bounded time, the most telling first."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fcdm.config.schema import Config, CustomConfig
+from fcdm.data.dataset import Dataset, open_dataset
+from fcdm.engine.environment import matmul_precision
+from fcdm.errors import UserError
+from fcdm.models import build_model
+from fcdm.plan.evaluation_flops import decoding_macs, digits_cnn_macs, inception_macs
+from fcdm.runs.benchmark_files import benchmark_like, benchmark_name
+from fcdm.runs.run_cost import run_cost
+from fcdm.runs.user_models import shape_of
+from fcdm.speed.ceilings import Ceilings
+from fcdm.speed.operations import profile_step, what_limits
+from fcdm.speed.random_latents import RandomLatents
+from fcdm.speed.roofline import training_roofline
+from fcdm.speed.sampling_speed import measure_decoding, measure_features, measure_sampling
+from fcdm.speed.stopwatch import Deadline, free_memory
+from fcdm.speed.training_speed import Trainer, TrainingSpeed
+
+IMAGES = 64
+"""In one forward pass, unless `micro_batch` says otherwise; at most the run's batch."""
+CPU_FLOPS = 2e11
+"""Of a training step on a CPU at most, some seconds: fewer images, down to one, else."""
+LARGER_BATCHES = (128, 256)
+"""Tried too, where they fit."""
+COMPILE_S = {"cuda": 40.0, "cpu": 60.0}
+"""What must be left of the time for a compiled variant to be begun."""
+
+
+class ModelBenchmark:
+    """Measures one model; what did not fit into the time or the memory is noted, and left out."""
+
+    def __init__(
+        self, config: Config, ceilings: Ceilings, device: torch.device, seconds: float, note: Callable[[str], None]
+    ) -> None:
+        self.config, self.ceilings, self.device, self.note = config, ceilings, device, note
+        self.deadline = Deadline(seconds)
+        self.cost = run_cost(config)
+        self.name = f"{config.model.name} {config.resolution}px"
+        self.training: list[TrainingSpeed] = []
+        self.entry: dict[str, Any] = {
+            "name": self.name,
+            "kind": config.model.kind,
+            "like": benchmark_like(config),
+            "precision": config.precision,
+            "parameters": self.cost.parameters,
+            "forward_macs": self.cost.forward_macs,
+            "extractor": config.evaluation.features,
+            "time": time.time(),
+            "left_out": [],
+        }
+
+    def run(self, trace: Path | None = None) -> tuple[str, dict[str, Any]]:
+        """(name, entry) as `fcdm.runs.benchmark_files` has them. trace: where the profiler's trace goes.
+
+        Raises UserError where not even one image fits.
+        """
+        with matmul_precision(self.config.precision):
+            self.trainer = Trainer(self.config, self._data(), self.device)
+            self._first()
+            stages: list[tuple[str, Callable[[], None], float]] = [
+                ("operators", lambda: self._operators(trace), 0.0),
+                ("compiled", lambda: self._train(self.images, True, False), COMPILE_S[self.device.type]),
+                ("activation checkpointing", self._checkpointed, 0.0),
+                ("sampling", self._sampling, 0.0),
+                ("features", self._features, 0.0),
+                ("decoding", self._decoding, 0.0),
+                *((f"{images} images a pass", partial(self._larger, images), 0.0) for images in LARGER_BATCHES),
+                ("the largest micro-batch", self._largest, 0.0),
+            ]
+            for what, stage, needed in stages:
+                self._try(what, stage, needed)
+        self.entry["training"] = [asdict(way) for way in self.training]
+        self.entry["seconds"] = time.time() - self.entry["time"]
+        return benchmark_name(self.config), self.entry
+
+    def _try(self, what: str, stage: Callable[[], None], needed_s: float) -> None:
+        if self.deadline.left <= needed_s:
+            self._leave_out(f"{what}: no time was left")
+            return
+        try:
+            stage()
+        except torch.OutOfMemoryError:
+            self._leave_out(f"{what}: out of memory")
+        except ImportError as error:
+            self._leave_out(f"{what}: needs {error.name}, which is not installed")
+        finally:
+            free_memory(self.device)
+
+    def _leave_out(self, text: str) -> None:
+        self.entry["left_out"].append(text)
+        self.note(f"{self.name}: not measured: {text}")
+
+    def _data(self) -> Dataset:
+        """The run's own where it is here, else latents that mean nothing."""
+        if self.config.data.downsample > 1:
+            try:
+                return open_dataset(self.config, self.device)
+            except UserError:
+                self.entry["data"] = "random latents in memory"
+                return RandomLatents(self.config, self.device)
+        return open_dataset(self.config, self.device)
+
+    def _first(self) -> None:
+        """Eager training on as many images as are usual, fewer where they do not fit."""
+        self.images = min(self.config.micro_batch or self._usual(), self.config.batch_size)
+        while self.images:
+            try:
+                return self._train(self.images, False, False)
+            except torch.OutOfMemoryError:
+                self._leave_out(f"{self.images} images a pass: out of memory")
+                self.images //= 2
+        raise UserError(f"{self.name}: not even one image fits into the memory of {self.device}")
+
+    def _usual(self) -> int:
+        if self.device.type != "cpu":
+            return IMAGES
+        affordable = max(1, int(CPU_FLOPS / self.cost.train_flops_per_image))
+        return min(self.config.batch_size, 1 << (affordable.bit_length() - 1))
+
+    def _train(self, images: int, compiled: bool, checkpointing: bool) -> None:
+        self.training.append(self.trainer.measure(images, compiled, checkpointing, self._share()))
+        way = self.training[-1]
+        self.note(f"{self.name}: {way.text}: {way.images_per_s:,.2f} images/s")
+
+    def _share(self) -> float:
+        """Seconds for one of the things to measure."""
+        return max(0.1, self.deadline.left / 12)
+
+    def _operators(self, trace: Path | None) -> None:
+        seen = profile_step(lambda: self.trainer.step(self.images, False, False), self.device, trace)
+        self.entry["operators"] = [asdict(operator) for operator in seen.operators]
+        self.entry["launches"], self.entry["busy"] = seen.launches, seen.busy
+        if isinstance(self.config.model, CustomConfig):
+            return
+        expected = training_roofline(
+            lambda: build_model(self.config.model, **shape_of(self.config)), self.config, self.images
+        )
+        self.entry["expected"] = expected.described(self.ceilings, self.config.precision)
+        phases = self.training[0].phases_s
+        self.entry["limit"] = what_limits(phases, seen, expected, self.ceilings, self.config.precision)
+
+    def _checkpointed(self) -> None:
+        if not isinstance(self.config.model, CustomConfig):  # which is given it when it is built
+            self._train(self.images, False, True)
+
+    def _sampling(self) -> None:
+        model = self.trainer.state.ema
+        images = min(self.config.evaluation.batch_size, self.images)
+        macs = self.cost.forward_macs
+        found = measure_sampling(model, self.config, macs, self.device, images, self.deadline.left / 4)
+        self.entry["sampling"] = [asdict(way) for way in found]
+
+    def _features(self) -> None:
+        macs = inception_macs() if self.config.evaluation.features == "inception" else digits_cnn_macs()
+        images = min(self.config.evaluation.batch_size, self.images)
+        found = measure_features(self.config, macs, self.device, images, self._share())
+        self.entry["features"] = asdict(found)
+
+    def _decoding(self) -> None:
+        if macs := decoding_macs(self.config):
+            images = min(self.config.evaluation.batch_size, self.images)
+            self.entry["decoding"] = asdict(measure_decoding(self.config, macs, self.device, images, self._share()))
+
+    def _larger(self, images: int) -> None:
+        """In the way that was the fastest so far."""
+        best = max(self.training, key=lambda way: way.images_per_s)
+        if self.images < images <= self.config.batch_size and self.deadline.left > 4 * images / best.images_per_s:
+            self._train(images, best.compiled, best.activation_checkpointing)
+
+    def _largest(self) -> None:
+        slowest = min(way.images_per_s for way in self.training)
+        self.entry["largest_micro_batch"] = {
+            name: asdict(self.trainer.largest_batch(checkpointing, int(slowest * self.deadline.left / 4)))
+            for name, checkpointing in (("plain", False), ("checkpointed", True))
+        }
