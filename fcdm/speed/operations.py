@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -49,6 +50,7 @@ class StepProfile:
 def profile_step(step: Callable[[], None], device: torch.device, trace: Path | None = None) -> StepProfile:
     """Profiles some steps; `trace`: a file for chrome://tracing or Perfetto, .json or .json.gz."""
     on_gpu = device.type == "cuda"
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else Kineto prints its own stages (torch 2.13)
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
     step()
     synchronise(device)

@@ -28,8 +28,7 @@ def run_benchmark(job: BenchmarkJob) -> None:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     ceilings = _ceilings(device)
-    job.open()
-    trace = job.folder / "trace.json.gz" if job.profile else None
+    trace = job.open().folder / "trace.json.gz" if job.profile else None
     benchmark = ModelBenchmark(config, ceilings, device, job.seconds, lambda text: print(text, flush=True))
     name, entry = benchmark.run(trace)
     facts = segment_facts(config, Ranks(0, 1, device))

@@ -103,6 +103,23 @@ def in_mlflow(here: Lab) -> dict[str, list[int]]:
     }
 
 
+def test_a_benchmark_is_submitted_measures_there_and_comes_back(here: Lab) -> None:
+    words = ["-m", "model=N,dit/N-2", "micro_batch=4", "seconds=3", "hydra/launcher=submitit_slurm"]
+    done = here.run(*here.command(*words, module="fcdm.benchmark"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 submitted" in done.stdout
+    folders = sorted(path.parent.parent for path in here.runs.glob("benchmarks/*/jobs/*.slurm.json"))
+    assert len(folders) == 2
+    ids = [json.loads(path.read_text())["ids"][0] for path in here.runs.glob("benchmarks/*/jobs/*.slurm.json")]
+    for name in ids:
+        here.wait_state(name, "COMPLETED")
+    (path,) = here.runs.glob("benchmarks/*.json")
+    assert {entry["name"] for entry in json.loads(path.read_text())["models"].values()} == {"N 8px", "dit/N-2 8px"}
+    assert all("measured ceilings" in (folder / "log.txt").read_text() for folder in folders)
+    assert not list(here.runs.glob("*/run.json")), "a benchmark is no run"
+    assert not list(here.runs.glob("studies/*")), "nor is it asked for by a study"
+
+
 def test_a_launcher_that_is_killed_at_once_loses_nothing(here: Lab, undisturbed: Path) -> None:
     launcher = subprocess.Popen(
         here.command("-m", *STUDY, "hydra/launcher=submitit_slurm"),
