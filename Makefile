@@ -57,6 +57,10 @@ format: setup  ## put the style right
 	@$(PY) -m ruff check --fix .
 	@$(PY) -m ruff format .
 
+.PHONY: gpu
+gpu:  ## what a GPU has to tell, in MINUTES=8, with nothing fetched (first: make gpu-wheels); TINY=1: small, on a CPU
+	@$(PYTHON) tools/gpu.py --minutes $(or $(MINUTES),8) $(if $(TINY),--tiny) $(if $(OUT),--out $(OUT))
+
 .PHONY: bench
 bench: setup  ## the benchmarks of the hot paths
 	@for bench in benchmarks/*.py; do case $$bench in */plain_*) ;; *) echo "== $$bench"; $(PY) $$bench || exit 1;; esac; done

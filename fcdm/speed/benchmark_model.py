@@ -176,7 +176,8 @@ class ModelBenchmark:
     def _larger(self, images: int) -> None:
         """In the way that was the fastest so far."""
         best = max(self.training, key=lambda way: way.images_per_s)
-        if self.images < images <= self.config.batch_size and self.deadline.left > 4 * images / best.images_per_s:
+        needed = 4 * images / best.images_per_s + best.compiled * COMPILE_S[self.device.type]
+        if self.images < images <= self.config.batch_size and self.deadline.left > needed:
             self._train(images, best.compiled, best.activation_checkpointing)
 
     def _largest(self) -> None:
