@@ -56,7 +56,7 @@ def pieces(tiny: bool, out: Path) -> list[Piece]:
     """What is run, the most telling first."""
     python = sys.executable
     device, seconds = ("cpu", TINY_S) if tiny else ("cuda", "{seconds}")
-    tests = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "tests").glob("*/test_*_gpu.py"))
+    tests = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "tests").rglob("test_*_gpu.py"))
 
     def benchmark(name: str, share: float, models: Sequence[str], *words: str) -> Piece:
         common = (f"device={device}", f"runs_dir={out / 'runs'}", f"seconds={seconds}")

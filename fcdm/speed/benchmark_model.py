@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -116,11 +117,10 @@ class ModelBenchmark:
         """Eager training on as many images as are usual, fewer where they do not fit."""
         self.images = min(self.config.micro_batch or self._usual(), self.config.batch_size)
         while self.images:
-            try:
-                return self._train(self.images, False, False)
-            except torch.OutOfMemoryError:
-                self._leave_out(f"{self.images} images a pass: out of memory")
-                self.images //= 2
+            self._try(f"{self.images} images a pass", lambda: self._train(self.images, False, False), -math.inf)
+            if self.training:
+                return
+            self.images //= 2
         raise UserError(f"{self.name}: not even one image fits into the memory of {self.device}")
 
     def _usual(self) -> int:

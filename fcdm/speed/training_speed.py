@@ -114,8 +114,6 @@ class Trainer:
         except torch.OutOfMemoryError:
             self.state.optimiser.zero_grad(set_to_none=True)
             raise
-        finally:
-            free_memory(self.device)
         return TrainingSpeed(
             images=images,
             compiled=compiled,
@@ -129,14 +127,15 @@ class Trainer:
 
     def fits(self, images: int, checkpointing: bool) -> bool:
         """Whether a step on so many images runs."""
+        ran = True
         try:
             self.step(images, False, checkpointing)
         except torch.OutOfMemoryError:
-            self.state.optimiser.zero_grad(set_to_none=True)
-            return False
-        finally:
-            free_memory(self.device)
-        return True
+            ran = False
+        # Outside the handler: the error's traceback holds the tensors that filled the memory.
+        self.state.optimiser.zero_grad(set_to_none=True)
+        free_memory(self.device)
+        return ran
 
     def largest_batch(self, checkpointing: bool, most: int) -> LargestBatch:
         """The largest power of two of images, at most the run's batch and `most`, that runs in one forward pass.
