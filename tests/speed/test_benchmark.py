@@ -15,12 +15,17 @@ import torch
 
 from fcdm.config.schema import Config
 from fcdm.data.dataset import open_dataset
+from fcdm.errors import UserError
 from fcdm.plan.estimate import Paces
 from fcdm.plan.gpus import DEFAULT_MFU
 from fcdm.runs.benchmark_files import Benchmarks, benchmark_like, record_benchmark
 from fcdm.runs.run_cost import run_cost
 from fcdm.runs.throughput import Speeds
 from fcdm.slurm.sbatch_script import Resources
+from fcdm.speed.benchmark_model import ModelBenchmark
+from fcdm.speed.ceilings import Ceilings
+from fcdm.speed.operations import StepProfile, what_limits
+from fcdm.speed.roofline import KindOfWork, Roofline
 from fcdm.speed.stopwatch import seconds_per_call
 from fcdm.speed.training_speed import PHASES, Trainer
 from tests.support.commands import Command, composed, environment
@@ -251,3 +256,60 @@ def test_what_cannot_be_is_said_in_one_line(fcdm: Command, tmp_path: Path, words
     assert line.startswith("fcdm.benchmark: ")
     assert says in line
     assert not (tmp_path / "runs").exists()
+
+
+def benchmark_of_no_time(notes: list[str]) -> ModelBenchmark:
+    """Of a model of which only the first measurement has time."""
+    config = dataclasses.replace(composed("model=N"), micro_batch=16)
+    return ModelBenchmark(config, Ceilings({"fp32": 1e11, "tf32": 1e11, "bf16": 1e11}, 1e10), CPU, 0.0, notes.append)
+
+
+def short_of_memory(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    """No step of more images than this finds memory."""
+    real = Trainer.step
+
+    def step(self: Trainer, images: int, *ways: Any) -> None:
+        if images > most:
+            raise torch.OutOfMemoryError
+        real(self, images, *ways)
+
+    monkeypatch.setattr(Trainer, "step", step)
+
+
+def test_where_the_usual_batch_does_not_fit_a_smaller_one_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    short_of_memory(monkeypatch, 4)
+    notes: list[str] = []
+    _, found = benchmark_of_no_time(notes).run()
+    assert [way["images"] for way in found["training"]] == [4]
+    assert found["left_out"][:2] == ["16 images a pass: out of memory", "8 images a pass: out of memory"]
+    assert "compiled: no time was left" in found["left_out"]
+    assert notes[0] == "N 8px: not measured: 16 images a pass: out of memory"
+
+
+def test_where_not_even_one_image_fits_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    short_of_memory(monkeypatch, 0)
+    with pytest.raises(UserError, match="N 8px: not even one image fits into the memory of cpu"):
+        benchmark_of_no_time([]).run()
+
+
+def expected(moved: float, flops: float) -> Roofline:
+    kind = KindOfWork()
+    kind.add(moved, flops)
+    return Roofline(1, {"products": kind})
+
+
+@pytest.mark.parametrize(
+    ("data", "busy", "moved", "flops", "limit"),
+    [
+        (0.5, 1.0, 1.0, 1.0, "host"),
+        (0.1, 0.5, 1.0, 1.0, "launches"),
+        (0.1, 0.9, 3e12, 1e14, "bandwidth"),
+        (0.1, 0.9, 1e12, 8e14, "products"),
+        (0.1, None, 1e12, 8e14, "products"),
+    ],
+)
+def test_what_limits_a_step(data: float, busy: float | None, moved: float, flops: float, limit: str) -> None:
+    phases = {"data": data, "forward": 0.3, "backward": 0.5, "optimiser": 0.05, "EMA": 0.05}
+    seen = StepProfile([], None if busy is None else 1000.0, busy)
+    ceilings = Ceilings({"bf16": 8e14}, 3e12)
+    assert what_limits(phases, seen, expected(moved, flops), ceilings, "bf16") == limit
