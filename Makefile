@@ -61,6 +61,10 @@ format: setup  ## put the style right
 gpu:  ## what a GPU has to tell, in MINUTES=8, with nothing fetched (first: make gpu-wheels); TINY=1: small, on a CPU
 	@$(PYTHON) tools/gpu.py --minutes $(or $(MINUTES),8) $(if $(TINY),--tiny) $(if $(OUT),--out $(OUT))
 
+.PHONY: gpu-wheels
+gpu-wheels: setup  ## fill .whl/ with what a bare machine with a GPU lacks: take the folder along
+	@$(PY) tools/gpu_wheels.py
+
 .PHONY: bench
 bench: setup  ## the benchmarks of the hot paths
 	@for bench in benchmarks/*.py; do case $$bench in */plain_*) ;; *) echo "== $$bench"; $(PY) $$bench || exit 1;; esac; done

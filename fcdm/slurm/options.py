@@ -5,25 +5,46 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from hydra_plugins.hydra_submitit_launcher.config import SlurmQueueConf
-
 
 @dataclass
-class SlurmOptions(SlurmQueueConf):  # type: ignore[misc]
-    """Stock options mean what they mean in hydra-submitit-launcher; null leaves it to the job's `resources`."""
+class SlurmOptions:
+    """Stock options mean what they mean in hydra-submitit-launcher; null leaves it to the job's `resources`.
 
+    Written out, and not inherited from that package: what plans and trains must not need it (a test compares).
+    """
+
+    _target_: str = ""
     submitit_folder: str | None = None
     """Not used: a launch has its folder in `<runs_dir>/launches/`, a job prints into its run's `log.txt`."""
     timeout_min: int | None = None
     """Minutes of one start of a job; null: `resources.hours`."""
-    nodes: int | None = None
+    cpus_per_task: int | None = None
+    gpus_per_node: int | None = None
     tasks_per_node: int | None = None
     """Null: one per GPU, else one."""
+    mem_gb: int | None = None
+    nodes: int | None = None
     name: str = "fcdm-${study}"
+    stderr_to_stdout: bool = False
+    partition: str | None = None
+    qos: str | None = None
+    comment: str | None = None
+    constraint: str | None = None
+    exclude: str | None = None
+    gres: str | None = None
+    cpus_per_gpu: int | None = None
+    gpus_per_task: int | None = None
+    mem_per_gpu: str | None = None
+    mem_per_cpu: str | None = None
+    account: str | None = None
     signal_delay_s: int | None = None
     """Seconds before the time limit at which a job is told to save; null: 120, or a quarter of a short limit."""
     max_num_timeout: int | None = None
     """A job is requeued at most so often after a time limit or a user's signal; null: as long as it makes progress."""
+    additional_parameters: dict[str, Any] = field(default_factory=dict)
+    array_parallelism: int = 256
+    setup: list[str] | None = None
+    """Lines for the shell before the job starts: module load, source, export."""
 
     # Ours.
     wait: bool = False
@@ -38,9 +59,6 @@ class SlurmOptions(SlurmQueueConf):  # type: ignore[misc]
     """Share of the GPU's peak that training reaches, where nothing is measured yet; null: the plan's own guess."""
     check_folder: bool = True
     """Refuse a runs folder on a file system that other machines cannot see."""
-    setup: list[str] | None = None
-    """Lines for the shell before the job starts: module load, source, export."""
-    additional_parameters: dict[str, Any] = field(default_factory=dict)
 
 
 ROWS = ("auto", "all", "groups")

@@ -6,6 +6,7 @@ import os
 import socket
 import zlib
 
+from fcdm.errors import UserError
 from fcdm.slurm.client import shown
 
 PORTS = range(12_000, 32_000)
@@ -17,8 +18,10 @@ def export_ranks() -> None:
     if "RANK" in os.environ or "SLURM_PROCID" not in os.environ or int(os.environ.get("SLURM_NTASKS") or 1) == 1:
         return
     os.environ["SUBMITIT_EXECUTOR"] = "slurm"  # else submitit takes this for a job of another kind
-    import submitit
-
+    try:
+        import submitit
+    except ImportError:
+        raise UserError("several processes under srun need submitit: pip install submitit") from None
     job = submitit.JobEnvironment()
     # A job that starts again gets another port: the old one may still be in TIME_WAIT.
     start = f"{job.job_id} {os.environ.get('SLURM_RESTART_COUNT', 0)}"

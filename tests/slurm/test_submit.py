@@ -7,9 +7,13 @@ import json
 import os
 import shutil
 import subprocess
+import types
+import typing
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hydra_plugins.hydra_submitit_launcher.config import SlurmQueueConf
 
 from fcdm.atomic import write_json
 from fcdm.config.check import config_from
@@ -323,6 +327,23 @@ def test_resources_and_options(resources: ResourcesConfig, options: dict[str, ob
 def test_gpus_that_cannot_be_shared_out(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="multiple"):
         request_of(ResourcesConfig(gpus=7), SlurmOptions(max_gpus_per_node=4))
+
+
+def test_every_stock_option_is_there() -> None:
+    """`SlurmOptions` writes them out, so that what plans and trains does not need the stock launcher."""
+
+    def kinds(hint: Any) -> set[Any]:
+        union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+        return {typing.get_origin(part) or part for part in (typing.get_args(hint) if union else [hint])}
+
+    ours = {item.name: item for item in dataclasses.fields(SlurmOptions)}
+    left_open = {"submitit_folder", "timeout_min", "nodes", "tasks_per_node", "signal_delay_s", "max_num_timeout"}
+    for item in dataclasses.fields(SlurmQueueConf):
+        own, more = ours[item.name], {type(None)} if item.name in left_open else set()
+        hints, stock = typing.get_type_hints(SlurmOptions), typing.get_type_hints(SlurmQueueConf)
+        assert kinds(hints[item.name]) == kinds(stock[item.name]) | more, item.name
+        if item.name not in {"_target_", "name"} | left_open:
+            assert (own.default, own.default_factory) == (item.default, item.default_factory), item.name
 
 
 def test_stock_options_reach_sbatch(tmp_path: Path) -> None:
