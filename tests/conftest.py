@@ -11,7 +11,7 @@ from hypothesis import settings
 
 from tests.support.commands import Command, environment
 
-pytest_plugins = ["tests.support.mlflow_server"]
+pytest_plugins = ["tests.support.mlflow_server", "tests.support.gpu"]
 
 # Never a timed test: these machines are shared.
 settings.register_profile("untimed", deadline=None)

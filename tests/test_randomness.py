@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 import pytest
 import torch
@@ -202,17 +200,3 @@ def test_arguments_out_of_range(change: dict[str, object], message: str) -> None
 def test_integers_refuses_a_range(high: int) -> None:
     with pytest.raises(ValueError, match="high"):
         integers(0, Purpose.TIMESTEP, 0, torch.arange(2), high)
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_cuda_draws_the_cpus_integers() -> None:
-    for seed, step in itertools.product((0, 2**62 + 12345), (0, 400_000)):
-        assert torch.equal(
-            uniform(seed, 2, step, POSITIONS.cuda(), (64,)).cpu(), uniform(seed, 2, step, POSITIONS, (64,))
-        )
-        assert torch.equal(
-            integers(seed, 1, step, POSITIONS.cuda(), 1000).cpu(), integers(seed, 1, step, POSITIONS, 1000)
-        )
-        ours, theirs = normal(seed, 2, step, POSITIONS, (64,)), normal(seed, 2, step, POSITIONS.cuda(), (64,))
-        torch.testing.assert_close(theirs.cpu(), ours, rtol=1e-5, atol=1e-5)

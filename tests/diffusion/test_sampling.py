@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from fcdm.diffusion import GaussianDiffusion, Process
-from fcdm.diffusion.ddpm_loss import training_loss
 from fcdm.diffusion.gaussian import ddim_step, predict
 from fcdm.diffusion.guidance import Guided
 from fcdm.diffusion.objective import Sampling
@@ -139,36 +138,3 @@ def test_guidance_channels_out_of_range(channels: int) -> None:
     denoise = Guided(LabelModel(8), torch.tensor([2, 5]), 10, 2.0, channels)
     with pytest.raises(UserError, match=rf"guidance_channels must be between 1 and the data's 4 .* not {channels}"):
         denoise(draw(14, 2, 4, 3, 3), torch.tensor([7, 7]))
-
-
-# --- GPU ---
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_neither_loss_nor_sampling_waits_for_the_gpu() -> None:
-    process, cuda = PROCESS.respaced(4), torch.device("cuda", 0)
-    positions, labels = torch.arange(2, device=cuda), torch.zeros(2, dtype=torch.int64, device=cuda)
-    x0, t = torch.zeros(2, 4, 4, 4, device=cuda), torch.tensor([0, 3], device=cuda)
-    weight = torch.full((), 0.1, device=cuda)
-
-    def model(x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
-        return torch.cat([x, x], 1) * weight
-
-    def everything() -> tuple[Tensor, Tensor]:
-        noise = normal(0, Purpose.NOISE, 1, positions, (4, 4, 4))
-        x_t = process.q_sample(x0, t, noise)
-        loss = training_loss(process, model(x_t, t, labels), x0, x_t, t, noise).loss
-        denoise = Guided(model, labels, 10, 2.0, 3)
-        settings = Sampling("ddpm", 4, clip_denoised=True)
-        end = OBJECTIVE.sample(denoise, noise, lambda k: normal(0, 7, k, positions, (4, 4, 4)), settings).x
-        return loss, end
-
-    everything()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        loss, end = everything()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    assert loss.isfinite().all()
-    assert end.isfinite().all()

@@ -396,24 +396,3 @@ def test_an_exception_in_on_step_ends_the_sampling() -> None:
     for sampler in FLOW_SAMPLERS:
         with pytest.raises(InterruptedError):
             solve(lambda x, t: -x, draw(9, 1, 2), lambda k: torch.zeros(1, 2), Sampling(sampler, 3), on_step=stop)
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("sampler", FLOW_SAMPLERS)
-def test_on_a_gpu(sampler: str) -> None:
-    """The CPU's samples to float tolerance; and, but for dopri5, without ever waiting for the device."""
-    cuda, start = torch.device("cuda", 0), draw(10, 6, 2)
-    noises = {k: draw(11, 6, 2, step=k) for k in range(1, 20)}
-    on_cpu = solve(TWO.velocity, start, lambda k: noises[k], Sampling(sampler, 20)).x
-    there, noises_there = start.to(cuda), {k: x.to(cuda) for k, x in noises.items()}
-    weight = torch.ones((), device=cuda)
-    torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("default" if sampler == "dopri5" else "error")
-    try:
-        solve(lambda x, t: -x * weight * t[:, None], there, lambda k: noises_there[k], Sampling(sampler, 20))
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    on_gpu = solve(TWO.velocity, there, lambda k: noises_there[k], Sampling(sampler, 20))
-    torch.testing.assert_close(on_gpu.x.cpu(), on_cpu, rtol=1e-4, atol=1e-4)
-    assert on_gpu.nfe.device == on_gpu.x.device

@@ -355,13 +355,3 @@ def test_nothing_is_unpickled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("pickle.Unpickler", refuse)
     monkeypatch.setattr("pickle.loads", refuse)
     load_checkpoint(path)
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_from_and_to_a_gpu(tmp_path: Path) -> None:
-    tensors = {"model": {"a": torch.randn(4, 3, 8, 8, device="cuda").to(memory_format=torch.channels_last)}}
-    path = save_checkpoint(tmp_path, 1, tensors, {})
-    loaded, _ = load_checkpoint(path, device="cuda")
-    assert loaded["model"]["a"].is_cuda
-    assert torch.equal(loaded["model"]["a"], tensors["model"]["a"])

@@ -203,17 +203,3 @@ def test_real_digits_score_near_the_floor(config: Config, data: Dataset, tmp_pat
     assert len(found.heldout_loss_bins) == 10
     # Little noise is harder to tell than much of it.
     assert found.metrics["heldout_loss"] == pytest.approx(np.mean(found.heldout_loss_bins))
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_batches_and_training_on_cuda_agree_with_the_cpu(precision: str) -> None:
-    cpu, cuda = composed("model=N", f"precision={precision}"), torch.device("cuda")
-    draws = [
-        BatchSource(cpu, PixelDataset(cpu, device), make_objective(cpu.diffusion), 3, 0, 128).draw(5)
-        for device in (CPU, cuda)
-    ]
-    assert torch.equal(draws[0].t, draws[1].t.cpu())
-    assert torch.equal(draws[0].labels, draws[1].labels.cpu())
-    torch.testing.assert_close(draws[0].noise, draws[1].noise.cpu(), atol=1e-5, rtol=1e-5)

@@ -20,6 +20,7 @@ from fcdm.features import extractor_id, open_extractor
 from fcdm.features.download import download_weights
 from fcdm.features.inception import Inception, load_inception, resize_like_tf1
 from fcdm.features.inception_weights import NAME, find_weights
+from tests.support.random_inception import close, random_images, random_weights
 
 # Of "name shape" lines of torch-fidelity 0.4.0's module (without BatchNorm's counters), sorted.
 PARAMETERS = "d84f693f2abd7fea61cb31c87d3b2f268bf707c1bae1db219afdad3363959cb0"
@@ -37,27 +38,6 @@ PROBABILITIES = [
     0.000293228,
     0.0001682454,
 ]
-
-
-def random_weights() -> dict[str, torch.Tensor]:
-    """Weights that keep activations near 1 in size; torch.rand is multiples of 2^-24, alike on all machines."""
-    generator = torch.Generator().manual_seed(0)
-    state = Inception().state_dict()
-    for key in sorted(state):
-        if key.endswith("num_batches_tracked"):
-            continue
-        u = torch.rand(state[key].shape, generator=generator)
-        if key.endswith(("running_var", "bn.weight")):
-            state[key] = 0.5 + u
-        elif key.endswith(("running_mean", "bias")):
-            state[key] = 0.4 * u - 0.2
-        else:
-            state[key] = (2 * u - 1) * (6 / u[0].numel()) ** 0.5 * (0.1 if key == "fc.weight" else 1)
-    return state
-
-
-def random_images(*shape: int, seed: int = 1) -> torch.Tensor:
-    return torch.randint(256, shape, generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -91,12 +71,6 @@ def summary(x):
     x = x.double()
     along = (x * torch.linspace(-1, 1, len(x), dtype=torch.float64)).mean()
     return torch.cat([torch.stack([x.mean(), x.std(), along]), x[:: len(x) // 6][:6]])
-
-
-def close(got, expected):
-    """To 1e-5 of the largest."""
-    expected = torch.as_tensor(expected)
-    return float((got - expected).abs().max()) <= 1e-5 * float(expected.abs().max())
 
 
 # --- the network --------------------------------------------------------------------------------
@@ -156,16 +130,6 @@ def test_other_inputs_are_refused(extractor):
     for shape in ((1, 4, 8, 8), (3, 8, 8), (1, 3, 0, 8)):
         with pytest.raises(UserError, match="Inception reads images"):
             extractor(torch.zeros(shape, dtype=torch.uint8))
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_cuda_gives_what_the_cpu_gives(extractor, weights):
-    images = random_images(2, 3, 64, 64)
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-    theirs, ours = open_extractor("inception", "cuda", weights).features(images), extractor.features(images)
-    for key in ("pool", "spatial", "probabilities"):
-        assert close(getattr(theirs, key).cpu(), getattr(ours, key))
 
 
 # --- the resize ---------------------------------------------------------------------------------

@@ -116,14 +116,6 @@ def test_tensors_half_precision_and_progress():
     assert precision_recall(a.half(), b.half()) == precision_recall(a.half().float(), b.half().float())
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_cuda_gives_what_the_cpu_gives():
-    torch.backends.cuda.matmul.allow_tf32 = True
-    a, b = np.abs(features(3000, 256, 8)), np.abs(features(2500, 256, 9))
-    assert shares(a, b, block=512, device="cuda") == pytest.approx(shares(a, b), abs=1e-3)
-
-
 def test_mistakes_are_named():
     a = features(10, 3, 10)
     with pytest.raises(UserError, match="more than k = 3 images, the samples are 3"):
