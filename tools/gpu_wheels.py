@@ -1,8 +1,9 @@
 """Fill `.whl/` with what a bare machine with a GPU and torch lacks, for it cannot fetch anything: `make gpu-wheels`.
 
-Pure-Python wheels of the versions that constraints.txt pins, 0.4 MB: what training on the digits, the benchmark and the
-tests marked gpu import beside torch, numpy, scipy, scikit-learn, pandas, safetensors, pillow, PyYAML, rich, pytest,
-pytest-timeout and hypothesis, which such machines have. There:
+Pure-Python wheels of the versions that constraints.txt pins, 7 MB: what training on the digits, the benchmark
+(diffusers for the decoder) and the tests marked gpu import beside torch, numpy, scipy, scikit-learn, pandas,
+safetensors, pillow, PyYAML, rich, huggingface-hub, pytest, pytest-timeout and hypothesis, which such machines have.
+There, in a checkout:
 
     python3 -m pip install --no-index --no-deps .whl/*.whl
 """
@@ -18,8 +19,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from tools.setup_venv import ROOT, pinned
 
-PACKAGES = ("omegaconf", "hydra-core", "antlr4-python3-runtime")
-"""The last comes as source only, so it is built here."""
+PACKAGES = ("omegaconf", "hydra-core", "antlr4-python3-runtime", "diffusers", "importlib-metadata")
+"""antlr4 comes as source only, so it is built here."""
 WHEELS = ROOT / ".whl"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -16,8 +15,8 @@ from fcdm.engine.state import create_model
 from tests.support.gpu import FAMILIES, apart, batch_of, network_config, stir
 
 pytestmark = pytest.mark.gpu
-ROUNDING = 1e-3
-"""What float32 may be off in all: an algorithm's choice makes 1e-5 to 1e-4, a mistake 1e-1."""
+ROUNDING = 1e-4
+"""What float32 may be off in all: the choice of an algorithm makes 1e-6 to 1e-5, TF32 3e-4 and more."""
 
 
 def stirred(config: Config, device: torch.device) -> nn.Module:
@@ -76,30 +75,24 @@ def test_activation_checkpointing_changes_no_gradient(gpu: torch.device, family:
         for config in [network_config(family, gpu, f"precision={precision}", f"activation_checkpointing={again}")]
     ]
     # The same operations again: what is left is the order in which a GPU adds.
-    compare(found[1], found[0], ROUNDING if precision == "fp32" else 10 * ROUNDING)
+    compare(found[1], found[0], ROUNDING if precision == "fp32" else 0.01)
 
 
 @pytest.mark.filterwarnings("default")  # torch's compiler and Triton warn of their own doings
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("family", "precision"), [("fcdm", "fp32"), ("dit", "fp32"), ("fcdm", "bf16")])
 def test_compiled_is_eager(
     gpu: torch.device, family: str, precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of N, and on a CPU less of it: compiling is what takes time."""
-    if gpu.type == "cpu":
-        if precision == "bf16":
-            pytest.skip("float32 alone on a CPU: its compiler takes a minute for each")
-        monkeypatch.setenv("TORCHINDUCTOR_COMPILE_THREADS", "1")  # no pool of processes for seconds of work
+    """Of the smallest models, since compiling takes time; on a CPU without its C++ compiler, which takes most of it."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     less = {"fcdm": ("model=N", "model.width=8"), "dit": ("model=dit/N-2", "model.depth=1")}[family]
     config = network_config(family, gpu, *less, f"precision={precision}", "resolution=8")
     model = stirred(config, gpu)
-    expected = [tensor.clone() for tensor in answer(model, config, gpu)]
+    expected = tuple(tensor.detach().clone() for tensor in answer(model, config, gpu))
+    backend = "inductor" if gpu.type == "cuda" else "aot_eager"
     try:
-        compiled = torch.compile(model, fullgraph=True)
-        found = answer(compiled, config, gpu, of=model)  # type: ignore[arg-type]
+        found = answer(torch.compile(model, fullgraph=True, backend=backend), config, gpu, of=model)  # type: ignore[arg-type]
     finally:
         torch.compiler.reset()
     # In half precision eager rounds after each operation, and what is fused does not.
-    compare(tuple(found), tuple(expected), ROUNDING if precision == "fp32" else 0.1)
-    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path)
+    compare(found, expected, ROUNDING if precision == "fp32" else 0.1)
