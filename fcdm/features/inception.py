@@ -232,7 +232,8 @@ def open_inception(weights: str | Path | None = None, device: str | torch.device
     that are not found or not right, and for images of other shapes.
     """
     path = find_weights(weights)
-    return inception_extractor(load_inception(path), f"inception@{check_weights(path)[:8]}", torch.device(device))
+    identity = f"inception@{check_weights(path)[:8]}"  # before the file is read: a wrong one is named as that
+    return inception_extractor(load_inception(path), identity, torch.device(device))
 
 
 def inception_extractor(network: Inception, identity: str, device: torch.device) -> Extractor:

@@ -17,8 +17,9 @@ from fcdm.engine.evaluate import EvaluationResult, evaluate
 from fcdm.engine.state import create_model
 from fcdm.engine.stop import StopSignal
 from fcdm.engine.worker import Worker
+from fcdm.speed.random_latents import RandomLatents
 from tests.support.commands import composed
-from tests.support.gpu import stir
+from tests.support.gpu import never_waiting, stir
 
 pytestmark = pytest.mark.gpu
 CPU = torch.device("cpu")
@@ -43,6 +44,22 @@ def test_the_batches_are_the_cpus(gpu: torch.device, asked: tuple[str, ...]) -> 
     for name in ("x0", "labels", "t"):  # whole numbers, and floats made of them exactly
         assert torch.equal(getattr(ours, name), getattr(theirs, name).cpu()), name
     torch.testing.assert_close(ours.noise, theirs.noise.cpu(), atol=1e-5, rtol=1e-5)
+
+
+def test_batches_of_latents_are_the_cpus_and_come_without_waiting(gpu: torch.device) -> None:
+    config = composed("model=S", "batch_size=16")
+    drawn = []
+    for device in (CPU, gpu):
+        source = BatchSource(config, RandomLatents(config, device), make_objective(config.diffusion), 3, 0, 16)
+        for step in range(2):
+            source.draw(step)
+        with never_waiting(device):
+            drawn.append(source.draw(2))
+    ours, theirs = drawn
+    for name in ("labels", "t"):
+        assert torch.equal(getattr(ours, name), getattr(theirs, name).cpu()), name
+    for name in ("x0", "noise"):
+        torch.testing.assert_close(getattr(ours, name), getattr(theirs, name).cpu(), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
