@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -38,26 +39,50 @@ def first_moments(state: TrainState) -> list[torch.Tensor]:
     return [state.optimiser.state[weight]["exp_avg"] for weight in state.weights]
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("model", ["N", "dit/N-2"])
-def test_a_resumed_run_is_the_undisturbed_one_bit_for_bit(
-    gpu: torch.device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, precision: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    side = 32 if gpu.type == "cuda" else 8
-    asked = (*TINY, f"model={model}", f"precision={precision}", f"device={gpu.type}", f"resolution={side}")
+Train = Callable[..., Path]
 
-    def train(runs: str, steps: str) -> Path:
-        (job,) = make_jobs([composed(*asked, f"runs_dir={runs}", f"steps={steps}")])
+
+@pytest.fixture
+def train(gpu: torch.device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Train:
+    """`train("runs", "[3,6]", "model=N")` trains there, and evaluates, in this process; returns the run's folder."""
+    monkeypatch.chdir(tmp_path)
+    where = (f"device={gpu.type}", f"resolution={32 if gpu.type == 'cuda' else 8}")
+
+    def run(runs: str, steps: str, *asked: str) -> Path:
+        (job,) = make_jobs([composed(*TINY, *where, *asked, f"runs_dir={runs}", f"steps={steps}")])
         train_here(job, forward=True)
         return only_run(tmp_path / runs)
 
-    straight = train("straight", "[3,6]")
-    train("halves", "3")
-    halves = train("halves", "[3,6]")
-    assert sum(line.get("segment") == "start" for line in records(halves)) == 2
+    return run
+
+
+def segments(run: Path) -> list[dict[str, Any]]:
+    return [line for line in records(run) if line.get("segment") == "start"]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("model", ["N", "dit/N-2"])
+def test_a_resumed_run_is_the_undisturbed_one_bit_for_bit(train: Train, model: str, precision: str) -> None:
+    asked = f"model={model}", f"precision={precision}"
+    straight = train("straight", "[3,6]", *asked)
+    train("halves", "3", *asked)
+    halves = train("halves", "[3,6]", *asked)
+    assert len(segments(halves)) == 2
     assert weights(halves, 6) == weights(straight, 6)
     assert values(halves) == values(straight)
+
+
+def test_a_run_goes_on_on_a_cpu_and_comes_back(train: Train, gpu: torch.device) -> None:
+    asked = "model=N", "precision=fp32", "power_ema.sigma_rel=[0.05]"
+    stayed = train("stayed", "[2,4,6]", *asked)
+    train("moved", "2", *asked)
+    train("moved", "[2,4]", *asked, "device=cpu")
+    moved = train("moved", "[2,4,6]", *asked)
+    assert [line["device"] == "cpu" for line in segments(moved)] == [gpu.type == "cpu", True, gpu.type == "cpu"]
+    assert weights(moved, 2) == weights(stayed, 2)
+    for (step, key), value in values(stayed).items():
+        if key in ("loss", "heldout_loss"):
+            assert values(moved)[step, key] == pytest.approx(value, rel=1e-2), (step, key)
 
 
 def test_the_command_line_trains_and_samples_there(gpu: torch.device, fcdm: Command, tmp_path: Path) -> None:
@@ -65,7 +90,7 @@ def test_the_command_line_trains_and_samples_there(gpu: torch.device, fcdm: Comm
     assert done.returncode == 0, done.stderr
     run = only_run(tmp_path / "runs")
     name = torch.cuda.get_device_name(gpu) if gpu.type == "cuda" else "cpu"
-    assert [line["device"] for line in records(run) if line.get("segment") == "start"] == [name]
+    assert [line["device"] for line in segments(run)] == [name]
     drawn = fcdm(run.name, "samples=8", f"device={gpu.type}", "out=drawn", module="fcdm.sample")
     assert drawn.returncode == 0, drawn.stderr
     assert (tmp_path / "drawn" / "samples.npz").is_file()
@@ -134,31 +159,6 @@ def test_through_ddp_nccl_and_gloo_the_step_is_the_same(gpu: torch.device) -> No
         assert ranks.of_first({"a": 1}) == {"a": 1}
         assert float(ranks.sum(torch.ones((), device=gpu))) == 1.0
         ranks.barrier()
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_saved_here_and_loaded_on_a_cpu_and_back(gpu: torch.device, family: str, tmp_path: Path) -> None:
-    cpu = torch.device("cpu")
-    config = network_config(family, gpu, "precision=fp32", "power_ema.sigma_rel=[0.05]")
-    state, step = made(config, gpu)
-    for number in range(2):
-        step(batch_of(config, state.model, gpu, number))
-    state.save(tmp_path)
-
-    def everything(one: TrainState) -> list[torch.Tensor]:
-        moments = [one.optimiser.state[weight][name] for weight in one.weights for name in ("exp_avg", "exp_avg_sq")]
-        powers = [tensor for group in one.power.groups().values() for tensor in group.values()]
-        return [*one.weights, *one.averages, *moments, *powers, one.loss_sum]
-
-    there, back = TrainState.create(config, cpu), TrainState.create(config, gpu)
-    for other in (there, back):
-        assert other.restore(tmp_path, config.power_ema, pytest.fail)
-        assert (other.step, other.loss_count) == (2, 2)
-        for mine, saved in zip(everything(other), everything(state), strict=True):
-            assert torch.equal(mine.cpu(), saved.cpu())
-        assert all(tensor.device.type == other.loss_sum.device.type for tensor in everything(other))
-    TrainStep(config, make_objective(config.diffusion), back, Ranks(*ONE, gpu))(batch_of(config, back.model, gpu, 2))
-    assert back.broken_at() is None
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

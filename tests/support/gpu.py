@@ -59,7 +59,7 @@ def batch_of(config: Config, model: nn.Module, device: torch.device, step: int =
 
     from fcdm.diffusion import make_objective
     from fcdm.engine.batches import Batch
-    from fcdm.randomness import Purpose, integers, normal
+    from fcdm.randomness import Purpose, integers, normal, uniform
 
     places, side = torch.arange(config.batch_size, device=device), config.resolution // config.data.downsample
     shape = (config.data.channels, side, side)
@@ -68,7 +68,8 @@ def batch_of(config: Config, model: nn.Module, device: torch.device, step: int =
     embedders = int(model.label_embedders)  # type: ignore[arg-type]
     if embedders > 1:
         labels = labels[:, None].expand(-1, embedders).contiguous()
-    return Batch(0.5 * x0, labels, make_objective(config.diffusion).draw_times(7, step, places), noise)
+    u = uniform(7, Purpose.TIMESTEP, step, places, ())
+    return Batch(0.5 * x0, labels, make_objective(config.diffusion).times_in_bin(0, 1, u), noise)
 
 
 def stir(modules: Iterable[nn.Module], scale: float = 0.02) -> None:
