@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 FAMILIES = {"fcdm": ("N", "S"), "dit": ("dit/N-2", "dit/S-2")}
 """Of each family the model for a CPU and the one for a GPU."""
 
+ROUNDING = 1e-4
+"""What float32 may be off in all: the choice of an algorithm makes 1e-6 to 1e-5, TF32 3e-4 and more."""
+
 
 @pytest.fixture(scope="session")
 def gpu() -> torch.device:
@@ -47,10 +50,10 @@ def cuda(gpu: torch.device) -> torch.device:
 
 
 def network_config(family: str, device: torch.device, *overrides: str) -> Config:
-    """The family's S on 32 x 32 latents on a GPU, its N on 8 x 8 pixels on a CPU; a batch of 16."""
+    """The family's S on 32 x 32 latents on a GPU, its N on 8 x 8 pixels on a CPU; a batch of 16, not compiled."""
     from tests.support.commands import composed
 
-    return composed(f"model={FAMILIES[family][device.type == 'cuda']}", "batch_size=16", *overrides)
+    return composed(f"model={FAMILIES[family][device.type == 'cuda']}", "compile=false", "batch_size=16", *overrides)
 
 
 def batch_of(config: Config, model: nn.Module, device: torch.device, step: int = 0) -> Batch:
@@ -91,6 +94,39 @@ def apart(found: Iterable[Tensor], expected: Iterable[Tensor]) -> float:
     assert math.isfinite(difference)
     assert size > 0
     return difference / size
+
+
+def stirred(config: Config, device: torch.device) -> nn.Module:
+    """A model in training, away from where it starts."""
+    from fcdm.engine.state import create_model
+
+    model = create_model(config, device).train()
+    stir([model])
+    return model
+
+
+def answer(model: nn.Module, config: Config, device: torch.device, of: nn.Module | None = None) -> tuple[Tensor, ...]:
+    """Output, loss and all gradients of the model; of: whose weights they are, where it is wrapped."""
+    from fcdm.diffusion import make_objective
+    from fcdm.engine.environment import autocast, matmul_precision
+
+    objective, owner = make_objective(config.diffusion), of or model
+    batch = batch_of(config, owner, device)
+    owner.zero_grad(set_to_none=True)
+    x_t = objective.corrupt(batch.x0, batch.t, batch.noise)
+    with matmul_precision(config.precision):
+        with autocast(config.precision, device):
+            output = model(x_t, batch.t, batch.labels)
+        loss = objective.loss(output, batch.x0, x_t, batch.t, batch.noise).loss.mean()
+        loss.backward()  # type: ignore[no-untyped-call]
+    return output, loss, *(weight.grad for weight in owner.parameters() if weight.grad is not None)
+
+
+def compare(found: tuple[Tensor, ...], expected: tuple[Tensor, ...], most: float) -> None:
+    """Two of `answer`: nowhere further apart than `most`."""
+    assert apart(found[:1], expected[:1]) < most
+    assert apart(found[1:2], expected[1:2]) < most
+    assert apart(found[2:], expected[2:]) < most
 
 
 @contextlib.contextmanager
