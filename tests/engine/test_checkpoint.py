@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fcdm.engine import checkpoint
 from fcdm.engine.checkpoint import latest_checkpoint, load_checkpoint, prune, save_checkpoint
-from fcdm.engine.host_copy import Groups
+from fcdm.engine.host_copy import Groups, HostCopy
 from fcdm.errors import UserError
 from fcdm.runs.checkpoints import BrokenCheckpoint, checkpoints
 
@@ -372,3 +372,22 @@ def test_from_and_to_a_gpu(tmp_path: Path) -> None:
     loaded, _ = load_checkpoint(path, device="cuda")
     assert loaded["model"]["a"].is_cuda
     assert torch.equal(loaded["model"]["a"], tensors["model"]["a"])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_copy_of_a_gpus_tensors_is_of_its_place_in_the_queue() -> None:
+    """Asked for while the GPU is busy, and the tensors are overwritten before it gets there."""
+    host = HostCopy(torch.device("cuda"))
+    weight = torch.zeros(64, 8, 3, 3, device="cuda").to(memory_format=torch.channels_last)
+    busy = torch.randn(4096, 4096, device="cuda")
+    for value in (1.0, 2.0):
+        for _ in range(50):
+            busy = (busy @ busy).clamp(-1, 1)
+        weight.fill_(value)
+        copy = host.of({"model": {"w": weight, "scalar": weight.sum()}})["model"]
+        weight.zero_()
+        host.wait()
+        assert copy["w"].is_pinned()
+        assert bool((copy["w"] == value).all())
+        assert copy["scalar"] == value * weight.numel()
