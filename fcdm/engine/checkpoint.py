@@ -23,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from fcdm.atomic import TEMPORARY, describe_oserror, file_errors, plain, sync_folder, temporary_name, write_new
+from fcdm.engine.host_copy import Groups
 from fcdm.errors import UserError
 from fcdm.runs.checkpoints import (
     MANIFEST,
@@ -34,24 +35,29 @@ from fcdm.runs.checkpoints import (
     looks_whole,
     read_manifest,
     verify,
+    verify_all,
 )
 from fcdm.runs.run_paths import checkpoint_name
 
 _TRASH = ".trash-"
 
-Groups = dict[str, dict[str, Tensor]]
-"""Group ("model", "ema", "optimiser", "power-0.05") -> name -> tensor."""
+
+def _nothing() -> None: ...
 
 
 def save_checkpoint(
-    folder: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], extra: Mapping[str, Any]
+    folder: Path,
+    step: int,
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    extra: Mapping[str, Any],
+    go_on: Callable[[], None] = _nothing,
 ) -> Path:
     """Writes `tensors` and `extra` (JSON) as the checkpoint of `step` into `folder`; returns its path.
 
     Only the run's holder may call it. A whole checkpoint of that step is left as it is; a broken one of that
     or a later step, which a resume had to skip, is replaced or removed. Takes the memory of one tensor more,
-    wherever the tensors are. Raises UserError when the file system refuses; older checkpoints then stand and
-    nothing else is left behind.
+    wherever the tensors are. `go_on` is called often: what it raises ends the writing. Raises UserError when the
+    file system refuses. Either way older checkpoints then stand and nothing else is left behind.
     """
     final = folder / checkpoint_name(step)
     temporary = folder / temporary_name(final.name)
@@ -66,12 +72,13 @@ def save_checkpoint(
             temporary.mkdir()
             files = {}
             for group, members in tensors.items():
-                size, checksum = write_tensors(temporary / f"{group}.safetensors", members)
+                size, checksum = write_tensors(temporary / f"{group}.safetensors", members, go_on)
                 files[f"{group}.safetensors"] = {"bytes": size, "sha256": checksum}
             content = {"step": step, "files": files, "extra": plain(dict(extra))}
             manifest = {**content, "sha256": digest(content)}
             write_new(temporary / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
             sync_folder(temporary)
+            go_on()
             temporary.rename(final)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -97,26 +104,44 @@ def load_checkpoint(
     for group in wanted:
         if group not in names:
             raise UserError(f"{path} has no {group}, only {', '.join(names)}")
-    return {group: _load_group(path, f"{group}.safetensors", manifest, device) for group in wanted}, manifest
+    tensors: Groups = {}
+    for group in wanted:
+        verify(path, f"{group}.safetensors", manifest)
+        # A copy of each: the mapped file may be pruned while they are used.
+        tensors[group] = {name: tensor.to(device, copy=True) for name, tensor in mapped_group(path, group).items()}
+    return tensors, manifest
 
 
-def latest_checkpoint(
-    folder: Path,
-    warn: Callable[[str], None],
-    groups: Iterable[str] | None = None,
-    device: torch.device | str = "cpu",
-) -> tuple[Groups, dict[str, Any]] | None:
-    """`load_checkpoint` of the newest whole one in `folder`, None if there is none.
+def latest_checkpoint(folder: Path, warn: Callable[[str], None]) -> Path | None:
+    """The newest whole checkpoint in `folder`, its checksums verified; None if there is none.
 
-    Each broken one on the way is told to `warn` and skipped.
+    Each broken one on the way is told to `warn` and skipped. Raises UserError where one may not be read.
     """
-    wanted = None if groups is None else list(groups)
     for _, path in reversed(checkpoints(folder)):
         try:
-            return load_checkpoint(path, wanted, device)
+            verify_all(path)
         except BrokenCheckpoint as error:
             warn(f"{error}; using the checkpoint before it, if there is one")
+        else:
+            return path
     return None
+
+
+def mapped_group(path: Path, group: str) -> dict[str, Tensor]:
+    """The tensors of a group as they are in the mapped file, which is read as they are: copy each, and let go of them.
+
+    Nothing is verified. Raises BrokenCheckpoint for what is no such file, UserError.
+    """
+    file = path / f"{group}.safetensors"
+    try:
+        with safe_open(file, framework="pt", device="cpu") as mapped:
+            return {key: mapped.get_tensor(key) for key in mapped.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise BrokenCheckpoint(f"{path} is broken: {file.name} is no safetensors file ({error})") from error
+    except FileNotFoundError as error:
+        raise BrokenCheckpoint(f"{path} is broken: {file.name} is missing") from error
+    except OSError as error:
+        raise describe_oserror(error, file, "reading the checkpoint") from error
 
 
 def prune(folder: Path, keep: int, keep_steps: set[int]) -> None:
@@ -152,18 +177,6 @@ def _remove(path: Path) -> None:
     shutil.rmtree(trash, ignore_errors=True)
 
 
-def _load_group(path: Path, name: str, manifest: dict[str, Any], device: torch.device | str) -> dict[str, Tensor]:
-    verify(path, name, manifest)
-    try:
-        with safe_open(path / name, framework="pt", device="cpu") as file:
-            # A copy of each: safe_open hands out the mapped file, which may be pruned while it is used.
-            return {key: file.get_tensor(key).to(device, copy=True) for key in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise BrokenCheckpoint(f"{path} is broken: {name} is no safetensors file ({error})") from error
-    except OSError as error:
-        raise describe_oserror(error, path / name, "reading the checkpoint") from error
-
-
 _NAMES = {
     torch.float64: "F64",
     torch.float32: "F32",
@@ -180,7 +193,7 @@ _CHUNK = 1 << 24
 """Bytes written and hashed at a time: what was just hashed is still in the cache when it is written."""
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> tuple[int, str]:
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], go_on: Callable[[], None] = _nothing) -> tuple[int, str]:
     """Creates the safetensors file `path`, on the disk when it returns: (its bytes, its sha256).
 
     Values are kept bit for bit; strides (channels_last) and shared storage are not: each name gets its own
@@ -210,6 +223,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> tuple[int, str]:
         for part in (None, *order):
             raw = memoryview(head) if part is None else _bytes_of(tensors[part])
             for begin in range(0, len(raw), _CHUNK):
+                go_on()
                 chunk = raw[begin : begin + _CHUNK]
                 digest.update(chunk)
                 file.write(chunk)

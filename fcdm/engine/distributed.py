@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 
 from fcdm.errors import UserError
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,19 @@ class Ranks:
         dist.broadcast_object_list(box, 0)
         return box[0]
 
-    def refuse_together(self, refusal: Exception | None) -> None:
+    def first_does(self, act: Callable[[], _T]) -> _T:
+        """What `act()` gives the first rank, on all of them; what it raises there ends all (`refuse_together`)."""
+        found: _T | None = None
+        refusal: Exception | None = None
+        if self.is_main:
+            try:
+                found = act()
+            except Exception as error:  # whatever it is: the others must not wait for it
+                refusal = error
+        self.refuse_together(refusal)
+        return cast("_T", self.of_first(found))
+
+    def refuse_together(self, refusal: BaseException | None) -> None:
         """All go on, or none: raises the first rank's refusal there, and ends the others without a word.
 
         With code 0, for only the first rank's counts: another's would have srun kill it before it has said why.

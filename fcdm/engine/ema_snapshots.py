@@ -9,7 +9,7 @@ Snapshots are never pruned. What training tracks is part of its checkpoints, so 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from fcdm.atomic import file_errors
 from fcdm.config.ema_profiles import Kept, length_text
 from fcdm.config.schema import PowerEMAConfig
-from fcdm.engine.checkpoint import Groups, load_checkpoint, remove_leftovers, save_checkpoint
+from fcdm.engine.checkpoint import load_checkpoint, mapped_group, remove_leftovers, save_checkpoint
+from fcdm.engine.host_copy import Groups, HostCopy
 from fcdm.engine.post_hoc_ema import (
     Profile,
     gamma_from_sigma_rel,
@@ -31,10 +32,14 @@ from fcdm.engine.post_hoc_ema import (
 from fcdm.errors import UserError
 from fcdm.runs.checkpoints import CannotEvaluate, checkpoints, group_names
 from fcdm.runs.folder import Run
+from fcdm.runs.run_paths import step_of
 from fcdm.runs.tracked_ema import EVERY, GROUP
 
 LARGEST_ERROR = 0.05
 """Of a profile, as a share of itself: what is further off is refused."""
+
+_MODEL = "model"
+"""The group of the weights themselves, beside lengths."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,10 @@ class PowerAverages:
                 gamma, since = gamma_from_sigma_rel(float(length)), step - last_update(step - 1)
                 update_power_ema(list(average.parameters()), weights, step, gamma, since)  # type: ignore[arg-type]
 
+    def __bool__(self) -> bool:
+        """Whether there are any."""
+        return bool(self._of)
+
     def due(self, step: int) -> bool:
         """Whether a snapshot is wanted of this step, whatever budgets there are."""
         return bool(self._of) and self.every is not None and step % self.every == 0
@@ -72,24 +81,29 @@ class PowerAverages:
         for average in self._of.values():
             average.load_state_dict(dict(weights))
 
-    def save(self, folder: Path, model: nn.Module, step: int) -> None:
-        """Write the snapshot of `step`, brought up to it where the last update is earlier. Raises UserError."""
-        if not self._of:
-            return
-        groups: Groups = {length: dict(average.state_dict()) for length, average in self._of.items()}
+    def snapshot(self, model: nn.Module, step: int, host: HostCopy) -> Callable[[Path, Callable[[], None]], None]:
+        """Copy what the snapshot of `step` is made of. Call what is returned once: it writes that into a folder.
+
+        It calls its second argument, and raises, as `save_checkpoint` does; `host` must not be used before it is done.
+        """
         since = step - last_update(step)
-        if since:  # on copies: what is tracked must not depend on where snapshots are taken
-            for length, average in self._of.items():
-                named = average.state_dict(keep_vars=True)
-                # Tied weights are one tensor of several names: one copy too.
-                copies = {id(tensor): tensor.detach().cpu().clone() for tensor in named.values()}
-                groups[length] = {name: copies[id(tensor)] for name, tensor in named.items()}
-                current = [parameter.detach().cpu() for parameter in model.parameters()]
-                averages = [copies[id(parameter)] for parameter in average.parameters()]
-                update_power_ema(averages, current, step, gamma_from_sigma_rel(float(length)), since)
-        save_checkpoint(folder, step, groups, {})
-        with file_errors(folder, "removing what a killed process left"):
-            remove_leftovers(folder)
+        groups: Groups = {length: dict(average.state_dict()) for length, average in self._of.items()}
+        copies = host.of(groups | ({_MODEL: dict(model.state_dict())} if since else {}))
+        weights = copies.pop(_MODEL, {})
+        trained = [name for name, _ in model.named_parameters()]  # of tied weights the first name: copies are tied too
+
+        def write(folder: Path, go_on: Callable[[], None]) -> None:
+            host.wait()
+            if since:  # on copies: what is tracked must not depend on where snapshots are taken
+                current = [weights[name] for name in trained]
+                for length, average in copies.items():
+                    gamma = gamma_from_sigma_rel(float(length))
+                    update_power_ema([average[name] for name in trained], current, step, gamma, since)
+            save_checkpoint(folder, step, copies, {}, go_on)
+            with file_errors(folder, "removing what a killed process left"):
+                remove_leftovers(folder)
+
+        return write
 
     def groups(self) -> Groups:
         """For a checkpoint: what is tracked, as of the last update."""
@@ -99,25 +113,25 @@ class PowerAverages:
     def restored(
         cls,
         asked: PowerEMAConfig,
-        step: int,
-        tensors: Mapping[str, dict[str, Tensor]],
+        path: Path,
         extra: Mapping[str, Any],
         model: nn.Module,
     ) -> PowerAverages:
-        """What the checkpoint of `step` tracks. Raises UserError where other lengths are asked for."""
-        tracked = sorted(float(group.removeprefix(GROUP)) for group in tensors if group.startswith(GROUP))
+        """What the checkpoint `path` tracks. Raises UserError where other lengths are asked for."""
+        groups = group_names(path)
+        tracked = sorted(float(group.removeprefix(GROUP)) for group in groups if group.startswith(GROUP))
         if asked.sigma_rel == []:
             return cls([], model)
         wanted = tracked if asked.sigma_rel is None else sorted(asked.sigma_rel)
         if wanted != tracked:
             raise UserError(
                 f"power_ema.sigma_rel={_list(wanted)}: an average must be there from the first step, and this run has "
-                f"{'tracked ' + _list(tracked) if tracked else 'tracked none'} in its {step} steps: leave "
-                "power_ema.sigma_rel out, or train another run (another seed=)"
+                f"{'tracked ' + _list(tracked) if tracked else 'tracked none'} in its {step_of(path.name)} steps: "
+                "leave power_ema.sigma_rel out, or train another run (another seed=)"
             )
         averages = cls(tracked, model, extra.get(EVERY) if asked.every is None else asked.every)
         for length, average in averages._of.items():
-            average.load_state_dict(tensors[f"{GROUP}{length}"])
+            average.load_state_dict(mapped_group(path, f"{GROUP}{length}"))
         return averages
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,11 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from fcdm.config.schema import Config, EMAConfig, PowerEMAConfig
-from fcdm.engine.checkpoint import latest_checkpoint, save_checkpoint
+from fcdm.engine.checkpoint import mapped_group, save_checkpoint
 from fcdm.engine.ema import ema_decay, update_ema
 from fcdm.engine.ema_snapshots import PowerAverages
+from fcdm.engine.host_copy import Groups
 from fcdm.errors import UserError
 from fcdm.models import build_model
+from fcdm.runs.checkpoints import read_manifest
 from fcdm.runs.tracked_ema import EVERY
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -113,8 +115,8 @@ class TrainState:
         norms = torch._foreach_norm([p.detach() for p in self.model.parameters()])
         return None if math.isfinite(float(torch.stack(norms).sum())) else self.step
 
-    def save(self, folder: Path) -> Path:
-        """Write the checkpoint of the present step into `folder` (whole or not at all). Raises UserError."""
+    def contents(self) -> tuple[Groups, dict[str, Any]]:
+        """What the checkpoint of the present step holds: the tensors themselves, by group, and what is no tensor."""
         moments: dict[str, Tensor] = {}
         for name, parameter in self.model.named_parameters():
             for moment in MOMENTS:
@@ -122,23 +124,25 @@ class TrainState:
                     moments[f"{name}.{moment}"] = self.optimiser.state[parameter][moment]
         moments["loss_sum"] = self.loss_sum
         groups = {"model": self.model.state_dict(), "ema": self.ema.state_dict(), "optimiser": moments}
-        groups |= self.power.groups()
-        return save_checkpoint(folder, self.step, groups, {"loss_count": self.loss_count, EVERY: self.power.every})
+        return groups | self.power.groups(), {"loss_count": self.loss_count, EVERY: self.power.every}
 
-    def restore(self, folder: Path, asked: PowerEMAConfig, warn: Callable[[str], None]) -> bool:
-        """Continue from the newest whole checkpoint; False where there is none.
+    def save(self, folder: Path) -> Path:
+        """Write the checkpoint of the present step into `folder` here and now (training has `Saver`)."""
+        return save_checkpoint(folder, self.step, *self.contents())
 
-        Raises UserError where power function averages are asked for that it does not have.
+    def restore(self, path: Path, asked: PowerEMAConfig) -> None:
+        """Continue from the checkpoint `path`, whose checksums are verified already (`latest_checkpoint`).
+
+        Each tensor goes from the file to its place; besides what is kept, memory holds the pages of one file at a time.
+        Raises UserError where power function averages are asked for that the checkpoint does not have.
         """
-        found = latest_checkpoint(folder, warn)
-        if found is None:
-            return False
-        tensors, manifest = found
+        manifest = read_manifest(path)
         self.step = int(manifest["step"])
-        load_weights(self.model, tensors["model"])
-        load_weights(self.ema, tensors["ema"])
-        self.power = PowerAverages.restored(asked, self.step, tensors, manifest["extra"], self.model)
-        moments = tensors["optimiser"]
+        load_weights(self.model, mapped_group(path, "model"))
+        load_weights(self.ema, mapped_group(path, "ema"))
+        self.power = PowerAverages([], self.model)  # what a new run would track goes, before what this one does comes
+        self.power = PowerAverages.restored(asked, path, manifest["extra"], self.model)
+        moments = mapped_group(path, "optimiser")
         self.loss_sum = moments["loss_sum"].to(self.loss_sum.device)
         self.loss_count = int(manifest["extra"]["loss_count"])
         for name, parameter in self.model.named_parameters():
@@ -148,7 +152,6 @@ class TrainState:
                 "step": torch.tensor(float(self.step), device=parameter.device),
                 **{moment: torch.empty_like(parameter).copy_(moments[f"{name}.{moment}"]) for moment in MOMENTS},
             }
-        return True
 
 
 def load_weights(module: nn.Module, tensors: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ import contextlib
 from fcdm.data.dataset import open_dataset
 from fcdm.diffusion import make_objective
 from fcdm.engine.batches import BatchSource
+from fcdm.engine.checkpoint import latest_checkpoint
 from fcdm.engine.environment import SegmentRecorder, matmul_precision, prepare_machine
 from fcdm.engine.evaluate_run import Evaluator
 from fcdm.engine.load_model import initial_weights
@@ -37,10 +38,11 @@ def train(run: Run, part: Part, worker: Worker, keep: set[int], evaluate: bool =
     data = open_dataset(config, ranks.device)
     objective = make_objective(config.diffusion)
     state = TrainState.create(config, ranks.device)
-    resumed = state.restore(run.checkpoints, config.power_ema, progress.note if ranks.is_main else lambda text: None)
-    if not resumed and (initial := initial_weights(config, state.model)):
+    checkpoint = ranks.first_does(lambda: latest_checkpoint(run.checkpoints, progress.note))
+    if checkpoint is not None:
+        state.restore(checkpoint, config.power_ema)
+    elif initial := initial_weights(config, state.model):
         state.start_from(initial)
-    ranks.agree(state.step, "the checkpoint to continue from")
     columns = int(state.model.label_embedders)  # type: ignore[arg-type]
     batches = BatchSource(config, data, objective, columns, *ranks.share(config.batch_size))
     train_step = TrainStep(config, objective, state, ranks)
@@ -52,7 +54,7 @@ def train(run: Run, part: Part, worker: Worker, keep: set[int], evaluate: bool =
         segment = stack.enter_context(SegmentRecorder(records, config, ranks, state))
         if evaluate:  # what an earlier process trained but did not evaluate
             evaluator.checkpoints([target for target in budgets if target <= state.step], records)
-        saver = Saver(run, config, state, records, ranks, keep | set(checkpoint_steps))
+        saver = stack.enter_context(Saver(run, config, state, records, ranks, keep | set(checkpoint_steps)))
         meter = Meter(config, state)
         for target in [target for target in checkpoint_steps if target > state.step]:
             while state.step < target:
@@ -72,9 +74,7 @@ def train(run: Run, part: Part, worker: Worker, keep: set[int], evaluate: bool =
                 # All ranks leave the loop, or save, at the same step.
                 signum, save_now = ranks.highest(worker.stop.signum or 0, saver.is_due())
                 if signum:
-                    if state.step == target:  # a resume goes on after it
-                        saver.snapshot()
-                    saver.save()
+                    saver.stop(snapshot=state.step == target)  # a resume goes on after it
                     raise Stopped(int(signum))
                 if save_now and state.step < target:
                     with meter.paused():
@@ -82,8 +82,10 @@ def train(run: Run, part: Part, worker: Worker, keep: set[int], evaluate: bool =
             saver.snapshot()
             saver.save()
             if evaluate and target in budgets:
+                saver.finish()
                 evaluator.trained(target, state, records)
             meter.restart()
             saver.restart()
+        saver.finish()
         evaluator.refuse_failed("all others are")
         segment.completed = True

@@ -6,11 +6,10 @@ import dataclasses
 
 from fcdm.config.ema_profiles import length_text, power_length
 from fcdm.config.schema import Config, PowerEMAConfig
-from fcdm.cost.model_cost import FLOAT_BYTES
 from fcdm.errors import UserError
 from fcdm.jobs.job import Job
 from fcdm.runs.folder import Run
-from fcdm.runs.run_cost import run_cost
+from fcdm.runs.run_cost import average_bytes
 from fcdm.runs.tracked_ema import settled
 
 
@@ -54,4 +53,4 @@ def snapshot_bytes(job: Job) -> int:
     stops = set(job.budgets)
     if asked.every:
         stops |= set(range(asked.every, job.budgets[-1] + 1, asked.every))
-    return FLOAT_BYTES * run_cost(job.config).parameters * len(asked.sigma_rel or []) * len(stops)
+    return average_bytes(job.config) * len(stops)

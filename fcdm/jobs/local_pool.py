@@ -1,7 +1,7 @@
-"""`hydra/launcher=local`: jobs side by side on this machine, its cores shared out among them.
+"""`hydra/launcher=local`: jobs side by side on this machine, its cores and GPUs shared out among them.
 
 Two jobs of two threads each on two cores run ten times slower than with one thread each, so a job never gets
-more threads than its share, and there are never more jobs at once than cores.
+more threads than its share, and there are never more jobs at once than cores. A job that uses a GPU has one of its own.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -23,6 +24,7 @@ from fcdm.atomic import read_json_if_whole
 from fcdm.errors import UserError
 from fcdm.formatting import plural
 from fcdm.jobs.job import Job, end_file
+from fcdm.jobs.local_gpus import local_gpus
 from fcdm.jobs.progress import HELD, PROGRESS_FILE, JobProgress, bars, read_progress
 from fcdm.runs.processes import cores
 from fcdm.runs.run_cost import train_flops
@@ -55,13 +57,27 @@ class _Running:
     log: BinaryIO
     task: TaskID
     seen: JobProgress
+    gpu: str | None
     said_at: float = field(default_factory=time.monotonic)
 
 
-def run_local(jobs: list[Job], at_once: int | None = None) -> list[Outcome]:
+def check_devices(jobs: list[Job]) -> None:
+    """Raise UserError where a job asks for a GPU by its number: the pool says which it gets."""
+    for job in jobs:
+        for part in job.parts:
+            kind, _, number = part.config.device.partition(":")
+            if kind == "cuda" and number:
+                raise UserError(
+                    f"device=cuda:{number}: hydra/launcher=local gives each job a GPU of its own: say device=cuda, and "
+                    f"CUDA_VISIBLE_DEVICES={number} before the command where not all GPUs are to be used"
+                )
+
+
+def run_local(jobs: list[Job], at_once: int | None = None, gpus: Callable[[], list[str]] = local_gpus) -> list[Outcome]:
     """Do the jobs, several at a time, longest first; returns how each ended, in the given order.
 
-    A failed job does not stop the others. SIGINT and SIGTERM are passed on: the jobs save and stop.
+    gpus: names for CUDA_VISIBLE_DEVICES of the GPUs that may be used. A failed job does not stop the others. SIGINT
+    and SIGTERM are passed on: the jobs save and stop.
     """
     console = Console(file=sys.stdout)
     outcomes: dict[str, Outcome] = {}
@@ -78,7 +94,7 @@ def run_local(jobs: list[Job], at_once: int | None = None) -> list[Outcome]:
         raise UserError(f"hydra.launcher.jobs={at_once} cannot be: at least 1 job at a time, or null for one per core")
     if waiting:
         with forwarding(waiting[0].config):
-            _Pool(console, waiting, outcomes, at_once).work()
+            _Pool(console, waiting, outcomes, at_once, gpus() if any(map(_wants_gpu, waiting)) else []).work()
     found = [outcomes[job.id] for job in jobs]
     missing = [outcome for outcome in found if not outcome.ok]
     if missing:
@@ -105,6 +121,11 @@ def _nothing_to_do(job: Job) -> Outcome | None:
     return None
 
 
+def _wants_gpu(job: Job) -> bool:
+    """Whether the job uses a GPU where there is one."""
+    return any(part.config.device != "cpu" for part in job.parts)
+
+
 class _Pool:
     """The running and the waiting jobs of one command."""
 
@@ -114,10 +135,14 @@ class _Pool:
         waiting: list[Job],
         outcomes: dict[str, Outcome],
         at_once: int | None,
+        gpus: list[str],
     ) -> None:
         self.console, self.waiting, self.outcomes = console, waiting, outcomes
+        self.gpus, self.free = gpus, list(gpus)
+        on_gpus = sum(map(self._on_gpu, waiting))
         self.asked = max(job.config.threads or 1 for job in waiting)
-        self.at_once = min(at_once or cores(), max(1, cores() // self.asked), len(waiting))
+        most = len(waiting) - on_gpus + min(on_gpus, len(gpus))
+        self.at_once = min(at_once or cores(), max(1, cores() // self.asked), most)
         # OMP_NUM_THREADS says how many the user grants a process: on a shared machine, fewer than the cores.
         granted = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
         self.share = max(1, min(cores() // self.at_once, int(granted) if granted.isdecimal() else cores()))
@@ -127,14 +152,23 @@ class _Pool:
 
     def work(self) -> None:
         jobs, threads = plural(len(self.waiting), "job"), plural(self.share, "CPU thread")
-        self.console.print(f"{jobs}, {self.at_once} at a time with {threads} each", highlight=False)
+        on_gpus = [job for job in self.waiting if self._on_gpu(job)]
+        where = f"; one GPU of {len(self.gpus)} for each of {len(on_gpus)}" if on_gpus else ""
+        self.console.print(f"{jobs}, {self.at_once} at a time with {threads} each{where}", highlight=False)
+        if several := [job for job in on_gpus if job.config.resources.gpus > 1]:
+            self.console.print(
+                f"{several[0].name}: resources.gpus={several[0].config.resources.gpus} is for clusters: here a job has "
+                "one GPU (torchrun -m fcdm.train trains one run on several)",
+                highlight=False,
+                soft_wrap=True,
+            )
         previous = {number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM)}
         if self.console.is_terminal:
             self.bars.start()
         try:
             while self.running or (self.waiting and self.stopping is None):
-                while self.waiting and len(self.running) < self.at_once and self.stopping is None:
-                    self._start(self.waiting.pop(0))
+                while self.stopping is None and (job := self._next()):
+                    self._start(job)
                 time.sleep(POLL_S)
                 for item in list(self.running):
                     self._look(item)
@@ -148,11 +182,26 @@ class _Pool:
             self.console.print("stopped; the same command continues", highlight=False)
             raise SystemExit(128 + self.stopping)
 
+    def _on_gpu(self, job: Job) -> bool:
+        return bool(self.gpus) and _wants_gpu(job)
+
+    def _next(self) -> Job | None:
+        """Takes the first waiting job for which there is room now."""
+        if len(self.running) >= self.at_once:
+            return None
+        job = next((job for job in self.waiting if self.free or not self._on_gpu(job)), None)
+        if job is not None:
+            self.waiting.remove(job)
+        return job
+
     def _start(self, job: Job) -> None:
         log = open(job.folder / "log.txt", "ab")  # noqa: SIM115 - closed when the job ends
         environment = {**os.environ, "FCDM_PARENT": str(os.getpid()), "PYTHONUNBUFFERED": "1"}
         for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
             environment[name] = str(self.share)
+        gpu = self.free.pop(0) if self._on_gpu(job) else None
+        if gpu is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = gpu
         file = job.freeze()
         process = subprocess.Popen(
             [sys.executable, "-m", "fcdm.job", str(file)],
@@ -164,7 +213,7 @@ class _Pool:
             start_new_session=True,
         )
         task = self.bars.add_task("", total=job.budgets[-1], name=job.name, doing="starting")
-        self.running.append(_Running(job, file, process, log, task, _progress(job)))
+        self.running.append(_Running(job, file, process, log, task, _progress(job), gpu))
 
     def _look(self, item: _Running) -> None:
         """Show a job's news; if it has ended, note how."""
@@ -181,6 +230,8 @@ class _Pool:
         if code is None:
             return
         self.running.remove(item)
+        if item.gpu is not None:
+            self.free.append(item.gpu)
         item.log.close()
         self.bars.remove_task(item.task)
         outcome = _ended(item, code)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fcdm.config.samplers import ADAPTIVE
 from fcdm.config.schema import Config
@@ -19,7 +19,7 @@ from fcdm.formatting import flops_text
 from fcdm.plan.evaluation_flops import decoding_macs, metrics_macs, weak_macs
 from fcdm.plan.gpus import DEFAULT_GPU, DEFAULT_MFU, Device, device_named, known_device
 from fcdm.runs.benchmark_files import Benchmarks, Rate
-from fcdm.runs.run_cost import run_cost
+from fcdm.runs.run_cost import average_bytes, checkpoint_bytes, run_cost
 from fcdm.runs.throughput import Speed, Speeds, alike
 from fcdm.slurm.options import SlurmOptions
 from fcdm.slurm.sbatch_script import Resources, signal_delay
@@ -29,6 +29,13 @@ EVALUATION = KINDS[1:]
 
 START_UP_S = 30.0
 """Allowed for a job until it trains: importing torch, reading the checkpoint (5 s from a warm local disk)."""
+
+PROCESS_BYTES = 500_000_000
+"""Of a process on CPUs besides state and activations: Python, torch and scikit-learn take 0.45 GB."""
+
+GPU_PROCESS_BYTES = 4_000_000_000
+"""Of host memory, for a process that computes on a GPU. Assumed: 0.5 GB as above; 2 to 3 GB for CUDA's context and the
+libraries (cuBLAS, cuDNN, NCCL) that it loads into the process; the rest for pinned batches and features of samples."""
 
 
 @dataclass(frozen=True)
@@ -219,20 +226,44 @@ def job_cost(
 
 
 def memory(config: Config, processes: int) -> Memory:
-    """What one process of training needs: state and activations of one forward pass."""
+    """What one process of training needs on its device: state, and activations of one forward pass."""
     share = math.ceil(config.batch_size / processes)
     fixed, per_image = run_cost(config).training_bytes_parts(config.precision, config.activation_checkpointing)
-    fixed += FLOAT_BYTES * run_cost(config).parameters * len(config.power_ema.sigma_rel or [])
+    fixed += average_bytes(config)
     return Memory(fixed, per_image, min(config.micro_batch or share, share))
 
 
-def useful_seconds(request: Resources, options: SlurmOptions) -> float:
-    """Seconds of work in one start: without start-up, and until SLURM signals that the end is near."""
+def process_memory(config: Config, request: Resources) -> Memory:
+    """`memory` of a job's process on a GPU; on CPUs all of its memory: also Python, and the copy of the state that is
+    written to disk."""
+    need = memory(config, request.processes)
+    if request.gpus_per_node:
+        return need
+    return replace(need, fixed=need.fixed + PROCESS_BYTES + checkpoint_bytes(config))
+
+
+def host_bytes(config: Config, request: Resources, trains: bool = True) -> int:
+    """Host memory that a job on GPUs needs on one node, its first.
+
+    That of its processes, and the larger of two things that come one after the other: each process draws or reads its
+    model on the CPU (two copies of the weights for a moment); the first holds the copy of the state that is written to
+    disk. A resume reads each tensor from the mapped file, whose pages the kernel may take back.
+    """
+    models = 2 * FLOAT_BYTES * run_cost(config).parameters * request.tasks_per_node
+    copy = checkpoint_bytes(config) if trains else 0
+    return GPU_PROCESS_BYTES * request.tasks_per_node + max(models, copy)
+
+
+def useful_seconds(request: Resources, options: SlurmOptions, saved_bytes: int) -> float:
+    """Seconds of work in one start: without start-up, and until SLURM signals that the end is near.
+
+    saved_bytes: what is written then (`fcdm.runs.run_cost.saved_bytes`; of an evaluation nothing that counts).
+    """
     limit = request.minutes * 60
-    return limit - START_UP_S - signal_delay(request, options)
+    return limit - START_UP_S - signal_delay(request, options, saved_bytes)
 
 
-def starts(seconds: float | None, request: Resources, options: SlurmOptions) -> int | None:
+def starts(seconds: float | None, request: Resources, options: SlurmOptions, saved_bytes: int) -> int | None:
     """How often a job must be started for so many seconds of work; None: not known, or it never gets anywhere."""
-    useful = useful_seconds(request, options)
+    useful = useful_seconds(request, options, saved_bytes)
     return None if seconds is None or useful <= 0 else max(1, math.ceil(seconds / useful))

@@ -11,13 +11,14 @@ from fcdm.formatting import bytes_text
 from fcdm.jobs.ema_requests import snapshot_bytes
 from fcdm.jobs.job import Job
 from fcdm.jobs.make_jobs import NOT_HERE, data_is_here
-from fcdm.plan.estimate import KINDS, Paces, job_cost, memory, starts
+from fcdm.plan.estimate import KINDS, Paces, host_bytes, job_cost, process_memory, starts
 from fcdm.plan.model import Plan, PlannedRun
 from fcdm.plan.remaining import SKIPPED, Standing, Standings, evaluations_of
 from fcdm.plan.shared_runs import sharing
 from fcdm.plan.warnings import warnings_before_submission
 from fcdm.runs.benchmark_files import Benchmarks
 from fcdm.runs.identity import NOT_IDENTITY, flatten, readable_name, science
+from fcdm.runs.run_cost import saved_bytes
 from fcdm.runs.throughput import Speeds
 from fcdm.slurm.options import SlurmOptions
 from fcdm.slurm.sbatch_script import Resources, request_of
@@ -101,14 +102,15 @@ def _planned(job: Job, standing: Standing, differs: str, paces: Paces, options: 
         differs=differs,
         request=request,
         evaluation=evaluation if apart else None,
-        memory_bytes=memory(config, request.processes).total,
+        memory_bytes=process_memory(config, request).total,
+        host_bytes=host_bytes(config, request) if request.gpus_per_node else None,
         left=left,
         whole=whole,
         separate=job_cost(config, sum(job.budgets), asked, paces, request, evaluation),
         wall_hours=wall,
         evaluation_wall_hours=evaluation_wall,
-        starts=_starts(wall, request, options),
-        evaluation_starts=_starts(evaluation_wall, evaluation, options),
+        starts=_starts(wall, request, options, saved_bytes(config)),
+        evaluation_starts=_starts(evaluation_wall, evaluation, options, 0),
     )
 
 
@@ -116,10 +118,10 @@ def _over(hours: float | None, request: Resources) -> float | None:
     return None if hours is None else hours / request.processes
 
 
-def _starts(wall_hours: float | None, request: Resources, options: SlurmOptions) -> int | None:
+def _starts(wall_hours: float | None, request: Resources, options: SlurmOptions, saved: int) -> int | None:
     if wall_hours == 0:
         return 0
-    return starts(None if wall_hours is None else 3600 * wall_hours, request, options)
+    return starts(None if wall_hours is None else 3600 * wall_hours, request, options, saved)
 
 
 def _pace_texts(runs: Iterable[PlannedRun], paces: Paces) -> tuple[list[str], bool]:

@@ -26,6 +26,8 @@ class PlannedRun:
     """Of its evaluation job; None: evaluated by the training job."""
     memory_bytes: int
     """Of one process while it trains: one GPU, or one process on CPUs."""
+    host_bytes: int | None
+    """Of host memory, on each node of a job on GPUs; None: on CPUs, where it is the processes' memory."""
     left: Cost
     """What is left to do; of a run that is skipped, nothing."""
     whole: Cost

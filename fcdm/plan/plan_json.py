@@ -54,6 +54,7 @@ def _run(run: PlannedRun) -> dict[str, Any]:
         "resources": dataclasses.asdict(run.request),
         "evaluation_job": evaluation,
         "memory_bytes": run.memory_bytes,
+        "host_memory_bytes": run.host_bytes,
         "wall_hours": run.wall_hours,
         "starts": run.starts,
         "left": _amounts(total([run.left])),

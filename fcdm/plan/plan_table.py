@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -155,8 +156,26 @@ def _explanations(plan: Plan) -> list[str]:
         "FLOPs = 2 x MACs; a training step = 3 forward passes. Memory: state and activations of one process, an "
         f"estimate; 1 GB = 1e9 B. Of each start {START_UP_S:g} s go to starting up, and what is left at SLURM's signal."
     )
+    if asking := _host_memory(plan.runs):
+        texts.append(asking)
     texts += [f"note: {text}" for text in plan.notes]
     return texts
+
+
+def _host_memory(runs: Sequence[PlannedRun]) -> str:
+    """What to ask for where jobs on GPUs leave it to the cluster; empty where none does."""
+    most: dict[str, int] = {}
+    for run in runs:
+        if run.host_bytes and run.request.mem_gb is None and run.standing.state not in SKIPPED:
+            name = run.job.config.model.name
+            most[name] = max(most.get(name, 0), math.ceil(run.host_bytes / 1e9))
+    if not most:
+        return ""
+    needs = ", ".join(f"{name} {gigabytes}" for name, gigabytes in most.items())
+    return (
+        f"Host memory of a node in GB, an estimate: {needs}. resources.mem_gb= asks for it; these jobs take what the "
+        "cluster gives."
+    )
 
 
 def _groups(runs: Sequence[PlannedRun]) -> list[PlanRow]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from fcdm.jobs.job import Job
 from fcdm.plan.estimate import EVALUATION, KINDS, Cost, Paces, job_cost
 from fcdm.plan.remaining import evaluations_of
-from fcdm.runs.run_cost import run_cost
+from fcdm.runs.run_cost import checkpoint_bytes
 from fcdm.slurm.options import SlurmOptions
 from fcdm.slurm.sbatch_script import request_of
 
@@ -90,7 +90,7 @@ def _of_job(job: Job, paces: Paces, options: SlurmOptions) -> Amount:
     return Amount(
         runs=1,
         evaluations=len(evaluations),
-        checkpoint_bytes=len(job.budgets) * run_cost(config).checkpoint_bytes,
+        checkpoint_bytes=len(job.budgets) * checkpoint_bytes(config),
         flops=dict(cost.flops),
         gpu_hours=cost.hours() if on_gpus else 0.0,
         cpu_hours=0.0 if on_gpus else cost.hours(),

@@ -10,21 +10,27 @@ from pathlib import Path
 from fcdm.formatting import bytes_text, duration_text
 from fcdm.jobs.job import EVALUATE, Job
 from fcdm.jobs.make_jobs import data_is_here
-from fcdm.plan.estimate import START_UP_S, Paces, job_cost, memory, starts, useful_seconds
+from fcdm.plan.estimate import (
+    GPU_PROCESS_BYTES,
+    START_UP_S,
+    Paces,
+    host_bytes,
+    job_cost,
+    process_memory,
+    starts,
+    useful_seconds,
+)
 from fcdm.plan.gpus import Device
 from fcdm.plan.remaining import Standing, evaluations_of
 from fcdm.runs.benchmark_files import Benchmarks
 from fcdm.runs.identity import readable_name
-from fcdm.runs.run_cost import run_cost
+from fcdm.runs.run_cost import saved_bytes
 from fcdm.runs.throughput import Speeds
 from fcdm.slurm.options import SlurmOptions
 from fcdm.slurm.sbatch_script import Resources, request_of, signal_delay
 
 MEMORY_SHARE = 0.9
 """Of a GPU's memory: the rest is for CUDA itself, workspaces and fragments."""
-
-PROCESS_BYTES = 500_000_000
-"""Of a process on CPUs besides state and activations: Python, torch and scikit-learn take 0.45 GB."""
 
 
 def warnings_before_submission(
@@ -63,20 +69,22 @@ def _of_job(
     if batch % processes:
         yield f"batch_size={batch} does not divide over {processes} processes (resources.gpus), so it cannot start"
     yield from _memory(job, request, gpu)
+    yield from _host_memory("resources", job, request, options)
     inline = job.config.evaluation.where == "inline" and job.work != "train"
     if job.work != EVALUATE:
         cost = job_cost(job.config, steps, evaluations if inline else [], paces, request, request)
         step = job_cost(job.config, 1, [], paces, request, request).seconds["training"]
-        yield from _time("resources", request, cost.hours(), step, options)
+        yield from _time("resources", request, cost.hours(), step, options, saved_bytes(job.config))
     if job.work != "train" and not inline:
         evaluation = request_of(job.config.evaluation.resources, options, evaluation=True)
         cost = job_cost(job.config, 0, evaluations, paces, evaluation, evaluation)
-        yield from _time("evaluation.resources", evaluation, cost.hours(), None, options)
+        yield from _host_memory("evaluation.resources", job, evaluation, options)
+        yield from _time("evaluation.resources", evaluation, cost.hours(), None, options, 0)
 
 
 def _memory(job: Job, request: Resources, gpu: Device | None) -> Iterator[str]:
     config, processes = job.config, request.processes
-    need = memory(config, processes)
+    need = process_memory(config, request)
     if request.gpus_per_node:
         if gpu is None or need.total <= MEMORY_SHARE * gpu.memory_bytes:
             return
@@ -84,7 +92,6 @@ def _memory(job: Job, request: Resources, gpu: Device | None) -> Iterator[str]:
     else:
         if request.mem_gb is None:
             return
-        need = replace(need, fixed=need.fixed + PROCESS_BYTES)
         there = 1e9 * request.mem_gb / request.tasks_per_node
         if need.total <= MEMORY_SHARE * there:
             return
@@ -92,20 +99,19 @@ def _memory(job: Job, request: Resources, gpu: Device | None) -> Iterator[str]:
     room = MEMORY_SHARE * there
     activations = bytes_text(need.images * need.per_image)
     parts = f"state {bytes_text(need.fixed)}, activations of {need.images} images {activations}"
-    fixed, recomputed = run_cost(config).training_bytes_parts(config.precision, activation_checkpointing=True)
-    fixed += 0 if request.gpus_per_node else PROCESS_BYTES
+    recomputed = process_memory(replace(config, activation_checkpointing=True), request).per_image
     ways = []
     if need.fixed + need.per_image <= room:
         fitting = _power_of_two(int((room - need.fixed) // need.per_image))
         ways.append(f"micro_batch={fitting} ({bytes_text(need.fixed + fitting * need.per_image)})")
-    if not config.activation_checkpointing and fixed + recomputed <= room:
-        whole = fixed + need.images * recomputed
-        fitting = _power_of_two(int((room - fixed) // recomputed))
+    if not config.activation_checkpointing and need.fixed + recomputed <= room:
+        whole = need.fixed + need.images * recomputed
+        fitting = _power_of_two(int((room - need.fixed) // recomputed))
         way = "activation_checkpointing=true"
         ways.append(
             f"{way} ({bytes_text(whole)})"
             if whole <= room
-            else f"{way} micro_batch={fitting} ({bytes_text(fixed + fitting * recomputed)})"
+            else f"{way} micro_batch={fitting} ({bytes_text(need.fixed + fitting * recomputed)})"
         )
     if request.gpus_per_node and need.fixed + need.per_image <= room:
         most = int((room - need.fixed) // need.per_image)
@@ -119,17 +125,34 @@ def _memory(job: Job, request: Resources, gpu: Device | None) -> Iterator[str]:
     yield f"needs about {bytes_text(need.total)} for {place} ({parts}): {advice}"
 
 
+def _host_memory(key: str, job: Job, request: Resources, options: SlurmOptions) -> Iterator[str]:
+    """Of jobs on GPUs that say how much they want; others take what the cluster gives."""
+    if not request.gpus_per_node or request.mem_gb is None or options.mem_per_gpu or options.mem_per_cpu:
+        return
+    need = host_bytes(job.config, request, trains=key == "resources" and job.work != EVALUATE)
+    if need > 1e9 * request.mem_gb:
+        tasks, each = request.tasks_per_node, bytes_text(GPU_PROCESS_BYTES)
+        rest = bytes_text(need - GPU_PROCESS_BYTES * tasks)
+        yield (
+            f"needs about {bytes_text(need)} of host memory on a node ({each} for each of {tasks} processes on GPUs, "
+            f"{rest} for copies of its state), and {key}.mem_gb={request.mem_gb:g} is less: "
+            f"{key}.mem_gb={math.ceil(need / 1e9)}"
+        )
+
+
 def _gpus_for(batch: int, gpus: int, most: int) -> int | None:
     """The smallest multiple of `gpus` that divides the batch into shares of at most `most` images."""
     return next((n for n in range(2 * gpus, batch + 1, gpus) if batch % n == 0 and batch // n <= most), None)
 
 
 def _time(
-    key: str, request: Resources, hours: float | None, step: float | None, options: SlurmOptions
+    key: str, request: Resources, hours: float | None, step: float | None, options: SlurmOptions, saved: int
 ) -> Iterator[str]:
-    useful, limit = useful_seconds(request, options), request.minutes * 60
+    useful, limit = useful_seconds(request, options, saved), request.minutes * 60
     set_by = "hydra.launcher.timeout_min" if options.timeout_min and key == "resources" else f"{key}.hours"
-    overhead = f"{START_UP_S:g} s to start up, and SLURM signals {signal_delay(request, options):g} s before the end"
+    overhead = (
+        f"{START_UP_S:g} s to start up, and SLURM signals {signal_delay(request, options, saved):g} s before the end"
+    )
     if useful <= max(step or 0.0, 0.0):
         one = f", and one step takes {step:,.0f} s" if step and useful > 0 else ""
         yield (
@@ -138,7 +161,7 @@ def _time(
         )
         return
     wall = 3600 * hours / request.processes if hours is not None else None
-    count = starts(wall, request, options)
+    count = starts(wall, request, options, saved)
     if count is None or count == 1 or wall is None:
         return
     allowed = options.max_num_timeout

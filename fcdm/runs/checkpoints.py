@@ -49,9 +49,7 @@ def group_names(path: Path) -> list[str]:
 def is_broken(path: Path) -> bool:
     """Whether the checkpoint is not what was written; reads all of it."""
     try:
-        manifest = read_manifest(path)
-        for name in manifest["files"]:
-            verify(path, name, manifest)
+        verify_all(path)
     except BrokenCheckpoint:
         return True
     return False
@@ -80,6 +78,13 @@ def verify(path: Path, name: str, manifest: dict[str, Any]) -> None:
         raise BrokenCheckpoint(f"{path} is broken: {name} has {size} bytes instead of {expected['bytes']}")
     if _reading(path / name, file_sha256) != expected["sha256"]:
         raise BrokenCheckpoint(f"{path} is broken: the checksum of {name} does not agree")
+
+
+def verify_all(path: Path) -> None:
+    """Read every file. Raises BrokenCheckpoint, and UserError where one may not be read."""
+    manifest = read_manifest(path)
+    for name in manifest["files"]:
+        verify(path, name, manifest)
 
 
 def looks_whole(path: Path) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fcdm.config.schema import Config, CustomConfig, ModelConfig
-from fcdm.cost.model_cost import ModelCost, model_cost
+from fcdm.cost.model_cost import FLOAT_BYTES, ModelCost, model_cost
 from fcdm.runs.user_models import custom_cost, shape_of
 
 
@@ -17,6 +17,21 @@ def cost_of(model: ModelConfig, *, channels: int, side: int, classes: int, learn
     if isinstance(model, CustomConfig):
         return custom_cost(model, channels=channels, side=side, classes=classes, learn_sigma=learn_sigma)
     return model_cost(model, channels=channels, side=side, classes=classes, learn_sigma=learn_sigma)
+
+
+def average_bytes(config: Config) -> int:
+    """Of the power function averages that the run is asked to track."""
+    return FLOAT_BYTES * run_cost(config).parameters * len(config.power_ema.sigma_rel or [])
+
+
+def checkpoint_bytes(config: Config) -> int:
+    """Of one checkpoint: what `ModelCost.checkpoint_bytes` counts, and the power function averages."""
+    return run_cost(config).checkpoint_bytes + average_bytes(config)
+
+
+def saved_bytes(config: Config) -> int:
+    """What training writes at most when it is told to stop: a checkpoint, and at a budget a snapshot."""
+    return checkpoint_bytes(config) + average_bytes(config)
 
 
 def train_flops(config: Config, steps: int) -> int:

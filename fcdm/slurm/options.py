@@ -38,7 +38,8 @@ class SlurmOptions:
     mem_per_cpu: str | None = None
     account: str | None = None
     signal_delay_s: int | None = None
-    """Seconds before the time limit at which a job is told to save; null: 120, or a quarter of a short limit."""
+    """Seconds before the time limit at which a job is told to save; null: enough for one save on a slow disk, 120 at
+    least, and a quarter of a short limit."""
     max_num_timeout: int | None = None
     """A job is requeued at most so often after a time limit or a user's signal; null: as long as it makes progress."""
     additional_parameters: dict[str, Any] = field(default_factory=dict)

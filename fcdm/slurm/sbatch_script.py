@@ -78,11 +78,20 @@ def request_of(resources: ResourcesConfig, options: SlurmOptions, *, evaluation:
 
 
 def script(
-    request: Resources, options: SlurmOptions, job_files: list[Path], launch: Path, code: Path, name: str
+    request: Resources,
+    options: SlurmOptions,
+    job_files: list[Path],
+    launch: Path,
+    code: Path,
+    name: str,
+    saved_bytes: int = 0,
 ) -> str:
-    """The batch script of an array whose i-th task does the i-th job file."""
+    """The batch script of an array whose i-th task does the i-th job file.
+
+    saved_bytes: what a task writes when it is told to save; the most of all tasks.
+    """
     lines = ["#!/bin/bash"]
-    lines += [_flag(key, value) for key, value in _flags(request, options, launch, name).items()]
+    lines += [_flag(key, value) for key, value in _flags(request, options, launch, name, saved_bytes).items()]
     lines += [
         "",
         "jobs=(",
@@ -116,13 +125,13 @@ def script(
     return "\n".join(lines) + "\n"
 
 
-def _flags(request: Resources, options: SlurmOptions, launch: Path, name: str) -> dict[str, object]:
+def _flags(request: Resources, options: SlurmOptions, launch: Path, name: str, saved_bytes: int) -> dict[str, object]:
     flags: dict[str, object] = {
         "job-name": name,
         "nodes": request.nodes,
         "ntasks-per-node": request.tasks_per_node,
         "time": request.minutes,
-        "signal": f"USR2@{signal_delay(request, options)}",
+        "signal": f"USR2@{signal_delay(request, options, saved_bytes)}",
         "requeue": True,
         "open-mode": "append",
         "chdir": launch,
@@ -148,9 +157,20 @@ def _flags(request: Resources, options: SlurmOptions, launch: Path, name: str) -
     return {key: value for key, value in flags.items() if value is not None and value is not False}
 
 
-def signal_delay(request: Resources, options: SlurmOptions) -> int:
-    """Seconds before its time limit at which a job is told to save; SLURM may do so up to a minute earlier still."""
-    return options.signal_delay_s or min(120, request.minutes * 60 // 4)
+SAVED_BYTES_PER_S = 100e6
+"""Of a slow disk: one that many jobs share, or a network's."""
+STEP_S = 30
+"""For the step in hand when the signal comes."""
+
+
+def signal_delay(request: Resources, options: SlurmOptions, saved_bytes: int) -> int:
+    """Seconds before its time limit at which a job is told to save; SLURM may do so up to a minute earlier still.
+
+    Enough to write `saved_bytes` to a slow disk, 120 at least, and at most a quarter of the limit.
+    """
+    if options.signal_delay_s:
+        return int(options.signal_delay_s)
+    return min(max(120, STEP_S + math.ceil(saved_bytes / SAVED_BYTES_PER_S)), request.minutes * 60 // 4)
 
 
 def _flag(key: str, value: object) -> str:

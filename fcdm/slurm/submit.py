@@ -21,6 +21,7 @@ from fcdm.jobs.job import EVALUATE, Job
 from fcdm.jobs.pin_weights import models_of
 from fcdm.runs.protocol import Part
 from fcdm.runs.revision import code_revision
+from fcdm.runs.run_cost import saved_bytes
 from fcdm.slurm.client import Refused, Scheduler, Schedulers, Slurm
 from fcdm.slurm.code_snapshot import take_snapshot
 from fcdm.slurm.ledger import LAUNCHES, Queued, add_id, held_outside, in_flight, new_launch, this_conf, write_launch
@@ -252,7 +253,8 @@ def _write(
             some = tasks[at : at + max_array_size]
             path = launch / f"{len(arrays)}.sh"
             files = [task.file for task in some if task.file]
-            path.write_text(script(request, options, files, launch, code, options.name))
+            saved = max(_saved_bytes(task.job) for task in some)
+            path.write_text(script(request, options, files, launch, code, options.name, saved))
             arrays.append(_Array(path, some))
     described: list[dict[str, Any]] = [
         {
@@ -273,6 +275,11 @@ def _write(
         parallel=options.array_parallelism,
     )
     return arrays
+
+
+def _saved_bytes(job: Job) -> int:
+    """What a job writes when it is told to save; one that evaluates, next to nothing."""
+    return 0 if job.work == EVALUATE else saved_bytes(job.config)
 
 
 def _submit(launch: Path, arrays: list[_Array], parallel: int, scheduler: Scheduler) -> None:

@@ -22,6 +22,11 @@ class FcdmBenchmarkSweeper(BenchmarkSweeper):
 class LocalLauncher(JobLauncher):
     """`hydra/launcher=local`."""
 
+    def check(self, jobs: list[Job]) -> None:
+        from fcdm.jobs.local_pool import check_devices
+
+        check_devices(jobs)
+
     def launch_jobs(self, jobs: list[Job]) -> int:
         from fcdm.jobs.local_pool import run_local
 

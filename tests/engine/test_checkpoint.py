@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fcdm.engine import checkpoint
-from fcdm.engine.checkpoint import Groups, latest_checkpoint, load_checkpoint, prune, save_checkpoint
+from fcdm.engine.checkpoint import latest_checkpoint, load_checkpoint, prune, save_checkpoint
+from fcdm.engine.host_copy import Groups
 from fcdm.errors import UserError
 from fcdm.runs.checkpoints import BrokenCheckpoint, checkpoints
 
@@ -31,6 +33,11 @@ def bits(tensor: Tensor) -> bytes:
 
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
+
+
+def newest(folder: Path, warn: Callable[[str], None]) -> tuple[Groups, dict[str, Any]] | None:
+    path = latest_checkpoint(folder, warn)
+    return None if path is None else load_checkpoint(path)
 
 
 def fail(message: str) -> None:
@@ -135,7 +142,7 @@ def test_a_damaged_newest_is_skipped_with_a_warning(tmp_path: Path, file: str, d
     else:
         flip(path, {"head": 3, "middle": size // 2, "last": size - 2}[damage])
     warnings: list[str] = []
-    found = latest_checkpoint(tmp_path, warnings.append)
+    found = newest(tmp_path, warnings.append)
     assert found is not None
     tensors, manifest = found
     assert manifest["extra"] == {"note": "first"}
@@ -195,7 +202,7 @@ KILLED = """
 import json, os, random, signal, sys, time
 from pathlib import Path
 import torch
-from fcdm.engine.checkpoint import latest_checkpoint, prune, save_checkpoint
+from fcdm.engine.checkpoint import latest_checkpoint, load_checkpoint, prune, save_checkpoint
 from fcdm.runs.checkpoints import checkpoints
 
 folder, kills = Path(sys.argv[1]), int(sys.argv[2])
@@ -227,7 +234,7 @@ for _ in range(kills):
     _, status = os.waitpid(child, 0)
     assert os.WIFSIGNALED(status), status
     unfinished += any(path.name.startswith(".tmp-") for path in folder.iterdir())
-    tensors, manifest = latest_checkpoint(folder, warnings.append)
+    tensors, manifest = load_checkpoint(latest_checkpoint(folder, warnings.append))
     assert manifest["step"] >= step, (manifest["step"], step)
     step = manifest["step"]
     assert manifest["step"] == max(s for s, _ in checkpoints(folder))
@@ -280,7 +287,7 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_nothing_else(
     assert "\n" not in message
     # The fifth flush is of the parent after the rename: by then the new checkpoint is whole.
     assert names(tmp_path) == (["step-00000100"] if call < 5 else ["step-00000100", "step-00000200"])
-    found = latest_checkpoint(tmp_path, fail)
+    found = newest(tmp_path, fail)
     assert found is not None
     assert found[1]["step"] == (100 if call < 5 else 200)
     save_checkpoint(tmp_path, 300, groups(3.0), {})
@@ -306,7 +313,7 @@ LIMITED = """
 import resource, sys
 from pathlib import Path
 import torch
-from fcdm.engine.checkpoint import latest_checkpoint, save_checkpoint
+from fcdm.engine.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from fcdm.errors import UserError
 folder = Path(sys.argv[1])
 small = {"model": {"a": torch.ones(100)}, "ema": {"a": torch.ones(100)}}
@@ -318,7 +325,7 @@ except UserError as error:
     print(error)
 def fail(message):
     raise AssertionError(message)
-tensors, manifest = latest_checkpoint(folder, fail)
+tensors, manifest = load_checkpoint(latest_checkpoint(folder, fail))
 print(manifest["step"], sorted(p.name for p in folder.iterdir()))
 """
 

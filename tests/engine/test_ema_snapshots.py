@@ -19,12 +19,13 @@ from torch import nn
 from fcdm.config.ema_profiles import Kept
 from fcdm.config.schema import Config, PowerEMAConfig
 from fcdm.engine.ema_snapshots import PowerAverages, synthesised
+from fcdm.engine.host_copy import Groups, HostCopy
 from fcdm.engine.post_hoc_ema import gamma_from_sigma_rel, last_update
 from fcdm.engine.state import TrainState
 from fcdm.errors import UserError
 from fcdm.jobs.job import Job
 from fcdm.jobs.make_jobs import make_jobs
-from fcdm.runs.folder import Run, open_run
+from fcdm.runs.folder import open_run
 from fcdm.runs.protocol import protocol_of
 from tests.support.commands import TINY, Command, composing, environment, evaluations, only_run, weights
 
@@ -189,16 +190,23 @@ def test_a_run_that_was_killed_before_its_first_snapshot(tmp_path: Path) -> None
     for parameter in state.model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     state.optimiser.step()
-    state.save(run.checkpoints)
+    checkpoint = state.save(run.checkpoints)
     (again,) = make_jobs(
         [config("model=N", f"runs_dir={tmp_path}", *TINY, "steps=400", "evaluation.weights=power:0.08")]
     )
     assert again.config.evaluation.weights_snapshots == "0.05,0.1 every 50"
     assert again.id == run.id
     resumed = TrainState.create(again.config, torch.device("cpu"))
-    assert resumed.restore(Run(run.folder, run.id).checkpoints, PowerEMAConfig(), print)
+    resumed.restore(checkpoint, PowerEMAConfig())
     assert resumed.power.due(50)
     assert not resumed.power.due(60)
+
+
+CPU = torch.device("cpu")
+
+
+def go_on() -> None:
+    """Nobody wants the writing to end."""
 
 
 class Tied(nn.Module):
@@ -218,11 +226,33 @@ def test_tied_weights_stay_tied_in_a_snapshot(tmp_path: Path) -> None:
         model.first.weight.data.fill_(step)
         averages.update(list(model.parameters()), step)
     assert last_update(4097) < 4097
-    averages.save(tmp_path, model, 4097)
+    averages.snapshot(model, 4097, HostCopy(CPU))(tmp_path, go_on)
     (file,) = tmp_path.rglob("*.safetensors")
     saved = load_file(file)
     assert torch.equal(saved["first.weight"], saved["second.weight"])
     assert (saved["first.weight"] > averages.groups()["power-0.1"]["first.weight"]).all()
+
+
+def test_a_snapshot_copies_the_weights_once_whatever_lengths_there_are(tmp_path: Path) -> None:
+    """Kept room included: of 4 and 8 MB of weights, one copy and one of each average."""
+
+    def copied(lengths: list[float]) -> int:
+        model, host = nn.Linear(1 << 10, 1 << 10, bias=False), Counting(CPU)
+        averages = PowerAverages(lengths, model)
+        averages.snapshot(model, 4097, host)(tmp_path / str(len(lengths)), go_on)
+        return host.bytes // (1 << 22)
+
+    assert [copied([0.05]), copied([0.05, 0.1]), copied([0.05, 0.1, 0.15])] == [2, 3, 4]
+
+
+class Counting(HostCopy):
+    """Counts what is copied."""
+
+    bytes = 0
+
+    def of(self, groups: Groups) -> Groups:
+        self.bytes += sum(tensor.nbytes for members in groups.values() for tensor in members.values())
+        return super().of(groups)
 
 
 def test_averages_begin_as_the_weights_that_training_begins_from() -> None:
@@ -278,7 +308,7 @@ def test_averages_of_thousands_of_steps(tmp_path: Path, sigma_rel: float) -> Non
         model.weight.data.fill_(path[step - 1])
         averages.update(list(model.parameters()), step)
     before = averages.groups()[f"power-{sigma_rel:g}"]["weight"].clone()
-    averages.save(tmp_path / "ema", model, steps)
+    averages.snapshot(model, steps, HostCopy(CPU))(tmp_path / "ema", go_on)
     assert torch.equal(averages.groups()[f"power-{sigma_rel:g}"]["weight"], before)
     (file,) = (tmp_path / "ema").rglob("*.safetensors")
     share = torch.arange(steps + 1, dtype=torch.float64) / steps

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.support.commands import TINY, Command, environment, evaluations, only_run, records, values, weights
+from tests.support.commands import ROOT, TINY, Command, environment, evaluations, only_run, records, values, weights
 
 STEPS = "steps=[20,40]"
 SLOW = ("evaluation.samples=200", "checkpoint.every_steps=7", "checkpoint.keep=2", "log_every=3")
@@ -139,3 +140,97 @@ def test_the_thread_count_of_the_last_segment_is_restored_or_its_change_said(fcd
     assert [line["threads"] for line in records(run) if line.get("segment") == "start"] == [1, 1]
     changed = fcdm("model=N", "steps=6", "threads=2", *TINY)
     assert "continues with threads 2, before it was 1" in changed.stdout
+
+
+MEASURED = """
+import json, sys
+from pathlib import Path
+import torch
+from fcdm.engine.checkpoint import latest_checkpoint
+from fcdm.engine.state import TrainState
+from fcdm.runs.checkpoints import read_manifest
+from tests.support.commands import composed
+
+config = composed("model=dit/N-2", "model.width=512", "model.heads=8", "model.depth=5")
+folder = Path(sys.argv[2])
+state = TrainState.create(config, torch.device("cpu"))
+
+def now(key):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith(key))
+
+if sys.argv[1] == "save":
+    for parameter in state.model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    state.optimiser.step()
+    state.step = 1
+    state.save(folder)
+else:
+    for parameter in state.model.parameters():  # what each page of the state holds is there before
+        parameter.data.add_(1)
+    before = now("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    path = latest_checkpoint(folder, print)
+    state.restore(path, config.power_ema)
+    moments = sum(t.nbytes for kept in state.optimiser.state.values() for t in kept.values())
+    size = sum(facts["bytes"] for facts in read_manifest(path)["files"].values())
+    print(json.dumps([now("VmHWM") - before - moments, size]))
+"""
+
+
+def test_a_resume_needs_little_memory_beside_the_state(tmp_path: Path) -> None:
+    """Not the whole checkpoint a second time: a file at a time, and that only as mapped pages."""
+
+    def run(what: str) -> str:
+        words = [sys.executable, "-c", MEASURED, what, str(tmp_path)]
+        return subprocess.run(
+            words, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=240, check=True
+        ).stdout
+
+    run("save")
+    more, size = json.loads(run("restore"))
+    assert size > 200e6
+    assert more < 0.7 * size, f"{more / size:.2f} of the checkpoint"
+
+
+SECOND_READS_NOTHING_TWICE = """
+import os, runpy, sys
+from fcdm.engine import checkpoint
+from fcdm.runs import checkpoints
+
+def refuse(*_):
+    raise AssertionError("the second rank verifies checksums")
+
+if os.environ["RANK"] == "1":
+    checkpoint.verify = checkpoint.verify_all = checkpoints.verify = checkpoints.verify_all = refuse
+sys.argv = ["fcdm.train", *sys.argv[1:]]
+runpy.run_module("fcdm.train", run_name="__main__")
+"""
+
+
+def test_two_ranks_pass_over_a_broken_newest_checkpoint_together(tmp_path: Path, undisturbed: Path) -> None:
+    """The first rank reads and tells; the second, which trusts it, would take the newest."""
+    shutil.copytree(undisturbed.parent, tmp_path / "runs")
+    run = only_run(tmp_path / "runs")
+    newest = run / "checkpoints" / "step-00000040" / "ema.safetensors"
+    raw = bytearray(newest.read_bytes())
+    raw[-100] ^= 1
+    newest.write_bytes(raw)
+    script = tmp_path / "train.py"
+    script.write_text(SECOND_READS_NOTHING_TWICE)
+    two = subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
+            *(str(script), "model=N", "steps=[20,40,44]", *TINY, *SLOW),
+        ],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert two.returncode == 0, two.stderr
+    assert two.stdout.count("step-00000040 is broken") == 1
+    assert [line["step"] for line in records(run) if line.get("segment") == "start"] == [0, 35]
+    assert weights(run, 44)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import math
 import statistics
 import subprocess
 import sys
@@ -31,7 +32,16 @@ from fcdm.jobs.job import Job
 from fcdm.jobs.make_jobs import data_is_here, make_jobs
 from fcdm.models import build_model
 from fcdm.plan import evaluation_flops, remaining
-from fcdm.plan.estimate import START_UP_S, Paces, job_cost
+from fcdm.plan.estimate import (
+    GPU_PROCESS_BYTES,
+    PROCESS_BYTES,
+    START_UP_S,
+    Paces,
+    host_bytes,
+    job_cost,
+    process_memory,
+    useful_seconds,
+)
 from fcdm.plan.gpus import DEFAULT_MFU, DEVICES, device_named, known_device
 from fcdm.plan.make_plan import make_plan
 from fcdm.plan.model import Plan
@@ -39,11 +49,13 @@ from fcdm.plan.plan_table import print_tables
 from fcdm.plan.warnings import warnings_before_submission
 from fcdm.runs.benchmark_files import Benchmarks
 from fcdm.runs.folder import Run
+from fcdm.runs.run_cost import run_cost, saved_bytes
 from fcdm.runs.run_lock import claim
 from fcdm.runs.throughput import Speeds
 from fcdm.slurm.client import JobInfo
 from fcdm.slurm.ledger import add_id, new_launch, write_launch
 from fcdm.slurm.options import PlanOptions, SlurmOptions
+from fcdm.slurm.sbatch_script import request_of
 from fcdm.sweep.compose import Composer
 from fcdm.sweep.expand import expand
 from tests.support.commands import TINY, Command, composing, environment, only_run, records
@@ -465,6 +477,53 @@ def test_memory_of_a_process_on_cpus(jobs: Any) -> None:
     assert "resources.mem_gb=0.5 gives it 500 MB" in text
     assert "resources.mem_gb=1" in text
     assert not warnings_before_submission(jobs("model=N,M,dit/N-2,dit/M-2"), None)
+
+
+def test_memory_of_a_process_on_cpus_has_the_copy_that_is_written(jobs: Any) -> None:
+    (job,) = jobs("model=M", "power_ema.sigma_rel=[0.05,0.1]")
+    parameters = run_cost(job.config).parameters
+    cpu = request_of(job.config.resources, SlurmOptions())
+    gpu = request_of(dataclasses.replace(job.config.resources, gpus=1), SlurmOptions())
+    fixed = [process_memory(job.config, request).fixed for request in (cpu, gpu)]
+    assert fixed == [PROCESS_BYTES + 4 * (7 + 6) * parameters, 4 * 7 * parameters]
+
+
+def test_host_memory_of_jobs_on_gpus(jobs: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    (job,) = jobs("model=XL")
+    parameters, four = run_cost(job.config).parameters, request_of(job.config.resources, SlurmOptions())
+    # Four processes; the copy of weights, EMA and two moments, or each process's model twice, whichever is more.
+    assert host_bytes(job.config, four) == 4 * GPU_PROCESS_BYTES + 4 * 8 * parameters
+    one = dataclasses.replace(four, tasks_per_node=1)
+    assert host_bytes(job.config, one) == GPU_PROCESS_BYTES + 16 * parameters
+    assert host_bytes(job.config, one, trains=False) == GPU_PROCESS_BYTES + 8 * parameters
+    need = math.ceil(host_bytes(job.config, four) / 1e9)
+
+    (text,) = warnings_before_submission(jobs("model=XL", f"resources.mem_gb={need - 1}"), None)
+    assert f"and resources.mem_gb={need - 1} is less: resources.mem_gb={need}" in text
+    assert not warnings_before_submission(jobs("model=XL", f"resources.mem_gb={need}"), None)
+    apart = jobs("model=N", "evaluation=job", "evaluation.resources.gpus=1", "evaluation.resources.mem_gb=3")
+    (text,) = warnings_before_submission(apart, None)
+    assert "evaluation.resources.mem_gb=3 is less: evaluation.resources.mem_gb=5" in text
+
+    def told(*words: str) -> str:
+        print_tables(make_plan(jobs(*words), SlurmOptions()), "all", Console(width=200))
+        return capsys.readouterr().out
+
+    assert f"Host memory of a node in GB, an estimate: XL {need}, S " in told("model=XL,S")
+    assert "Host memory" not in told("model=XL", f"resources.mem_gb={need}")
+    assert "Host memory" not in told("model=N")
+
+
+def test_a_large_checkpoint_leaves_less_time_for_work(jobs: Any) -> None:
+    (job,) = jobs("model=XL", "resources.hours=1")
+    request, options = request_of(job.config.resources, SlurmOptions()), SlurmOptions()
+    grace = 30 + math.ceil(16 * run_cost(job.config).parameters / 100e6)
+    assert grace > 120
+    assert useful_seconds(request, options, saved_bytes(job.config)) == 3600 - START_UP_S - grace
+    (run,) = make_plan([job], options).runs
+    assert run.wall_hours is not None
+    assert run.starts == math.ceil(3600 * run.wall_hours / (3600 - START_UP_S - grace))
+    assert run.starts > math.ceil(3600 * run.wall_hours / (3600 - START_UP_S - 120))
 
 
 def test_a_batch_that_does_not_divide(jobs: Any) -> None:

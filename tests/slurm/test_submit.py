@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -17,10 +18,12 @@ from hydra_plugins.hydra_submitit_launcher.config import SlurmQueueConf
 
 from fcdm.atomic import write_json
 from fcdm.config.check import config_from
-from fcdm.config.schema import Config, ResourcesConfig
+from fcdm.config.presets import load_preset
+from fcdm.config.schema import Config, PowerEMAConfig, ResourcesConfig
 from fcdm.errors import UserError
 from fcdm.jobs.job import EVALUATE, Job
 from fcdm.jobs.make_jobs import make_jobs
+from fcdm.runs.run_cost import run_cost
 from fcdm.slurm import submit as submitting
 from fcdm.slurm.client import Cluster, Node, Partition, minutes
 from fcdm.slurm.ledger import list_tasks, read_ids
@@ -28,7 +31,7 @@ from fcdm.slurm.options import SlurmOptions
 from fcdm.slurm.preflight import check_folder, check_requests, file_system
 from fcdm.slurm.rank_env import address_of, export_ranks
 from fcdm.slurm.requeue import progress_of, requeue, requeues
-from fcdm.slurm.sbatch_script import Resources, request_of, script
+from fcdm.slurm.sbatch_script import Resources, request_of, script, signal_delay
 from fcdm.slurm.submit import Row, submit
 from tests.support.commands import composed
 from tests.support.fake_scheduler import FakeScheduler
@@ -369,6 +372,33 @@ def test_a_short_limit_is_told_early_enough_and_not_at_once(tmp_path: Path) -> N
         options = SlurmOptions(timeout_min=limit)
         text = script(request_of(ResourcesConfig(), options), options, [], tmp_path, tmp_path, "x")
         assert f"--signal=USR2@{delay}\n" in text
+
+
+def test_a_large_checkpoint_is_given_time_to_reach_a_slow_disk() -> None:
+    """100 MB/s, and half a minute for the step in hand; at most a quarter of the limit, and what is asked wins."""
+    day, hour = SlurmOptions(timeout_min=1440), SlurmOptions(timeout_min=20)
+    for saved, options, delay in (
+        (8_999_999_999, day, 120),
+        (9_000_000_001, day, 121),
+        (11_200_000_000, day, 142),
+        (112_000_000_000, day, 1150),
+        (112_000_000_000, hour, 300),
+        (112_000_000_000, SlurmOptions(timeout_min=1440, signal_delay_s=60), 60),
+    ):
+        assert signal_delay(request_of(ResourcesConfig(), options), options, saved) == delay
+
+
+def test_the_largest_checkpoint_of_an_array_sets_its_signal(tmp_path: Path) -> None:
+    """Of what training writes: weights, EMA, two moments, and the power function averages, which a snapshot has too."""
+    for tracked, copies in ((None, 4), ([], 4), ([0.05, 0.1], 8)):
+        folder = tmp_path / str(tracked)
+        large = config(folder, 1, model=load_preset("XL"), power_ema=PowerEMAConfig(tracked))
+        scheduler = FakeScheduler()
+        send(scheduler, config(folder), large, config(folder, 2))
+        (array,) = scheduler.submissions
+        delay = 30 + math.ceil(4 * copies * run_cost(large).parameters / 100e6)
+        assert delay > 120
+        assert f"--signal=USR2@{delay}\n" in array.script.read_text()
 
 
 # ------------------------------------------------------------------------------------------------ checks
