@@ -23,8 +23,12 @@ class Ranks:
 
     @classmethod
     def from_environment(cls, device: str) -> Ranks:
-        """Reads torchrun's variables (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT)."""
+        """Reads torchrun's variables (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT). Raises UserError."""
         rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        if world_size > 1 and device.startswith("cuda:"):
+            if rank:  # the first says it; with code 0, as in `refuse_together`
+                raise SystemExit(0)
+            raise UserError(f"device={device} would put all {world_size} processes on one GPU: write device=cuda")
         chosen = choose_device(device, int(os.environ.get("LOCAL_RANK", 0)))
         if chosen.type == "cuda":
             torch.cuda.set_device(chosen)

@@ -20,6 +20,7 @@ from fcdm.features import extractor_id, open_extractor
 from fcdm.features.download import download_weights
 from fcdm.features.inception import Inception, load_inception, resize_like_tf1
 from fcdm.features.inception_weights import NAME, find_weights
+from fcdm.metrics.float32 import tf32
 
 # Of "name shape" lines of torch-fidelity 0.4.0's module (without BatchNorm's counters), sorted.
 PARAMETERS = "d84f693f2abd7fea61cb31c87d3b2f268bf707c1bae1db219afdad3363959cb0"
@@ -162,8 +163,9 @@ def test_other_inputs_are_refused(extractor):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_cuda_gives_what_the_cpu_gives(extractor, weights):
     images = random_images(2, 3, 64, 64)
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-    theirs, ours = open_extractor("inception", "cuda", weights).features(images), extractor.features(images)
+    with tf32(True):
+        theirs = open_extractor("inception", "cuda", weights).features(images)
+    ours = extractor.features(images)
     for key in ("pool", "spatial", "probabilities"):
         assert close(getattr(theirs, key).cpu(), getattr(ours, key))
 

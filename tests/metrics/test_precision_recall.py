@@ -11,6 +11,7 @@ from hypothesis.extra.numpy import arrays
 from sklearn.neighbors import NearestNeighbors
 
 from fcdm.errors import UserError
+from fcdm.metrics.float32 import tf32
 from fcdm.metrics.precision_recall import manifold_radii, precision_recall
 
 # Whole numbers: their distances are exact in float32 too, so that ties are ties.
@@ -119,9 +120,10 @@ def test_tensors_half_precision_and_progress():
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_cuda_gives_what_the_cpu_gives():
-    torch.backends.cuda.matmul.allow_tf32 = True
     a, b = np.abs(features(3000, 256, 8)), np.abs(features(2500, 256, 9))
-    assert shares(a, b, block=512, device="cuda") == pytest.approx(shares(a, b), abs=1e-3)
+    with tf32(True):
+        found = shares(a, b, block=512, device="cuda")
+    assert found == pytest.approx(shares(a, b), abs=1e-3)
 
 
 def test_mistakes_are_named():
