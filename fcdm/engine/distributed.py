@@ -12,6 +12,8 @@ import torch.distributed as dist
 
 from fcdm.errors import UserError
 
+CUBLAS_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
+
 
 @dataclass(frozen=True)
 class Ranks:
@@ -31,6 +33,8 @@ class Ranks:
             raise UserError(f"device={device} would put all {world_size} processes on one GPU: write device=cuda")
         chosen = choose_device(device, int(os.environ.get("LOCAL_RANK", 0)))
         if chosen.type == "cuda":
+            # Read once, at the process's first product: a fixed workspace, without which cuBLAS is not deterministic.
+            os.environ.setdefault(CUBLAS_WORKSPACE, ":4096:8")
             torch.cuda.set_device(chosen)
         if world_size > 1 and not dist.is_initialized():
             backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
@@ -41,6 +45,11 @@ class Ranks:
     @property
     def is_main(self) -> bool:
         return self.rank == 0
+
+    @property
+    def nodes(self) -> int:
+        """Machines that the processes are spread over, by torchrun's GROUP_WORLD_SIZE."""
+        return int(os.environ.get("GROUP_WORLD_SIZE", 1))
 
     def share(self, count: int) -> tuple[int, int]:
         """(start, length) of this rank's contiguous part of `count` items. Raises UserError if uneven."""
