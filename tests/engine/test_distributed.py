@@ -46,6 +46,7 @@ def test_a_resume_on_four_ranks_is_bit_for_bit(tmp_path: Path, words: tuple[str,
     straight = _four_ranks(tmp_path / "straight", "steps=8", *words)
     _four_ranks(tmp_path / "resumed", "steps=4", *words)
     resumed = _four_ranks(tmp_path / "resumed", "steps=8", *words)
+    assert {"model.safetensors", "ema.safetensors", "optimiser.safetensors"} <= weights(straight, 8).keys()
     assert weights(resumed, 8) == weights(straight, 8)
     losses = {step: value for (step, key), value in values(straight).items() if key == "loss"}
     assert {step: value for (step, key), value in values(resumed).items() if key == "loss"} == losses
@@ -137,15 +138,15 @@ def test_a_compiled_model_trains_in_one_graph_on_two_ranks() -> None:
 
 
 def _compiles(ranks: Ranks) -> None:
-    """Micro-batches of 3, 3 and 2 images: two shapes. Without Inductor, which takes minutes on a CPU."""
+    """Without Inductor, which takes minutes on a CPU."""
     for words in (("model=N", "model.blocks=[1,1,1,1,1]"), ("model=dit/N-2", "model.depth=1")):
-        plain, batches = _step(ranks, *words, "micro_batch=3", "activation_checkpointing=true")
-        compiled, _ = _step(ranks, *words, "micro_batch=3", "activation_checkpointing=true")
+        plain, batches = _step(ranks, *words, "micro_batch=4", "activation_checkpointing=true")
+        compiled, _ = _step(ranks, *words, "micro_batch=4", "activation_checkpointing=true")
         counters.clear()
         whole = torch.compile(compiled.state.model, backend="aot_eager", fullgraph=True)
         compiled.model = parallel(whole, ranks)
-        for number in range(3):
+        for number in range(2):
             plain(batches.draw(number))
             compiled(batches.draw(number))
-        assert counters["stats"]["unique_graphs"] == 2
+        assert counters["stats"]["unique_graphs"] == 1
         torch.testing.assert_close(compiled.state.loss_sum, plain.state.loss_sum, rtol=1e-3, atol=0)
