@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from fcdm.codecs.vae_files import VaeFiles, VaeIdentity, find_vae, vae_identity
 from fcdm.errors import UserError
+from fcdm.metrics.float32 import tf32
 from fcdm.metrics.rounding import to_uint8
 
 DEFAULT_BATCH = {"cuda": 32, "cpu": 4}
@@ -63,7 +63,7 @@ class Vae:
     def _in_batches(self, function: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
         done: list[Tensor] = []
         place = 0
-        with torch.inference_mode(), _float32(self.device, self.tf32):
+        with torch.inference_mode(), tf32(self.tf32), torch.autocast(self.device.type, enabled=False):
             while place < len(inputs):
                 part = inputs[place : place + self.batch]
                 try:
@@ -125,15 +125,3 @@ def _load(files: VaeFiles) -> Any:
         if keys := report.get(kind):
             raise UserError(f"{files.weights} does not fit {files.config.name}: {kind.replace('_', ' ')} {keys[:3]}")
     return model
-
-
-@contextlib.contextmanager
-def _float32(device: torch.device, tf32: bool) -> Iterator[None]:
-    """Float32 products on CUDA in TF32 or not, and no autocast, while the block runs."""
-    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
-    try:
-        with torch.autocast(device.type, enabled=False):
-            yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before

@@ -298,7 +298,11 @@ class Config:
     """CPU threads of this job; null: what the launcher shares out, else torch's own choice."""
     micro_batch: int | None = None
     """Images per forward pass and rank; null: the rank's whole share of the batch."""
-    compile: bool = False
+    compile: bool | None = None
+    """Compile the model (torch.compile), for training and for sampling; null: on a GPU, not on a CPU."""
+    deterministic: bool = True
+    """Train by torch's deterministic algorithms only, so that a resume is bit for bit on a GPU too; false: by the
+    fastest. An operation without a deterministic variant is refused."""
     activation_checkpointing: bool = False
     log_every: int = 50
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)

@@ -15,6 +15,8 @@ from fcdm.errors import UserError
 
 _T = TypeVar("_T")
 
+CUBLAS_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
+
 
 @dataclass(frozen=True)
 class Ranks:
@@ -26,10 +28,16 @@ class Ranks:
 
     @classmethod
     def from_environment(cls, device: str) -> Ranks:
-        """Reads torchrun's variables (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT)."""
+        """Reads torchrun's variables (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT). Raises UserError."""
         rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        if world_size > 1 and device.startswith("cuda:"):
+            if rank:  # the first says it; with code 0, as in `refuse_together`
+                raise SystemExit(0)
+            raise UserError(f"device={device} would put all {world_size} processes on one GPU: write device=cuda")
         chosen = choose_device(device, int(os.environ.get("LOCAL_RANK", 0)))
         if chosen.type == "cuda":
+            # Read once, at the process's first product: a fixed workspace, without which cuBLAS is not deterministic.
+            os.environ.setdefault(CUBLAS_WORKSPACE, ":4096:8")
             torch.cuda.set_device(chosen)
         if world_size > 1 and not dist.is_initialized():
             backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
@@ -40,6 +48,11 @@ class Ranks:
     @property
     def is_main(self) -> bool:
         return self.rank == 0
+
+    @property
+    def nodes(self) -> int:
+        """Machines that the processes are spread over, by torchrun's GROUP_WORLD_SIZE."""
+        return int(os.environ.get("GROUP_WORLD_SIZE", 1))
 
     def share(self, count: int) -> tuple[int, int]:
         """(start, length) of this rank's contiguous part of `count` items. Raises UserError if uneven."""

@@ -1,13 +1,14 @@
-"""Threads, precision and the segment record: where and how a stretch of work ran."""
+"""Threads, precision, determinism, compilation and the segment record: where and how a stretch of work ran."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from functools import cache
 from pathlib import Path
@@ -15,9 +16,10 @@ from types import TracebackType
 from typing import Any
 
 import torch
+from torch import nn
 
 from fcdm.config.schema import Config
-from fcdm.engine.distributed import Ranks
+from fcdm.engine.distributed import CUBLAS_WORKSPACE, Ranks
 from fcdm.engine.state import TrainState
 from fcdm.engine.stop import Stopped
 from fcdm.errors import UserError
@@ -30,6 +32,11 @@ from fcdm.runs.run_lock import RunHeld
 
 THREADS_AT_START = torch.get_num_threads()
 """What torch made of the environment, before any run of this process took its last segment's count again."""
+COMPARED = (
+    *("threads", "world_size", "micro_batch", "device", "torch", "cpu"),
+    *("nodes", "cuda", "cudnn", "nccl", "compile", "activation_checkpointing", "deterministic"),
+)
+"""What of a segment's facts moves results by float rounding where it changes."""
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:
@@ -40,6 +47,76 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
 def matmul_precision(precision: str) -> AbstractContextManager[None]:
     """Float32 products on CUDA in TF32 (`tf32`, `bf16`) or not (`fp32`) while the block runs."""
     return tf32(precision != "fp32")
+
+
+@contextlib.contextmanager
+def deterministic(wanted: bool, device: torch.device) -> Iterator[None]:
+    """torch's deterministic algorithms while the block runs, or the fastest ones; on CUDA a resume needs the former.
+
+    Raises UserError where CUBLAS_WORKSPACE_CONFIG, which is the user's then, forbids it.
+    """
+    workspace = os.environ.get(CUBLAS_WORKSPACE)
+    if wanted and device.type == "cuda" and workspace not in (":4096:8", ":16:8"):
+        raise UserError(
+            f"deterministic=true needs {CUBLAS_WORKSPACE}=:4096:8 or :16:8 in the environment, and it is {workspace}: "
+            "leave the variable out, or write deterministic=false"
+        )
+    cudnn = torch.backends.cudnn
+    memory: Any = torch.utils.deterministic  # a module whose attributes are not declared
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    others = cudnn.deterministic, cudnn.benchmark, memory.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(wanted)
+    cudnn.deterministic = wanted
+    cudnn.benchmark = cudnn.benchmark and not wanted  # its choice among algorithms follows the clock
+    memory.fill_uninitialized_memory = False  # nothing here reads memory before it writes it
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        cudnn.deterministic, cudnn.benchmark, memory.fill_uninitialized_memory = others
+
+
+def is_compiled(config: Config, device: torch.device) -> bool:
+    """What `compile` means here: null is yes on a GPU and no on a CPU, where it has brought nothing."""
+    return device.type == "cuda" if config.compile is None else config.compile
+
+
+def compiled(model: nn.Module, config: Config, device: torch.device) -> nn.Module:
+    """The model as it is called: compiled, or as it is. In `explaining` its failures are one line.
+
+    The first shape is compiled as it is, the second with a batch of any size, a batch of one on its own: three times
+    at most, however batches are cut.
+    """
+    if not is_compiled(config, device):
+        return model
+    import torch._inductor  # seconds
+
+    # Choose no kernel by the clock where that moves results; torch 2.9 and before cannot be told.
+    known = "deterministic" in torch._inductor.list_options()
+    return torch.compile(model, options={"deterministic": config.deterministic} if known else None)  # type: ignore[return-value]  # a module stays one
+
+
+@contextlib.contextmanager
+def explaining() -> Iterator[None]:
+    """Raises UserError, one line, where torch cannot compile, or has no deterministic variant of an operation."""
+    try:
+        yield
+    except RuntimeError as error:
+        text = " ".join(str(error).split())
+        operation, found, _ = text.partition(" does not have a deterministic implementation")
+        if found:
+            raise UserError(
+                f"deterministic=true, but torch {torch.__version__} has no deterministic {operation.split()[-1]}: use "
+                "another operation in the model, or write deterministic=false (a resume may then differ by float "
+                "rounding)"
+            ) from error
+        from torch._dynamo.exc import TorchDynamoException  # seconds to import, unless it was used
+
+        if isinstance(error, TorchDynamoException):
+            raise UserError(
+                f"torch cannot compile the model here: write compile=false ({type(error).__name__}: {text[:300]})"
+            ) from error
+        raise
 
 
 def prepare_machine(config: Config, records: Path, ranks: Ranks, note: Callable[[str], None]) -> None:
@@ -61,26 +138,33 @@ def prepare_machine(config: Config, records: Path, ranks: Ranks, note: Callable[
         note("this CPU has no bf16 instructions: torch emulates them, many times slower than precision=fp32")
     if last is not None and ranks.is_main:
         now = segment_facts(config, ranks)
-        for key in ("threads", "world_size", "micro_batch", "device", "torch", "cpu"):
-            if last.get(key) != now[key]:
-                note(
-                    f"continues with {key} {now[key]}, before it was {last.get(key)}: the result may differ by "
-                    "float rounding"
-                )
+        for key in COMPARED:
+            if key in last and last[key] != now[key]:  # older segments lack some
+                was = f"continues with {key} {now[key]}, before it was {last[key]}"
+                note(f"{was}: the result may differ by float rounding")
 
 
 def segment_facts(config: Config, ranks: Ranks) -> dict[str, Any]:
     """What a segment record holds besides its times."""
+    on_cuda = ranks.device.type == "cuda"
+    nccl = torch.cuda.nccl.version() if on_cuda and ranks.world_size > 1 else None  # type: ignore[no-untyped-call]
     return {
         "host": socket.gethostname(),
         "pid": os.getpid(),
-        "device": ranks.device.type if ranks.device.type == "cpu" else torch.cuda.get_device_name(ranks.device),
+        "device": torch.cuda.get_device_name(ranks.device) if on_cuda else ranks.device.type,
         "threads": torch.get_num_threads(),
         "world_size": ranks.world_size,
+        "nodes": ranks.nodes,
         "micro_batch": config.micro_batch or config.batch_size // ranks.world_size,
         "revision": code_revision(),
         "torch": str(torch.__version__),
         "cpu": cpu_name(),
+        "cuda": torch.version.cuda if on_cuda else None,
+        "cudnn": torch.backends.cudnn.version() if on_cuda else None,  # type: ignore[no-untyped-call]
+        "nccl": ".".join(map(str, nccl)) if nccl else None,
+        "compile": is_compiled(config, ranks.device),
+        "activation_checkpointing": config.activation_checkpointing,
+        "deterministic": config.deterministic,
     }
 
 

@@ -11,7 +11,7 @@ from fcdm.config.schema import Config
 from fcdm.diffusion import make_objective
 from fcdm.diffusion.guidance import Guided
 from fcdm.diffusion.objective import Sampling
-from fcdm.engine.environment import autocast
+from fcdm.engine.environment import autocast, compiled, explaining
 from fcdm.engine.load_model import weaker_model
 from fcdm.metrics.rounding import to_uint8
 from fcdm.randomness import Purpose, integers, normal
@@ -28,12 +28,13 @@ class Sampler:
         self, model: nn.Module, config: Config, device: torch.device, label: int | None = None, decode: bool = True
     ) -> None:
         """label: all samples are of this class, whatever `evaluation.labels` says. decode: latents will be decoded."""
-        self.model, self.config, self.device, self.label = model, config, device, label
+        self.model, self.config, self.device, self.label = compiled(model, config, device), config, device, label
         side = config.resolution // config.data.downsample
         self.shape = (config.data.channels, side, side)
         self.objective = make_objective(config.diffusion)
         self.vae = _decoder(config, device) if decode and config.data.downsample > 1 else None
-        self.weak = weaker_model(config, device)
+        weak = weaker_model(config, device)
+        self.weak = compiled(weak, config, device) if weak else None
         asked = config.evaluation
         self.sampling = Sampling(
             asked.sampler, asked.sampling_steps, asked.clip_denoised, atol=asked.atol, rtol=asked.rtol
@@ -63,7 +64,7 @@ class Sampler:
         def noise(k: int) -> Tensor:
             return normal(protocol.seed, Purpose.SAMPLE_STEP, k, numbers, self.shape)
 
-        with autocast(protocol.precision, self.device):
+        with explaining(), autocast(protocol.precision, self.device):
             return self.objective.sample(denoise, start, noise, self.sampling).x.float()
 
     def labels(self, numbers: Tensor) -> Tensor:

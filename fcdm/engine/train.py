@@ -8,7 +8,7 @@ from fcdm.data.dataset import open_dataset
 from fcdm.diffusion import make_objective
 from fcdm.engine.batches import BatchSource
 from fcdm.engine.checkpoint import latest_checkpoint
-from fcdm.engine.environment import SegmentRecorder, matmul_precision, prepare_machine
+from fcdm.engine.environment import SegmentRecorder, deterministic, explaining, matmul_precision, prepare_machine
 from fcdm.engine.evaluate_run import Evaluator
 from fcdm.engine.load_model import initial_weights
 from fcdm.engine.meter import Meter
@@ -50,8 +50,10 @@ def train(run: Run, part: Part, worker: Worker, keep: set[int], evaluate: bool =
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(matmul_precision(config.precision))
+        stack.enter_context(deterministic(config.deterministic, ranks.device))
         records = stack.enter_context(RecordWriter(run.records)) if ranks.is_main else None
         segment = stack.enter_context(SegmentRecorder(records, config, ranks, state))
+        stack.enter_context(explaining())
         if evaluate:  # what an earlier process trained but did not evaluate
             evaluator.checkpoints([target for target in budgets if target <= state.step], records)
         saver = stack.enter_context(Saver(run, config, state, records, ranks, keep | set(checkpoint_steps)))

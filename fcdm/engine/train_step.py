@@ -14,7 +14,7 @@ from fcdm.config.schema import Config
 from fcdm.diffusion.objective import Objective
 from fcdm.engine.batches import Batch
 from fcdm.engine.distributed import Ranks
-from fcdm.engine.environment import autocast
+from fcdm.engine.environment import autocast, compiled
 from fcdm.engine.state import TrainState
 from fcdm.randomness import Purpose, integers
 
@@ -25,18 +25,22 @@ class TrainStep:
     def __init__(self, config: Config, objective: Objective, state: TrainState, ranks: Ranks) -> None:
         self.config, self.objective, self.state, self.ranks = config, objective, state, ranks
         self.first_image, _ = ranks.share(config.batch_size)
-        self.model = _for_training(state.model, config, ranks)
+        self.model = parallel(compiled(state.model.train(), config, ranks.device), ranks)
+        self.buckets_stand = ranks.world_size == 1
         self.mark: Callable[[str], None] = _unmarked
         """Called at the end of each phase of a step, with its name: for benchmarks."""
 
     def __call__(self, batch: Batch, measure_norm: bool = False) -> Tensor | None:
         """Take one step. Returns the gradients' norm, (), where it is asked for or clipped, else None."""
         config, state = self.config, self.state
+        parts = batch.split(config.micro_batch or len(batch))
+        if not self.buckets_stand:
+            self._settle_buckets(parts[0])
         for group in state.optimiser.param_groups:
             group["lr"] = learning_rate(config, state.step)
         if state.model.is_stochastic:
             seed_model(config.seed, state.step, self.first_image)
-        loss = self._backward(batch)
+        loss = self._backward(parts, len(batch))
         norm = None
         if config.optimiser.clip_grad_norm is not None:
             norm = nn.utils.clip_grad_norm_(state.weights, config.optimiser.clip_grad_norm)
@@ -49,27 +53,44 @@ class TrainStep:
         self.mark("EMA")
         return norm
 
-    def _backward(self, batch: Batch) -> Tensor:
-        """Gradients of the global batch's mean loss into .grad; returns that mean loss, (), on the device."""
-        ranks, objective = self.ranks, self.objective
+    def _settle_buckets(self, part: Batch) -> None:
+        """A backward pass for nothing, before the first step of a process.
+
+        DistributedDataParallel reduces its first gradients in the order in which it was given the weights, and all
+        later ones in the order in which the first came: a sum over ranks that is rounded otherwise. Without this the
+        first step after a resume would differ from the same step of an undisturbed run.
+        """
+        self._add_gradients(part, len(part))
+        self.state.optimiser.zero_grad(set_to_none=True)
+        self.buckets_stand = True
+
+    def _backward(self, parts: list[Batch], images: int) -> Tensor:
+        """Gradients of the global batch's mean loss into .grad; returns that mean loss, (), on the device.
+
+        `parts`: micro-batches of this rank's share of `images`.
+        """
+        ranks = self.ranks
         total = torch.zeros((), device=ranks.device)
-        parts = batch.split(self.config.micro_batch or len(batch))
         for number, part in enumerate(parts, start=1):
             last = number == len(parts)
             no_sync = contextlib.nullcontext() if last or ranks.world_size == 1 else self.model.no_sync()  # type: ignore[operator]
             with no_sync:
-                x_t = objective.corrupt(part.x0, part.t, part.noise)
-                with autocast(self.config.precision, ranks.device):
-                    output = self.model(x_t, part.t, part.labels)
-                losses = objective.loss(output, part.x0, x_t, part.t, part.noise).loss
-                # Each part weighs by its images, so micro-batches and ranks (whose gradients DDP averages) make
-                # the mean over the global batch.
-                loss = losses.sum() / len(batch)
-                self.mark("forward")
-                loss.backward()  # type: ignore[no-untyped-call]
-                self.mark("backward")
-                total += loss.detach()
+                total += self._add_gradients(part, images)
         return ranks.sum(total) / ranks.world_size
+
+    def _add_gradients(self, part: Batch, images: int) -> Tensor:
+        """Add a part's gradients to .grad; returns its share, (), of the mean loss over `images`."""
+        x_t = self.objective.corrupt(part.x0, part.t, part.noise)
+        with autocast(self.config.precision, self.ranks.device):
+            output = self.model(x_t, part.t, part.labels)
+        losses = self.objective.loss(output, part.x0, x_t, part.t, part.noise).loss
+        # Each part weighs by its images, so micro-batches and ranks (whose gradients DDP averages) make the mean over
+        # the global batch.
+        loss = losses.sum() / images
+        self.mark("forward")
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.mark("backward")
+        return loss.detach()
 
 
 def _unmarked(phase: str) -> None: ...
@@ -90,17 +111,18 @@ def seed_model(seed: int, step: int, first_image: int) -> None:
     torch.manual_seed(int(integers(seed, Purpose.MODEL, step, torch.tensor([first_image]), 2**31)))
 
 
-def _for_training(model: nn.Module, config: Config, ranks: Ranks) -> nn.Module:
-    """The model as the step calls it: compiled if asked, gradients averaged over ranks."""
-    model.train()
-    if config.compile:
-        model = torch.compile(model)  # type: ignore[assignment]
-    if ranks.world_size > 1:
-        # Channels-last gradients are copied into DDP's flat buckets; torch says so once, to no use for a user.
-        warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
-        return DistributedDataParallel(
-            model,
-            device_ids=[ranks.device.index] if ranks.device.type == "cuda" else None,
-            gradient_as_bucket_view=True,
-        )
-    return model
+def parallel(model: nn.Module, ranks: Ranks) -> nn.Module:
+    """The model as a step calls it: gradients averaged over ranks where there are several."""
+    if ranks.world_size == 1:
+        return model
+    # Channels-last gradients are copied into DDP's flat buckets; torch says so once, to no use for a user.
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
+    wrapped = DistributedDataParallel(
+        model,
+        device_ids=[ranks.device.index] if ranks.device.type == "cuda" else None,
+        gradient_as_bucket_view=True,
+    )
+    # Buffers are fixed tables: models with others, such as BatchNorm's, are refused (`fcdm.models.measure`). Not by the
+    # constructor's keyword, which has another name in torch 2.13.
+    wrapped.broadcast_buffers = False
+    return wrapped

@@ -42,7 +42,9 @@ class DepthwiseConv(ChannelsLastConv):
         if x.device.type != "cpu" or positions > SMALL_MAP:
             return super().forward(x)
         taps = F.pad(self.weight.reshape(channels, -1), (0, 1))  # a zero tap for pairs that are too far apart
-        index = _tap_of_pair(height, width, self.kernel_size[0])
+        # A compiler does not look into a cache, and needs none.
+        taps_of = _tap_of_pair if torch.compiler.is_compiling() else _tap_of_pair_once
+        index = taps_of(height, width, self.kernel_size[0])
         matrix = taps.index_select(1, index).view(channels, positions, positions)
         out = torch.bmm(matrix, x.reshape(batch, positions, channels).permute(2, 1, 0))  # (C, positions, B)
         out = out.permute(2, 1, 0).contiguous().view(x.shape)
@@ -50,7 +52,6 @@ class DepthwiseConv(ChannelsLastConv):
         return out.add_(self.bias.to(out.dtype))
 
 
-@cache
 def _tap_of_pair(height: int, width: int, kernel_size: int) -> Tensor:
     """Which tap of the kernel joins output i to input j, (positions * positions,) int64; kernel_size^2 for none."""
     row = torch.arange(height).repeat_interleave(width)
@@ -59,3 +60,6 @@ def _tap_of_pair(height: int, width: int, kernel_size: int) -> Tensor:
     right = column[None, :] - column[:, None] + kernel_size // 2
     inside = (down >= 0) & (down < kernel_size) & (right >= 0) & (right < kernel_size)
     return torch.where(inside, down * kernel_size + right, kernel_size**2).flatten()
+
+
+_tap_of_pair_once = cache(_tap_of_pair)

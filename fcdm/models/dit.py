@@ -115,7 +115,9 @@ class DiT(nn.Module):
     def forward(self, x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
         (column,) = label_columns(labels, self.label_embedders)
         activated = F.silu(self.conditioner(timestep_features(t), column))  # once, not in every block
-        h = self.patchify(x).flatten(2).transpose(1, 2) + self.position_embedding
+        patches = self.patchify(x).flatten(2).transpose(1, 2)
+        # The table is float32: without the cast it would make all of the residual stream so under autocast.
+        h = (patches + self.position_embedding).to(patches.dtype)
         recompute = self.activation_checkpointing and self.training and torch.is_grad_enabled()
         for block in self.blocks:
             h = checkpoint(block, h, activated, use_reentrant=False) if recompute else block(h, activated)

@@ -14,7 +14,8 @@ PORTS = range(12_000, 32_000)
 
 
 def export_ranks() -> None:
-    """Set RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT where this is one of several tasks of a step."""
+    """Where this is one of several tasks of a step, set RANK, WORLD_SIZE, LOCAL_RANK, GROUP_WORLD_SIZE (the number of
+    nodes), MASTER_ADDR and MASTER_PORT."""
     if "RANK" in os.environ or "SLURM_PROCID" not in os.environ or int(os.environ.get("SLURM_NTASKS") or 1) == 1:
         return
     os.environ["SUBMITIT_EXECUTOR"] = "slurm"  # else submitit takes this for a job of another kind
@@ -29,6 +30,7 @@ def export_ranks() -> None:
         RANK=str(job.global_rank),
         WORLD_SIZE=str(job.num_tasks),
         LOCAL_RANK=str(job.local_rank),
+        GROUP_WORLD_SIZE=str(job.num_nodes),
         MASTER_ADDR=address_of(job.hostnames[0]),
         MASTER_PORT=str(PORTS[zlib.crc32(start.encode()) % len(PORTS)]),
     )

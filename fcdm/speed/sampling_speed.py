@@ -87,7 +87,9 @@ def _sampling(
         sampling_steps=SAMPLER_STEPS,
         batch_size=images,
     )
-    sampler = Sampler(model, dataclasses.replace(config, evaluation=asked), device, decode=False)
+    # Compiled only if that is asked for: each precision, with guidance and without, would take a minute of its own.
+    config = dataclasses.replace(config, evaluation=asked, compile=bool(config.compile))
+    sampler = Sampler(model, config, device, decode=False)
     numbers = torch.arange(images, device=device)
     calls = SAMPLER_STEPS * CALLS_A_STEP.get(asked.sampler, 1)
     with matmul_precision(precision), torch.no_grad():

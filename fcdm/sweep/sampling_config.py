@@ -31,7 +31,7 @@ from fcdm.runs.tracked_ema import settled
 from fcdm.sweep.hydra_errors import is_users, one_line
 from fcdm.sweep.hydra_schema import register_schema
 
-RUNTIME = ("device", "threads", "runs_dir", "mlflow_uri", "data.path")
+RUNTIME = ("device", "threads", "compile", "runs_dir", "mlflow_uri", "data.path")
 """Keys of `fcdm.train` that mean the same here."""
 OF_A_FILE = ("model", "resolution", "objective", "data")
 """What a file does not say of itself; also `model.kernel_size=5` and the like."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from pathlib import Path
 
@@ -45,3 +46,33 @@ def test_a_signal_at_a_budget_s_last_step_loses_none_of_its_snapshots(tmp_path: 
     names = [checkpoint_name(2), checkpoint_name(4)]
     assert sorted(path.name for path in run.snapshots.iterdir()) == names
     assert [path.name[: len(names[0])] for path in sorted(run.evaluations.glob("step-*.json"))] == names
+
+
+class Looks(StopsAt):
+    """A progress that looks whether torch is deterministic while it trains."""
+
+    def __init__(self) -> None:
+        super().__init__(0, StopSignal())
+        self.seen: set[bool] = set()
+
+    def training(self, step: int, last: int, loss: float | None, images_per_s: float | None) -> None:
+        self.seen.add(torch.are_deterministic_algorithms_enabled())
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_training_is_deterministic_unless_asked_otherwise(tmp_path: Path, asked: bool) -> None:
+    words = (
+        "model=N",
+        "steps=2",
+        f"runs_dir={tmp_path}",
+        *TINY,
+        "threads=1",
+        *([] if asked else ["deterministic=false"]),
+    )
+    (job,) = make_jobs([composed(*words)])
+    run, looks = job.open(), Looks()
+    train(run, job.parts[0], Worker(Ranks(0, 1, torch.device("cpu")), looks, looks.stop), keep=set(), evaluate=False)
+    assert looks.seen == {asked}
+    assert not torch.are_deterministic_algorithms_enabled()
+    start = json.loads(run.records.read_text().splitlines()[0])
+    assert start["deterministic"] is asked

@@ -9,11 +9,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._dynamo.utils import counters
 
 from benchmarks.plain_fcdm import PlainFCDM
 from fcdm.config.schema import DiTConfig, FCDMConfig, ModelConfig
 from fcdm.errors import UserError
 from fcdm.models import FCDM, build_model
+from fcdm.models.dit import DiTBlock
 from fcdm.models.embeddings import position_embedding, timestep_features
 from fcdm.models.fcdm import FCDMBlock, GlobalResponseNorm
 from fcdm.models.official_weights import to_official
@@ -175,6 +177,37 @@ def test_bfloat16_autocast_is_close_and_answers_in_float32(config: ModelConfig) 
     error = (rounded - exact).norm() / exact.norm()
     assert 1e-5 < error < 0.05  # the lower bound: it really ran in bfloat16
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("config", [SMALL_FCDM, SMALL_DIT])
+@pytest.mark.parametrize("autocast", [True, False])
+def test_the_residual_stream_is_of_autocast_s_type_in_both_families(config: ModelConfig, autocast: bool) -> None:
+    model = small(config)
+    seen: set[torch.dtype] = set()
+    for block in model.modules():
+        if isinstance(block, FCDMBlock | DiTBlock):
+            block.register_forward_hook(lambda _, given, out: seen.update((given[0].dtype, out.dtype)))
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        model(*inputs())
+    assert seen == {torch.bfloat16 if autocast else torch.float32}
+
+
+@pytest.mark.parametrize("config", [SMALL_FCDM, SMALL_DIT])
+@pytest.mark.filterwarnings("ignore:.*autograd.function.Function.* should not be instantiated")  # by torch itself
+def test_models_compile_whole_and_a_bounded_number_of_times(config: ModelConfig) -> None:
+    """One graph for the first batch, one for all other sizes but 1, which has its own; the gradients stay."""
+    torch.compiler.reset()
+    counters.clear()
+    model = small(config)
+    whole = torch.compile(model, backend="aot_eager", fullgraph=True)
+    for batch in (4, 3, 2, 1, 5, 4, 1):
+        gradients = []
+        for called in (model, whole):
+            model.zero_grad()
+            called(*inputs(batch)).square().mean().backward()
+            gradients.append([parameter.grad for parameter in model.parameters()])
+        torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-3, atol=1e-5)
+    assert counters["stats"]["unique_graphs"] == 3
 
 
 @pytest.mark.parametrize("config", [SMALL_FCDM, SMALL_DIT])

@@ -52,6 +52,7 @@ def test_ids_never_change(overrides: tuple[str, ...]) -> None:
         "threads=3",
         "micro_batch=8",
         "compile=true",
+        "deterministic=false",
         "log_every=7",
         "checkpoint.keep=9",
         "runs_dir=elsewhere",

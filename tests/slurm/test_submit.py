@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hydra_plugins.hydra_submitit_launcher.config import SlurmQueueConf
 
 from fcdm.atomic import write_json
 from fcdm.config.check import config_from
 from fcdm.config.presets import load_preset
 from fcdm.config.schema import Config, PowerEMAConfig, ResourcesConfig
+from fcdm.engine.distributed import Ranks
 from fcdm.errors import UserError
 from fcdm.jobs.job import EVALUATE, Job
 from fcdm.jobs.make_jobs import make_jobs
@@ -501,7 +503,8 @@ def test_node_names_that_do_not_resolve(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 
 def test_ranks_from_sruns_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "SUBMITIT_EXECUTOR"):
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "GROUP_WORLD_SIZE", "MASTER_ADDR")
+    for name in (*names, "MASTER_PORT", "SUBMITIT_EXECUTOR"):
         monkeypatch.setenv(name, "to be restored")
         monkeypatch.delenv(name)
     facts = {
@@ -511,12 +514,8 @@ def test_ranks_from_sruns_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in facts.items():
         monkeypatch.setenv(name, value)
     export_ranks()
-    assert [os.environ[name] for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR")] == [
-        "3",
-        "4",
-        "1",
-        "localhost",
-    ]
+    assert [os.environ[name] for name in names] == ["3", "4", "1", "2", "localhost"]
+    assert Ranks(3, 4, torch.device("cpu")).nodes == 2
     first = int(os.environ["MASTER_PORT"])
     assert 12_000 <= first < 32_000
     del os.environ["RANK"]
