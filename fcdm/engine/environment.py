@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from functools import cache
 from pathlib import Path
@@ -15,6 +16,7 @@ from types import TracebackType
 from typing import Any
 
 import torch
+from torch import nn
 
 from fcdm.config.schema import Config
 from fcdm.engine.distributed import Ranks
@@ -35,6 +37,25 @@ THREADS_AT_START = torch.get_num_threads()
 def autocast(precision: str, device: torch.device) -> torch.autocast:
     """bf16 autocast where the precision is `bf16`, else nothing."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+@contextlib.contextmanager
+def autocast_of_many_calls(precision: str, device: torch.device, *models: nn.Module | None) -> Iterator[None]:
+    """`autocast`, bit for bit, without gradients, for many calls of the models: their weights are cast once.
+
+    Autocast keeps what it has cast of weights that require gradients, until its block ends, and casts all others anew
+    at each call. So all of them require gradients while the block runs, and none is computed.
+    """
+    weights = [weight for model in models if model is not None for weight in model.parameters()]
+    frozen = [weight for weight in weights if weight.is_floating_point() and not weight.requires_grad]
+    try:
+        for weight in frozen:
+            weight.requires_grad_(True)
+        with torch.no_grad(), autocast(precision, device):
+            yield
+    finally:
+        for weight in frozen:
+            weight.requires_grad_(False)
 
 
 def matmul_precision(precision: str) -> AbstractContextManager[None]:
