@@ -95,14 +95,14 @@ class BatchSource:
         """What `fetch` says of the step; in steps taken in order, fetched while the step before was trained on."""
         if self._thread is None:
             return self._fetch(step)
-        began = time.perf_counter()
         ahead, self._ahead = self._ahead, None
         # Everything is fetched in the thread, for `order` keeps its last epoch.
         future = ahead[1] if ahead and ahead[0] == step else self._thread.submit(self._fetch, step)
+        began = time.perf_counter()
         fetched = future.result()
-        self._ahead = step + 1, self._thread.submit(self._fetch, step + 1)
         assert self.waited_s is not None
         self.waited_s += time.perf_counter() - began
+        self._ahead = step + 1, self._thread.submit(self._fetch, step + 1)
         return fetched
 
     def _fetch(self, step: int) -> Any:

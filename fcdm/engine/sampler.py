@@ -114,4 +114,4 @@ class _StepNoise:
 def _decoder(config: Config, device: torch.device) -> Vae:
     from fcdm.codecs.vae import open_vae  # diffusers takes seconds to import
 
-    return open_vae(decoder_of(config), device)
+    return open_vae(decoder_of(config), device, tf32=config.evaluation.precision != "fp32")
