@@ -107,11 +107,7 @@ def make_store(folder: Path, data: NDArray[np.float16]) -> Callable[[], Read]:
     def open_it() -> Read:
         store = LatentsStore(folder)
 
-        def read(indices: NDArray[np.int64], mirrored: NDArray[np.bool_]) -> NDArray[np.float16]:
-            store.prefetch(indices, mirrored)
-            return store.read(indices, mirrored)
-
-        return read
+        return store.read
 
     return open_it
 

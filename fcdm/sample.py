@@ -227,7 +227,9 @@ def _sample(
         progress = stack.enter_context(BarProgress(ranks.world_size, quiet=not ranks.is_main))
         worker = stack.enter_context(Worker(ranks, progress, stop).claiming([out], is_done, tidy))
         if worker is not None:
-            sampler = Sampler(open_model(weights, config, ranks.device), config, ranks.device, label)
+            sampler = Sampler(
+                open_model(weights, config, ranks.device), config, ranks.device, label, interrupt=worker.interrupt
+            )
             if ranks.is_main:  # not before the weights have proven to fit
                 folder.take(request)
             with matmul_precision(config.evaluation.precision), torch.no_grad():

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from fcdm.randomness import Purpose, integers, normal, philox, uniform
+from fcdm.randomness import Draws, Integers, Normal, Purpose, Uniform, integers, normal, philox, uniform
+from tests.support.launches import Launches
 
 POSITIONS = torch.arange(256)
 
@@ -66,6 +67,49 @@ def test_counter_words_are_block_position_step_purpose(
         np.testing.assert_allclose(gauss[row].numpy(), expected, rtol=2e-5, atol=3e-4)
 
 
+@given(seed=st.integers(0, 2**63 - 1), first=st.integers(0, 2**32 - 3), positions=st.lists(st.integers(0, 2**32 - 1)))
+def test_numbers_drawn_together_are_those_drawn_alone(seed: int, first: int, positions: list[int]) -> None:
+    """Of several purposes, and of several steps, in one pass."""
+    places = torch.tensor(positions, dtype=torch.int64)
+    asked = (
+        Uniform(Purpose.LABEL_DROP, (3,)),
+        Normal(Purpose.NOISE, (2, 3, 3)),
+        Integers(Purpose.TIMESTEP, 1000),
+        Normal(Purpose.POSTERIOR, (5,)),
+        Uniform(Purpose.FLIP, ()),
+    )
+    draws = Draws(seed, places, *asked)
+    alone = [
+        [
+            uniform(seed, Purpose.LABEL_DROP, step, places, (3,)),
+            normal(seed, Purpose.NOISE, step, places, (2, 3, 3)),
+            integers(seed, Purpose.TIMESTEP, step, places, 1000),
+            normal(seed, Purpose.POSTERIOR, step, places, (5,)),
+            uniform(seed, Purpose.FLIP, step, places, ()),
+        ]
+        for step in range(first, first + 3)
+    ]
+    for wanted, found in zip(alone[1], draws(first + 1), strict=True):
+        assert torch.equal(wanted, found)
+    for number, found in enumerate(draws.steps(first, 3)):
+        assert torch.equal(torch.stack([step[number] for step in alone]), found)
+
+
+def test_a_pass_takes_few_operations() -> None:
+    """Three for a round of Philox, of whatever number of numbers, purposes and steps."""
+    key = (1, 2)
+    philox(torch.ones(2, 1, 1, 1, dtype=torch.int64), torch.ones(2, 1, 1, 1, dtype=torch.int64), key)
+    draws = Draws(0, POSITIONS, Normal(Purpose.NOISE, (4, 8, 8)), Normal(Purpose.POSTERIOR, (4, 8, 8)))
+    draws(0)
+    with Launches() as rounds:
+        philox(torch.ones(2, 1, 1, 1, dtype=torch.int64), torch.ones(2, 1, 1, 1, dtype=torch.int64), key)
+    assert rounds.count <= 31 + 2, rounds.by_name  # two make the counters here
+    for count in (1, 8):
+        with Launches() as launches:
+            draws.steps(1, count)
+        assert launches.count <= 44, launches.by_name
+
+
 @pytest.mark.parametrize("shape", [(), (1,), (3,), (64,), (1, 8, 8), (4, 32, 32), (1023,)])
 @pytest.mark.parametrize("draw", [normal, uniform])
 def test_a_position_draws_the_same_alone(draw: object, shape: tuple[int, ...]) -> None:
@@ -106,9 +150,9 @@ def test_the_rarest_words_give_numbers_in_range(word: int, monkeypatch: pytest.M
     """No logarithm of 0 and no 1.0: a word of 0 would take 2^32 draws to meet, so it is put in place."""
 
     def words(*_: object) -> tuple[torch.Tensor, torch.Tensor]:
-        return torch.full((2, 1, 1), word), torch.full((2, 1, 1), word)
+        return torch.full((2, 1, 1, 1), word), torch.full((2, 1, 1, 1), word)
 
-    monkeypatch.setattr("fcdm.randomness._words", words)
+    monkeypatch.setattr("fcdm.randomness.philox", words)
     positions = torch.arange(1)
     assert normal(0, Purpose.NOISE, 0, positions, (4,)).abs().max() < 6.7
     numbers = uniform(0, Purpose.NOISE, 0, positions, (4,))

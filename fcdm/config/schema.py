@@ -206,6 +206,7 @@ class EvaluationConfig:
     labels: str = "uniform"
     """`uniform`: each label drawn i.i.d. (the papers' rule); `balanced`: equally many of each class."""
     precision: str = "fp32"
+    """As `precision`, of the network; the decoder is float32 or, unless this is `fp32`, TF32; features are float32."""
     features: str = MISSING
     """`digits-cnn` or `inception`."""
     reference: str | None = None
@@ -263,7 +264,8 @@ class Config:
     batch_size: int = MISSING
     """Global batch: over all ranks and micro-batches."""
     precision: str = MISSING
-    """`fp32`, `tf32` or `bf16` (autocast, float32 master weights, TF32 on)."""
+    """`fp32`, `tf32` (float32, whose products a GPU rounds to 10 bits; on a CPU they are float32) or `bf16` (autocast,
+    float32 master weights, TF32 on)."""
     seed: int = 0
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     label_drop: LabelDropConfig = field(default_factory=LabelDropConfig)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from fcdm.config.schema import Config, DataConfig
 from fcdm.errors import UserError
@@ -11,6 +12,9 @@ from fcdm.errors import UserError
 if TYPE_CHECKING:
     import numpy as np
     import torch
+
+    from fcdm.data.latents import HostBatch
+    from fcdm.randomness import Asked
 
 
 def data_checksum(data: DataConfig, resolution: int) -> str:
@@ -51,18 +55,28 @@ def data_checksum(data: DataConfig, resolution: int) -> str:
 
 
 class Dataset(Protocol):
-    """What the engine trains on, and holds out."""
+    """What the engine trains on, and holds out.
+
+    A batch is made in two stages: `fetch` on the CPU, in a thread of its own where it reads files, and `finish` on the
+    device. What either draws is a function of (seed, step, place in the batch), so the dataset only says what it asks.
+    """
 
     device: torch.device
+    reads_files: bool
+    """Whether `fetch` may have to wait for a disk."""
+    host_draws: tuple[Asked, ...]
+    """What each image draws on the CPU, for `fetch`."""
+    device_draws: tuple[Asked, ...]
+    """What each image draws on the device, for `finish`."""
 
     def __len__(self) -> int:
         """Images to train on."""
 
-    def draw(
-        self, items: np.ndarray, seed: int, step: int, positions: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """x0 (n, C, side, side) and labels (n,) of the training images `items` (n,), which stand at `positions` (n,)
-        of the global batch of step `step`: flips and posterior draws are functions of (seed, step, position)."""
+    def fetch(self, items: np.ndarray, drawn: Sequence[torch.Tensor]) -> Any:
+        """What `finish` needs of the training images `items` (n,), on the CPU. Touches no device but to pin memory."""
+
+    def finish(self, fetched: Any, drawn: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """x0 (n, C, side, side) and labels (n,) on the device, which is not waited for."""
 
     @property
     def heldout(self) -> int:
@@ -85,14 +99,18 @@ class PixelDataset:
     images: (N, C, side, side) float32 in [-1, 1]; labels: (N,) int64; held-out images and labels likewise.
     """
 
+    reads_files = False
+    host_draws: tuple[Asked, ...] = ()
+
     def __init__(self, config: Config, device: torch.device) -> None:
         import torch
 
         from fcdm.data.digits import load_digits_split
+        from fcdm.randomness import Purpose, Uniform
 
         split = load_digits_split(config.resolution)
         self.device = device
-        self.flip = config.data.flip == "random"
+        self.device_draws: tuple[Asked, ...] = (Uniform(Purpose.FLIP, ()),) if config.data.flip == "random" else ()
         self.images = torch.from_numpy(split.train_images).to(device)
         self.labels = torch.from_numpy(split.train_labels).to(device)
         self.heldout_images = torch.from_numpy(split.heldout_images).to(device)
@@ -101,24 +119,19 @@ class PixelDataset:
     def __len__(self) -> int:
         return len(self.images)
 
-    def batch(self, indices: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        """images (n, C, side, side) and labels (n,) at `indices` (n,)."""
+    def fetch(self, items: np.ndarray, drawn: Sequence[torch.Tensor]) -> torch.Tensor:
         import torch
 
-        chosen = torch.from_numpy(indices).to(self.images.device)
-        return self.images[chosen], self.labels[chosen]
+        chosen = torch.from_numpy(items)
+        return chosen.pin_memory() if self.device.type == "cuda" else chosen
 
-    def draw(
-        self, items: np.ndarray, seed: int, step: int, positions: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def finish(self, fetched: torch.Tensor, drawn: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         import torch
 
-        from fcdm.randomness import Purpose, uniform
-
-        x0, labels = self.batch(items)
-        if self.flip:
-            mirrored = uniform(seed, Purpose.FLIP, step, positions, ()) < 0.5
-            x0 = torch.where(mirrored[:, None, None, None], x0.flip(-1), x0)
+        chosen = fetched.to(self.device, non_blocking=True)
+        x0, labels = self.images[chosen], self.labels[chosen]
+        for toss in drawn:
+            x0 = torch.where((toss < 0.5)[:, None, None, None], x0.flip(-1), x0)
         return x0, labels
 
     @property
@@ -132,8 +145,11 @@ class PixelDataset:
 class LatentsDataset:
     """A latents store of `python -m fcdm.prepare latents`, read from the page cache as it is needed."""
 
+    reads_files = True
+
     def __init__(self, config: Config, device: torch.device) -> None:
         from fcdm.data.latents import LatentsStore
+        from fcdm.randomness import Normal, Purpose, Uniform
 
         data = config.data
         assert data.path is not None
@@ -147,28 +163,21 @@ class LatentsDataset:
         if data.checksum not in (None, self.store.checksum):
             raise UserError(f"the latents store {data.path} is another than the run's: its manifest has changed")
         self.device, self.latents, self.flip = device, data.latents, data.flip
+        # The toss decides what is read.
+        self.host_draws: tuple[Asked, ...] = (Uniform(Purpose.FLIP, ()),) if data.flip == "random" else ()
+        posterior = Normal(Purpose.POSTERIOR, self.store.latent_shape)
+        self.device_draws: tuple[Asked, ...] = (posterior,) if data.latents == "posterior" else ()
 
     def __len__(self) -> int:
         return len(self.store.train_indices)
 
-    def draw(
-        self, items: np.ndarray, seed: int, step: int, positions: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        from fcdm.randomness import Purpose, normal, uniform
+    def fetch(self, items: np.ndarray, drawn: Sequence[torch.Tensor]) -> HostBatch:
+        mirrored = drawn[0] < 0.5 if drawn else None
+        pin = self.device.type == "cuda"
+        return self.store.fetch(self.store.train_indices[items], flip=self.flip, mirrored=mirrored, pin=pin)
 
-        eps = mirrored = None
-        if self.latents == "posterior":
-            eps = normal(seed, Purpose.POSTERIOR, step, positions, self.store.latent_shape)
-        if self.flip == "random":  # on the CPU: the toss decides what is read
-            mirrored = uniform(seed, Purpose.FLIP, step, positions.cpu(), ()) < 0.5
-        return self.store.batch(
-            self.store.train_indices[items],
-            self.device,
-            latents=self.latents,
-            flip=self.flip,
-            eps=eps,
-            mirrored=mirrored,
-        )
+    def finish(self, fetched: HostBatch, drawn: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.store.finish(fetched, self.device, latents=self.latents, eps=drawn[0] if drawn else None)
 
     @property
     def heldout(self) -> int:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,17 @@ LATENTS = ("posterior", "frozen")
 FLIPS = ("none", "random", "frozen")
 FROZEN_SEED = 0
 """Of the one draw and the one flip per image that `frozen` means, whatever the run's seed."""
+
+
+class HostBatch(NamedTuple):
+    """n images of a store, on the CPU."""
+
+    numbers: Tensor
+    """(n,) int64: where they stand in the store."""
+    posterior: Tensor
+    """(n, 2, C, h, w) float16: mean and standard deviation, unscaled, mirrored where that was asked."""
+    labels: Tensor
+    """(n,) int64."""
 
 
 class LatentsStore:
@@ -68,25 +79,26 @@ class LatentsStore:
         """(C, h, w)."""
         return self.manifest.channels, self.manifest.side, self.manifest.side
 
-    def read(self, indices: NDArray[np.int64], mirrored: NDArray[np.bool_] | None = None) -> NDArray[np.float16]:
+    def read(
+        self,
+        indices: NDArray[np.int64],
+        mirrored: NDArray[np.bool_] | None = None,
+        out: NDArray[np.float16] | None = None,
+    ) -> NDArray[np.float16]:
         """Mean and standard deviation, unscaled, (n, 2, C, h, w), at `indices` (n,), mirrored where `mirrored` (n,).
 
-        Raises IndexError outside of 0 ... N - 1.
+        Written into `out` where it is given. Raises IndexError outside of 0 ... N - 1.
         """
-        found = np.empty((len(indices), 2, *self.latent_shape), dtype=np.float16)
+        found = np.empty((len(indices), 2, *self.latent_shape), dtype=np.float16) if out is None else out
         flips = [0] * len(indices) if mirrored is None else mirrored.astype(np.intp).tolist()
         shards, rows = self._places(indices)
+        # The kernel is told of all of them first and reads them at once: cold, 4.6 times as fast as one after another.
+        for shard, row, flip in zip(shards, rows, flips, strict=True):
+            self._shards[shard].will_need(2 * row + flip)
         # In the order of the disk. A plain loop: items of one batch seldom share a shard.
         for item in np.argsort(indices, kind="stable").tolist():
             found[item] = self._shards[shards[item]].array[rows[item], flips[item]]
         return found
-
-    def prefetch(self, indices: NDArray[np.int64], mirrored: NDArray[np.bool_] | None = None) -> None:
-        """Tells the kernel that these are wanted soon: it reads them all at once, in the background. As for `read`."""
-        flips = [0] * len(indices) if mirrored is None else mirrored.astype(np.intp).tolist()
-        shards, rows = self._places(indices)
-        for shard, row, flip in zip(shards, rows, flips, strict=True):
-            self._shards[shard].will_need(2 * row + flip)
 
     def batch(
         self,
@@ -110,25 +122,51 @@ class LatentsStore:
         """
         import torch
 
-        from fcdm.randomness import Purpose, normal, uniform
-
-        if latents not in LATENTS or flip not in FLIPS:
-            raise ValueError(f"latents={latents} (of {LATENTS}), flip={flip} (of {FLIPS})")
-        if (latents == "posterior") != (eps is not None) or (flip == "random") != (mirrored is not None):
-            raise ValueError("eps goes with latents=posterior and mirrored with flip=random, and only with these")
         device = torch.device(device)
+        fetched = self.fetch(indices, flip=flip, mirrored=mirrored, pin=device.type == "cuda")
+        return self.finish(fetched, device, latents=latents, eps=eps)
+
+    def fetch(
+        self, indices: NDArray[np.int64], *, flip: str = "none", mirrored: Tensor | None = None, pin: bool = False
+    ) -> HostBatch:
+        """The first half of `batch`, on the CPU; with `pin` in memory that a copy to a GPU need not wait for."""
+        import torch
+
+        from fcdm.randomness import Purpose, uniform
+
+        if flip not in FLIPS:
+            raise ValueError(f"flip={flip} (of {FLIPS})")
+        if (flip == "random") != (mirrored is not None):
+            raise ValueError("mirrored goes with flip=random, and only with it")
         numbers = torch.from_numpy(np.ascontiguousarray(indices))
         if flip == "frozen":
             mirrored = uniform(FROZEN_SEED, Purpose.FLIP, 0, numbers, ()) < 0.5
-        posterior = torch.from_numpy(self.read(indices, None if mirrored is None else mirrored.cpu().numpy()))
+        shape = (len(indices), 2, *self.latent_shape)
+        posterior = torch.empty(shape, dtype=torch.float16, pin_memory=pin)
+        self.read(indices, None if mirrored is None else mirrored.numpy(), posterior.numpy())
         labels = torch.from_numpy(self.labels[indices])
-        if device.type == "cuda":
-            posterior, labels = posterior.pin_memory(), labels.pin_memory()
-        mean, std = posterior.to(device, non_blocking=True).float().unbind(1)
+        if pin:
+            numbers, labels = numbers.pin_memory(), labels.pin_memory()
+        return HostBatch(numbers, posterior, labels)
+
+    def finish(
+        self, fetched: HostBatch, device: torch.device, *, latents: str = "posterior", eps: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The second half of `batch`, on the device."""
+        import torch
+
+        from fcdm.randomness import Purpose, normal
+
+        if latents not in LATENTS:
+            raise ValueError(f"latents={latents} (of {LATENTS})")
+        if (latents == "posterior") != (eps is not None):
+            raise ValueError("eps goes with latents=posterior, and only with it")
+        mean, std = fetched.posterior.to(device, non_blocking=True).float().unbind(1)
         if eps is None:
-            eps = normal(FROZEN_SEED, Purpose.POSTERIOR, 0, numbers.to(device), self.latent_shape)
+            numbers = fetched.numbers.to(device, non_blocking=True)
+            eps = normal(FROZEN_SEED, Purpose.POSTERIOR, 0, numbers, self.latent_shape)
         scaled = torch.addcmul(mean, std, eps.to(device)).sub_(self.manifest.shift_factor)
-        return scaled.mul_(self.manifest.scaling_factor), labels.to(device, non_blocking=True)
+        return scaled.mul_(self.manifest.scaling_factor), fetched.labels.to(device, non_blocking=True)
 
     def _places(self, indices: NDArray[np.int64]) -> tuple[list[int], list[int]]:
         if len(indices) and not 0 <= int(indices.min()) <= int(indices.max()) < len(self):

@@ -12,14 +12,13 @@ from torch import Tensor
 from fcdm.diffusion.dopri5 import like
 from fcdm.diffusion.objective import Denoise, Loss, Noise, OnStep, Sampling, Solution
 from fcdm.diffusion.solvers import solve
-from fcdm.randomness import Purpose, uniform
+from fcdm.randomness import Purpose, Uniform
 
 
 class FlowMatching:
     """An `Objective`: times are float32 in [0, 1), the model predicts the velocity, the same at each t of a path."""
 
-    def draw_times(self, seed: int, step: int, positions: Tensor) -> Tensor:
-        return uniform(seed, Purpose.TIMESTEP, step, positions, ())
+    times = Uniform(Purpose.TIMESTEP, ())
 
     def times_in_bin(self, number: int, bins: int, u: Tensor) -> Tensor:
         return 1.0 - (number + u) / bins

@@ -14,7 +14,7 @@ from fcdm.diffusion.ddpm_loss import training_loss
 from fcdm.diffusion.objective import Denoise, Loss, Noise, OnStep, Sampling, Solution
 from fcdm.diffusion.process import Process, at, split_output
 from fcdm.errors import UserError
-from fcdm.randomness import Purpose, integers
+from fcdm.randomness import Integers, Purpose
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,8 +26,9 @@ class GaussianDiffusion:
     # By number of steps: each keeps its tables on the device.
     _respaced: dict[int, Process] = field(default_factory=dict, init=False, repr=False)
 
-    def draw_times(self, seed: int, step: int, positions: Tensor) -> Tensor:
-        return integers(seed, Purpose.TIMESTEP, step, positions, len(self.process))
+    @property
+    def times(self) -> Integers:
+        return Integers(Purpose.TIMESTEP, len(self.process))
 
     def times_in_bin(self, number: int, bins: int, u: Tensor) -> Tensor:
         last = len(self.process) - 1

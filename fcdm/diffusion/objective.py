@@ -13,8 +13,10 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
+from fcdm.randomness import Asked
+
 Denoise = Callable[[Tensor, Tensor], Tensor]
-"""denoise(x (n, C, ...), t (n,)) -> (n, C or 2C, ...), guided or not; t as `Objective.draw_times` gives it."""
+"""denoise(x (n, C, ...), t (n,)) -> (n, C or 2C, ...), guided or not; t as `Objective.times` are."""
 
 Noise = Callable[[int], Tensor]
 """noise(k) -> like the start, standard normal: for the step that leaves k steps to go, where a sampler adds noise."""
@@ -60,8 +62,9 @@ class Solution(NamedTuple):
 class Objective(Protocol):
     """Data x0 (n, C, ...), noise alike, times t (n,); an output has C channels, or 2C with a learned variance."""
 
-    def draw_times(self, seed: int, step: int, positions: Tensor) -> Tensor:
-        """The training times t (n,) of the images at `positions` (n,) of a step's global batch."""
+    @property
+    def times(self) -> Asked:
+        """What each image of a batch draws as its training time, of shape (), under Purpose.TIMESTEP."""
 
     def times_in_bin(self, number: int, bins: int, u: Tensor) -> Tensor:
         """Times t (n,) in bin `number` of `bins` equal ones from data to noise, at u (n,) in [0, 1) of the bin."""

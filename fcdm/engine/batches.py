@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +15,7 @@ from torch import Tensor
 from fcdm.config.schema import Config
 from fcdm.data.dataset import Dataset
 from fcdm.diffusion.objective import Objective
-from fcdm.randomness import Purpose, normal, uniform
+from fcdm.randomness import Asked, Draws, Normal, Purpose, Uniform
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,11 @@ class Batch:
 
 
 class BatchSource:
-    """Draws the share [start, start + count) of any step's global batch: no state, so a resume needs none."""
+    """Draws the share [start, start + count) of any step's global batch: no state, so a resume needs none.
+
+    Where data is read from files, the next step's is fetched in a thread while this step is trained on; as a context
+    manager, it ends that thread. Data in memory has none.
+    """
 
     def __init__(
         self, config: Config, data: Dataset, objective: Objective, label_embedders: int, start: int, count: int
@@ -46,19 +54,66 @@ class BatchSource:
         self.columns = label_embedders if config.label_drop.mode == "independent" else 1
         self.order = DataOrder(len(data), config.seed)
         self.start, self.count = start, count
-        self.positions = torch.arange(start, start + count, device=data.device)
+        side = config.resolution // config.data.downsample
+        asked: list[Asked] = [
+            Normal(Purpose.NOISE, (config.data.channels, side, side)),
+            objective.times,
+            Uniform(Purpose.LABEL_DROP, (self.columns,)),
+        ]
+        self._draws = self._of_places(data.device, [*asked, *data.device_draws])
+        # What the CPU draws has places on the CPU from the start: to fetch them would wait for the device.
+        self._host_draws = self._of_places(torch.device("cpu"), data.host_draws) if data.host_draws else None
+        self._thread: ThreadPoolExecutor | None = None
+        if data.reads_files:
+            self._thread = ThreadPoolExecutor(1, "next-batch", _work_for, (data.device,))
+        self._ahead: tuple[int, Future[Any]] | None = None
+        self.waited_s: float | None = 0.0 if data.reads_files else None
+        """Seconds that `draw` has waited for files; None for data in memory."""
+
+    def __enter__(self) -> BatchSource:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Ends the thread, which at most finishes the batch in hand."""
+        if self._thread is not None:
+            self._thread.shutdown(cancel_futures=True)
 
     def draw(self, step: int) -> Batch:
-        """The batch of step `step`, counted from 0."""
-        seed, positions = self.config.seed, self.positions
-        items = self.order.items(step * self.config.batch_size + self.start, self.count)
-        x0, labels = self.data.draw(items, seed, step, positions)
-        t = self.objective.draw_times(seed, step, positions)
-        noise = normal(seed, Purpose.NOISE, step, positions, tuple(x0.shape[1:]))
-        drop = uniform(seed, Purpose.LABEL_DROP, step, positions, (self.columns,))
+        """The batch of step `step`, counted from 0. Raises what the data raises, whichever thread met it."""
+        fetched = self._fetched(step)
+        noise, t, drop, *rest = self._draws(step)
+        x0, labels = self.data.finish(fetched, rest)
         dropped = drop < self.config.label_drop.probability
         labels = torch.where(dropped, self.config.data.classes, labels[:, None].expand(-1, self.columns))
         return Batch(x0, labels[:, 0] if self.columns == 1 else labels, t, noise)
+
+    def _of_places(self, device: torch.device, asked: Sequence[Asked]) -> Draws:
+        places = torch.arange(self.start, self.start + self.count, device=device)
+        return Draws(self.config.seed, places, *asked)
+
+    def _fetched(self, step: int) -> Any:
+        """What `fetch` says of the step; in steps taken in order, fetched while the step before was trained on."""
+        if self._thread is None:
+            return self._fetch(step)
+        ahead, self._ahead = self._ahead, None
+        # Everything is fetched in the thread, for `order` keeps its last epoch.
+        future = ahead[1] if ahead and ahead[0] == step else self._thread.submit(self._fetch, step)
+        began = time.perf_counter()
+        fetched = future.result()
+        assert self.waited_s is not None
+        self.waited_s += time.perf_counter() - began
+        self._ahead = step + 1, self._thread.submit(self._fetch, step + 1)
+        return fetched
+
+    def _fetch(self, step: int) -> Any:
+        items = self.order.items(step * self.config.batch_size + self.start, self.count)
+        return self.data.fetch(items, self._host_draws(step) if self._host_draws else [])
+
+
+def _work_for(device: torch.device) -> None:
+    """A new thread's present GPU is the first, and pinned memory belongs to the present one."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
 
 
 class DataOrder:

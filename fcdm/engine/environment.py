@@ -44,6 +44,25 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
+@contextlib.contextmanager
+def autocast_of_many_calls(precision: str, device: torch.device, *models: nn.Module | None) -> Iterator[None]:
+    """`autocast`, bit for bit, without gradients, for many calls of the models: their weights are cast once.
+
+    Autocast keeps what it has cast of weights that require gradients, until its block ends, and casts all others anew
+    at each call. So all of them require gradients while the block runs, and none is computed.
+    """
+    weights = [weight for model in models if model is not None for weight in model.parameters()]
+    frozen = [weight for weight in weights if weight.is_floating_point() and not weight.requires_grad]
+    try:
+        for weight in frozen:
+            weight.requires_grad_(True)
+        with torch.no_grad(), autocast(precision, device):
+            yield
+    finally:
+        for weight in frozen:
+            weight.requires_grad_(False)
+
+
 def matmul_precision(precision: str) -> AbstractContextManager[None]:
     """Float32 products on CUDA in TF32 (`tf32`, `bf16`) or not (`fp32`) while the block runs."""
     return tf32(precision != "fp32")

@@ -24,11 +24,10 @@ from fcdm.config.schema import Config
 from fcdm.data.dataset import Dataset
 from fcdm.diffusion import make_objective
 from fcdm.diffusion.process import split_output
-from fcdm.engine.distributed import Ranks
-from fcdm.engine.environment import autocast
+from fcdm.engine.environment import autocast_of_many_calls
 from fcdm.engine.image_grid import COLUMNS, GRID, tile
 from fcdm.engine.sampler import Sampler
-from fcdm.engine.stop import Stopped
+from fcdm.engine.stop import Interrupted, Stopped
 from fcdm.engine.streamed_metrics import Measure, open_measure
 from fcdm.engine.worker import Worker, in_batches
 from fcdm.randomness import Purpose, normal, uniform
@@ -75,7 +74,7 @@ def evaluate(
         UserError: samples that are not finite.
     """
     began = time.monotonic()
-    sampler = Sampler(model, config, worker.ranks.device)
+    sampler = Sampler(model, config, worker.ranks.device, interrupt=worker.interrupt)
     measure = open_measure(config, data, worker.ranks.device)
 
     def images(first: int, last: int) -> Tensor:
@@ -83,8 +82,12 @@ def evaluate(
 
     asked = config.evaluation
     drawn = draw_and_measure(images, in_batches(asked.samples, asked.batch_size), measure, step, partial, worker)
+    try:
+        bins = heldout_loss(model, config, data, worker) if data is not None else []
+    except Stopped:
+        drawn.save()
+        raise
     metrics, floor = measure.result(worker.ranks, worker.progress.note)
-    bins = heldout_loss(model, config, data, worker.ranks) if data is not None else []
     if data is not None and data.heldout:
         metrics["heldout_loss"] = float(np.mean(bins))
     return EvaluationResult(metrics, bins, floor, drawn.grid, time.monotonic() - began)
@@ -100,7 +103,8 @@ def draw_and_measure(
 ) -> Drawn:
     """This rank's share of the batches, from where `partial` left off. Raises Stopped, with all of it in `partial`.
 
-    images: images(from, to) -> the samples so numbered, (n, C, side, side) uint8; asked for in ascending order.
+    images: images(from, to) -> the samples so numbered, (n, C, side, side) uint8; asked for in ascending order. A batch
+    in which it raises Interrupted is dropped.
     """
     drawn = Drawn(measure, partial)
     samples, share = batches[-1][1], worker.ranks.world_size * batches[0][1]
@@ -110,7 +114,11 @@ def draw_and_measure(
         for turn, batch in enumerate(worker.rounds(batches)):
             if turn < drawn.batches or batch is None:
                 continue
-            drawn.add(images(*batch), batch[0])
+            try:
+                made = images(*batch)
+            except Interrupted:
+                continue  # all ranks stop before the next
+            drawn.add(made, batch[0])
             worker.progress.sampling(step, min(samples, drawn.batches * share), samples)
             if time.monotonic() - saved_at > measure.save_every_s:
                 drawn.save()
@@ -155,29 +163,38 @@ class Drawn:
 
 
 @torch.no_grad()
-def heldout_loss(model: nn.Module, config: Config, data: Dataset, ranks: Ranks) -> list[float]:
+def heldout_loss(model: nn.Module, config: Config, data: Dataset, worker: Worker) -> list[float]:
     """MSE of the predicted noise (of a flow: velocity) on the held-out images, per equal bin of diffusion time.
 
     The same noise and timesteps for every model and checkpoint, so that differences between them have a low
-    variance: what fits of scaling laws need.
+    variance: what fits of scaling laws need. Raises Stopped.
     """
+    ranks = worker.ranks
+    bins = torch.zeros(HELDOUT_BINS, dtype=torch.float64)
+    with contextlib.suppress(Interrupted), autocast_of_many_calls(config.evaluation.precision, ranks.device, model):
+        for number in range(ranks.rank, HELDOUT_BINS, ranks.world_size):
+            bins[number] = _heldout_loss_of_bin(number, model, config, data, worker.interrupt)
+    worker.stop_together()
+    summed: list[float] = ranks.sum(bins).tolist()
+    return summed
+
+
+def _heldout_loss_of_bin(
+    number: int, model: nn.Module, config: Config, data: Dataset, interrupt: Callable[[], None]
+) -> float:
     objective = make_objective(config.diffusion)
     seed, size = config.evaluation.seed, config.evaluation.batch_size
     side = config.resolution // config.data.downsample
     shape = (config.data.channels, side, side)
-    bins = torch.zeros(HELDOUT_BINS, dtype=torch.float64)
-    for number in range(ranks.rank, HELDOUT_BINS, ranks.world_size):
-        total = 0.0
-        for start in range(0, data.heldout, size):
-            x, labels = data.heldout_part(start, min(start + size, data.heldout))
-            places = torch.arange(start, start + len(x), device=x.device)
-            u = uniform(seed, Purpose.HELDOUT_NOISE, 2 * number, places, ())
-            t = objective.times_in_bin(number, HELDOUT_BINS, u)
-            eps = normal(seed, Purpose.HELDOUT_NOISE, 2 * number + 1, places, shape)
-            with autocast(config.evaluation.precision, ranks.device):
-                output = model(objective.corrupt(x, t, eps), t, labels)
-            answer, _ = split_output(output, x.shape[1])
-            total += float((objective.target(x, eps, t) - answer).square().mean(dim=(1, 2, 3)).double().sum())
-        bins[number] = total / max(1, data.heldout)
-    summed: list[float] = ranks.sum(bins).tolist()
-    return summed
+    total = 0.0
+    for start in range(0, data.heldout, size):
+        interrupt()
+        x, labels = data.heldout_part(start, min(start + size, data.heldout))
+        places = torch.arange(start, start + len(x), device=x.device)
+        u = uniform(seed, Purpose.HELDOUT_NOISE, 2 * number, places, ())
+        t = objective.times_in_bin(number, HELDOUT_BINS, u)
+        eps = normal(seed, Purpose.HELDOUT_NOISE, 2 * number + 1, places, shape)
+        output = model(objective.corrupt(x, t, eps), t, labels)
+        answer, _ = split_output(output, x.shape[1])
+        total += float((objective.target(x, eps, t) - answer).square().mean(dim=(1, 2, 3)).double().sum())
+    return total / max(1, data.heldout)

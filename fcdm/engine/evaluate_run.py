@@ -83,7 +83,7 @@ class Evaluator:
 
         `average`: how they were made, if by putting averages together.
 
-        Raises Stopped between sampling batches; what was sampled so far is kept.
+        Raises Stopped; what was sampled so far is kept, but for the batch in hand.
         """
         if self._stands(step):
             return

@@ -1,4 +1,4 @@
-"""What is recorded of training: the mean loss, the gradients' norm, images per second, FLOPs spent."""
+"""What is recorded of training: the mean loss, the gradients' norm, images per second, FLOPs spent, waiting."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from torch import Tensor
 
 from fcdm.config.schema import Config
+from fcdm.engine.batches import BatchSource
 from fcdm.engine.state import TrainState
 from fcdm.runs.run_cost import train_flops
 
@@ -16,8 +17,8 @@ from fcdm.runs.run_cost import train_flops
 class Meter:
     """Reads at every `log_every`-th step and at budgets; the clock leaves out saving and evaluating."""
 
-    def __init__(self, config: Config, state: TrainState) -> None:
-        self.config, self.state = config, state
+    def __init__(self, config: Config, state: TrainState, batches: BatchSource) -> None:
+        self.config, self.state, self.batches = config, state, batches
         self.step_flops = train_flops(config, 1)
         self.mean_loss = 0.0
         """Of the last reading."""
@@ -36,7 +37,11 @@ class Meter:
         measured = {"loss": self.mean_loss} if state.window_is_whole(self.config.log_every) else {}
         measured["grad_norm"] = float(grad_norm) if grad_norm is not None else 0.0
         images = (state.step - self.since) * self.config.batch_size
-        measured["images_per_s"] = images / (time.perf_counter() - self.clock)
+        seconds = time.perf_counter() - self.clock
+        measured["images_per_s"] = images / seconds
+        if self.batches.waited_s is not None:
+            # Of this rank. The device may have been busy meanwhile, so it idled for data at most so long.
+            measured["data_wait_share"] = (self.batches.waited_s - self.waited) / seconds
         measured["train_pflops"] = self.step_flops * state.step / 1e15
         if state.step % self.config.log_every == 0:
             state.start_window()
@@ -46,6 +51,7 @@ class Meter:
     def restart(self) -> None:
         """Count speed from here."""
         self.clock, self.since = time.perf_counter(), self.state.step
+        self.waited = self.batches.waited_s or 0.0
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:

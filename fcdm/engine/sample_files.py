@@ -36,6 +36,7 @@ from fcdm.atomic import (
 )
 from fcdm.engine.image_grid import COLUMNS, GRID, png, tile
 from fcdm.engine.sampler import Sampler
+from fcdm.engine.stop import Interrupted
 from fcdm.engine.worker import Worker
 from fcdm.errors import UserError
 from fcdm.runs.identity import identifying
@@ -120,7 +121,7 @@ class SampleFolder:
 
 
 def draw(folder: SampleFolder, sampler: Sampler, batch_size: int, pngs: bool, worker: Worker) -> None:
-    """Draw what is missing. Raises Stopped between batches, UserError."""
+    """Draw what is missing. Raises Stopped, without the batch in hand, and UserError."""
     ranks = worker.ranks
     batches = ranks.of_first(folder.missing(batch_size) if ranks.is_main else [])
 
@@ -132,7 +133,10 @@ def draw(folder: SampleFolder, sampler: Sampler, batch_size: int, pngs: bool, wo
             images.mkdir(exist_ok=True)
     for turn, batch in enumerate(worker.rounds(batches)):
         if batch is not None:
-            drawn = sampler.images(torch.arange(*batch, device=ranks.device))
+            try:
+                drawn = sampler.images(torch.arange(*batch, device=ranks.device))
+            except Interrupted:
+                continue  # all ranks stop before the next
             pictures = drawn.permute(0, 2, 3, 1).contiguous().cpu().numpy()
             if pngs:  # before the part, which says that its pictures are there
                 for number, picture in enumerate(pictures, batch[0]):

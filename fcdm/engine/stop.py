@@ -1,4 +1,4 @@
-"""Signals that ask a job to stop: honoured at the next step boundary or between sampling batches."""
+"""Signals that ask a job to stop: honoured at the next training step, or at the next network call of sampling."""
 
 from __future__ import annotations
 
@@ -25,6 +25,11 @@ class Stopped(SystemExit):
 
     def __str__(self) -> str:
         return f"stopped by {signal.Signals(self.signum).name}"
+
+
+class Interrupted(Exception):
+    """A signal came to this rank in the middle of something long: it is dropped, and all ranks stop where they next
+    agree (`fcdm.engine.worker.Worker.stop_together`)."""
 
 
 class StopSignal:

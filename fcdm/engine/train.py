@@ -56,8 +56,9 @@ def train(run: Run, part: Part, worker: Worker, keep: set[int], evaluate: bool =
         stack.enter_context(explaining())
         if evaluate:  # what an earlier process trained but did not evaluate
             evaluator.checkpoints([target for target in budgets if target <= state.step], records)
+        stack.enter_context(batches)
         saver = stack.enter_context(Saver(run, config, state, records, ranks, keep | set(checkpoint_steps)))
-        meter = Meter(config, state)
+        meter = Meter(config, state, batches)
         for target in [target for target in checkpoint_steps if target > state.step]:
             while state.step < target:
                 record_now = meter.is_due(state.step + 1, target)

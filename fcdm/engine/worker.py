@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from fcdm.engine.distributed import Ranks
-from fcdm.engine.stop import Stopped, StopSignal
+from fcdm.engine.stop import Interrupted, Stopped, StopSignal
 from fcdm.runs.run_lock import claim
 
 
@@ -76,15 +76,26 @@ class Worker:
     def rounds(self, batches: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int] | None]:
         """This rank's batch (from, to) of each round, in which every rank takes one; None where the last has none left.
 
-        Raises Stopped between rounds, on all ranks alike, once a signal has come to any.
+        Whoever drops a batch goes on to the next round: Stopped is raised before each round and after the last, on all
+        ranks alike, once a signal has come to any.
         """
         ranks = self.ranks
         for first in range(0, len(batches), ranks.world_size):
-            # The highest: SIGTERM (15) comes before a user's signal.
-            if signum := int(ranks.highest(self.stop.signum or 0)[0]):
-                raise Stopped(signum)
+            self.stop_together()
             yield batches[first + ranks.rank] if first + ranks.rank < len(batches) else None
             self.beat()
+        self.stop_together()
+
+    def stop_together(self) -> None:
+        """Raises Stopped on all ranks once a signal has come to any; all of them must ask."""
+        # The highest: SIGTERM (15) comes before a user's signal.
+        if signum := int(self.ranks.highest(self.stop.signum or 0)[0]):
+            raise Stopped(signum)
+
+    def interrupt(self) -> None:
+        """Raises Interrupted once a signal has come to this rank; between the network calls of one batch, say."""
+        if self.stop.signum is not None:
+            raise Interrupted
 
 
 def in_batches(count: int, size: int) -> list[tuple[int, int]]:

@@ -118,7 +118,9 @@ class Paces:
 
     def of(self, config: Config, kind: str, where: Resources) -> Pace | None:
         """The pace of this kind of the run's work; None: on CPUs, where nothing was measured."""
-        precision = config.precision if kind == "training" else evaluation_precision(config, kind)
+        precision = config.precision
+        if kind != "training":
+            precision = computed_in(evaluation_precision(config, kind), where.gpus > 0)
         guided = config.evaluation.guidance_scale != 1.0
         ways = (config.activation_checkpointing,) if kind == "training" else (guided,)
         key = (alike(config), kind, precision, ways, where.processes, where.gpus)
@@ -138,7 +140,7 @@ class Paces:
         rate = self.rate(config, kind, precision, on_gpu=gpus > 0)
         if rate is not None and rate.exact:
             return Pace(rate.flops_per_s, benchmark_text(rate, kind, precision))
-        if speed and precision == config.precision:
+        if speed and precision == computed_in(config.precision, gpus > 0):
             return Pace(measured, measured_text(config, speed, measured))
         if not gpus or not self.guess:
             return None if rate is None else Pace(rate.flops_per_s, benchmark_text(rate, kind, precision))
@@ -195,10 +197,17 @@ def evaluation_flops(config: Config) -> dict[str, int]:
     }
 
 
+def computed_in(precision: str, on_gpu: bool) -> str:
+    """A CPU has no TF32: float32 is what it computes in where that is asked."""
+    return "fp32" if precision == "tf32" and not on_gpu else precision
+
+
 def evaluation_precision(config: Config, kind: str) -> str:
-    """Samples are drawn under autocast where that is asked; decoder and features compute in float32 (or TF32)."""
+    """Samples are drawn under autocast where that is asked, decoded in float32 or TF32; features are always float32."""
     asked = config.evaluation.precision
-    return asked if kind == "sampling" or asked == "fp32" else "tf32"
+    if kind == "sampling" or asked == "fp32":
+        return asked
+    return "tf32" if kind == "decoding" else "fp32"
 
 
 def job_cost(

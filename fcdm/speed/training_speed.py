@@ -73,6 +73,7 @@ class Trainer:
         self.objective = make_objective(config.diffusion)
         self.state = TrainState.create(config, device)
         self.steps: dict[tuple[int, bool], TrainStep] = {}
+        self.batches: dict[int, BatchSource] = {}
 
     def estimate(self, images: int, checkpointing: bool) -> int:
         """Bytes that a plan says."""
@@ -88,12 +89,13 @@ class Trainer:
         if key not in self.steps:
             self.steps[key] = TrainStep(config, self.objective, self.state, self.ranks)
         train_step = self.steps[key]
-        columns = int(self.state.model.label_embedders)  # type: ignore[arg-type]
-        batches = BatchSource(config, self.data, self.objective, columns, 0, images)
+        if images not in self.batches:
+            columns = int(self.state.model.label_embedders)  # type: ignore[arg-type]
+            self.batches[images] = BatchSource(config, self.data, self.objective, columns, 0, images)
         train_step.mark = clock.mark if clock else _no_mark
         if clock:
             clock.start()
-        batch = batches.draw(self.state.step)
+        batch = self.batches[images].draw(self.state.step)
         train_step.mark("data")
         train_step(batch)
 

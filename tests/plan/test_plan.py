@@ -134,7 +134,7 @@ def test_numbers_by_hand(fcdm: Command) -> None:
         "metrics": 2 * (2 * 50_000 * INCEPTION_MACS),
     }
     assert run["left"]["flops"] == expected
-    peaks = {"training": 312e12, "sampling": 19.5e12, "decoding": 19.5e12, "metrics": 19.5e12}  # bf16, then fp32
+    peaks = {"training": 312e12, "sampling": 156e12, "decoding": 156e12, "metrics": 19.5e12}  # bf16, TF32, fp32
     for kind, flops in expected.items():
         assert run["left"]["hours"][kind] == pytest.approx(flops / (0.4 * peaks[kind]) / 3600)
     wall = sum(run["left"]["hours"].values())
@@ -335,8 +335,11 @@ def test_hours_come_from_the_records_of_like_runs(jobs: Any) -> None:
         "training: S 256px batch 256 bf16: 1,000 images/s measured on 2 x NVIDIA H100 80GB HBM3, "
         f"MFU {mfu:.2f} ({run.name})"
     )
-    # Evaluation computes in fp32: the same share of another peak.
-    assert s.left.hours(["sampling"]) == pytest.approx(2 * 50_000 * 250 * S_MACS / (mfu * 66.9e12) / 3600)
+    # Sampling computes in TF32: the same share of another peak. In float32 where that is asked.
+    sampling = 2 * 50_000 * 250 * S_MACS
+    assert s.left.hours(["sampling"]) == pytest.approx(sampling / (mfu * 494.7e12) / 3600)
+    (exact,) = make_plan(jobs("model=S", "evaluation.precision=fp32"), PlanOptions()).runs
+    assert exact.left.hours(["sampling"]) == pytest.approx(sampling / (mfu * 66.9e12) / 3600)
     assert b.left.hours(["training"]) == pytest.approx(b.left.flops["training"] / (0.1 * 989.4e12) / 3600)
     # Another GPU, precision or batch: not measured.
     assumed = 6 * S_MACS * 256 * 400_000 / (0.1 * 312e12) / 3600
@@ -357,6 +360,10 @@ def test_a_run_on_as_many_gpus_tells_most_and_cpus_tell_nothing_of_gpus(jobs: An
     (on_cpus,) = make_plan(jobs("model=XL", "resources=cpu"), PlanOptions()).runs
     assert on_cpus.left.hours(["training"]) == pytest.approx(256 * 400_000 / 1.0 / 3600)
     assert on_cpus.left.hours(["sampling"]) is None  # fp32 on a CPU: nothing is known of it
+    measured_run(jobs("model=S", "precision=fp32")[0], "cpu", [1.0, 1.0], cpu="AMD EPYC")
+    (same,) = make_plan(jobs("model=S", "precision=fp32", "resources=cpu"), PlanOptions()).runs
+    flops_per_s = 1.0 * 6 * S_MACS
+    assert same.left.hours(["sampling"]) == pytest.approx(2 * 50_000 * 250 * S_MACS / flops_per_s / 3600), "no TF32"
 
 
 def test_damaged_runs_tell_nothing(jobs: Any) -> None:
@@ -536,14 +543,14 @@ def test_time_limits(jobs: Any) -> None:
     (text,) = warnings_before_submission(jobs("model=S", "resources.hours=0.02"), H100, 0.4, late)
     assert "a start of 120 s (resources.hours) leaves 0 s of work (30 s to start up, and SLURM signals 120 s" in text
     (text,) = warnings_before_submission(jobs("model=S", "resources.hours=0.05"), H100, 0.4, late)
-    assert "starts of 3 min (resources.hours): 2.5 h of work; it is requeued each time" in text
+    assert "starts of 3 min (resources.hours): 1.5 h of work; it is requeued each time" in text
     short = SlurmOptions(timeout_min=1, signal_delay_s=15)
     (text,) = warnings_before_submission(jobs("model=S"), H100, 0.4, short)
     assert "starts of 1 min (hydra.launcher.timeout_min)" in text
     few = SlurmOptions(max_num_timeout=1)
-    (text,) = warnings_before_submission(jobs("model=L"), H100, 0.1, few)
+    (text,) = warnings_before_submission(jobs("model=L"), H100, 0.02, few)
     assert "hydra.launcher.max_num_timeout=1 requeues it 1 times only" in text
-    texts = warnings_before_submission(jobs("model=L", "evaluation=job"), H100, 0.1)
+    texts = warnings_before_submission(jobs("model=L", "evaluation=job"), H100, 0.02)
     assert [("evaluation.resources.hours" in text) for text in texts] == [False, True]
     # Hours that are neither measured nor guessed say nothing.
     assert not warnings_before_submission(jobs("model=L"), None)

@@ -52,7 +52,7 @@ def values(folder: Path) -> dict[tuple[int, str], Any]:
         if "segment" in line:
             continue
         for key, value in line.items():
-            if key in ("step", "time", "images_per_s", "protocol"):
+            if key in ("step", "time", "images_per_s", "data_wait_share", "protocol"):
                 continue
             place = (line["step"], key)
             assert place not in found, f"{place} was recorded twice"
