@@ -22,6 +22,7 @@ from fcdm.errors import UserError
 from fcdm.models import build_model
 from fcdm.runs.checkpoints import read_manifest
 from fcdm.runs.tracked_ema import EVERY
+from fcdm.runs.user_models import shape_of
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -31,12 +32,7 @@ def create_model(config: Config, device: torch.device) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model: nn.Module = build_model(
-            config.model,
-            channels=config.data.channels,
-            side=config.resolution // config.data.downsample,
-            classes=config.data.classes,
-            learn_sigma=config.diffusion.learn_sigma,
-            activation_checkpointing=config.activation_checkpointing,
+            config.model, **shape_of(config), activation_checkpointing=config.activation_checkpointing
         )
     return model.to(device)
 
@@ -59,7 +55,12 @@ class TrainState:
 
     @classmethod
     def create(cls, config: Config, device: torch.device) -> TrainState:
-        model = create_model(config, device)
+        """That of a run before its first step."""
+        return cls.of(create_model(config, device), config, device)
+
+    @classmethod
+    def of(cls, model: nn.Module, config: Config, device: torch.device) -> TrainState:
+        """That of a model before its first step, whatever its weights are."""
         ema = copy.deepcopy(model).eval().requires_grad_(False)
         optimiser = torch.optim.AdamW(
             model.parameters(),

@@ -18,8 +18,10 @@ from fcdm.engine.batches import BatchSource
 from fcdm.engine.distributed import Ranks
 from fcdm.engine.state import TrainState
 from fcdm.engine.train_step import TrainStep
+from fcdm.models import build_model
 from fcdm.plan.estimate import memory
 from fcdm.runs.run_cost import run_cost
+from fcdm.runs.user_models import shape_of
 from fcdm.speed.stopwatch import PhaseClock, free_memory, seconds_per_call, watch_peak
 
 PHASES = ("data", "forward", "backward", "optimiser", "EMA")
@@ -71,7 +73,9 @@ class Trainer:
         self.data, self.device = data, device
         self.ranks = Ranks(0, 1, device)
         self.objective = make_objective(config.diffusion)
-        self.state = TrainState.create(config, device)
+        with torch.device(device):  # drawn on the device: which weights they are does not matter, and it is faster
+            model = build_model(config.model, **shape_of(config))
+        self.state = TrainState.of(model, config, device)
         self.steps: dict[tuple[int, bool], TrainStep] = {}
         self.batches: dict[int, BatchSource] = {}
 
