@@ -83,7 +83,7 @@ def pieces(tiny: bool, out: Path) -> list[Piece]:
     first = [
         Piece("depthwise", 0.06, (python, "benchmarks/depthwise.py", "--device", device, *depthwise)),
         Piece(
-            "tests", 0.2, (python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "gpu", junit, *lenient, *tests)
+            "tests", 0.2, (python, "-m", "pytest", "-v", "-p", "no:cacheprovider", "-m", "gpu", junit, *lenient, *tests)
         ),
     ]
     reference = Piece("plain", 0.2, (python, "benchmarks/model_step.py", "--device", device, *plain))

@@ -91,6 +91,9 @@ class Trainer:
         config = dataclasses.replace(self.config, batch_size=images, compile=compiled)
         key = (images, compiled)
         if key not in self.steps:
+            if compiled:
+                # A run has one batch size: a second one here would be compiled for batches of any.
+                torch.compiler.reset()
             self.steps[key] = TrainStep(config, self.objective, self.state, self.ranks)
         train_step = self.steps[key]
         if images not in self.batches:
