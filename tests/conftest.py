@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,9 @@ from hypothesis import settings
 from tests.support.commands import Command, environment
 
 pytest_plugins = ["tests.support.mlflow_server", "tests.support.gpu"]
+
+# cuBLAS looks once, at the first product of the process, and `deterministic=true` of a later test needs it.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 # Never a timed test: these machines are shared.
 settings.register_profile("untimed", deadline=None)

@@ -122,6 +122,11 @@ def explaining() -> Iterator[None]:
         yield
     except RuntimeError as error:
         text = " ".join(str(error).split())
+        if CUBLAS_WORKSPACE in text:  # products were made in this process before `Ranks.from_environment`
+            raise UserError(
+                f"deterministic=true came after a first product on the GPU: set {CUBLAS_WORKSPACE}=:4096:8 in the "
+                "environment before the process starts, or write deterministic=false"
+            ) from error
         operation, found, _ = text.partition(" does not have a deterministic implementation")
         if found:
             raise UserError(

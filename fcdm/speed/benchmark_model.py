@@ -14,7 +14,7 @@ import torch
 
 from fcdm.config.schema import Config, CustomConfig
 from fcdm.data.dataset import Dataset, open_dataset
-from fcdm.engine.environment import matmul_precision
+from fcdm.engine.environment import deterministic, matmul_precision
 from fcdm.errors import UserError
 from fcdm.models import build_model
 from fcdm.plan.evaluation_flops import decoding_macs, digits_cnn_macs, inception_macs
@@ -67,7 +67,7 @@ class ModelBenchmark:
 
         Raises UserError where not even one image fits.
         """
-        with matmul_precision(self.config.precision):
+        with matmul_precision(self.config.precision), deterministic(self.config.deterministic, self.device):
             self.trainer = Trainer(self.config, self._data(), self.device)
             self._first()
             stages: list[tuple[str, Callable[[], None], float]] = [
