@@ -163,15 +163,15 @@ def test_a_sample_is_a_function_of_seed_and_number(config: Config, data: Dataset
 def test_a_stopped_evaluation_goes_on_where_it_was(config: Config, data: Dataset, tmp_path: Path) -> None:
     whole = _evaluate(config, data, tmp_path / "whole.npz", batch_size=8)
 
-    class StopAtThird(StopSignal):
-        """Asks to stop at the third look."""
+    class StopInSecond(StopSignal):
+        """Asks to stop in the second batch: it is looked at before each batch and each of its 3 network calls."""
 
         looks = 0
 
         @property
         def signum(self) -> int | None:
             self.looks += 1
-            return 15 if self.looks >= 3 else None
+            return 15 if self.looks >= 6 else None
 
         @signum.setter
         def signum(self, value: int | None) -> None:
@@ -179,8 +179,9 @@ def test_a_stopped_evaluation_goes_on_where_it_was(config: Config, data: Dataset
 
     partial = tmp_path / "partial.npz"
     with pytest.raises(Stopped):
-        _evaluate(config, data, partial, StopAtThird(), batch_size=8)
-    assert partial.exists()
+        _evaluate(config, data, partial, StopInSecond(), batch_size=8)
+    with np.load(partial) as kept:
+        assert kept["batches"] == 1
     resumed = _evaluate(config, data, partial, batch_size=8)
     assert resumed.metrics == whole.metrics
     assert np.array_equal(resumed.grid, whole.grid)
