@@ -82,6 +82,9 @@ class ModelBenchmark:
             ]
             for what, stage, needed in stages:
                 self._try(what, stage, needed)
+            del self.trainer
+            torch.compiler.reset()  # which keeps what it has compiled: the next model needs the memory
+            free_memory(self.device)
         self.entry["training"] = [asdict(way) for way in self.training]
         self.entry["seconds"] = time.time() - self.entry["time"]
         return benchmark_name(self.config), self.entry
