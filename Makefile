@@ -60,7 +60,9 @@ format: setup  ## put the style right
 
 .PHONY: gpu
 gpu:  ## what a GPU has to tell, in MINUTES=8, with nothing fetched (first: make gpu-wheels); TINY=1: small, on a CPU
-	@$(PYTHON) tools/gpu.py --minutes $(or $(MINUTES),8) $(if $(TINY),--tiny) $(if $(OUT),--out $(OUT))
+	@# The Python that is named, else that of .venv where there is one, else the machine's.
+	@$(if $(filter command,$(firstword $(origin PYTHON))),$(PYTHON),$(or $(wildcard $(PY)),$(PYTHON))) tools/gpu.py \
+	  --minutes "$(or $(MINUTES),8)" $(if $(TINY),--tiny) $(if $(OUT),--out "$(OUT)")
 
 .PHONY: gpu-wheels
 gpu-wheels: setup  ## fill .whl/ with what a bare machine with a GPU lacks: take the folder along

@@ -33,8 +33,10 @@ LEVELS = (0, 1, 2)
 
 @contextlib.contextmanager
 def algorithm(name: str) -> Iterator[None]:
-    """`cudnn`: its heuristics; `tuned`: what cuDNN finds fastest by trying; `native`: PyTorch's own kernel."""
-    with torch.backends.cudnn.flags(enabled=name != "native", benchmark=name == "tuned"):
+    """`cudnn`: by its heuristics; `deterministic`: as training is; `tuned`: the fastest that is found by trying;
+    `native`: PyTorch's own kernel."""
+    flags = {"enabled": name != "native", "benchmark": name == "tuned", "deterministic": name == "deterministic"}
+    with torch.backends.cudnn.flags(**flags):
         yield
 
 
@@ -56,7 +58,7 @@ def calls(x: Tensor, weight: Tensor) -> dict[str, Callable[[], Any]]:
 
 def measure(device: torch.device, batch: int, side: int, width: int, dtype: torch.dtype, seconds: float) -> list[dict]:
     deadline = Deadline(seconds)
-    algorithms = ("cudnn", "tuned", "native") if device.type == "cuda" else ("cpu",)
+    algorithms = ("deterministic", "cudnn", "tuned", "native") if device.type == "cuda" else ("cpu",)
     layouts = {"NHWC": torch.channels_last, "NCHW": torch.contiguous_format}
     found: list[dict] = []
     ways = len(LEVELS) * len(layouts) * len(algorithms) * 3
@@ -74,7 +76,11 @@ def measure(device: torch.device, batch: int, side: int, width: int, dtype: torc
                     if device.type == "cuda":
                         stack.enter_context(algorithm(name))
                     for what, call in calls(x, weight).items():
-                        row[what] = seconds_per_call(call, device, min(seconds / ways, max(0.0, deadline.left)))
+                        try:
+                            row[what] = seconds_per_call(call, device, min(seconds / ways, max(0.0, deadline.left)))
+                        except RuntimeError as error:  # cuDNN has no such algorithm
+                            row[what] = None
+                            row["error"] = f"{what}: {' '.join(str(error).split())[:200]}"
                 row["copy"] = copied
                 found.append(row)
     return found
@@ -93,13 +99,17 @@ def main() -> None:
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     batch = arguments.batch_size or (64 if device.type == "cuda" else 1)
     config = load_preset(arguments.model)
-    assert isinstance(config, FCDMConfig)
+    if not isinstance(config, FCDMConfig):
+        parser.error(f"--model {arguments.model}: a preset of FCDM")
     rows = measure(device, batch, arguments.side, config.width, dtype, arguments.seconds)
     table = Table(title=f"depthwise 7x7, {arguments.model}, batch {batch}, {str(dtype).removeprefix('torch.')}, ms")
     for heading in ("channels", "side", "layout", "algorithm", "forward", "input gradient", "weight gradient", "copy"):
         table.add_column(heading)
     for row in rows:
-        times = (f"{1000 * row[what]:.3f}" for what in ("forward", "input gradient", "weight gradient", "copy"))
+        times = (
+            "-" if row[what] is None else f"{1000 * row[what]:.3f}"
+            for what in ("forward", "input gradient", "weight gradient", "copy")
+        )
         table.add_row(str(row["channels"]), str(row["side"]), row["layout"], row["algorithm"], *times)
     Console(width=120).print(table)
     if arguments.json:

@@ -35,6 +35,10 @@ parser.add_argument(
 parser.add_argument("--compile", action="store_true", help="both compiled, too")
 parser.add_argument("--json", type=Path, metavar="FILE", help="write images/s of each variant")
 arguments = parser.parse_args()
+if wrong := {*(arguments.precisions or "fp32").split(",")} - {"fp32", "bf16"}:
+    parser.error(f"--precisions {', '.join(wrong)}: fp32, bf16 or both")
+if arguments.rounds < 1:
+    parser.error("--rounds: at least 1")
 os.environ["OMP_NUM_THREADS"] = str(arguments.threads)  # before torch is imported
 
 import torch  # noqa: E402
@@ -73,7 +77,8 @@ def training_step(net: nn.Module, optimiser: torch.optim.Optimizer, batch: tuple
 def variants(device: torch.device, size: int, precisions: list[str]) -> dict[str, Step]:
     """Name -> one training step; two networks in all, of the same weights at first."""
     config = load_preset(arguments.model)
-    assert isinstance(config, FCDMConfig)
+    if not isinstance(config, FCDMConfig):
+        parser.error(f"--model {arguments.model}: a preset of FCDM")
     ours = FCDM(config, channels=4, classes=1000, learn_sigma=True).to(device)
     with torch.no_grad():  # no zero weights: nothing may be skipped
         for parameter in ours.parameters():

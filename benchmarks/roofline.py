@@ -33,6 +33,8 @@ def main() -> None:
     parser.add_argument("--copies", type=float, default=3.0, help="read and written, TB/s (default: 3.0)")
     parser.add_argument("--models", default=",".join(MODELS))
     arguments = parser.parse_args()
+    if not (arguments.products > 0 and arguments.copies > 0):
+        parser.error("--products and --copies: more than 0")
     ceilings = Ceilings({"bf16": 1e12 * arguments.products}, 1e12 * arguments.copies)
     register_schema()
     print(f"| model | images | launches | GB | ms | images/s | MFU | {' | '.join(KINDS)} |")

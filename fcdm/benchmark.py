@@ -26,8 +26,13 @@ decoding; feature extraction; the slowest operators; and what limits the step. I
 
 What it measured is kept in <runs_dir>/benchmarks/<device>.json. hydra/launcher=plan then counts with it.
 
-keys
-  those of python -m fcdm.train: model=XL resolution=512 precision=bf16 micro_batch=64 device=auto runs_dir=runs
+keys, as of python -m fcdm.train; others change nothing here
+  model=XL resolution=512 precision=bf16 objective=flow      what is measured, and model.* and data.*
+  micro_batch=32        images in one forward pass (default: 64 on a GPU); batch_size: the most that are tried
+  compile=false         do not measure compiled training; true: sample compiled too
+  deterministic=false   by the fastest algorithms instead
+  evaluation.sampler, evaluation.batch_size, evaluation.features, evaluation.precision (of decoding)
+  device=auto threads=N runs_dir=runs
   seconds=180           at most about so long for each model: the most telling comes first
   --profile             keep the profiler's trace of a training step (for Perfetto or chrome://tracing)
   --show                what was measured so far, and nothing else
@@ -48,7 +53,15 @@ def main(arguments: list[str] | None = None) -> int:
     if any(word in ("-h", "--help", "help") for word in words):
         print(HELP, end="")
         return 0
-    return told("fcdm.benchmark", lambda: _show(words) if "--show" in words else _run(words))
+    try:
+        return told("fcdm.benchmark", lambda: _show(words) if "--show" in words else _run(words))
+    except _Interrupted:
+        print("fcdm.benchmark: interrupted; what was measured is kept", file=sys.stderr)
+        return 130
+
+
+class _Interrupted(BaseException):
+    """Ctrl-C; not KeyboardInterrupt, for which others promise that the same command continues."""
 
 
 def _run(words: list[str]) -> None:
@@ -56,12 +69,20 @@ def _run(words: list[str]) -> None:
     for word in words:
         key, _, value = word.partition("=")
         if key == "seconds":
-            sweeper.append(f"hydra.sweeper.seconds={value}")
+            try:
+                sweeper.append(f"hydra.sweeper.seconds={float(value)}")
+            except ValueError:
+                raise UserError(f"seconds={value} is no number: seconds=180 for each model") from None
+        elif key == "--profile" and word != key:
+            raise UserError(f"{word} is not known: --profile, alone, keeps a trace")
         elif word == "--profile":
             sweeper.append("hydra.sweeper.profile=true")
     sys.argv[1:] = [word for word in words if word.partition("=")[0] not in ("seconds", "--profile")] + sweeper
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors through to here, where they become one line
-    _measure_one()
+    try:
+        _measure_one()
+    except KeyboardInterrupt:
+        raise _Interrupted from None
     if _failure is not None:
         raise _failure
 
@@ -97,16 +118,21 @@ def _show(words: list[str]) -> None:
         runs = rest[0].removeprefix("--runs=")
     elif rest:
         raise UserError(f"{' '.join(rest)} says nothing with --show: --show [--runs FOLDER]")
-    from fcdm.atomic import read_json
-    from fcdm.runs.benchmark_files import device_files
+    from fcdm.atomic import file_errors, read_json
+    from fcdm.runs.benchmark_files import device_files, models_of
     from fcdm.speed.speed_table import print_benchmark
 
     files = device_files(Path(runs))
     if not files:
         raise UserError(f"{runs} has no benchmarks: python -m fcdm.benchmark model=... makes one")
     for file in files:
-        content = read_json(file)
-        print_benchmark(content, list(content["models"]))
+        with file_errors(file, "reading"):
+            models_of(file)
+            content = read_json(file)
+        try:
+            print_benchmark(content)
+        except (KeyError, TypeError, AttributeError):
+            raise UserError(f"{file} is damaged: delete it, or what is not whole in it") from None
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -33,6 +34,9 @@ SITE = ROOT / ".gpu-site"
 """Where the wheels are unpacked: an ignored folder, so that nothing of the machine is changed."""
 PLANNED_WITHIN = 0.15
 """A plan's memory may be off by so much."""
+
+CARRIED = ("hydra", "omegaconf")
+"""What the wheels of `make gpu-wheels` bring."""
 
 MODELS = ("S", "B", "L")
 """Sizes besides XL, of both families."""
@@ -110,9 +114,22 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--tiny", action="store_true", help="small, on a CPU")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results", help="default: benchmarks/results")
     asked = parser.parse_args(arguments)
-    if not asked.minutes > 0:
-        print(f"make gpu: MINUTES={asked.minutes:g} cannot be: more than 0", file=sys.stderr)
+    if not 0 < asked.minutes <= 600:
+        print(f"make gpu: MINUTES={asked.minutes:g} cannot be: more than 0, at most 600", file=sys.stderr)
         return 2
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that the piece in hand is ended
+    try:
+        return gpu(asked)
+    except KeyboardInterrupt:
+        print("make gpu: interrupted; what was measured is in gpu.json", file=sys.stderr)
+        return 130
+    except OSError as error:
+        print(f"make gpu: {error}: choose another folder, OUT=...", file=sys.stderr)
+        return 2
+
+
+def gpu(asked: argparse.Namespace) -> int:
+    """Run the pieces, and show the table; exit codes as of `main`."""
     end = time.monotonic() + 60 * asked.minutes
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", "COLUMNS": "200"}
     paths = [str(ROOT), *([str(SITE)] if unpacked() else [])]
@@ -126,6 +143,9 @@ def main(arguments: list[str] | None = None) -> int:
     name = "cpu" if asked.tiny else facts["gpu"]
     out = asked.out.absolute() / re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
     out.mkdir(parents=True, exist_ok=True)
+    for old in ("plain.json", "depthwise.json", "tests.xml", "gpu.json"):
+        (out / old).unlink(missing_ok=True)
+    shutil.rmtree(out / "runs", ignore_errors=True)
     content: dict[str, Any] = {**facts, "minutes": asked.minutes, "tiny": asked.tiny, "pieces": []}
     todo = pieces(asked.tiny, out)
     for number, piece in enumerate(todo):
@@ -191,10 +211,13 @@ def facts_of(environment: dict[str, str]) -> dict[str, Any]:
 
 def missing(facts: dict[str, Any], tiny: bool) -> str | None:
     """Why nothing can be run here."""
-    if facts["lacks"]:
+    lacks = facts["lacks"]
+    if others := [name for name in lacks if name not in CARRIED]:
+        return f"{sys.executable} lacks {', '.join(others)}: install them, or say PYTHON=<one that has them>"
+    if lacks:
         return (
-            f"{sys.executable} lacks {', '.join(facts['lacks'])}: make gpu-wheels, on a machine that can fetch them, "
-            f"puts them into {WHEELS.name}/, which is to be copied with the rest"
+            f"{sys.executable} lacks {', '.join(lacks)}: make gpu-wheels, on a machine that can fetch them, puts them "
+            f"into {WHEELS.name}/, which is to be copied with the rest"
         )
     if not tiny and facts["gpu"] is None:
         return f"torch {facts['torch']} sees no GPU here: make gpu TINY=1 runs everything small, on a CPU"
@@ -242,7 +265,10 @@ def collect(content: dict[str, Any], out: Path) -> None:
     with contextlib.suppress(OSError, ElementTree.ParseError):
         content["tests"] = counts_of(out / "tests.xml")
     files = sorted((out / "runs" / "benchmarks").glob("[!.]*.json"))
-    content["benchmarks"] = [json.loads(path.read_text()) for path in files]
+    content["benchmarks"] = []
+    for path in files:
+        with contextlib.suppress(OSError, ValueError):
+            content["benchmarks"].append(json.loads(path.read_text()))
     content["memory"] = [
         {"model": name, "measured": way["peak_bytes"], "planned": way["estimated_bytes"]}
         | {key: way[key] for key in ("images", "compiled", "activation_checkpointing")}
@@ -291,26 +317,23 @@ def summary(content: dict[str, Any]) -> list[str]:
 
 
 def models_table(measured: dict[str, Any]) -> list[str]:
-    ceilings = measured["ceilings"]
+    """One device's models; the ceilings are those of the first."""
+    entries = list(measured["models"].values())
+    ceilings = entries[0]["ceilings"]
     peaks = ", ".join(f"{peak / 1e12:,.1f} TFLOP/s in {name}" for name, peak in ceilings["flops_per_s"].items())
     lines = [f"Ceilings of {measured['device']}: {peaks}; copies {ceilings['bytes_per_s'] / 1e12:.2f} TB/s.", ""]
     lines += [
         "| model | images | how | images/s | MFU | memory | planned | limit |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for entry in measured["models"].values():
-        peak = ceilings["flops_per_s"][entry["precision"]]
+    for entry in entries:
+        peak = entry["ceilings"]["flops_per_s"][entry["precision"]]
         for way in entry["training"]:
             how = ("compiled" if way["compiled"] else "eager") + ", checkpointing" * way["activation_checkpointing"]
             used = f"{way['peak_bytes'] / 1e9:.1f} GB" if way["peak_bytes"] else "-"
-            cells = [
-                entry["name"],
-                way["images"],
-                how,
-                f"{way['images_per_s']:,.1f}",
-                f"{way['flops_per_s'] / peak:.3f}",
-            ]
-            cells += [used, f"{way['estimated_bytes'] / 1e9:.1f} GB", entry.get("limit", "-")]
+            speed, mfu = f"{way['images_per_s']:,.1f}", f"{way['flops_per_s'] / peak:.3f}"
+            planned = f"{way['estimated_bytes'] / 1e9:.1f} GB"
+            cells = [entry["name"], way["images"], how, speed, mfu, used, planned, entry.get("limit", "-")]
             lines.append(f"| {' | '.join(map(str, cells))} |")
     return lines
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from fcdm.config.schema import Config
 from fcdm.data.dataset import Dataset
 from fcdm.diffusion.objective import Objective
+from fcdm.engine.distributed import work_for
 from fcdm.randomness import Asked, Draws, Normal, Purpose, Uniform
 
 
@@ -65,7 +66,7 @@ class BatchSource:
         self._host_draws = self._of_places(torch.device("cpu"), data.host_draws) if data.host_draws else None
         self._thread: ThreadPoolExecutor | None = None
         if data.reads_files:
-            self._thread = ThreadPoolExecutor(1, "next-batch", _work_for, (data.device,))
+            self._thread = ThreadPoolExecutor(1, "next-batch", work_for, (data.device,))
         self._ahead: tuple[int, Future[Any]] | None = None
         self.waited_s: float | None = 0.0 if data.reads_files else None
         """Seconds that `draw` has waited for files; None for data in memory."""
@@ -108,12 +109,6 @@ class BatchSource:
     def _fetch(self, step: int) -> Any:
         items = self.order.items(step * self.config.batch_size + self.start, self.count)
         return self.data.fetch(items, self._host_draws(step) if self._host_draws else [])
-
-
-def _work_for(device: torch.device) -> None:
-    """A new thread's present GPU is the first, and pinned memory belongs to the present one."""
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
 
 
 class DataOrder:

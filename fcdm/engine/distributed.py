@@ -131,6 +131,12 @@ class Ranks:
             dist.destroy_process_group()
 
 
+def work_for(device: torch.device) -> None:
+    """For a new thread, whose present GPU is the first: what it pins and waits for belongs to the present one."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+
+
 def choose_device(wanted: str, local_rank: int) -> torch.device:
     """`auto` is the local rank's GPU where there is one, else the CPU. Raises UserError."""
     if wanted == "auto":

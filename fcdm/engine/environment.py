@@ -21,7 +21,7 @@ from torch import nn
 from fcdm.config.schema import Config
 from fcdm.engine.distributed import CUBLAS_WORKSPACE, Ranks
 from fcdm.engine.state import TrainState
-from fcdm.engine.stop import Stopped
+from fcdm.engine.stop import Stopped, StopSignal
 from fcdm.errors import UserError
 from fcdm.metrics.float32 import tf32
 from fcdm.runs.formats import read_records
@@ -68,6 +68,10 @@ def matmul_precision(precision: str) -> AbstractContextManager[None]:
     return tf32(precision != "fp32")
 
 
+RECOMPILE_LIMIT = 64
+"""Graphs of one model class in a process."""
+
+
 @contextlib.contextmanager
 def deterministic(wanted: bool, device: torch.device) -> Iterator[None]:
     """torch's deterministic algorithms while the block runs, or the fastest ones; on CUDA a resume needs the former.
@@ -100,11 +104,11 @@ def is_compiled(config: Config, device: torch.device) -> bool:
     return device.type == "cuda" if config.compile is None else config.compile
 
 
-def compiled(model: nn.Module, config: Config, device: torch.device) -> nn.Module:
+def compiled(model: nn.Module, config: Config, device: torch.device, fixed: bool = False) -> nn.Module:
     """The model as it is called: compiled, or as it is. In `explaining` its failures are one line.
 
-    The first shape is compiled as it is, the second with a batch of any size, a batch of one on its own: three times
-    at most, however batches are cut.
+    fixed: each batch size is compiled for itself, whatever was compiled in the process before; so training is the same
+    graph in every start. Else the first size is compiled as it is, the second with a batch of any size.
     """
     if not is_compiled(config, device):
         return model
@@ -112,15 +116,23 @@ def compiled(model: nn.Module, config: Config, device: torch.device) -> nn.Modul
 
     # Choose no kernel by the clock where that moves results; torch 2.9 and before cannot be told.
     known = "deterministic" in torch._inductor.list_options()
-    return torch.compile(model, options={"deterministic": config.deterministic} if known else None)  # type: ignore[return-value]  # a module stays one
+    options: dict[str, Any] | None = {"deterministic": config.deterministic} if known else None
+    # Graphs are counted per model class: training, its averages, a weak model, precisions, guidance. Beyond the limit
+    # (8 of its own) torch would go on eagerly, without a word.
+    torch._dynamo.config.recompile_limit = RECOMPILE_LIMIT
+    torch._dynamo.config.fail_on_recompile_limit_hit = True
+    return torch.compile(model, options=options, dynamic=False if fixed else None)  # type: ignore[return-value]
 
 
 @contextlib.contextmanager
-def explaining() -> Iterator[None]:
-    """Raises UserError, one line, where torch cannot compile, or has no deterministic variant of an operation."""
+def explaining(stop: StopSignal | None = None) -> Iterator[None]:
+    """Raises UserError, one line, where torch cannot compile, or has no deterministic variant of an operation.
+
+    Stopped, where the signal has come: SLURM sends it to the compiler's processes too, and they die of it.
+    """
     try:
         yield
-    except RuntimeError as error:
+    except Exception as error:
         text = " ".join(str(error).split())
         if CUBLAS_WORKSPACE in text:  # products were made in this process before `Ranks.from_environment`
             raise UserError(
@@ -134,9 +146,15 @@ def explaining() -> Iterator[None]:
                 "another operation in the model, or write deterministic=false (a resume may then differ by float "
                 "rounding)"
             ) from error
-        from torch._dynamo.exc import TorchDynamoException  # seconds to import, unless it was used
-
-        if isinstance(error, TorchDynamoException):
+        if "unable to find an engine" in text and torch.are_deterministic_algorithms_enabled():
+            raise UserError(
+                "cuDNN has no algorithm for a convolution here, perhaps no deterministic one: write deterministic=false (a "
+                f"resume may then differ by float rounding), or a smaller micro_batch ({text[:200]})"
+            ) from error
+        # By name: to import these exceptions takes seconds where nothing was compiled.
+        if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            if stop is not None and stop.signum is not None:
+                raise Stopped(stop.signum) from error
             raise UserError(
                 f"torch cannot compile the model here: write compile=false ({type(error).__name__}: {text[:300]})"
             ) from error

@@ -12,7 +12,7 @@ from typing import Any
 
 from fcdm.config.schema import Config
 from fcdm.engine.checkpoint import prune, save_checkpoint
-from fcdm.engine.distributed import Ranks
+from fcdm.engine.distributed import Ranks, work_for
 from fcdm.engine.host_copy import Groups, HostCopy
 from fcdm.engine.state import TrainState
 from fcdm.errors import UserError
@@ -47,7 +47,7 @@ class Saver:
             keep,
         )
         self._host = HostCopy(ranks.device)
-        self._thread = ThreadPoolExecutor(1, "saver")
+        self._thread = ThreadPoolExecutor(1, "saver", work_for, (ranks.device,))
         self._writing: Future[None] | None = None
         self._replaceable = False
         """Whether a later checkpoint makes up for what is being written."""

@@ -144,7 +144,7 @@ class TrainState:
         self.power = PowerAverages([], self.model)  # what a new run would track goes, before what this one does comes
         self.power = PowerAverages.restored(asked, path, manifest["extra"], self.model)
         moments = mapped_group(path, "optimiser")
-        self.loss_sum = moments["loss_sum"].to(self.loss_sum.device)
+        self.loss_sum = moments["loss_sum"].to(self.loss_sum.device, copy=True)
         self.loss_count = int(manifest["extra"]["loss_count"])
         for name, parameter in self.model.named_parameters():
             if not parameter.requires_grad:  # a user's model may keep some weights as they are

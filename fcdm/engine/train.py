@@ -53,7 +53,7 @@ def train(run: Run, part: Part, worker: Worker, keep: set[int], evaluate: bool =
         stack.enter_context(deterministic(config.deterministic, ranks.device))
         records = stack.enter_context(RecordWriter(run.records)) if ranks.is_main else None
         segment = stack.enter_context(SegmentRecorder(records, config, ranks, state))
-        stack.enter_context(explaining())
+        stack.enter_context(explaining(worker.stop))
         if evaluate:  # what an earlier process trained but did not evaluate
             evaluator.checkpoints([target for target in budgets if target <= state.step], records)
         stack.enter_context(batches)

@@ -25,7 +25,7 @@ class TrainStep:
     def __init__(self, config: Config, objective: Objective, state: TrainState, ranks: Ranks) -> None:
         self.config, self.objective, self.state, self.ranks = config, objective, state, ranks
         self.first_image, _ = ranks.share(config.batch_size)
-        self.model = parallel(compiled(state.model.train(), config, ranks.device), ranks)
+        self.model = parallel(compiled(state.model.train(), config, ranks.device, fixed=True), ranks)
         self.buckets_stand = ranks.world_size == 1
         self.mark: Callable[[str], None] = _unmarked
         """Called at the end of each phase of a step, with its name: for benchmarks."""

@@ -121,8 +121,9 @@ class Paces:
         precision = config.precision
         if kind != "training":
             precision = computed_in(evaluation_precision(config, kind), where.gpus > 0)
-        guided = config.evaluation.guidance_scale != 1.0
-        ways = (config.activation_checkpointing,) if kind == "training" else (guided,)
+        ways: tuple[object, ...] = config.activation_checkpointing, config.compile, config.micro_batch
+        if kind != "training":
+            ways = config.evaluation.guidance_scale != 1.0, config.evaluation.features
         key = (alike(config), kind, precision, ways, where.processes, where.gpus)
         if key not in self._known:
             self._known[key] = self._find(config, kind, precision, where.processes, where.gpus)

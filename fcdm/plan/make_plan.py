@@ -144,5 +144,7 @@ def _pace_texts(runs: Iterable[PlannedRun], paces: Paces) -> tuple[list[str], bo
     texts = [f"{', '.join(kinds)}: {text}" for text, kinds in found.items()]
     if unknown:
         names = ", ".join(list(unknown)[:6]) + (" ..." if len(unknown) > 6 else "")
-        texts.append(f"not measured, so without hours: {names} (a run of the same model on this machine tells)")
+        texts.append(
+            f"not measured, so without hours: {names} (a run of the same model here tells, or python -m fcdm.benchmark)"
+        )
     return texts, assumed

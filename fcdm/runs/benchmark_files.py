@@ -1,13 +1,15 @@
 """`<runs_dir>/benchmarks/<device>.json`: what `python -m fcdm.benchmark` measured, for plans of what is not run yet.
 
-    {"device", "cpu", "threads", "torch", ..., "ceilings": {"flops_per_s": {precision: ...}, "bytes_per_s": ...},
-     "models": {name: {"like", "precision", "forward_macs", "training": [...], "sampling": [...], ...}}}
+    {"device", "cpu", "threads",
+     "models": {name: {"like", "precision", "ceilings", "torch", "training": [...], "sampling": [...], ...}}}
 
 One file for each kind of device; a model that is measured again replaces its entry.
 """
 
 from __future__ import annotations
 
+import contextlib
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,8 +17,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from fcdm.atomic import locked, read_json_if_whole, write_json
+from fcdm.atomic import file_errors, locked, read_json, read_json_if_whole, write_json
 from fcdm.config.schema import Config
+from fcdm.errors import UserError
 from fcdm.runs.formats import place_name
 from fcdm.runs.identity import science, short_hash
 from fcdm.runs.throughput import speed_like
@@ -42,15 +45,25 @@ def benchmark_file(runs_dir: Path | str, facts: Mapping[str, Any]) -> Path:
     return Path(runs_dir) / FOLDER / f"{slug}.json"
 
 
-def record_benchmark(
-    runs_dir: Path | str, facts: Mapping[str, Any], ceilings: Mapping[str, Any], models: Mapping[str, Any]
-) -> Path:
-    """Put these measurements into the device's file, beside those of other models. Raises UserError."""
+def record_benchmark(runs_dir: Path | str, facts: Mapping[str, Any], models: Mapping[str, Any]) -> Path:
+    """Put these measurements into the device's file, beside those of other models; facts: the device's own.
+
+    Without any it only tries whether that could be done. Raises UserError, also for a file that is damaged.
+    """
     path = benchmark_file(runs_dir, facts)
-    with locked(path.parent / ".lock"):
-        before = read_json_if_whole(path).get("models", {})
-        write_json(path, {**facts, "ceilings": ceilings, "models": {**before, **models}})
+    with locked(path.parent / ".lock"), file_errors(path, "reading"):
+        before = models_of(path) if path.exists() else {}
+        if models:
+            write_json(path, {**facts, "models": {**before, **models}})
     return path
+
+
+def models_of(path: Path) -> dict[str, Any]:
+    """Name -> what was measured, of a device's file. Raises OSError, and UserError for a file that is damaged."""
+    models = read_json(path).get("models")
+    if not isinstance(models, dict):
+        raise UserError(f"{path} is damaged: it names no models; restore it or delete it")
+    return models
 
 
 def device_files(runs_dir: Path) -> list[Path]:
@@ -97,36 +110,42 @@ class Benchmarks:
         like = benchmark_like(config)
         found: list[tuple[float, Rate]] = []
         for path, content in self._files:
-            try:
-                peak = float(content["ceilings"]["flops_per_s"][precision])
-                for entry in content["models"].values():
+            device, models = str(content.get("device")), content.get("models")
+            for entry in models.values() if isinstance(models, dict) else ():
+                with contextlib.suppress(KeyError, TypeError, ValueError, AttributeError):
                     if entry["kind"] != config.model.kind and kind in ("training", "sampling"):
                         continue
-                    flops = _flops_per_s(entry, config, kind, precision)
+                    flops = _flops_per_s(entry, config, kind, precision, device == "cpu")
                     if flops is None:
                         continue
                     exact = entry["like"] == like or kind not in ("training", "sampling")
-                    away = abs(float(entry["forward_macs"]) / forward_macs - 1)
-                    place = place_name(content)
-                    name = str(entry["name"])
-                    rate = Rate(flops, peak, name, str(content["device"]), place, path, exact)
+                    away = abs(math.log(float(entry["forward_macs"]) / forward_macs))
+                    peak = float(entry["ceilings"]["flops_per_s"][precision])
+                    rate = Rate(flops, peak, str(entry["name"]), device, place_name(content), path, exact)
                     found.append((-1.0 if exact else away, rate))
-            except (KeyError, TypeError, ValueError, AttributeError):
-                continue
         return [rate for _, rate in sorted(found, key=lambda pair: pair[0])]
 
 
-def _flops_per_s(entry: Mapping[str, Any], config: Config, kind: str, precision: str) -> float | None:
-    """The best that was reached in the way that the configuration asks for; None: not measured."""
+def _flops_per_s(entry: Mapping[str, Any], config: Config, kind: str, precision: str, on_cpu: bool) -> float | None:
+    """The best that was reached in the way that the configuration asks for; None: not measured.
+
+    Of training, what was measured in another way tells still more than a guess.
+    """
     if kind == "training":
         ways = [way for way in entry["training"] if entry["precision"] == precision]
-        asked = [way for way in ways if way["activation_checkpointing"] == config.activation_checkpointing]
-        ways = asked or ways
+        asked: dict[str, Any] = {
+            "activation_checkpointing": config.activation_checkpointing,
+            "compiled": not on_cpu if config.compile is None else config.compile,
+        }
+        for key, value in asked.items():
+            ways = [way for way in ways if way[key] == value] or ways
+        most = config.micro_batch or config.batch_size
+        ways = [way for way in ways if way["images"] <= most] or ways
     elif kind == "sampling":
         guided = config.evaluation.guidance_scale != 1.0
-        ways = [way for way in entry["sampling"] if way["precision"] == precision and way["guided"] == guided]
+        ways = [way for way in entry.get("sampling", []) if way["precision"] == precision and way["guided"] == guided]
     elif kind == "decoding":
-        ways = [entry[kind]] if kind in entry else []
+        ways = [entry[kind]] if kind in entry and entry[kind]["precision"] == precision else []
     else:
         ways = [entry["features"]] if "features" in entry and entry["extractor"] == config.evaluation.features else []
     return max((float(way["flops_per_s"]) for way in ways), default=None)

@@ -17,7 +17,7 @@ from typing import Any
 from fcdm.atomic import locked
 from fcdm.config.schema import Config
 from fcdm.errors import UserError
-from fcdm.jobs.job import EVALUATE, Job
+from fcdm.jobs.job import BENCHMARK, EVALUATE, Job
 from fcdm.jobs.pin_weights import models_of
 from fcdm.runs.protocol import Part
 from fcdm.runs.revision import code_revision
@@ -278,8 +278,14 @@ def _write(
 
 
 def _saved_bytes(job: Job) -> int:
-    """What a job writes when it is told to save; one that evaluates, next to nothing."""
-    return 0 if job.work == EVALUATE else saved_bytes(job.config)
+    """What a job has to write when it is told to save; one that evaluates, next to nothing.
+
+    Twice, where training does not wait for its kept checkpoints: the last one may still be on its way then.
+    """
+    if job.work in (EVALUATE, BENCHMARK):
+        return 0
+    goes_on = job.work == "train" or any(part.config.keep_steps for part in job.parts)
+    return (1 + goes_on) * saved_bytes(job.config)
 
 
 def _submit(launch: Path, arrays: list[_Array], parallel: int, scheduler: Scheduler) -> None:

@@ -16,9 +16,11 @@ from fcdm.config.schema import Config, CustomConfig
 from fcdm.data.dataset import Dataset, open_dataset
 from fcdm.engine.environment import deterministic, matmul_precision
 from fcdm.errors import UserError
+from fcdm.formatting import duration_text
 from fcdm.models import build_model
 from fcdm.plan.evaluation_flops import decoding_macs, digits_cnn_macs, inception_macs
 from fcdm.runs.benchmark_files import benchmark_like, benchmark_name
+from fcdm.runs.revision import code_revision
 from fcdm.runs.run_cost import run_cost
 from fcdm.runs.user_models import shape_of
 from fcdm.speed.ceilings import Ceilings
@@ -39,14 +41,25 @@ COMPILE_S = {"cuda": 40.0, "cpu": 60.0}
 """What must be left of the time for a compiled variant to be begun."""
 
 
+class _NotNow(Exception):
+    """Why something is not measured."""
+
+
 class ModelBenchmark:
     """Measures one model; what did not fit into the time or the memory is noted, and left out."""
 
     def __init__(
-        self, config: Config, ceilings: Ceilings, device: torch.device, seconds: float, note: Callable[[str], None]
+        self,
+        config: Config,
+        ceilings: Ceilings,
+        device: torch.device,
+        seconds: float,
+        note: Callable[[str], None],
+        keep: Callable[[str, dict[str, Any]], None],
     ) -> None:
-        self.config, self.ceilings, self.device, self.note = config, ceilings, device, note
-        self.deadline = Deadline(seconds)
+        """keep: called with (name, entry) as `fcdm.runs.benchmark_files` has them, after each measurement."""
+        self.config, self.ceilings, self.device, self.note, self.keep = config, ceilings, device, note, keep
+        self.seconds = seconds
         self.cost = run_cost(config)
         self.name = f"{config.model.name} {config.resolution}px"
         self.training: list[TrainingSpeed] = []
@@ -59,48 +72,64 @@ class ModelBenchmark:
             "forward_macs": self.cost.forward_macs,
             "extractor": config.evaluation.features,
             "time": time.time(),
+            "torch": str(torch.__version__),
+            "revision": code_revision(),
+            "ceilings": asdict(ceilings),
+            "training": self.training,
             "left_out": [],
         }
 
-    def run(self, trace: Path | None = None) -> tuple[str, dict[str, Any]]:
-        """(name, entry) as `fcdm.runs.benchmark_files` has them. trace: where the profiler's trace goes.
+    def run(self, trace: Path | None = None) -> None:
+        """Measure, and `keep`. trace: where the profiler's trace goes.
 
-        Raises UserError where not even one image fits.
+        Raises UserError where nothing at all could be measured.
         """
-        with matmul_precision(self.config.precision), deterministic(self.config.deterministic, self.device):
-            self.trainer = Trainer(self.config, self._data(), self.device)
-            self._first()
-            stages: list[tuple[str, Callable[[], None], float]] = [
-                ("operators", lambda: self._operators(trace), -math.inf),  # some steps more: always
-                ("compiled", lambda: self._train(self.images, True, False), COMPILE_S[self.device.type]),
-                ("activation checkpointing", self._checkpointed, 0.0),
-                ("sampling", self._sampling, 0.0),
-                ("features", self._features, 0.0),
-                ("decoding", self._decoding, 0.0),
-                *((f"{images} images a pass", partial(self._larger, images), 0.0) for images in LARGER_BATCHES),
-                ("the largest micro-batch", self._largest, 0.0),
-            ]
-            for what, stage, needed in stages:
-                self._try(what, stage, needed)
-            del self.trainer
+        users = isinstance(self.config.model, CustomConfig)  # which is given checkpointing when it is built
+        try:
+            with matmul_precision(self.config.precision), deterministic(self.config.deterministic, self.device):
+                data = self._data()
+                self.deadline = Deadline(self.seconds)
+                self.trainer = Trainer(self.config, data, self.device)
+                self._first()
+                stages: list[tuple[str, Callable[[], None], float]] = [
+                    ("sampling", self._sampling, 0.0),
+                    ("operators", lambda: self._operators(trace), -math.inf),  # some steps more: always
+                    *([] if users else [("activation checkpointing", self._checkpointed, 0.0)]),
+                    ("features", self._features, 0.0),
+                    *([("decoding", self._decoding, 0.0)] if decoding_macs(self.config) else []),
+                ]
+                if self.config.compile is not False:
+                    stages.append(("compiled", self._compiled, COMPILE_S[self.device.type]))
+                larger = [images for images in LARGER_BATCHES if self.images < images <= self.config.batch_size]
+                stages += [(f"{images} images a pass", partial(self._larger, images), 0.0) for images in larger]
+                stages.append(("the largest micro-batch", self._largest, 0.0))
+                for what, stage, needed in stages:
+                    self._try(what, stage, needed)
+        finally:
+            self.__dict__.pop("trainer", None)
             torch.compiler.reset()  # which keeps what it has compiled: the next model needs the memory
             free_memory(self.device)
-        self.entry["training"] = [asdict(way) for way in self.training]
-        self.entry["seconds"] = time.time() - self.entry["time"]
-        return benchmark_name(self.config), self.entry
 
     def _try(self, what: str, stage: Callable[[], None], needed_s: float) -> None:
+        """One thing to measure. That it fails is said, and ends nothing: the others may tell all the same."""
         if self.deadline.left <= needed_s:
             self._leave_out(f"{what}: no time was left")
-            return
-        try:
-            stage()
-        except torch.OutOfMemoryError:
-            self._leave_out(f"{what}: out of memory")
-        except ImportError as error:
-            self._leave_out(f"{what}: needs {error.name}, which is not installed")
-        finally:
+        else:
+            try:
+                stage()
+            except _NotNow as reason:
+                self._leave_out(f"{what}: {reason}")
+            except torch.OutOfMemoryError:
+                self._leave_out(f"{what}: out of memory")
+            except ImportError as error:
+                self._leave_out(f"{what}: needs {error.name}, which is not installed")
+            except (RuntimeError, OSError, UserError) as error:  # no compiler, no deterministic variant, a full disk
+                self._leave_out(f"{what}: {type(error).__name__}: {' '.join(str(error).split())[:300]}")
             free_memory(self.device)
+        if self.training:
+            training = [asdict(way) for way in self.training]
+            seconds = time.time() - self.entry["time"]
+            self.keep(benchmark_name(self.config), {**self.entry, "training": training, "seconds": seconds})
 
     def _leave_out(self, text: str) -> None:
         self.entry["left_out"].append(text)
@@ -124,7 +153,7 @@ class ModelBenchmark:
             if self.training:
                 return
             self.images //= 2
-        raise UserError(f"{self.name}: not even one image fits into the memory of {self.device}")
+        raise UserError(f"{self.name}: not even one image can be trained on: {self.entry['left_out'][-1]}")
 
     def _usual(self) -> int:
         if self.device.type != "cpu":
@@ -142,7 +171,8 @@ class ModelBenchmark:
         return max(0.1, self.deadline.left / 12)
 
     def _operators(self, trace: Path | None) -> None:
-        seen = profile_step(lambda: self.trainer.step(self.images, False, False), self.device, trace)
+        step_s = self.training[0].images / self.training[0].images_per_s
+        seen = profile_step(lambda: self.trainer.step(self.images, False, False), self.device, step_s, trace)
         self.entry["operators"] = [asdict(operator) for operator in seen.operators]
         self.entry["launches"], self.entry["busy"] = seen.launches, seen.busy
         if isinstance(self.config.model, CustomConfig):
@@ -155,8 +185,10 @@ class ModelBenchmark:
         self.entry["limit"] = what_limits(phases, seen, expected, self.ceilings, self.config.precision)
 
     def _checkpointed(self) -> None:
-        if not isinstance(self.config.model, CustomConfig):  # which is given it when it is built
-            self._train(self.images, False, True)
+        self._train(self.images, False, True)
+
+    def _compiled(self) -> None:
+        self._train(self.images, True, False)
 
     def _sampling(self) -> None:
         model = self.trainer.state.ema
@@ -172,16 +204,17 @@ class ModelBenchmark:
         self.entry["features"] = asdict(found)
 
     def _decoding(self) -> None:
-        if macs := decoding_macs(self.config):
-            images = min(self.config.evaluation.batch_size, self.images)
-            self.entry["decoding"] = asdict(measure_decoding(self.config, macs, self.device, images, self._share()))
+        images = min(self.config.evaluation.batch_size, self.images)
+        macs = decoding_macs(self.config)
+        self.entry["decoding"] = asdict(measure_decoding(self.config, macs, self.device, images, self._share()))
 
     def _larger(self, images: int) -> None:
         """In the way that was the fastest so far."""
         best = max(self.training, key=lambda way: way.images_per_s)
         needed = 4 * images / best.images_per_s + best.compiled * COMPILE_S[self.device.type]
-        if self.images < images <= self.config.batch_size and self.deadline.left > needed:
-            self._train(images, best.compiled, best.activation_checkpointing)
+        if self.deadline.left <= needed:
+            raise _NotNow(f"would take about {duration_text(needed)}, and {duration_text(self.deadline.left)} are left")
+        self._train(images, best.compiled, best.activation_checkpointing)
 
     def _largest(self) -> None:
         slowest = min(way.images_per_s for way in self.training)

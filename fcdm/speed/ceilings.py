@@ -27,7 +27,7 @@ class Ceilings:
 
 
 def measure_ceilings(device: torch.device, limit_s: float, side: int | None = None) -> Ceilings:
-    """On random numbers: a product of zeros draws less power and runs faster (894 against 788 TFLOP/s on an H200)."""
+    """On random numbers: products of zeros draw less power and run faster (on an H200 894 against 788 TFLOP/s)."""
     side = side or SIDES[device.type]
     flops: dict[str, float] = {}
     for precision in PRECISIONS:

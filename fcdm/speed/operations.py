@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from torch._C._autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
+from fcdm.atomic import file_errors, temporary_name
 from fcdm.speed.ceilings import Ceilings
 from fcdm.speed.roofline import Roofline
 from fcdm.speed.stopwatch import synchronise
@@ -47,21 +47,30 @@ class StepProfile:
     """Share of the step in which the GPU computes; None on a CPU."""
 
 
-def profile_step(step: Callable[[], None], device: torch.device, trace: Path | None = None) -> StepProfile:
-    """Profiles some steps; `trace`: a file for chrome://tracing or Perfetto, .json or .json.gz."""
+def profile_step(
+    step: Callable[[], None], device: torch.device, step_s: float, trace: Path | None = None
+) -> StepProfile:
+    """Profiles some steps, each of which takes `step_s` when nobody looks.
+
+    trace: a file for chrome://tracing or Perfetto, .json or .json.gz. Raises UserError where it cannot be written.
+    """
     on_gpu = device.type == "cuda"
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else Kineto prints its own stages (torch 2.13)
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
     step()
     synchronise(device)
     with profile(activities=activities, acc_events=True) as profiler:
-        began = time.perf_counter()
         for _ in range(STEPS):
             step()
         synchronise(device)
-        wall = time.perf_counter() - began
     if trace is not None:
-        profiler.export_chrome_trace(str(trace))
+        unfinished = trace.with_name(temporary_name(trace.name) + trace.suffix)
+        with file_errors(trace):
+            try:
+                profiler.export_chrome_trace(str(unfinished))
+                unfinished.replace(trace)
+            finally:
+                unfinished.unlink(missing_ok=True)
     times: list[tuple[float, str, int]] = []
     launches = 0
     for event in profiler.key_averages():
@@ -78,7 +87,7 @@ def profile_step(step: Callable[[], None], device: torch.device, trace: Path | N
     ]
     if not on_gpu:
         return StepProfile(operators, None, None)
-    return StepProfile(operators, launches / STEPS, total / wall)
+    return StepProfile(operators, launches / STEPS, min(1.0, total / STEPS / step_s))
 
 
 def what_limits(

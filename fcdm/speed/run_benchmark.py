@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from functools import cache
 from typing import Any
 
 import torch
 
-from fcdm.atomic import read_json
 from fcdm.engine.distributed import Ranks
 from fcdm.engine.environment import segment_facts
 from fcdm.jobs.job import BenchmarkJob
@@ -18,24 +16,35 @@ from fcdm.speed.ceilings import Ceilings, measure_ceilings
 from fcdm.speed.speed_table import print_benchmark
 
 CEILINGS_S = 10.0
-FACTS = ("host", "device", "threads", "revision", "torch", "cpu")
+FACTS = ("device", "threads", "cpu")
+"""Of a segment's: what makes a device another one."""
 
 
 def run_benchmark(job: BenchmarkJob) -> None:
-    """Measure, record, print. Raises UserError, for a device that is not there too."""
+    """Measure, record after each measurement, print. Raises UserError, also for a device that is not there."""
     config = job.config
     device = Ranks.from_environment(config.device).device
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    ceilings = _ceilings(device)
+    facts = {key: value for key, value in segment_facts(config, Ranks(0, 1, device)).items() if key in FACTS}
+    path = record_benchmark(config.runs_dir, facts, {})  # refuses what cannot be written before anything is measured
     trace = job.open().folder / "trace.json.gz" if job.profile else None
-    benchmark = ModelBenchmark(config, ceilings, device, job.seconds, lambda text: print(text, flush=True))
-    name, entry = benchmark.run(trace)
-    facts = segment_facts(config, Ranks(0, 1, device))
-    path = record_benchmark(config.runs_dir, {key: facts[key] for key in FACTS}, asdict(ceilings), {name: entry})
-    content: dict[str, Any] = read_json(path)
-    print_benchmark(content, [name])
-    print(f"{path}{f', {trace}' if trace else ''}", flush=True)
+    kept: dict[str, Any] = {}
+
+    def keep(name: str, entry: dict[str, Any]) -> None:
+        kept[name] = entry
+        record_benchmark(config.runs_dir, facts, kept)
+
+    try:
+        ModelBenchmark(config, _ceilings(device), device, job.seconds, _note, keep).run(trace)
+    finally:
+        if kept:
+            print_benchmark({**facts, "models": kept})
+            print(f"{path}{f', {trace}' if trace and trace.exists() else ''}", flush=True)
+
+
+def _note(text: str) -> None:
+    print(text, flush=True)
 
 
 @cache

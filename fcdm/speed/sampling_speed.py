@@ -48,6 +48,8 @@ class EvaluationSpeed:
     """Decoding latents, or features of images."""
 
     images: int
+    precision: str
+    """`fp32` or `tf32`."""
     images_per_s: float
     flops_per_s: float
 
@@ -112,7 +114,8 @@ def measure_decoding(config: Config, macs: int, device: torch.device, images: in
     identity = VaeIdentity("random", "", "", channels, config.data.downsample, 1.0, 0.0)
     vae = Vae(network, identity, device, tf32=config.evaluation.precision != "fp32")
     latents = torch.randn(images, channels, side, side, device=device)
-    return _evaluation(lambda: vae.decode(latents), images, macs, device, limit_s)
+    precision = "tf32" if vae.tf32 and device.type == "cuda" else "fp32"
+    return _evaluation(lambda: vae.decode(latents), images, precision, macs, device, limit_s)
 
 
 def measure_features(config: Config, macs: int, device: torch.device, images: int, limit_s: float) -> EvaluationSpeed:
@@ -127,12 +130,12 @@ def measure_features(config: Config, macs: int, device: torch.device, images: in
     channels = config.data.channels if config.data.downsample == 1 else 3
     shape = (images, channels, config.resolution, config.resolution)
     pixels = torch.randint(256, shape, dtype=torch.uint8, device=device)
-    return _evaluation(lambda: extractor.features(pixels), images, macs, device, limit_s)
+    return _evaluation(lambda: extractor.features(pixels), images, "fp32", macs, device, limit_s)
 
 
 def _evaluation(
-    call: Callable[[], object], images: int, macs: int, device: torch.device, limit_s: float
+    call: Callable[[], object], images: int, precision: str, macs: int, device: torch.device, limit_s: float
 ) -> EvaluationSpeed:
     seconds = seconds_per_call(call, device, limit_s)
     free_memory(device)
-    return EvaluationSpeed(images, images / seconds, 2.0 * macs * images / seconds)
+    return EvaluationSpeed(images, precision, images / seconds, 2.0 * macs * images / seconds)

@@ -15,35 +15,39 @@ from fcdm.speed.training_speed import PHASES
 OPERATORS_SHOWN = 6
 
 
-def print_benchmark(content: Mapping[str, Any], names: list[str], console: Console | None = None) -> None:
-    """The models `names` of a device's file (`fcdm.runs.benchmark_files`)."""
+def print_benchmark(content: Mapping[str, Any], console: Console | None = None) -> None:
+    """A device's file (`fcdm.runs.benchmark_files`)."""
     console = console or Console()
     if not console.is_terminal:
         console = Console(width=200)
-    entries = [content["models"][name] for name in names]
-    console.print(f"{place_name(dict(content))}, torch {content['torch']}", highlight=False)
-    console.print(ceilings_text(content["ceilings"]), highlight=False)
-    console.print(_training(content, entries))
-    if any(entry.get("sampling") for entry in entries):
-        console.print(_evaluation(content, entries))
+    entries = list(content["models"].values())
+    console.print(place_name(dict(content)), highlight=False)
+    for text in dict.fromkeys(ceilings_text(entry, content["device"] == "cpu") for entry in entries):
+        console.print(text, highlight=False, soft_wrap=True)
+    console.print(_training(entries))
+    if any(entry.get(what) for entry in entries for what in ("sampling", "decoding", "features")):
+        console.print(_evaluation(entries))
     for entry in entries:
-        for line in _more(content, entry):
+        for line in _more(entry):
             console.print(line, highlight=False, soft_wrap=True)
 
 
-def ceilings_text(ceilings: Mapping[str, Any]) -> str:
-    products = ", ".join(f"{flops_text(value)}FLOP/s in {name}" for name, value in ceilings["flops_per_s"].items())
-    return f"measured ceilings: matrix products {products}; copies {bytes_text(ceilings['bytes_per_s'])}/s"
+def ceilings_text(entry: Mapping[str, Any], on_cpu: bool) -> str:
+    ceilings = entry["ceilings"]
+    peaks = {name: value for name, value in ceilings["flops_per_s"].items() if not on_cpu or name != "tf32"}
+    products = ", ".join(f"{flops_text(value)}FLOP/s in {name}" for name, value in peaks.items())
+    copies = bytes_text(ceilings["bytes_per_s"])
+    return f"measured ceilings (torch {entry['torch']}): matrix products {products}; copies {copies}/s"
 
 
-def _training(content: Mapping[str, Any], entries: list[Mapping[str, Any]]) -> Table:
+def _training(entries: list[Mapping[str, Any]]) -> Table:
     table = Table(title="training", box=None, pad_edge=False, title_justify="left")
     for heading in ("model", "images", "how", "images/s", *(f"{phase} ms" for phase in PHASES), "FLOP/s", "MFU"):
         table.add_column(heading, justify="left" if heading in ("model", "how") else "right")
     for heading in ("memory", "planned", "limit"):
         table.add_column(heading, justify="left" if heading == "limit" else "right")
     for entry in entries:
-        peak = content["ceilings"]["flops_per_s"][entry["precision"]]
+        peak = entry["ceilings"]["flops_per_s"][entry["precision"]]
         for number, way in enumerate(entry["training"]):
             how = "compiled" if way["compiled"] else "eager"
             how += ", checkpointing" if way["activation_checkpointing"] else ""
@@ -58,18 +62,17 @@ def _training(content: Mapping[str, Any], entries: list[Mapping[str, Any]]) -> T
                 f"{way['flops_per_s'] / peak:.2f}",
                 bytes_text(measured) if measured is not None else "-",
                 bytes_text(way["estimated_bytes"]),
-                str(entry.get("limit", "?")) if number == 0 else "",
+                str(entry.get("limit", "-")) if number == 0 else "",
             )
     return table
 
 
-def _evaluation(content: Mapping[str, Any], entries: list[Mapping[str, Any]]) -> Table:
+def _evaluation(entries: list[Mapping[str, Any]]) -> Table:
     table = Table(title="evaluation", box=None, pad_edge=False, title_justify="left")
     for heading in ("model", "images", "what", "ms a call", "images/s", "FLOP/s", "of peak"):
         table.add_column(heading, justify="left" if heading in ("model", "what") else "right")
-    peaks = content["ceilings"]["flops_per_s"]
     for entry in entries:
-        name = entry["name"]
+        name, peaks = entry["name"], entry["ceilings"]["flops_per_s"]
         for way in entry.get("sampling", []):
             what = f"sampling {way['precision']}" + (", guided" if way["guided"] else "")
             share = f"{way['flops_per_s'] / peaks[way['precision']]:.2f}"
@@ -84,7 +87,7 @@ def _evaluation(content: Mapping[str, Any], entries: list[Mapping[str, Any]]) ->
     return table
 
 
-def _more(content: Mapping[str, Any], entry: Mapping[str, Any]) -> list[str]:
+def _more(entry: Mapping[str, Any]) -> list[str]:
     """What does not fit into a table."""
     lines = []
     name = f"{entry['name']} {entry['precision']}"

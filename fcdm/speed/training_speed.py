@@ -28,6 +28,8 @@ PHASES = ("data", "forward", "backward", "optimiser", "EMA")
 PHASE_STEPS = 5
 LARGER = 1.15
 """What is estimated to take so much of the device's memory is tried still: an estimate may be too high."""
+CPU_SHARE = 0.6
+"""Of a machine's free memory that is tried on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +168,8 @@ def memory_of(device: torch.device) -> int:
     """Bytes of memory that the device has."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+    # Linux ends a process that takes too much, instead of telling it.
+    return int(CPU_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES"))
 
 
 def _no_mark(phase: str) -> None: ...

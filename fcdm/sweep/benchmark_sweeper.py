@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from fcdm.config.schema import Config, ResourcesConfig
 from fcdm.errors import UserError
+from fcdm.formatting import plural
 from fcdm.jobs.job import BENCHMARK, BenchmarkJob
 from fcdm.jobs.make_jobs import with_own_source
 from fcdm.runs.benchmark_files import FOLDER, benchmark_name
@@ -26,7 +28,7 @@ def benchmark_jobs(configs: Iterable[Config], seconds: float, profile: bool) -> 
         raise UserError(f"seconds={seconds:g} cannot be: from 1 to 3600, for each model")
     configs = [with_own_source(config) for config in configs]
     check_models(configs)
-    jobs = {}
+    jobs: dict[Path, BenchmarkJob] = {}
     for config in configs:
         gpus = min(1, config.resources.gpus)
         resources = ResourcesConfig(gpus, 1, (seconds + START_S) / 3600, config.resources.mem_gb, config.resources.cpus)
@@ -37,6 +39,12 @@ def benchmark_jobs(configs: Iterable[Config], seconds: float, profile: bool) -> 
         name = benchmark_name(config).replace(" ", "-").replace("/", "-")
         folder = Path(config.runs_dir) / FOLDER / name
         jobs[folder] = BenchmarkJob(name, folder, (Part(config),), BENCHMARK, seconds, profile)
+    if len(jobs) < len(configs):
+        print(
+            f"{len(configs)} choices are {plural(len(jobs), 'benchmark')}: only the model, its data's shape, the "
+            "resolution and the precision tell them apart",
+            flush=True,
+        )
     return list(jobs.values())
 
 
@@ -53,8 +61,15 @@ class BenchmarkSweeper(StudySweeper):
         if launcher == "basic":
             from fcdm.speed.run_benchmark import run_benchmark
 
+            failed = 0
             for job in jobs:
-                run_benchmark(job)
+                try:
+                    run_benchmark(job)
+                except UserError as error:  # of this model: the others may do
+                    print(f"failed: {job.name}: {error}", file=sys.stderr)
+                    failed += 1
+            if failed:
+                raise SystemExit(1)
             return
         if launcher != "submitit_slurm":
             raise UserError(

@@ -52,6 +52,9 @@ def test_what_the_machine_lacks_is_named_with_the_way_to_get_it() -> None:
     said = missing({"lacks": ["hydra", "omegaconf"]}, False)
     assert said is not None
     assert "lacks hydra, omegaconf: make gpu-wheels" in said
+    said = missing({"lacks": ["torch", "hydra"]}, False)
+    assert said is not None
+    assert "lacks torch: install them, or say PYTHON=" in said
 
 
 def test_a_piece_that_takes_too_long_is_ended_with_its_children(tmp_path: Path) -> None:
@@ -88,12 +91,16 @@ def test_the_plans_memory_is_judged_by_what_was_measured(tmp_path: Path) -> None
         }
 
     ceilings = {"flops_per_s": {"bf16": 8e14}, "bytes_per_s": 3e12}
-    entry = {"name": "XL 256px", "precision": "bf16", "training": [way(1.1), way(0.8)], "limit": "bandwidth"}
+    entry = {
+        "name": "XL 256px",
+        "precision": "bf16",
+        "ceilings": ceilings,
+        "training": [way(1.1), way(0.8)],
+        "limit": "bandwidth",
+    }
     folder = tmp_path / "runs" / "benchmarks"
     folder.mkdir(parents=True)
-    (folder / "h100.json").write_text(
-        json.dumps({"device": "NVIDIA H100", "ceilings": ceilings, "models": {"XL": entry}})
-    )
+    (folder / "h100.json").write_text(json.dumps({"device": "NVIDIA H100", "models": {"XL": entry}}))
     (tmp_path / "tests.xml").write_text(
         "<testsuites><testsuite><testcase classname='a' name='b'/>"
         "<testcase classname='a' name='c'><failure/></testcase>"
