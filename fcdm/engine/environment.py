@@ -132,6 +132,8 @@ def explaining(stop: StopSignal | None = None) -> Iterator[None]:
     """
     try:
         yield
+    except UserError:
+        raise
     except Exception as error:
         text = " ".join(str(error).split())
         if CUBLAS_WORKSPACE in text:  # products were made in this process before `Ranks.from_environment`
@@ -148,8 +150,8 @@ def explaining(stop: StopSignal | None = None) -> Iterator[None]:
             ) from error
         if "unable to find an engine" in text and torch.are_deterministic_algorithms_enabled():
             raise UserError(
-                "cuDNN has no algorithm for a convolution here, perhaps no deterministic one: write deterministic=false (a "
-                f"resume may then differ by float rounding), or a smaller micro_batch ({text[:200]})"
+                "cuDNN has no algorithm for a convolution here, maybe no deterministic one: write deterministic=false "
+                f"(a resume may then differ by float rounding), or a smaller micro_batch ({text[:200]})"
             ) from error
         # By name: to import these exceptions takes seconds where nothing was compiled.
         if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):

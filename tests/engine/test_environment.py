@@ -12,7 +12,15 @@ import torch._inductor.config
 
 from fcdm.config.schema import Config
 from fcdm.engine.distributed import CUBLAS_WORKSPACE, Ranks
-from fcdm.engine.environment import deterministic, explaining, is_compiled, prepare_machine, segment_facts
+from fcdm.engine.environment import (
+    compiled,
+    deterministic,
+    explaining,
+    is_compiled,
+    prepare_machine,
+    segment_facts,
+)
+from fcdm.engine.state import create_model
 from fcdm.errors import UserError
 from fcdm.runs.records import RecordWriter
 from tests.support.commands import composed
@@ -119,3 +127,32 @@ def test_segments_without_the_later_facts_say_nothing(config: Config, tmp_path: 
     assert set(LATER) <= line.keys()
     records.write_text(json.dumps({key: value for key, value in line.items() if key not in LATER}) + "\n")
     assert _notes(config, records) == []
+
+
+@pytest.mark.filterwarnings("ignore:.*autograd.function.Function.* should not be instantiated")  # by torch itself
+def test_training_is_the_same_graph_whatever_was_compiled_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A start that evaluates first, as after a stop inside an evaluation, would else train on one of any batch size."""
+    sizes: list[object] = []
+    """Of the batch, of each graph: a number, or a symbol for any."""
+    real = torch.compile
+
+    def record(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> object:
+        images = [one for one in inputs if isinstance(one, torch.Tensor) and one.shape[1:] == (1, 8, 8)]
+        sizes.append(images[0].shape[0])
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", lambda model, options, dynamic: real(model, backend=record, dynamic=dynamic))
+    torch.compiler.reset()
+    config = composed("model=N", "compile=true")
+    model = create_model(config, CPU)
+    t, labels = torch.zeros(8, dtype=torch.int64), torch.zeros(8, dtype=torch.int64)
+    sampled, trained = compiled(model, config, CPU), compiled(model, config, CPU, fixed=True)
+    for images in (6, 4, 8):  # of an evaluation
+        with torch.no_grad():
+            sampled(torch.zeros(images, 1, 8, 8), t[:images], labels[:images])
+    assert len(sizes) == 2, "sampling compiles a second size for any"
+    assert [type(size) is int for size in sizes] == [True, False]
+    trained(torch.zeros(8, 1, 8, 8), t, labels)
+    torch.compiler.reset()
+    assert sizes[2:] == [8]
+    assert type(sizes[2]) is int

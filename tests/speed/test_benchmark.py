@@ -165,7 +165,6 @@ def test_a_damaged_file_is_refused_before_anything_is_measured_and_never_replace
     fcdm: Command, tmp_path: Path
 ) -> None:
     recorded(tmp_path / "runs", composed("model=XL"))
-    (file,) = (tmp_path / "runs" / "benchmarks").glob("*.json")
     facts = {"device": "cpu", "threads": 1, "cpu": cpu_name()}
     torn = benchmark_file(tmp_path / "runs", facts)
     torn.write_text('{"models": {"N"')
