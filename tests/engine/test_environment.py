@@ -137,7 +137,8 @@ def test_training_is_the_same_graph_whatever_was_compiled_before(monkeypatch: py
     real = torch.compile
 
     def record(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> object:
-        images = [one for one in inputs if isinstance(one, torch.Tensor) and one.shape[1:] == (1, 8, 8)]
+        given = [node.meta.get("example_value") for node in graph.graph.nodes if node.op == "placeholder"]
+        images = [one for one in given if isinstance(one, torch.Tensor) and one.shape[1:] == (1, 8, 8)]
         sizes.append(images[0].shape[0])
         return graph.forward
 
