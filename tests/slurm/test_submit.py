@@ -403,6 +403,18 @@ def test_the_largest_checkpoint_of_an_array_sets_its_signal(tmp_path: Path) -> N
         assert f"--signal=USR2@{delay}\n" in array.script.read_text()
 
 
+def test_training_that_does_not_wait_for_its_kept_checkpoints_has_time_for_two(tmp_path: Path) -> None:
+    """Its last one may still be on its way to the disk when it is told to save; the evaluation's job writes little."""
+    large = config(tmp_path, 1, model=load_preset("XL"))
+    apart = dataclasses.replace(large, evaluation=dataclasses.replace(large.evaluation, where="job"))
+    scheduler = FakeScheduler()
+    send(scheduler, apart)
+    training, evaluation = (array.script.read_text() for array in scheduler.submissions)
+    delay = 30 + math.ceil(2 * 4 * 4 * run_cost(large).parameters / 100e6)
+    assert f"--signal=USR2@{delay}\n" in training
+    assert "--signal=USR2@120\n" in evaluation
+
+
 # ------------------------------------------------------------------------------------------------ checks
 
 CLUSTER = Cluster(
