@@ -29,7 +29,7 @@ from fcdm.speed.random_latents import RandomLatents
 from fcdm.speed.roofline import training_roofline
 from fcdm.speed.sampling_speed import measure_decoding, measure_features, measure_sampling
 from fcdm.speed.stopwatch import Deadline, free_memory
-from fcdm.speed.training_speed import Trainer, TrainingSpeed
+from fcdm.speed.training_speed import LargestBatch, Trainer, TrainingSpeed
 
 IMAGES = 64
 """In one forward pass, unless `micro_batch` says otherwise; at most the run's batch."""
@@ -218,7 +218,10 @@ class ModelBenchmark:
 
     def _largest(self) -> None:
         slowest = min(way.images_per_s for way in self.training)
-        self.entry["largest_micro_batch"] = {
-            name: asdict(self.trainer.largest_batch(checkpointing, int(slowest * self.deadline.left / 4)))
-            for name, checkpointing in (("plain", False), ("checkpointed", True))
-        }
+        most = max(1, int(slowest * self.deadline.left / 4))
+        largest = {}
+        for name, checkpointing in (("plain", False), ("checkpointed", True)):
+            ran = max((way.images for way in self.training if way.activation_checkpointing == checkpointing), default=0)
+            found = LargestBatch(ran, False) if most <= ran else self.trainer.largest_batch(checkpointing, most)
+            largest[name] = asdict(found)
+        self.entry["largest_micro_batch"] = largest

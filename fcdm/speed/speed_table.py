@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from fcdm.formatting import bytes_text, duration_text, flops_text, number_text
+from fcdm.formatting import bytes_text, duration_text, flops_text, number_text, plural
 from fcdm.runs.formats import place_name
 from fcdm.speed.training_speed import PHASES
 
@@ -105,7 +105,7 @@ def _more(entry: Mapping[str, Any]) -> list[str]:
         )
     for how, largest in entry.get("largest_micro_batch", {}).items():
         more = "" if largest["bounded"] else " or more"
-        lines.append(f"{name}: largest micro-batch, {how}: {largest['images']} images{more}")
+        lines.append(f"{name}: largest micro-batch, {how}: {plural(largest['images'], 'image')}{more}")
     lines += [f"{name}: not measured: {text}" for text in entry["left_out"]]
     if "data" in entry:
         lines.append(f"{name}: trained on {entry['data']}")
