@@ -80,7 +80,7 @@ def pieces(tiny: bool, out: Path) -> list[Piece]:
         "--json",
         str(out / "plain.json"),
     ]
-    plain += ["--rounds", "1"] if tiny else []
+    plain += ["--rounds", "1", "--precisions", "fp32"] if tiny else []
     depthwise = [*small, "--seconds", seconds, "--json", str(out / "depthwise.json")]
     # What another torch or Triton warns of must not cost a result on the one day; small, they are errors as ever.
     lenient = () if tiny else ("-W", "default", "--timeout=120")
