@@ -221,24 +221,3 @@ def test_a_batch_takes_few_operations(folder: Path, kind: str, budget: int) -> N
         with Launches() as launches:
             batches.draw(1)
     assert launches.count <= budget, launches.by_name
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("latents", ["posterior", "frozen"])
-def test_batches_on_cuda_are_the_cpu_s_and_wait_for_nothing(folder: Path, latents: str) -> None:
-    config = of_store(folder, f"data.latents={latents}")
-    cuda = torch.device("cuda", 0)
-    with source(config, open_dataset(config, CPU)) as here, source(config, open_dataset(config, cuda)) as there:
-        there.draw(0)  # copies its constants
-        torch.cuda.set_sync_debug_mode("error")
-        try:
-            found = [there.draw(step) for step in range(1, 4)]
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
-        for step, batch in enumerate(found, 1):
-            wanted = here.draw(step)
-            assert torch.equal(batch.labels.cpu(), wanted.labels)
-            assert torch.equal(batch.t.cpu(), wanted.t)
-            torch.testing.assert_close(batch.noise.cpu(), wanted.noise, rtol=1e-5, atol=1e-5)
-            torch.testing.assert_close(batch.x0.cpu(), wanted.x0, rtol=1e-5, atol=1e-5)
