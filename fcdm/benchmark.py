@@ -10,10 +10,10 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from fcdm.config.check import checked
 from fcdm.errors import UserError
 from fcdm.sample import told
 from fcdm.sweep.benchmark_sweeper import benchmark_jobs
+from fcdm.sweep.compose import one_config
 from fcdm.sweep.hydra_schema import register_schema
 
 HELP = """python -m fcdm.benchmark [-m] key=value ... [seconds=180] [--profile]
@@ -92,14 +92,8 @@ def _measure_one(composed: DictConfig) -> None:
     """One configuration, in this process; several (`-m`) are `fcdm.sweep.benchmark_sweeper`'s."""
     global _failure
     try:
-        hydra_config = HydraConfig.get()
-        launcher = hydra_config.runtime.choices["hydra/launcher"]
-        if launcher != "basic":
-            raise UserError(f"hydra/launcher={launcher} needs -m, for one model too: python -m fcdm.benchmark -m ...")
-        config = checked(composed)
-        if config.grids or config.studies:
-            raise UserError("a sweep file is for a sweep: python -m fcdm.benchmark -m +sweeps=...")
-        options = hydra_config.sweeper
+        config = one_config(composed, "fcdm.benchmark", "model")
+        options = HydraConfig.get().sweeper
         (job,) = benchmark_jobs([config], options.seconds, options.profile)
         from fcdm.speed.run_benchmark import run_benchmark
 
@@ -118,17 +112,14 @@ def _show(words: list[str]) -> None:
         runs = rest[0].removeprefix("--runs=")
     elif rest:
         raise UserError(f"{' '.join(rest)} says nothing with --show: --show [--runs FOLDER]")
-    from fcdm.atomic import file_errors, read_json
-    from fcdm.runs.benchmark_files import device_files, models_of
+    from fcdm.runs.benchmark_files import device_files, read_benchmark
     from fcdm.speed.speed_table import print_benchmark
 
     files = device_files(Path(runs))
     if not files:
         raise UserError(f"{runs} has no benchmarks: python -m fcdm.benchmark model=... makes one")
     for file in files:
-        with file_errors(file, "reading"):
-            models_of(file)
-            content = read_json(file)
+        content = read_benchmark(file)
         try:
             print_benchmark(content)
         except (KeyError, TypeError, AttributeError):

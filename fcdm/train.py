@@ -7,17 +7,14 @@ import sys
 import traceback
 
 import hydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from fcdm.config.check import checked
 from fcdm.engine.stop import end_process
-from fcdm.errors import UserError
 from fcdm.jobs.make_jobs import make_jobs
 from fcdm.jobs.record_study import record_study, this_command
 from fcdm.jobs.run_job import train_here
 from fcdm.runs.processes import is_first_process
+from fcdm.sweep.compose import one_config
 from fcdm.sweep.hydra_errors import is_users, one_line
 from fcdm.sweep.hydra_schema import register_schema
 
@@ -34,15 +31,7 @@ def compose_and_train(composed: DictConfig) -> None:
     """
     global _failure
     try:
-        hydra_config = HydraConfig.get()
-        if hydra_config.mode == RunMode.RUN and not hydra_config.launcher["_target_"].endswith(".BasicLauncher"):
-            # Hydra would ignore it, and train here: on a cluster's login node, say.
-            name = hydra_config.runtime.choices["hydra/launcher"]
-            raise UserError(f"hydra/launcher={name} needs -m, for one run too: python -m fcdm.train -m ...")
-        config = checked(composed)
-        if config.grids or config.studies:
-            raise UserError("a sweep file is for a sweep: python -m fcdm.train -m +sweeps=...")
-        jobs = make_jobs([config])
+        jobs = make_jobs([one_config(composed, "fcdm.train", "run")])
         if is_first_process():
             record_study(jobs, this_command())
         train_here(jobs[0], forward=True)

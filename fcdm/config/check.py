@@ -17,20 +17,20 @@ from fcdm.config.ema_profiles import check_averages
 from fcdm.config.fast_config import NotExact, exactly
 from fcdm.config.model_checks import check_model
 from fcdm.config.samplers import SAMPLERS
-from fcdm.config.schema import FAMILIES, Config
+from fcdm.config.schema import FAMILIES, PRECISIONS, Config
 from fcdm.errors import UserError
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "data.flip": ("none", "random", "frozen"),
     "data.latents": ("posterior", "frozen"),
-    "precision": ("fp32", "tf32", "bf16"),
+    "precision": PRECISIONS,
     "label_drop.mode": ("independent", "shared"),
     "diffusion.objective": tuple(SAMPLERS),
     "evaluation.sampler": tuple(name for names in SAMPLERS.values() for name in names),
     "evaluation.labels": ("uniform", "balanced"),
     "init_from_weights": ("ema", "raw"),
     "evaluation.where": ("inline", "job"),
-    "evaluation.precision": ("fp32", "tf32", "bf16"),
+    "evaluation.precision": PRECISIONS,
     "evaluation.features": ("digits-cnn", "inception"),
 }
 

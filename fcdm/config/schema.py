@@ -18,6 +18,9 @@ from typing import Any
 
 from omegaconf import MISSING
 
+PRECISIONS = ("fp32", "tf32", "bf16")
+"""What `precision` and `evaluation.precision` may be."""
+
 
 @dataclass
 class ModelConfig:

@@ -37,6 +37,8 @@ COMPARED = (
     *("nodes", "cuda", "cudnn", "nccl", "compile", "activation_checkpointing", "deterministic"),
 )
 """What of a segment's facts moves results by float rounding where it changes."""
+RECOMPILE_LIMIT = 64
+"""Graphs of one model class in a process."""
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:
@@ -66,10 +68,6 @@ def autocast_of_many_calls(precision: str, device: torch.device, *models: nn.Mod
 def matmul_precision(precision: str) -> AbstractContextManager[None]:
     """Float32 products on CUDA in TF32 (`tf32`, `bf16`) or not (`fp32`) while the block runs."""
     return tf32(precision != "fp32")
-
-
-RECOMPILE_LIMIT = 64
-"""Graphs of one model class in a process."""
 
 
 @contextlib.contextmanager

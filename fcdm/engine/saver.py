@@ -98,7 +98,8 @@ class Saver:
     def stop(self, snapshot: bool) -> None:
         """A checkpoint of the present step, and a `snapshot` if asked, on disk when it returns. Raises as `save` does.
 
-        An earlier checkpoint that is still being written is given up for it: the time before a limit is that of one.
+        An earlier checkpoint that is still being written is given up for it, unless it is kept: the time before a limit
+        is that of one, of two where training goes on past kept ones.
         """
         self.refuse_broken()
         if self._replaceable:

@@ -54,24 +54,19 @@ class Worker:
         """
         with contextlib.ExitStack() as stack:
             beats: list[Callable[[], None]] = []
-            refusal: Exception | None = None
-            done = False
-            if self.ranks.is_main:
-                try:
-                    done = is_done()
-                    if not done:
-                        beats = [stack.enter_context(claim(folder)).beat for folder in folders]
-                        prepare()
-                        done = is_done()
-                except Exception as error:  # whatever it is: the others must not wait for it
-                    refusal = error
-            self.ranks.refuse_together(refusal)
+
+            def done_after_claiming() -> bool:
+                if is_done():
+                    return True
+                beats.extend(stack.enter_context(claim(folder)).beat for folder in folders)
+                prepare()
+                return is_done()
 
             def beat() -> None:
                 for beat_claim in beats:
                     beat_claim()
 
-            yield None if self.ranks.any(done) else replace(self, beat=beat)
+            yield None if self.ranks.first_does(done_after_claiming) else replace(self, beat=beat)
 
     def rounds(self, batches: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int] | None]:
         """This rank's batch (from, to) of each round, in which every rank takes one; None where the last has none left.

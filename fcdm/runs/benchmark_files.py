@@ -51,19 +51,20 @@ def record_benchmark(runs_dir: Path | str, facts: Mapping[str, Any], models: Map
     Without any it only tries whether that could be done. Raises UserError, also for a file that is damaged.
     """
     path = benchmark_file(runs_dir, facts)
-    with locked(path.parent / ".lock"), file_errors(path, "reading"):
-        before = models_of(path) if path.exists() else {}
+    with locked(path.parent / ".lock"):
+        before = read_benchmark(path)["models"] if path.exists() else {}
         if models:
             write_json(path, {**facts, "models": {**before, **models}})
     return path
 
 
-def models_of(path: Path) -> dict[str, Any]:
-    """Name -> what was measured, of a device's file. Raises OSError, and UserError for a file that is damaged."""
-    models = read_json(path).get("models")
-    if not isinstance(models, dict):
+def read_benchmark(path: Path) -> dict[str, Any]:
+    """A device's file, which names models. Raises UserError where it cannot be read or is damaged."""
+    with file_errors(path, "reading"):
+        content = read_json(path)
+    if not isinstance(content.get("models"), dict):
         raise UserError(f"{path} is damaged: it names no models; restore it or delete it")
-    return models
+    return content
 
 
 def device_files(runs_dir: Path) -> list[Path]:

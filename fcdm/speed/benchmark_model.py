@@ -75,7 +75,6 @@ class ModelBenchmark:
             "torch": str(torch.__version__),
             "revision": code_revision(),
             "ceilings": asdict(ceilings),
-            "training": self.training,
             "left_out": [],
         }
 
@@ -159,7 +158,7 @@ class ModelBenchmark:
         if self.device.type != "cpu":
             return IMAGES
         affordable = max(1, int(CPU_FLOPS / self.cost.train_flops_per_image))
-        return min(self.config.batch_size, 1 << (affordable.bit_length() - 1))
+        return 1 << (affordable.bit_length() - 1)
 
     def _train(self, images: int, compiled: bool, checkpointing: bool) -> None:
         self.training.append(self.trainer.measure(images, compiled, checkpointing, self._share()))
@@ -190,23 +189,25 @@ class ModelBenchmark:
     def _compiled(self) -> None:
         self._train(self.images, True, False)
 
+    @property
+    def _evaluated(self) -> int:
+        """Images at a time in evaluation: no more than training has been seen to have room for."""
+        return min(self.config.evaluation.batch_size, self.images)
+
     def _sampling(self) -> None:
-        model = self.trainer.state.ema
-        images = min(self.config.evaluation.batch_size, self.images)
-        macs = self.cost.forward_macs
-        found = measure_sampling(model, self.config, macs, self.device, images, self.deadline.left / 4)
+        model, macs = self.trainer.state.ema, self.cost.forward_macs
+        found = measure_sampling(model, self.config, macs, self.device, self._evaluated, self.deadline.left / 4)
         self.entry["sampling"] = [asdict(way) for way in found]
 
     def _features(self) -> None:
         macs = inception_macs() if self.config.evaluation.features == "inception" else digits_cnn_macs()
-        images = min(self.config.evaluation.batch_size, self.images)
-        found = measure_features(self.config, macs, self.device, images, self._share())
+        found = measure_features(self.config, macs, self.device, self._evaluated, self._share())
         self.entry["features"] = asdict(found)
 
     def _decoding(self) -> None:
-        images = min(self.config.evaluation.batch_size, self.images)
         macs = decoding_macs(self.config)
-        self.entry["decoding"] = asdict(measure_decoding(self.config, macs, self.device, images, self._share()))
+        found = measure_decoding(self.config, macs, self.device, self._evaluated, self._share())
+        self.entry["decoding"] = asdict(found)
 
     def _larger(self, images: int) -> None:
         """In the way that was the fastest so far."""

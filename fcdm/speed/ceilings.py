@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from fcdm.config.schema import PRECISIONS
 from fcdm.engine.environment import matmul_precision
 from fcdm.speed.stopwatch import seconds_per_call
 
@@ -13,7 +14,6 @@ SIDES = {"cuda": 8192, "cpu": 2048}
 """Of the square matrices: large enough for all of a device's units."""
 COPIED_BYTES = {"cuda": 2 << 30, "cpu": 256 << 20}
 """Several times any cache."""
-PRECISIONS = ("fp32", "tf32", "bf16")
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,11 @@ import torch
 from torch import nn
 
 from fcdm.config.samplers import ADAPTIVE, CALLS_A_STEP
-from fcdm.config.schema import Config
+from fcdm.config.schema import PRECISIONS, Config
 from fcdm.engine.environment import matmul_precision
 from fcdm.engine.sampler import Sampler
+from fcdm.plan.estimate import computed_in, evaluation_precision
+from fcdm.plan.evaluation_flops import VAE_CHANNELS
 from fcdm.speed.stopwatch import free_memory, seconds_per_call
 
 SAMPLER_STEPS = 4
@@ -21,7 +23,7 @@ SAMPLER_STEPS = 4
 it needs, Euler's: its calls cost as much."""
 GUIDANCE_SCALE = 1.5
 VAE_CONFIG = {
-    "block_out_channels": (128, 256, 512, 512),
+    "block_out_channels": VAE_CHANNELS,
     "down_block_types": ("DownEncoderBlock2D",) * 4,
     "up_block_types": ("UpDecoderBlock2D",) * 4,
     "layers_per_block": 2,
@@ -60,7 +62,7 @@ def measure_sampling(
     """Without and with guidance, in float32, TF32 and bf16. Raises torch.OutOfMemoryError."""
     model.eval()
     found = []
-    for precision in ("fp32", "tf32", "bf16"):
+    for precision in PRECISIONS:
         if precision == "tf32" and device.type == "cpu":
             continue
         for guided in (False, True):
@@ -112,9 +114,9 @@ def measure_decoding(config: Config, macs: int, device: torch.device, images: in
     made: Any = AutoencoderKL
     network = made(latent_channels=channels, **VAE_CONFIG).to(device).eval().requires_grad_(False)
     identity = VaeIdentity("random", "", "", channels, config.data.downsample, 1.0, 0.0)
-    vae = Vae(network, identity, device, tf32=config.evaluation.precision != "fp32")
+    precision = computed_in(evaluation_precision(config, "decoding"), device.type == "cuda")
+    vae = Vae(network, identity, device, tf32=precision == "tf32")
     latents = torch.randn(images, channels, side, side, device=device)
-    precision = "tf32" if vae.tf32 and device.type == "cuda" else "fp32"
     return _evaluation(lambda: vae.decode(latents), images, precision, macs, device, limit_s)
 
 

@@ -16,12 +16,15 @@ from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
 from hydra.core.config_loader import ConfigLoader
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from fcdm.config.check import checked
 from fcdm.config.schema import Config
+from fcdm.errors import UserError
 
 T = TypeVar("T")
 
@@ -113,6 +116,22 @@ class Composer:
                 base.pop("hydra")  # not masked_copy: that forgets the root's type, and takes a list for a number
             self._bases[choice] = base
         return self._bases[choice]
+
+
+def one_config(composed: DictConfig, command: str, noun: str) -> Config:
+    """The configuration of a command line without -m, typed and checked. Raises UserError, also for what needs -m.
+
+    command: `fcdm.train`; noun: what it does one of.
+    """
+    hydra_config = HydraConfig.get()
+    if hydra_config.mode == RunMode.RUN and not hydra_config.launcher["_target_"].endswith(".BasicLauncher"):
+        # Hydra would ignore it, and do it here: on a cluster's login node, say.
+        name = hydra_config.runtime.choices["hydra/launcher"]
+        raise UserError(f"hydra/launcher={name} needs -m, for one {noun} too: python -m {command} -m ...")
+    config = checked(composed)
+    if config.grids or config.studies:
+        raise UserError(f"a sweep file is for a sweep: python -m {command} -m +sweeps=...")
+    return config
 
 
 def with_progress(items: Sequence[T], doing: str) -> Iterator[T]:

@@ -24,17 +24,9 @@ from fcdm.engine.stop import Stopped, StopSignal
 from fcdm.engine.train_step import learning_rate
 from fcdm.engine.worker import Worker
 from tests.support.commands import composed
+from tests.support.silent import Silent
 
 CPU = torch.device("cpu")
-
-
-class Silent:
-    """A progress that shows nothing."""
-
-    def training(self, step: int, last: int, loss: float | None, images_per_s: float | None) -> None: ...
-    def sampling(self, step: int, done: int, samples: int) -> None: ...
-    def evaluated(self, step: int, metrics: dict[str, float], floor: dict[str, float]) -> None: ...
-    def note(self, text: str) -> None: ...
 
 
 @pytest.fixture(scope="module")

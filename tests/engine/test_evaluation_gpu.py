@@ -20,18 +20,10 @@ from fcdm.engine.worker import Worker
 from fcdm.speed.random_latents import RandomLatents
 from tests.support.commands import composed
 from tests.support.gpu import never_waiting, stir
+from tests.support.silent import Silent
 
 pytestmark = pytest.mark.gpu
 CPU = torch.device("cpu")
-
-
-class Silent:
-    """A progress that shows nothing."""
-
-    def training(self, step: int, last: int, loss: float | None, images_per_s: float | None) -> None: ...
-    def sampling(self, step: int, done: int, samples: int) -> None: ...
-    def evaluated(self, step: int, metrics: dict[str, float], floor: dict[str, float]) -> None: ...
-    def note(self, text: str) -> None: ...
 
 
 @pytest.mark.parametrize("asked", [("objective=ddpm",), ("objective=ddpm", "data.flip=random"), ("objective=flow",)])

@@ -31,6 +31,7 @@ from fcdm.runs.folder import Run
 from fcdm.runs.records import RecordWriter
 from fcdm.runs.run_lock import RunHeld
 from tests.support.commands import TINY, Command, composed, environment, evaluations, only_run, values, weights
+from tests.support.silent import Silent
 from tests.support.tiny_runs import tiny_run
 
 CPU = torch.device("cpu")
@@ -259,17 +260,8 @@ def test_training_ends_soon_after_a_checkpoint_that_cannot_be_written(
     (job,) = make_jobs([composed(*words, "threads=1")])
     run = job.open()
     with pytest.raises(UserError, match=r"the disk is full .* of step 3"):
-        train(run, job.parts[0], Worker(ONE, Nobody()), keep=set())
+        train(run, job.parts[0], Worker(ONE, Silent()), keep=set())
     assert not list(run.checkpoints.iterdir())
-
-
-class Nobody:
-    """Hears of progress and tells nobody."""
-
-    def training(self, step: int, last: int, loss: float | None, images_per_s: float | None) -> None: ...
-    def sampling(self, step: int, done: int, samples: int) -> None: ...
-    def evaluated(self, step: int, metrics: dict[str, float], floor: dict[str, float]) -> None: ...
-    def note(self, text: str) -> None: ...
 
 
 # ------------------------------------------------------------------------------------------ whole processes
