@@ -13,16 +13,18 @@ import copy
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from hydra.core.config_loader import ConfigLoader
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from fcdm.config.check import checked
+from fcdm.config.check import checked, walk
+from fcdm.config.said import Said
 from fcdm.config.schema import Config
 from fcdm.errors import UserError
 
@@ -41,10 +43,46 @@ class Composer:
         self._groups: dict[str, bool] = {}
         self._bases: dict[tuple[str, ...], DictConfig] = {}
         self._used: dict[tuple[tuple[str, ...], tuple[str, ...]], DictConfig] = {}
+        self._flat: dict[tuple[str, ...], dict[str, Any]] = {}
+
+    @classmethod
+    def here(cls, hydra_overrides: Sequence[str] = ()) -> Composer:
+        """Within an initialised Hydra, for command lines that are no sweep. `hydra_overrides`: `hydra.searchpath=...`."""
+        master = OmegaConf.create(
+            {"hydra": {"job": {"config_name": "train"}, "overrides": {"hydra": [*hydra_overrides]}}}
+        )
+        return cls(GlobalHydra.instance().config_loader(), master)
 
     def config(self, choice: Sequence[str]) -> Config:
         """The choice as a typed, checked config. Raises UserError, and what Hydra raises for what it refuses."""
-        return checked(self.composed(choice))
+        return configured(self.composed(choice), self.said(choice))
+
+    def said(self, choice: Sequence[str]) -> Said:
+        """Which keys the choice and its sweep file give a value. Raises UserError for what cannot be parsed."""
+        parsed = [self._parse(text) for text in choice]
+        groups = [at for at, override in enumerate(parsed) if self._is_choice(override)]
+        keys = {
+            key
+            for at, override in enumerate(parsed)
+            if at not in groups and not override.is_delete() and override.key_or_group.partition(".")[0] != "hydra"
+            for key in _keys_of(override)
+        }
+        with_file = self._values(tuple(choice[at] for at in groups))
+        presets = self._values(tuple(choice[at] for at in groups if parsed[at].key_or_group != "sweeps"))
+        keys |= {key for key, value in with_file.items() if key not in presets or presets[key] != value}
+        return Said(frozenset(keys), presets)
+
+    def _is_choice(self, override: Override) -> bool:
+        """Whether it chooses a group's file, rather than giving a key a value."""
+        return self._is_group(override.key_or_group) and not isinstance(override.value(), dict)
+
+    def _values(self, groups: tuple[str, ...]) -> dict[str, Any]:
+        """Dotted key -> value that these choices of groups give, before interpolation."""
+        if groups not in self._flat:
+            values = OmegaConf.to_container(self._base(groups))
+            assert isinstance(values, dict)
+            self._flat[groups] = dict(walk({str(key): value for key, value in values.items()}))
+        return self._flat[groups]
 
     def composed(self, choice: Sequence[str]) -> DictConfig:
         """The choice as Hydra composes it; where quick, without Hydra's own node and until the next call."""
@@ -94,7 +132,7 @@ class Composer:
 
     def _must_follow(self, override: Override, plain: bool) -> bool:
         """Whether it changes values itself, so that its place among them counts; a choice of a group does not."""
-        return not plain and not (self._is_group(override.key_or_group) and not isinstance(override.value(), dict))
+        return not plain and not self._is_choice(override)
 
     def _is_group(self, key: str) -> bool:
         if key not in self._groups:
@@ -118,6 +156,21 @@ class Composer:
         return self._bases[choice]
 
 
+def configured(composed: DictConfig, said: Said) -> Config:
+    """What Hydra composed as a typed, checked configuration, for every command. Raises UserError with one line."""
+    return checked(composed)
+
+
+def _keys_of(override: Override) -> list[str]:
+    """`optimiser={lr: 1}` says optimiser.lr."""
+    value = override.value()
+    if isinstance(value, dict) and value:
+        return [
+            key for key, _ in walk({str(name): inner for name, inner in value.items()}, f"{override.key_or_group}.")
+        ]
+    return [override.key_or_group]
+
+
 def one_config(composed: DictConfig, command: str, noun: str) -> Config:
     """The configuration of a command line without -m, typed and checked. Raises UserError, also for what needs -m.
 
@@ -128,7 +181,8 @@ def one_config(composed: DictConfig, command: str, noun: str) -> Config:
         # Hydra would ignore it, and do it here: on a cluster's login node, say.
         name = hydra_config.runtime.choices["hydra/launcher"]
         raise UserError(f"hydra/launcher={name} needs -m, for one {noun} too: python -m {command} -m ...")
-    config = checked(composed)
+    composer = Composer.here(hydra_config.overrides.hydra)
+    config = configured(composed, composer.said(hydra_config.overrides.task))
     if config.grids or config.studies:
         raise UserError(f"a sweep file is for a sweep: python -m {command} -m +sweeps=...")
     return config

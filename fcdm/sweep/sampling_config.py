@@ -16,9 +16,10 @@ from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from fcdm.config.check import check, checked, config_from, unknown_key
+from fcdm.config.check import check, config_from, unknown_key
 from fcdm.config.ema_profiles import power_length
 from fcdm.config.presets import preset_names
+from fcdm.config.said import Said
 from fcdm.config.schema import Config, EvaluationConfig
 from fcdm.data.dataset import data_checksum
 from fcdm.errors import UserError
@@ -28,6 +29,7 @@ from fcdm.runs.find_weights import Weights
 from fcdm.runs.folder import Run, frozen_science
 from fcdm.runs.identity import run_id, science
 from fcdm.runs.tracked_ema import settled
+from fcdm.sweep.compose import Composer, configured
 from fcdm.sweep.hydra_errors import is_users, one_line
 from fcdm.sweep.hydra_schema import register_schema
 
@@ -119,7 +121,7 @@ def run_config(run: Run, overrides: list[str]) -> Config:
     # By what the data are and not by their name, which is the user's: a store of one's own is evaluated as any latents.
     choices.append("data=digits" if frozen["data"]["downsample"] == 1 else "data=imagenet")
     choices.append(f"objective={frozen['diffusion'].get('objective', 'ddpm')}")
-    composed = _composed([*choices, *overrides])
+    composed, said = _composed([*choices, *overrides])
     with open_dict(composed):  # what other values are made of, such as evaluation.decoder
         for key in ("data", "resolution"):
             OmegaConf.update(composed, key, frozen[key], merge=True)
@@ -131,6 +133,7 @@ def run_config(run: Run, overrides: list[str]) -> Config:
         config = config_from(plain)
     except Exception as error:
         raise _told(error) from None
+    del said  # TODO relevance of what is said of a run's evaluation
     if run_id(science(config)) != run.id:
         raise UserError(f"{run.folder / 'config.yaml'} was changed by hand: it is not the run {run.id[:8]} any more")
     if path is not None:
@@ -145,7 +148,7 @@ def _file_config(weights: Weights, overrides: list[str]) -> Config:
             known = f": {', '.join(preset_names())}" if key == "model" else " in pixels: resolution=256"
             raise UserError(f"{weights.path} does not say which model it is: say {key}=...{known}")
     try:
-        config = checked(_composed(overrides))
+        config = configured(*_composed(overrides))
     except Exception as error:
         raise _told(error) from None
     config = with_own_source(config)
@@ -174,12 +177,15 @@ def _with_weak(config: Config) -> Config:
     return dataclasses.replace(config, evaluation=pinned.evaluation)
 
 
-def _composed(overrides: list[str]) -> DictConfig:
+def _composed(overrides: list[str]) -> tuple[DictConfig, Said]:
     register_schema()
     GlobalHydra.instance().clear()
     try:
         with initialize_config_module("fcdm.conf", version_base="1.3"):
-            return compose("train", overrides)
+            composed = compose("train", overrides)
+            hydra_overrides = [word for word in overrides if word.startswith("hydra.")]
+            choice = [word for word in overrides if not word.startswith("hydra.")]
+            return composed, Composer.here(hydra_overrides).said(choice)
     except Exception as error:
         raise _told(error) from None
 
