@@ -47,11 +47,9 @@ class Composer:
 
     @classmethod
     def here(cls, hydra_overrides: Sequence[str] = ()) -> Composer:
-        """Within an initialised Hydra, for command lines that are no sweep. `hydra_overrides`: `hydra.searchpath=...`."""
-        master = OmegaConf.create(
-            {"hydra": {"job": {"config_name": "train"}, "overrides": {"hydra": [*hydra_overrides]}}}
-        )
-        return cls(GlobalHydra.instance().config_loader(), master)
+        """Within an initialised Hydra, for command lines that are no sweep; `hydra.searchpath=...` and the like."""
+        hydra = {"job": {"config_name": "train"}, "overrides": {"hydra": [*hydra_overrides]}}
+        return cls(GlobalHydra.instance().config_loader(), OmegaConf.create({"hydra": hydra}))
 
     def config(self, choice: Sequence[str]) -> Config:
         """The choice as a typed, checked config. Raises UserError, and what Hydra raises for what it refuses."""
