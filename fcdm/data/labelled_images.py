@@ -1,0 +1,50 @@
+"""What every layout of a data set is read as: images by number, with labels, in an order that never changes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+UNLABELLED = "unlabelled"
+"""The one class of images without labels."""
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSource:
+    """Labelled images in a fixed order: by class folder, then by path; or by file, then by row."""
+
+    kind: str
+    """`folder`, `parquet` or `arrow`."""
+    root: Path
+    names: list[str]
+    """Path below the root with `/`, or `<file>:<row>`; one per image."""
+    labels: NDArray[np.int32]
+    """(N,)."""
+    classes: list[str]
+    read: Callable[[int], Path | bytes]
+    """Image number -> its file or its bytes. Safe in threads. Raises Unreadable."""
+    notes: tuple[str, ...] = ()
+    """What a person should know of it."""
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def checksum(self) -> str:
+        """sha256 of the names and labels in their order; not of where they lie, nor of the pixels."""
+        digest = hashlib.sha256()
+        for name, label in zip(self.names, self.labels.tolist(), strict=True):
+            digest.update(f"{label}\t{name}\n".encode("utf-8", "surrogateescape"))
+        digest.update(json.dumps(self.classes).encode())
+        return digest.hexdigest()
+
+
+def some(names: list[str], shown: int = 6) -> str:
+    """`a, b, c and 4 more`."""
+    more = len(names) - shown
+    return ", ".join(names[:shown]) + (f" and {more:,} more" if more > 0 else "")

@@ -1,0 +1,30 @@
+"""Words for the parts of a data set: in the names of files and folders, they say train, validation or test."""
+
+from __future__ import annotations
+
+import re
+
+SPLITS = {
+    "train": "train",
+    "training": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "dev": "validation",
+    "test": "test",
+    "testing": "test",
+    "eval": "test",
+    "evaluation": "test",
+}
+"""Lower-case word -> the split it names: those of HF `datasets`."""
+
+
+def split_named(name: str) -> str:
+    """The split of which a name is the word, as of the folder `Val`; "" where it is none."""
+    return SPLITS.get(name.casefold(), "")
+
+
+def split_within(name: str) -> str:
+    """The split that a name of several words holds, the last one: `train` of `imagenet-1k-train`."""
+    words = re.split(r"[^a-z]+", name.casefold())
+    return next((SPLITS[word] for word in reversed(words) if word in SPLITS), "")
