@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 EXAMPLES = """examples:
   python -m fcdm.prepare latents --images /data/imagenet/train --resolution 256
   python -m fcdm.prepare latents images=/data/imagenet/train resolution=512 vae=/models/sd-vae-ft-ema
+  python -m fcdm.prepare latents images=photos labels=photos.csv out=data/photos
+  python -m fcdm.prepare latents images=cifar100/train-00000-of-00001.parquet label_key=coarse_label out=data/cifar20
   torchrun --standalone --nproc-per-node 8 -m fcdm.prepare latents --images /data/imagenet/train
   srun --ntasks 8 --gpus-per-task 1 --cpus-per-task 12 python -m fcdm.prepare latents --images /data/imagenet/train
 
@@ -58,14 +60,19 @@ def _add_latents(add: Callable[..., argparse.ArgumentParser]) -> None:
     latents = add(
         "latents",
         help="a folder of images -> a store of VAE latents (mean and standard deviation) to train on",
-        description="A folder of class folders of images (or a HF datasets copy: parquet or arrow files) -> a store "
-        "of VAE latents: mean and standard deviation of each image and of its mirror image, in float16.",
+        description="A folder of images (in class folders, with EDM2's dataset.json or a file of labels, or without "
+        "labels), or a HF datasets copy (parquet or arrow files; docs/data.md) -> a store of VAE latents: mean and "
+        "standard deviation of each image and of its mirror image, in float16.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     latents.set_defaults(run=_latents)
     option = latents.add_argument
-    option("--images", type=Path, required=True, metavar="FOLDER", help="FOLDER/<class>/<image>, or parquet files")
+    option("--images", type=Path, required=True, metavar="PLACE", help="a folder, or one parquet or arrow file")
+    option("--labels", metavar="FILE", help="json, csv or tsv: path, label; folders: by class folder; none: one class")
+    option("--image-key", metavar="COLUMN", help="of parquet and arrow files (default: image, img, webp, jpg, png)")
+    option("--label-key", metavar="COLUMN", help="the same (default: label, labels, cls, fine_label)")
+    option("--split", metavar="NAME", help="of several in parquet and arrow files (default: train)")
     option("--resolution", type=int, default=256, help="side of the cropped images in pixels (default: 256)")
     option("--out", type=Path, metavar="FOLDER", help="the store (default: data/imagenet-<resolution>)")
     option("--vae", default="ft-ema", help="folder, hub id, ft-ema or ft-mse (default: ft-ema, the papers')")
@@ -112,6 +119,10 @@ def _latents(options: argparse.Namespace) -> None:
         resolution=options.resolution,
         out=options.out or Path(f"data/imagenet-{options.resolution}"),
         vae=options.vae,
+        labels=options.labels,
+        image_key=options.image_key,
+        label_key=options.label_key,
+        split=options.split,
         batch=options.batch,
         unreadable=options.unreadable,
         workers=options.workers,

@@ -18,7 +18,6 @@ from fcdm.errors import UserError
 if TYPE_CHECKING:
     from fcdm.config.schema import Config
     from fcdm.runs.find_weights import Weights
-    from fcdm.sweep.sampling_config import Words
 
 HELP = """python -m fcdm.sample SOURCE key=value ...
 
@@ -35,7 +34,8 @@ SOURCE
 keys
   out=FOLDER            where to (default: samples/<source>-<hash of the request>)
   format=npz            npz, png, or npz,png
-  label=207             all of one class
+  label=207             all of one class: its number, or its name in the store (label=faces; label=name:11 where
+                        names are numbers)
   samples, seed, sampler, sampling_steps, guidance_scale, guidance_channels, guidance_interval, labels (uniform,
   balanced), weights (ema, raw, power:0.08), precision, decoder, batch_size, clip_denoised: as evaluation.* of
   python -m fcdm.train; what is not said is as in the recipe of the run's data
@@ -87,6 +87,7 @@ def told(program: str, run: Any) -> int:
 
 
 def _run(words: list[str]) -> int:
+    from fcdm.data.class_names import find_class
     from fcdm.runs.find_weights import find_weights
     from fcdm.runs.processes import is_first_process
     from fcdm.slurm.rank_env import export_ranks
@@ -101,29 +102,22 @@ def _run(words: list[str]) -> int:
     formats = asked.own.get("format", "npz").split(",")
     if not set(formats) <= {"npz", "png"}:
         raise UserError(f"format={asked.own['format']} is not known: npz, png, or npz,png")
-    label = _label(asked, config)
+    label = name = None
+    if (text := asked.own.get("label")) is not None:
+        label, name = find_class(text, config.data)
     request = _request(weights, config, label, formats)
     out = Path(asked.own.get("out") or _folder(weights, request))
     if is_first_process():
         for line in _forecast(weights, config, formats, out):
             print(line, flush=True)
+        if label is not None:
+            unknown = "whose name the latents store knows (data.path=STORE)"
+            print(f"all of class {label}, {unknown if name is None else name}", flush=True)
     if "dry-run" in asked.flags:
         return 0
     with StopSignal() as stop:
-        _sample(weights, config, label, formats, request, out, stop)
+        _sample(weights, config, (label, name), formats, request, out, stop)
     return 0
-
-
-def _label(asked: Words, config: Config) -> int | None:
-    text = asked.own.get("label")
-    if text is None:
-        return None
-    classes = config.data.classes
-    if not text.isdigit() or int(text) > classes:
-        raise UserError(
-            f"label={text} cannot be: a class from 0 to {classes - 1}, or {classes}, the null class (unconditional)"
-        )
-    return int(text)
 
 
 def _request(weights: Weights, config: Config, label: int | None, formats: list[str]) -> dict[str, Any]:
@@ -191,7 +185,7 @@ def _forecast(weights: Weights, config: Config, formats: list[str], out: Path) -
 def _sample(
     weights: Weights,
     config: Config,
-    label: int | None,
+    label: tuple[int | None, str | None],
     formats: list[str],
     request: dict[str, Any],
     out: Path,
@@ -228,7 +222,7 @@ def _sample(
         worker = stack.enter_context(Worker(ranks, progress, stop).claiming([out], is_done, tidy))
         if worker is not None:
             sampler = Sampler(
-                open_model(weights, config, ranks.device), config, ranks.device, label, interrupt=worker.interrupt
+                open_model(weights, config, ranks.device), config, ranks.device, label[0], interrupt=worker.interrupt
             )
             if ranks.is_main:  # not before the weights have proven to fit
                 folder.take(request)
@@ -237,7 +231,12 @@ def _sample(
                 if ranks.is_main:
                     seconds = time.monotonic() - began
                     facts = facts_of(
-                        request, seconds, name=weights.name, device=str(ranks.device), processes=ranks.world_size
+                        request,
+                        seconds,
+                        name=weights.name,
+                        device=str(ranks.device),
+                        processes=ranks.world_size,
+                        **({"class": {"number": label[0], "name": label[1]}} if label[0] is not None else {}),
                     )
                     put_together(folder, sampler, "npz" in formats, facts, worker.beat)
             ranks.barrier()

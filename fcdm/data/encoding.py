@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcdm.data.image_sources import ImageSource
-from fcdm.data.images import Unreadable, pillow_settings, read_square
+from fcdm.data.images import Unreadable, pillow_settings, read_square_and_turn
 from fcdm.data.shards import Skipped, StorePlan, Work
 from fcdm.errors import UserError
 from fcdm.formatting import duration_text
@@ -32,6 +32,10 @@ SHOWN = 20
 """So many unreadable images are named on the terminal."""
 PATIENCE = 1800.0
 """Seconds without a new shard from anybody, after which the main process takes the others for dead."""
+_HOW = ("labels", "image_key", "label_key", "split")
+
+Square = tuple[NDArray[np.uint8], bool]
+"""A cropped image, and whether it carries an EXIF orientation."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,11 @@ class StoreRequest:
     resolution: int
     out: Path
     vae: str
+    labels: str | None = None
+    image_key: str | None = None
+    label_key: str | None = None
+    split: str | None = None
+    """These four as `fcdm.data.image_sources.open_source` takes them."""
     batch: int = 32
     """Images per pass of the VAE."""
     unreadable: str = "refuse"
@@ -123,10 +132,10 @@ class ShardEncoder:
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
 
-    def _shard(self, vae: Vae, shard: int, squares: Iterator[NDArray[np.uint8] | Unreadable]) -> None:
+    def _shard(self, vae: Vae, shard: int, squares: Iterator[Square | Unreadable]) -> None:
         positions = self.plan.positions(shard)
         rows = np.empty((len(positions), *self.plan.row_shape), dtype=np.float16)
-        done = 0
+        done = turned = 0
         bad: list[Skipped] = []
         waiting: list[NDArray[np.uint8]] = []
         for index in positions:
@@ -135,7 +144,8 @@ class ShardEncoder:
                 bad.append((index, str(square)))
                 self._warn(index, square)
             else:
-                waiting.append(square)
+                waiting.append(square[0])
+                turned += square[1]
             if len(waiting) == self.request.batch or (waiting and index == positions[-1]):
                 rows[done : done + len(waiting)] = self._encoded(vae, waiting, index)
                 done += len(waiting)
@@ -144,7 +154,7 @@ class ShardEncoder:
         if bad and self.request.unreadable == "refuse":
             self.work.refuse(shard, bad)
         else:
-            self.work.write(shard, rows[:done], bad, self.request.huge)
+            self.work.write(shard, rows[:done], bad, self.request.huge, turned)
         self.own += len(positions)
         self._progress(0)
 
@@ -226,6 +236,8 @@ class ShardEncoder:
         seconds = time.monotonic() - self.began
         made = {
             "source": str(self.request.images.absolute()),
+            **{key: value for key in _HOW if (value := getattr(self.request, key)) is not None},
+            "exif_orientation": (turned := self.work.turned(self.plan.shards)),
             "vae": asdict(self.plan.vae) | {"asked": self.request.vae},
             "host": platform.node(),
             "device": str(self.group.device),
@@ -236,6 +248,11 @@ class ShardEncoder:
         }
         images = self.work.finish(self.plan, made)
         left_out = len(names) - images
+        if turned:
+            self.shown.note(
+                f"{turned:,} images carry an EXIF orientation, which is ignored, as in ADM's loader: they are taken as "
+                "they are stored. Turn the files first if that matters"
+            )
         self.shown.note(
             f"{self.request.out} is whole: {images:,} images; {self.own:,} encoded here in {seconds:,.1f} s"
             + (f"; {left_out:,} left out, see {self.request.out / 'skipped.txt'}" if left_out else "")
@@ -244,16 +261,16 @@ class ShardEncoder:
 
 def _squares(
     source: ImageSource, positions: Iterable[int], size: int, huge: bool, pool: ThreadPoolExecutor, ahead: int
-) -> Iterator[NDArray[np.uint8] | Unreadable]:
+) -> Iterator[Square | Unreadable]:
     """The images at `positions`, in order, read by the pool `ahead` of the reader."""
 
-    def square(index: int) -> NDArray[np.uint8] | Unreadable:
+    def square(index: int) -> Square | Unreadable:
         try:
-            return read_square(source.read(index), size, huge)
+            return read_square_and_turn(source.read(index), size, huge)
         except Unreadable as error:
             return error
 
-    waiting: deque[Future[NDArray[np.uint8] | Unreadable]] = deque()
+    waiting: deque[Future[Square | Unreadable]] = deque()
     for index in positions:
         waiting.append(pool.submit(square, index))
         if len(waiting) > ahead:

@@ -98,7 +98,7 @@ def _of_classes(source: ImageSource) -> list[str]:
     if numbers and (moved := [n for n, name in enumerate(classes) if int(name) != n]):
         at = moved[0]
         notes.append(
-            f"its classes are called by numbers that are not their own: class {at} is {classes[at]} (names are sorted "
-            f"as text). label={at} means class {at}; label=name:{classes[at]} says the name"
+            f"its classes are called by numbers that are not their own: class {at} is called {classes[at]}. label={at} "
+            f"means class {at}, label=name:{classes[at]} the one called so"
         )
     return notes

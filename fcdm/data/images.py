@@ -46,11 +46,20 @@ def pillow_settings() -> Iterator[None]:
             Image.MAX_IMAGE_PIXELS = limit
 
 
+ORIENTATION = 0x0112
+"""EXIF's tag for how a picture is to be turned for showing; 1: as it is."""
+
+
 def read_square(source: Path | bytes, size: int, huge: bool = False) -> NDArray[np.uint8]:
     """The centre (size, size, 3) of an image file or its bytes. Safe in threads; see `pillow_settings`.
 
     huge: take pictures of more than `LARGEST` pixels too. Raises Unreadable.
     """
+    return read_square_and_turn(source, size, huge)[0]
+
+
+def read_square_and_turn(source: Path | bytes, size: int, huge: bool = False) -> tuple[NDArray[np.uint8], bool]:
+    """What `read_square` gives, and whether the file carries an EXIF orientation by which it was not turned."""
     try:
         data = source if isinstance(source, bytes) else source.read_bytes()
         if not data:
@@ -58,7 +67,7 @@ def read_square(source: Path | bytes, size: int, huge: bool = False) -> NDArray[
         with Image.open(io.BytesIO(data)) as image:
             _check_size(*image.size, "", huge)
             image.load()
-            return centre_crop(_to_rgb(image), size, huge)
+            return centre_crop(_to_rgb(image), size, huge), _is_turned(image)
     except Unreadable:
         raise
     except UnidentifiedImageError:
@@ -85,6 +94,14 @@ def centre_crop(image: Image.Image, size: int, huge: bool = False) -> NDArray[np
     image = image.resize((width, height), Image.Resampling.BICUBIC)
     left, top = (width - size) // 2, (height - size) // 2
     return np.asarray(image.crop((left, top, left + size, top + size)), dtype=np.uint8)
+
+
+def _is_turned(image: Image.Image) -> bool:
+    """Of a loaded image: TIFF's Pillow has turned by then, and taken the tag away."""
+    try:
+        return image.getexif().get(ORIENTATION, 1) in range(2, 9)
+    except Exception:  # damaged metadata are no news about a picture
+        return False
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

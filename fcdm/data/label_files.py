@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import posixpath
 import re
@@ -111,7 +112,7 @@ def _json_pairs(path: Path, items: Iterable[Any]) -> Iterator[tuple[str, int | s
 def _of_table(path: Path, text: str, delimiter: str) -> Iterator[tuple[str, int | str]]:
     from fcdm.data.images import ENDINGS
 
-    rows = csv.reader(text.splitlines(), delimiter=delimiter)
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     columns: tuple[int, int] | None = None
     for row in rows:
         cells = [cell.strip() for cell in row]

@@ -135,10 +135,13 @@ class Work:
         self._mark_path(shard).unlink(missing_ok=True)
         return False
 
-    def write(self, shard: int, rows: NDArray[np.float16], skipped: list[Skipped], huge: bool) -> None:
-        """Puts the shard's (n, ...) rows on the disk, then its mark. Raises UserError."""
+    def write(self, shard: int, rows: NDArray[np.float16], skipped: list[Skipped], huge: bool, turned: int) -> None:
+        """Puts the shard's (n, ...) rows on the disk, then its mark. turned: images with an EXIF orientation.
+
+        Raises UserError.
+        """
         checksum = write_npy(self.path(shard), rows) if len(rows) else ""
-        mark = {"images": len(rows), "sha256": checksum, "skipped": skipped, "huge": huge}
+        mark = {"images": len(rows), "sha256": checksum, "skipped": skipped, "huge": huge, "turned": turned}
         write_json(self._mark_path(shard), mark)
 
     def refuse(self, shard: int, bad: list[Skipped]) -> None:
@@ -154,6 +157,10 @@ class Work:
             found = json.loads((self.folder / f"{shard:05d}.bad.json").read_bytes())
             return [(int(index), str(reason)) for index, reason in found]
         return []
+
+    def turned(self, shards: int) -> int:
+        """Images with an EXIF orientation in the shards that stand; an older fcdm has not counted them."""
+        return sum((self.mark(shard) or {}).get("turned", 0) for shard in range(shards))
 
     def fail(self, rank: int, why: str) -> None:
         """Tells the main process that this one stops."""

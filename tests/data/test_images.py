@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fcdm.data.images import LARGEST, Unreadable, centre_crop, pillow_settings, read_square
+from fcdm.data.images import LARGEST, Unreadable, centre_crop, pillow_settings, read_square, read_square_and_turn
 from tests.support.tiny_images import bad_images, encoded, huge_png, odd_images, picture
 
 
@@ -160,3 +160,31 @@ def test_pillows_own_limit_comes_back() -> None:
         assert Image.MAX_IMAGE_PIXELS is None
         with Image.open(BytesIO(huge_png(20_000, 20_000))) as image:
             assert image.size == (20_000, 20_000)
+
+
+@pytest.mark.parametrize(("kind", "orientation", "told"), [
+    ("JPEG", 6, True), ("JPEG", 1, False), ("JPEG", 0, False), ("JPEG", None, False), ("PNG", 3, True),
+    ("WEBP", 2, True), ("TIFF", 6, False),
+])  # fmt: skip
+def test_an_orientation_by_which_a_picture_is_not_turned_is_told(
+    kind: str, orientation: int | None, told: bool
+) -> None:
+    """Pillow turns TIFF files itself, for ADM's loader too."""
+    exif = Image.Exif()
+    if orientation is not None:
+        exif[0x0112] = orientation
+    how = {} if kind == "JPEG" else {"compression": None} if kind == "TIFF" else {"lossless": True}
+    image = Image.fromarray(picture(1))
+    square, turned = read_square_and_turn(encoded(image, kind, exif=exif, **how), 32)
+    assert turned is told
+    if kind == "PNG":
+        assert np.array_equal(square, centre_crop(image, 32)), "as it is stored"
+    if kind == "TIFF":
+        assert np.array_equal(square, centre_crop(image.transpose(Image.Transpose.ROTATE_270), 32))
+
+
+def test_damaged_metadata_are_no_news() -> None:
+    data = encoded(Image.fromarray(picture(1)), "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\x7f")
+    square, turned = read_square_and_turn(data, 32)
+    assert square.shape == (32, 32, 3)
+    assert not turned

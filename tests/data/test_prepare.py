@@ -10,11 +10,11 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from fcdm.codecs.vae import Vae, open_vae
@@ -29,7 +29,7 @@ from fcdm.data.shards import Work, heldout_mask
 from fcdm.errors import UserError
 from fcdm.prepare import main
 from tests.support.commands import Command, environment
-from tests.support.tiny_images import CLASSES, bad_images, encoded, make_folder, picture, save_vae
+from tests.support.tiny_images import CLASSES, bad_images, make_folder, save_vae
 
 SMALL = ("resolution=32", "shard=8", "batch=5", "device=cpu", "workers=2")
 
@@ -62,6 +62,11 @@ def contents(store: Path) -> dict[str, bytes]:
     return {path.relative_to(store).as_posix(): path.read_bytes() for path in files}
 
 
+def made(store: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((store / "made.json").read_text())
+    return found
+
+
 def test_the_command_line(fcdm: Command, images: Path, vae: Path, whole: Path, tmp_path: Path) -> None:
     options = ("latents", "--images", str(images), "--resolution", "32", "--vae", str(vae), "--out", "data/tiny")
     done = fcdm(*options, "--shard", "8", "--batch", "5", "--device", "cpu", module="fcdm.prepare")
@@ -70,6 +75,9 @@ def test_the_command_line(fcdm: Command, images: Path, vae: Path, whole: Path, t
     assert "40 images of 3 classes" in done.stdout
     assert "20.5 kB in 5 shards" in done.stdout
     assert "data/tiny is whole: 40 images" in done.stdout
+    assert "1 images carry an EXIF orientation, which is ignored, as in ADM's loader" in done.stdout
+    assert made(tmp_path / "data/tiny")["exif_orientation"] == 1
+    assert "exif" not in (tmp_path / "data/tiny/manifest.json").read_text(), "a store made before keeps its checksum"
     assert contents(tmp_path / "data/tiny") == contents(whole)
     assert manifest_checksum(tmp_path / "data/tiny") == manifest_checksum(whole)
 
@@ -162,6 +170,7 @@ def test_killed_in_the_middle_then_resumed_is_the_same_byte_for_byte(
 
     assert contents(out) == contents(whole)
     assert second.stat().st_mtime_ns == untouched
+    assert made(out)["exif_orientation"] == 1, "whoever made the shard"
 
 
 def test_two_ranks_make_the_same_store(images: Path, vae: Path, whole: Path, tmp_path: Path) -> None:
@@ -187,7 +196,8 @@ def test_two_ranks_make_the_same_store(images: Path, vae: Path, whole: Path, tmp
     assert "2 processes on cpu" in told[0][0]
     assert told[1][0] == ""
     assert contents(out) == contents(whole)
-    assert json.loads((out / "made.json").read_text())["processes"] == 2
+    assert made(out)["processes"] == 2
+    assert made(out)["exif_orientation"] == 1
 
 
 class Silent:
@@ -306,10 +316,8 @@ def one_line(capsys: pytest.CaptureFixture[str]) -> str:
     [
         (["images={nothing}"], "does not exist"),
         (["images={file}"], "is a file, not a folder"),
-        (["images={empty}"], "no class folders"),
-        (["images={flat}"], "1 images but no class folders"),
-        (["images={hollow}"], "the class folder b has no images"),
-        (["images={columns}"], "image and label are wanted"),
+        (["images={empty}"], "has no images"),
+        (["images={columns}"], "has the columns picture, label: image_key=COLUMN says which holds images"),
         (["images={torn}"], "cannot be read"),
         (["images={images}", "vae={nothing}"], "no such folder"),
         (["images={images}", "vae=./nothing"], "no such folder"),
@@ -354,15 +362,12 @@ def bad_things(tmp_path_factory: pytest.TempPathFactory, images: Path, vae: Path
     import pyarrow.parquet as pq
 
     root = tmp_path_factory.mktemp("bad")
-    kinds = ("empty", "flat", "hollow/a", "hollow/b", "columns", "torn", "damaged", "code", "keys", "other", "nan")
+    kinds = ("empty", "columns", "torn", "damaged", "code", "keys", "other", "nan")
     found = {"images": images, "vae": vae, "nothing": root / "nothing", "file": root / "file"}
     for kind in kinds:
         (root / kind).mkdir(parents=True)
-        found[kind.split("/")[0]] = root / kind.split("/")[0]
+        found[kind] = root / kind
     (root / "file").write_text("")
-    png = encoded(Image.fromarray(picture(1)), "PNG")
-    (root / "flat/one.png").write_bytes(png)
-    (root / "hollow/a/one.png").write_bytes(png)
     pq.write_table(pa.table({"picture": [b""], "label": [0]}), root / "columns/data.parquet")
     (root / "torn/data.parquet").write_bytes(b"PAR1 no")
     config = (vae / "config.json").read_text()
@@ -429,6 +434,39 @@ def test_a_copy_of_datasets_is_read_like_the_folder(
     assert np.array_equal(store.labels, want.labels)
     # Batches end where shards do, so the same images were encoded together.
     assert np.array_equal(store.read(np.arange(40)), want.read(np.arange(40)))
+
+
+def test_how_the_images_are_to_be_read_is_said_on_the_command_line(images: Path, vae: Path, tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    files = sorted(images.rglob("*.png"))[:6]
+    (tmp_path / "labels.tsv").write_text("".join(f"{f.relative_to(images)}\t{n % 2}\n" for n, f in enumerate(files)))
+    for file in files:
+        copy = tmp_path / "images" / file.relative_to(images)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, copy)
+    columns = {"jpg": [file.read_bytes() for file in files], "png": [b""] * 6, "age": list(range(6))}
+    for split in ("train", "dev"):
+        pq.write_table(pa.table(columns), tmp_path / f"x-{split}.parquet")
+
+    assert prepare(tmp_path / "images", vae, tmp_path / "one", f"labels={tmp_path / 'labels.tsv'}") == 0
+    assert LatentsStore(tmp_path / "one").manifest.class_counts == (3, 3)
+    assert made(tmp_path / "one")["labels"] == str(tmp_path / "labels.tsv")
+    assert prepare(tmp_path, vae, tmp_path / "two", "split=dev", "image_key=jpg", "label-key=age") == 0
+    assert LatentsStore(tmp_path / "two").labels.tolist() == list(range(6))
+    assert (tmp_path / "two/names.txt").read_text().splitlines()[0] == "x-dev.parquet:0"
+    asked = {key: made(tmp_path / "two")[key] for key in ("split", "image_key", "label_key")}
+    assert asked == {"split": "dev", "image_key": "jpg", "label_key": "age"}
+
+
+def test_a_data_set_that_is_not_understood_leaves_nothing(
+    images: Path, vae: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(images, tmp_path / "root/train")
+    assert prepare(tmp_path / "root", vae, tmp_path / "store") == 1
+    assert f"say images={tmp_path / 'root/train'}" in one_line(capsys)
+    assert not (tmp_path / "store").exists()
 
 
 def test_the_vae_of_an_older_diffusers_and_its_identity(vae: Path, tmp_path: Path) -> None:
