@@ -56,3 +56,8 @@ def bytes_text(count: float) -> str:
         if count >= 0.9995 * size:
             return f"{_digits(count / size)} {unit}"
     return f"{_digits(count / 1e3)} kB"
+
+
+def printable(text: str) -> str:
+    """`text` without what a terminal refuses: names of files that are no UTF-8, as `caf\\udce9`."""
+    return text.encode("utf-8", "backslashreplace").decode()

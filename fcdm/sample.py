@@ -88,6 +88,7 @@ def told(program: str, run: Any) -> int:
 
 def _run(words: list[str]) -> int:
     from fcdm.data.class_names import find_class
+    from fcdm.formatting import printable
     from fcdm.runs.find_weights import find_weights
     from fcdm.runs.processes import is_first_process
     from fcdm.slurm.rank_env import export_ranks
@@ -112,7 +113,7 @@ def _run(words: list[str]) -> int:
             print(line, flush=True)
         if label is not None:
             unknown = "whose name the latents store knows (data.path=STORE)"
-            print(f"all of class {label}, {unknown if name is None else name}", flush=True)
+            print(f"all of class {label}, {unknown if name is None else printable(name)}", flush=True)
     if "dry-run" in asked.flags:
         return 0
     with StopSignal() as stop:

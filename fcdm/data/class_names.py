@@ -49,7 +49,10 @@ def class_names(data: DataConfig) -> tuple[str, ...]:
     if data.path is None:
         raise UserError("names of classes stand in the latents store: say data.path=STORE, or label=<number>")
     store = Path(data.path)
-    names = read_manifest(store).classes
+    try:
+        names = read_manifest(store).classes
+    except UserError as error:
+        raise UserError(f"{error}; names of classes stand there: say data.path=STORE, or label=<number>") from None
     if data.checksum not in (None, manifest_checksum(store)) or len(names) != data.classes:
         raise UserError(
             f"names of classes stand in the latents store, and {store} is not what this model was trained on: say "

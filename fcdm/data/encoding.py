@@ -19,7 +19,7 @@ from fcdm.data.image_sources import ImageSource
 from fcdm.data.images import Unreadable, pillow_settings, read_square_and_turn
 from fcdm.data.shards import Skipped, StorePlan, Work
 from fcdm.errors import UserError
-from fcdm.formatting import duration_text
+from fcdm.formatting import duration_text, plural
 from fcdm.runs.processes import cores
 from fcdm.runs.run_lock import Holder
 
@@ -250,8 +250,8 @@ class ShardEncoder:
         left_out = len(names) - images
         if turned:
             self.shown.note(
-                f"{turned:,} images carry an EXIF orientation, which is ignored, as in ADM's loader: they are taken as "
-                "they are stored. Turn the files first if that matters"
+                f"{plural(turned, 'image')} with an EXIF orientation: it is ignored, as in ADM's loader, and pictures are "
+                "taken as they are stored; turn the files first if that matters"
             )
         self.shown.note(
             f"{self.request.out} is whole: {images:,} images; {self.own:,} encoded here in {seconds:,.1f} s"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -14,21 +14,23 @@ from fcdm.data.label_files import INDEX, numbered, read_labels
 from fcdm.data.labelled_images import UNLABELLED, ImageSource, some
 from fcdm.data.splits import split_named
 from fcdm.errors import UserError
+from fcdm.formatting import plural
 
 FOLDERS, NONE = "folders", "none"
 """What `labels=` says besides a file's name: the class folders, or that there is one class."""
 
 
-def folder_source(root: Path, files: list[str], labels: str | None, unpack: str = "") -> ImageSource:
+def folder_source(root: Path, files: list[str], labels: str | None, instead: str = "") -> ImageSource:
     """The images among the `files` below `root`; labels as `open_source` has it.
 
-    unpack: what to say where there are no images but packed ones. Raises UserError.
+    instead: what to say where there are none, but something else. Raises UserError.
     """
-    images = [name for name in files if _is_image(name)]
+    # By folder, then by path within it: `a/x` before `a-b/x`, though `-` comes before `/`.
+    images = sorted(filter(_is_image, files), key=lambda name: name.split("/", 1) if "/" in name else ["", name])
     if not images:
         raise UserError(
             f"images={root} has no images"
-            + (unpack or ": wanted are image files (.jpg, .png, ...), in one folder per class if they have labels")
+            + (instead or ": wanted are image files (.jpg, .png, ...), in one folder per class if they have labels")
         )
     if any("\n" in name or "\r" in name for name in images):
         raise UserError(f"images={root}: a file's name has a line break: rename it")
@@ -40,49 +42,36 @@ def folder_source(root: Path, files: list[str], labels: str | None, unpack: str 
         _refuse_splits(root, images, or_classes=labels is None)
     if labels == NONE:
         return _one_class(root, images, "labels=none")
-    return _by_folder(root, images, files, asked=labels == FOLDERS)
+    notes = [] if labels else _unread(root, files)
+    if "/" in images[-1]:
+        return _by_folder(root, images, files, notes, asked=labels == FOLDERS)
+    if labels == FOLDERS:
+        raise UserError(f"images={root} has {len(images):,} images and no class folders: say labels=none, or a file")
+    return _one_class(root, images, f"no class folders in {root}", notes)
 
 
-def _by_folder(root: Path, images: list[str], files: list[str], asked: bool) -> ImageSource:
-    """One class per folder in `root`. A folder without any image is none; loose images alone are one class."""
-    classes: dict[str, list[str]] = defaultdict(list)
-    loose = []
-    for name in images:
-        folder, inside, rest = name.partition("/")
-        if inside:
-            classes[folder].append(rest)
-        else:
-            loose.append(name)
-    if not classes and asked:
-        raise UserError(f"images={root} has {len(loose):,} images and no class folders: say labels=none, or a file")
-    if not classes:
-        return _one_class(root, images, f"no class folders in {root}")
-    inside_classes = len(images) - len(loose)
-    if len(loose) > inside_classes and not asked:
+def _by_folder(root: Path, images: list[str], files: list[str], notes: list[str], asked: bool) -> ImageSource:
+    """One class per folder in `root` that has images in it. asked: so it was said, and nothing is to be doubted."""
+    names = [name for name in images if "/" in name]
+    loose = len(images) - len(names)
+    numbers = {folder: number for number, folder in enumerate(dict.fromkeys(name.split("/", 1)[0] for name in names))}
+    if loose > len(names) and not asked:
         raise UserError(
-            f"images={root} has {len(loose):,} images beside its folders and {inside_classes:,} in them "
-            f"({some(sorted(classes))}): say labels=none (all, as one class) or labels=folders (those in folders alone)"
+            f"images={root} has {loose:,} images beside its folders and {len(names):,} in them "
+            f"({some(list(numbers))}): say labels=none (all, as one class) or labels=folders (those in folders alone)"
         )
-    if not asked and _only_count(images):
+    if not asked and _only_count(names):
         raise UserError(
-            f"images={root} has folders that only count its images ({min(images)}), as EDM2's and FFHQ's, and no "
+            f"images={root} has folders that only count its images ({names[0]}), as EDM2's and FFHQ's, and no "
             f"{INDEX} with labels: say labels=FILE, labels=none (one class), or labels=folders if they are classes"
         )
-    ordered = sorted(classes)
-    notes = []
-    if others := len(files) - inside_classes:
+    if others := len(files) - len(names):
         notes.append(f"{others:,} other files were left out (no image's ending, or outside the class folders)")
     if loose:
-        notes.append(f"{len(loose):,} of them are images beside the class folders")
-    if empty := sorted(_folders(root) - classes.keys()):
-        notes.append(f"{len(empty):,} folders without images are no classes: {some(empty, 10)}")
-    return _source(
-        root,
-        [f"{name}/{rest}" for name in ordered for rest in sorted(classes[name])],
-        np.repeat(np.arange(len(ordered)), [len(classes[name]) for name in ordered]).tolist(),
-        ordered,
-        notes,
-    )
+        notes.append(f"of them {plural(loose, 'image')} beside the class folders")
+    if empty := sorted(_folders(root) - numbers.keys()):
+        notes.append(f"{plural(len(empty), 'folder')} without images, so no classes: {some(empty, 10)}")
+    return _source(root, names, [numbers[name.split("/", 1)[0]] for name in names], list(numbers), notes)
 
 
 def _by_file(root: Path, images: list[str], path: Path) -> ImageSource:
@@ -91,7 +80,7 @@ def _by_file(root: Path, images: list[str], path: Path) -> ImageSource:
     if given is None:
         return _one_class(root, images, f"{path} says that there are no labels")
     here = set(images)
-    unlabelled, absent = sorted(here - given.keys()), [name for name in given if name not in here]
+    unlabelled, absent = [name for name in images if name not in given], [name for name in given if name not in here]
     wrong = []
     if unlabelled:
         wrong.append(f"gives no label to {len(unlabelled):,} of the {len(images):,} images, first {unlabelled[0]}")
@@ -102,13 +91,18 @@ def _by_file(root: Path, images: list[str], path: Path) -> ImageSource:
         remedy = "mend it, or say labels=FILE, labels=folders or labels=none" if own else "each path is below images="
         raise UserError(f"{path} {' and '.join(wrong)}: {remedy}")
     numbers, classes = numbered(given, path)
-    names = sorted(images)
     notes = [f"labels of {path}: {len(classes):,} classes"]
-    return _source(root, names, [numbers[name] for name in names], classes, notes)
+    return _source(root, images, [numbers[name] for name in images], classes, notes)
 
 
-def _one_class(root: Path, images: list[str], why: str) -> ImageSource:
-    return _source(root, sorted(images), [0] * len(images), [UNLABELLED], [f"no labels ({why})"])
+def _unread(root: Path, files: list[str]) -> list[str]:
+    """A note of what may hold labels, as metadata.csv of HF's folders does, and is not taken for them unasked."""
+    tables = sorted(name for name in files if "/" not in name and name.lower().endswith((".csv", ".tsv")))
+    return [f"{some(tables, 3)} not read: if it holds labels, say labels={root / tables[0]}"] if tables else []
+
+
+def _one_class(root: Path, images: list[str], why: str, notes: Sequence[str] = ()) -> ImageSource:
+    return _source(root, images, [0] * len(images), [UNLABELLED], [f"no labels ({why})", *notes])
 
 
 def _source(root: Path, names: list[str], labels: list[int], classes: list[str], notes: list[str]) -> ImageSource:

@@ -33,9 +33,9 @@ def open_source(
     Null: the data set's own, and one class where it has none. image_key, label_key: columns of tables. split: one
     of several in tables, such as `validation`. Raises UserError, in one line.
     """
-    if not root.exists():
-        raise UserError(f"images={root} does not exist: say a folder of images, or a parquet or arrow file")
     try:
+        if not root.exists():
+            raise UserError(f"images={root} does not exist: say a folder of images, or a parquet or arrow file")
         files = files_below(root) if root.is_dir() else [root.name]
     except OSError as error:
         raise describe_oserror(error, Path(error.filename or root), "listing the images") from error
@@ -46,12 +46,13 @@ def open_source(
         chosen = choose_tables(root, tables, files, split)
         source = table_source(chosen, image_key, label_key, unlabelled=labels == NONE)
     elif root.is_file():
-        raise UserError(f"images={root} is a file, not a folder{_unpack(packed) or ' or a parquet or arrow file'}")
+        other = _label_key(labels, tables) or _unpack(packed) or " or a parquet or arrow file"
+        raise UserError(f"images={root} is a file, not a folder{other}")
     elif asked := [key for key, value in of_tables.items() if value]:
         why = f"labels={labels} asks for its image files" if tables else "it holds none"
         raise UserError(f"images={root}: {asked[0]} is for parquet and arrow files, and {why}: leave it away")
     else:
-        source = folder_source(root, files, labels, _unpack(packed))
+        source = folder_source(root, files, labels, _label_key(labels, tables) or _unpack(packed))
     return dataclasses.replace(source, notes=(*source.notes, *_of_classes(source)))
 
 
@@ -73,6 +74,10 @@ def files_below(root: Path) -> list[str]:
                 else:
                     found.append(below + entry.name)
     return found
+
+
+def _label_key(labels: str | None, tables: list[str]) -> str:
+    return f": labels={labels} is for image files; label_key= says the column of {min(tables)}" if tables else ""
 
 
 def _unpack(packed: list[str]) -> str:

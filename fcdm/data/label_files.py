@@ -80,9 +80,9 @@ def _number(label: int | str) -> int | None:
 
 def _of_json(path: Path, text: str) -> Iterator[tuple[str, int | str]] | None:
     try:
-        content = json.loads(text)
+        content = json.loads(text, object_pairs_hook=_once)
     except ValueError as error:
-        raise UserError(f"{path} is no whole JSON file: {error}") from None
+        raise UserError(f"{path} cannot be read as JSON: {error}") from None
     if path.name == INDEX and isinstance(content, dict) and "labels" not in content:
         raise UserError(f'{path} has no "labels", as EDM2\'s has: say labels=FILE, labels=folders or labels=none')
     if isinstance(content, dict) and isinstance(content.get("labels", ""), list | dict | None):
@@ -92,6 +92,15 @@ def _of_json(path: Path, text: str) -> Iterator[tuple[str, int | str]] | None:
     if not isinstance(content, list | dict):
         raise UserError(f"{path} holds no labels: {_WANTED}")
     return _json_pairs(path, content.items() if isinstance(content, dict) else content)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose keys stand once, or with one value: Python would take the last one."""
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if found.setdefault(key, value) != value:
+            raise ValueError(f"{key} stands twice, as {found[key]} and as {value}")
+    return found
 
 
 _WANTED = 'wanted is {"labels": [["<path>", 6], ...]} or {"<path>": 6, ...}'

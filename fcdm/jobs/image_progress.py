@@ -9,7 +9,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from fcdm.formatting import duration_text
+from fcdm.formatting import duration_text, printable
 
 
 class TerminalBar:
@@ -40,7 +40,7 @@ class TerminalBar:
             self.bars.stop()
 
     def note(self, text: str) -> None:
-        self.console.print(text, highlight=False, soft_wrap=True, markup=False)
+        self.console.print(printable(text), highlight=False, soft_wrap=True, markup=False)
 
     def warn(self, text: str) -> None:
         if self.task is not None and self.console.is_terminal:

@@ -122,6 +122,7 @@ def test_a_file_of_labels_gives_labels_and_the_order_of_classes(file: str, conte
     (tmp_path / file).write_text(content, encoding="utf-8")
     found = open_source(images, labels=str(tmp_path / file))
     assert labelled(found) == {"a.png": "cat", "x/b.png": "dog", "x/c.png": "dog"}
+    assert all("not read" not in note for note in found.notes)
     assert found.classes == ["dog", "cat"], "as they come in the file"
 
 
@@ -150,7 +151,8 @@ def test_numbers_in_a_file_of_labels_are_class_numbers(tmp_path: Path) -> None:
         ("l.csv", "a.png,-1\nb.png,0\nc.png,0\n", "gives a.png the label -1"),
         ("l.csv", "a.png,83475934\nb.png,0\nc.png,0\n", "gives a.png the label 83475934: class numbers count from 0"),
         ("l.csv", "", "holds no labels"),
-        ("l.json", "{", "is no whole JSON file"),
+        ("l.json", "{", "cannot be read as JSON"),
+        ("l.json", '{"a.png": 1, "b.png": 0, "a.png": 2}', "a.png stands twice, as 1 and as 2"),
         ("l.json", "7", "holds no labels: wanted is"),
         ("l.json", '{"labels": [["a.png", [0, 1]]]}', r"gives a.png the label \[0, 1\]: the number or the name of one"),
         ("l.json", '{"labels": [["a.png", 0.5]]}', "gives a.png the label 0.5"),
@@ -173,6 +175,7 @@ def test_a_file_of_labels_that_is_not_there(tmp_path: Path) -> None:
     touch(tmp_path, "a.png")
     assert "no such file" in refused(tmp_path, labels="lables.csv")
     assert "labels=folder:" in refused(tmp_path, labels="folder"), "a word that is neither"
+    assert "has 1 images and no class folders: say labels=none" in refused(tmp_path, labels="folders")
 
 
 def test_a_folder_without_class_folders_is_one_class(tmp_path: Path) -> None:
@@ -185,11 +188,21 @@ def test_a_folder_without_class_folders_is_one_class(tmp_path: Path) -> None:
     assert open_source(touch(tmp_path / "classes", "x/a.png", "y/b.png"), labels="none").labels.tolist() == [0, 0]
 
 
+@pytest.mark.parametrize("names", [("a.png", "b.png"), ("cat/a.png", "dog/b.png")])
+def test_a_table_beside_the_images_is_told_and_not_guessed(names: tuple[str, ...], tmp_path: Path) -> None:
+    """As a folder of images on a hub has it."""
+    touch(tmp_path, *names)
+    (tmp_path / "metadata.csv").write_text(f"file_name,label\n{names[0]},1\n{names[1]},0\n")
+    said = f"labels={tmp_path / 'metadata.csv'}"
+    assert any(f"metadata.csv not read: if it holds labels, say {said}" in note for note in open_source(tmp_path).notes)
+    assert open_source(tmp_path, labels=said.partition("=")[2]).labels.tolist() == [1, 0], "what is said works"
+
+
 def test_images_beside_class_folders(tmp_path: Path) -> None:
     touch(tmp_path, "cat/a.png", "dog/b.png", "preview.png")
     found = open_source(tmp_path)
     assert found.classes == ["cat", "dog"]
-    assert "1 of them are images beside the class folders" in found.notes
+    assert "of them 1 image beside the class folders" in found.notes
     touch(tmp_path, "1.png", "2.png")
     told = refused(tmp_path)
     assert "3 images beside its folders and 2 in them (cat, dog)" in told
@@ -204,7 +217,7 @@ def test_folders_without_images_are_no_classes(tmp_path: Path) -> None:
     (tmp_path / "bird").mkdir()
     found = open_source(tmp_path)
     assert found.checksum() == before.checksum()
-    assert "2 folders without images are no classes: annotations, bird" in found.notes
+    assert "2 folders without images, so no classes: annotations, bird" in found.notes
 
 
 def test_classes_called_by_numbers_are_told_where_they_sort_as_text(tmp_path: Path) -> None:

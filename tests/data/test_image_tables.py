@@ -298,6 +298,13 @@ def test_paths_in_place_of_bytes_are_followed(tmp_path: Path) -> None:
         found.read(1)
 
 
+@pytest.mark.parametrize("place", ["", "a.parquet"])
+def test_files_of_labels_are_not_for_tables(place: str, tmp_path: Path) -> None:
+    write(tmp_path / "a.parquet", table())
+    told = refused(tmp_path / place, labels="labels.csv")
+    assert "labels=labels.csv is for image files; label_key= says the column of a.parquet" in told
+
+
 def test_image_files_and_tables_in_one_folder(tmp_path: Path) -> None:
     """A hub's copy with a preview, or class folders with a table of something: `labels=` says the files are meant."""
     write(tmp_path / "data/train-00000-of-00001.parquet", table(3))

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from fcdm.codecs.vae import Vae, open_vae
@@ -29,7 +30,7 @@ from fcdm.data.shards import Work, heldout_mask
 from fcdm.errors import UserError
 from fcdm.prepare import main
 from tests.support.commands import Command, environment
-from tests.support.tiny_images import CLASSES, bad_images, make_folder, save_vae
+from tests.support.tiny_images import CLASSES, bad_images, encoded, make_folder, picture, save_vae
 
 SMALL = ("resolution=32", "shard=8", "batch=5", "device=cpu", "workers=2")
 
@@ -75,7 +76,7 @@ def test_the_command_line(fcdm: Command, images: Path, vae: Path, whole: Path, t
     assert "40 images of 3 classes" in done.stdout
     assert "20.5 kB in 5 shards" in done.stdout
     assert "data/tiny is whole: 40 images" in done.stdout
-    assert "1 images carry an EXIF orientation, which is ignored, as in ADM's loader" in done.stdout
+    assert "1 image with an EXIF orientation: it is ignored, as in ADM's loader" in done.stdout
     assert made(tmp_path / "data/tiny")["exif_orientation"] == 1
     assert "exif" not in (tmp_path / "data/tiny/manifest.json").read_text(), "a store made before keeps its checksum"
     assert contents(tmp_path / "data/tiny") == contents(whole)
@@ -458,6 +459,15 @@ def test_how_the_images_are_to_be_read_is_said_on_the_command_line(images: Path,
     assert (tmp_path / "two/names.txt").read_text().splitlines()[0] == "x-dev.parquet:0"
     asked = {key: made(tmp_path / "two")[key] for key in ("split", "image_key", "label_key")}
     assert asked == {"split": "dev", "image_key": "jpg", "label_key": "age"}
+
+
+def test_class_folders_whose_names_are_no_text(vae: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "images" / os.fsdecode(b"caf\xe9")
+    folder.mkdir(parents=True)
+    (folder / "a.png").write_bytes(encoded(Image.fromarray(picture(1)), "PNG"))
+    assert prepare(tmp_path / "images", vae, tmp_path / "store") == 0
+    assert "one class (caf\\udce9)" in capsys.readouterr().out
+    assert LatentsStore(tmp_path / "store").manifest.classes == (folder.name,)
 
 
 def test_a_data_set_that_is_not_understood_leaves_nothing(
