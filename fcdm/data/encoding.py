@@ -250,8 +250,8 @@ class ShardEncoder:
         left_out = len(names) - images
         if turned:
             self.shown.note(
-                f"{plural(turned, 'image')} with an EXIF orientation: it is ignored, as in ADM's loader, and pictures are "
-                "taken as they are stored; turn the files first if that matters"
+                f"{plural(turned, 'image')} with an EXIF orientation: it is ignored, as in ADM's loader: all are taken "
+                "as they are stored; turn the files first if that matters"
             )
         self.shown.note(
             f"{self.request.out} is whole: {images:,} images; {self.own:,} encoded here in {seconds:,.1f} s"

@@ -46,7 +46,9 @@ def folder_source(root: Path, files: list[str], labels: str | None, instead: str
     if "/" in images[-1]:
         return _by_folder(root, images, files, notes, asked=labels == FOLDERS)
     if labels == FOLDERS:
-        raise UserError(f"images={root} has {len(images):,} images and no class folders: say labels=none, or a file")
+        raise UserError(
+            f"images={root} has {len(images):,} images, no class folders: say labels=none (one class) or labels=FILE"
+        )
     return _one_class(root, images, f"no class folders in {root}", notes)
 
 

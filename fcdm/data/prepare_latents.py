@@ -17,7 +17,7 @@ from fcdm.data.image_sources import open_source
 from fcdm.data.manifest import MANIFEST, check_manifest, read_manifest
 from fcdm.data.shards import StorePlan, Work
 from fcdm.errors import UserError
-from fcdm.formatting import bytes_text
+from fcdm.formatting import bytes_text, plural
 from fcdm.runs.run_lock import Holder, claim
 
 
@@ -133,14 +133,16 @@ def _together(group: Group, failure: UserError | None) -> None:
 
 
 def _sizes(request: StoreRequest, plan: StorePlan, group: Group) -> list[str]:
-    count, classes = len(plan.source), len(plan.source.classes)
+    count = len(plan.source)
+    images, classes = plural(count, "image"), plural(len(plan.source.classes), "class", "classes")
     shape = " x ".join(str(n) for n in plan.row_shape[2:])
     processes = f"{group.world_size} processes on {group.device.type}" if group.world_size > 1 else str(group.device)
     return [
-        f"{count:,} images of {classes:,} classes in {request.images}, at {plan.resolution} pixels",
+        f"{images} of {classes} in {request.images}, at {plan.resolution} pixels",
         f"VAE {plan.vae.id}: latents {shape}, scaling factor {plan.vae.scaling_factor}",
-        f"{request.out}: {bytes_text(count * plan.image_bytes)} in {plan.shards:,} shards (mean and standard deviation "
-        f"in float16, of each image and its mirror image: {bytes_text(plan.image_bytes)} an image); {processes}",
+        f"{request.out}: {bytes_text(count * plan.image_bytes)} in {plural(plan.shards, 'shard')} (mean and standard "
+        "deviation in float16, of each image and its mirror image: "
+        f"{bytes_text(plan.image_bytes)} an image); {processes}",
     ]
 
 

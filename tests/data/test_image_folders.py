@@ -175,7 +175,7 @@ def test_a_file_of_labels_that_is_not_there(tmp_path: Path) -> None:
     touch(tmp_path, "a.png")
     assert "no such file" in refused(tmp_path, labels="lables.csv")
     assert "labels=folder:" in refused(tmp_path, labels="folder"), "a word that is neither"
-    assert "has 1 images and no class folders: say labels=none" in refused(tmp_path, labels="folders")
+    assert "has 1 images, no class folders: say labels=none" in refused(tmp_path, labels="folders")
 
 
 def test_a_folder_without_class_folders_is_one_class(tmp_path: Path) -> None:
