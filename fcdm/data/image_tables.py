@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcdm.data.images import Unreadable
-from fcdm.data.labelled_images import UNLABELLED, ImageSource
+from fcdm.data.labelled_images import LARGEST, UNLABELLED, ImageSource
 from fcdm.data.table_files import TableFiles
 from fcdm.errors import UserError
 
@@ -80,6 +80,8 @@ def _classes(root: Path, labels: NDArray[np.int64], names: list[str] | None) -> 
             f"images={root} has rows without a label (label {labels.min()}): is it a test split? labels=none takes the "
             "images without labels"
         )
+    if not names and labels.max() >= LARGEST:
+        raise UserError(f"images={root} has label {labels.max()}: class numbers count from 0; say label_key=COLUMN")
     classes = names or [str(label) for label in range(int(labels.max()) + 1)]
     if labels.max() >= len(classes):
         raise UserError(f"images={root} has label {labels.max()}, but names for {len(classes)} classes only")
@@ -166,7 +168,8 @@ class _Table:
         kind = self._schema.field(image_key).type
         if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_struct(kind)):
             raise UserError(
-                f"{self.path}: the column {image_key} must hold the bytes of image files, not {kind}: say image_key="
+                f"{self.path}: the column {image_key} must hold the bytes of image files, not {kind}: say "
+                "image_key=COLUMN"
             )
         self._image_key = image_key
         if self._table is not None:

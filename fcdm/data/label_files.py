@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from fcdm.atomic import describe_oserror
+from fcdm.data.labelled_images import LARGEST
 from fcdm.errors import UserError
 
 INDEX = "dataset.json"
 """The index of EDM2's and StyleGAN's data sets, beside their images: `{"labels": [["00000/img00000000.png", 6]]}`."""
-LARGEST = 1_000_000
-"""Class numbers below: beyond, it is an id of something else."""
 PATHS = {"path", "file", "file_name", "filename", "filepath", "image", "image_path", "img", "name"}
 LABELS = {"label", "labels", "class", "cls", "class_name", "category", "target"}
 """Headers of columns, in lower case."""

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 UNLABELLED = "unlabelled"
 """The one class of images without labels."""
+LARGEST = 1_000_000
+"""Class numbers are below this: beyond, it is an id of something else."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,10 +13,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from fcdm.atomic import read_json_if_whole
+from fcdm.atomic import read_json
 from fcdm.data.labelled_images import some
 from fcdm.data.splits import split_named, split_within
 from fcdm.errors import UserError
+from fcdm.formatting import plural
 
 TABLES = (".parquet", ".arrow")
 STATE = "state.json"
@@ -37,7 +38,7 @@ class TableFiles:
 
 @dataclass(frozen=True)
 class _Part:
-    """Files whose names differ by numbers only: a split, as far as names can tell."""
+    """Files whose names differ by numbers only, in one folder or in numbered ones: a split, as far as names tell."""
 
     folder: str
     name: str
@@ -50,9 +51,9 @@ class _Part:
         return next((word for word in map(split_within, places) if word), "")
 
     @property
-    def words(self) -> set[str]:
+    def words(self) -> list[str]:
         """What `split=` may call it."""
-        return {self.name, *PurePosixPath(self.folder).parts, *self.name.split("-")[-1:]}
+        return [*filter(None, (self.name.split("-")[-1], self.name)), *reversed(PurePosixPath(self.folder).parts)]
 
 
 def choose_tables(root: Path, tables: Sequence[str], files: Sequence[str], split: str | None) -> TableFiles:
@@ -84,7 +85,7 @@ def choose_tables(root: Path, tables: Sequence[str], files: Sequence[str], split
         what = part.split or part.name
         notes.append(f"of its splits, {what} is taken ({left} left out); split= says another")
     if left_out := len(tables) - len(data):
-        notes.append(f"{left_out:,} arrow files that map(), filter() or an earlier save have left are no data")
+        notes.append(f"{plural(left_out, 'arrow file')} of map(), filter() or an earlier save left out")
     return TableFiles(root, kinds[0], part.files, tuple(notes))
 
 
@@ -97,21 +98,21 @@ def _saved(root: Path, tables: list[str], files: Sequence[str]) -> list[str]:
     here = set(tables)
     for state in files:
         folder, _, name = state.rpartition("/")
-        listed = read_json_if_whole(root / state).get("_data_files") if name == STATE else None
-        if not isinstance(listed, list):
+        beside = {table for table in tables if table.rpartition("/")[0] == folder} if name == STATE else set()
+        content = read_json(root / state) if beside else {}
+        if "_data_files" not in content:
             continue
-        content = read_json_if_whole(root / state)
         if content.get("_indices_data_files") or content.get("_indices_files"):
             raise UserError(
                 f"{root / state}: rows are chosen by an indices file: save_to_disk of a newer datasets has none"
             )
         try:
-            named = {str(PurePosixPath(folder, str(entry["filename"]))) for entry in listed}
+            named = {str(PurePosixPath(folder, str(entry["filename"]))) for entry in content["_data_files"]}
         except (TypeError, KeyError):
             raise UserError(f"{root / state} is damaged: its _data_files have no file names") from None
         if lost := sorted(named - here):
             raise UserError(f"{root / state} lists {len(lost):,} files that are not there, first {lost[0]}")
-        here -= {name for name in tables if name.rpartition("/")[0] == folder} - named
+        here -= beside - named
     return [name for name in tables if name in here]
 
 
@@ -120,12 +121,9 @@ def _parts(tables: list[str]) -> list[_Part]:
     for name in sorted(tables, key=PurePosixPath):
         path = PurePosixPath(name)
         shard = _SHARD.fullmatch(path.stem)
-        folder = "" if path.parent == PurePosixPath() else str(path.parent)
-        found[re.sub(r"\d+", "", folder), shard[1] if shard else re.sub(r"\d+", "", path.stem)].append(name)
-    return [
-        _Part("" if "/" not in files[0] else files[0].rpartition("/")[0], name, files)
-        for (_, name), files in found.items()
-    ]
+        folder = re.sub(r"\d{3,}", "", name.rpartition("/")[0])  # chunk-000, but not the versions 1.0.0 and 2.0.0
+        found[folder, shard[1] if shard else re.sub(r"\d+", "", path.stem).strip("-_. ")].append(name)
+    return [_Part(files[0].rpartition("/")[0], name, files) for (_, name), files in found.items()]
 
 
 def _pick(parts: Sequence[_Part]) -> _Part | None:
@@ -137,14 +135,18 @@ def _pick(parts: Sequence[_Part]) -> _Part | None:
 
 
 def _named(root: Path, parts: Sequence[_Part], split: str) -> _Part:
-    exact = [part for part in parts if split in part.words]
-    found = exact or [part for part in parts if part.split and part.split == split_named(split)]
+    found = _matching(parts, split)
     if len(found) != 1:
         if len(parts) == 1:
             raise UserError(f"images={root} has one split ({_called(parts[0])}), not {split}: leave split= away")
         what = "names several" if found else "is none"
         raise UserError(f"images={root}: split={split} {what} of its splits: say one of {_choices(root, parts)}")
     return found[0]
+
+
+def _matching(parts: Sequence[_Part], split: str) -> list[_Part]:
+    exact = [part for part in parts if split in part.words]
+    return exact or [part for part in parts if part.split and part.split == split_named(split)]
 
 
 def _called(part: _Part) -> str:
@@ -157,7 +159,7 @@ def _choices(root: Path, parts: Sequence[_Part]) -> str:
 
 
 def _choice(root: Path, part: _Part, parts: Sequence[_Part]) -> str:
-    if part.split and [other.split for other in parts].count(part.split) == 1:
+    if part.split and _matching(parts, part.split) == [part]:
         return f"split={part.split}"
     for up in reversed(PurePosixPath(part.folder, "-").parents):
         inside = [other for other in parts if PurePosixPath(other.folder, "-").is_relative_to(up)]
@@ -165,6 +167,8 @@ def _choice(root: Path, part: _Part, parts: Sequence[_Part]) -> str:
             return f"images={root / up}"
     if len(part.files) == 1:
         return f"images={root / part.files[0]}"
+    if words := [word for word in part.words if _matching(parts, word) == [part]]:
+        return f"split={words[0]}"
     return f"{_called(part)} ({len(part.files):,} files: move them into a folder of their own)"
 
 
