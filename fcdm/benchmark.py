@@ -92,7 +92,7 @@ def _measure_one(composed: DictConfig) -> None:
     """One configuration, in this process; several (`-m`) are `fcdm.sweep.benchmark_sweeper`'s."""
     global _failure
     try:
-        config = one_config(composed, "fcdm.benchmark", "model")
+        config = one_config("fcdm.benchmark", "model")
         options = HydraConfig.get().sweeper
         (job,) = benchmark_jobs([config], options.seconds, options.profile)
         from fcdm.speed.run_benchmark import run_benchmark

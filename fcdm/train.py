@@ -31,7 +31,7 @@ def compose_and_train(composed: DictConfig) -> None:
     """
     global _failure
     try:
-        jobs = make_jobs([one_config(composed, "fcdm.train", "run")])
+        jobs = make_jobs([one_config("fcdm.train", "run")])
         if is_first_process():
             record_study(jobs, this_command())
         train_here(jobs[0], forward=True)

@@ -13,9 +13,11 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from fcdm.config.conditions import settle
 from fcdm.config.ema_profiles import check_averages
 from fcdm.config.fast_config import NotExact, exactly
 from fcdm.config.model_checks import check_model
+from fcdm.config.said import NOTHING, Said
 from fcdm.config.samplers import SAMPLERS
 from fcdm.config.schema import FAMILIES, PRECISIONS, Config
 from fcdm.errors import UserError
@@ -82,8 +84,8 @@ BOUNDS: dict[str, tuple[float, bool, float]] = {
 }
 
 
-def checked(composed: DictConfig) -> Config:
-    """The composed configuration as a typed `Config`. Raises UserError with one line."""
+def checked(composed: DictConfig, said: Said = NOTHING) -> Config:
+    """The composed configuration, of which the user said so much, as a typed `Config`. Raises UserError, one line."""
     ours = composed
     if "hydra" in composed:
         ours = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
@@ -99,7 +101,7 @@ def checked(composed: DictConfig) -> Config:
     for key, _ in walk(plain):
         if key not in known and not key.startswith(FREE):
             raise UserError(unknown_key(key, known))
-    config = config_from(plain)
+    config = settle(config_from(plain), said)
     check(config)
     return config
 
@@ -168,6 +170,11 @@ def check(config: Config) -> None:
         raise UserError(
             f"data.flip=frozen and data.latents=frozen are for a latents store: data={config.data.name} has none"
         )
+    if config.data.name == "digits" and config.data.path is not None:
+        raise UserError(
+            f"data.name=digits is the bundled digits' name, and data.path={config.data.path} is other data: leave it "
+            "away, or say another name"
+        )
     if config.data.name == "digits" and config.evaluation.features != "digits-cnn":
         raise UserError(f"evaluation.features={config.evaluation.features} does not fit data=digits: use digits-cnn")
     check_model(config.model, config.resolution // config.data.downsample, config.resolution, config.data.downsample)
@@ -226,7 +233,7 @@ def _budgets(steps: Any) -> list[int]:
 def known_keys() -> frozenset[str]:
     """What a command line may set: keys and groups."""
     return frozenset(
-        {*schema_keys(), "model", "data", "recipe", "objective", "sweeps", "slurm", "evaluation", "resources"}
+        {*schema_keys(), "model", "data", "recipe", "objective", "ema", "sweeps", "slurm", "evaluation", "resources"}
     )
 
 

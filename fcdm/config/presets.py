@@ -67,7 +67,7 @@ def preset_setting(name: str, folder: Path | None = None) -> Setting:
     data_name = _chosen("data", defaults) or train_defaults["data"]
     data, data_defaults = _read(CONF / "data" / f"{data_name}.yaml")
     recipe_name = _chosen("recipe", data_defaults) or train_defaults["recipe"]
-    recipe, _ = _read(CONF / "recipe" / f"{recipe_name}.yaml")
+    recipe = _recipe(recipe_name)
     return Setting(
         data=data_name,
         channels=data["channels"],
@@ -77,6 +77,13 @@ def preset_setting(name: str, folder: Path | None = None) -> Setting:
         steps=recipe["steps"],
         batch_size=recipe["batch_size"],
     )
+
+
+def _recipe(name: str) -> dict[str, Any]:
+    """The recipe's own values over those of the recipes that its file begins with."""
+    values, defaults = _read(CONF / "recipe" / f"{name}.yaml")
+    bases = [entry for entry, choice in defaults.items() if not choice and entry != "_self_"]
+    return {key: value for base in bases for key, value in _recipe(base).items()} | values
 
 
 def _models(folder: Path) -> list[Path]:

@@ -238,7 +238,7 @@ class ShardEncoder:
             "source": str(self.request.images.absolute()),
             **{key: value for key in _HOW if (value := getattr(self.request, key)) is not None},
             "exif_orientation": (turned := self.work.turned(self.plan.shards)),
-            "vae": asdict(self.plan.vae) | {"asked": self.request.vae},
+            "vae": asdict(self.plan.vae) | {"asked": _anywhere(self.request.vae)},
             "host": platform.node(),
             "device": str(self.group.device),
             "processes": self.group.world_size,
@@ -257,6 +257,12 @@ class ShardEncoder:
             f"{self.request.out} is whole: {images:,} images; {self.own:,} encoded here in {seconds:,.1f} s"
             + (f"; {left_out:,} left out, see {self.request.out / 'skipped.txt'}" if left_out else "")
         )
+
+
+def _anywhere(vae: str) -> str:
+    """A VAE's folder as it is found from any working directory; a hub id as it is."""
+    folder = Path(vae).expanduser()
+    return str(folder.absolute()) if folder.is_dir() else vae
 
 
 def _squares(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,11 +44,20 @@ class Manifest:
     files: dict[str, str]
     """sha256 of the other files."""
     vae: str
-    """The VAE's name as it was asked for, for people; empty where made.json is gone."""
+    """The VAE's name, for people: its hub id, or its folder's name; empty where made.json is gone."""
+    vae_asked: str
+    """What it was asked for as: a hub id, or where its folder was; empty where made.json is gone."""
+    name: str
+    """Of the data, for the names of runs: what made.json says, else the folder's; fit for a folder's name."""
 
     @property
     def downsample(self) -> int:
         return self.resolution // self.side
+
+    @property
+    def is_imagenet(self) -> bool:
+        """Whether these are ILSVRC's 1,281,167 training images, wherever they lie; a few may be left out."""
+        return len(self.classes) == 1000 and self.images > 1_200_000
 
 
 def manifest_checksum(folder: Path) -> str:
@@ -74,7 +84,7 @@ def read_manifest(folder: Path) -> Manifest:
             classes=tuple(values["classes"]),
             class_counts=tuple(values["class_counts"]),
             shards=tuple(Shard(**shard) for shard in values["shards"]),
-            vae=_vae_name(folder),
+            **_described(folder, int(values["resolution"])),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is damaged ({type(error).__name__}: {error}): make the store anew") from None
@@ -116,19 +126,65 @@ def check_manifest(
         )
 
 
+def store_name(folder: Path, resolution: int | None = None) -> str:
+    """What runs on a store in this folder are called after: `flowers` for data/flowers-64 of 64 pixels."""
+    name = folder.expanduser().absolute().name
+    if not name.strip("."):  # `.` and `..`
+        name = folder.resolve().name
+    return _folder_name(re.sub(rf"[-_]{resolution}(px)?$", "", name) if resolution else name)
+
+
+def store_vae(manifest: Manifest) -> str | None:
+    """The VAE of the store, as `data.vae` takes it; None where it is not at its place any more."""
+    asked = manifest.vae_asked
+    if "/" in manifest.vae:  # a hub id, which is the same everywhere
+        return asked or manifest.vae
+    try:
+        found = vae_identity(asked, download=False).weights_sha256 if asked else ""
+    except UserError:
+        return None
+    return asked if found and found == manifest.vae_sha256 else None
+
+
+def prepare_command(images: Path, resolution: int = 256) -> str:
+    """The command that makes a store of these images, and what to say of it then."""
+    source = shlex.quote(str(images))
+    out = shlex.quote(f"{str(images).rstrip('/')}-{resolution}")
+    return f"`python -m fcdm.prepare latents images={source} resolution={resolution} out={out}`, then data.path={out}"
+
+
 def _manifest_bytes(folder: Path) -> bytes:
     try:
         return (folder / MANIFEST).read_bytes()
     except OSError as error:
-        unfinished = " (it is unfinished: run the command that makes it again)" if (folder / "work").is_dir() else ""
-        raise UserError(f"no latents store at {folder}: {MANIFEST}: {error.strerror}{unfinished}") from None
+        if (folder / "work").is_dir():
+            unfinished = "it is unfinished: run the command that makes it again"
+            raise UserError(f"no latents store at {folder}: {MANIFEST}: {error.strerror} ({unfinished})") from None
+        if folder.exists():
+            raise UserError(
+                f"data.path={folder} is no latents store (it has no {MANIFEST}): models train on stores, and "
+                f"{prepare_command(folder)} makes one of a folder of images"
+            ) from None
+        raise UserError(f"no latents store at {folder}: {MANIFEST}: {error.strerror}") from None
 
 
-def _vae_name(folder: Path) -> str:
-    try:
-        return str(read_json_if_whole(folder / MADE)["vae"]["name"])
-    except (KeyError, TypeError):
-        return ""
+def _described(folder: Path, resolution: int) -> dict[str, str]:
+    """What made.json says for people, and the folder's name: none of it is part of the data's identity."""
+    made = read_json_if_whole(folder / MADE)
+    vae = made.get("vae")
+    vae = vae if isinstance(vae, dict) else {}
+    name = made.get("name")
+    return {
+        "vae": str(vae.get("name", "")),
+        "vae_asked": str(vae.get("asked", "")),
+        "name": _folder_name(name) if isinstance(name, str) else store_name(folder, resolution),
+    }
+
+
+def _folder_name(text: str) -> str:
+    """The text as a part of a folder's name. `digits` is the bundled data's."""
+    name = re.sub(r"[^\w.]+", "-", text).strip("-.") or "store"
+    return "digits-store" if name == "digits" else name
 
 
 def _differs(asked: str, manifest: Manifest) -> str | None:

@@ -86,7 +86,7 @@ def _checksum(config: Config, data_needed: bool) -> str:
     try:
         return data_checksum(config.data, config.resolution)
     except UserError:
-        # All other data is bundled: what is wrong with it is not that it is elsewhere.
-        if data_needed or config.data.name != "imagenet":
+        # What is wrong with data that is bundled, or is there, is not that it is elsewhere.
+        if data_needed or config.data.name == "digits" or Path(config.data.path or "").exists():
             raise
         return config.data.checksum or f"{NOT_HERE}{config.data.path}"

@@ -22,11 +22,13 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
 from fcdm.config.check import checked, walk
 from fcdm.config.said import Said
 from fcdm.config.schema import Config
 from fcdm.errors import UserError
+from fcdm.sweep.store_defaults import store_overrides
 
 T = TypeVar("T")
 
@@ -51,9 +53,28 @@ class Composer:
         hydra = {"job": {"config_name": "train"}, "overrides": {"hydra": [*hydra_overrides]}}
         return cls(GlobalHydra.instance().config_loader(), OmegaConf.create({"hydra": hydra}))
 
-    def config(self, choice: Sequence[str]) -> Config:
-        """The choice as a typed, checked config. Raises UserError, and what Hydra raises for what it refuses."""
-        return configured(self.composed(choice), self.said(choice))
+    def config(self, choice: Sequence[str], own_store: bool = True) -> Config:
+        """The choice as a typed, checked config, with what its store of latents says of itself.
+
+        own_store: also of a store at the preset's own place, which nobody said. Raises UserError, and what Hydra raises
+        for what it refuses.
+        """
+        composed, said = self.composed(choice), self.said(choice)
+        if added := self._of_store(composed, choice, said, own_store):
+            whole = [*choice, *added]
+            composed, said = self.composed(whole), Said(said.keys, self.said(whole).presets)
+        return configured(composed, said)
+
+    def _of_store(self, composed: DictConfig, choice: Sequence[str], said: Said, own_store: bool) -> list[str]:
+        """The overrides that the store of the choice brings."""
+        if not own_store and "data.path" not in said.keys:
+            return []
+        try:
+            path = OmegaConf.select(composed, "data.path")
+        except OmegaConfBaseException:
+            return []  # what is wrong with it is said where all values are read
+        chosen = {override.key_or_group: override.value() for override in map(self._parse, choice)}
+        return store_overrides(None if path is None else str(path), said, chosen)
 
     def said(self, choice: Sequence[str]) -> Said:
         """Which keys the choice and its sweep file give a value. Raises UserError for what cannot be parsed."""
@@ -156,7 +177,7 @@ class Composer:
 
 def configured(composed: DictConfig, said: Said) -> Config:
     """What Hydra composed as a typed, checked configuration, for every command. Raises UserError with one line."""
-    return checked(composed)
+    return checked(composed, said)
 
 
 def _keys_of(override: Override) -> list[str]:
@@ -169,8 +190,8 @@ def _keys_of(override: Override) -> list[str]:
     return [override.key_or_group]
 
 
-def one_config(composed: DictConfig, command: str, noun: str) -> Config:
-    """The configuration of a command line without -m, typed and checked. Raises UserError, also for what needs -m.
+def one_config(command: str, noun: str) -> Config:
+    """The configuration of Hydra's command line without -m, checked. Raises UserError, also for what needs -m.
 
     command: `fcdm.train`; noun: what it does one of.
     """
@@ -179,8 +200,7 @@ def one_config(composed: DictConfig, command: str, noun: str) -> Config:
         # Hydra would ignore it, and do it here: on a cluster's login node, say.
         name = hydra_config.runtime.choices["hydra/launcher"]
         raise UserError(f"hydra/launcher={name} needs -m, for one {noun} too: python -m {command} -m ...")
-    composer = Composer.here(hydra_config.overrides.hydra)
-    config = configured(composed, composer.said(hydra_config.overrides.task))
+    config = Composer.here(hydra_config.overrides.hydra).config(hydra_config.overrides.task)
     if config.grids or config.studies:
         raise UserError(f"a sweep file is for a sweep: python -m {command} -m +sweeps=...")
     return config

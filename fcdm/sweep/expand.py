@@ -142,6 +142,11 @@ def override_text(key: str, value: Any) -> str:
     return f"{key}={_literal(value)}"
 
 
+def quoted_override(key: str, value: Any) -> str:
+    """As `override_text`, for texts that could be read as something else: a store called 2024, or true."""
+    return f"{key}={_quoted(value)}" if isinstance(value, str) else override_text(key, value)
+
+
 def _literal(value: Any) -> str:
     """A value in Hydra's override grammar."""
     if value is None:
@@ -155,6 +160,10 @@ def _literal(value: Any) -> str:
     text = str(value)
     if re.fullmatch(r"[A-Za-z0-9_./@:-]+", text):
         return text
+    return _quoted(text)
+
+
+def _quoted(text: str) -> str:
     escaped = text.replace("\\", "\\\\").replace("'", "\\'")
     return f"'{escaped}'"
 

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from hydra import compose, initialize_config_module
+from hydra import initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import OmegaConf, open_dict
 
 from fcdm.config.check import check, config_from, unknown_key
+from fcdm.config.conditions import settle
 from fcdm.config.ema_profiles import power_length
 from fcdm.config.presets import preset_names
-from fcdm.config.said import Said
 from fcdm.config.schema import Config, EvaluationConfig
 from fcdm.data.dataset import data_checksum
 from fcdm.errors import UserError
@@ -29,9 +30,11 @@ from fcdm.runs.find_weights import Weights
 from fcdm.runs.folder import Run, frozen_science
 from fcdm.runs.identity import run_id, science
 from fcdm.runs.tracked_ema import settled
-from fcdm.sweep.compose import Composer, configured
+from fcdm.sweep.compose import Composer
 from fcdm.sweep.hydra_errors import is_users, one_line
 from fcdm.sweep.hydra_schema import register_schema
+
+T = TypeVar("T")
 
 RUNTIME = ("device", "threads", "compile", "runs_dir", "mlflow_uri", "data.path")
 """Keys of `fcdm.train` that mean the same here."""
@@ -118,10 +121,14 @@ def run_config(run: Run, overrides: list[str]) -> Config:
     choices = []
     if (name := frozen["model"]["name"]) in preset_names():
         choices.append(f"model={name}")
-    # By what the data are and not by their name, which is the user's: a store of one's own is evaluated as any latents.
-    choices.append("data=digits" if frozen["data"]["downsample"] == 1 else "data=imagenet")
+    # All data but the bundled digits are latents, whatever they are called.
+    bundled = frozen["data"]["name"] == "digits"
+    choices.append("data=digits" if bundled else "data=imagenet")
+    if bundled:
+        frozen["data"]["path"] = None  # earlier versions took one, and trained on the digits
     choices.append(f"objective={frozen['diffusion'].get('objective', 'ddpm')}")
-    composed, said = _composed([*choices, *overrides])
+    words = [*choices, *overrides]
+    composed, said = _composing(words, lambda composer, choice: (composer.composed(choice), composer.said(choice)))
     with open_dict(composed):  # what other values are made of, such as evaluation.decoder
         for key in ("data", "resolution"):
             OmegaConf.update(composed, key, frozen[key], merge=True)
@@ -129,11 +136,10 @@ def run_config(run: Run, overrides: list[str]) -> Config:
     try:
         values = OmegaConf.to_container(composed, resolve=True)
         assert isinstance(values, dict)
-        plain: dict[str, Any] = {str(key): value for key, value in values.items()} | frozen
-        config = config_from(plain)
+        plain: dict[str, Any] = {str(key): value for key, value in values.items() if key != "hydra"} | frozen
+        config = settle(config_from(plain), said)
     except Exception as error:
         raise _told(error) from None
-    del said  # TODO relevance of what is said of a run's evaluation
     if run_id(science(config)) != run.id:
         raise UserError(f"{run.folder / 'config.yaml'} was changed by hand: it is not the run {run.id[:8]} any more")
     if path is not None:
@@ -147,10 +153,8 @@ def _file_config(weights: Weights, overrides: list[str]) -> Config:
         if value_of(overrides, key) is None:
             known = f": {', '.join(preset_names())}" if key == "model" else " in pixels: resolution=256"
             raise UserError(f"{weights.path} does not say which model it is: say {key}=...{known}")
-    try:
-        config = configured(*_composed(overrides))
-    except Exception as error:
-        raise _told(error) from None
+    # A public file knows nothing of a store that happens to be where ours would be.
+    config = _composing(overrides, lambda composer, words: composer.config(words, own_store=False))
     config = with_own_source(config)
     if power_length(config.evaluation.weights) is not None:
         raise UserError(f"{weights.path} is a file: {config.evaluation.weights} is made of a run's snapshots")
@@ -177,15 +181,15 @@ def _with_weak(config: Config) -> Config:
     return dataclasses.replace(config, evaluation=pinned.evaluation)
 
 
-def _composed(overrides: list[str]) -> tuple[DictConfig, Said]:
+def _composing(overrides: list[str], made: Callable[[Composer, list[str]], T]) -> T:
+    """What `made` makes of the words that are not Hydra's own. Raises UserError."""
     register_schema()
     GlobalHydra.instance().clear()
+    hydra_overrides = [word for word in overrides if word.startswith("hydra.")]
+    choice = [word for word in overrides if not word.startswith("hydra.")]
     try:
         with initialize_config_module("fcdm.conf", version_base="1.3"):
-            composed = compose("train", overrides)
-            hydra_overrides = [word for word in overrides if word.startswith("hydra.")]
-            choice = [word for word in overrides if not word.startswith("hydra.")]
-            return composed, Composer.here(hydra_overrides).said(choice)
+            return made(Composer.here(hydra_overrides), choice)
     except Exception as error:
         raise _told(error) from None
 

@@ -10,12 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_module
+from hydra import initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 
 from fcdm.config.schema import Config
-from fcdm.sweep.compose import Composer, configured
+from fcdm.sweep.compose import Composer
 from fcdm.sweep.hydra_schema import register_schema
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -94,4 +94,4 @@ def composing(*overrides: str) -> Iterator[Composer]:
 def composed(*overrides: str) -> Config:
     register_schema()
     with initialize_config_module("fcdm.conf", version_base="1.3"):
-        return configured(compose("train", list(overrides)), Composer.here().said(overrides))
+        return Composer.here().config(overrides)

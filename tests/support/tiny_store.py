@@ -11,11 +11,13 @@ from fcdm.data.manifest import HELDOUT, LABELS, MANIFEST
 from fcdm.data.shards import write_npy
 
 
-def tiny_store(folder: Path, images: int = 40, side: int = 8, classes: int = 3, heldout: int = 3) -> Path:
-    """Latents of 4 x side x side in shards of 8, of images at 8 times that side; the last ones are held out."""
+def tiny_store(
+    folder: Path, images: int = 40, side: int = 8, classes: int = 3, heldout: int = 3, channels: int = 4
+) -> Path:
+    """Latents of channels x side x side in shards of 8, of images at 8 times that side; the last ones are held out."""
     (folder / "shards").mkdir(parents=True)
     rng = np.random.default_rng(0)
-    data = rng.standard_normal((images, 2, 2, 4, side, side)).astype(np.float16)
+    data = rng.standard_normal((images, 2, 2, channels, side, side)).astype(np.float16)
     shards = []
     for start in range(0, images, 8):
         part, file = data[start : start + 8], f"shards/{start // 8:05d}.npy"
@@ -26,7 +28,7 @@ def tiny_store(folder: Path, images: int = 40, side: int = 8, classes: int = 3, 
     manifest = {
         "format": 1,
         "images": images,
-        "channels": 4,
+        "channels": channels,
         "side": side,
         "resolution": 8 * side,
         "scaling_factor": 0.18215,

@@ -49,7 +49,7 @@ CHOICES = [
     ["model=N"],
     ["model=S", "resolution=512"],  # data.path follows: data/imagenet-${resolution}
     ["resolution=512", "model=dit/S-2", "seed=7"],
-    ["model=N", "data.path=${study}/x", "study=a"],
+    ["model=S", "data.path=null", "study=a"],
     ["model=N", "study=${model.name}-${seed}", "seed=3"],
     ["model=N", "steps=[100,200]", "optimiser.lr=1e-3"],
     ["model=N", "steps=100", "optimiser.betas=[0.9,0.95]"],

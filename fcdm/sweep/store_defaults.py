@@ -1,0 +1,90 @@
+"""`data.path=STORE` suffices: what a latents store is, it says itself.
+
+What the user says comes first, then the store, then the presets. A preset that means the bundled digits (N, M) is
+trained on a store by the recipe `small` and evaluated as latents are; data of one's own has an EMA that any budget can
+be evaluated by.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from fcdm.config.said import Said
+from fcdm.data.manifest import MANIFEST, Manifest, prepare_command, read_manifest, store_name, store_vae
+from fcdm.errors import UserError
+from fcdm.runs.processes import is_first_process
+from fcdm.sweep.expand import quoted_override
+
+
+def store_overrides(path: str | None, said: Said, chosen: Mapping[str, Any]) -> list[str]:
+    """What to add to a choice whose data are at `path`, as overrides; none where there is nothing to add.
+
+    chosen: config group -> the option that the user chose. Raises UserError for what is no store, or not meant.
+    """
+    if path is None:
+        return []
+    presets, is_said = said.presets or {}, "data.path" in said.keys
+    folder = Path(path).expanduser()
+    if is_said and chosen.get("data") == "digits":
+        raise UserError(
+            f"data=digits are the bundled digits, and data.path={path} is other data: {_instead(folder)}; leave "
+            "data=digits away"
+        )
+    added = []
+    if presets.get("data.path") is None and "data" not in chosen:  # the preset means the digits
+        added.append("data=imagenet")
+        added += [] if "recipe" in chosen else ["recipe=small"]
+    if folder.exists():
+        manifest = _manifest(folder, _stamp(folder))
+        if not manifest.is_imagenet and "ema" not in chosen:
+            added.append("ema=ramped")
+        values: dict[str, Any] = {
+            "data.path": path,  # where it is made of the resolution
+            "data.name": manifest.name,
+            "data.channels": manifest.channels,
+            "data.classes": len(manifest.classes),
+            "data.downsample": manifest.downsample,
+            "resolution": manifest.resolution,
+        }
+        if "data.vae" not in said.keys:
+            values["data.vae"] = _vae(folder, _stamp(folder), "evaluation.decoder" in said.keys)
+    else:
+        values = {"data.name": store_name(folder)} if is_said else {}
+    return added + [quoted_override(key, value) for key, value in values.items() if key not in said.keys]
+
+
+def _instead(folder: Path) -> str:
+    if (folder / MANIFEST).exists() or not folder.exists():
+        return "of a latents store (python -m fcdm.prepare latents) the path says all"
+    return f"{prepare_command(folder)} makes a store of a folder of images"
+
+
+def _stamp(folder: Path) -> int:
+    """Changes when the store does."""
+    try:
+        return (folder / MANIFEST).stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
+@cache
+def _manifest(folder: Path, stamp: int) -> Manifest:
+    return read_manifest(folder)
+
+
+@cache
+def _vae(folder: Path, stamp: int, decoder_is_said: bool) -> str | None:
+    manifest = _manifest(folder, stamp)
+    found = store_vae(manifest)
+    if found is None and not decoder_is_said and is_first_process():
+        place = f", which is not at {manifest.vae_asked} any more" if manifest.vae_asked else ""
+        print(
+            f"note: {folder} was made with {manifest.vae or 'a VAE'} (weights {manifest.vae_sha256[:8]}){place}: "
+            "evaluation.decoder= says where it is, for samples to be decoded",
+            file=sys.stderr,
+        )
+    return found
