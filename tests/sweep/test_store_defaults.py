@@ -17,6 +17,7 @@ from fcdm.jobs.make_jobs import make_jobs
 from fcdm.prepare import main as prepare
 from fcdm.runs.folder import open_run
 from fcdm.runs.identity import readable_name
+from fcdm.sweep import store_defaults
 from fcdm.sweep.compose import Composer
 from fcdm.sweep.sampling_config import run_config
 from tests.support.commands import Command, composed, composing
@@ -141,6 +142,7 @@ def test_a_vae_that_moved_is_said_and_its_weights_are_what_counts(capsys: pytest
     assert make_jobs([composed("model=N", "data.path=later/roses")])[0].folder == before, "found under its old name"
 
     vae.rename("moved")
+    store_defaults._vae.cache_clear()
     moved = composed("model=N", "data.path=later/roses")
     assert moved.data.vae is None
     said = capsys.readouterr().err
@@ -236,8 +238,6 @@ def test_a_store_is_read_once_for_many_choices(monkeypatch: pytest.MonkeyPatch) 
     """And copies that are used again keep nothing of another's store."""
     of_16_channels("mine")
     tiny_store(Path("other"), classes=7)
-    from fcdm.sweep import store_defaults
-
     reads = []
     original = store_defaults.read_manifest
     monkeypatch.setattr(store_defaults, "read_manifest", lambda folder: (reads.append(folder), original(folder))[1])
