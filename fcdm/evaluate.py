@@ -144,6 +144,7 @@ def _evaluate_run(run: Run, config: Any) -> None:
     part = Part(config)
     job = Job(run.id, run.folder, (part,), work=EVALUATE)
     if job.left():
+        _tell([(config, step) for step in job.left()])
         from fcdm.slurm.rank_env import export_ranks
         from fcdm.tracking.background import forwarding
 
@@ -154,6 +155,14 @@ def _evaluate_run(run: Run, config: Any) -> None:
             path = run.evaluation(step, part.protocol_id)
             if path.exists():
                 _show(path)
+
+
+def _tell(evaluations: list[tuple[Any, int]]) -> None:
+    """Whether an average that is evaluated still is what training began from."""
+    from fcdm.config.ema_lag import lag_warning
+
+    if is_first_process() and (warning := lag_warning(evaluations)):
+        print(f"warning: {warning}", file=sys.stderr)
 
 
 def _evaluate_file(weights: Any, config: Any, asked: Words, worker: Any) -> Path:

@@ -154,6 +154,7 @@ def _folder(weights: Weights, request: dict[str, Any]) -> Path:
 
 def _forecast(weights: Weights, config: Config, formats: list[str], out: Path) -> list[str]:
     """What it takes, before anything is drawn."""
+    from fcdm.config.ema_lag import lag_warning
     from fcdm.config.samplers import ADAPTIVE
     from fcdm.cost.model_cost import sampling_passes
     from fcdm.formatting import bytes_text
@@ -177,6 +178,8 @@ def _forecast(weights: Weights, config: Config, formats: list[str], out: Path) -
         f"{' and as many of the weaker model' if weak else ''}, {flops:.3g} FLOPs; {bytes_text(size)} of pixels, "
         f"up to {bytes_text(largest)} on disk while they are put together -> {out}",
     ]
+    if weights.run and weights.step is not None and (warning := lag_warning([(config, weights.step)])):
+        lines.append(f"warning: {warning}")
     folder = next(place for place in (out, *out.absolute().parents) if place.is_dir())
     if (free := shutil.disk_usage(folder).free) < largest:
         lines.append(f"warning: {folder} has {bytes_text(free)} free")

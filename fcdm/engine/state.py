@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fcdm.config.ema_lag import ema_decay
 from fcdm.config.schema import Config, EMAConfig, PowerEMAConfig
 from fcdm.engine.checkpoint import mapped_group, save_checkpoint
-from fcdm.engine.ema import ema_decay, update_ema
+from fcdm.engine.ema import update_ema
 from fcdm.engine.ema_snapshots import PowerAverages
 from fcdm.engine.host_copy import Groups
 from fcdm.errors import UserError

@@ -7,7 +7,9 @@ import json
 import sys
 from typing import Any
 
+from fcdm.config.ema_lag import lags
 from fcdm.plan.model import Plan, PlannedRun, Total, total, totals
+from fcdm.plan.remaining import evaluations_of
 from fcdm.plan.shared_runs import Sharing
 
 
@@ -53,6 +55,7 @@ def _run(run: PlannedRun) -> dict[str, Any]:
         "why": standing.text,
         "resources": dataclasses.asdict(run.request),
         "evaluation_job": evaluation,
+        "averages": [dataclasses.asdict(lag) for lag in lags(evaluations_of(run.job))],
         "memory_bytes": run.memory_bytes,
         "host_memory_bytes": run.host_bytes,
         "wall_hours": run.wall_hours,

@@ -12,10 +12,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from fcdm.config.ema_lag import Lag, lag_text, lags
+from fcdm.config.schema import EMAConfig
 from fcdm.formatting import bytes_text, duration_text, flops_text, number_text
 from fcdm.plan.estimate import KINDS, START_UP_S, Cost
 from fcdm.plan.model import Plan, PlannedRun, Total, total, totals
-from fcdm.plan.remaining import SKIPPED
+from fcdm.plan.remaining import SKIPPED, evaluations_of
 from fcdm.plan.shared_runs import Amount, Sharing
 from fcdm.slurm.sbatch_script import Resources
 
@@ -158,6 +160,7 @@ def _explanations(plan: Plan) -> list[str]:
     )
     if asking := _host_memory(plan.runs):
         texts.append(asking)
+    texts += _averages(plan.runs)
     texts += [f"note: {text}" for text in plan.notes]
     return texts
 
@@ -176,6 +179,16 @@ def _host_memory(runs: Sequence[PlannedRun]) -> str:
         f"Host memory of a node in GB, an estimate: {needs}. resources.mem_gb= asks for it; these jobs take what the "
         "cluster gives."
     )
+
+
+def _averages(runs: Sequence[PlannedRun]) -> list[str]:
+    """For each EMA that is evaluated, how far behind it is at the budgets."""
+    found: dict[tuple[float, float | None], dict[int, Lag]] = {}
+    for run in runs:
+        ema = run.job.config.ema
+        lags_of_run = lags(evaluations_of(run.job))
+        found.setdefault((ema.decay, ema.rampup), {}).update({lag.step: lag for lag in lags_of_run})
+    return [lag_text(EMAConfig(*ema), (by[step] for step in sorted(by))) for ema, by in found.items() if by]
 
 
 def _groups(runs: Sequence[PlannedRun]) -> list[PlanRow]:

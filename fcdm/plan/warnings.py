@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from fcdm.config.ema_lag import lag_warning
 from fcdm.formatting import bytes_text, duration_text
 from fcdm.jobs.job import EVALUATE, Job
 from fcdm.jobs.make_jobs import data_is_here
@@ -68,6 +69,8 @@ def _of_job(
     batch = job.config.batch_size
     if batch % processes:
         yield f"batch_size={batch} does not divide over {processes} processes (resources.gpus), so it cannot start"
+    if warning := lag_warning(evaluations):
+        yield warning
     yield from _memory(job, request, gpu)
     yield from _host_memory("resources", job, request, options)
     inline = job.config.evaluation.where == "inline" and job.work != "train"

@@ -12,12 +12,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fcdm.config.ema_lag import ema_decay
 from fcdm.config.schema import Config, EMAConfig
 from fcdm.data.dataset import Dataset, PixelDataset
 from fcdm.diffusion import make_objective
 from fcdm.engine.batches import BatchSource, DataOrder
 from fcdm.engine.distributed import Ranks
-from fcdm.engine.ema import ema_decay, update_ema
+from fcdm.engine.ema import update_ema
 from fcdm.engine.evaluate import EvaluationResult, evaluate
 from fcdm.engine.state import create_model
 from fcdm.engine.stop import Stopped, StopSignal
