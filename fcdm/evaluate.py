@@ -93,6 +93,7 @@ def _names_a_file(text: str) -> bool:
 
 
 def _weights(asked: Words) -> None:
+    from fcdm.config.conditions import check_labels
     from fcdm.runs.find_weights import SUFFIXES, find_run_named, find_weights
     from fcdm.runs.run_paths import step_of
     from fcdm.sweep.sampling_config import run_config, source_config, value_of
@@ -117,6 +118,7 @@ def _weights(asked: Words) -> None:
     if "out" in asked.own:
         raise UserError("out= is for files: a run's evaluations stand in its folder")
     config = run_config(run, asked.overrides)
+    check_labels(config)
     config.steps = steps
     config.runs_dir = str(run.folder.parent)
     _evaluate_run(run, config)

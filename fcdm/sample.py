@@ -87,6 +87,7 @@ def told(program: str, run: Any) -> int:
 
 
 def _run(words: list[str]) -> int:
+    from fcdm.config.conditions import check_labels
     from fcdm.data.class_names import find_class
     from fcdm.formatting import printable
     from fcdm.runs.find_weights import find_weights
@@ -106,6 +107,8 @@ def _run(words: list[str]) -> int:
     label = name = None
     if (text := asked.own.get("label")) is not None:
         label, name = find_class(text, config.data)
+    if weights.run:
+        check_labels(config, label)
     request = _request(weights, config, label, formats)
     out = Path(asked.own.get("out") or _folder(weights, request))
     if is_first_process():

@@ -13,7 +13,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from fcdm.config.conditions import settle
+from fcdm.config.conditions import check_labels, settle
 from fcdm.config.ema_profiles import check_averages
 from fcdm.config.fast_config import NotExact, exactly
 from fcdm.config.model_checks import check_model
@@ -103,6 +103,7 @@ def checked(composed: DictConfig, said: Said = NOTHING) -> Config:
             raise UserError(unknown_key(key, known))
     config = settle(config_from(plain), said)
     check(config)
+    check_labels(config)
     return config
 
 
