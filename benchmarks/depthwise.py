@@ -95,6 +95,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=30.0, help="at most about so long (default: 30)")
     parser.add_argument("--json", type=Path, metavar="FILE")
     arguments = parser.parse_args()
+    if arguments.batch_size is not None and arguments.batch_size < 1:
+        parser.error("--batch-size: at least 1")
     device = torch.device(arguments.device)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     batch = arguments.batch_size or (64 if device.type == "cuda" else 1)

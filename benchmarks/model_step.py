@@ -35,6 +35,8 @@ parser.add_argument(
 parser.add_argument("--compile", action="store_true", help="both compiled, too")
 parser.add_argument("--json", type=Path, metavar="FILE", help="write images/s of each variant")
 arguments = parser.parse_args()
+if arguments.batch_size is not None and arguments.batch_size < 1:
+    parser.error("--batch-size: at least 1")
 if wrong := {*(arguments.precisions or "fp32").split(",")} - {"fp32", "bf16"}:
     parser.error(f"--precisions {', '.join(wrong)}: fp32, bf16 or both")
 if arguments.rounds < 1:

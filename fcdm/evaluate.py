@@ -189,17 +189,18 @@ def _samples(asked: Words) -> Path:
         if not path.is_file():
             raise UserError(f"{path}: there is no such file")
     find_inception()
-    batch_size, shuffle = _number(asked, "batch_size", 64), _number(asked, "shuffle", -1)
     from fcdm.sweep.sampling_config import value_of
+
+    threads = _number("threads", value_of(asked.overrides, "threads"), 1)
+    batch_size = _number("batch_size", asked.own.get("batch_size"), 1) or 64
+    order = _number("shuffle", asked.own.get("shuffle"), 0)
 
     def evaluate(worker: Any) -> Path:
         from fcdm.engine.evaluate_files import evaluate_samples_file
 
-        order = None if shuffle < 0 else shuffle
-        return evaluate_samples_file(samples, Path(reference), _out(asked), worker, max(1, batch_size), order)
+        return evaluate_samples_file(samples, Path(reference), _out(asked), worker, batch_size, order)
 
-    threads = value_of(asked.overrides, "threads")
-    return _results(value_of(asked.overrides, "device") or "auto", int(threads) if threads else None, evaluate)
+    return _results(value_of(asked.overrides, "device") or "auto", threads, evaluate)
 
 
 def _calibrate(asked: Words) -> int:
@@ -255,12 +256,12 @@ def _out(asked: Words) -> Path:
     return Path(asked.own.get("out", "results"))
 
 
-def _number(asked: Words, key: str, default: int) -> int:
-    text = asked.own.get(key)
+def _number(key: str, text: str | None, low: int) -> int | None:
+    """What is said of the key; None: nothing. Raises UserError."""
     if text is None:
-        return default
-    if not text.isdigit():
-        raise UserError(f"{key}={text} is no whole number")
+        return None
+    if not text.isdigit() or int(text) < low:
+        raise UserError(f"{key}={text} cannot be: a whole number, at least {low}")
     return int(text)
 
 

@@ -68,13 +68,16 @@ def vae_identity(path_or_id: str, download: bool = True) -> VaeIdentity:
         raise UserError(f"{files.config} describes no AutoencoderKL, the one kind of VAE that is read")
     if values.get("latents_mean") is not None or values.get("latents_std") is not None:
         raise UserError(f"{files.config}: a VAE with a scale per channel (latents_mean, latents_std) is not supported")
+    scale = values.get("scaling_factor")
+    if scale == 0:
+        raise UserError(f"{files.config}: scaling_factor is 0, which leaves nothing of any latent")
     return VaeIdentity(
         name=files.name,
         weights_sha256=known_sha256(files.weights),
         config_sha256=known_sha256(files.config),
         channels=int(channels),
         downsample=2 ** (len(blocks) - 1),
-        scaling_factor=float(values.get("scaling_factor") or SD_SCALE),
+        scaling_factor=SD_SCALE if scale is None else float(scale),
         shift_factor=float(values.get("shift_factor") or 0.0),
     )
 

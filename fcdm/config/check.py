@@ -43,7 +43,7 @@ RESOURCES: dict[str, tuple[float, bool, float]] = {
     "gpus": (0, True, 4096),
     "nodes": (1, True, 1024),
     "hours": (0, False, 10_000),
-    "mem_gb": (0, False, 100_000),
+    "mem_gb": (0, True, 100_000),
     "cpus": (1, True, 4096),
 }
 

@@ -168,7 +168,7 @@ class ResourcesConfig:
     hours: float = 24.0
     """Time limit of one start of the job. It saves and is requeued as long as it makes progress."""
     mem_gb: float | None = None
-    """Memory of each node; null: what the cluster gives."""
+    """Memory of each node; 0: all that it has; null: what the cluster gives."""
     cpus: int | None = None
     """CPU cores per process; null: what the cluster gives."""
 

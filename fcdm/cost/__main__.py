@@ -67,7 +67,8 @@ def cost_rows(
 def _row(
     config: ModelConfig, setting: Setting, resolution: int, steps: int | None, batch_size: int | None
 ) -> dict[str, Any]:
-    steps, batch_size = steps or setting.steps, batch_size or setting.batch_size
+    steps = setting.steps if steps is None else steps
+    batch_size = setting.batch_size if batch_size is None else batch_size
     side = resolution // setting.downsample
     cost = cost_of(config, channels=setting.channels, side=side, classes=setting.classes)
     return {

@@ -269,8 +269,7 @@ def useful_seconds(request: Resources, options: SlurmOptions, saved_bytes: int) 
 
     saved_bytes: what is written then (`fcdm.runs.run_cost.saved_bytes`; of an evaluation nothing that counts).
     """
-    limit = request.minutes * 60
-    return limit - START_UP_S - signal_delay(request, options, saved_bytes)
+    return request.seconds - START_UP_S - signal_delay(request, options, saved_bytes)
 
 
 def starts(seconds: float | None, request: Resources, options: SlurmOptions, saved_bytes: int) -> int | None:

@@ -93,7 +93,7 @@ def _memory(job: Job, request: Resources, gpu: Device | None) -> Iterator[str]:
             return
         there, place = gpu.memory_bytes, f"each GPU, and the {gpu.name} has {bytes_text(gpu.memory_bytes)}"
     else:
-        if request.mem_gb is None:
+        if not request.mem_gb:  # what the cluster gives, or all of the node
             return
         there = 1e9 * request.mem_gb / request.tasks_per_node
         if need.total <= MEMORY_SHARE * there:
@@ -130,7 +130,7 @@ def _memory(job: Job, request: Resources, gpu: Device | None) -> Iterator[str]:
 
 def _host_memory(key: str, job: Job, request: Resources, options: SlurmOptions) -> Iterator[str]:
     """Of jobs on GPUs that say how much they want; others take what the cluster gives."""
-    if not request.gpus_per_node or request.mem_gb is None or options.mem_per_gpu or options.mem_per_cpu:
+    if not request.gpus_per_node or not request.mem_gb or options.mem_per_gpu or options.mem_per_cpu:
         return
     need = host_bytes(job.config, request, trains=key == "resources" and job.work != EVALUATE)
     if need > 1e9 * request.mem_gb:
@@ -151,8 +151,8 @@ def _gpus_for(batch: int, gpus: int, most: int) -> int | None:
 def _time(
     key: str, request: Resources, hours: float | None, step: float | None, options: SlurmOptions, saved: int
 ) -> Iterator[str]:
-    useful, limit = useful_seconds(request, options, saved), request.minutes * 60
-    set_by = "hydra.launcher.timeout_min" if options.timeout_min and key == "resources" else f"{key}.hours"
+    useful, limit = useful_seconds(request, options, saved), request.seconds
+    set_by = "hydra.launcher.timeout_min" if options.timeout_min is not None and key == "resources" else f"{key}.hours"
     overhead = (
         f"{START_UP_S:g} s to start up, and SLURM signals {signal_delay(request, options, saved):g} s before the end"
     )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from fcdm.errors import UserError
+
 
 @dataclass
 class SlurmOptions:
@@ -17,12 +19,13 @@ class SlurmOptions:
     submitit_folder: str | None = None
     """Not used: a launch has its folder in `<runs_dir>/launches/`, a job prints into its run's `log.txt`."""
     timeout_min: int | None = None
-    """Minutes of one start of a job; null: `resources.hours`."""
+    """Minutes of one start of a job, 0: no limit; null: `resources.hours`."""
     cpus_per_task: int | None = None
     gpus_per_node: int | None = None
     tasks_per_node: int | None = None
     """Null: one per GPU, else one."""
     mem_gb: int | None = None
+    """Of each node, 0: all that it has; null: `resources.mem_gb`."""
     nodes: int | None = None
     name: str = "fcdm-${study}"
     stderr_to_stdout: bool = False
@@ -60,6 +63,30 @@ class SlurmOptions:
     """Share of the GPU's peak that training reaches, where nothing is measured yet; null: the plan's own guess."""
     check_folder: bool = True
     """Refuse a runs folder on a file system that other machines cannot see."""
+
+
+LOWEST = {
+    "timeout_min": 0,
+    "cpus_per_task": 1,
+    "gpus_per_node": 0,
+    "tasks_per_node": 1,
+    "mem_gb": 0,
+    "nodes": 1,
+    "cpus_per_gpu": 1,
+    "gpus_per_task": 1,
+    "signal_delay_s": 1,  # 0: SLURM would not tell the job to save
+    "max_num_timeout": 0,
+    "array_parallelism": 1,
+    "max_gpus_per_node": 1,
+}
+
+
+def check_numbers(options: SlurmOptions) -> None:
+    """Raise UserError for a number that SLURM could not take, or would take for another wish."""
+    for name, low in LOWEST.items():
+        value = getattr(options, name)
+        if value is not None and value < low:
+            raise UserError(f"hydra.launcher.{name}={value} cannot be: at least {low}, or leave it away")
 
 
 ROWS = ("auto", "all", "groups")

@@ -48,9 +48,10 @@ def check_requests(name: str, requests: list[Resources], options: SlurmOptions, 
                 f"such nodes (its largest: {largest.cpus} CPUs, {largest.mem_gb:g} GB, {largest.gpus} GPUs): ask for "
                 "less with resources.gpus, .nodes, .cpus or .mem_gb"
             )
-        if request.minutes > partition.max_minutes:
+        if request.seconds / 60 > partition.max_minutes:
+            asked = f"{request.minutes} min" if request.minutes else "no time limit (hydra.launcher.timeout_min=0)"
             raise UserError(
-                f"{name} asks for {request.minutes} min, but partition {partition.name} gives at most "
+                f"{name} asks for {asked}, but partition {partition.name} gives at most "
                 f"{partition.max_minutes:g}: say resources.hours={partition.max_minutes / 60:g} (a job saves and is "
                 "requeued as long as it makes progress)"
             )

@@ -29,8 +29,9 @@ class Resources:
     tasks_per_node: int
     gpus_per_node: int
     minutes: int
+    """0: no limit, as sbatch's --time=0."""
     mem_gb: float | None
-    """Per node."""
+    """Per node; 0: all that it has, as sbatch's --mem=0; None: what the cluster gives."""
     cpus_per_task: int | None
 
     @property
@@ -41,14 +42,19 @@ class Resources:
     def gpus(self) -> int:
         return self.nodes * self.gpus_per_node
 
+    @property
+    def seconds(self) -> float:
+        """Of one start; inf without a limit."""
+        return 60.0 * self.minutes if self.minutes else math.inf
+
     def __str__(self) -> str:
         parts = [f"{self.nodes} nodes x " if self.nodes > 1 else ""]
         if self.gpus_per_node:
             parts.append(plural(self.gpus_per_node, "GPU"))
         else:
             parts.append(f"{self.tasks_per_node * (self.cpus_per_task or 1)} CPU")
-        memory = f", {self.mem_gb:g} GB" if self.mem_gb else ""
-        return f"{''.join(parts)}, {duration_text(60 * self.minutes)}{memory}"
+        memory = "" if self.mem_gb is None else f", {self.mem_gb:g} GB" if self.mem_gb else ", all memory"
+        return f"{''.join(parts)}, {duration_text(self.seconds) if self.minutes else 'no time limit'}{memory}"
 
 
 def request_of(resources: ResourcesConfig, options: SlurmOptions, *, evaluation: bool = False) -> Resources:
@@ -57,10 +63,10 @@ def request_of(resources: ResourcesConfig, options: SlurmOptions, *, evaluation:
     Raises UserError where the GPUs cannot be spread over the nodes.
     """
     own = SlurmOptions(max_gpus_per_node=options.max_gpus_per_node) if evaluation else options
-    nodes, gpus = own.nodes or resources.nodes, resources.gpus
+    nodes, gpus = resources.nodes if own.nodes is None else own.nodes, resources.gpus
     per_node = -(-gpus // nodes)
     limit = own.max_gpus_per_node
-    if limit and per_node > limit and own.nodes is None and resources.nodes == 1:
+    if limit is not None and per_node > limit and own.nodes is None and resources.nodes == 1:
         nodes = -(-gpus // limit)
         per_node = gpus // nodes
     if own.gpus_per_node is not None:
@@ -69,9 +75,9 @@ def request_of(resources: ResourcesConfig, options: SlurmOptions, *, evaluation:
         raise UserError(f"resources.gpus={gpus} cannot be shared out evenly over {nodes} nodes: ask for a multiple")
     return Resources(
         nodes=nodes,
-        tasks_per_node=own.tasks_per_node or max(1, per_node),
+        tasks_per_node=max(1, per_node) if own.tasks_per_node is None else own.tasks_per_node,
         gpus_per_node=per_node,
-        minutes=own.timeout_min or max(1, math.ceil(resources.hours * 60)),
+        minutes=math.ceil(resources.hours * 60) if own.timeout_min is None else own.timeout_min,
         mem_gb=own.mem_gb if own.mem_gb is not None else resources.mem_gb,
         cpus_per_task=own.cpus_per_task if own.cpus_per_task is not None else resources.cpus,
     )
@@ -151,8 +157,8 @@ def _flags(request: Resources, options: SlurmOptions, launch: Path, name: str, s
     }
     if request.gpus_per_node and not options.gpus_per_task:
         flags["gpus-per-node"] = request.gpus_per_node
-    if request.mem_gb and not options.mem_per_gpu and not options.mem_per_cpu:
-        flags["mem"] = f"{math.ceil(request.mem_gb * 1024)}M"
+    if request.mem_gb is not None and not options.mem_per_gpu and not options.mem_per_cpu:
+        flags["mem"] = f"{math.ceil(request.mem_gb * 1024)}M" if request.mem_gb else 0
     flags.update({key.replace("_", "-"): value for key, value in options.additional_parameters.items()})
     return {key: value for key, value in flags.items() if value is not None and value is not False}
 
@@ -168,9 +174,9 @@ def signal_delay(request: Resources, options: SlurmOptions, saved_bytes: int) ->
 
     Enough to write `saved_bytes` to a slow disk, 120 at least, and at most a quarter of the limit.
     """
-    if options.signal_delay_s:
+    if options.signal_delay_s is not None:
         return int(options.signal_delay_s)
-    return min(max(120, STEP_S + math.ceil(saved_bytes / SAVED_BYTES_PER_S)), request.minutes * 60 // 4)
+    return int(min(max(120, STEP_S + math.ceil(saved_bytes / SAVED_BYTES_PER_S)), request.seconds // 4))
 
 
 def _flag(key: str, value: object) -> str:

@@ -17,7 +17,7 @@ from fcdm.jobs.record_study import this_command
 from fcdm.plan.gpus import device_named
 from fcdm.plan.warnings import warnings_before_submission
 from fcdm.slurm.client import Slurm
-from fcdm.slurm.options import SlurmOptions
+from fcdm.slurm.options import SlurmOptions, check_numbers
 from fcdm.slurm.sbatch_script import request_of
 from fcdm.slurm.submit import Row, check, submit
 
@@ -27,6 +27,7 @@ GOOD = ("submitted", "done", "in the queue")
 def options_from(values: dict[str, Any]) -> SlurmOptions:
     """Typed options from those of the launcher."""
     options = SlurmOptions(**values)
+    check_numbers(options)
     if options.slurm_conf and not Path(options.slurm_conf).is_file():
         raise UserError(
             f"hydra.launcher.slurm_conf={options.slurm_conf} is not there: python tools/devcluster up starts a "

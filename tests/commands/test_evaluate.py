@@ -154,6 +154,13 @@ def test_balanced_labels_are_shuffled_before_the_splits(lab: Any) -> None:
         assert protocol_of(config).get("splits") == ("shuffled" if wanted else None)
 
 
+@pytest.mark.parametrize(
+    ("word", "said"), [("batch_size=0", "at least 1"), ("threads=0", "at least 1"), ("shuffle=-1", "at least 0")]
+)
+def test_a_zero_is_not_read_as_nothing_said(word: str, said: str, capsys: Any) -> None:
+    assert said in refused(["samples=mine.npz", "reference=reference.npz", word], capsys)
+
+
 def test_anybody_s_samples_give_the_five_metrics(lab: Any, capsys: Any) -> None:
     folder, _, _, extractor = lab
     assert main(["samples=mine.npz", "reference=reference.npz", "batch_size=3"]) == 0

@@ -499,6 +499,14 @@ def test_the_vae_of_an_older_diffusers_and_its_identity(vae: Path, tmp_path: Pat
     assert mine.id == f"vae@{mine.weights_sha256[:8]}"
 
 
+def test_a_scaling_factor_of_zero_is_not_the_default(vae: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(vae, tmp_path / "vae"))
+    values = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(values | {"scaling_factor": 0.0}))
+    with pytest.raises(UserError, match="scaling_factor is 0"):
+        vae_identity(str(copy))
+
+
 def test_the_id_of_a_vae_is_what_it_decodes_with(vae: Path, tmp_path: Path) -> None:
     """Not the folder's name; and the scale and shift of its config.json as well as its weights."""
     config = json.loads((vae / "config.json").read_text())

@@ -25,11 +25,13 @@ from fcdm.engine.distributed import Ranks
 from fcdm.errors import UserError
 from fcdm.jobs.job import EVALUATE, Job
 from fcdm.jobs.make_jobs import make_jobs
+from fcdm.plan.estimate import starts
+from fcdm.plan.warnings import warnings_before_submission
 from fcdm.runs.run_cost import run_cost
 from fcdm.slurm import submit as submitting
 from fcdm.slurm.client import Cluster, Node, Partition, minutes
 from fcdm.slurm.ledger import list_tasks, read_ids
-from fcdm.slurm.options import SlurmOptions
+from fcdm.slurm.options import LOWEST, SlurmOptions, check_numbers
 from fcdm.slurm.preflight import check_folder, check_requests, file_system
 from fcdm.slurm.rank_env import address_of, export_ranks
 from fcdm.slurm.requeue import progress_of, requeue, requeues
@@ -323,10 +325,46 @@ def test_a_damaged_evaluation_of_one_run_keeps_no_other_from_being_submitted(tmp
         (ResourcesConfig(gpus=1), {"timeout_min": 3, "mem_gb": 5}, Resources(1, 1, 1, 3, 5, None)),
         (ResourcesConfig(), {"nodes": 2, "tasks_per_node": 2}, Resources(2, 2, 0, 1440, None, None)),
         (ResourcesConfig(gpus=1), {"gpus_per_node": 2, "cpus_per_task": 3}, Resources(1, 2, 2, 1440, None, 3)),
+        (ResourcesConfig(hours=1, mem_gb=2), {"timeout_min": 0, "mem_gb": 0}, Resources(1, 1, 0, 0, 0, None)),
+        (ResourcesConfig(mem_gb=0, hours=0.001), {}, Resources(1, 1, 0, 1, 0, None)),
+        (ResourcesConfig(gpus=2), {"gpus_per_node": 0}, Resources(1, 1, 0, 1440, None, None)),
     ],
 )
 def test_resources_and_options(resources: ResourcesConfig, options: dict[str, object], wanted: Resources) -> None:
     assert request_of(resources, SlurmOptions(**options)) == wanted
+
+
+def test_zero_is_what_slurm_means_by_it(tmp_path: Path) -> None:
+    """--mem=0: all of the node; --time=0: no limit. Both were read as nothing said."""
+    whole = Resources(1, 1, 0, 0, 0, None)
+    text = script(whole, SlurmOptions(), [tmp_path / "0.json"], tmp_path, tmp_path, "mine")
+    assert "#SBATCH --mem=0\n" in text
+    assert "#SBATCH --time=0\n" in text
+    assert "#SBATCH --signal=USR2@120\n" in text, "not a quarter of nothing"
+    assert str(whole) == "1 CPU, no time limit, all memory"
+    assert starts(1e9, whole, SlurmOptions(), 0) == 1
+    assert "--mem" not in script(Resources(1, 1, 0, 60, None, None), SlurmOptions(), [], tmp_path, tmp_path, "a")
+    (job,) = make_jobs([composed("model=N", "resources.mem_gb=0", f"runs_dir={tmp_path}")])
+    assert not warnings_before_submission([job], None, options=SlurmOptions(timeout_min=0))
+    check_requests("run", [Resources(1, 1, 0, 0, 0, None)], SlurmOptions(partition="cpu"), CLUSTER)
+    with pytest.raises(UserError, match=r"asks for no time limit \(hydra.launcher.timeout_min=0\), but partition main"):
+        check_requests("run", [whole], SlurmOptions(), CLUSTER)
+
+
+@pytest.mark.parametrize("name", [name for name, low in LOWEST.items() if low == 1])
+def test_a_zero_that_slurm_has_no_meaning_for_is_refused(name: str) -> None:
+    with pytest.raises(UserError, match=f"hydra.launcher.{name}=0 cannot be: at least 1"):
+        check_numbers(SlurmOptions(**{name: 0}))
+    check_numbers(SlurmOptions(**{name: 1}))
+
+
+def test_every_number_of_the_launcher_has_its_lowest_value() -> None:
+    hints = typing.get_type_hints(SlurmOptions)
+    numbers = {name for name, hint in hints.items() if hint in (int, int | None)}
+    assert numbers == set(LOWEST)
+    for name in numbers:
+        with pytest.raises(UserError, match="cannot be"):
+            check_numbers(SlurmOptions(**{name: -1}))
 
 
 def test_gpus_that_cannot_be_shared_out(tmp_path: Path) -> None:
