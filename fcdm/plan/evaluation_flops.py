@@ -14,11 +14,15 @@ from fcdm.errors import UserError
 from fcdm.runs.run_cost import run_cost
 from fcdm.runs.run_paths import run_facts
 
-VAE_CHANNELS = (128, 256, 512, 512)
 DIGITS_TRAIN, DIGITS_HELDOUT = 1438, 359
 """Images of the digits' split (`fcdm.data.digits`): an evaluation takes features of all of them."""
 HELDOUT_BINS = 10
 """Forward passes of each held-out image for the held-out loss; the same number as in `fcdm.engine.evaluate`."""
+
+
+def vae_widths(downsample: int = 8) -> tuple[int, ...]:
+    """Channels of a VAE's levels: the SD-VAE's, whose downsample is 8; of another, with levels more or fewer."""
+    return tuple(min(128 << level, 512) for level in range(downsample.bit_length()))
 
 
 def _conv(c_in: int, c_out: int, kernel: int, positions: int) -> int:
@@ -26,8 +30,10 @@ def _conv(c_in: int, c_out: int, kernel: int, positions: int) -> int:
 
 
 @cache
-def vae_decoder_macs(side: int, channels: int = 4) -> int:
-    """MACs of decoding one image from (channels, side, side) latents to (3, 8 side, 8 side) by the SD-VAE.
+def vae_decoder_macs(side: int, channels: int = 4, downsample: int = 8) -> int:
+    """MACs of decoding one image from (channels, side, side) latents to pixels by the SD-VAE, whose downsample is 8.
+
+    Of another power of two: by a VAE of its kind with levels more or fewer, an estimate.
 
     Architecture: `AutoencoderKL` of stabilityai/sd-vae-ft-ema (its config.json: block_out_channels 128, 256, 512, 512,
     layers_per_block 2, latent_channels 4), which is kl-f8 of arXiv 2112.10752: a 1x1 convolution, a 3x3 convolution to
@@ -35,11 +41,11 @@ def vae_decoder_macs(side: int, channels: int = 4) -> int:
     an up-sampling with a 3x3 convolution after each level but the last, and a 3x3 convolution to 3.
     """
     n = side * side
-    top = VAE_CHANNELS[-1]
+    widths = vae_widths(downsample)[::-1]
+    top = widths[0]
     macs = _conv(channels, channels, 1, n) + _conv(channels, top, 9, n)
     macs += 2 * _vae_residual(top, top, n)
     macs += 4 * _conv(top, top, 1, n) + 2 * n * n * top  # q, k, v, out; q times k, and the weights times v
-    widths = tuple(reversed(VAE_CHANNELS))
     for level, (c_in, c_out) in enumerate(pairwise((top, *widths))):
         macs += _vae_residual(c_in, c_out, n) + 2 * _vae_residual(c_out, c_out, n)
         if level < len(widths) - 1:
@@ -90,13 +96,12 @@ def digits_cnn_macs() -> int:
 
 def decoding_macs(config: Config) -> int:
     """MACs of one sample from latents to pixels; 0 where the model works on pixels. Raises UserError."""
-    if config.data.downsample == 1:
+    downsample = config.data.downsample
+    if downsample == 1:
         return 0
-    if config.data.downsample != 8:
-        raise UserError(
-            f"data.downsample={config.data.downsample}: no decoder is known for it; the SD-VAE has data.downsample=8"
-        )
-    return vae_decoder_macs(config.resolution // 8, config.data.channels)
+    if downsample & (downsample - 1):
+        raise UserError(f"data.downsample={downsample}: no decoder is known for it: VAEs have powers of two")
+    return vae_decoder_macs(config.resolution // downsample, config.data.channels, downsample)
 
 
 def metrics_macs(config: Config, forward_macs: int) -> int:

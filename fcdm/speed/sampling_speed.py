@@ -15,7 +15,7 @@ from fcdm.config.schema import PRECISIONS, Config
 from fcdm.engine.environment import matmul_precision
 from fcdm.engine.sampler import Sampler
 from fcdm.plan.estimate import computed_in, evaluation_precision
-from fcdm.plan.evaluation_flops import VAE_CHANNELS
+from fcdm.plan.evaluation_flops import vae_widths
 from fcdm.speed.stopwatch import free_memory, seconds_per_call
 
 SAMPLER_STEPS = 4
@@ -23,7 +23,7 @@ SAMPLER_STEPS = 4
 it needs, Euler's: its calls cost as much."""
 GUIDANCE_SCALE = 1.5
 VAE_CONFIG = {
-    "block_out_channels": VAE_CHANNELS,
+    "block_out_channels": vae_widths(),
     "down_block_types": ("DownEncoderBlock2D",) * 4,
     "up_block_types": ("UpDecoderBlock2D",) * 4,
     "layers_per_block": 2,

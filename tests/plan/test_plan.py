@@ -58,7 +58,7 @@ from fcdm.slurm.options import PlanOptions, SlurmOptions
 from fcdm.slurm.sbatch_script import request_of
 from fcdm.sweep.compose import Composer
 from fcdm.sweep.expand import expand
-from tests.support.commands import TINY, Command, composing, environment, only_run, records
+from tests.support.commands import TINY, Command, composed, composing, environment, only_run, records
 
 LITERAL = ("-m", "model=S,B,L,XL", "resolution=256,512", "hydra/launcher=plan")
 S_MACS, DECODER_MACS, INCEPTION_MACS = 3_073_392_640, 311_093_641_216, 5_711_168_096
@@ -185,9 +185,9 @@ def test_evaluation_jobs_are_shown_on_their_own(fcdm: Command) -> None:
         ("hydra.launcher.gpu=h1000", "hydra.launcher.gpu=h1000 is not known: did you mean H100?"),
         ("hydra.launcher.mfu=1.5", "hydra.launcher.mfu=1.5 cannot be"),
         ("hydra.launcher.rows=some", "hydra.launcher.rows=some is not known: auto, all, groups"),
-        ("data.downsample=16", "the SD-VAE has data.downsample=8"),
+        ("data.downsample=12", "is not a multiple of 12"),
         ("model=Q", "model=Q is not known"),
-        ("data.name=cifar", "no latents store of cifar"),
+        ("data.path=.", "is no latents store"),
     ],
 )
 def test_bad_input_is_one_line(fcdm: Command, tmp_path: Path, option: str, says: str) -> None:
@@ -615,6 +615,16 @@ def test_decoder_macs_are_torchs(side: int) -> None:
     widths = [512] * 5 + [512] * 12 + [512, 256, 256, 256, 256, 256] + [256, 128, 128, 128, 128, 128] + [128]
     assert sum(p.numel() for p in decoder.parameters()) + 2 * sum(widths) == 49_490_199
     assert evaluation_flops.vae_decoder_macs(side) == counted_macs(decoder, 4, side, side)
+
+
+def test_a_store_of_another_downsample_can_be_planned() -> None:
+    """It was refused, and with it every submission: the decoder's FLOPs were known of the SD-VAE alone."""
+    flops = {
+        downsample: evaluation_flops.decoding_macs(composed("model=S", f"data.downsample={downsample}"))
+        for downsample in (4, 8, 16)
+    }
+    assert flops[8] == evaluation_flops.vae_decoder_macs(32)
+    assert 0.5 * flops[8] < flops[4] < flops[8] < flops[16] < 2 * flops[8]
 
 
 def test_inception_macs_are_the_published_ones() -> None:
