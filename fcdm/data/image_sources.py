@@ -91,8 +91,8 @@ def _of_classes(source: ImageSource) -> list[str]:
     counts = np.bincount(source.labels, minlength=len(classes))
     if len(classes) == 1:
         notes.append(
-            f"one class ({classes[0]}): models of it are unconditional; train with label_drop.probability=0, since "
-            "there is no label to drop"
+            f"one class ({classes[0]}): models of it are unconditional, and trained without label drop "
+            "(label_drop.probability=0), since there is no label to drop"
         )
     if empty := [name for name, count in zip(classes, counts.tolist(), strict=True) if not count]:
         notes.append(

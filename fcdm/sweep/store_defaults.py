@@ -50,6 +50,8 @@ def store_overrides(path: str | None, said: Said, chosen: Mapping[str, Any]) -> 
             "data.downsample": manifest.downsample,
             "resolution": manifest.resolution,
         }
+        if len(manifest.classes) == 1:
+            values["label_drop.probability"] = 0.0  # there is no label to drop
         if "data.vae" not in said.keys:
             values["data.vae"] = _vae(folder, _stamp(folder), "evaluation.decoder" in said.keys)
     else:

@@ -66,6 +66,13 @@ def test_small_models_keep_what_they_are_trained_with_on_a_laptop() -> None:
     assert composed("model=N", "data=imagenet", "data.path=mine").optimiser.lr == 1e-4, "as they always did"
 
 
+def test_without_labels_there_is_nothing_to_drop() -> None:
+    tiny_store(Path("mine"), classes=1)
+    config = composed("model=N", "data.path=mine")
+    assert (config.data.classes, config.label_drop.probability) == (1, 0.0)
+    assert composed("model=N", "data.path=mine", "label_drop.probability=0.1").label_drop.probability == 0.1
+
+
 def test_what_the_user_says_comes_first_and_a_conflict_is_one_line() -> None:
     of_16_channels("mine")
     said = composed("model=N", "data.path=mine", "data.name=roses", "ema.rampup=null", "data.flip=none", "batch_size=8")
