@@ -147,10 +147,11 @@ def store_vae(manifest: Manifest) -> str | None:
 
 
 def prepare_command(images: Path, resolution: int = 256) -> str:
-    """The command that makes a store of these images, and what to say of it then."""
+    """`make one by ...`: the command that makes a store of these images, and what to say of it then."""
     source = shlex.quote(str(images))
     out = shlex.quote(f"{str(images).rstrip('/')}-{resolution}")
-    return f"`python -m fcdm.prepare latents images={source} resolution={resolution} out={out}`, then data.path={out}"
+    command = f"python -m fcdm.prepare latents images={source} resolution={resolution} out={out}"
+    return f"make a store of them by `{command}`, then say data.path={out}"
 
 
 def _manifest_bytes(folder: Path) -> bytes:
@@ -162,8 +163,8 @@ def _manifest_bytes(folder: Path) -> bytes:
             raise UserError(f"no latents store at {folder}: {MANIFEST}: {error.strerror} ({unfinished})") from None
         if folder.exists():
             raise UserError(
-                f"data.path={folder} is no latents store (it has no {MANIFEST}): models train on stores, and "
-                f"{prepare_command(folder)} makes one of a folder of images"
+                f"data.path={folder} is no latents store (it has no {MANIFEST}), and models train on stores: if these "
+                f"are images, {prepare_command(folder)}"
             ) from None
         raise UserError(f"no latents store at {folder}: {MANIFEST}: {error.strerror}") from None
 

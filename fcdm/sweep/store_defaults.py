@@ -31,8 +31,8 @@ def store_overrides(path: str | None, said: Said, chosen: Mapping[str, Any]) -> 
     folder = Path(path).expanduser()
     if is_said and chosen.get("data") == "digits":
         raise UserError(
-            f"data=digits are the bundled digits, and data.path={path} is other data: {_instead(folder)}; leave "
-            "data=digits away"
+            f"data=digits are the bundled digits, and data.path={path} is other data: leave data=digits away"
+            f"{_instead(folder)}"
         )
     added = []
     if presets.get("data.path") is None and "data" not in chosen:  # the preset means the digits
@@ -60,9 +60,9 @@ def store_overrides(path: str | None, said: Said, chosen: Mapping[str, Any]) -> 
 
 
 def _instead(folder: Path) -> str:
-    if (folder / MANIFEST).exists() or not folder.exists():
-        return "of a latents store (python -m fcdm.prepare latents) the path says all"
-    return f"{prepare_command(folder)} makes a store of a folder of images"
+    if (folder / MANIFEST).exists():
+        return ""
+    return f". It is no latents store: if these are images, {prepare_command(folder)}"
 
 
 def _stamp(folder: Path) -> int:

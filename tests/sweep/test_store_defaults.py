@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -198,7 +199,10 @@ RAW = "python -m fcdm.prepare latents images=img resolution=256 out=img-256"
     ("words", "said"),
     [
         (["model=N", "data=digits", "data.path=img"], [RAW, "leave data=digits away"]),
-        (["model=N", "data=digits", "data.path=mine"], ["the path says all", "leave data=digits away"]),
+        (
+            ["model=N", "data=digits", "data.path=mine"],
+            ["data=digits are the bundled digits", "leave data=digits away"],
+        ),
         (["model=N", "data.path=img"], ["is no latents store", RAW, "data.path=img-256"]),
         (["model=S", "data.path=img"], ["is no latents store", RAW]),
         (["model=S", "data=imagenet", "data.path=img/"], ["is no latents store", RAW]),
@@ -215,6 +219,18 @@ def test_what_is_no_store_is_refused_with_the_command_that_makes_one(words: list
         composed(*words)
     assert all(text in str(refusal.value) for text in said), refusal.value
     assert "\n" not in str(refusal.value)
+
+
+def test_the_command_that_is_advised_works(capsys: pytest.CaptureFixture[str]) -> None:
+    make_folder(Path("my images"), 3, odd=False)
+    with pytest.raises(UserError) as refusal:
+        composed("model=N", "data.path='my images'")
+    command, then = str(refusal.value).partition("`")[2].split("`")
+    words = shlex.split(command)
+    assert words[:3] == ["python", "-m", "fcdm.prepare"]
+    small = [word for word in words[3:] if not word.startswith("resolution=")]
+    assert prepare([*small, "resolution=32", f"vae={save_vae(Path('vae'))}", "device=cpu"]) == 0
+    assert facts(composed("model=N", then.removeprefix(", then say "))) == ("my-images-256", 4, 3, 8, 32)
 
 
 def test_the_command_refuses_in_one_line_and_leaves_nothing(fcdm: Command, tmp_path: Path) -> None:
