@@ -46,6 +46,7 @@ class Composer:
         self._bases: dict[tuple[str, ...], DictConfig] = {}
         self._used: dict[tuple[tuple[str, ...], tuple[str, ...]], DictConfig] = {}
         self._flat: dict[tuple[str, ...], dict[str, Any]] = {}
+        self._files: dict[str, frozenset[str]] = {}
 
     @classmethod
     def here(cls, hydra_overrides: Sequence[str] = ()) -> Composer:
@@ -89,7 +90,19 @@ class Composer:
         with_file = self._values(tuple(choice[at] for at in groups))
         presets = self._values(tuple(choice[at] for at in groups if parsed[at].key_or_group != "sweeps"))
         keys |= {key for key, value in with_file.items() if key not in presets or presets[key] != value}
+        for at in groups:
+            if parsed[at].key_or_group == "sweeps":
+                keys |= self._keys_in_file(str(parsed[at].value()))
         return Said(frozenset(keys), presets)
+
+    def _keys_in_file(self, name: str) -> frozenset[str]:
+        """Keys to which a sweep file gives a value, though it be the presets' own."""
+        if name not in self._files:
+            found = self.loader.repository.load_config(f"sweeps/{name}")  # type: ignore[attr-defined]
+            values = OmegaConf.to_container(found.config) if found is not None else {}
+            assert isinstance(values, dict)
+            self._files[name] = frozenset(key for key, _ in walk({str(key): value for key, value in values.items()}))
+        return self._files[name]
 
     def _is_choice(self, override: Override) -> bool:
         """Whether it chooses a group's file, rather than giving a key a value."""

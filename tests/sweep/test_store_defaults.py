@@ -279,6 +279,17 @@ def test_a_store_is_read_once_for_many_choices(monkeypatch: pytest.MonkeyPatch) 
     assert len(reads) == 2
 
 
+def test_a_sweep_file_says_what_it_says_though_the_presets_say_it_too(fcdm: Command, tmp_path: Path) -> None:
+    """`data.vae: ft-ema` in it is no preset's value: a store of another VAE is refused."""
+    of_16_channels("mine")
+    (tmp_path / "conf/sweeps").mkdir(parents=True)
+    file = {"study": "mine", "data": {"path": "mine", "vae": "ft-ema"}, "grids": [{"model": "S", "steps": 5}]}
+    (tmp_path / "conf/sweeps/mine.yaml").write_text(f"# @package _global_\n{yaml.safe_dump(file)}")
+    done = fcdm("--config-dir", "conf", "-m", "+sweeps=mine", "hydra/launcher=plan")
+    assert done.returncode == 1
+    assert "vae=ft-ema is asked for" in done.stderr
+
+
 def test_what_was_said_stays_what_was_said(monkeypatch: pytest.MonkeyPatch) -> None:
     """The store's own values are nobody's saying, and the presets are those that the data are composed with."""
     of_16_channels("mine")
