@@ -8,6 +8,7 @@ import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from fcdm.atomic import read_json_if_whole
 from fcdm.codecs.vae_files import ALIASES, vae_identity
@@ -48,7 +49,8 @@ class Manifest:
     vae_asked: str
     """What it was asked for as: a hub id, or where its folder was; empty where made.json is gone."""
     name: str
-    """Of the data, for the names of runs: what made.json says, else the folder's; fit for a folder's name."""
+    """Of the data, for the names of runs, and fit for a folder's: what made.json says, else the folder's; of the papers'
+    data `imagenet`, as which figures know them."""
 
     @property
     def downsample(self) -> int:
@@ -56,8 +58,8 @@ class Manifest:
 
     @property
     def is_imagenet(self) -> bool:
-        """Whether these are ILSVRC's 1,281,167 training images, wherever they lie; a few may be left out."""
-        return len(self.classes) == 1000 and self.images > 1_200_000
+        """Whether these are the papers' data, wherever they lie."""
+        return _is_imagenet(len(self.classes), self.images)
 
 
 def manifest_checksum(folder: Path) -> str:
@@ -84,7 +86,7 @@ def read_manifest(folder: Path) -> Manifest:
             classes=tuple(values["classes"]),
             class_counts=tuple(values["class_counts"]),
             shards=tuple(Shard(**shard) for shard in values["shards"]),
-            **_described(folder, int(values["resolution"])),
+            **_described(folder, values),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is damaged ({type(error).__name__}: {error}): make the store anew") from None
@@ -127,11 +129,15 @@ def check_manifest(
 
 
 def store_name(folder: Path, resolution: int | None = None) -> str:
-    """What runs on a store in this folder are called after: `flowers` for data/flowers-64 of 64 pixels."""
+    """What runs on a store in this folder are called after: `flowers` for data/flowers-64 of 64 pixels.
+
+    resolution None: not known, for the store is not here; then it is what looks like one.
+    """
     name = folder.expanduser().absolute().name
     if not name.strip("."):  # `.` and `..`
         name = folder.resolve().name
-    return _folder_name(re.sub(rf"[-_]{resolution}(px)?$", "", name) if resolution else name)
+    pixels = r"\d{2,4}" if resolution is None else resolution
+    return _folder_name(re.sub(rf"(?<=.)[-_]{pixels}(px)?$", "", name))
 
 
 def store_vae(manifest: Manifest) -> str | None:
@@ -169,16 +175,23 @@ def _manifest_bytes(folder: Path) -> bytes:
         raise UserError(f"no latents store at {folder}: {MANIFEST}: {error.strerror}") from None
 
 
-def _described(folder: Path, resolution: int) -> dict[str, str]:
+def _is_imagenet(classes: int, images: int) -> bool:
+    """ILSVRC's training set has 1,281,167 images; a few may be left out."""
+    return classes == 1000 and images > 1_200_000
+
+
+def _described(folder: Path, values: dict[str, Any]) -> dict[str, str]:
     """What made.json says for people, and the folder's name: none of it is part of the data's identity."""
     made = read_json_if_whole(folder / MADE)
     vae = made.get("vae")
     vae = vae if isinstance(vae, dict) else {}
     name = made.get("name")
+    papers = _is_imagenet(len(values["classes"]), int(values["images"]))
+    usual = "imagenet" if papers else store_name(folder, int(values["resolution"]))
     return {
         "vae": str(vae.get("name", "")),
         "vae_asked": str(vae.get("asked", "")),
-        "name": _folder_name(name) if isinstance(name, str) else store_name(folder, resolution),
+        "name": _folder_name(name) if isinstance(name, str) else usual,
     }
 
 

@@ -127,7 +127,7 @@ def test_imagenet_keeps_the_papers_recipe_wherever_it_lies() -> None:
     manifest["shards"] = [{"file": "0", "images": 1_281_100, "sha256": ""}]
     (store / MANIFEST).write_text(json.dumps(manifest))
     config = composed("model=XL", f"data.path={store}")
-    assert (config.ema.rampup, config.data.classes, config.data.name) == (None, 1000, "inet")
+    assert (config.ema.rampup, config.data.classes, config.data.name) == (None, 1000, "imagenet")
     assert composed("model=N", f"data.path={store}").ema.rampup == 0.1
 
 
@@ -243,12 +243,12 @@ def test_the_command_refuses_in_one_line_and_leaves_nothing(fcdm: Command, tmp_p
 
 
 def test_where_the_data_is_not_a_plan_goes_on_as_the_presets_say() -> None:
-    config = composed("model=N", "data.path=/scratch/flowers")
+    config = composed("model=N", "data.path=/scratch/flowers-256")
     assert facts(config) == ("flowers", 4, 1000, 8, 256)
     assert (config.ema.rampup, config.steps) == (0.1, [800])
     (job,) = make_jobs([config], data_needed=False)
-    assert job.config.data.checksum == "not-here:/scratch/flowers"
-    with pytest.raises(UserError, match="no latents store of flowers at /scratch/flowers"):
+    assert job.config.data.checksum == "not-here:/scratch/flowers-256"
+    with pytest.raises(UserError, match="no latents store of flowers at /scratch/flowers-256"):
         make_jobs([config])
     assert facts(composed("model=S")) == ("imagenet", 4, 1000, 8, 256)
 
