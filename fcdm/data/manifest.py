@@ -49,8 +49,8 @@ class Manifest:
     vae_asked: str
     """What it was asked for as: a hub id, or where its folder was; empty where made.json is gone."""
     name: str
-    """Of the data, for the names of runs, and fit for a folder's: what made.json says, else the folder's; of the papers'
-    data `imagenet`, as which figures know them."""
+    """Of the data, for the names of runs, and fit for a folder's: what made.json says, else the folder's, and of the
+    papers' data `imagenet`, as which figures know them."""
 
     @property
     def downsample(self) -> int:
