@@ -178,6 +178,8 @@ def check(config: Config) -> None:
         )
     if config.data.name == "digits" and config.evaluation.features != "digits-cnn":
         raise UserError(f"evaluation.features={config.evaluation.features} does not fit data=digits: use digits-cnn")
+    if config.data.name != "digits" and config.evaluation.features == "digits-cnn":
+        raise UserError("evaluation.features=digits-cnn knows the digits alone (as recipe=digits does): use inception")
     check_model(config.model, config.resolution // config.data.downsample, config.resolution, config.data.downsample)
 
 

@@ -208,6 +208,7 @@ RAW = "python -m fcdm.prepare latents images=img resolution=256 out=img-256"
         (["model=S", "data=imagenet", "data.path=img/"], ["is no latents store", RAW]),
         (["model=N", "data.path=img/1.png"], ["is no latents store"]),
         (["model=N", "data.path=half"], ["it is unfinished"]),
+        (["model=N", "data.path=mine", "recipe=digits"], ["digits-cnn knows the digits alone", "use inception"]),
     ],
 )
 def test_what_is_no_store_is_refused_with_the_command_that_makes_one(words: list[str], said: list[str]) -> None:
