@@ -13,6 +13,7 @@ from typing import Any
 
 from fcdm.atomic import file_errors, write_json
 from fcdm.config.check import config_from
+from fcdm.config.ema_lag import lag_text, lag_warning, lags
 from fcdm.config.schema import Config, CustomConfig
 from fcdm.errors import UserError
 from fcdm.runs.checkpoints import checkpoints
@@ -86,6 +87,13 @@ class Job:
     def missing_of(self, part: Part) -> list[int]:
         """Budgets that this part still wants evaluated. Raises UserError for a damaged evaluation."""
         return [step for step in part.budgets if not _stands(self.run.evaluation(step, part.protocol_id))]
+
+    def lag_notes(self) -> list[str]:
+        """How far behind the averages that are still to be evaluated are, for a person, before training begins."""
+        evaluations = [(part.config, step) for part in self.parts for step in self.missing_of(part)]
+        found, warning = lags(evaluations), lag_warning(evaluations)
+        told = [lag_text(self.config.ema, found)] if found else []
+        return [*told, f"warning: {warning}"] if warning else told
 
     def untrained(self) -> list[int]:
         """Budgets that training has still to reach: not evaluated, and without a checkpoint."""

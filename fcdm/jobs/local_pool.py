@@ -92,6 +92,7 @@ def run_local(jobs: list[Job], at_once: int | None = None, gpus: Callable[[], li
     waiting.sort(key=lambda job: -train_flops(job.config, job.budgets[-1]))
     if at_once is not None and (not isinstance(at_once, int) or at_once < 1):
         raise UserError(f"hydra.launcher.jobs={at_once} cannot be: at least 1 job at a time, or null for one per core")
+    _tell_lags(console, waiting)
     if waiting:
         with forwarding(waiting[0].config):
             _Pool(console, waiting, outcomes, at_once, gpus() if any(map(_wants_gpu, waiting)) else []).work()
@@ -104,6 +105,17 @@ def run_local(jobs: list[Job], at_once: int | None = None, gpus: Callable[[], li
     elif waiting:
         console.print(f"all {len(found)} done", highlight=False)
     return found
+
+
+def _tell_lags(console: Console, jobs: list[Job]) -> None:
+    """Here too: jobs print into their own logs. What several have to say alike is one line."""
+    told: dict[str, list[str]] = {}
+    for job in jobs:
+        for text in job.lag_notes():
+            told.setdefault(text, []).append(job.name)
+    for text, names in told.items():
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        console.print(f"{names[0]}{more}: {text}", highlight=False, soft_wrap=True)
 
 
 def _nothing_to_do(job: Job) -> Outcome | None:

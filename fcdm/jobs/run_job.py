@@ -10,7 +10,6 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from fcdm.atomic import TEMPORARY
-from fcdm.config.ema_lag import lag_text, lag_warning, lags
 from fcdm.config.schema import CustomConfig
 from fcdm.engine.stop import StopSignal
 from fcdm.errors import UserError
@@ -51,7 +50,8 @@ def do_job(job: Job, worker: Worker) -> None:
         if holder is None:  # a job that was requeued from outside when it was about to end
             return
         if worker.ranks.is_main and job.work != EVALUATE:
-            _tell_lags(job, worker)
+            for text in job.lag_notes():
+                worker.progress.note(text)
         for part in job.parts:
             if job.work == EVALUATE:
                 evaluate_checkpoints(run, part, holder)
@@ -62,15 +62,6 @@ def do_job(job: Job, worker: Worker) -> None:
         raise UserError(
             f"{run.name}: budgets {', '.join(map(str, missing))} are not {wanted}; the same command goes on"
         )
-
-
-def _tell_lags(job: Job, worker: Worker) -> None:
-    """What of the averages that are going to be evaluated is not of the training, before it begins."""
-    evaluations = [(part.config, step) for part in job.parts for step in job.missing_of(part)]
-    if found := lags(evaluations):
-        worker.progress.note(lag_text(job.config.ema, found))
-    if warning := lag_warning(evaluations):
-        worker.progress.note(f"warning: {warning}")
 
 
 def _clean(run: Run, work: str) -> None:

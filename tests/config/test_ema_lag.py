@@ -113,6 +113,14 @@ def test_the_start_says_it_before_training(fcdm: Command, tmp_path: Path) -> Non
     assert "FID" in lines[2]
 
 
+def test_so_does_the_start_of_several(fcdm: Command, tmp_path: Path) -> None:
+    done = fcdm("-m", "model=N", "ema.rampup=null", "steps=2", "seed=0,1", "hydra/launcher=local", *TINY)
+    lines = [line for line in done.stdout.splitlines() if "initial weights" in line]
+    assert len(lines) == 2, "one for both"
+    assert all(" and 1 more: " in line for line in lines)
+    assert "warning: the average that is evaluated" in lines[1]
+
+
 def test_evaluating_and_sampling_such_an_average_warns(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
