@@ -94,9 +94,9 @@ class DataConfig:
     """What is trained on. `checksum` is its identity; `name` and `path` are not part of the run's id."""
 
     name: str = MISSING
-    """`digits` (bundled 8x8 digits) or `imagenet` (a store of VAE latents)."""
+    """`digits` (bundled 8x8 digits); of a store of VAE latents what runs are called after: the store's own name."""
     path: str | None = None
-    """Folder of the latents store; null for data that is bundled."""
+    """Folder of the latents store, which says all below of itself but what is said here; null: data that is bundled."""
     vae: str | None = None
     """The VAE that the store was made with (hub id, folder, `ft-ema`): a store of another is refused. Not part of the
     id, which the store's checksum is; null: whichever it is."""
@@ -198,7 +198,7 @@ class EvaluationConfig:
     guidance_weak_path: str | None = None
     """Where it is; set at submission."""
     guidance_channels: int | None = None
-    """Guide the first so many channels only (the public codes: 3 of 4); null: all."""
+    """Guide the first so many channels only (the public codes: 3 of 4, the default there); null: all."""
     guidance_interval: list[float] | None = None
     """Guide at diffusion times in [low, high] only, 0 data to 1 noise (arXiv 2404.07724); null: always."""
     atol: float = 1e-6

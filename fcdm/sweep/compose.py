@@ -74,7 +74,7 @@ class Composer:
             path = OmegaConf.select(composed, "data.path")
         except OmegaConfBaseException:
             return []  # what is wrong with it is said where all values are read
-        chosen = {override.key_or_group: override.value() for override in map(self._parse, choice)}
+        chosen = {each.key_or_group: each.value() for each in map(self._parse, choice) if self._is_choice(each)}
         return store_overrides(None if path is None else str(path), said, chosen)
 
     def said(self, choice: Sequence[str]) -> Said:

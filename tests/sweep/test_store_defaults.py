@@ -79,6 +79,8 @@ def test_what_the_user_says_comes_first_and_a_conflict_is_one_line() -> None:
     said = composed("model=N", "data.path=mine", "data.name=roses", "ema.rampup=null", "data.flip=none", "batch_size=8")
     assert (said.data.name, said.ema.rampup, said.data.flip, said.batch_size) == ("roses", None, "none", 8)
     assert composed("model=S", "data.path=mine", "ema=plain").ema.rampup is None
+    mapped = composed("model=N", "data={path: mine, flip: none}", "ema={decay: 0.999}", "label_drop={mode: shared}")
+    assert (facts(mapped)[:3], mapped.data.flip, mapped.ema.rampup) == (("mine", 16, 5), "none", 0.1)
     for key, value in (("resolution", 64), ("data.classes", 4), ("data.channels", 4), ("data.downsample", 4)):
         with pytest.raises(UserError, match=f"has {key}=.*{key}={value} is asked for"):
             make_jobs([composed("model=N", "data.path=mine", f"{key}={value}")])
