@@ -23,10 +23,12 @@ from hydra.core.override_parser.types import Override, OverrideType
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from fcdm.config.check import checked, walk
+from fcdm.config.check import checked, typed, walk
+from fcdm.config.relevance import idle
 from fcdm.config.said import Said
 from fcdm.config.schema import Config
 from fcdm.errors import UserError
+from fcdm.sweep.expand import keys_of
 
 T = TypeVar("T")
 
@@ -55,6 +57,10 @@ class Composer:
         """The choice as a typed, checked config. Raises UserError, and what Hydra raises for what it refuses."""
         return configured(self.composed(choice), self.said(choice))
 
+    def typed(self, choice: Sequence[str]) -> tuple[Config, Said]:
+        """The choice as a `Config` that nothing has looked at, and what it says. Raises UserError."""
+        return typed(self.composed(choice)), self.said(choice)
+
     def said(self, choice: Sequence[str]) -> Said:
         """Which keys the choice and its sweep file give a value. Raises UserError for what cannot be parsed."""
         parsed = [self._parse(text) for text in choice]
@@ -63,7 +69,7 @@ class Composer:
             key
             for at, override in enumerate(parsed)
             if at not in groups and not override.is_delete() and override.key_or_group.partition(".")[0] != "hydra"
-            for key in _keys_of(override)
+            for key in keys_of(override)
         }
         with_file = self._values(tuple(choice[at] for at in groups))
         presets = self._values(tuple(choice[at] for at in groups if parsed[at].key_or_group != "sweeps"))
@@ -155,18 +161,19 @@ class Composer:
 
 
 def configured(composed: DictConfig, said: Said) -> Config:
-    """What Hydra composed as a typed, checked configuration, for every command. Raises UserError with one line."""
-    return checked(composed)
+    """What Hydra composed as a typed, checked configuration, for every command. Raises UserError with one line.
+
+    What was said and means nothing in it is refused.
+    """
+    config = checked(composed)
+    refuse_idle(config, said)
+    return config
 
 
-def _keys_of(override: Override) -> list[str]:
-    """`optimiser={lr: 1}` says optimiser.lr."""
-    value = override.value()
-    if isinstance(value, dict) and value:
-        return [
-            key for key, _ in walk({str(name): inner for name, inner in value.items()}, f"{override.key_or_group}.")
-        ]
-    return [override.key_or_group]
+def refuse_idle(config: Config, said: Said) -> None:
+    """Raise UserError for the first setting that was said and has no effect."""
+    for setting in idle(config, said).values():
+        raise UserError(str(setting))
 
 
 def one_config(composed: DictConfig, command: str, noun: str) -> Config:

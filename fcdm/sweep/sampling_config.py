@@ -29,7 +29,7 @@ from fcdm.runs.find_weights import Weights
 from fcdm.runs.folder import Run, frozen_science
 from fcdm.runs.identity import run_id, science
 from fcdm.runs.tracked_ema import settled
-from fcdm.sweep.compose import Composer, configured
+from fcdm.sweep.compose import Composer, configured, refuse_idle
 from fcdm.sweep.hydra_errors import is_users, one_line
 from fcdm.sweep.hydra_schema import register_schema
 
@@ -133,12 +133,12 @@ def run_config(run: Run, overrides: list[str]) -> Config:
         config = config_from(plain)
     except Exception as error:
         raise _told(error) from None
-    del said  # TODO relevance of what is said of a run's evaluation
     if run_id(science(config)) != run.id:
         raise UserError(f"{run.folder / 'config.yaml'} was changed by hand: it is not the run {run.id[:8]} any more")
     if path is not None:
         config.data.path = path
     check(config)
+    refuse_idle(config, said)
     return _with_weak(_with_snapshots(config, run))
 
 
