@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -52,9 +52,8 @@ def idle(config: Config, said: Said) -> dict[str, Idle]:
 
 def differing(config: Config, said: Said) -> dict[str, Any]:
     """Key -> value of what was said with another value than the chosen presets give, as far as the schema knows it."""
-    presets: Mapping[str, Any] = said.presets or {}
     values = {key: value_at(config, key) for key in sorted(said.keys) if key in declared()}
-    return {key: value for key, value in values.items() if key not in presets or presets[key] != value}
+    return {key: value for key, value in values.items() if said.differs(key, value)}
 
 
 def value_at(config: Config, key: str) -> Any:

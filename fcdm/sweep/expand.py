@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
@@ -25,7 +25,7 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from fcdm.config.check import walk
+from fcdm.config.check import known_keys, walk
 from fcdm.errors import UserError
 
 
@@ -139,6 +139,19 @@ def last_of_each(words: Sequence[str]) -> list[str]:
         added = before[: len(before) - len(before.lstrip("+"))]
         stands[name] = word if word.startswith("+") else added + word
     return list(stands.values())
+
+
+def refuse_unused(words: Sequence[str], uses: Collection[str], what: str) -> None:
+    """Raise UserError for the first override of a key or group that a command has no use for.
+
+    uses: those that it has one for, with `model.*` for all below; what: it, to name it (`a benchmark`). A key that is
+    not known is Hydra's to name, and its own are its own.
+    """
+    plain = [word for word in words if "=" in word and not word.startswith("-")]
+    for word, override in zip(plain, _parsed(plain), strict=True):
+        for key in sorted(keys_of(override) & known_keys()):
+            if not any(key == own or (own.endswith(".*") and key.startswith(own[:-1])) for own in uses):
+                raise UserError(f"{key} has no effect on {what}: leave {word} away")
 
 
 def _is_mapping(word: str) -> bool:
