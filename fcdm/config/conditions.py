@@ -68,8 +68,3 @@ OWN_JOB = Needs(
     lambda where: where == "job",
     "the training's job evaluates: say evaluation=job too, or leave it away",
 )
-TRACKS = Needs(
-    "power_ema.sigma_rel",
-    lambda lengths: lengths != [],
-    "nothing is tracked: say power_ema.sigma_rel=[0.05,0.10], or leave it away",
-)

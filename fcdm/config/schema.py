@@ -253,7 +253,7 @@ class PowerEMAConfig:
     """Lengths to track, as shares of the steps so far: [0.05,0.10] will do for all between 0.04 and 0.15. Each costs
     memory for one copy of the weights. Null: those that the run has tracked so far, none at first; []: none (from
     now on: what is not tracked once cannot be again)."""
-    every: int | None = setting(None, applies=when.TRACKS)
+    every: int | None = None
     """Steps from one kept snapshot to the next, besides those at every budget; a snapshot is one copy of the weights
     for each length. 8 up to a budget make lengths from 0.04 to 0.15 to 3 % of their profile; an average is made of
     these and of the budget's own. Null: as the run has so far, at budgets only at first."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from fcdm.errors import UserError
+
 
 @dataclass
 class SlurmOptions:
@@ -15,7 +17,7 @@ class SlurmOptions:
 
     _target_: str = ""
     submitit_folder: str | None = None
-    """Not used: a launch has its folder in `<runs_dir>/launches/`, a job prints into its run's `log.txt`."""
+    """Refused: a launch has its folder in `<runs_dir>/launches/`, a job prints into its run's `log.txt`."""
     timeout_min: int | None = None
     """Minutes of one start of a job; null: `resources.hours`."""
     cpus_per_task: int | None = None
@@ -60,6 +62,13 @@ class SlurmOptions:
     """Share of the GPU's peak that training reaches, where nothing is measured yet; null: the plan's own guess."""
     check_folder: bool = True
     """Refuse a runs folder on a file system that other machines cannot see."""
+
+    def __post_init__(self) -> None:
+        if self.submitit_folder is not None:
+            raise UserError(
+                "hydra.launcher.submitit_folder has no effect: a launch has its folder in <runs_dir>/launches/, a job "
+                "prints into its run's log.txt: leave it away"
+            )
 
 
 ROWS = ("auto", "all", "groups")

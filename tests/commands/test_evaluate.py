@@ -217,7 +217,7 @@ def test_wrong_words_are_one_line(lab: Any, capsys: Any) -> None:
         (["samples=5"], "say what to evaluate"),
         (
             ["samples=mine.npz", "reference=reference.npz", "guidance_scale=2"],
-            "guidance_scale has no effect on a file of",
+            "guidance_scale has no effect on a file",
         ),
         (["samples=mine.npz", "reference=reference.npz", "model=N"], "model has no effect on a file of samples"),
         (["samples=mine.npz", "reference=reference.npz", "mlflow_uri=http://x"], "mlflow_uri has no effect"),

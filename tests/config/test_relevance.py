@@ -48,7 +48,6 @@ CASES: list[tuple[tuple[str, ...], str, str, tuple[str, ...] | None]] = [
     (DIGITS, "evaluation.decoder=ft-mse", "no latents of a VAE", LATENTS),
     (DIGITS, "evaluation.resources.gpus=2", "say evaluation=job too", (*DIGITS, "evaluation=job")),
     (DIGITS, "evaluation={resources: {hours: 2}}", "say evaluation=job too", (*DIGITS, "evaluation=job")),
-    ((*DIGITS, "power_ema.sigma_rel=[]"), "power_ema.every=5", "say power_ema.sigma_rel=[0.05,0.10]", DIGITS),
 ]
 
 

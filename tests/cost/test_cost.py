@@ -237,7 +237,7 @@ def test_without_a_model_those_that_have_the_key(capsys: pytest.CaptureFixture[s
     [
         (["model=XXL"], "model=XXL is not known: did you mean XL"),
         (["model=dit/XL2"], "dit/XL-2"),
-        (["model=S", "resolution=250"], "resolution=250: FCDM halves twice"),
+        (["model=S", "resolution=250"], "resolution=250 is not a multiple of 8"),
         (["resolution=7"], "resolution=7: FCDM halves twice"),
         (["model=L", "seed=3"], "seed has no effect on a cost: leave seed=3 away"),
         (["model=L", "data.flip=none"], "data.flip has no effect on a cost"),
