@@ -18,6 +18,7 @@ from fcdm.sweep.compose import one_config
 from fcdm.sweep.expand import last_of_each
 from fcdm.sweep.hydra_errors import is_users, one_line
 from fcdm.sweep.hydra_schema import register_schema
+from fcdm.sweep.job_launcher import tell_of_inline
 
 register_schema()
 
@@ -35,6 +36,7 @@ def compose_and_train(composed: DictConfig) -> None:
         jobs = make_jobs([one_config(composed, "fcdm.train", "run")])
         if is_first_process():
             record_study(jobs, this_command())
+            tell_of_inline(jobs)
         train_here(jobs[0], forward=True)
     except Exception as error:
         _failure = error

@@ -15,7 +15,7 @@ from fcdm.jobs.make_jobs import make_jobs
 from fcdm.jobs.record_study import record_study, this_command
 from fcdm.sweep.compose import Composer
 from fcdm.sweep.expand import choices_of
-from fcdm.sweep.job_launcher import JobLauncher, StockLauncher, do_frozen_job
+from fcdm.sweep.job_launcher import JobLauncher, StockLauncher, do_frozen_job, tell_of_inline
 from fcdm.sweep.points import configs_of
 
 
@@ -35,6 +35,8 @@ class StudySweeper(Sweeper):
         """Compose every choice before anything starts; then hand over to the launcher."""
         jobs = make_jobs(self.configs(arguments), data_needed=not self.launcher.plans_only)
         self.launcher.check(jobs)
+        if not self.launcher.evaluates_apart:
+            tell_of_inline(jobs)
         if not self.launcher.plans_only:
             record_study(jobs, this_command())
         if self.launcher.launch_jobs(jobs):

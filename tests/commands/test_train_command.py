@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.commands import TINY, Command, environment, only_run, records, values, weights
+from tests.support.commands import TINY, Command, environment, evaluations, only_run, records, values, weights
 
 
 def test_one_run_leaves_everything_a_reader_needs(fcdm: Command, tmp_path: Path) -> None:
@@ -210,6 +210,14 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     assert says in lines[0], lines[0]
     assert "Traceback" not in refused.stdout
     assert not list(tmp_path.glob("runs/*/records.jsonl"))
+
+
+def test_jobs_for_evaluations_where_there_are_none_is_told(fcdm: Command, tmp_path: Path) -> None:
+    note = "note: evaluation=job is for hydra/launcher=submitit_slurm: here each run evaluates its own budgets\n"
+    alone = fcdm("model=N", "steps=2", "evaluation=job", *TINY)
+    swept = fcdm("-m", "model=N", "steps=2", "evaluation=job", "hydra/launcher=local", *TINY)
+    assert (alone.returncode, alone.stderr) == (swept.returncode, swept.stderr) == (0, note)
+    assert len(evaluations(only_run(tmp_path / "runs"))) == 1
 
 
 def test_a_runs_folder_below_a_file_is_refused(fcdm: Command, tmp_path: Path) -> None:
