@@ -19,7 +19,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from fcdm.config import conditions as when
+from fcdm.config import when
 from fcdm.config.setting import setting
 
 PRECISIONS = ("fp32", "tf32", "bf16")

@@ -22,15 +22,15 @@ class Needs:
     """Why not, and what to write instead; `{value}` is what was said."""
 
 
-def setting(default: Any = MISSING, *, applies: Needs | tuple[Needs, ...] = ()) -> Any:
-    """A field with a default; `applies`: what has to hold for it to have an effect, all of it.
+def setting(default: Any = MISSING, *, applies: Needs | tuple[Needs, ...] = (), path: bool = False) -> Any:
+    """A field with a default; a dataclass as the default is made anew each time.
 
-    A dataclass as the default is made anew each time.
+    applies: what has to hold for it to have an effect, all of it. path: it may name a place on this machine.
     """
-    needs = (applies,) if isinstance(applies, Needs) else applies
+    metadata = {"applies": (applies,) if isinstance(applies, Needs) else applies, "path": path}
     if isinstance(default, type):
-        return dataclasses.field(default_factory=default, metadata={"applies": needs})
-    return dataclasses.field(default=default, metadata={"applies": needs})
+        return dataclasses.field(default_factory=default, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def needs_of(item: dataclasses.Field[Any]) -> tuple[Needs, ...]:

@@ -55,11 +55,15 @@ class Composer:
 
     def config(self, choice: Sequence[str]) -> Config:
         """The choice as a typed, checked config. Raises UserError, and what Hydra raises for what it refuses."""
-        return configured(self.composed(choice), self.said(choice))
+        return configured(*self._parts(choice))
 
     def typed(self, choice: Sequence[str]) -> tuple[Config, Said]:
         """The choice as a `Config` that nothing has looked at, and what it says. Raises UserError."""
-        return typed(self.composed(choice)), self.said(choice)
+        composed, said = self._parts(choice)
+        return typed(composed), said
+
+    def _parts(self, choice: Sequence[str]) -> tuple[DictConfig, Said]:
+        return self.composed(choice), self.said(choice)
 
     def said(self, choice: Sequence[str]) -> Said:
         """Which keys the choice and its sweep file give a value. Raises UserError for what cannot be parsed."""
