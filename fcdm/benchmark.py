@@ -14,6 +14,7 @@ from fcdm.errors import UserError
 from fcdm.sample import told
 from fcdm.sweep.benchmark_sweeper import benchmark_jobs
 from fcdm.sweep.compose import one_config
+from fcdm.sweep.expand import last_of_each, refuse_unused
 from fcdm.sweep.hydra_schema import register_schema
 
 HELP = """python -m fcdm.benchmark [-m] key=value ... [seconds=180] [--profile]
@@ -26,13 +27,13 @@ decoding; feature extraction; the slowest operators; and what limits the step. I
 
 What it measured is kept in <runs_dir>/benchmarks/<device>.json. hydra/launcher=plan then counts with it.
 
-keys, as of python -m fcdm.train; others change nothing here
+keys, as of python -m fcdm.train; others have no effect on a benchmark, and are refused
   model=XL resolution=512 precision=bf16 objective=flow      what is measured, and model.* and data.*
   micro_batch=32        images in one forward pass (default: 64 on a GPU); batch_size: the most that are tried
   compile=false         do not measure compiled training; true: sample compiled too
   deterministic=false   by the fastest algorithms instead
-  evaluation.sampler, evaluation.batch_size, evaluation.features, evaluation.precision (of decoding)
-  device=auto threads=N runs_dir=runs
+  evaluation.sampler, evaluation.batch_size, evaluation.features
+  device=auto threads=N runs_dir=runs; resources and study for SLURM
   seconds=180           at most about so long for each model: the most telling comes first
   --profile             keep the profiler's trace of a training step (for Perfetto or chrome://tracing)
   --show                what was measured so far, and nothing else
@@ -42,6 +43,14 @@ examples
   python -m fcdm.benchmark -m model=S,B,L,XL,dit/XL-2
   python -m fcdm.benchmark -m model=XL,dit/XL-2 resolution=256,512 +slurm=h100x4 hydra/launcher=submitit_slurm
 """
+
+USES = (
+    *("model", "model.*", "recipe", "resolution", "precision", "batch_size", "micro_batch", "compile", "deterministic"),
+    *("data", "data.name", "data.path", "data.channels", "data.classes", "data.downsample", "objective", "diffusion.*"),
+    *("device", "threads", "runs_dir", "study", "resources", "resources.*", "sweeps", "slurm", "slurm.*"),
+    *("evaluation.sampler", "evaluation.batch_size", "evaluation.features"),
+)
+"""Keys and groups that have an effect on a benchmark."""
 
 register_schema()
 _failure: Exception | None = None
@@ -77,7 +86,9 @@ def _run(words: list[str]) -> None:
             raise UserError(f"{word} is not known: --profile, alone, keeps a trace")
         elif word == "--profile":
             sweeper.append("hydra.sweeper.profile=true")
-    sys.argv[1:] = [word for word in words if word.partition("=")[0] not in ("seconds", "--profile")] + sweeper
+    rest = [word for word in words if word.partition("=")[0] not in ("seconds", "--profile")]
+    refuse_unused(rest, USES, "a benchmark")
+    sys.argv[1:] = last_of_each([*rest, *sweeper])
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors through to here, where they become one line
     try:
         _measure_one()

@@ -69,18 +69,24 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(words: list[str]) -> int:
-    from fcdm.sweep.sampling_config import take_apart
+    from fcdm.sweep.sampling_config import ALL, take_apart
 
     if words[0] == "calibrate":
-        return _calibrate(take_apart(words[1:], ("samples", "published", "batch_size", "out", "reference"), ()))
+        return _calibrate(
+            take_apart(
+                words[1:], ("samples", "published", "batch_size", "out", "reference"), (), "a file of samples", ALL
+            )
+        )
     given = [word.removeprefix("samples=") for word in words if word.startswith("samples=")]
     if given and _names_a_file(given[-1]):
-        asked = take_apart(words, ("samples", "reference", "shuffle", "batch_size", "out", "features"), ())
+        asked = take_apart(
+            words, ("samples", "reference", "shuffle", "batch_size", "out", "features"), (), "a file of samples", ALL
+        )
         if asked.source is not None:
             raise UserError(f"{asked.source} and samples={given[-1]}: one thing to evaluate at a time")
         _show(_samples(asked))
         return 0
-    asked = take_apart(words, ("out",), ())
+    asked = take_apart(words, ("out",), (), "an evaluation by itself")
     if asked.source is None:
         raise UserError("say what to evaluate: a run, a checkpoint, a file, or samples=FILE.npz; --help shows examples")
     _weights(asked)
@@ -106,6 +112,8 @@ def _weights(asked: Words) -> None:
     if path.suffix in SUFFIXES or one_step:
         weights = find_weights(asked.source, runs_dir)
         if weights.run is None:
+            if (value_of(asked.overrides, "mlflow_uri") or "off") != "off":
+                raise UserError("mlflow_uri has no effect on the evaluation of a file, which stands in results/")
             config = source_config(weights, asked.overrides)
             _show(
                 _results(config.device, config.threads, lambda *given: _evaluate_file(weights, config, asked, *given))

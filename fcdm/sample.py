@@ -93,19 +93,24 @@ def _run(words: list[str]) -> int:
     from fcdm.runs.find_weights import find_weights
     from fcdm.runs.processes import is_first_process
     from fcdm.slurm.rank_env import export_ranks
-    from fcdm.sweep.sampling_config import source_config, take_apart, value_of
+    from fcdm.sweep.sampling_config import DRAWING, source_config, take_apart, value_of
 
     export_ranks()
-    asked = take_apart(words, OWN, ("dry-run",))
+    asked = take_apart(words, OWN, ("dry-run",), "samples that are only drawn", DRAWING)
     if asked.source is None:
         raise UserError("say what to sample: a run, a checkpoint or a file; --help shows examples")
     weights = find_weights(asked.source, value_of(asked.overrides, "runs_dir") or "runs")
+    text, labels = asked.own.get("label"), value_of(asked.overrides, "evaluation.labels")
+    if text is not None and labels is not None:
+        raise UserError(f"labels={labels} has no effect where label={text} is all of them: say one of the two")
+    if weights.run is not None and text is None and value_of(asked.overrides, "data.path") is not None:
+        raise UserError("data.path has no effect on samples of a run but for label=NAME: leave it away")
     config = source_config(weights, asked.overrides)
     formats = asked.own.get("format", "npz").split(",")
     if not set(formats) <= {"npz", "png"}:
         raise UserError(f"format={asked.own['format']} is not known: npz, png, or npz,png")
     label = name = None
-    if (text := asked.own.get("label")) is not None:
+    if text is not None:
         label, name = find_class(text, config.data)
     if weights.run:
         check_labels(config, label)

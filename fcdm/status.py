@@ -45,6 +45,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if sum(map(bool, (options.watch, options.retry_failed, options.cancel, options.json))) > 1:
             raise UserError("--watch, --retry-failed, --cancel and --json: one at a time")
+        if options.yes and not options.cancel:
+            raise UserError("--yes answers --cancel, and means nothing without it")
         looker = Looker(runs_dir)
         if options.watch:
             return 1 if follow(looker, runs_dir, options.study, options.watch) else 0

@@ -31,13 +31,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--uri", help="MLflow tracking URI (default: $MLFLOW_TRACKING_URI, else <runs>/mlflow.db)")
     parser.add_argument("--follow", action="store_true", help="go on until --parent ends or SIGTERM comes")
     parser.add_argument("--parent", type=int, metavar="PID", help="with --follow: stop after this process has ended")
-    parser.add_argument("--every", type=float, default=10.0, metavar="SECONDS", help="with --follow: interval")
+    parser.add_argument("--every", type=float, metavar="SECONDS", help="with --follow: interval (default: 10)")
     parser.add_argument("--run", metavar="NAME", help="only the run whose folder has this name")
     options = parser.parse_args(arguments)
     runs_dir = Path(options.runs_dir.removeprefix("runs_dir="))
-    if not options.follow:
-        return once(runs_dir, options.uri, options.run)
-    return follow(runs_dir, options.uri, options.parent, options.every, options.run)
+    if options.follow:
+        every = 10.0 if options.every is None else options.every
+        return follow(runs_dir, options.uri, options.parent, every, options.run)
+    if options.parent is not None or options.every is not None:
+        print("fcdm.sync: --parent and --every mean nothing without --follow", file=sys.stderr)
+        return 1
+    return once(runs_dir, options.uri, options.run)
 
 
 def once(runs_dir: Path, uri: str | None = None, only: str | None = None) -> int:

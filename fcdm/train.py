@@ -15,8 +15,10 @@ from fcdm.jobs.record_study import record_study, this_command
 from fcdm.jobs.run_job import train_here
 from fcdm.runs.processes import is_first_process
 from fcdm.sweep.compose import one_config
+from fcdm.sweep.expand import last_of_each
 from fcdm.sweep.hydra_errors import is_users, one_line
 from fcdm.sweep.hydra_schema import register_schema
+from fcdm.sweep.job_launcher import tell_of_inline
 
 register_schema()
 
@@ -34,6 +36,7 @@ def compose_and_train(composed: DictConfig) -> None:
         jobs = make_jobs([one_config("fcdm.train", "run")])
         if is_first_process():
             record_study(jobs, this_command())
+            tell_of_inline(jobs)
         train_here(jobs[0], forward=True)
     except Exception as error:
         _failure = error
@@ -43,6 +46,7 @@ def main() -> int:
     """Exit code 0: everything asked for is trained and evaluated."""
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors through to here, where they become one line
+    sys.argv[1:] = last_of_each(sys.argv[1:])
     try:
         compose_and_train()
         if _failure is not None:

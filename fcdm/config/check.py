@@ -85,7 +85,15 @@ BOUNDS: dict[str, tuple[float, bool, float]] = {
 
 
 def checked(composed: DictConfig, said: Said = NOTHING) -> Config:
-    """The composed configuration, of which the user said so much, as a typed `Config`. Raises UserError, one line."""
+    """The composed configuration, as one that makes sense; said: by the user. Raises UserError with one line."""
+    config = typed(composed, said)
+    check(config)
+    check_labels(config)
+    return config
+
+
+def typed(composed: DictConfig, said: Said = NOTHING) -> Config:
+    """The composed configuration as a `Config`, of whatever values. Raises UserError with one line."""
     ours = composed
     if "hydra" in composed:
         ours = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
@@ -101,10 +109,7 @@ def checked(composed: DictConfig, said: Said = NOTHING) -> Config:
     for key, _ in walk(plain):
         if key not in known and not key.startswith(FREE):
             raise UserError(unknown_key(key, known))
-    config = settle(config_from(plain), said)
-    check(config)
-    check_labels(config)
-    return config
+    return settle(config_from(plain), said)
 
 
 def config_from(values: dict[str, Any]) -> Config:
@@ -149,7 +154,7 @@ def check(config: Config) -> None:
         raise UserError(f"optimiser.betas={config.optimiser.betas} cannot be: two numbers in [0, 1)")
     if config.diffusion.beta_end < config.diffusion.beta_start:
         raise UserError("diffusion.beta_end is below diffusion.beta_start: the noise must grow")
-    if config.evaluation.sampling_steps > config.diffusion.timesteps:
+    if config.diffusion.objective == "ddpm" and config.evaluation.sampling_steps > config.diffusion.timesteps:
         raise UserError(
             f"evaluation.sampling_steps={config.evaluation.sampling_steps} is more than the "
             f"{config.diffusion.timesteps} steps of the diffusion (diffusion.timesteps)"
@@ -164,12 +169,6 @@ def check(config: Config) -> None:
         raise UserError(
             f"resolution={config.resolution} is not a multiple of {config.data.downsample}, the side in pixels "
             f"of one latent of {config.data.name}"
-        )
-    if config.init_from is None and config.init_from_weights != "ema":
-        raise UserError("init_from_weights says which weights of init_from, and init_from names none")
-    if config.data.downsample == 1 and "frozen" in (config.data.flip, config.data.latents):
-        raise UserError(
-            f"data.flip=frozen and data.latents=frozen are for a latents store: data={config.data.name} has none"
         )
     if config.data.name == "digits" and config.data.path is not None:
         raise UserError(

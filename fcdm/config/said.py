@@ -19,5 +19,9 @@ class Said:
     presets: Mapping[str, Any] | None = None
     """Dotted key -> what the chosen presets alone give it, before interpolation; None: not known (nothing is said)."""
 
+    def differs(self, key: str, value: Any) -> bool:
+        """Whether this value of a key is another than the presets give."""
+        return self.presets is None or key not in self.presets or self.presets[key] != value
+
 
 NOTHING = Said()

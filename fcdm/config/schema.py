@@ -8,7 +8,8 @@ Three kinds:
 - *runtime*: where, how fast and how loudly it runs. That may move results by float rounding, no more.
 
 Values live in `fcdm/conf/*.yaml` (one home for each default); a dataclass default here is a rule that hardly
-anybody changes.
+anybody changes. Where a key has an effect under a condition only, the field declares it (`applies`), and a command line
+that says it elsewhere is refused (`fcdm.config.relevance`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from omegaconf import MISSING
+
+from fcdm.config import when
+from fcdm.config.setting import setting
 
 PRECISIONS = ("fp32", "tf32", "bf16")
 """What `precision` and `evaluation.precision` may be."""
@@ -95,9 +99,9 @@ class DataConfig:
 
     name: str = MISSING
     """`digits` (bundled 8x8 digits); of a store of VAE latents what runs are called after: the store's own name."""
-    path: str | None = None
+    path: str | None = setting(None, applies=when.OWN_IMAGES)
     """Folder of the latents store, which says all below of itself but what is said here; null: data that is bundled."""
-    vae: str | None = None
+    vae: str | None = setting(None, applies=when.NOT_DIGITS)
     """The VAE that the store was made with (hub id, folder, `ft-ema`): a store of another is refused. Not part of the
     id, which the store's checksum is; null: whichever it is."""
     checksum: str | None = None
@@ -106,9 +110,9 @@ class DataConfig:
     classes: int = MISSING
     downsample: int = MISSING
     """Image pixels per side of one latent pixel: 8 for SD-VAE latents, 1 for pixels."""
-    flip: str = MISSING
+    flip: str = setting(applies=when.UNMIRRORED)
     """`none`; `random`: horizontal, drawn at training time; `frozen`: one toss per image for good (the public code)."""
-    latents: str = "posterior"
+    latents: str = setting("posterior", applies=when.LATENTS)
     """Of a latents store: `posterior`: drawn anew at each visit; `frozen`: one draw per image for good (the public
     code). Means nothing for pixels."""
 
@@ -120,9 +124,9 @@ class DiffusionConfig:
     objective: str = "ddpm"
     """`ddpm`: predict the noise; `flow`: predict the velocity of the linear path (SiT, arXiv 2401.08740), for which
     `timesteps` and the betas mean nothing."""
-    timesteps: int = 1000
-    beta_start: float = 1e-4
-    beta_end: float = 2e-2
+    timesteps: int = setting(1000, applies=when.NOISE_SCHEDULE)
+    beta_start: float = setting(1e-4, applies=when.NOISE_SCHEDULE)
+    beta_end: float = setting(2e-2, applies=when.NOISE_SCHEDULE)
     learn_sigma: bool = True
     """The network's second half of channels interpolates the log-variance; adds the variational bound to the loss."""
 
@@ -132,7 +136,7 @@ class LabelDropConfig:
     """Labels replaced by the null class in training, for classifier-free guidance (arXiv 2207.12598)."""
 
     probability: float = 0.1
-    mode: str = "independent"
+    mode: str = setting("independent", applies=(when.DROPS, when.SEVERAL_EMBEDDERS))
     """`independent`: each label embedder of the model draws its own mask (the public FCDM code; fully
     unconditional with p^3 only); `shared`: one mask. The same for DiT, which has one embedder."""
 
@@ -154,7 +158,7 @@ class EMAConfig:
     """Exponential moving average of the weights, every step, starting from the initial weights."""
 
     decay: float = 0.9999
-    rampup: float | None = None
+    rampup: float | None = setting(None, applies=when.AVERAGES)
     """Half-life at most this fraction of the steps so far ; null: no ramp-up."""
 
 
@@ -179,48 +183,48 @@ class EvaluationConfig:
 
     weights: str = "ema"
     """`ema`; `raw`; or `power:0.08`: the power function average of that sigma_rel, made of `power_ema`'s snapshots."""
-    weights_snapshots: str | None = None
+    weights_snapshots: str | None = setting(None, applies=when.BY_COMMANDS)
     """Of which snapshots; set at submission."""
     sampler: str = MISSING
     """`ddpm` (ancestral) or `ddim` (eta 0); of a flow `euler`, `heun`, `dopri5` (adaptive steps) or `sde`."""
-    sampling_steps: int = MISSING
+    sampling_steps: int = setting(applies=when.COUNTS_STEPS)
     clip_denoised: bool = False
     """Clip the predicted x0 to [-1, 1]; sensible for pixels, never for latents."""
     guidance_scale: float = 1.0
     """1: no guidance, one forward pass per step instead of two."""
-    guidance_weak: str | None = None
+    guidance_weak: str | None = setting(None, applies=when.GUIDED)
     """Guide by a weaker model instead of by no label (autoguidance, arXiv 2406.02507): a run's checkpoint
     `<run>@<step>`, its folder, or a file of weights of the same model. In the key by its identity."""
-    guidance_weak_weights: str = "ema"
+    guidance_weak_weights: str = setting("ema", applies=(when.BY_WEAKER, when.GUIDED))
     """Which of its weights: as `weights`."""
-    guidance_weak_snapshots: str | None = None
+    guidance_weak_snapshots: str | None = setting(None, applies=when.BY_COMMANDS)
     """Of which snapshots; set at submission."""
-    guidance_weak_path: str | None = None
+    guidance_weak_path: str | None = setting(None, applies=when.BY_COMMANDS)
     """Where it is; set at submission."""
-    guidance_channels: int | None = None
+    guidance_channels: int | None = setting(None, applies=(when.GUIDED, when.BY_NO_LABEL))
     """Guide the first so many channels only (the public codes: 3 of 4, the default there); null: all."""
-    guidance_interval: list[float] | None = None
+    guidance_interval: list[float] | None = setting(None, applies=when.GUIDED)
     """Guide at diffusion times in [low, high] only, 0 data to 1 noise (arXiv 2404.07724); null: always."""
-    atol: float = 1e-6
+    atol: float = setting(1e-6, applies=when.ADAPTS)
     """Of `dopri5`: the error allowed in a step is atol + rtol |x|."""
-    rtol: float = 1e-3
+    rtol: float = setting(1e-3, applies=when.ADAPTS)
     samples: int = MISSING
     seed: int = 0
-    labels: str = "uniform"
+    labels: str = setting("uniform", applies=when.SEVERAL_CLASSES)
     """`uniform`: each label drawn i.i.d. (the papers' rule); `balanced`: equally many of each class."""
     precision: str = "fp32"
     """As `precision`, of the network; the decoder is float32 or, unless this is `fp32`, TF32; features are float32."""
     features: str = MISSING
     """`digits-cnn` or `inception`."""
-    reference: str | None = None
+    reference: str | None = setting(None, applies=when.INCEPTION)
     """File of reference statistics in ADM's format, for `inception`; in the key by its sha256."""
-    decoder: str | None = None
+    decoder: str | None = setting(None, applies=when.LATENTS)
     """VAE that decodes latents: a hub id, a folder, `ft-ema` or `ft-mse`; in the key by its weights."""
     batch_size: int = 250
     """Samples per forward pass; does not move the result beyond float rounding."""
     where: str = "inline"
     """`inline`: by the training job, at each budget; `job`: on SLURM, by a job of its own after the training's."""
-    resources: ResourcesConfig = field(default_factory=ResourcesConfig)
+    resources: ResourcesConfig = setting(ResourcesConfig, applies=when.OWN_JOB)
     """Of the evaluation's own job."""
 
 
@@ -279,7 +283,7 @@ class Config:
 
     Model and EMA begin with them, the optimiser and the steps anew. In the id by what it is: `<run's id>@<step>` or
     `sha256:...`."""
-    init_from_weights: str = "ema"
+    init_from_weights: str = setting("ema", applies=when.BEGINS)
     """Which of its weights: `ema` or `raw`."""
 
     # --- request: which budgets, how evaluated, for which study ---------------------------------
@@ -312,7 +316,7 @@ class Config:
     log_every: int = 50
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     power_ema: PowerEMAConfig = field(default_factory=PowerEMAConfig)
-    init_path: str | None = None
+    init_path: str | None = setting(None, applies=when.BY_COMMANDS)
     """Where `init_from` is; set at submission, read before the first step only."""
     mlflow_uri: str | None = None
     """MLflow tracking URI; null: sqlite in `<runs_dir>/mlflow.db`; `off`: no tracking."""

@@ -2,85 +2,139 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import sys
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
-from fcdm.config.model_checks import check_model
-from fcdm.config.presets import Setting, load_preset, preset_names, preset_setting
-from fcdm.config.schema import ModelConfig
-from fcdm.errors import OneLineParser, UserError, as_options, in_one_line
-from fcdm.runs.run_cost import cost_of
+from hydra import initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
 
+from fcdm.config.presets import preset_names
+from fcdm.config.schema import Config
+from fcdm.errors import UserError, in_one_line
+from fcdm.runs.run_cost import run_cost
+from fcdm.sweep.compose import Composer
+from fcdm.sweep.expand import expand, last_of_each, refuse_unused
+from fcdm.sweep.hydra_errors import one_line
+from fcdm.sweep.hydra_schema import register_schema
+from fcdm.sweep.sampling_config import own_configs
+
+HELP = """python -m fcdm.cost [key=value ...] [--json] [--config-dir DIR]
+
+What each model costs at each resolution: parameters, MACs, FLOPs, memory. Without a model: every preset that has the
+keys and fits the resolution; without a resolution: those of the papers.
+
+keys, as of python -m fcdm.train, several values with commas; others have no effect on a cost, and are refused
+  model=S,dit/S-2 model.kernel_size=5,7 resolution=256,512
+  steps=400_000 batch_size=256        a budget (default: the recipe's)
+  data, data.channels, data.classes, data.downsample, objective, diffusion.learn_sigma, recipe
+  --json                a list of rows instead of a table
+  --config-dir DIR      where model/NAME.yaml of your own is
+
+examples
+  python -m fcdm.cost model=S,dit/S-2 resolution=256,512
+  python -m fcdm.cost model=L model.kernel_size=3,5,7 objective=flow
+"""
+USES = (
+    *("model", "model.*", "recipe", "resolution", "steps", "batch_size"),
+    *("data", "data.name", "data.path", "data.channels", "data.classes", "data.downsample"),
+    *("objective", "diffusion.objective", "diffusion.learn_sigma"),
+)
+"""Keys and groups that have an effect on a cost."""
+SPELT = ("model", "resolution", "steps", "batch-size")
+"""May be said as `--model S`, too."""
 PAPER_RESOLUTIONS = {"imagenet": (256, 512)}
 """Resolutions shown per data set where there is more than its recipe's."""
+OWN_COLUMNS = ("model", "resolution", "steps", "batch_size")
+"""Keys that a row of the table shows by itself."""
 
 
 @in_one_line("fcdm.cost")
 def main(argv: list[str]) -> None:
     """Print the table, or with --json a list of rows."""
-    arguments = _parser().parse_args(as_options(argv))
-    folder = arguments.config_dir
-    rows = cost_rows(arguments.model, arguments.resolution, arguments.steps, arguments.batch_size, folder)
-    if arguments.json:
+    if any(word in ("-h", "--help", "help") for word in argv):
+        print(HELP, end="")
+        return
+    rows = cost_rows([word for word in argv if word != "--json"])
+    if "--json" in argv:
         print(json.dumps(rows, indent=1), flush=True)
     else:
         _print_table(rows)
 
 
-def cost_rows(
-    models: list[str] | None = None,
-    resolutions: list[int] | None = None,
-    steps: int | None = None,
-    batch_size: int | None = None,
-    folder: Path | None = None,
-) -> list[dict[str, Any]]:
-    """One row per model and resolution; what is None comes from the preset's own data and recipe.
-
-    `folder`: where a user's own presets are, as Hydra's --config-dir takes it.
+def cost_rows(words: list[str]) -> list[dict[str, Any]]:
+    """One row per model, resolution and budget that a command line asks for.
 
     A model that is named must fit every resolution (UserError); otherwise those that do not fit are left out.
     """
-    rows = []
-    for name in models or preset_names():
-        config, setting = load_preset(name, folder), preset_setting(name, folder)
-        usual = PAPER_RESOLUTIONS.get(setting.data, (setting.resolution,))
-        for resolution in resolutions or usual:
-            if not models and setting.downsample == 1 and resolution not in usual:
-                continue  # pixels are there at the data's own resolution only
+    words, searched = own_configs(_as_keys(words))
+    for word in words:
+        if word.startswith("-") or "=" not in word:
+            raise UserError(f"{word} is not known: say key=value; --help lists the keys")
+    words = last_of_each(words)
+    refuse_unused(words, USES, "a cost")
+    named = any(word.startswith("model=") for word in words)
+    sized = any(word.startswith("resolution=") for word in words)
+    asked = expand(words if named else [f"model={','.join(preset_names())}", *words], [])
+    swept = {word for choice in asked for word in choice if not all(word in other for other in asked)}
+    rows: list[dict[str, Any]] = []
+    failure = ""
+    register_schema()
+    GlobalHydra.instance().clear()
+    with initialize_config_module("fcdm.conf", version_base="1.3"):
+        composer = Composer.here(searched)
+        for choice in asked:
+            differs = [word for word in choice if word in swept and word.partition("=")[0] not in OWN_COLUMNS]
             try:
-                check_model(config, resolution // setting.downsample, resolution, setting.downsample)
-            except UserError as error:
-                if models:
-                    raise UserError(f"model={name} {error}") from None
-                continue
-            rows.append(_row(config, setting, resolution, steps, batch_size))
+                for config in _sizes(composer, choice, named, sized):
+                    rows += [_row(config, steps, differs) for steps in config.steps]
+            except (UserError, HydraException, OmegaConfBaseException) as error:
+                failure = failure or f"{one_line(error)}  [{' '.join(choice)}]"
+                if named:
+                    raise UserError(failure) from None
     if not rows:
-        asked = ",".join(str(resolution) for resolution in resolutions or ())
-        raise UserError(f"resolution={asked}: fits no preset; try 256 or 512 (latents), 8 (digits)")
+        raise UserError(failure or f"{' '.join(words)}: fits no preset; try 256 or 512 (latents), 8 (digits)")
     return rows
 
 
-def _row(
-    config: ModelConfig, setting: Setting, resolution: int, steps: int | None, batch_size: int | None
-) -> dict[str, Any]:
-    steps = setting.steps if steps is None else steps
-    batch_size = setting.batch_size if batch_size is None else batch_size
-    side = resolution // setting.downsample
-    cost = cost_of(config, channels=setting.channels, side=side, classes=setting.classes)
+def _sizes(composer: Composer, choice: list[str], named: bool, sized: bool) -> Iterator[Config]:
+    """The choice at the resolution that it says, else at the usual ones of its data. Raises UserError and Hydra's."""
+    config = composer.config(choice)
+    if not sized:
+        for resolution in PAPER_RESOLUTIONS.get(config.data.name, (config.resolution,)):
+            yield composer.config([*choice, f"resolution={resolution}"])
+    elif named or config.data.downsample > 1 or not composer.said(choice).differs("resolution", config.resolution):
+        yield config  # else: pixels are there at the data's own resolution only
+
+
+def _as_keys(words: list[str]) -> list[str]:
+    """`--batch-size 8` and `--batch-size=8` are `batch_size=8`."""
+    found: list[str] = []
+    ahead = iter(words)
+    for word in ahead:
+        option, equals, value = word.removeprefix("--").partition("=")
+        if word.startswith("--") and option in SPELT:
+            word = f"{option.replace('-', '_')}={value if equals else next(ahead, '')}"
+        found.append(word)
+    return found
+
+
+def _row(config: Config, steps: int, differs: list[str]) -> dict[str, Any]:
+    cost = run_cost(config)
     return {
-        "model": config.name,
-        "resolution": resolution,
+        "model": " ".join([config.model.name, *differs]),
+        "resolution": config.resolution,
         "parameters": cost.parameters,
         "forward_macs": cost.forward_macs,
         "train_flops_per_image": cost.train_flops_per_image,
-        "train_flops_per_step": cost.train_flops_per_step(batch_size),
-        "train_flops": cost.train_flops(batch_size, steps),
+        "train_flops_per_step": cost.train_flops_per_step(config.batch_size),
+        "train_flops": cost.train_flops(config.batch_size, steps),
         "steps": steps,
-        "batch_size": batch_size,
+        "batch_size": config.batch_size,
         "state_bytes": cost.state_bytes,
         "activation_bytes_per_image": cost.activation_bytes_per_image,
         "checkpoint_bytes": cost.checkpoint_bytes,
@@ -143,32 +197,6 @@ def _significant(value: float, digits: int = 4) -> str:
 def _with_prefix(value: float, unit: str) -> str:
     prefix = min(6, int(math.log10(value) // 3))
     return f"{value / 1000**prefix:.3g} {('', 'k', 'M', 'G', 'T', 'P', 'E')[prefix]}{unit}"
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = OneLineParser(
-        prog="python -m fcdm.cost",
-        description="What each model costs at each resolution. Without arguments: every preset.",
-        epilog="Example: python -m fcdm.cost model=S,dit/S-2 resolution=256,512",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--model", type=lambda text: text.split(","), metavar="S,dit/S-2", help="presets")
-    parser.add_argument("--config-dir", type=Path, metavar="DIR", help="where model/*.yaml of your own are")
-    parser.add_argument("--resolution", type=_counts, metavar="256,512", help="side of the images in pixels")
-    parser.add_argument("--steps", type=_count, help="budget in training steps (default: the recipe's)")
-    parser.add_argument("--batch-size", type=_count, help="global batch (default: the recipe's)")
-    parser.add_argument("--json", action="store_true", help="a list of rows instead of a table")
-    return parser
-
-
-def _count(text: str) -> int:
-    if not text.replace("_", "").isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no positive whole number")
-    return int(text)
-
-
-def _counts(text: str) -> list[int]:
-    return [_count(part) for part in text.split(",")]
 
 
 if __name__ == "__main__":

@@ -33,8 +33,14 @@ def agreed_averages(parts: list[Config]) -> list[Config]:
 def with_snapshots(part: Config, run: Run) -> Config:
     """The part, saying which snapshots make the average where it is evaluated by `evaluation.weights=power:...`.
 
-    They are part of its protocol. Raises UserError for a budget, still to be trained, that could not be evaluated then.
+    They are part of its protocol. Raises UserError for a budget, still to be trained, that could not be evaluated then,
+    and for a distance between snapshots where there are none.
     """
+    if part.power_ema.every is not None and settled(part.power_ema, run) is None:
+        raise UserError(
+            f"power_ema.every={part.power_ema.every} has no effect: the run tracks no averages: say "
+            "power_ema.sigma_rel=[0.05,0.10] from its first step, or leave it away"
+        )
     length = power_length(part.evaluation.weights)
     if length is None:
         return part

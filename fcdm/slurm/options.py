@@ -17,7 +17,7 @@ class SlurmOptions:
 
     _target_: str = ""
     submitit_folder: str | None = None
-    """Not used: a launch has its folder in `<runs_dir>/launches/`, a job prints into its run's `log.txt`."""
+    """Refused: a launch has its folder in `<runs_dir>/launches/`, a job prints into its run's `log.txt`."""
     timeout_min: int | None = None
     """Minutes of one start of a job, 0: no limit; null: `resources.hours`."""
     cpus_per_task: int | None = None
@@ -63,6 +63,13 @@ class SlurmOptions:
     """Share of the GPU's peak that training reaches, where nothing is measured yet; null: the plan's own guess."""
     check_folder: bool = True
     """Refuse a runs folder on a file system that other machines cannot see."""
+
+    def __post_init__(self) -> None:
+        if self.submitit_folder is not None:
+            raise UserError(
+                "hydra.launcher.submitit_folder has no effect: a launch has its folder in <runs_dir>/launches/, a job "
+                "prints into its run's log.txt: leave it away"
+            )
 
 
 LOWEST = {

@@ -24,10 +24,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from fcdm.config.check import checked, walk
+from fcdm.config.check import checked, typed, walk
+from fcdm.config.relevance import idle
 from fcdm.config.said import Said
 from fcdm.config.schema import Config
 from fcdm.errors import UserError
+from fcdm.sweep.expand import keys_of
 from fcdm.sweep.store_defaults import store_overrides
 
 T = TypeVar("T")
@@ -60,11 +62,19 @@ class Composer:
         own_store: also of a store at the preset's own place, which nobody said. Raises UserError, and what Hydra raises
         for what it refuses.
         """
+        return configured(*self._parts(choice, own_store))
+
+    def typed(self, choice: Sequence[str]) -> tuple[Config, Said]:
+        """The choice as a `Config` that nothing has looked at, and what it says. Raises UserError."""
+        composed, said = self._parts(choice)
+        return typed(composed, said), said
+
+    def _parts(self, choice: Sequence[str], own_store: bool = True) -> tuple[DictConfig, Said]:
         composed, said = self.composed(choice), self.said(choice)
         if added := self._of_store(composed, choice, said, own_store):
             whole = [*choice, *added]
             composed, said = self.composed(whole), Said(said.keys, self.said(whole).presets)
-        return configured(composed, said)
+        return composed, said
 
     def _of_store(self, composed: DictConfig, choice: Sequence[str], said: Said, own_store: bool) -> list[str]:
         """The overrides that the store of the choice brings."""
@@ -85,7 +95,7 @@ class Composer:
             key
             for at, override in enumerate(parsed)
             if at not in groups and not override.is_delete() and override.key_or_group.partition(".")[0] != "hydra"
-            for key in _keys_of(override)
+            for key in keys_of(override)
         }
         with_file = self._values(tuple(choice[at] for at in groups))
         presets = self._values(tuple(choice[at] for at in groups if parsed[at].key_or_group != "sweeps"))
@@ -189,18 +199,19 @@ class Composer:
 
 
 def configured(composed: DictConfig, said: Said) -> Config:
-    """What Hydra composed as a typed, checked configuration, for every command. Raises UserError with one line."""
-    return checked(composed, said)
+    """What Hydra composed as a typed, checked configuration, for every command. Raises UserError with one line.
+
+    What was said and means nothing in it is refused.
+    """
+    config = checked(composed, said)
+    refuse_idle(config, said)
+    return config
 
 
-def _keys_of(override: Override) -> list[str]:
-    """`optimiser={lr: 1}` says optimiser.lr."""
-    value = override.value()
-    if isinstance(value, dict) and value:
-        return [
-            key for key, _ in walk({str(name): inner for name, inner in value.items()}, f"{override.key_or_group}.")
-        ]
-    return [override.key_or_group]
+def refuse_idle(config: Config, said: Said) -> None:
+    """Raise UserError for the first setting that was said and has no effect."""
+    for setting in idle(config, said).values():
+        raise UserError(str(setting))
 
 
 def one_config(command: str, noun: str) -> Config:

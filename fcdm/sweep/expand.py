@@ -3,7 +3,7 @@
 A sweep file says `grids:`, a list of mappings from key to value or list of values; each is a full product, and
 together they are one study (FCDM to 1M steps beside DiT to 7M: a plain product cannot say that). `steps` is never
 multiplied out: several numbers of steps are budgets of one trajectory. What the command line says of a key
-replaces what the grids say of it.
+replaces what the grids say of it, and of a key that it says twice the last word counts.
 
 Each of several files stands for itself, as if it had been named alone. Hydra would merge the files of
 `'+sweeps=[a,b]'` into one, with the grids of the last. Here each is composed on its own, and their choices are put one
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
@@ -25,6 +25,7 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from fcdm.config.check import known_keys, walk
 from fcdm.errors import UserError
 
 
@@ -33,6 +34,7 @@ def choices_of(loader: ConfigLoader, master: DictConfig, arguments: list[str]) -
 
     `master`: what Hydra composed of `arguments`. Raises UserError, and what Hydra raises for a file that is not there.
     """
+    arguments = last_of_each(arguments)
     place, names = _named(arguments)
     if len(names) <= 1 and not master.studies:
         return expand(arguments, _grids(master))
@@ -82,46 +84,93 @@ def _grids(composed: DictConfig) -> list[Any]:
 def expand(arguments: Iterable[str], grids: Iterable[Mapping[str, Any]]) -> list[list[str]]:
     """The override lists of all distinct choices, in order; `steps` joined as a list in each.
 
-    `arguments` are Hydra overrides, some of them sweeps (`model=N,M`). Raises UserError.
+    `arguments` are Hydra overrides, some of them sweeps (`model=N,M`). They come after what the grids say, in their own
+    order, for Hydra too lets the last one win. Raises UserError.
     """
-    fixed, swept = _command_line(list(arguments))
+    words, said = _command_line(list(arguments))
     choices: list[list[str]] = []
     for grid in list(grids) or [{}]:
-        dimensions = {**_grid(grid), **swept}
-        dimensions = {key: values for key, values in dimensions.items() if key not in fixed}
-        steps = dimensions.pop("steps", None)
+        dimensions = {key: values for key, values in _grid(grid).items() if key not in said}
+        steps = words.get("steps", dimensions.pop("steps", None))
+        columns = [[override_text(key, value) for value in values] for key, values in dimensions.items()]
+        columns += [texts for key, texts in words.items() if key != "steps"]
         ends = [override_text("steps", steps)] if steps is not None else []
-        for values in itertools.product(*dimensions.values()):
-            named = [_text(key, value) for key, value in zip(dimensions, values, strict=True)]
-            choices.append([*fixed.values(), *named, *ends])
+        choices += [[*values, *ends] for values in itertools.product(*columns)]
     return [list(choice) for choice in dict.fromkeys(map(tuple, choices))]
 
 
-def _command_line(arguments: list[str]) -> tuple[dict[str, str], dict[str, list[Any]]]:
-    """Overrides that stand as they are by key, and swept keys with their values (as override texts)."""
-    fixed: dict[str, str] = {}
-    swept: dict[str, list[Any]] = {}
-    for override in _parsed(arguments):
-        key = override.key_or_group
+def _command_line(arguments: list[str]) -> tuple[dict[str, list[Any]], set[str]]:
+    """For each word of a command line what it may be, in their order; and the keys that they give values.
+
+    A word that is no sweep may be itself only. `steps` has its numbers instead of words.
+    """
+    words: dict[str, list[Any]] = {}
+    said: set[str] = set()
+    for override in _parsed(last_of_each(arguments)):
+        key, line = override.key_or_group, override.input_line or ""
         if key == "steps" and not override.is_delete():
             values = [override.value()]
             if override.is_sweep_override():
                 values = [_parsed([f"steps={text}"])[0].value() for text in override.sweep_string_iterator()]
-            steps = itertools.chain.from_iterable(v if isinstance(v, list) else [v] for v in values)
-            swept[key] = [*swept.get(key, []), *steps]
+            words[key] = list(itertools.chain.from_iterable(v if isinstance(v, list) else [v] for v in values))
         elif override.is_sweep_override():
-            swept[key] = [_Raw(f"{override.get_key_element()}={text}") for text in override.sweep_string_iterator()]
+            sweep = override.get_key_element()
+            words[line] = [f"{sweep}={text}" for text in override.sweep_string_iterator()]
         else:
-            fixed[key] = override.input_line or ""
-    return fixed, swept
+            words[line] = [line]
+        said |= keys_of(override)
+    return words, said
 
 
-class _Raw(str):
-    """A whole override as it stood on the command line."""
+def last_of_each(words: Sequence[str]) -> list[str]:
+    """A command line without what a later word replaces: of a key or group that is given twice, the last word stands.
+
+    Whatever is no override (`-m`), or cannot be parsed, stays: Hydra has the words for it. So do removals (`~key`) and
+    mappings (`optimiser={lr: 1}`), which Hydra does in their order, one on top of the other.
+    """
+    stands: dict[Any, str] = {}
+    for place, word in enumerate(words):
+        key, _, _ = word.partition("=")
+        name = key.lstrip("+")
+        if key == word or key.startswith(("-", "~")) or _is_mapping(word):
+            stands[place] = word
+            continue
+        before = stands.pop(name, "")
+        added = before[: len(before) - len(before.lstrip("+"))]
+        stands[name] = word if word.startswith("+") else added + word
+    return list(stands.values())
 
 
-def _text(key: str, value: Any) -> str:
-    return str(value) if isinstance(value, _Raw) else override_text(key, value)
+def refuse_unused(words: Sequence[str], uses: Collection[str], what: str) -> None:
+    """Raise UserError for the first override of a key or group that a command has no use for.
+
+    uses: those that it has one for, with `model.*` for all below; what: it, to name it (`a benchmark`). A key that is
+    not known is Hydra's to name, and its own are its own.
+    """
+    plain = [word for word in words if "=" in word and not word.startswith("-")]
+    for word, override in zip(plain, _parsed(plain), strict=True):
+        for key in sorted(keys_of(override) & known_keys()):
+            if not any(key == own or (own.endswith(".*") and key.startswith(own[:-1])) for own in uses):
+                raise UserError(f"{key} has no effect on {what}: leave {word} away")
+
+
+def _is_mapping(word: str) -> bool:
+    if "{" not in word:
+        return False
+    try:
+        override = OverridesParser.create().parse_override(word)
+    except HydraException:
+        return False
+    return not override.is_sweep_override() and isinstance(override.value(), dict)
+
+
+def keys_of(override: Override) -> set[str]:
+    """The keys that a word gives a value: `optimiser={lr: 1}` says optimiser.lr; of a group, the group."""
+    value = None if override.is_sweep_override() else override.value()
+    if isinstance(value, dict) and value:
+        plain = {str(name): inner for name, inner in value.items()}
+        return {key for key, _ in walk(plain, f"{override.key_or_group}.")}
+    return {override.key_or_group}
 
 
 def _grid(grid: Any) -> dict[str, list[Any]]:

@@ -34,6 +34,8 @@ class JobLauncher(Launcher):
 
     plans_only = False
     """Whether it starts nothing: then no data is needed, and no study is recorded."""
+    evaluates_apart = False
+    """Whether `evaluation=job` gives an evaluation a job of its own."""
 
     def __init__(self, **options: Any) -> None:
         self.options: dict[str, Any] = {
@@ -53,6 +55,15 @@ class JobLauncher(Launcher):
     def launch_jobs(self, jobs: list[Job]) -> int:
         """Do or submit the jobs; returns how many are not done or on their way."""
         raise TypeError(f"{type(self).__name__} does not launch")
+
+
+def tell_of_inline(jobs: list[Job]) -> None:
+    """A note where jobs of their own were asked for evaluations, and there will be none."""
+    if any(part.config.evaluation.where == "job" for job in jobs for part in job.parts):
+        print(
+            "note: evaluation=job is for hydra/launcher=submitit_slurm: here each run evaluates its own budgets",
+            file=sys.stderr,
+        )
 
 
 class StockLauncher(JobLauncher):

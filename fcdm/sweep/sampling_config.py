@@ -30,7 +30,7 @@ from fcdm.runs.find_weights import Weights
 from fcdm.runs.folder import Run, frozen_science
 from fcdm.runs.identity import run_id, science
 from fcdm.runs.tracked_ema import settled
-from fcdm.sweep.compose import Composer
+from fcdm.sweep.compose import Composer, refuse_idle
 from fcdm.sweep.hydra_errors import is_users, one_line
 from fcdm.sweep.hydra_schema import register_schema
 
@@ -38,9 +38,14 @@ T = TypeVar("T")
 
 RUNTIME = ("device", "threads", "compile", "runs_dir", "mlflow_uri", "data.path")
 """Keys of `fcdm.train` that mean the same here."""
+ON_A_MACHINE = ("device", "threads")
+ALL = ("all",)
+"""Of `take_apart`: no key but `ON_A_MACHINE` has an effect."""
 OF_A_FILE = ("model", "resolution", "objective", "data")
 """What a file does not say of itself; also `model.kernel_size=5` and the like."""
 _NOT_HERE = ("where", "resources")
+DRAWING = ("evaluation.features", "evaluation.reference", "mlflow_uri")
+"""Keys without an effect on samples that are drawn and not evaluated."""
 
 
 @dataclass
@@ -55,12 +60,17 @@ class Words:
     flags: set[str] = field(default_factory=set)
 
 
-def take_apart(words: list[str], own: tuple[str, ...], flags: tuple[str, ...]) -> Words:
-    """One source and `key=value`s; evaluation's keys may be said without `evaluation.`. Raises UserError."""
+def take_apart(
+    words: list[str], own: tuple[str, ...], flags: tuple[str, ...], what: str, unused: tuple[str, ...] = ()
+) -> Words:
+    """One source and `key=value`s; evaluation's keys may be said without `evaluation.`. Raises UserError.
+
+    unused: keys of `fcdm.train` that have no effect on what the command makes (`what`: samples), with all below them.
+    """
     short = [item.name for item in dataclasses.fields(EvaluationConfig) if item.name not in _NOT_HERE]
     known = {*own, *short, *RUNTIME, *OF_A_FILE}
     found = Words()
-    words, searched = _own_configs(words)
+    words, searched = own_configs(words)
     found.overrides += searched
     for word in words:
         key, equals, value = word.removeprefix("--").partition("=")
@@ -74,16 +84,24 @@ def take_apart(words: list[str], own: tuple[str, ...], flags: tuple[str, ...]) -
             found.source = word
         elif key in own:
             found.own[key] = value
-        elif key in short:
-            found.overrides.append(f"evaluation.{key}={value}")
         elif key in known or key.startswith(("evaluation.", "model.", "diffusion.", "data.")):
-            found.overrides.append(f"{key}={value}")
+            whole = f"evaluation.{key}" if key in short else key
+            if _has_no_effect(whole, unused) and word != "mlflow_uri=off":
+                raise UserError(f"{key} has no effect on {what}: leave {word} away")
+            found.overrides.append(f"{whole}={value}")
         else:
             raise UserError(unknown_key(key, known).replace("python -m fcdm.train --help", "--help"))
     return found
 
 
-def _own_configs(words: list[str]) -> tuple[list[str], list[str]]:
+def _has_no_effect(key: str, unused: tuple[str, ...]) -> bool:
+    if unused == ALL and key not in ON_A_MACHINE:
+        return True
+    without = (*unused, *(f"evaluation.{name}" for name in _NOT_HERE))
+    return any(key == name or key.startswith(f"{name}.") for name in without)
+
+
+def own_configs(words: list[str]) -> tuple[list[str], list[str]]:
     """The words without `--config-dir DIR`, and what says the same to Hydra. Raises UserError."""
     option = "--config-dir"
     places = [number for number, word in enumerate(words) if word.split("=")[0] in (option, "-cd")]
@@ -145,6 +163,7 @@ def run_config(run: Run, overrides: list[str]) -> Config:
     if path is not None:
         config.data.path = path
     check(config)
+    refuse_idle(config, said)
     return _with_weak(_with_snapshots(config, run))
 
 

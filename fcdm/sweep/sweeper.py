@@ -11,12 +11,12 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from fcdm.config.schema import Config
-from fcdm.errors import UserError
 from fcdm.jobs.make_jobs import make_jobs
 from fcdm.jobs.record_study import record_study, this_command
-from fcdm.sweep.compose import Composer, with_progress
+from fcdm.sweep.compose import Composer
 from fcdm.sweep.expand import choices_of
-from fcdm.sweep.job_launcher import JobLauncher, StockLauncher, do_frozen_job
+from fcdm.sweep.job_launcher import JobLauncher, StockLauncher, do_frozen_job, tell_of_inline
+from fcdm.sweep.points import configs_of
 
 
 class StudySweeper(Sweeper):
@@ -35,6 +35,8 @@ class StudySweeper(Sweeper):
         """Compose every choice before anything starts; then hand over to the launcher."""
         jobs = make_jobs(self.configs(arguments), data_needed=not self.launcher.plans_only)
         self.launcher.check(jobs)
+        if not self.launcher.evaluates_apart:
+            tell_of_inline(jobs)
         if not self.launcher.plans_only:
             record_study(jobs, this_command())
         if self.launcher.launch_jobs(jobs):
@@ -44,12 +46,4 @@ class StudySweeper(Sweeper):
     def configs(self, arguments: list[str]) -> list[Config]:
         """Every choice of the command line, composed and checked. Raises UserError."""
         choices = choices_of(self.context.config_loader, self.composed, arguments)
-        composer = Composer(self.context.config_loader, self.composed)
-        return [_compose(composer, choice) for choice in with_progress(choices, "composing")]
-
-
-def _compose(composer: Composer, choice: list[str]) -> Config:
-    try:
-        return composer.config(choice)
-    except UserError as error:
-        raise UserError(f"{error}  [{' '.join(choice)}]") from None
+        return configs_of(Composer(self.context.config_loader, self.composed), choices)

@@ -36,6 +36,8 @@ class LocalLauncher(JobLauncher):
 class SlurmLauncher(JobLauncher):
     """`hydra/launcher=submitit_slurm`, in the place of the stock one of that name."""
 
+    evaluates_apart = True
+
     def check(self, jobs: list[Job]) -> None:
         from fcdm.sweep.slurm_launcher import check_jobs
 
@@ -50,7 +52,7 @@ class SlurmLauncher(JobLauncher):
 class PlanLauncher(JobLauncher):
     """`hydra/launcher=plan`."""
 
-    plans_only = True
+    plans_only = evaluates_apart = True
 
     def launch_jobs(self, jobs: list[Job]) -> int:
         from fcdm.sweep.plan_launcher import show_plan

@@ -252,6 +252,19 @@ def test_a_public_file_of_one_class(lab: Any, monkeypatch: pytest.MonkeyPatch, c
         (["RUN", "-x"], "-x is not known: say key=value"),
         (["RUN@3"], r"no checkpoint of step 3 \(kept: 2, 4\)"),
         (["RUN", "out=full"], "full holds other things"),
+        (["RUN", "reference=x.npz"], "reference has no effect on samples that are only drawn: leave reference=x.npz"),
+        (["RUN", "evaluation.features=inception"], "evaluation.features has no effect on samples"),
+        (["RUN", "mlflow_uri=http://localhost"], "mlflow_uri has no effect on samples"),
+        (["RUN", "evaluation.where=job"], "evaluation.where has no effect on samples"),
+        (["RUN", "evaluation.resources.gpus=2"], "evaluation.resources.gpus has no effect on samples"),
+        (["RUN", "data.path=store"], "data.path has no effect on samples"),
+        (
+            ["RUN", "guidance_interval=[0.1,0.8]"],
+            "guidance_interval=.* no effect at evaluation.guidance_scale=1.0",
+        ),
+        (["RUN", "decoder=ft-mse"], "decoder=ft-mse has no effect at data.downsample=1"),
+        (["RUN", "atol=1e-3"], "atol=0.001 has no effect at evaluation.sampler=ddim"),
+        (["RUN", "label=3", "labels=uniform"], "labels=uniform has no effect where label=3"),
     ],
 )
 def test_wrong_words_are_one_line(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.commands import TINY, Command, environment, only_run, records, values, weights
+from tests.support.commands import TINY, Command, environment, evaluations, only_run, records, values, weights
 
 
 def test_one_run_leaves_everything_a_reader_needs(fcdm: Command, tmp_path: Path) -> None:
@@ -195,6 +195,9 @@ def test_the_literal_command_without_imagenet_says_what_to_do(fcdm: Command, tmp
         (["-m", "model=N,Q"], "model=Q is not known"),
         (["-m", "model=N", "optimiser.lr=1e-3,oops"], "optimiser.lr"),
         (["-m", "+sweeps=digitz"], "digits"),
+        (["model=N", "data=digits", "data.path=img"], "python -m fcdm.prepare latents images=img"),
+        (["-m", "model=N", "data.vae=ft-mse", "hydra/launcher=plan"], "data.vae=ft-mse has no effect"),
+        (["model=M", "model=N", "seed=0,1", "seed=2", "evaluation.atol=1"], "evaluation.atol=1.0 has no effect"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(
@@ -207,6 +210,14 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     assert says in lines[0], lines[0]
     assert "Traceback" not in refused.stdout
     assert not list(tmp_path.glob("runs/*/records.jsonl"))
+
+
+def test_jobs_for_evaluations_where_there_are_none_is_told(fcdm: Command, tmp_path: Path) -> None:
+    note = "note: evaluation=job is for hydra/launcher=submitit_slurm: here each run evaluates its own budgets\n"
+    alone = fcdm("model=N", "steps=2", "evaluation=job", *TINY)
+    swept = fcdm("-m", "model=N", "steps=2", "evaluation=job", "hydra/launcher=local", *TINY)
+    assert (alone.returncode, alone.stderr) == (swept.returncode, swept.stderr) == (0, note)
+    assert len(evaluations(only_run(tmp_path / "runs"))) == 1
 
 
 def test_a_runs_folder_below_a_file_is_refused(fcdm: Command, tmp_path: Path) -> None:

@@ -7,10 +7,11 @@ from dataclasses import replace
 import pytest
 
 from fcdm.config.model_checks import check_model
-from fcdm.config.presets import load_preset, preset_names, preset_setting
+from fcdm.config.presets import load_preset, preset_names
 from fcdm.config.schema import DiTConfig, FCDMConfig, ModelConfig
 from fcdm.errors import UserError
 from fcdm.models import build_model
+from tests.support.commands import composing
 
 SMALL_FCDM = FCDMConfig(name="small", width=8, blocks=[1, 1, 2, 1, 1])
 SMALL_DIT = DiTConfig(name="small", patch_size=2, depth=2, width=16, heads=2)
@@ -48,18 +49,17 @@ def test_presets_fit_their_own_setting() -> None:
     names = preset_names()
     assert names[:6] == ["N", "M", "S", "B", "L", "XL"]
     assert len(names) == len(set(names)) >= 20
-    for name in names:
-        config, setting = load_preset(name), preset_setting(name)
-        assert config.name == name
-        assert config.family == ("dit" if name.startswith("dit/") else "fcdm")
-        check_model(config, setting.resolution // setting.downsample, setting.resolution, setting.downsample)
-    assert preset_setting("dit/XL-2").downsample == 8
-    assert preset_setting("N").data == "digits"
+    with composing() as composer:
+        for name in names:
+            config = composer.config([f"model={name}"])  # checked, so it fits
+            assert config.model == load_preset(name)
+            assert config.model.name == name
+            assert config.model.family == ("dit" if name.startswith("dit/") else "fcdm")
+            on_digits = name.rpartition("/")[2].partition("-")[0] in ("N", "M")
+            assert (config.data.name, config.data.downsample) == (("digits", 1) if on_digits else ("imagenet", 8))
 
 
-@pytest.mark.parametrize(
-    ("name", "near"), [("XL2", "XL"), ("dit/s-2", "dit/S-2"), ("../data/digits", "choose from|did")]
-)
+@pytest.mark.parametrize(("name", "near"), [("XL2", "XL"), ("dit/s-2", "dit/S-2"), ("../data/digits", "is not known")])
 def test_unknown_preset_names_the_nearest(name: str, near: str) -> None:
     with pytest.raises(UserError, match=near):
         load_preset(name)

@@ -132,6 +132,8 @@ def config(*overrides: str) -> Config:
         (["power_ema.sigma_rel=[0.05,0.4]"], r"power_ema\.sigma_rel: .* between 0\.0001 and 0\.2887 .* not 0\.4"),
         (["power_ema.sigma_rel=[0.05,5e-2]"], "names a length twice"),
         (["power_ema.every=0"], "power_ema.every=0 cannot be"),
+        (["power_ema.every=5"], "power_ema.every=5 has no effect: the run tracks no averages"),
+        (["power_ema.every=5", "power_ema.sigma_rel=[]"], "power_ema.every=5 has no effect"),
         (["evaluation.weights=power:long"], "write ema .* raw, or power:0.08"),
         (["evaluation.weights=emma"], "evaluation.weights=emma is not known"),
         (["evaluation.weights=power:0.9"], "evaluation.weights: .* not 0.9"),

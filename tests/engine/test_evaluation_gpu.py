@@ -18,7 +18,7 @@ from fcdm.engine.state import create_model
 from fcdm.engine.stop import StopSignal
 from fcdm.engine.worker import Worker
 from fcdm.speed.random_latents import RandomLatents
-from tests.support.commands import composed
+from tests.support.commands import composed, composed_anyway
 from tests.support.gpu import never_waiting, stir
 from tests.support.silent import Silent
 
@@ -28,7 +28,7 @@ CPU = torch.device("cpu")
 
 @pytest.mark.parametrize("asked", [("objective=ddpm",), ("objective=ddpm", "data.flip=random"), ("objective=flow",)])
 def test_the_batches_are_the_cpus(gpu: torch.device, asked: tuple[str, ...]) -> None:
-    config = composed("model=N", *asked)
+    config = composed_anyway("model=N", *asked)
     ours, theirs = (
         BatchSource(config, PixelDataset(config, device), make_objective(config.diffusion), 3, 0, 128).draw(5)
         for device in (CPU, gpu)

@@ -31,7 +31,7 @@ from fcdm.runs.run_cost import run_cost
 from fcdm.slurm import submit as submitting
 from fcdm.slurm.client import Cluster, Node, Partition, minutes
 from fcdm.slurm.ledger import list_tasks, read_ids
-from fcdm.slurm.options import LOWEST, SlurmOptions, check_numbers
+from fcdm.slurm.options import LOWEST, PlanOptions, SlurmOptions, check_numbers
 from fcdm.slurm.preflight import check_folder, check_requests, file_system
 from fcdm.slurm.rank_env import address_of, export_ranks
 from fcdm.slurm.requeue import progress_of, requeue, requeues
@@ -370,6 +370,12 @@ def test_every_number_of_the_launcher_has_its_lowest_value() -> None:
 def test_gpus_that_cannot_be_shared_out(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="multiple"):
         request_of(ResourcesConfig(gpus=7), SlurmOptions(max_gpus_per_node=4))
+
+
+def test_a_stock_option_that_means_nothing_here_is_refused() -> None:
+    for options in (SlurmOptions, PlanOptions):
+        with pytest.raises(UserError, match=r"submitit_folder has no effect: .*launches.*: leave it away"):
+            options(submitit_folder=".submitit")
 
 
 def test_every_stock_option_is_there() -> None:

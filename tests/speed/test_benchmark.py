@@ -293,6 +293,8 @@ def test_what_was_measured_is_shown_again(measured: tuple[Path, subprocess.Compl
         (["model=N", "seconds=soon"], "seconds=soon is no number"),
         (["model=N", "--profile=true"], "--profile=true is not known"),
         (["model=N", "stepz=3"], "stepz"),
+        (["model=N", "seed=3"], "seed has no effect on a benchmark: leave seed=3 away"),
+        (["model=N", "evaluation=job"], "evaluation has no effect on a benchmark"),
         (["model=N", "hydra/launcher=local"], "needs -m"),
         (["-m", "model=N", "hydra/launcher=local"], "side by side they would slow each other down"),
         (["-m", "model=N", "hydra/launcher=plan"], "hydra/launcher=plan is not for benchmarks"),

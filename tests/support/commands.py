@@ -10,10 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hydra import initialize_config_module
+from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 
+from fcdm.config.check import checked
 from fcdm.config.schema import Config
 from fcdm.sweep.compose import Composer
 from fcdm.sweep.hydra_schema import register_schema
@@ -95,3 +96,10 @@ def composed(*overrides: str) -> Config:
     register_schema()
     with initialize_config_module("fcdm.conf", version_base="1.3"):
         return Composer.here().config(overrides)
+
+
+def composed_anyway(*overrides: str) -> Config:
+    """Also with settings that have no effect: frozen configurations, and presets, may have such."""
+    register_schema()
+    with initialize_config_module("fcdm.conf", version_base="1.3"):
+        return checked(compose("train", list(overrides)))

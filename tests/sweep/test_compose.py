@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from fcdm.config.check import checked, config_from
+from fcdm.config.check import config_from
 from fcdm.config.fast_config import NotExact, exactly
 from fcdm.config.schema import Config
-from fcdm.sweep.compose import Composer
+from fcdm.sweep.compose import Composer, configured
 from fcdm.sweep.expand import expand
 from fcdm.sweep.hydra_errors import one_line
 from tests.support.commands import composing
@@ -37,6 +37,10 @@ def plainly(composer: Composer, choice: list[str]) -> dict[str, Any]:
     return found
 
 
+def as_hydra_does(composer: Composer, choice: list[str]) -> Config:
+    return configured(composer.loader.load_sweep_config(composer.master, choice), composer.said(choice))
+
+
 def outcome(compose: Callable[[list[str]], Any], choice: list[str]) -> Any:
     """A config, or the line that a user sees instead."""
     try:
@@ -56,7 +60,10 @@ CHOICES = [
     ["model=N", "steps=7e5", "evaluation.samples=100"],
     ["model=N", "optimiser={lr: 1e-3, weight_decay: 0.1}"],
     ["model=N", "optimiser.lr=1", "optimiser={weight_decay: 0.1}", "optimiser.lr=2"],
-    ["model=N", "evaluation={samples: 50, resources: {hours: 2}}"],  # a mapping for a group's key is a value
+    [
+        "model=N",
+        "evaluation={samples: 50, where: job, resources: {hours: 2}}",
+    ],  # a mapping for a group's key is a value
     ["model=N", "evaluation=job", "evaluation.samples=50", "evaluation.resources.gpus=2"],
     ["evaluation.samples=50", "model=N", "evaluation=job"],
     ["model=N", "resources=gpu4", "resources.hours=2"],
@@ -77,7 +84,7 @@ CHOICES = [
     ["model=N", "grids=[{model: N}, {model: M, steps: [1, 2]}]"],
     ["model=N", "mlflow_uri=http://localhost:5000/a?b=c"],
     ["model=N", "checkpoint.every_minutes=0.5", "checkpoint.every_steps=10", "checkpoint.keep=1"],
-    ["model=N", "data.flip=random", "data.classes=10", "precision=bf16"],
+    ["model=S", "data.flip=none", "data.classes=10", "precision=fp32"],
 ]
 
 REFUSED = [
@@ -119,7 +126,7 @@ REFUSED = [
 @pytest.mark.parametrize("choice", [*CHOICES, *REFUSED], ids=" ".join)
 def test_the_quick_way_is_hydras(composer: Composer, choice: list[str]) -> None:
     """Twice, after others of the same keys: copies are used again."""
-    wanted = outcome(lambda choice: checked(composer.loader.load_sweep_config(composer.master, choice)), choice)
+    wanted = outcome(lambda choice: as_hydra_does(composer, choice), choice)
     for _ in range(2):
         assert outcome(composer.config, choice) == wanted
     if choice in REFUSED:
@@ -159,7 +166,7 @@ VALUES = {
 @given(st.lists(st.sampled_from(sorted(VALUES)).flatmap(lambda k: VALUES[k].map(lambda v: f"{k}={v}")), max_size=5))
 def test_any_order_of_any_values(composer: Composer, choice: list[str]) -> None:
     whole = ["model=N", *choice]
-    wanted = outcome(lambda choice: checked(composer.loader.load_sweep_config(composer.master, choice)), whole)
+    wanted = outcome(lambda choice: as_hydra_does(composer, choice), whole)
     assert outcome(composer.config, whole) == wanted
 
 

@@ -14,10 +14,10 @@ from fcdm.sweep.expand import expand
 
 def test_a_plain_product_with_steps_joined() -> None:
     assert expand(["model=N,M", "seed=0,1", "steps=100,200", "precision=bf16"], []) == [
-        ["precision=bf16", "model=N", "seed=0", "steps=[100,200]"],
-        ["precision=bf16", "model=N", "seed=1", "steps=[100,200]"],
-        ["precision=bf16", "model=M", "seed=0", "steps=[100,200]"],
-        ["precision=bf16", "model=M", "seed=1", "steps=[100,200]"],
+        ["model=N", "seed=0", "precision=bf16", "steps=[100,200]"],
+        ["model=N", "seed=1", "precision=bf16", "steps=[100,200]"],
+        ["model=M", "seed=0", "precision=bf16", "steps=[100,200]"],
+        ["model=M", "seed=1", "precision=bf16", "steps=[100,200]"],
     ]
 
 
@@ -32,8 +32,8 @@ def test_grids_are_a_union_and_not_a_product() -> None:
         {"model": ["dit/XL-2"], "steps": 7_000_000, "optimiser.lr": 1e-4},
     ]
     assert expand(["+sweeps=mine"], grids) == [
-        ["+sweeps=mine", "model=XL", "steps=[400000,1000000]"],
-        ["+sweeps=mine", "model=dit/XL-2", "optimiser.lr=0.0001", "steps=[7000000]"],
+        ["model=XL", "+sweeps=mine", "steps=[400000,1000000]"],
+        ["model=dit/XL-2", "optimiser.lr=0.0001", "+sweeps=mine", "steps=[7000000]"],
     ]
 
 

@@ -336,6 +336,12 @@ def test_metric_names_are_ones_that_mlflow_takes(key: str) -> None:
     _validate_metric_name(metric_name(key))
 
 
+def test_what_only_a_follower_does_is_refused_without(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["--every", "5"], ["--parent", "1"]):
+        assert sync.main(words) == 1
+        assert "mean nothing without --follow" in capsys.readouterr().err
+
+
 def test_no_runs_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert sync.main([str(tmp_path / "nothing")]) == 1
     said = capsys.readouterr()

@@ -1,0 +1,70 @@
+"""Under which conditions a setting has an effect: of several fields of the schema, which declare them (`applies`)."""
+
+from __future__ import annotations
+
+from fcdm.config.samplers import ADAPTIVE
+from fcdm.config.setting import Needs
+
+BY_COMMANDS = Needs(None, lambda _: False, "the commands set it: leave it away")
+OWN_IMAGES = Needs(
+    "data.name",
+    lambda name: name != "digits",
+    "the digits are bundled. `python -m fcdm.prepare latents images={value} out=STORE` makes a store of images of your "
+    "own, and data.path=STORE, without data=digits, trains on it",
+)
+NOT_DIGITS = Needs("data.name", lambda name: name != "digits", "the digits are pixels, and bundled: leave it away")
+UNMIRRORED = Needs(
+    "data.name", lambda name: name != "digits", "a mirrored digit is no digit, so that none is: leave it away"
+)
+LATENTS = Needs("data.downsample", lambda side: side > 1, "these are pixels, and no latents of a VAE: leave it away")
+SEVERAL_CLASSES = Needs("data.classes", lambda count: count > 1, "all labels are the same: leave it away")
+NOISE_SCHEDULE = Needs(
+    "diffusion.objective", lambda name: name == "ddpm", "flow matching has no noise schedule: leave it away"
+)
+DROPS = Needs(
+    "label_drop.probability",
+    lambda share: 0 < share < 1,
+    "no label is dropped, or every one: leave it away, or say label_drop.probability=0.1",
+)
+SEVERAL_EMBEDDERS = Needs(
+    "model.family",
+    lambda family: family != "dit",
+    "a DiT has one label embedder, so that both modes are one: leave it away",
+)
+AVERAGES = Needs("ema.decay", lambda decay: decay > 0, "that is no average: leave it away")
+BEGINS = Needs("init_from", lambda source: source is not None, "init_from names none: say init_from=<run>@<step> too")
+GUIDED = Needs(
+    "evaluation.guidance_scale",
+    lambda scale: scale != 1.0,
+    "nothing is guided: say evaluation.guidance_scale=1.5 too, or leave it away",
+)
+BY_WEAKER = Needs(
+    "evaluation.guidance_weak",
+    lambda source: source is not None,
+    "no weaker model guides: say evaluation.guidance_weak=<run>@<step> too, or leave it away",
+)
+BY_NO_LABEL = Needs(
+    "evaluation.guidance_weak",
+    lambda source: source is None,
+    "a weaker model guides all channels: say evaluation.guidance_channels=null",
+)
+ADAPTS = Needs(
+    "evaluation.sampler",
+    lambda sampler: sampler in ADAPTIVE,
+    f"it takes sampling_steps steps, of whatever error: say evaluation.sampler={ADAPTIVE[0]} too, or leave it away",
+)
+COUNTS_STEPS = Needs(
+    "evaluation.sampler",
+    lambda sampler: sampler not in ADAPTIVE,
+    "it takes the steps that it needs: say evaluation.rtol=1e-3 instead, or leave it away",
+)
+INCEPTION = Needs(
+    "evaluation.features",
+    lambda features: features == "inception",
+    "only Inception's statistics are read from a file: leave it away",
+)
+OWN_JOB = Needs(
+    "evaluation.where",
+    lambda where: where == "job",
+    "the training's job evaluates: say evaluation=job too, or leave it away",
+)

@@ -1,0 +1,94 @@
+"""The points of a sweep as configurations: a setting that has an effect at some of them only is one value elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from fcdm.config.check import check
+from fcdm.config.relevance import Idle, differing, idle, value_at
+from fcdm.config.said import Said
+from fcdm.config.schema import Config
+from fcdm.errors import UserError
+from fcdm.formatting import plural
+from fcdm.sweep.compose import Composer, with_progress
+from fcdm.sweep.expand import override_text
+
+
+@dataclass
+class _Point:
+    choice: list[str]
+    said: Said
+    config: Config
+    idle: dict[str, Idle] = field(default_factory=dict)
+    """What has no effect here."""
+
+
+def configs_of(composer: Composer, choices: Sequence[list[str]]) -> list[Config]:
+    """Every choice composed and checked; those that are one configuration once.
+
+    Where a setting has no effect, though it has one at another point, it has the presets' value, and a note says so.
+    Raises UserError for what no choice may say, and for a setting without effect at any point.
+    """
+    points = [_point(composer, choice) for choice in with_progress(choices, "composing")]
+    used = {key for point in points for key in differing(point.config, point.said) if key not in point.idle}
+    for point in points:
+        with _naming(point.choice):
+            for setting in point.idle.values():
+                if setting.key not in used:
+                    raise UserError(_refusal(setting, point))
+            if point.idle:
+                presets = point.said.presets or {}
+                plain = [override_text(key, presets[key]) for key in point.idle]
+                point.config = composer.config([*point.choice, *plain])
+            else:
+                check(point.config)
+    distinct = {repr(point.config): point.config for point in points}
+    for note in _notes(points):
+        print(f"note: {note}", file=sys.stderr)
+    return list(distinct.values())
+
+
+def _point(composer: Composer, choice: list[str]) -> _Point:
+    with _naming(choice):
+        config, said = composer.typed(choice)
+    return _Point(choice, said, config, idle(config, said))
+
+
+@contextmanager
+def _naming(choice: list[str]) -> Iterator[None]:
+    """What goes wrong names the choice."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{error}  [{' '.join(choice)}]") from None
+
+
+def _refusal(setting: Idle, point: _Point) -> str:
+    if any(word.lstrip("+").partition("=")[0] == setting.key for word in point.choice):
+        return str(setting)
+    presets = point.said.presets or {}
+    return f"{setting}; it stands in a sweep file, and {override_text(setting.key, presets[setting.key])} takes it back"
+
+
+def _notes(points: list[_Point]) -> Iterator[str]:
+    """One for each value that makes settings mean nothing: which settings, and what became of the points."""
+    groups: dict[str, list[Idle]] = {}
+    for setting in (setting for point in points for setting in point.idle.values()):
+        groups.setdefault(setting.where, []).append(setting)
+    for where, settings in groups.items():
+        keys = sorted({setting.key for setting in settings})
+        there = [point for point in points if not point.said.keys.isdisjoint(keys) and _is_at(point, settings[0])]
+        distinct = len({repr(point.config) for point in there})
+        became = f"{plural(len(there), 'point')} {'does' if len(there) == 1 else 'do'} without"
+        if distinct < len(there):
+            became = f"{len(there)} points are {'one' if distinct == 1 else distinct}"
+        yield f"{', '.join(keys)} {'has' if len(keys) == 1 else 'have'} no effect {where}: {became}"
+
+
+def _is_at(point: _Point, setting: Idle) -> bool:
+    """Whether the key that decides has that value here too."""
+    key = setting.needs.key
+    return key is None or value_at(point.config, key) == setting.found

@@ -1,0 +1,126 @@
+"""Sweeps: where a key has no effect at some points it is one value there; a key given twice counts as the last says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fcdm.config.schema import Config
+from fcdm.errors import UserError
+from fcdm.sweep.expand import choices_of, expand, last_of_each
+from fcdm.sweep.points import configs_of
+from tests.support.commands import ROOT, composing
+
+SWEEPS = sorted(path.stem for path in (ROOT / "sweeps").glob("*.yaml"))
+INTERVALS = "evaluation.guidance_interval=null,[0.1,0.8],[0.2,0.5]"
+
+
+def points(*arguments: str) -> list[Config]:
+    with composing(*arguments) as composer:
+        return configs_of(composer, choices_of(composer.loader, composer.master, list(arguments)))
+
+
+def test_scales_crossed_with_an_interval(capsys: pytest.CaptureFixture[str]) -> None:
+    found = points("model=N", "evaluation.guidance_scale=1.0,1.5,2", INTERVALS)
+    asked = [(config.evaluation.guidance_scale, config.evaluation.guidance_interval) for config in found]
+    assert asked == [(1.0, None), *((scale, at) for scale in (1.5, 2.0) for at in (None, [0.1, 0.8], [0.2, 0.5]))]
+    note = "evaluation.guidance_interval has no effect at evaluation.guidance_scale=1.0: 3 points are one"
+    assert capsys.readouterr().err == f"note: {note}\n"
+
+
+def test_several_keys_and_several_reasons(capsys: pytest.CaptureFixture[str]) -> None:
+    found = points(
+        "model=N,S",
+        "evaluation.guidance_scale=1,2",
+        "evaluation.guidance_interval=[0,0.5]",
+        "evaluation.reference=ref.npz",
+        "data.latents=posterior,frozen",
+    )
+    assert len(found) == 2 + 4
+    for config in found:
+        assert (config.evaluation.reference is None) == (config.model.name == "N")
+        assert (config.evaluation.guidance_interval is None) == (config.evaluation.guidance_scale == 1)
+        assert config.data.latents == "posterior" or config.model.name == "S"
+    assert sorted(capsys.readouterr().err.splitlines()) == [
+        "note: data.latents has no effect at data.downsample=1: 4 points are 2",
+        "note: evaluation.guidance_interval has no effect at evaluation.guidance_scale=1.0: 4 points are 3",
+        "note: evaluation.reference has no effect at evaluation.features=digits-cnn: 4 points are 2",
+    ]
+
+
+def test_in_the_grids_of_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "sweeps").mkdir()
+    text = "evaluation.guidance_scale: [1.0, 1.5]\n    evaluation.guidance_interval: [[0.1, 0.8]]"
+    (tmp_path / "sweeps" / "mine.yaml").write_text(f"# @package _global_\ngrids:\n  - model: N\n    {text}\n")
+    found = points(f"hydra.searchpath=[file://{tmp_path}]", "+sweeps=mine")
+    assert [config.evaluation.guidance_interval for config in found] == [None, [0.1, 0.8]]
+    assert "1 point does without" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_all_sweep_files_compose_without_a_word(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert points(f"+sweeps={name}")
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["model=N", "evaluation.guidance_interval=[0.1,0.8]"], "evaluation.guidance_interval=[0.1,0.8] has no effect"),
+        (["model=N,M", "evaluation.reference=x"], "[model=N evaluation.reference=x]"),
+        # At 1.5 it is said, and with the presets' value: what differs has an effect nowhere.
+        (["model=N", "evaluation.guidance_scale=1", INTERVALS], "evaluation.guidance_interval=[0.1,0.8] has no effect"),
+        (["+sweeps=kernel", "model=N"], "stands in a sweep file, and evaluation.reference=null takes it back"),
+    ],
+)
+def test_what_has_an_effect_at_no_point_is_refused(arguments: list[str], says: str) -> None:
+    with pytest.raises(UserError) as refused:
+        points(*arguments)
+    assert says in str(refused.value)
+
+
+# --- a key that is given twice -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("twice", "once"),
+    [
+        (["model=N,M", "model=M,dit/N-2"], ["model=M,dit/N-2"]),
+        (["model=N", "model=M,dit/N-2"], ["model=M,dit/N-2"]),
+        (["model=N,M", "model=dit/N-2"], ["model=dit/N-2"]),
+        (["seed=1", "seed=0,1,2"], ["seed=0,1,2"]),
+        (["seed=1", "study=a", "seed=range(0,3)"], ["study=a", "seed=range(0,3)"]),
+        (["steps=1,2", "steps=3"], ["steps=3"]),
+        (["steps=[1,2]", "steps=3,4"], ["steps=3,4"]),
+        (["steps=3", "steps=[1,2]"], ["steps=[1,2]"]),
+        (["+model.options.a=1,2", "model.options.a=3"], ["+model.options.a=3"]),
+        (["+model.options.a=1", "+model.options.a=3,4"], ["+model.options.a=3,4"]),
+        (["++seed=1,2", "seed=3"], ["++seed=3"]),
+        (["+sweeps=digits", "+sweeps=flow"], ["+sweeps=flow"]),
+        (["hydra/launcher=local", "-m", "hydra/launcher=plan"], ["-m", "hydra/launcher=plan"]),
+    ],
+)
+def test_the_last_wins(twice: list[str], once: list[str]) -> None:
+    assert last_of_each(twice) == once
+    assert last_of_each(once) == once
+    if "-m" not in once:
+        assert expand(twice, []) == expand(once, [])
+
+
+def test_a_group_and_values_below_it_are_two_keys() -> None:
+    words = ["evaluation=job", "evaluation={samples: 5}", "evaluation.samples=6", "data@x=a", "data=b", "~ema"]
+    assert last_of_each(words) == words
+    assert expand(words, []) == [words]
+
+
+def test_words_keep_their_order_and_come_after_the_grids() -> None:
+    """Hydra lets the last one win, also where a mapping says the same key."""
+    assert expand(["optimiser.lr=1,2", "optimiser={lr: 3}"], []) == [
+        ["optimiser.lr=1", "optimiser={lr: 3}"],
+        ["optimiser.lr=2", "optimiser={lr: 3}"],
+    ]
+    grids = [{"evaluation": "job", "evaluation.samples": [4, 5]}]
+    assert expand(["evaluation={samples: 6}"], grids) == [["evaluation=job", "evaluation={samples: 6}"]]
+    (found,) = points("model=N", "optimiser.lr=1e-3,2e-3", "optimiser={lr: 3e-3}")
+    assert found.optimiser.lr == 3e-3
