@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcdm.data.image_sources import ImageSource
-from fcdm.data.images import Unreadable, pillow_settings, read_square_and_turn
 from fcdm.data.shards import Skipped, StorePlan, Work
 from fcdm.errors import UserError
 from fcdm.formatting import duration_text, plural
+from fcdm.images.crop import Unreadable, pillow_settings, read_square_and_turn
 from fcdm.runs.processes import cores
 from fcdm.runs.run_lock import Holder
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +11,9 @@ from fcdm.atomic import describe_oserror
 from fcdm.data.image_folders import NONE, folder_source
 from fcdm.data.image_tables import table_source
 from fcdm.data.labelled_images import ImageSource, some
-from fcdm.data.table_files import TABLES, choose_tables
+from fcdm.data.table_files import choose_tables
 from fcdm.errors import UserError
+from fcdm.images.listing import TABLES, files_below
 
 __all__ = ["ImageSource", "open_source"]
 
@@ -56,24 +56,14 @@ def open_source(
     return dataclasses.replace(source, notes=(*source.notes, *_of_classes(source)))
 
 
-def files_below(root: Path) -> list[str]:
-    """Paths with `/` of all files below `root`, links followed, hidden ones left out. In any order.
-
-    Raises OSError for every folder that cannot be listed, where os.walk would pass it over.
-    """
-    found: list[str] = []
-    folders = [""]
-    while folders:
-        below = folders.pop()
-        with os.scandir(root / below) as entries:
-            for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                if entry.is_dir():
-                    folders.append(f"{below}{entry.name}/")
-                else:
-                    found.append(below + entry.name)
-    return found
+def open_tables(root: Path, image_key: str | None = None, split: str | None = None) -> ImageSource:
+    """The images of parquet or arrow files, without labels; arguments as in `open_source`. Raises UserError."""
+    try:
+        files = files_below(root) if root.is_dir() else [root.name]
+    except OSError as error:
+        raise describe_oserror(error, Path(error.filename or root), "listing the images") from error
+    chosen = choose_tables(root, [name for name in files if name.endswith(TABLES)], files, split)
+    return table_source(chosen, image_key, None, unlabelled=True)
 
 
 def _label_key(labels: str | None, tables: list[str]) -> str:

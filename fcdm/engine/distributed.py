@@ -102,6 +102,13 @@ class Ranks:
         dist.broadcast_object_list(box, 0)
         return box[0]
 
+    def of_all(self, value: _T) -> list[_T]:
+        """Every rank's value, in rank order, on all of them."""
+        found: list[Any] = [value] * self.world_size
+        if self.world_size > 1:
+            dist.all_gather_object(found, value)
+        return found
+
     def first_does(self, act: Callable[[], _T]) -> _T:
         """What `act()` gives the first rank, on all of them; what it raises there ends all (`refuse_together`)."""
         found: _T | None = None

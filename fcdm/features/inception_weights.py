@@ -7,16 +7,11 @@ import re
 from pathlib import Path
 
 from fcdm.errors import UserError
-from fcdm.hashing import known_sha256
+from fcdm.hashing import cache_folder, known_sha256
 
 NAME = "weights-inception-2015-12-05-6726825d.pth"
 URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{NAME}"
 VARIABLE = "FCDM_INCEPTION"
-
-
-def cache_folder() -> Path:
-    """~/.cache/fcdm"""
-    return Path.home() / ".cache" / "fcdm"
 
 
 def find_weights(path: str | Path | None = None) -> Path:

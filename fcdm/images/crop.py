@@ -10,20 +10,18 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+_T = TypeVar("_T")
+
 LARGEST = 89_478_485
 """Pixels. Pillow's own limit for what may be a decompression bomb: 0.27 GB as RGB."""
-
-ENDINGS = frozenset(
-    (".jpeg", ".jpg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif")
-)
-"""Lower-case endings of the files that are taken for images."""
 
 
 class Unreadable(Exception):
@@ -60,6 +58,15 @@ def read_square(source: Path | bytes, size: int, huge: bool = False) -> NDArray[
 
 def read_square_and_turn(source: Path | bytes, size: int, huge: bool = False) -> tuple[NDArray[np.uint8], bool]:
     """What `read_square` gives, and whether the file carries an EXIF orientation by which it was not turned."""
+    return _read(source, huge, lambda image: (centre_crop(_to_rgb(image), size, huge), _is_turned(image)))
+
+
+def read_whole(source: Path | bytes) -> NDArray[np.uint8]:
+    """All of it, (height, width, 3), as it is. Safe in threads; see `pillow_settings`. Raises Unreadable."""
+    return _read(source, False, lambda image: np.asarray(_to_rgb(image), dtype=np.uint8))
+
+
+def _read(source: Path | bytes, huge: bool, take: Callable[[Image.Image], _T]) -> _T:
     try:
         data = source if isinstance(source, bytes) else source.read_bytes()
         if not data:
@@ -67,7 +74,7 @@ def read_square_and_turn(source: Path | bytes, size: int, huge: bool = False) ->
         with Image.open(io.BytesIO(data)) as image:
             _check_size(*image.size, "", huge)
             image.load()
-            return centre_crop(_to_rgb(image), size, huge), _is_turned(image)
+            return take(image)
     except Unreadable:
         raise
     except UnidentifiedImageError:
