@@ -12,7 +12,7 @@ SIDE, DIM, SPATIAL, CLASSES = 4, 6, 5, 3
 
 def small_features(images: Tensor) -> Features:
     """Fixed random projections of the pixels, in the place of Inception's three outputs."""
-    x = images.double().flatten(1) / 255
+    x = images.expand(-1, 3, -1, -1).double().flatten(1) / 255  # grey is repeated, as for Inception
     generator = torch.Generator().manual_seed(0)
     weights = torch.randn(x.shape[1], DIM + SPATIAL + CLASSES, generator=generator, dtype=torch.float64)
     pool, spatial, logits = (x @ weights).split([DIM, SPATIAL, CLASSES], dim=1)
