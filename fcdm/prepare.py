@@ -160,7 +160,9 @@ def _reference(options: argparse.Namespace) -> None:
         from fcdm.engine.reference_statistics import ReferenceRequest, make_reference
 
         local = int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
-        images = _images(options, options.workers or max(1, min(16, cores() // local)))
+        workers = options.workers or max(1, min(16, cores() // local))
+        # What the first refuses is said once.
+        images = worker.ranks.own_after_first(lambda: _images(options, workers))
         request = ReferenceRequest(
             out, options.resolution, options.keep, options.batch, options.unreadable, options.huge
         )

@@ -121,6 +121,12 @@ class Ranks:
         self.refuse_together(refusal)
         return cast("_T", self.of_first(found))
 
+    def own_after_first(self, act: Callable[[], _T]) -> _T:
+        """Each rank's own `act()`; the first's comes before, and what it raises ends all (`refuse_together`)."""
+        found: list[_T] = []
+        self.first_does(lambda: found.append(act()))
+        return found[0] if found else act()
+
     def refuse_together(self, refusal: BaseException | None) -> None:
         """All go on, or none: raises the first rank's refusal there, and ends the others without a word.
 

@@ -260,6 +260,21 @@ def test_arrays_and_folders_without_classes_make_a_reference(images: Path, whole
         assert out.read_bytes() == whole.read_bytes()
 
 
+def test_tables_make_the_reference_of_their_images(images: Path, whole: Path, tmp_path: Path) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    from fcdm.data.image_sources import open_source
+
+    source = open_source(images)
+    rows = [{"bytes": (images / name).read_bytes(), "path": name} for name in source.names]
+    (tmp_path / "hf").mkdir()
+    parquet.write_table(
+        arrow.table({"image": rows, "label": source.labels}), tmp_path / "hf" / "train-00000-of-00001.parquet"
+    )
+    assert prepare(tmp_path / "hf", tmp_path / "r.npz") == 0
+    assert (tmp_path / "r.npz").read_bytes() == whole.read_bytes()
+
+
 def worker() -> Worker:
     return Worker(Ranks(0, 1, torch.device("cpu")), Silent())
 
