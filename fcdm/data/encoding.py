@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from fcdm.data.image_sources import ImageSource
 from fcdm.data.shards import Skipped, StorePlan, Work
 from fcdm.errors import UserError
-from fcdm.formatting import duration_text, plural
-from fcdm.images.crop import Unreadable, pillow_settings, read_square_and_turn
+from fcdm.formatting import duration_text
+from fcdm.images.crop import Unreadable, pillow_settings, read_square_and_turn, turned_text
 from fcdm.runs.processes import cores
 from fcdm.runs.run_lock import Holder
 
@@ -249,10 +249,7 @@ class ShardEncoder:
         images = self.work.finish(self.plan, made)
         left_out = len(names) - images
         if turned:
-            self.shown.note(
-                f"{plural(turned, 'image')} with an EXIF orientation: it is ignored, as in ADM's loader: all are taken "
-                "as they are stored; turn the files first if that matters"
-            )
+            self.shown.note(turned_text(turned))
         self.shown.note(
             f"{self.request.out} is whole: {images:,} images; {self.own:,} encoded here in {seconds:,.1f} s"
             + (f"; {left_out:,} left out, see {self.request.out / 'skipped.txt'}" if left_out else "")

@@ -32,7 +32,7 @@ from fcdm.features.make_reference import kept_numbers, write_reference
 from fcdm.features.reference import KEEP, Reference, read_reference
 from fcdm.features.sample_statistics import SampleStatistics
 from fcdm.hashing import known_sha256
-from fcdm.images.crop import Unreadable
+from fcdm.images.crop import Unreadable, turned_text
 from fcdm.images.image_stream import Images
 from fcdm.images.open_images import open_images
 from fcdm.runs.identity import short_hash
@@ -85,7 +85,9 @@ def make_reference(images: Images, request: ReferenceRequest, worker: Worker, wa
 
         def crops(first: int, last: int) -> Tensor:
             good = []
+            before = len(images.turned)
             squares = images.squares(range(first, last), request.side, request.huge)
+            measure.turned += len(images.turned) - before
             for number, found in enumerate(squares, first):
                 if isinstance(found, Unreadable):
                     if not measure.bad:  # once: the rest is listed at the end
@@ -104,13 +106,14 @@ def make_reference(images: Images, request: ReferenceRequest, worker: Worker, wa
         bad = measure.bad_of_all(worker_here)
         if bad and request.unreadable == "refuse":
             ranks.refuse_together(_refusal(images, request, bad, worker_here))
-        statistics = measure.of_all(worker_here)
+        statistics, turned = measure.of_all(worker_here)
 
         def write() -> None:
             facts = plan | {
                 "keep": request.keep,
                 "images": statistics.count,
                 "left_out": [[images.name(number), why] for number, why in sorted(bad.items())],
+                "exif_orientation": turned,
                 "source": str(images.path.absolute()),
                 "host": platform.node(),
                 "device": str(ranks.device),
@@ -120,6 +123,8 @@ def make_reference(images: Images, request: ReferenceRequest, worker: Worker, wa
             _write(images, request, measure.extractor, statistics, bad, facts)
             for warning in statistics.warnings():
                 worker_here.progress.note(warning)
+            if turned:
+                worker_here.progress.note(turned_text(turned))
             if bad:
                 worker_here.progress.note(f"{len(bad):,} images were left out: {request.facts} lists them")
 
@@ -250,6 +255,8 @@ class _ReferenceMeasure:
         self.statistics = self._empty()
         self.bad: dict[int, str] = {}
         """Number of an image -> why it cannot be read."""
+        self.turned = 0
+        """Images with an EXIF orientation."""
 
     def _empty(self) -> SampleStatistics:
         return SampleStatistics(self.extractor.dim, self.extractor.spatial_dim, keep=0)
@@ -269,21 +276,25 @@ class _ReferenceMeasure:
     def state(self) -> dict[str, np.ndarray[Any, Any]]:
         numbers = np.array(sorted(self.bad), np.int64)
         reasons = np.array([self.bad[number] for number in numbers.tolist()], np.str_)
-        return {**self.statistics.state(), "bad.numbers": numbers, "bad.reasons": reasons}
+        return {**self.statistics.state(), "bad.numbers": numbers, "bad.reasons": reasons} | {
+            "turned": np.array(self.turned)
+        }
 
     def restore(self, state: Arrays) -> None:
         bad = dict(zip(state["bad.numbers"].tolist(), state["bad.reasons"].tolist(), strict=True))
+        self.turned = int(state["turned"])
         self.statistics, self.bad = SampleStatistics.from_state(state), bad
 
     def bad_of_all(self, worker: Worker) -> dict[int, str]:
         """Over all ranks, the same on all of them."""
         return {number: why for found in worker.ranks.of_all(self.bad) for number, why in found.items()}
 
-    def of_all(self, worker: Worker) -> SampleStatistics:
-        """The statistics of all ranks' images."""
+    def of_all(self, worker: Worker) -> tuple[SampleStatistics, int]:
+        """The statistics of all ranks' images, and how many have an EXIF orientation."""
+        turned = sum(worker.ranks.of_all(self.turned))
         if worker.ranks.world_size == 1:
-            return self.statistics
+            return self.statistics, turned
         merged = self._empty()
         for state in states_of_all(self.statistics.state(), worker.ranks):
             merged.merge(SampleStatistics.from_state(state))
-        return merged
+        return merged, turned

@@ -18,6 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from fcdm.formatting import plural
+
 _T = TypeVar("_T")
 
 LARGEST = 89_478_485
@@ -101,6 +103,14 @@ def centre_crop(image: Image.Image, size: int, huge: bool = False) -> NDArray[np
     image = image.resize((width, height), Image.Resampling.BICUBIC)
     left, top = (width - size) // 2, (height - size) // 2
     return np.asarray(image.crop((left, top, left + size, top + size)), dtype=np.uint8)
+
+
+def turned_text(count: int) -> str:
+    """What is told of images with an EXIF orientation."""
+    return (
+        f"{plural(count, 'image')} with an EXIF orientation: it is ignored, as in ADM's loader: all are taken as they "
+        "are stored; turn the files first if that matters"
+    )
 
 
 def _is_turned(image: Image.Image) -> bool:

@@ -32,6 +32,8 @@ class Images(ABC):
     """What a user had to say of them (`-1..1, NCHW`): another reading would be other images."""
     notes: tuple[str, ...] = ()
     """What a person should know of them."""
+    turned: frozenset[int] | set[int] = frozenset()
+    """Of those that `squares` has read, the numbers of files with an EXIF orientation, which is ignored."""
 
     @abstractmethod
     def pixels(self, first: int, last: int) -> NDArray[np.uint8]:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcdm.errors import UserError
-from fcdm.images.crop import Unreadable, pillow_settings, read_square, read_whole
+from fcdm.images.crop import Unreadable, pillow_settings, read_square_and_turn, read_whole
 from fcdm.images.image_stream import Images
 from fcdm.images.listing import names_checksum
 
@@ -36,6 +36,7 @@ class PictureFiles(Images):
         """names: below `path`, at least one. file_of: image number -> its file or its bytes; null: `path/name`."""
         self.path, self.names, self.workers, self.notes = path, names, workers, notes
         self.count = len(names)
+        self.turned: set[int] = set()
         self._file_of = file_of or (lambda number: path / names[number])
         self._checksum = checksum
         self._open = contextlib.ExitStack()
@@ -79,9 +80,12 @@ class PictureFiles(Images):
     def squares(self, numbers: Sequence[int], side: int, huge: bool = False) -> list[NDArray[np.uint8] | Unreadable]:
         def square(number: int) -> NDArray[np.uint8] | Unreadable:
             try:
-                return read_square(self._file_of(number), side, huge)
+                found, turned = read_square_and_turn(self._file_of(number), side, huge)
             except Unreadable as error:
                 return error
+            if turned:
+                self.turned.add(number)
+            return found
 
         return list(self._threads().map(square, numbers))
 

@@ -21,6 +21,8 @@ from fcdm.engine import reference_statistics
 from fcdm.engine.distributed import Ranks
 from fcdm.engine.reference_statistics import open_reference
 from fcdm.engine.worker import Worker
+from fcdm.errors import UserError
+from fcdm.features.find_reference import reference_identity
 from fcdm.prepare import main
 from fcdm.runs.run_lock import claim
 from tests.support.commands import environment
@@ -75,13 +77,16 @@ def test_the_same_images_give_the_same_file_and_again_it_is_whole(
     assert prepare(images, out) == 0
     assert out.read_bytes() == whole.read_bytes()
     assert sorted(path.name for path in out.parent.iterdir()) == ["r.npz", "r.npz.json"]
-    assert f"evaluation.reference={out}" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert f"evaluation.reference={out}" in said.out
+    assert "1 image with an EXIF orientation: it is ignored" in said.err
     made = out.stat().st_mtime_ns
     assert prepare(images, out, "batch=5") == 0
     assert "is whole already" in capsys.readouterr().out
     assert out.stat().st_mtime_ns == made
     facts = json.loads((out.parent / "r.npz.json").read_text())
     assert (facts["images"], facts["resolution"], facts["left_out"]) == (26, 8, [])
+    assert facts["exif_orientation"] == 1
 
 
 def test_other_images_and_other_files_are_refused(images: Path, tmp_path: Path, capsys: Any) -> None:
@@ -122,6 +127,8 @@ def test_other_images_and_other_files_are_refused(images: Path, tmp_path: Path, 
 KILLED = """
 import os, signal, sys
 from fcdm.engine import reference_statistics as reference
+from fcdm.errors import UserError
+from fcdm.features.find_reference import reference_identity
 from fcdm.prepare import main
 from tests.support.small_extractor import SMALL
 
@@ -260,7 +267,7 @@ def test_arrays_and_folders_without_classes_make_a_reference(images: Path, whole
         assert out.read_bytes() == whole.read_bytes()
 
 
-def test_tables_make_the_reference_of_their_images(images: Path, whole: Path, tmp_path: Path) -> None:
+def test_tables_make_the_reference_of_their_images(images: Path, whole: Path, tmp_path: Path, capsys: Any) -> None:
     arrow = pytest.importorskip("pyarrow")
     parquet = pytest.importorskip("pyarrow.parquet")
     from fcdm.data.image_sources import open_source
@@ -271,8 +278,36 @@ def test_tables_make_the_reference_of_their_images(images: Path, whole: Path, tm
     parquet.write_table(
         arrow.table({"image": rows, "label": source.labels}), tmp_path / "hf" / "train-00000-of-00001.parquet"
     )
-    assert prepare(tmp_path / "hf", tmp_path / "r.npz") == 0
+    table = tmp_path / "hf" / "train-00000-of-00001.parquet"
+    for number, path in enumerate((tmp_path / "hf", table)):
+        assert prepare(path, tmp_path / f"{number}.npz") == 0
+        assert (tmp_path / f"{number}.npz").read_bytes() == whole.read_bytes()
+    assert prepare(table, tmp_path / "r.npz", "range=0..1") == 1
+    assert "range= is for arrays" in one_line(capsys)
+    assert prepare(images, tmp_path / "r.npz", "split=train") == 1
+    assert "split= is for parquet and arrow files" in one_line(capsys)
+    # Of several splits one is asked for, and the answer works.
+    table.rename(table.with_name("val-00000-of-00001.parquet"))
+    shutil.copy(table.with_name("val-00000-of-00001.parquet"), table.with_name("test-00000-of-00001.parquet"))
+    assert prepare(tmp_path / "hf", tmp_path / "r.npz") == 1
+    (advice,) = set(re.findall(r"split=validation", one_line(capsys)))
+    assert prepare(tmp_path / "hf", tmp_path / "r.npz", advice) == 0
     assert (tmp_path / "r.npz").read_bytes() == whole.read_bytes()
+
+
+def test_folders_of_several_splits_are_not_mixed(images: Path, tmp_path: Path, capsys: Any) -> None:
+    """An ILSVRC root; a folder called `train` alone may be a class."""
+    shutil.copytree(images, tmp_path / "ilsvrc" / "train")
+    assert prepare(tmp_path / "ilsvrc", tmp_path / "r.npz") == 0
+    (tmp_path / "r.npz").unlink()
+    (tmp_path / "ilsvrc" / "val").mkdir()
+    (tmp_path / "ilsvrc" / "val" / "1.png").write_bytes(encoded(Image.fromarray(picture(1)), "PNG"))
+    assert prepare(tmp_path / "ilsvrc", tmp_path / "r.npz") == 1
+    said = one_line(capsys)
+    assert f"which would be mixed: name one of them, such as {tmp_path / 'ilsvrc' / 'train'}" in said
+    assert prepare(tmp_path / "ilsvrc" / "train", tmp_path / "r.npz") == 0
+    with pytest.raises(UserError, match="which would be mixed"):
+        reference_identity(tmp_path / "ilsvrc")
 
 
 def worker() -> Worker:
