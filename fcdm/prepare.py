@@ -66,11 +66,15 @@ def _add_latents(add: Callable[..., argparse.ArgumentParser]) -> None:
     )
     latents.set_defaults(run=_latents)
     option = latents.add_argument
-    option("--images", type=Path, required=True, metavar="PLACE", help="a folder, or one parquet or arrow file")
+    option(
+        "--images", type=Path, required=True, metavar="PLACE", help="a folder, or a parquet, arrow, .npz or .npy file"
+    )
     option("--labels", metavar="FILE", help="json, csv or tsv: path, label; folders: by class folder; none: one class")
     option("--image-key", metavar="COLUMN", help="of parquet and arrow files (default: image, img, webp, jpg, png)")
     option("--label-key", metavar="COLUMN", help="the same (default: label, labels, cls, fine_label)")
     option("--split", metavar="NAME", help="of several in parquet and arrow files (default: train)")
+    option("--range", help="of floats in an .npz or .npy: 0..1, -1..1 or 0..255")
+    option("--layout", help="of an .npz or .npy whose shape does not tell: NHWC or NCHW")
     option("--resolution", type=int, default=256, help="side of the cropped images in pixels (default: 256)")
     option("--out", type=Path, metavar="FOLDER", help="the store (default: data/imagenet-<resolution>)")
     option("--vae", default="ft-ema", help="folder, hub id, ft-ema or ft-mse (default: ft-ema, the papers')")
@@ -126,6 +130,8 @@ def _latents(options: argparse.Namespace) -> None:
         out=options.out or Path(f"data/imagenet-{options.resolution}"),
         vae=options.vae,
         labels=options.labels,
+        value_range=options.range,
+        layout=options.layout,
         image_key=options.image_key,
         label_key=options.label_key,
         split=options.split,

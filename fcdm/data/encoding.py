@@ -32,7 +32,7 @@ SHOWN = 20
 """So many unreadable images are named on the terminal."""
 PATIENCE = 1800.0
 """Seconds without a new shard from anybody, after which the main process takes the others for dead."""
-_HOW = ("labels", "image_key", "label_key", "split")
+_HOW = ("labels", "image_key", "label_key", "split", "value_range", "layout")
 
 Square = tuple[NDArray[np.uint8], bool]
 """A cropped image, and whether it carries an EXIF orientation."""
@@ -50,7 +50,9 @@ class StoreRequest:
     image_key: str | None = None
     label_key: str | None = None
     split: str | None = None
-    """These four as `fcdm.data.image_sources.open_source` takes them."""
+    value_range: str | None = None
+    layout: str | None = None
+    """These six as `fcdm.data.image_sources.open_source` takes them."""
     batch: int = 32
     """Images per pass of the VAE."""
     unreadable: str = "refuse"

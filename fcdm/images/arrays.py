@@ -119,6 +119,10 @@ class ImageArray(Images):
         self._open.close()
         self._stream = None
 
+    def __del__(self) -> None:
+        if hasattr(self, "_open"):  # not where it was refused
+            self.close()
+
     def _stream_at(self, image: int) -> IO[bytes]:
         """The open stream, before that image. Raises OSError and what zipfile raises."""
         if self._stream is None or image < self._at:
@@ -162,6 +166,15 @@ def open_array(path: Path, value_range: str | None = None, layout: str | None = 
             f"{path}: {found.count:,} images in `{key}`, but {many} in `{LABELS}`: they belong together, so the "
             "file was put together wrongly or cut short: make it again"
         )
+    return found
+
+
+def read_labels(path: Path) -> NDArray[np.generic] | None:
+    """The array `arr_1` of an .npz beside its images; None where there is none. Nothing is unpickled."""
+    if is_npy(path):
+        return None
+    with readable_file(path), np.load(path, allow_pickle=False) as arrays:
+        found: NDArray[np.generic] | None = arrays[LABELS] if LABELS in arrays and len(arrays.files) > 1 else None
     return found
 
 

@@ -21,6 +21,8 @@ from PIL import Image, UnidentifiedImageError
 from fcdm.formatting import plural
 
 _T = TypeVar("_T")
+Source = Path | bytes | NDArray[np.uint8]
+"""An image file, its bytes, or pixels (h, w, 1 or 3)."""
 
 LARGEST = 89_478_485
 """Pixels. Pillow's own limit for what may be a decompression bomb: 0.27 GB as RGB."""
@@ -50,26 +52,29 @@ ORIENTATION = 0x0112
 """EXIF's tag for how a picture is to be turned for showing; 1: as it is."""
 
 
-def read_square(source: Path | bytes, size: int, huge: bool = False) -> NDArray[np.uint8]:
-    """The centre (size, size, 3) of an image file or its bytes. Safe in threads; see `pillow_settings`.
+def read_square(source: Source, size: int, huge: bool = False) -> NDArray[np.uint8]:
+    """The centre (size, size, 3) of an image. Safe in threads; see `pillow_settings`.
 
     huge: take pictures of more than `LARGEST` pixels too. Raises Unreadable.
     """
     return read_square_and_turn(source, size, huge)[0]
 
 
-def read_square_and_turn(source: Path | bytes, size: int, huge: bool = False) -> tuple[NDArray[np.uint8], bool]:
+def read_square_and_turn(source: Source, size: int, huge: bool = False) -> tuple[NDArray[np.uint8], bool]:
     """What `read_square` gives, and whether the file carries an EXIF orientation by which it was not turned."""
     return _read(source, huge, lambda image: (centre_crop(_to_rgb(image), size, huge), _is_turned(image)))
 
 
-def read_whole(source: Path | bytes) -> NDArray[np.uint8]:
+def read_whole(source: Source) -> NDArray[np.uint8]:
     """All of it, (height, width, 3), as it is. Safe in threads; see `pillow_settings`. Raises Unreadable."""
     return _read(source, False, lambda image: np.asarray(_to_rgb(image), dtype=np.uint8))
 
 
-def _read(source: Path | bytes, huge: bool, take: Callable[[Image.Image], _T]) -> _T:
+def _read(source: Source, huge: bool, take: Callable[[Image.Image], _T]) -> _T:
     try:
+        if isinstance(source, np.ndarray):
+            pixels = np.broadcast_to(source, (*source.shape[:2], 3))  # grey is repeated
+            return take(Image.fromarray(np.ascontiguousarray(pixels)))
         data = source if isinstance(source, bytes) else source.read_bytes()
         if not data:
             raise Unreadable("the file is empty")

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcdm.errors import UserError
-from fcdm.images.crop import Unreadable, pillow_settings, read_square_and_turn, read_whole
+from fcdm.images.crop import Source, Unreadable, pillow_settings, read_square_and_turn, read_whole
 from fcdm.images.image_stream import Images
 from fcdm.images.listing import names_checksum
 
@@ -28,7 +28,7 @@ class PictureFiles(Images):
         self,
         path: Path,
         names: Sequence[str],
-        file_of: Callable[[int], Path | bytes] | None = None,
+        file_of: Callable[[int], Source] | None = None,
         workers: int = 4,
         notes: tuple[str, ...] = (),
         checksum: str | None = None,
@@ -37,7 +37,7 @@ class PictureFiles(Images):
         self.path, self.names, self.workers, self.notes = path, names, workers, notes
         self.count = len(names)
         self.turned: set[int] = set()
-        self._file_of = file_of or (lambda number: path / names[number])
+        self._file_of: Callable[[int], Source] = file_of or (lambda number: path / names[number])
         self._checksum = checksum
         self._open = contextlib.ExitStack()
         self._pool: ThreadPoolExecutor | None = None
