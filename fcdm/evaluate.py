@@ -178,7 +178,7 @@ def _evaluate_run(run: Run, config: Any) -> None:
 
 def _samples(asked: Words, check: Callable[[Images, Path], None] | None = None) -> Path:
     """Evaluates images; the path of the result. check: raises UserError for images that it is not meant for."""
-    from fcdm.features.find_reference import is_statistics
+    from fcdm.features.find_reference import is_statistics, reference_images
     from fcdm.features.inception_weights import find_weights as find_inception
     from fcdm.images.open_images import open_images
     from fcdm.sweep.sampling_config import value_of
@@ -194,7 +194,7 @@ def _samples(asked: Words, check: Callable[[Images, Path], None] | None = None) 
     samples = open_images(Path(own["samples"]).expanduser(), own.get("range"), own.get("layout"))
     reference = Path(own["reference"]).expanduser()
     if not is_statistics(reference):
-        open_images(reference, real=True)
+        reference_images(reference, samples.height)
     if check:
         check(samples, reference)
     find_inception()

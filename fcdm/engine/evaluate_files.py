@@ -104,7 +104,9 @@ def evaluate_samples(
         )
     if reference is not None:
         check_resolution(samples.height, samples.width, reference)
-    identity, digest = ranks.first_does(lambda: (reference_identity(reference_path), content_sha256(samples.path)))
+    identity, digest = ranks.first_does(
+        lambda: (reference_identity(reference_path, samples.height), content_sha256(samples.path))
+    )
     protocol = {
         "samples": samples.count,
         "resolution": samples.height,

@@ -27,14 +27,13 @@ from fcdm.engine.draw_and_measure import Arrays, draw_and_measure, states_of_all
 from fcdm.engine.worker import Worker, in_batches
 from fcdm.errors import UserError
 from fcdm.features import Extractor, extractor_id, open_extractor
-from fcdm.features.find_reference import is_statistics, statistics_of_images
+from fcdm.features.find_reference import is_statistics, reference_images, statistics_of_images
 from fcdm.features.make_reference import kept_numbers, write_reference
 from fcdm.features.reference import KEEP, Reference, read_reference
 from fcdm.features.sample_statistics import SampleStatistics
 from fcdm.hashing import known_sha256
 from fcdm.images.crop import Unreadable, turned_text
 from fcdm.images.image_stream import Images
-from fcdm.images.open_images import open_images
 from fcdm.runs.identity import short_hash
 
 SHOWN = 20
@@ -56,6 +55,8 @@ class ReferenceRequest:
     """`refuse`: an image that cannot be read ends the command with an error, after all others; `skip`: it is left
     out, and listed."""
     huge: bool = False
+    remedy: str = "remove it, or say out=<another file>"
+    """What to do about another file in its place."""
 
     @property
     def facts(self) -> Path:
@@ -144,15 +145,15 @@ def open_reference(path: Path, side: int, worker: Worker) -> Reference:
         return read_reference(path, side)
     ranks = worker.ranks
     out = ranks.first_does(lambda: statistics_of_images(path, side, extractor_id("inception")))
-    images = open_images(path, real=True)
+    images = reference_images(path, side)
     if not out.exists():
-        crop = "" if (images.height, images.width) == (side, side) else f", cropped to {side} pixels"
-        kept = f"their statistics are made once{crop}, and kept in {out}"
+        kept = f"their statistics, as ADM crops them to {side} pixels, are made once and kept in {out}"
         worker.progress.note(f"reference {path}: {images.count:,} images; {kept}")
         if ranks.is_main:
             with file_errors(out.parent):
                 out.parent.mkdir(parents=True, exist_ok=True)
-    make_reference(images, ReferenceRequest(out, side), worker, wait=True)
+    request = ReferenceRequest(out, side, remedy="remove it, and the same command makes it again")
+    make_reference(images, request, worker, wait=True)
     return read_reference(out, side)
 
 
@@ -161,14 +162,14 @@ def is_made(images: Images, request: ReferenceRequest) -> bool:
     out = request.out
     if not out.exists():
         return False
-    remedy = "remove it, or say out=<another file>"
+    remedy = request.remedy
     if not request.facts.exists():
         raise UserError(f"{out} is there already, and no {request.facts.name} beside it says of which images: {remedy}")
     stands = read_json(request.facts)
     if stands.get("sha256") != known_sha256(out):
         raise UserError(f"{out} is not the file that {request.facts} tells of: {remedy}")
     for key, asked in (_plan(images, request) | {"keep": request.keep}).items():
-        if stands.get(key) == asked:
+        if stands.get(key) == asked or key == "huge":  # what that left out is listed there
             continue
         if key == "checksum":
             raise UserError(

@@ -20,7 +20,7 @@ from fcdm.atomic import describe_oserror
 from fcdm.errors import UserError
 from fcdm.hashing import known_sha256
 from fcdm.images.crop import Unreadable, centre_crop
-from fcdm.images.image_stream import Images
+from fcdm.images.image_stream import Images, Unsaid
 
 KEYS = ("arr_0", "arr")
 """ADM's, and the public FCDM code's."""
@@ -236,9 +236,10 @@ def _layout(what: str, header: Header, said: str | None) -> str:
     if len(places) == 1 and said is None:
         return places[0]
     if len(places) == 2 and said is None:
-        raise UserError(
-            f"{what} has shape {shape}, which may be (n, height, width, channels) or (n, channels, height, width): say "
-            "layout=NHWC or layout=NCHW"
+        raise Unsaid(
+            f"{what} has shape {shape}, which may be (n, height, width, channels) or (n, channels, height, width)",
+            "say layout=NHWC or layout=NCHW",
+            ("layout=NHWC",),
         )
     if len(shape) == 3 and said is None:
         raise UserError(f"{what} has shape {shape}: one image? {wanted}, so save images[None] for a single one")
@@ -262,9 +263,10 @@ def _range(what: str, dtype: np.dtype[np.generic], said: str | None) -> str | No
             "255"
         )
     if said is None:
-        raise UserError(
-            f"{what} is {dtype}, and floats do not say what is black and what is white: say range=0..1 or range=-1..1 "
-            "(or 0..255), or save uint8"
+        raise Unsaid(
+            f"{what} is {dtype}, and floats do not say what is black and what is white",
+            "say range=0..1 or range=-1..1 (or 0..255), or save uint8",
+            ("range=0..1",),
         )
     return said
 

@@ -67,10 +67,10 @@ def read_square_and_turn(source: Source, size: int, huge: bool = False) -> tuple
 
 def read_whole(source: Source) -> NDArray[np.uint8]:
     """All of it, (height, width, 3), as it is. Safe in threads; see `pillow_settings`. Raises Unreadable."""
-    return _read(source, False, lambda image: np.asarray(_to_rgb(image), dtype=np.uint8))
+    return _read(source, None, lambda image: np.asarray(_to_rgb(image), dtype=np.uint8))
 
 
-def _read(source: Source, huge: bool, take: Callable[[Image.Image], _T]) -> _T:
+def _read(source: Source, huge: bool | None, take: Callable[[Image.Image], _T]) -> _T:
     try:
         if isinstance(source, np.ndarray):
             pixels = np.broadcast_to(source, (*source.shape[:2], 3))  # grey is repeated
@@ -138,6 +138,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _check_size(width: int, height: int, when: str, huge: bool) -> None:
+def _check_size(width: int, height: int, when: str, huge: bool | None) -> None:
     if width * height > LARGEST and not huge:
-        raise Unreadable(f"{width} x {height} pixels{when}: over Pillow's limit of {LARGEST:,} (--huge takes it)")
+        takes = "" if huge is None else " (--huge takes it)"  # where there is such a word
+        raise Unreadable(f"{width} x {height} pixels{when}: over Pillow's limit of {LARGEST:,}{takes}")

@@ -11,10 +11,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from fcdm.errors import UserError
 from fcdm.images.crop import Unreadable
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+class Unsaid(UserError):
+    """Images that cannot be read without a word of the user's, or not here at all."""
+
+    def __init__(self, what: str, remedy: str, words: tuple[str, ...] = ()) -> None:
+        """what: what is there. remedy: what to do about samples. words: what `prepare reference` would need."""
+        super().__init__(f"{what}: {remedy}")
+        self.what, self.words = what, words
 
 
 class Images(ABC):

@@ -8,12 +8,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from fcdm.atomic import describe_oserror, file_errors, read_json_if_whole, write_json
 from fcdm.errors import UserError
+from fcdm.formatting import bytes_text
 from fcdm.hashing import cache_folder, file_sha256, known_sha256
 
 ENDINGS = frozenset(
@@ -22,6 +24,9 @@ ENDINGS = frozenset(
 """Lower-case endings of the files that are taken for images."""
 ARRAYS = (".npz", ".npy")
 TABLES = (".parquet", ".arrow")
+
+TOLD = 2e9
+"""Bytes of a folder from which it is said that they are read: some seconds."""
 
 REQUEST, DONE, NPZ, IMAGES = "request.json", "samples.json", "samples.npz", "images"
 """Names in a folder of `fcdm.sample` (`fcdm.engine.sample_files` writes them)."""
@@ -134,6 +139,8 @@ def content_sha256(path: Path) -> str:
         known = read_json_if_whole(kept).get("sha256")
         if isinstance(known, str):
             return known
+        if (size := sum(size for _, size, _ in stamps)) > TOLD:
+            print(f"{path}: {bytes_text(size)} are read once, to know these images again", file=sys.stderr, flush=True)
         found = names_checksum(f"{name}\t{file_sha256(path / name)}" for name in names)
     try:
         kept.parent.mkdir(parents=True, exist_ok=True)

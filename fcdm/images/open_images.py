@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path, PurePosixPath
 
 from fcdm.errors import UserError
 from fcdm.images.arrays import open_array
-from fcdm.images.image_stream import Images
+from fcdm.images.image_stream import Images, Unsaid
 from fcdm.images.listing import ARRAYS, TABLES, is_image, list_images, samples_within
 from fcdm.images.picture_files import PictureFiles
 from fcdm.images.splits import split_folders, split_named
@@ -29,7 +28,7 @@ def open_images(
         if is_image(found.name):
             raise UserError(f"{found} is one image: name the folder that it lies in ({found.parent})")
         if found.suffix in TABLES:
-            raise _holds_tables(path, "is a table")
+            raise HoldsTables(f"{path} is a table")
         return open_array(found, value_range, layout)
     for word, said in (("range", value_range), ("layout", layout)):
         if said is not None:
@@ -37,20 +36,18 @@ def open_images(
     return _folder(found, workers, real)
 
 
-class HoldsTables(UserError):
+class HoldsTables(Unsaid):
     """There are no images of its own, but tables that may hold some."""
 
-
-def _holds_tables(path: Path, what: str) -> HoldsTables:
-    command = shlex.join([f"images={path}", "resolution=SIDE"])
-    return HoldsTables(f"{path} {what}: a reference is made of it by `python -m fcdm.prepare reference {command}`")
+    def __init__(self, what: str) -> None:
+        super().__init__(what, "save its images as files, .npz or .npy")
 
 
 def _folder(path: Path, workers: int, real: bool) -> PictureFiles:
     listing = list_images(path)
     if not listing.names:
         if listing.tables:
-            raise _holds_tables(path, f"holds tables ({listing.tables[0]}) and no image files")
+            raise HoldsTables(f"{path} holds tables ({listing.tables[0]}) and no image files")
         arrays = sorted(file.name for file in path.iterdir() if file.suffix in ARRAYS)
         raise UserError(f"{path}: no images in this folder" + (f": name a file: {path / arrays[0]}" if arrays else ""))
     splits = split_folders(listing.names) if real else []

@@ -127,7 +127,7 @@ def reference_of(config: Config) -> Path:
 def _reference_identity(config: Config) -> str:
     """Of the reference file's bytes, or of the images that a reference is still to be made of."""
     try:
-        return reference_identity(reference_of(config))
+        return reference_identity(reference_of(config), config.resolution)
     except UserError as error:
         raise UserError(f"evaluation.reference={error}") from None
 

@@ -8,6 +8,9 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +28,7 @@ from fcdm.features import calibration
 from fcdm.prepare import main as prepare
 from fcdm.runs.protocol import protocol_of
 from fcdm.sample import main as sample
-from tests.support.commands import TINY, composing
+from tests.support.commands import ROOT, TINY, composing, environment
 from tests.support.silent import Silent
 from tests.support.small_extractor import SMALL
 from tests.support.tiny_images import encoded, picture
@@ -100,7 +103,7 @@ def test_a_reference_of_real_images_is_that_of_prepare(here: Path, capsys: Any) 
         assert found["metrics"] == wanted["metrics"], name
         assert re.fullmatch(r"16px@images-[0-9a-f]{8}", found["protocol"]["reference"])
         said = capsys.readouterr().err
-        assert "20 images; their statistics are made once, cropped to 16 pixels, and kept in " in said
+        assert "20 images; their statistics, as ADM crops them to 16 pixels, are made once and kept in " in said
         (kept,) = [path for path in here.glob(f"{name}.16px-*.npz") if ".features-" not in path.name]
         assert str(kept) in said
         made = kept.stat().st_mtime_ns
@@ -149,7 +152,7 @@ def test_wrong_images_are_one_line_and_nothing_is_written(here: Path, capsys: An
         (["samples=sizes", "reference=real"], "0.png is 16x16 (height x width), 5.png is 16x20"),
         (["samples=empty", "reference=real"], "no images in this folder"),
         (["samples=wide.npy", "reference=real"], "a reference made of images is of squares"),
-        (["samples=s.npz", "reference=floats.npy"], "say range=0..1 or range=-1..1"),
+        (["samples=s.npz", "reference=floats.npy"], "what is white: `python -m fcdm.prepare reference"),
         (["samples=s.npz", "reference=gone"], "gone: there is no such file or folder"),
         (["samples=nowhere", "reference=real"], "samples=nowhere is no file or folder that is there"),
         (["samples=s.npz", "reference=real", "layout=NCHW"], "leave layout=NCHW away"),
@@ -167,9 +170,20 @@ def test_the_advice_on_a_reference_of_floats_or_with_a_damaged_image_works(here:
     assert prepare([*shlex.split(advice), "device=cpu"]) == 0
     assert result("samples=s.npz", "reference=real")["metrics"]["fid"] > 0, "the file that was made is taken"
     np.save(here / "floats.npy", REAL / 255)
-    words = ["reference", "images=floats.npy", "range=0..1", "resolution=16", "out=floats.npz", "device=cpu"]
-    assert prepare(words) == 0
+    said = refused(["samples=s.npz", "reference=floats.npy"], capsys)
+    (advice,) = re.findall(r"`python -m fcdm\.prepare (reference .*?)`", said)
+    assert advice == "reference images=floats.npy resolution=16 range=0..1"
+    assert prepare([*shlex.split(advice), "device=cpu", "out=floats.npz"]) == 0
     result("samples=s.npz", "reference=floats.npz")
+    # A file in the place of the statistics that is not of these images: the advice is of this command.
+    (here / "real" / "0" / "bad one.png").unlink()
+    result("samples=s.npz", "reference=real", "shuffle=1")
+    (kept,) = [path for path in here.glob("real.16px-*.npz.json") if json.loads(path.read_text())["left_out"] == []]
+    kept.unlink()
+    said = refused(["samples=s.npz", "reference=real", "shuffle=2"], capsys)
+    assert said.endswith("remove it, and the same command makes it again")
+    kept.with_suffix("").unlink()
+    result("samples=s.npz", "reference=real", "shuffle=2")
 
 
 def test_a_training_s_protocol_carries_the_identity_of_the_images(here: Path, capsys: Any) -> None:
@@ -185,10 +199,53 @@ def test_a_training_s_protocol_carries_the_identity_of_the_images(here: Path, ca
     (here / "real" / "new.png").write_bytes(encoded(Image.fromarray(REAL[0]), "PNG"))
     assert protocol_of(config)["reference"] != before, "other images are another protocol"
     np.save(here / "floats.npy", REAL / 255)
-    for path, told in (("gone", "there is no such file"), ("floats.npy", "say range=0..1"), ("home", "no images in")):
+    for path, told in (("gone", "there is no such file"), ("floats.npy", "what is white"), ("home", "no images in")):
         config.evaluation.reference = path
         with pytest.raises(Exception, match=rf"evaluation\.reference={path}.*{told}"):
             protocol_of(config)  # before anything is trained
+
+
+RANK = """
+import sys
+from fcdm.engine import reference_statistics, streamed_metrics
+from fcdm.engine.stop import end_process
+from fcdm.evaluate import main
+from tests.support.small_extractor import SMALL
+
+for module in (reference_statistics, streamed_metrics):
+    module.open_extractor = lambda *_: SMALL
+end_process(lambda: main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_share_samples_and_reference(here: Path) -> None:
+    write_pictures(here / "flat", SAMPLES)
+    wanted = result("samples=flat", "reference=real")
+    for path in here.glob("real.16px-*"):
+        path.unlink()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    more = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "PYTHONPATH": str(ROOT)}
+    words = ["samples=flat", "reference=real", "out=both", "batch_size=5", "device=cpu"]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", RANK, *words],
+            env=environment(RANK=str(rank), LOCAL_RANK=str(rank), **more),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    told = [process.communicate(timeout=300) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], told
+    assert "are made once and kept in" in told[0][1]
+    assert told[1] == ("", "")
+    (path,) = here.glob("both/*.json")
+    for key, value in json.loads(path.read_text())["metrics"].items():
+        assert value == pytest.approx(wanted["metrics"][key], rel=1e-6), key
 
 
 def test_calibrate_says_what_is_not_adms_batch(here: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:

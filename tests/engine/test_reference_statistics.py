@@ -248,6 +248,12 @@ def test_a_huge_image_is_refused_with_a_word_that_helps(tmp_path: Path, capsys: 
     assert prepare(tmp_path / "i", tmp_path / "r.npz") == 1
     assert "(--huge takes it)" in capsys.readouterr().err
     assert prepare(tmp_path / "i", tmp_path / "r.npz", "--huge") == 0
+    # The same of a reference of images elsewhere: what the advice made is taken there.
+    with pytest.raises(UserError) as error:
+        open_reference(tmp_path / "i", 8, worker())
+    (advice,) = re.findall(r"`python -m fcdm\.prepare (reference .*) unreadable=skip (.*?)`", str(error.value))
+    assert main([*shlex.split(" ".join(advice)), *HOW[1:2], *HOW[3:], "--huge"]) == 0
+    assert open_reference(tmp_path / "i", 8, worker()).count == 4
 
 
 def test_arrays_and_folders_without_classes_make_a_reference(images: Path, whole: Path, tmp_path: Path) -> None:
@@ -307,7 +313,7 @@ def test_folders_of_several_splits_are_not_mixed(images: Path, tmp_path: Path, c
     assert f"which would be mixed: name one of them, such as {tmp_path / 'ilsvrc' / 'train'}" in said
     assert prepare(tmp_path / "ilsvrc" / "train", tmp_path / "r.npz") == 0
     with pytest.raises(UserError, match="which would be mixed"):
-        reference_identity(tmp_path / "ilsvrc")
+        reference_identity(tmp_path / "ilsvrc", 8)
 
 
 def worker() -> Worker:

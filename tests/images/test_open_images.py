@@ -213,12 +213,18 @@ def test_pictures_of_any_kind_become_rgb_and_two_sizes_are_refused(tmp_path: Pat
     assert "3.png cannot be read (no image, or of an unknown format)" in refusal(tmp_path)
 
 
+def test_no_word_is_advised_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fcdm.images.crop.LARGEST", 10)
+    told = refusal(write_pictures(tmp_path, ["1.png"]))
+    assert "over Pillow's limit of 10)" in told, "samples have no --huge"
+
+
 def test_folders_without_images_say_what_could_be_meant(tmp_path: Path) -> None:
     assert refusal(tmp_path).endswith("no images in this folder")
     npz(tmp_path / "s.npz", arr_0=PIXELS)
     assert refusal(tmp_path).endswith(f"name a file: {tmp_path / 's.npz'}")
     (tmp_path / "s.npz").rename(tmp_path / "train.parquet")
-    with pytest.raises(HoldsTables, match=r"python -m fcdm\.prepare reference"):
+    with pytest.raises(HoldsTables, match=r"holds tables \(train\.parquet\).*: save its images as files"):
         open_images(tmp_path)
     write_pictures(tmp_path, ["1.png"])
     assert f"name the folder that it lies in ({tmp_path})" in refusal(tmp_path / "1.png")
