@@ -76,7 +76,7 @@ def make_reference(images: Images, request: ReferenceRequest, worker: Worker, wa
     """
     ranks = worker.ranks
     ranks.agree(images.count, f"the images in {images.path}")
-    plan: dict[str, Any] = ranks.of_first(_plan(images, request) if ranks.is_main else None)
+    plan = ranks.first_does(lambda: _plan(images, request))
     with images, worker.claiming([request.work], lambda: is_made(images, request), wait=wait) as worker_here:
         if worker_here is None:
             return False
