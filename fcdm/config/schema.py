@@ -220,9 +220,6 @@ class EvaluationConfig:
     """For `inception`: statistics in ADM's format, in the key by the file's sha256, or a folder, .npz or .npy of real
     images, in the key by their content."""
     decoder: str | None = setting(None, applies=when.LATENTS)
-    """For `inception`: statistics in ADM's format, in the key by the file's sha256, or a folder, .npz or .npy of real
-    images, in the key by their content."""
-    decoder: str | None = setting(None, applies=when.LATENTS)
     """VAE that decodes latents: a hub id, a folder, `ft-ema` or `ft-mse`; in the key by its weights."""
     batch_size: int = 250
     """Samples per forward pass; does not move the result beyond float rounding."""

@@ -156,7 +156,7 @@ def test_wrong_images_are_one_line_and_nothing_is_written(here: Path, capsys: An
         (["samples=s.npz", "reference=gone"], "gone: there is no such file or folder"),
         (["samples=nowhere", "reference=real"], "samples=nowhere is no file or folder that is there"),
         (["samples=s.npz", "reference=real", "layout=NCHW"], "leave layout=NCHW away"),
-        (["samples=s.npz", "reference=real", "sampling_steps=5"], "means nothing for samples that are drawn already"),
+        (["samples=s.npz", "reference=real", "sampling_steps=5"], "no effect on samples that are drawn already"),
     ):
         assert told in refused(words, capsys), words
     assert not list(here.glob("results/*.json"))
