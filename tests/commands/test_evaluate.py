@@ -224,24 +224,11 @@ def test_wrong_words_are_one_line(lab: Any, capsys: Any) -> None:
         (["samples=mine.npz"], "say reference=<statistics in ADM's format"),
         (["samples=gone.npz", "reference=reference.npz"], "gone.npz: there is no such file"),
         (["samples=mine.npz", "reference=reference.npz", "features=digits-cnn"], "evaluated with inception"),
-        (
-            ["samples=mine.npz", "reference=reference.npz", "guidance_scale=2"],
-            "guidance_scale has no effect on samples",
-        ),
+        (["samples=mine.npz", "reference=reference.npz", "guidance_scale=2"], "guidance_scale has no effect on samples"),
         (["samples=5"], "say what to evaluate"),
-        (
-            ["samples=mine.npz", "reference=reference.npz", "guidance_scale=2"],
-            "guidance_scale has no effect on a file",
-        ),
-        (
-            ["samples=mine.npz", "reference=reference.npz", "model=N"],
-            "model has no effect on samples",
-        ),
+        (["samples=mine.npz", "reference=reference.npz", "model=N"], "model has no effect on samples"),
         (["samples=mine.npz", "reference=reference.npz", "mlflow_uri=http://x"], "mlflow_uri has no effect"),
-        (
-            ["calibrate", "samples=mine.npz", "sampling_steps=3"],
-            "sampling_steps has no effect on samples",
-        ),
+        (["calibrate", "samples=mine.npz", "sampling_steps=3"], "sampling_steps has no effect on samples"),
         ([lab[1].name, "evaluation.where=job"], "evaluation.where has no effect on an evaluation by itself"),
         ([lab[1].name, "reference=reference.npz"], "evaluation.reference=reference.npz has no effect"),
         ([lab[1].name, "data.path=store"], "data.path=store has no effect at data.name=digits"),
