@@ -224,7 +224,10 @@ def test_wrong_words_are_one_line(lab: Any, capsys: Any) -> None:
         (["samples=mine.npz"], "say reference=<statistics in ADM's format"),
         (["samples=gone.npz", "reference=reference.npz"], "gone.npz: there is no such file"),
         (["samples=mine.npz", "reference=reference.npz", "features=digits-cnn"], "evaluated with inception"),
-        (["samples=mine.npz", "reference=reference.npz", "guidance_scale=2"], "guidance_scale has no effect on samples"),
+        (
+            ["samples=mine.npz", "reference=reference.npz", "guidance_scale=2"],
+            "guidance_scale has no effect on samples",
+        ),
         (["samples=5"], "say what to evaluate"),
         (["samples=mine.npz", "reference=reference.npz", "model=N"], "model has no effect on samples"),
         (["samples=mine.npz", "reference=reference.npz", "mlflow_uri=http://x"], "mlflow_uri has no effect"),
