@@ -6,7 +6,9 @@ share the work.
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +18,13 @@ from fcdm.errors import UserError
 from fcdm.runs.processes import is_first_process
 
 if TYPE_CHECKING:
+    from fcdm.engine.worker import Worker
+    from fcdm.images.image_stream import Images
     from fcdm.runs.folder import Run
     from fcdm.sweep.sampling_config import Words
 
 HELP = """python -m fcdm.evaluate SOURCE key=value ...
-python -m fcdm.evaluate samples=FILE.npz reference=FILE.npz
+python -m fcdm.evaluate samples=IMAGES reference=IMAGES
 python -m fcdm.evaluate calibrate samples=FILE.npz reference=FILE.npz
 
 Evaluates weights, or samples that somebody drew. The same command again continues, or shows what is there.
@@ -38,22 +42,30 @@ keys
   data.path=STORE device=auto threads=N runs_dir=runs mlflow_uri=off
   --config-dir DIR: where a model of your own has its model/NAME.yaml
 
-samples=FILE.npz
-  Images (N, side, side, 3) uint8 under arr_0 (ADM's) or arr (the public FCDM code's), read as a stream: FID, sFID,
-  Inception Score, precision and recall against a reference file in ADM's format.
+samples=IMAGES
+  FID, sFID, Inception Score, precision and recall of anybody's images, read as a stream and never resized: a folder of
+  images of any layout, a folder of python -m fcdm.sample, an .npz (arr_0, arr, or its one array) or a .npy; uint8, or
+  floats with range=0..1, -1..1 or 0..255; (N, side, side, 3 or 1) or (N, 3 or 1, side, side), and layout=NHWC or NCHW
+  where the shape does not tell.
+  reference=: statistics in ADM's format, or real images in any of these forms (floats: python -m fcdm.prepare
+  reference), of which statistics are made once, cropped to the samples' side, and kept beside them.
   shuffle=SEED: before the Inception Score's splits, where the samples come class by class; batch_size=64 out=results
 
 calibrate
   ADM's published samples against its published reference: exit code 1 where a metric is further off than its tolerance.
-  published=values.json: another batch's values
+  published=values.json: the values of another batch; without, other samples than ADM's are refused
 
 examples
   python -m fcdm.evaluate d3f1@400 samples=50000 sampler=ddpm sampling_steps=250
   python -m fcdm.evaluate d3f1 guidance_scale=1.5
   python -m fcdm.evaluate DiT-XL-2-256x256.pt model=dit/XL-2 resolution=256 reference=VIRTUAL_imagenet256_labeled.npz
-  python -m fcdm.evaluate samples=samples/mine/samples.npz reference=VIRTUAL_imagenet256_labeled.npz
+  python -m fcdm.evaluate samples=samples/mine reference=VIRTUAL_imagenet256_labeled.npz
+  python -m fcdm.evaluate samples=generated.npy range=-1..1 reference=/data/photos
   torchrun --standalone --nproc-per-node 8 -m fcdm.evaluate d3f1 samples=50000
 """
+
+OF_IMAGES = ("samples", "reference", "batch_size", "out", "range", "layout")
+DRAWN = "samples that are drawn already"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -72,30 +84,28 @@ def _run(words: list[str]) -> int:
     from fcdm.sweep.sampling_config import ALL, take_apart
 
     if words[0] == "calibrate":
-        return _calibrate(
-            take_apart(
-                words[1:], ("samples", "published", "batch_size", "out", "reference"), (), "a file of samples", ALL
-            )
-        )
+        return _calibrate(take_apart(words[1:], (*OF_IMAGES, "published"), (), DRAWN, ALL))
     given = [word.removeprefix("samples=") for word in words if word.startswith("samples=")]
-    if given and _names_a_file(given[-1]):
-        asked = take_apart(
-            words, ("samples", "reference", "shuffle", "batch_size", "out", "features"), (), "a file of samples", ALL
-        )
+    if given and _names_images(given[-1]):
+        asked = take_apart(words, (*OF_IMAGES, "shuffle", "features"), (), DRAWN, ALL)
         if asked.source is not None:
             raise UserError(f"{asked.source} and samples={given[-1]}: one thing to evaluate at a time")
         _show(_samples(asked))
         return 0
     asked = take_apart(words, ("out",), (), "an evaluation by itself")
     if asked.source is None:
-        raise UserError("say what to evaluate: a run, a checkpoint, a file, or samples=FILE.npz; --help shows examples")
+        missing = f"samples={given[-1]} is no file or folder that is there, and no source is named: " if given else ""
+        raise UserError(
+            f"{missing}say what to evaluate: a run, a checkpoint, a file of weights, or samples=<a folder, .npz or "
+            ".npy of images>; --help shows examples"
+        )
     _weights(asked)
     return 0
 
 
-def _names_a_file(text: str) -> bool:
-    """Whether `samples=` names a file; else it is their number, such as 50_000."""
-    return text.endswith(".npz") or (not text.replace("_", "").isdigit() and Path(text).is_file())
+def _names_images(text: str) -> bool:
+    """Whether `samples=` names a file or folder; else it is their number, such as 50_000."""
+    return text.endswith((".npz", ".npy")) or (not text.replace("_", "").isdigit() and Path(text).expanduser().exists())
 
 
 def _weights(asked: Words) -> None:
@@ -115,9 +125,11 @@ def _weights(asked: Words) -> None:
             if (value_of(asked.overrides, "mlflow_uri") or "off") != "off":
                 raise UserError("mlflow_uri has no effect on the evaluation of a file, which stands in results/")
             config = source_config(weights, asked.overrides)
-            _show(
-                _results(config.device, config.threads, lambda *given: _evaluate_file(weights, config, asked, *given))
-            )
+            with worker_of(config.device, config.threads) as worker:
+                from fcdm.engine.evaluate_files import evaluate_weights
+
+                result = evaluate_weights(weights, config, _out(asked), worker)
+            _show(result)
             return
         run, steps = weights.run, [weights.step or 0]
     else:
@@ -175,51 +187,47 @@ def _tell(evaluations: list[tuple[Any, int]]) -> None:
         print(f"warning: {warning}", file=sys.stderr)
 
 
-def _evaluate_file(weights: Any, config: Any, asked: Words, worker: Any) -> Path:
-    from fcdm.engine.evaluate_files import evaluate_weights
-
-    return evaluate_weights(weights, config, _out(asked), worker)
-
-
-def _samples(asked: Words) -> Path:
-    """Evaluates a file of samples; the path of the result."""
+def _samples(asked: Words, check: Callable[[Images, Path], None] | None = None) -> Path:
+    """Evaluates images; the path of the result. check: raises UserError for images that it is not meant for."""
+    from fcdm.features.find_reference import is_statistics, reference_images
     from fcdm.features.inception_weights import find_weights as find_inception
-
-    samples, reference = Path(asked.own["samples"]), asked.own.get("reference")
-    if reference is None:
-        raise UserError(
-            "say reference=<file in ADM's format>: VIRTUAL_imagenet256_labeled.npz, or what "
-            "`python -m fcdm.prepare reference` makes"
-        )
-    if asked.own.get("features", "inception") != "inception":
-        raise UserError(f"features={asked.own['features']}: files of samples are evaluated with inception")
-    for path in (samples, Path(reference)):
-        if not path.is_file():
-            raise UserError(f"{path}: there is no such file")
-    find_inception()
+    from fcdm.images.open_images import open_images
     from fcdm.sweep.sampling_config import value_of
 
+    own = asked.own
+    if "reference" not in own:
+        raise UserError(
+            "say reference=<statistics in ADM's format, such as VIRTUAL_imagenet256_labeled.npz, or a folder, .npz or "
+            ".npy of real images>"
+        )
+    if own.get("features", "inception") != "inception":
+        raise UserError(f"features={own['features']}: samples are evaluated with inception: leave it away")
+    samples = open_images(Path(own["samples"]).expanduser(), own.get("range"), own.get("layout"))
+    reference = Path(own["reference"]).expanduser()
+    if not is_statistics(reference):
+        reference_images(reference, samples.height)
+    if check:
+        check(samples, reference)
+    find_inception()
     threads = _number("threads", value_of(asked.overrides, "threads"), 1)
     batch_size = _number("batch_size", asked.own.get("batch_size"), 1) or 64
     order = _number("shuffle", asked.own.get("shuffle"), 0)
+    with worker_of(value_of(asked.overrides, "device") or "auto", threads) as worker:
+        from fcdm.engine.evaluate_files import evaluate_samples
 
-    def evaluate(worker: Any) -> Path:
-        from fcdm.engine.evaluate_files import evaluate_samples_file
-
-        return evaluate_samples_file(samples, Path(reference), _out(asked), worker, batch_size, order)
-
-    return _results(value_of(asked.overrides, "device") or "auto", threads, evaluate)
+        return evaluate_samples(samples, reference, _out(asked), worker, batch_size, order)
 
 
 def _calibrate(asked: Words) -> int:
-    from fcdm.features.calibration import compare, missing_files, published_values
+    from fcdm.features.calibration import check_batch, compare, missing_files, published_values
 
     if asked.source is not None:
         raise UserError(f"{asked.source}: calibrate takes samples= and reference=")
     if missing := missing_files(asked.own.get("samples"), asked.own.get("reference")):
         raise UserError(missing)
-    published = published_values(asked.own.get("published"))
-    path = _samples(asked)
+    own_values = asked.own.get("published")
+    published = published_values(own_values)
+    path = _samples(asked, check_batch if own_values is None else None)
     if not is_first_process():
         return 0
     lines = compare(read_json(path)["metrics"], published)
@@ -230,8 +238,9 @@ def _calibrate(asked: Words) -> int:
     return 0 if all(line.agrees for line in lines) else 1
 
 
-def _results(device: str, threads: int | None, evaluate: Any) -> Path:
-    """Runs `evaluate(worker)` with all that it needs around it."""
+@contextlib.contextmanager
+def worker_of(device: str, threads: int | None) -> Iterator[Worker]:
+    """This process at work, with all that it needs around it; one of several under torchrun or `srun`."""
     from fcdm.slurm.rank_env import export_ranks
 
     export_ranks()
@@ -246,9 +255,8 @@ def _results(device: str, threads: int | None, evaluate: Any) -> Path:
     ranks = Ranks.from_environment(device)
     try:
         with StopSignal() as stop, BarProgress(ranks.world_size, quiet=not ranks.is_main) as progress:
-            path: Path = evaluate(Worker(ranks, progress, stop))
+            yield Worker(ranks, progress, stop)
             ranks.barrier()
-            return path
     finally:
         ranks.close()
 

@@ -9,6 +9,11 @@ from pathlib import Path
 from fcdm.atomic import file_errors
 
 
+def cache_folder() -> Path:
+    """~/.cache/fcdm: what was fetched, or takes long to make again."""
+    return Path.home() / ".cache" / "fcdm"
+
+
 def file_sha256(path: Path) -> str:
     """Of the file's bytes, read now: 64 hex digits. Raises OSError, for callers with words of their own."""
     with path.open("rb") as file:

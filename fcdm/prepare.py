@@ -6,19 +6,17 @@ The same command again continues. Under torchrun, or `srun` with several tasks, 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fcdm.engine.stop import end_process
 from fcdm.errors import OneLineParser, UserError, as_options
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-    from torch import Tensor
-
-    from fcdm.data.image_sources import ImageSource
+    from fcdm.images.image_stream import Images
 
 EXAMPLES = """examples:
   python -m fcdm.prepare latents --images /data/imagenet/train --resolution 256
@@ -68,11 +66,15 @@ def _add_latents(add: Callable[..., argparse.ArgumentParser]) -> None:
     )
     latents.set_defaults(run=_latents)
     option = latents.add_argument
-    option("--images", type=Path, required=True, metavar="PLACE", help="a folder, or one parquet or arrow file")
+    option(
+        "--images", type=Path, required=True, metavar="PLACE", help="a folder, or a parquet, arrow, .npz or .npy file"
+    )
     option("--labels", metavar="FILE", help="json, csv or tsv: path, label; folders: by class folder; none: one class")
     option("--image-key", metavar="COLUMN", help="of parquet and arrow files (default: image, img, webp, jpg, png)")
     option("--label-key", metavar="COLUMN", help="the same (default: label, labels, cls, fine_label)")
     option("--split", metavar="NAME", help="of several in parquet and arrow files (default: train)")
+    option("--range", help="of floats in an .npz or .npy: 0..1, -1..1 or 0..255")
+    option("--layout", help="of an .npz or .npy whose shape does not tell: NHWC or NCHW")
     option("--resolution", type=int, default=256, help="side of the cropped images in pixels (default: 256)")
     option("--out", type=Path, metavar="FOLDER", help="the store (default: data/imagenet-<resolution>)")
     option("--vae", default="ft-ema", help="folder, hub id, ft-ema or ft-mse (default: ft-ema, the papers')")
@@ -91,18 +93,26 @@ def _add_reference(add: Callable[..., argparse.ArgumentParser]) -> None:
     reference = add(
         "reference",
         help="a folder of images -> reference statistics (FID, sFID, precision and recall), in ADM's file format",
-        description="A folder of class folders of images -> one .npz in ADM's own format: mu, sigma, mu_s, sigma_s of "
-        "all images, and some of the images themselves, for precision and recall.",
+        description="A folder of images of any layout, an .npz or .npy of images (or a HF datasets copy: parquet or "
+        "arrow files) -> one .npz in ADM's own format: mu, sigma, mu_s, sigma_s of all images, and some of the images "
+        "themselves, for precision and recall. The same command again continues; under torchrun, or srun with several "
+        "tasks, the processes share the work.",
     )
     reference.set_defaults(run=_reference)
     option = reference.add_argument
-    option("--images", type=Path, required=True, metavar="FOLDER", help="FOLDER/<class>/<image>, or parquet files")
+    option("--images", type=Path, required=True, metavar="PATH", help="a folder, .npz, .npy, or parquet files")
     option("--resolution", type=int, default=256, help="side of the cropped images in pixels (default: 256)")
     option("--out", type=Path, metavar="FILE", help="the file (default: data/reference-<resolution>.npz)")
     option("--keep", type=int, default=10_000, help="images kept for precision and recall (default: 10,000)")
     option("--batch", type=int, default=64, help="images per pass of Inception")
     option("--device", default="auto", help="auto, cpu, cuda or cuda:K (default: auto)")
-    option("--workers", type=int, default=4, metavar="N", help="threads that read and crop (default: 4)")
+    option("--unreadable", choices=("refuse", "skip"), default="refuse", help="what to do about damaged images")
+    option("--workers", type=int, metavar="N", help="threads that read and crop (default: the cores, at most 16)")
+    option("--huge", action="store_true", help="take images over Pillow's limit of 89 million pixels too")
+    option("--image-key", metavar="COLUMN", help="of tables: the column of images (default: image, img, ...)")
+    option("--split", help="of tables with several: validation, test, ... (default: train)")
+    option("--range", help="of floats in an array: 0..1, -1..1 or 0..255")
+    option("--layout", help="of an array whose shape does not tell: NHWC or NCHW")
 
 
 def _latents(options: argparse.Namespace) -> None:
@@ -120,6 +130,8 @@ def _latents(options: argparse.Namespace) -> None:
         out=options.out or Path(f"data/imagenet-{options.resolution}"),
         vae=options.vae,
         labels=options.labels,
+        value_range=options.range,
+        layout=options.layout,
         image_key=options.image_key,
         label_key=options.label_key,
         split=options.split,
@@ -141,51 +153,53 @@ def _latents(options: argparse.Namespace) -> None:
 
 
 def _reference(options: argparse.Namespace) -> None:
-    from fcdm.data.image_sources import open_source
+    from fcdm.evaluate import worker_of
+    from fcdm.runs.processes import cores
 
     out = options.out or Path(f"data/reference-{options.resolution}.npz")
-    for name in ("resolution", "keep", "batch", "workers"):
+    for name in ("resolution", "keep", "batch"):
         if getattr(options, name) < 1:
             raise UserError(f"{name}={getattr(options, name)} cannot be: at least 1")
-    source = open_source(options.images)
-    if out.exists():
-        raise UserError(f"{out} is there already: remove it, or say out=<another file>")
-    from fcdm.engine.distributed import choose_device
-    from fcdm.features import open_extractor
-    from fcdm.features.make_reference import write_reference
-    from fcdm.jobs.image_progress import TerminalBar
+    if options.workers is not None and options.workers < 1:
+        raise UserError(f"workers={options.workers} cannot be: at least 1")
+    with worker_of(options.device, None) as worker:
+        from fcdm.engine.reference_statistics import ReferenceRequest, make_reference
 
-    extractor = open_extractor("inception", choose_device(options.device, 0))
-    with TerminalBar(1) as shown:
-        shown.note(f"{len(source):,} images of {len(source.classes)} classes -> {out}")
-        shown.start(len(source), 0)
-        batches = _squares(source, options.resolution, options.batch, options.workers)
-        warnings = write_reference(out, batches, extractor, options.keep, progress=shown.update)
-    for warning in warnings:
-        shown.warn(warning)
-    shown.note(f"{out}: evaluation.reference={out}")
+        local = int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
+        workers = options.workers or max(1, min(16, cores() // local))
+        # What the first refuses is said once.
+        images = worker.ranks.own_after_first(lambda: _images(options, workers))
+        request = ReferenceRequest(
+            out, options.resolution, options.keep, options.batch, options.unreadable, options.huge
+        )
+        for note in images.notes:
+            worker.progress.note(note)
+        worker.progress.note(f"{images.count:,} images ({images.how}) in {images.path} -> {out}")
+        made = make_reference(images, request, worker)
+        if worker.ranks.is_main:
+            print(f"{out}{'' if made else ' is whole already'}: evaluation.reference={out}", flush=True)
 
 
-def _squares(source: ImageSource, size: int, batch: int, workers: int) -> Iterator[Tensor]:
-    """The source's images, cropped, as batches (n, 3, size, size) uint8. Raises UserError for an unreadable one."""
-    from concurrent.futures import ThreadPoolExecutor
+def _images(options: argparse.Namespace, workers: int) -> Images:
+    """A folder of any layout, an .npz or .npy, or what `prepare latents` reads as tables. Raises UserError."""
+    from fcdm.images.open_images import HoldsTables, open_images
 
-    import numpy as np
-    import torch
+    path: Path = options.images
+    of_tables = {"image_key": options.image_key, "split": options.split}
+    try:
+        images = open_images(path, options.range, options.layout, workers, real=True)
+    except HoldsTables:
+        from fcdm.data.image_sources import open_tables
+        from fcdm.images.picture_files import PictureFiles
 
-    from fcdm.data.images import Unreadable, pillow_settings, read_square
-
-    def read(number: int) -> NDArray[np.uint8]:
-        try:
-            return read_square(source.read(number), size)
-        except Unreadable as error:
-            raise UserError(f"{source.root / source.names[number]}: {error}: remove it, or mend it") from None
-
-    with pillow_settings(), ThreadPoolExecutor(workers) as pool:
-        for first in range(0, len(source), batch):
-            some = list(pool.map(read, range(first, min(first + batch, len(source)))))
-            yield torch.from_numpy(np.stack(some)).permute(0, 3, 1, 2)
+        if asked := [key for key in ("range", "layout") if getattr(options, key)]:
+            raise UserError(f"{asked[0]}= is for arrays, and {path} holds tables: leave it away") from None
+        source = open_tables(path, **of_tables)
+        return PictureFiles(source.root, source.names, source.read, workers, source.notes, source.checksum())
+    if asked := [key for key, value in of_tables.items() if value]:
+        raise UserError(f"{asked[0]}= is for parquet and arrow files, and {path} holds none: leave it away")
+    return images
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_process(main)

@@ -217,7 +217,8 @@ class EvaluationConfig:
     features: str = MISSING
     """`digits-cnn` or `inception`."""
     reference: str | None = setting(None, applies=when.INCEPTION)
-    """File of reference statistics in ADM's format, for `inception`; in the key by its sha256."""
+    """For `inception`: statistics in ADM's format, in the key by the file's sha256, or a folder, .npz or .npy of real
+    images, in the key by their content."""
     decoder: str | None = setting(None, applies=when.LATENTS)
     """VAE that decodes latents: a hub id, a folder, `ft-ema` or `ft-mse`; in the key by its weights."""
     batch_size: int = 250

@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcdm.data.image_sources import ImageSource
-from fcdm.data.images import Unreadable, pillow_settings, read_square_and_turn
 from fcdm.data.shards import Skipped, StorePlan, Work
 from fcdm.errors import UserError
-from fcdm.formatting import duration_text, plural
+from fcdm.formatting import duration_text
+from fcdm.images.crop import Unreadable, pillow_settings, read_square_and_turn, turned_text
 from fcdm.runs.processes import cores
 from fcdm.runs.run_lock import Holder
 
@@ -32,7 +32,7 @@ SHOWN = 20
 """So many unreadable images are named on the terminal."""
 PATIENCE = 1800.0
 """Seconds without a new shard from anybody, after which the main process takes the others for dead."""
-_HOW = ("labels", "image_key", "label_key", "split")
+_HOW = ("labels", "image_key", "label_key", "split", "value_range", "layout")
 
 Square = tuple[NDArray[np.uint8], bool]
 """A cropped image, and whether it carries an EXIF orientation."""
@@ -50,7 +50,9 @@ class StoreRequest:
     image_key: str | None = None
     label_key: str | None = None
     split: str | None = None
-    """These four as `fcdm.data.image_sources.open_source` takes them."""
+    value_range: str | None = None
+    layout: str | None = None
+    """These six as `fcdm.data.image_sources.open_source` takes them."""
     batch: int = 32
     """Images per pass of the VAE."""
     unreadable: str = "refuse"
@@ -249,10 +251,7 @@ class ShardEncoder:
         images = self.work.finish(self.plan, made)
         left_out = len(names) - images
         if turned:
-            self.shown.note(
-                f"{plural(turned, 'image')} with an EXIF orientation: it is ignored, as in ADM's loader: all are taken "
-                "as they are stored; turn the files first if that matters"
-            )
+            self.shown.note(turned_text(turned))
         self.shown.note(
             f"{self.request.out} is whole: {images:,} images; {self.own:,} encoded here in {seconds:,.1f} s"
             + (f"; {left_out:,} left out, see {self.request.out / 'skipped.txt'}" if left_out else "")

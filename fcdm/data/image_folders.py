@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 
-from fcdm.data.images import ENDINGS
 from fcdm.data.label_files import INDEX, numbered, read_labels
 from fcdm.data.labelled_images import UNLABELLED, ImageSource, some
-from fcdm.data.splits import split_named
 from fcdm.errors import UserError
 from fcdm.formatting import plural
+from fcdm.images.listing import by_folder, is_image
+from fcdm.images.splits import split_folders
 
 FOLDERS, NONE = "folders", "none"
 """What `labels=` says besides a file's name: the class folders, or that there is one class."""
@@ -25,8 +25,7 @@ def folder_source(root: Path, files: list[str], labels: str | None, instead: str
 
     instead: what to say where there are none, but something else. Raises UserError.
     """
-    # By folder, then by path within it: `a/x` before `a-b/x`, though `-` comes before `/`.
-    images = sorted(filter(_is_image, files), key=lambda name: name.split("/", 1) if "/" in name else ["", name])
+    images = by_folder(filter(is_image, files))
     if not images:
         raise UserError(
             f"images={root} has no images"
@@ -116,14 +115,12 @@ def _source(root: Path, names: list[str], labels: list[int], classes: list[str],
 
 def _refuse_splits(root: Path, images: list[str], or_classes: bool) -> None:
     """Raises UserError where a folder with images in it, at any depth, is named like a split."""
-    folders = {PurePosixPath(folder) for folder in {name.rpartition("/")[0] for name in images}}
-    splits = {up for folder in folders for up in (folder, *folder.parents) if split_named(up.name)}
+    splits = split_folders(images)
     if not splits:
         return
-    first = min(splits, key=lambda path: (len(path.parts), split_named(path.name) != "train", path))
     raise UserError(
-        f"images={root} holds folders named like splits ({some(sorted(map(str, splits)))}), which would be mixed: "
-        f"say images={root / first}" + (f", or labels={FOLDERS} if they are classes" if or_classes else "")
+        f"images={root} holds folders named like splits ({some(sorted(splits))}), which would be mixed: "
+        f"say images={root / splits[0]}" + (f", or labels={FOLDERS} if they are classes" if or_classes else "")
     )
 
 
@@ -139,7 +136,3 @@ def _only_count(images: list[str]) -> bool:
 def _folders(root: Path) -> set[str]:
     with os.scandir(root) as entries:
         return {entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")}
-
-
-def _is_image(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in ENDINGS  # noqa: PTH122 - a million times

@@ -1,19 +1,20 @@
-"""The one door to images: a folder of them in any layout, or a HF `datasets` copy (parquet or arrow files)."""
+"""Images to train on, with their labels: a folder in any layout, a HF `datasets` copy (parquet, arrow), .npz, .npy."""
 
 from __future__ import annotations
 
 import dataclasses
-import os
 from pathlib import Path
 
 import numpy as np
 
 from fcdm.atomic import describe_oserror
+from fcdm.data.array_source import array_source
 from fcdm.data.image_folders import NONE, folder_source
 from fcdm.data.image_tables import table_source
 from fcdm.data.labelled_images import ImageSource, some
-from fcdm.data.table_files import TABLES, choose_tables
+from fcdm.data.table_files import choose_tables
 from fcdm.errors import UserError
+from fcdm.images.listing import ARRAYS, TABLES, files_below
 
 __all__ = ["ImageSource", "open_source"]
 
@@ -26,27 +27,39 @@ def open_source(
     image_key: str | None = None,
     label_key: str | None = None,
     split: str | None = None,
+    value_range: str | None = None,
+    layout: str | None = None,
 ) -> ImageSource:
-    """Lists the images in `root`: a folder, or one parquet or arrow file. docs/data.md says what layouts are read.
+    """Lists the images in `root`: a folder, or one parquet, arrow, .npz or .npy file. docs/data.md says what is read.
 
     labels: a json, csv or tsv file of labels; `folders`: class folders, whatever else is there; `none`: one class.
     Null: the data set's own, and one class where it has none. image_key, label_key: columns of tables. split: one
-    of several in tables, such as `validation`. Raises UserError, in one line.
+    of several in tables, such as `validation`. value_range, layout: of arrays. Raises UserError, in one line.
     """
     try:
         if not root.exists():
-            raise UserError(f"images={root} does not exist: say a folder of images, or a parquet or arrow file")
+            raise UserError(
+                f"images={root} does not exist: say a folder of images, or a parquet, arrow, .npz or .npy file"
+            )
         files = files_below(root) if root.is_dir() else [root.name]
     except OSError as error:
         raise describe_oserror(error, Path(error.filename or root), "listing the images") from error
     packed = [name for name in files if name.endswith(PACKED)]
     tables = [name for name in files if name.endswith(TABLES)]
     of_tables = {"image_key": image_key, "label_key": label_key, "split": split}
-    if labels in (None, NONE) and tables:
+    of_arrays = {"range": value_range, "layout": layout}
+    is_array = root.is_file() and root.suffix in ARRAYS
+    if not is_array and (asked := [key for key, value in of_arrays.items() if value]):
+        raise UserError(f"images={root}: {asked[0]} is for .npz and .npy files: leave it away")
+    if is_array:
+        if asked := [key for key, value in of_tables.items() if value]:
+            raise UserError(f"images={root}: {asked[0]} is for parquet and arrow files: leave it away")
+        source = array_source(root, labels, value_range, layout)
+    elif labels in (None, NONE) and tables:
         chosen = choose_tables(root, tables, files, split)
         source = table_source(chosen, image_key, label_key, unlabelled=labels == NONE)
     elif root.is_file():
-        other = _label_key(labels, tables) or _unpack(packed) or " or a parquet or arrow file"
+        other = _label_key(labels, tables) or _unpack(packed) or ", nor a parquet, arrow, .npz or .npy file"
         raise UserError(f"images={root} is a file, not a folder{other}")
     elif asked := [key for key, value in of_tables.items() if value]:
         why = f"labels={labels} asks for its image files" if tables else "it holds none"
@@ -56,24 +69,14 @@ def open_source(
     return dataclasses.replace(source, notes=(*source.notes, *_of_classes(source)))
 
 
-def files_below(root: Path) -> list[str]:
-    """Paths with `/` of all files below `root`, links followed, hidden ones left out. In any order.
-
-    Raises OSError for every folder that cannot be listed, where os.walk would pass it over.
-    """
-    found: list[str] = []
-    folders = [""]
-    while folders:
-        below = folders.pop()
-        with os.scandir(root / below) as entries:
-            for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                if entry.is_dir():
-                    folders.append(f"{below}{entry.name}/")
-                else:
-                    found.append(below + entry.name)
-    return found
+def open_tables(root: Path, image_key: str | None = None, split: str | None = None) -> ImageSource:
+    """The images of parquet or arrow files, without labels; arguments as in `open_source`. Raises UserError."""
+    try:
+        files = files_below(root) if root.is_dir() else [root.name]
+    except OSError as error:
+        raise describe_oserror(error, Path(error.filename or root), "listing the images") from error
+    chosen = choose_tables(root, [name for name in files if name.endswith(TABLES)], files, split)
+    return table_source(chosen, image_key, None, unlabelled=True)
 
 
 def _label_key(labels: str | None, tables: list[str]) -> str:

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fcdm.data.images import Unreadable
 from fcdm.data.labelled_images import LARGEST, UNLABELLED, ImageSource
 from fcdm.data.table_files import TableFiles
 from fcdm.errors import UserError
+from fcdm.images.crop import Unreadable
 
 IMAGES = ("image", "img", "webp", "jpg", "jpeg", "png")
 LABELS = ("label", "labels", "cls", "fine_label", "coarse_label")

@@ -14,6 +14,7 @@ from typing import Any
 from fcdm.atomic import describe_oserror
 from fcdm.data.labelled_images import LARGEST
 from fcdm.errors import UserError
+from fcdm.images.listing import is_image
 
 INDEX = "dataset.json"
 """The index of EDM2's and StyleGAN's data sets, beside their images: `{"labels": [["00000/img00000000.png", 6]]}`."""
@@ -118,8 +119,6 @@ def _json_pairs(path: Path, items: Iterable[Any]) -> Iterator[tuple[str, int | s
 
 
 def _of_table(path: Path, text: str, delimiter: str) -> Iterator[tuple[str, int | str]]:
-    from fcdm.data.images import ENDINGS
-
     rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     columns: tuple[int, int] | None = None
     for row in rows:
@@ -128,7 +127,7 @@ def _of_table(path: Path, text: str, delimiter: str) -> Iterator[tuple[str, int 
             continue
         if columns is None:
             columns = (0, 1)
-            is_header = not any(posixpath.splitext(cell)[1].lower() in ENDINGS for cell in cells)
+            is_header = not any(map(is_image, cells))
             if is_header or len(cells) != 2:
                 columns = _columns(path, cells, is_header)
             if is_header:

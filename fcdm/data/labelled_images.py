@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fcdm.images.crop import Source
+
 UNLABELLED = "unlabelled"
 """The one class of images without labels."""
 LARGEST = 1_000_000
@@ -22,15 +24,15 @@ class ImageSource:
     """Labelled images in a fixed order: by class folder, then by path; or by file, then by row."""
 
     kind: str
-    """`folder`, `parquet` or `arrow`."""
+    """`folder`, `parquet`, `arrow`, `npz` or `npy`."""
     root: Path
     names: list[str]
-    """Path below the root with `/`, or `<file>:<row>`; one per image."""
+    """Path below the root with `/`, or `<file>:<row>`; one per image. Rows of arrays count from 0."""
     labels: NDArray[np.int32]
     """(N,)."""
     classes: list[str]
-    read: Callable[[int], Path | bytes]
-    """Image number -> its file or its bytes. Safe in threads. Raises Unreadable."""
+    read: Callable[[int], Source]
+    """Image number -> its file, its bytes or its pixels. Safe in threads. Raises Unreadable."""
     notes: tuple[str, ...] = ()
     """What a person should know of it."""
 

@@ -95,7 +95,8 @@ def plan_of(request: StoreRequest) -> StorePlan:
             f"of {vae.name}"
         )
     precision = "tf32" if request.tf32 else "fp32"
-    source = open_source(request.images, request.labels, request.image_key, request.label_key, request.split)
+    of_tables = request.image_key, request.label_key, request.split
+    source = open_source(request.images, request.labels, *of_tables, request.value_range, request.layout)
     return StorePlan(request.resolution, request.shard_images, request.heldout, precision, vae, source)
 
 

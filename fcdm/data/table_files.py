@@ -15,11 +15,10 @@ from pathlib import Path, PurePosixPath
 
 from fcdm.atomic import read_json
 from fcdm.data.labelled_images import some
-from fcdm.data.splits import split_named, split_within
 from fcdm.errors import UserError
 from fcdm.formatting import plural
+from fcdm.images.splits import split_named, split_within
 
-TABLES = (".parquet", ".arrow")
 STATE = "state.json"
 _SHARD = re.compile(r"(.+?)-(\d+)-of-(\d+)(?:-[0-9a-f]+)?")
 

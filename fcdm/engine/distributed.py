@@ -102,6 +102,13 @@ class Ranks:
         dist.broadcast_object_list(box, 0)
         return box[0]
 
+    def of_all(self, value: _T) -> list[_T]:
+        """Every rank's value, in rank order, on all of them."""
+        found: list[Any] = [value] * self.world_size
+        if self.world_size > 1:
+            dist.all_gather_object(found, value)
+        return found
+
     def first_does(self, act: Callable[[], _T]) -> _T:
         """What `act()` gives the first rank, on all of them; what it raises there ends all (`refuse_together`)."""
         found: _T | None = None
@@ -113,6 +120,12 @@ class Ranks:
                 refusal = error
         self.refuse_together(refusal)
         return cast("_T", self.of_first(found))
+
+    def own_after_first(self, act: Callable[[], _T]) -> _T:
+        """Each rank's own `act()`; the first's comes before, and what it raises ends all (`refuse_together`)."""
+        found: list[_T] = []
+        self.first_does(lambda: found.append(act()))
+        return found[0] if found else act()
 
     def refuse_together(self, refusal: BaseException | None) -> None:
         """All go on, or none: raises the first rank's refusal there, and ends the others without a word.

@@ -7,9 +7,7 @@ number of ranks. Resumable: what was sampled is kept at a stop and every `save_e
 from __future__ import annotations
 
 import contextlib
-import io
 import time
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,16 +17,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fcdm.atomic import write_atomic
 from fcdm.config.schema import Config
 from fcdm.data.dataset import Dataset
 from fcdm.diffusion import make_objective
 from fcdm.diffusion.process import split_output
+from fcdm.engine.draw_and_measure import draw_and_measure
 from fcdm.engine.environment import autocast_of_many_calls
-from fcdm.engine.image_grid import COLUMNS, GRID, tile
+from fcdm.engine.image_grid import COLUMNS, tile
 from fcdm.engine.sampler import Sampler
 from fcdm.engine.stop import Interrupted, Stopped
-from fcdm.engine.streamed_metrics import Measure, open_measure
+from fcdm.engine.streamed_metrics import open_measure
 from fcdm.engine.worker import Worker, in_batches
 from fcdm.randomness import Purpose, normal, uniform
 
@@ -75,7 +73,7 @@ def evaluate(
     """
     began = time.monotonic()
     sampler = Sampler(model, config, worker.ranks.device, interrupt=worker.interrupt)
-    measure = open_measure(config, data, worker.ranks.device)
+    measure = open_measure(config, data, worker)
 
     def images(first: int, last: int) -> Tensor:
         return sampler.images(torch.arange(first, last, device=worker.ranks.device))
@@ -91,75 +89,6 @@ def evaluate(
     if data is not None and data.heldout:
         metrics["heldout_loss"] = float(np.mean(bins))
     return EvaluationResult(metrics, bins, floor, drawn.grid, time.monotonic() - began)
-
-
-def draw_and_measure(
-    images: Callable[[int, int], Tensor],
-    batches: list[tuple[int, int]],
-    measure: Measure,
-    step: int,
-    partial: Path,
-    worker: Worker,
-) -> Drawn:
-    """This rank's share of the batches, from where `partial` left off. Raises Stopped, with all of it in `partial`.
-
-    images: images(from, to) -> the samples so numbered, (n, C, side, side) uint8; asked for in ascending order. A batch
-    in which it raises Interrupted is dropped.
-    """
-    drawn = Drawn(measure, partial)
-    samples, share = batches[-1][1], worker.ranks.world_size * batches[0][1]
-    saved_at = time.monotonic()
-    worker.progress.sampling(step, min(samples, drawn.batches * share), samples)
-    try:
-        for turn, batch in enumerate(worker.rounds(batches)):
-            if turn < drawn.batches or batch is None:
-                continue
-            try:
-                made = images(*batch)
-            except Interrupted:
-                continue  # all ranks stop before the next
-            drawn.add(made, batch[0])
-            worker.progress.sampling(step, min(samples, drawn.batches * share), samples)
-            if time.monotonic() - saved_at > measure.save_every_s:
-                drawn.save()
-                saved_at = time.monotonic()
-    except Stopped:
-        drawn.save()
-        raise
-    return drawn
-
-
-class Drawn:
-    """What this rank has sampled so far: what is measured of it, and the first images."""
-
-    def __init__(self, measure: Measure, partial: Path) -> None:
-        self.measure, self.partial = measure, partial
-        self.batches = 0
-        self.grid: np.ndarray = np.empty((0,), dtype=np.uint8)
-        with contextlib.suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-            self._restore()  # else it is drawn again
-
-    def add(self, images: Tensor, first: int) -> None:
-        """Images (n, C, side, side) uint8, the samples numbered `first` and up."""
-        self.measure.update(images, first)
-        if len(self.grid) < GRID:
-            host = images.cpu().numpy()
-            joined = np.concatenate([self.grid, host]) if len(self.grid) else host
-            self.grid = joined[:GRID]
-        self.batches += 1
-
-    def save(self) -> None:
-        self.partial.parent.mkdir(exist_ok=True)
-        buffer = io.BytesIO()
-        arrays: dict[str, Any] = {"batches": np.array(self.batches), "grid": self.grid, **self.measure.state()}
-        np.savez(buffer, **arrays)
-        write_atomic(self.partial, buffer.getvalue())
-
-    def _restore(self) -> None:
-        with np.load(self.partial, allow_pickle=False) as arrays:
-            batches, grid = int(arrays["batches"]), arrays["grid"]
-            self.measure.restore({key: arrays[key] for key in arrays if key not in ("batches", "grid")})
-            self.batches, self.grid = batches, grid
 
 
 @torch.no_grad()

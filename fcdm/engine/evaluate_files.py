@@ -15,17 +15,22 @@ from fcdm.atomic import write_atomic, write_json
 from fcdm.config.schema import Config
 from fcdm.data.dataset import data_checksum, open_dataset
 from fcdm.engine.distributed import Ranks
+from fcdm.engine.draw_and_measure import draw_and_measure
 from fcdm.engine.environment import matmul_precision
-from fcdm.engine.evaluate import draw_and_measure, evaluate
+from fcdm.engine.evaluate import evaluate
 from fcdm.engine.image_grid import png
 from fcdm.engine.load_model import open_model
+from fcdm.engine.reference_statistics import open_reference
 from fcdm.engine.streamed_metrics import InceptionMeasure
 from fcdm.engine.worker import Worker, in_batches
+from fcdm.errors import UserError
 from fcdm.features import extractor_id
-from fcdm.features.image_file import open_images
-from fcdm.features.reference import read_reference
+from fcdm.features.find_reference import is_statistics, reference_identity
+from fcdm.features.reference import Reference, read_reference
 from fcdm.features.sample_statistics import KEEP, check_resolution
-from fcdm.hashing import known_sha256
+from fcdm.images.image_stream import Images
+from fcdm.images.listing import content_sha256
+from fcdm.images.look import LOOKED, is_grey, notes_on
 from fcdm.metrics.inception_score import shuffled
 from fcdm.runs.find_weights import Weights
 from fcdm.runs.identity import identifying, science, short_hash
@@ -77,52 +82,73 @@ def _evaluated(weights: Weights, config: Config) -> dict[str, Any]:
     return {"weights": weights.id, **identifying(parts)}
 
 
-def evaluate_samples_file(
-    samples: Path,
+def evaluate_samples(
+    samples: Images,
     reference_path: Path,
     out: Path,
     worker: Worker,
     batch_size: int = 64,
     shuffle: int | None = None,
 ) -> Path:
-    """The five metrics of the images in an .npz, read as a stream, against a reference file in ADM's format.
+    """The five metrics of the samples, read as a stream, against reference statistics or the images to make them of.
 
     shuffle: the seed of a shuffle before the Inception Score's splits; None: in order, as ADM's evaluator does.
     Raises Stopped between batches, and UserError.
     """
     ranks = worker.ranks
-    file = open_images(samples)
-    reference = read_reference(reference_path)
+    reference = read_reference(reference_path) if is_statistics(reference_path) else None
+    if reference is None and samples.height != samples.width:
+        raise UserError(
+            f"{samples.path}: {samples.told}, but a reference made of images is of squares: say reference=<a file of "
+            "statistics>"
+        )
+    if reference is not None:
+        check_resolution(samples.height, samples.width, reference)
+    identity, digest = ranks.first_does(
+        lambda: (reference_identity(reference_path, samples.height), content_sha256(samples.path))
+    )
     protocol = {
-        "samples": file.count,
-        "resolution": file.height,
+        "samples": samples.count,
+        "resolution": samples.height,
         "features": extractor_id("inception"),
-        "reference": f"{reference.resolution or file.height}px@{reference.sha256[:8]}",
+        "reference": f"{(reference.resolution if reference else None) or samples.height}px@{identity}",
         "splits": "in order" if shuffle is None else f"shuffled by seed {shuffle}",
         "kept": KEEP,
     }
-    digest = ranks.of_first(known_sha256(samples) if ranks.is_main else None)  # tens of GB: read once
+    if samples.said:
+        protocol["read_as"] = samples.said
     name = f"samples-{digest[:8]}-{short_hash(protocol)}"
-    with _once(out, name, worker) as worker_here:
+    with samples, _once(out, name, worker) as worker_here:
         if worker_here is not None:
             began = time.monotonic()
-            places = None if shuffle is None else shuffled(file.count, shuffle)
+            worker.progress.note(f"samples: {samples.path}: {samples.told}")
+            if reference is None:
+                reference = open_reference(reference_path, samples.height, worker_here)
+            places = None if shuffle is None else shuffled(samples.count, shuffle)
             measure = InceptionMeasure(reference, ranks.device, places)
-            stream = zip(in_batches(file.count, batch_size), file.batches(batch_size), strict=True)
+            notes = ranks.first_does(lambda: notes_on(samples, _is_grey(reference)))
+            for note in (*samples.notes, *notes):
+                worker.progress.note(note)
 
             def images(first: int, last: int) -> Tensor:
-                batch = next(batch for place, batch in stream if place == (first, last))
-                check_resolution(batch, reference)
-                return batch.to(ranks.device)
+                return samples.read(first, last).to(ranks.device)
 
             partial = _partial(out, name, ranks, batch_size)
-            draw_and_measure(images, in_batches(file.count, batch_size), measure, 0, partial, worker_here)
+            draw_and_measure(images, in_batches(samples.count, batch_size), measure, 0, partial, worker_here)
             metrics, _ = measure.result(ranks, worker.progress.note)
             if ranks.is_main:
-                content: dict[str, Any] = {"file": samples.name, "sha256": digest, "protocol": protocol}
-                content |= {"metrics": metrics, "warnings": measure.warnings}
+                content: dict[str, Any] = {"file": samples.path.name, "sha256": digest, "protocol": protocol}
+                content |= {"metrics": metrics, "warnings": [*measure.warnings, *notes]}
                 _write(out / f"{name}.json", content, time.monotonic() - began)
     return out / f"{name}.json"
+
+
+def _is_grey(reference: Reference) -> bool | None:
+    """Whether the reference's images have no colour; None where it has none."""
+    if reference.images is None:
+        return None
+    with reference.images as images:
+        return is_grey(images.pixels(0, min(LOOKED, images.count)))
 
 
 @contextlib.contextmanager

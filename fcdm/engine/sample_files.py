@@ -39,10 +39,11 @@ from fcdm.engine.sampler import Sampler
 from fcdm.engine.stop import Interrupted
 from fcdm.engine.worker import Worker
 from fcdm.errors import UserError
+from fcdm.images.listing import DONE, IMAGES, NPZ, REQUEST
 from fcdm.runs.identity import identifying
 from fcdm.runs.revision import code_revision
 
-REQUEST, DONE, NPZ, GRID_PNG, IMAGES = "request.json", "samples.json", "samples.npz", "grid.png", "images"
+GRID_PNG = "grid.png"
 
 
 @dataclass(frozen=True)

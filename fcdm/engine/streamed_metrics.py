@@ -5,53 +5,44 @@ The digits are evaluated by a small CNN's features and by their pixels, latents 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from fcdm.config.schema import Config
 from fcdm.data.dataset import Dataset, PixelDataset
 from fcdm.engine.distributed import Ranks
+from fcdm.engine.draw_and_measure import Arrays, Gathered, states_of_all
+from fcdm.engine.reference_statistics import open_reference
+from fcdm.engine.worker import Worker
 from fcdm.features import Extractor, open_extractor
-from fcdm.features.reference import Reference, read_reference
+from fcdm.features.reference import Reference
 from fcdm.features.sample_statistics import SampleStatistics
 from fcdm.metrics.frechet import FeatureStatistics, frechet_distance, resampling_floor
 from fcdm.metrics.inception_score import shuffled
 from fcdm.metrics.rounding import to_uint8
 from fcdm.runs.protocol import reference_of
 
-Arrays = Mapping[str, "np.ndarray[Any, Any]"]
 
-
-class Measure(Protocol):
-    """One rank's samples as numbers."""
-
-    save_every_s: float
-    """How often it is worth while to save `state`, whose size differs."""
-
-    def update(self, images: Tensor, first: int) -> None:
-        """Add the samples numbered `first` and up: (n, C, side, side) uint8."""
-
-    def state(self) -> dict[str, np.ndarray[Any, Any]]: ...
-
-    def restore(self, state: Arrays) -> None: ...
+class Measure(Gathered, Protocol):
+    """One rank's samples as numbers, and what all ranks' come to."""
 
     def result(self, ranks: Ranks, note: Callable[[str], None]) -> tuple[dict[str, float], dict[str, float]]:
         """(metrics, what real images score) of all ranks' samples; the same on all of them."""
 
 
-def open_measure(config: Config, data: Dataset | None, device: torch.device) -> Measure:
+def open_measure(config: Config, data: Dataset | None, worker: Worker) -> Measure:
     """What the configuration's `evaluation.features` asks for; `data` is for the digits only. Raises UserError where a
-    file is missing."""
+    file is missing. Statistics of a reference of images are made by all ranks, unless they are there."""
+    device = worker.ranks.device
     if config.evaluation.features == "inception":
         places = None
         if config.evaluation.labels == "balanced":
             places = shuffled(config.evaluation.samples, config.evaluation.seed)
-        return InceptionMeasure(read_reference(reference_of(config), config.resolution), device, places)
+        return InceptionMeasure(open_reference(reference_of(config), config.resolution, worker), device, places)
     assert isinstance(data, PixelDataset)
     return DigitsMeasure(config, data, device)
 
@@ -93,7 +84,7 @@ class DigitsMeasure:
             generated = self.statistics[name]
             if ranks.world_size > 1:
                 generated = FeatureStatistics(extractor.dim)
-                for state in _of_all(self.statistics[name].state(), ranks):
+                for state in states_of_all(self.statistics[name].state(), ranks):
                     generated.merge(FeatureStatistics.from_state(state))
             train = _features(extractor, self.data.images)
             reference = _statistics(train)
@@ -136,30 +127,13 @@ class InceptionMeasure:
         merged = self.statistics
         if ranks.world_size > 1:
             merged = SampleStatistics.for_extractor(self.extractor)
-            for state in _of_all(self.statistics.state(), ranks):
+            for state in states_of_all(self.statistics.state(), ranks):
                 merged.merge(SampleStatistics.from_state(state))
         self.warnings = merged.warnings()
         if ranks.is_main:
             for warning in self.warnings:
                 note(warning)
         return merged.metrics(self.reference, self.reference.features(self.extractor), self.device), {}
-
-
-def _of_all(state: dict[str, np.ndarray[Any, Any]], ranks: Ranks) -> list[dict[str, np.ndarray[Any, Any]]]:
-    """Every rank's state in rank order, the same on all of them; their arrays may differ in shape."""
-    found: list[Any] = [None] * ranks.world_size
-    shapes = {key: (value.shape, value.dtype.str) for key, value in state.items()}
-    dist.all_gather_object(found, shapes)
-    states = []
-    for rank, theirs in enumerate(found):
-        arrays = {}
-        for key, (shape, dtype) in theirs.items():
-            mine = state[key] if rank == ranks.rank else np.empty(shape, dtype)
-            tensor = torch.from_numpy(np.ascontiguousarray(mine))
-            dist.broadcast(tensor, rank)
-            arrays[key] = tensor.numpy()
-        states.append(arrays)
-    return states
 
 
 def _features(extractor: Extractor, images: Tensor) -> np.ndarray[Any, Any]:

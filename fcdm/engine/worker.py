@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
 from fcdm.engine.distributed import Ranks
 from fcdm.engine.stop import Interrupted, Stopped, StopSignal
-from fcdm.runs.run_lock import claim
+from fcdm.runs.run_lock import RunHeld, claim, current_holder
+
+LOOK_AGAIN = 2.0
+"""Seconds between looks at what another process makes."""
 
 
 class Progress(Protocol):
@@ -44,29 +48,44 @@ class Worker:
 
     @contextlib.contextmanager
     def claiming(
-        self, folders: Iterable[Path], is_done: Callable[[], bool], prepare: Callable[[], None] = _nothing
+        self,
+        folders: Sequence[Path],
+        is_done: Callable[[], bool],
+        prepare: Callable[[], None] = _nothing,
+        wait: bool = False,
     ) -> Iterator[Worker | None]:
         """The first rank claims the folders and prepares them; all ranks go on, with its heartbeat, or none does.
 
         Yields None where the work is done. That is asked before, so that no claim is left where there is nothing to
         do, and again under the claim, since another process may have finished in between. Raises the first rank's
-        error there, and ends the others without a word.
+        error there, and ends the others without a word. wait: until it is done, or nobody holds the (one) folder any
+        more, where another process is at it; else that is RunHeld.
         """
         with contextlib.ExitStack() as stack:
             beats: list[Callable[[], None]] = []
 
-            def done_after_claiming() -> bool:
+            def done_after_claiming() -> bool | None:
                 if is_done():
                     return True
-                beats.extend(stack.enter_context(claim(folder)).beat for folder in folders)
+                try:
+                    beats.extend(stack.enter_context(claim(folder)).beat for folder in folders)
+                except RunHeld:
+                    if wait and all(_lives(folder) for folder in folders):
+                        return None
+                    raise
                 prepare()
                 return is_done()
 
             def beat() -> None:
+                self.beat()
                 for beat_claim in beats:
                     beat_claim()
 
-            yield None if self.ranks.first_does(done_after_claiming) else replace(self, beat=beat)
+            while (done := self.ranks.first_does(done_after_claiming)) is None:
+                self.stop_together()
+                self.beat()
+                time.sleep(LOOK_AGAIN)
+            yield None if done else replace(self, beat=beat)
 
     def rounds(self, batches: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int] | None]:
         """This rank's batch (from, to) of each round, in which every rank takes one; None where the last has none left.
@@ -91,6 +110,12 @@ class Worker:
         """Raises Interrupted once a signal has come to this rank; between the network calls of one batch, say."""
         if self.stop.signum is not None:
             raise Interrupted
+
+
+def _lives(folder: Path) -> bool:
+    """Whether the holder of the folder surely lives, or has just let go: then waiting has an end."""
+    holder = current_holder(folder)
+    return holder is None or holder.alive is not None
 
 
 def in_batches(count: int, size: int) -> list[tuple[int, int]]:

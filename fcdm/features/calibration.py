@@ -11,6 +11,9 @@ from typing import Any, NamedTuple
 
 from fcdm.atomic import read_json
 from fcdm.errors import UserError
+from fcdm.features.find_reference import is_statistics
+from fcdm.features.reference import read_reference
+from fcdm.images.image_stream import Images
 
 SAMPLES, REFERENCE = "admnet_guided_upsampled_imagenet256.npz", "VIRTUAL_imagenet256_labeled.npz"
 PUBLISHED = {
@@ -29,6 +32,26 @@ TOLERANCE = {
     "recall": 0.01,
 }
 _RELATIVE = ("inception_score", "fid", "sfid")
+
+
+IMAGES, SIDE = 50_000, 256
+"""Of SAMPLES."""
+
+
+def check_batch(samples: Images, reference: Path) -> None:
+    """UserError for what cannot be ADM's batch and reference: its published values say nothing of others."""
+    found = read_reference(reference) if is_statistics(reference) else None
+    if found is None or found.resolution != SIDE:
+        raise UserError(
+            f"{reference} is not the reference of the published values, {REFERENCE}: calibrate with that, or say "
+            "published=values.json with the values of your own pair"
+        )
+    if (samples.count, samples.height, samples.width) != (IMAGES, SIDE, SIDE):
+        raise UserError(
+            f"{samples.path}: {samples.told}, and the published values are of ADM's batch, {IMAGES:,} images of "
+            f"{SIDE}x{SIDE}x3 ({SAMPLES}): calibrate with that, or say published=values.json with this batch's own; "
+            "without calibrate, `python -m fcdm.evaluate samples=... reference=...` gives the metrics"
+        )
 
 
 class MetricCheck(NamedTuple):
@@ -70,7 +93,7 @@ def missing_files(samples: str | None, reference: str | None) -> str | None:
     for key, given, name in (("samples", samples, SAMPLES), ("reference", reference, REFERENCE)):
         if given is None:
             lines.append(f"say {key}=<path of {name}>")
-        elif not Path(given).is_file():
+        elif not Path(given).expanduser().exists():
             lines.append(f"{key}={given}: there is no such file")
     if not lines:
         return None

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from fcdm.atomic import describe_oserror, file_errors, sync_folder, temporary_name
 from fcdm.errors import UserError
-from fcdm.features.inception_weights import NAME, URL, cache_folder, check_weights, promised_checksum
+from fcdm.features.inception_weights import NAME, URL, check_weights, promised_checksum
+from fcdm.hashing import cache_folder
 
 CHUNK = 1 << 20
 

@@ -7,16 +7,11 @@ import re
 from pathlib import Path
 
 from fcdm.errors import UserError
-from fcdm.hashing import known_sha256
+from fcdm.hashing import cache_folder, known_sha256
 
 NAME = "weights-inception-2015-12-05-6726825d.pth"
 URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{NAME}"
 VARIABLE = "FCDM_INCEPTION"
-
-
-def cache_folder() -> Path:
-    """~/.cache/fcdm"""
-    return Path.home() / ".cache" / "fcdm"
 
 
 def find_weights(path: str | Path | None = None) -> Path:
@@ -55,9 +50,13 @@ def check_weights(path: Path) -> str:
     """
     found, promised = known_sha256(path), promised_checksum(path.name)
     if promised and not found.startswith(promised):
+        there = path.parent == cache_folder()
+        remedy = "remove it and download it again (python -m fcdm.features.download)"
+        if not there:  # a download goes to the cache folder, and the variable comes before that
+            remedy = f"copy it again, or unset {VARIABLE} and download it (python -m fcdm.features.download)"
         raise UserError(
             f"{path}: its sha256 starts with {found[:8]}, not with {promised} as its name says: the file is damaged; "
-            "remove it and download it again (python -m fcdm.features.download)"
+            f"{remedy}"
         )
     return found
 
@@ -70,7 +69,10 @@ def _named(path: str | Path | None) -> Path | None:
         return None
     named = Path(chosen).expanduser()
     if not named.is_file():
-        raise UserError(f"{named}{source}: no such file: it should be the Inception weights {NAME}")
+        unset = "" if path else f", or unset {VARIABLE} and `python -m fcdm.features.download` them"
+        raise UserError(
+            f"{named}{source}: no such file: it should be the Inception weights {NAME}: put them there{unset}"
+        )
     return named
 
 

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from fcdm.atomic import write_atomic
 from fcdm.errors import UserError
 from fcdm.features import Extractor
-from fcdm.features.image_file import ImageFile, peek_images, readable_npz
 from fcdm.hashing import known_sha256
+from fcdm.images.arrays import ImageArray, images_beside_statistics, readable_file
 
 KEEP = 10_000
 """Images for precision and recall, as in VIRTUAL_imagenet256_labeled.npz."""
@@ -39,7 +39,7 @@ class Reference:
     path: Path
     pool: Moments
     spatial: Moments | None
-    images: ImageFile | None
+    images: ImageArray | None
     count: int | None
     """Of how many images the statistics are; ADM's files do not say."""
     extractor: str | None
@@ -118,8 +118,8 @@ def read_reference(path: str | Path, resolution: int | None = None) -> Reference
     images of another side than `resolution`.
     """
     path = Path(path)
-    images = peek_images(path)
-    with readable_npz(path), np.load(path, allow_pickle=False) as arrays:
+    images = images_beside_statistics(path)
+    with readable_file(path), np.load(path, allow_pickle=False) as arrays:
         pool, spatial = _moments(path, arrays, "mu", "sigma"), _moments(path, arrays, "mu_s", "sigma_s")
         count = int(arrays["count"]) if "count" in arrays else None
         extractor = str(arrays["extractor"]) if "extractor" in arrays else None

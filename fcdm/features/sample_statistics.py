@@ -205,13 +205,13 @@ class SampleStatistics:
         return told
 
 
-def check_resolution(images: Tensor, reference: Reference) -> None:
-    """UserError where `images` (n, c, h, w) are of another size than the reference's."""
+def check_resolution(height: int, width: int, reference: Reference) -> None:
+    """UserError where samples of that size are of another than the reference's images."""
     theirs = reference.images
-    if theirs and (theirs.height, theirs.width) != tuple(images.shape[2:]):
+    if theirs and (theirs.height, theirs.width) != (height, width):
         raise UserError(
             f"{reference.path}: a reference of {theirs.height}x{theirs.width} pixels, but the samples are "
-            f"{images.shape[2]}x{images.shape[3]}"
+            f"{height}x{width}"
         )
 
 

@@ -18,7 +18,7 @@ from fcdm.config.samplers import ADAPTIVE
 from fcdm.config.schema import RUNTIME_EVALUATION, Config
 from fcdm.errors import UserError
 from fcdm.features import extractor_id
-from fcdm.hashing import known_sha256
+from fcdm.features.find_reference import reference_identity
 from fcdm.runs.find_weights import PINNED, find_weights
 from fcdm.runs.identity import short_hash
 
@@ -65,7 +65,7 @@ def protocol_of(config: Config) -> dict[str, Any]:
     protocol = sampling_protocol(config)
     protocol["features"] = extractor_id(config.evaluation.features)
     if config.evaluation.features == "inception":
-        protocol["reference"] = f"{config.resolution}px@{reference_sha256(config)[:8]}"
+        protocol["reference"] = f"{config.resolution}px@{_reference_identity(config)}"
         if config.evaluation.labels == "balanced":
             protocol["splits"] = "shuffled"  # in the order of the labels, before this key
     else:
@@ -114,22 +114,22 @@ def decoder_of(config: Config) -> str:
 
 
 def reference_of(config: Config) -> Path:
-    """The file of reference statistics. Raises UserError where none is named."""
+    """The file of reference statistics, or the images to make them of. Raises UserError where none is named."""
     if config.evaluation.reference is None:
         raise UserError(
             "evaluation.reference has no value, and FID needs one: say "
-            "evaluation.reference=VIRTUAL_imagenet256_labeled.npz (ADM's file), or make one with "
-            "`python -m fcdm.prepare reference`"
+            "evaluation.reference=VIRTUAL_imagenet256_labeled.npz (ADM's file), a folder or an .npz of real images, or "
+            "what `python -m fcdm.prepare reference images=FOLDER` makes of them"
         )
     return Path(config.evaluation.reference)
 
 
-def reference_sha256(config: Config) -> str:
-    """Identity of the reference file; hashed once per process while the file stays as it is."""
-    path = reference_of(config)
-    if not path.exists():
-        raise UserError(f"evaluation.reference={path}: there is no such file")
-    return known_sha256(path)
+def _reference_identity(config: Config) -> str:
+    """Of the reference file's bytes, or of the images that a reference is still to be made of."""
+    try:
+        return reference_identity(reference_of(config), config.resolution)
+    except UserError as error:
+        raise UserError(f"evaluation.reference={error}") from None
 
 
 def protocol_id(protocol: dict[str, Any]) -> str:

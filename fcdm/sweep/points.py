@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 
 from fcdm.config.check import check
 from fcdm.config.conditions import check_labels
-from fcdm.config.conditions import check_labels
 from fcdm.config.relevance import Idle, differing, idle, value_at
 from fcdm.config.said import Said
 from fcdm.config.schema import Config
@@ -47,7 +46,6 @@ def configs_of(composer: Composer, choices: Sequence[list[str]]) -> list[Config]
                 point.config = composer.config([*point.choice, *plain])
             else:
                 check(point.config)
-                check_labels(point.config)
                 check_labels(point.config)
     distinct = {repr(point.config): point.config for point in points}
     for note in _notes(points):

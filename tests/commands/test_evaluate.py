@@ -14,18 +14,20 @@ import pytest
 import torch
 
 from fcdm.data.dataset import data_checksum
+from fcdm.engine.distributed import Ranks
 from fcdm.engine.streamed_metrics import InceptionMeasure, open_measure
+from fcdm.engine.worker import Worker
 from fcdm.evaluate import main
 from fcdm.features import open_extractor
 from fcdm.features.calibration import PUBLISHED, compare
-from fcdm.features.make_reference import write_reference
 from fcdm.features.reference import read_reference
 from fcdm.metrics.inception_score import shuffled
 from fcdm.models.official_weights import to_official
 from fcdm.runs.identity import run_id, science
 from fcdm.runs.protocol import protocol_of
 from tests.support.commands import TINY, composing, environment
-from tests.support.sample_metrics import evaluate_samples
+from tests.support.sample_metrics import evaluate_samples, write_reference_of
+from tests.support.silent import Silent
 from tests.support.tiny_images import picture
 from tests.support.tiny_runs import tiny_run
 
@@ -46,7 +48,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Any:
     np.savez(folder / "mine.npz", arr=images[:8])
     reference = torch.from_numpy(images[8:]).permute(0, 3, 1, 2)
     extractor = open_extractor("inception", weights=folder / "inception.pth")
-    write_reference(folder / "reference.npz", [reference], extractor)
+    write_reference_of(folder / "reference.npz", [reference], extractor)
     return folder, run, state, extractor
 
 
@@ -147,7 +149,7 @@ def test_balanced_labels_are_shuffled_before_the_splits(lab: Any) -> None:
     config.evaluation.features, config.evaluation.reference = "inception", str(lab[0] / "reference.npz")
     for labels, wanted in (("balanced", shuffled(40, 3).tolist()), ("uniform", None)):
         config.evaluation.labels = labels
-        measure = open_measure(config, None, torch.device("cpu"))
+        measure = open_measure(config, None, Worker(Ranks(0, 1, torch.device("cpu")), Silent()))
         assert isinstance(measure, InceptionMeasure)
         places = measure.statistics.places
         assert (None if places is None else places.tolist()) == wanted
@@ -202,11 +204,19 @@ def test_two_ranks_evaluate_samples_alike(lab: Any) -> None:
 @pytest.mark.parametrize(
     ("samples", "line"),
     [
-        ({"arr_0": np.full((3, 32, 32, 3), np.nan, np.float32)}, "is float32 of shape"),
+        (
+            {"arr_0": np.full((3, 32, 32, 3), np.nan, np.float32)},
+            "floats do not say what is black and what is white: say range=0..1 or range=-1..1",
+        ),
         ({"arr_0": np.array([{"run": "me"}], dtype=object)}, "holds Python objects, which could run code"),
-        ({"arr_0": np.zeros((3, 3, 32, 32), np.uint8)}, "uint8, (n, height, width, 3), row by row"),
+        ({"arr_0": np.zeros((3, 32, 32, 4), np.uint8)}, "save the first three of its four channels"),
+        ({"arr_0": np.zeros((3, 3, 32, 3), np.uint8)}, "say layout=NHWC or layout=NCHW"),
+        ({"arr_0": np.zeros((3, 32, 32, 3), np.uint8), "arr_1": np.zeros(4, int)}, "3 images in `arr_0`, but 4 labels"),
         ({"arr_0": np.zeros((3, 16, 16, 3), np.uint8)}, "a reference of 32x32 pixels, but the samples are 16x16"),
-        ({"images": np.zeros((3, 32, 32, 3), np.uint8)}, "no images in it: an array `arr_0` or `arr`"),
+        (
+            {"images": np.zeros((3, 8, 8, 3), np.uint8), "classes": np.zeros(3)},
+            "no images in it: an array `arr_0` or `arr`",
+        ),
     ],
 )
 def test_wrong_samples_are_one_line(lab: Any, capsys: Any, samples: dict[str, Any], line: str) -> None:
@@ -218,17 +228,17 @@ def test_wrong_words_are_one_line(lab: Any, capsys: Any) -> None:
     (lab[0] / "text.npz").write_text("not found")
     for words, line in (
         (["samples=text.npz", "reference=reference.npz"], "not a readable .npz"),
-        (["samples=mine.npz"], "say reference=<file in ADM's format>"),
+        (["samples=mine.npz"], "say reference=<statistics in ADM's format"),
         (["samples=gone.npz", "reference=reference.npz"], "gone.npz: there is no such file"),
         (["samples=mine.npz", "reference=reference.npz", "features=digits-cnn"], "evaluated with inception"),
-        (["samples=5"], "say what to evaluate"),
         (
             ["samples=mine.npz", "reference=reference.npz", "guidance_scale=2"],
-            "guidance_scale has no effect on a file",
+            "guidance_scale has no effect on samples",
         ),
-        (["samples=mine.npz", "reference=reference.npz", "model=N"], "model has no effect on a file of samples"),
+        (["samples=5"], "say what to evaluate"),
+        (["samples=mine.npz", "reference=reference.npz", "model=N"], "model has no effect on samples"),
         (["samples=mine.npz", "reference=reference.npz", "mlflow_uri=http://x"], "mlflow_uri has no effect"),
-        (["calibrate", "samples=mine.npz", "sampling_steps=3"], "sampling_steps has no effect on a file of samples"),
+        (["calibrate", "samples=mine.npz", "sampling_steps=3"], "sampling_steps has no effect on samples"),
         ([lab[1].name, "evaluation.where=job"], "evaluation.where has no effect on an evaluation by itself"),
         ([lab[1].name, "reference=reference.npz"], "evaluation.reference=reference.npz has no effect"),
         ([lab[1].name, "data.path=store"], "data.path=store has no effect at data.name=digits"),
@@ -241,7 +251,10 @@ def test_wrong_words_are_one_line(lab: Any, capsys: Any) -> None:
 def test_calibration_compares_all_and_says_with_its_exit_code(lab: Any, capsys: Any) -> None:
     folder = lab[0]
     words = ["calibrate", "samples=mine.npz", "reference=reference.npz"]
-    assert main(words) == 1, "these are not ADM's samples"
+    assert "is not the reference of the published values" in refused(words, capsys)
+    assert "evaluate samples" not in capsys.readouterr().out, "nothing was measured for that"
+    (folder / "values.json").write_text(json.dumps(PUBLISHED))
+    assert main([*words, "published=values.json"]) == 1
     said = capsys.readouterr().out
     assert all(f"{key} " in said for key in PUBLISHED)
     assert "OFF" in said

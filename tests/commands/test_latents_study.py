@@ -135,6 +135,18 @@ def _sampled_and_evaluated_by_hand(lab: Path, whole: Path, evaluated: dict[str, 
         path.with_suffix(".before").rename(path)
 
 
+def test_a_training_is_evaluated_against_a_folder_of_real_images(lab: Path) -> None:
+    """The same numbers as with the file that was made of them; the folder's statistics are made once."""
+    words = study("runs_dir=folder", "steps=2", "model.width=8")
+    for reference in ("reference.npz", "images"):
+        run(lab, "-m", "fcdm.train", *words, f"evaluation.reference={reference}")
+    found = [json.loads(path.read_text()) for path in only_run(lab / "folder").glob("evaluations/step-*.json")]
+    assert len(found) == 2, "two protocols"
+    assert found[0]["metrics"] == found[1]["metrics"]
+    assert sorted("images-" in content["protocol"]["reference"] for content in found) == [False, True]
+    assert len([path for path in lab.glob("images.32px-*.npz") if ".features-" not in path.name]) == 1
+
+
 def test_frozen_latents_and_flips_are_another_run(lab: Path) -> None:
     """What the public code trains on: one draw and one toss per image, for good."""
     for name, more in {"a": (), "b": ("data.latents=frozen", "data.flip=frozen")}.items():

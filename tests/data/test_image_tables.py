@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from fcdm.data.image_sources import ImageSource, open_source
-from fcdm.data.images import Unreadable, read_square
 from fcdm.errors import UserError
+from fcdm.images.crop import Unreadable, read_square
 from tests.support.tiny_images import encoded, picture
 
 PNG = encoded(Image.fromarray(picture(1)), "PNG")

@@ -22,12 +22,12 @@ from fcdm.codecs.vae import Vae, open_vae
 from fcdm.codecs.vae_files import find_vae, vae_identity
 from fcdm.data.encoding import ShardEncoder, StoreRequest
 from fcdm.data.image_sources import open_source
-from fcdm.data.images import pillow_settings, read_square
 from fcdm.data.latents import LatentsStore
 from fcdm.data.manifest import check_manifest, manifest_checksum, read_manifest
 from fcdm.data.prepare_latents import plan_of
 from fcdm.data.shards import Work, heldout_mask
 from fcdm.errors import UserError
+from fcdm.images.crop import pillow_settings, read_square
 from fcdm.prepare import main
 from tests.support.commands import Command, environment
 from tests.support.tiny_images import CLASSES, bad_images, encoded, make_folder, picture, save_vae

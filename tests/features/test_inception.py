@@ -19,7 +19,7 @@ from fcdm.errors import UserError
 from fcdm.features import extractor_id, open_extractor
 from fcdm.features.download import download_weights
 from fcdm.features.inception import Inception, load_inception, resize_like_tf1
-from fcdm.features.inception_weights import NAME, find_weights
+from fcdm.features.inception_weights import NAME, check_weights, find_weights
 from tests.support.random_inception import close, random_images, random_weights
 
 # Of "name shape" lines of torch-fidelity 0.4.0's module (without BatchNorm's counters), sorted.
@@ -193,6 +193,23 @@ def test_where_weights_are_looked_for(home, monkeypatch):
     assert find_weights(cached) == cached
     with pytest.raises(UserError, match=r"nowhere.pth: no such file"):
         find_weights(home / "nowhere.pth")
+
+
+def test_the_advice_on_a_variable_that_points_at_wrong_weights_works(home, monkeypatch):
+    """A download goes to the cache folder, which is not looked at while the variable is set."""
+    wrong = home / NAME
+    monkeypatch.setenv("FCDM_INCEPTION", str(wrong))
+    with pytest.raises(UserError, match=r"or unset FCDM_INCEPTION and `python -m fcdm\.features\.download` them"):
+        find_weights()
+    wrong.write_bytes(b"cut short")
+    with pytest.raises(UserError, match=r"copy it again, or unset FCDM_INCEPTION and download it"):
+        check_weights(find_weights())
+    monkeypatch.delenv("FCDM_INCEPTION")
+    cached = home / ".cache" / "fcdm" / NAME
+    cached.parent.mkdir(parents=True)
+    cached.write_bytes(b"cut short too")
+    with pytest.raises(UserError, match=r"remove it and download it again"):
+        check_weights(find_weights())
 
 
 def test_the_id_names_the_weights(home, weights, extractor):

@@ -3,13 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fcdm.features import Extractor
-from fcdm.features.reference import Reference
+from fcdm.features.make_reference import kept_numbers, write_reference
+from fcdm.features.reference import KEEP, Reference
 from fcdm.features.sample_statistics import SampleStatistics, check_resolution
+
+
+def write_reference_of(
+    path: str | Path, images: Iterable[Tensor], extractor: Extractor, keep: int = KEEP, seed: int = 0
+) -> list[str]:
+    """The reference file of `images`, batches (n, c, h, w) uint8 in memory; returns the warnings."""
+    statistics = SampleStatistics(extractor.dim, extractor.spatial_dim, keep=0)
+    seen = []
+    for batch in images:
+        statistics.update(extractor.features(batch))
+        seen.append(batch.permute(0, 2, 3, 1).numpy())
+    numbers = kept_numbers(statistics.count, keep, seed)
+    kept = [np.concatenate(seen)[numbers]] if seen else []
+    write_reference(Path(path), statistics, extractor, kept, len(numbers))
+    return statistics.warnings()
 
 
 def evaluate_samples(
@@ -29,7 +47,7 @@ def evaluate_samples(
     reference.check_extractor(extractor)
     statistics = statistics or SampleStatistics.for_extractor(extractor)
     for batch in images:
-        check_resolution(batch, reference)
+        check_resolution(*batch.shape[2:], reference)
         statistics.update(extractor.features(batch))
         if progress:
             progress(statistics.count)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from pathlib import PurePosixPath
 
 SPLITS = {
     "train": "train",
@@ -28,3 +30,11 @@ def split_within(name: str) -> str:
     """The split that a name of several words holds, the last one: `train` of `imagenet-1k-train`."""
     words = re.split(r"[^a-z]+", name.casefold())
     return next((SPLITS[word] for word in reversed(words) if word in SPLITS), "")
+
+
+def split_folders(images: Iterable[str]) -> list[str]:
+    """The folders named like a split that hold some of the images, at any depth; of the uppermost, train first."""
+    folders = {PurePosixPath(folder) for folder in {name.rpartition("/")[0] for name in images}}
+    found = {up for folder in folders for up in (folder, *folder.parents) if split_named(up.name)}
+    order = sorted(found, key=lambda path: (len(path.parts), split_named(path.name) != "train", path))
+    return [str(path) for path in order]

@@ -10,20 +10,22 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from fcdm.formatting import plural
+
+_T = TypeVar("_T")
+Source = Path | bytes | NDArray[np.uint8]
+"""An image file, its bytes, or pixels (h, w, 1 or 3)."""
+
 LARGEST = 89_478_485
 """Pixels. Pillow's own limit for what may be a decompression bomb: 0.27 GB as RGB."""
-
-ENDINGS = frozenset(
-    (".jpeg", ".jpg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif")
-)
-"""Lower-case endings of the files that are taken for images."""
 
 
 class Unreadable(Exception):
@@ -50,24 +52,36 @@ ORIENTATION = 0x0112
 """EXIF's tag for how a picture is to be turned for showing; 1: as it is."""
 
 
-def read_square(source: Path | bytes, size: int, huge: bool = False) -> NDArray[np.uint8]:
-    """The centre (size, size, 3) of an image file or its bytes. Safe in threads; see `pillow_settings`.
+def read_square(source: Source, size: int, huge: bool = False) -> NDArray[np.uint8]:
+    """The centre (size, size, 3) of an image. Safe in threads; see `pillow_settings`.
 
     huge: take pictures of more than `LARGEST` pixels too. Raises Unreadable.
     """
     return read_square_and_turn(source, size, huge)[0]
 
 
-def read_square_and_turn(source: Path | bytes, size: int, huge: bool = False) -> tuple[NDArray[np.uint8], bool]:
+def read_square_and_turn(source: Source, size: int, huge: bool = False) -> tuple[NDArray[np.uint8], bool]:
     """What `read_square` gives, and whether the file carries an EXIF orientation by which it was not turned."""
+    return _read(source, huge, lambda image: (centre_crop(_to_rgb(image), size, huge), _is_turned(image)))
+
+
+def read_whole(source: Source) -> NDArray[np.uint8]:
+    """All of it, (height, width, 3), as it is. Safe in threads; see `pillow_settings`. Raises Unreadable."""
+    return _read(source, None, lambda image: np.asarray(_to_rgb(image), dtype=np.uint8))
+
+
+def _read(source: Source, huge: bool | None, take: Callable[[Image.Image], _T]) -> _T:
     try:
+        if isinstance(source, np.ndarray):
+            pixels = np.broadcast_to(source, (*source.shape[:2], 3))  # grey is repeated
+            return take(Image.fromarray(np.ascontiguousarray(pixels)))
         data = source if isinstance(source, bytes) else source.read_bytes()
         if not data:
             raise Unreadable("the file is empty")
         with Image.open(io.BytesIO(data)) as image:
             _check_size(*image.size, "", huge)
             image.load()
-            return centre_crop(_to_rgb(image), size, huge), _is_turned(image)
+            return take(image)
     except Unreadable:
         raise
     except UnidentifiedImageError:
@@ -96,6 +110,14 @@ def centre_crop(image: Image.Image, size: int, huge: bool = False) -> NDArray[np
     return np.asarray(image.crop((left, top, left + size, top + size)), dtype=np.uint8)
 
 
+def turned_text(count: int) -> str:
+    """What is told of images with an EXIF orientation."""
+    return (
+        f"{plural(count, 'image')} with an EXIF orientation: it is ignored, as in ADM's loader: all are taken as they "
+        "are stored; turn the files first if that matters"
+    )
+
+
 def _is_turned(image: Image.Image) -> bool:
     """Of a loaded image: TIFF's Pillow has turned by then, and taken the tag away."""
     try:
@@ -116,6 +138,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _check_size(width: int, height: int, when: str, huge: bool) -> None:
+def _check_size(width: int, height: int, when: str, huge: bool | None) -> None:
     if width * height > LARGEST and not huge:
-        raise Unreadable(f"{width} x {height} pixels{when}: over Pillow's limit of {LARGEST:,} (--huge takes it)")
+        takes = "" if huge is None else " (--huge takes it)"  # where there is such a word
+        raise Unreadable(f"{width} x {height} pixels{when}: over Pillow's limit of {LARGEST:,}{takes}")

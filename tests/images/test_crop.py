@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fcdm.data.images import LARGEST, Unreadable, centre_crop, pillow_settings, read_square, read_square_and_turn
+from fcdm.images.crop import LARGEST, Unreadable, centre_crop, pillow_settings, read_square, read_square_and_turn
 from tests.support.tiny_images import bad_images, encoded, huge_png, odd_images, picture
 
 
@@ -147,7 +147,7 @@ def test_files_that_cannot_be_opened_and_pixels_without_a_scale(tmp_path: Path) 
 
 
 def test_huge_takes_what_the_limit_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fcdm.data.images.LARGEST", 1000)
+    monkeypatch.setattr("fcdm.images.crop.LARGEST", 1000)
     data = encoded(Image.fromarray(picture(1)), "PNG")
     with pytest.raises(Unreadable, match="--huge"):
         read_square(data, 32)
