@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from fcdm.atomic import read_json
 from fcdm.engine.stop import StopSignal, end_process
 from fcdm.errors import UserError
+from fcdm.paths import place
 from fcdm.runs.processes import is_first_process
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ Evaluates weights, or samples that somebody drew. The same command again continu
 SOURCE
   a run's folder, name, or 4 or more digits of its id: all its budgets that have a checkpoint; with @400: that step.
       The result is an evaluation of the run as training's own, under runs/<run>/evaluations/ and in MLflow
-  0400000.pt, *.pth, *.safetensors: a file of the public DiT or FCDM code, or ours, with model= and resolution=.
+  0400000.pt, *.pth, *.ckpt, *.safetensors: a file of the public DiT or FCDM code, or ours, with model= and resolution=.
       The result is a JSON file in results/ (out=FOLDER)
 
 keys
@@ -95,7 +96,7 @@ def _run(words: list[str]) -> int:
 
 def _names_a_file(text: str) -> bool:
     """Whether `samples=` names a file; else it is their number, such as 50_000."""
-    return text.endswith(".npz") or (not text.replace("_", "").isdigit() and Path(text).is_file())
+    return text.endswith(".npz") or (not text.replace("_", "").isdigit() and place(text).is_file())
 
 
 def _weights(asked: Words) -> None:
@@ -105,7 +106,7 @@ def _weights(asked: Words) -> None:
 
     assert asked.source is not None
     runs_dir = value_of(asked.overrides, "runs_dir") or "runs"
-    path = Path(asked.source)
+    path = place(asked.source)
     _, at, step = asked.source.rpartition("@")
     one_step = (at and step.isdigit() and not path.is_dir()) or step_of(path.name) is not None
     if path.suffix in SUFFIXES or one_step:
@@ -174,15 +175,16 @@ def _samples(asked: Words) -> Path:
     """Evaluates a file of samples; the path of the result."""
     from fcdm.features.inception_weights import find_weights as find_inception
 
-    samples, reference = Path(asked.own["samples"]), asked.own.get("reference")
+    reference = asked.own.get("reference")
     if reference is None:
         raise UserError(
             "say reference=<file in ADM's format>: VIRTUAL_imagenet256_labeled.npz, or what "
             "`python -m fcdm.prepare reference` makes"
         )
+    samples, images = place(asked.own["samples"]), place(reference)
     if asked.own.get("features", "inception") != "inception":
         raise UserError(f"features={asked.own['features']}: files of samples are evaluated with inception")
-    for path in (samples, Path(reference)):
+    for path in (samples, images):
         if not path.is_file():
             raise UserError(f"{path}: there is no such file")
     find_inception()
@@ -193,7 +195,7 @@ def _samples(asked: Words) -> Path:
         from fcdm.engine.evaluate_files import evaluate_samples_file
 
         order = None if shuffle < 0 else shuffle
-        return evaluate_samples_file(samples, Path(reference), _out(asked), worker, max(1, batch_size), order)
+        return evaluate_samples_file(samples, images, _out(asked), worker, max(1, batch_size), order)
 
     threads = value_of(asked.overrides, "threads")
     return _results(value_of(asked.overrides, "device") or "auto", int(threads) if threads else None, evaluate)
@@ -249,7 +251,7 @@ def _show(path: Path) -> None:
 
 
 def _out(asked: Words) -> Path:
-    return Path(asked.own.get("out", "results"))
+    return place(asked.own.get("out", "results"))
 
 
 def _number(asked: Words, key: str, default: int) -> int:

@@ -204,8 +204,13 @@ def _literal(value: Any) -> str:
     text = str(value)
     if re.fullmatch(r"[A-Za-z0-9_./@:-]+", text):
         return text
-    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"
+    return quoted(text)
+
+
+def quoted(text: str) -> str:
+    """A text in Hydra's quotes, in which a backslash means itself unless quotes follow."""
+    escaped = re.sub(r'(\\*)("|$)', lambda match: match[1] * 2 + match[2].replace('"', '\\"'), text)
+    return f'"{escaped}"'
 
 
 def _parsed(arguments: list[str]) -> list[Override]:
