@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from fcdm.errors import UserError
+from fcdm.paths import place
 from fcdm.sample import told
 from fcdm.sweep.benchmark_sweeper import benchmark_jobs
+from fcdm.sweep.command_line import readable
 from fcdm.sweep.compose import one_config
 from fcdm.sweep.expand import last_of_each, refuse_unused
 from fcdm.sweep.hydra_schema import register_schema
@@ -86,7 +87,7 @@ def _run(words: list[str]) -> None:
             raise UserError(f"{word} is not known: --profile, alone, keeps a trace")
         elif word == "--profile":
             sweeper.append("hydra.sweeper.profile=true")
-    rest = [word for word in words if word.partition("=")[0] not in ("seconds", "--profile")]
+    rest = readable([word for word in words if word.partition("=")[0] not in ("seconds", "--profile")])
     refuse_unused(rest, USES, "a benchmark")
     sys.argv[1:] = last_of_each([*rest, *sweeper])
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors through to here, where they become one line
@@ -126,7 +127,7 @@ def _show(words: list[str]) -> None:
     from fcdm.runs.benchmark_files import device_files, read_benchmark
     from fcdm.speed.speed_table import print_benchmark
 
-    files = device_files(Path(runs))
+    files = device_files(place(runs))
     if not files:
         raise UserError(f"{runs} has no benchmarks: python -m fcdm.benchmark model=... makes one")
     for file in files:

@@ -1,4 +1,7 @@
-"""Mistakes that a user can mend: one line that says what is wrong, where, and what to write instead."""
+"""Mistakes that a user can mend: one line that says what is wrong, where, and what to write instead.
+
+No message holds a secret, nor does a traceback that is shown (`fcdm.redact`).
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,24 @@ import argparse
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any, NoReturn
 
+from fcdm.redact import redacted
+
 
 class UserError(Exception):
     """Its message is shown alone, without a traceback, and the exit code is 1."""
+
+    def __init__(self, message: object = "", *more: object) -> None:
+        super().__init__(redacted(message) if isinstance(message, str) else message, *more)
+
+
+def traceback_text(error: BaseException) -> str:
+    """The traceback of an error, as it may be shown and written down."""
+    return redacted("".join(traceback.format_exception(error)))
 
 
 class OneLineParser(argparse.ArgumentParser):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from fcdm.atomic import read_json
 from fcdm.engine.stop import StopSignal, end_process
 from fcdm.errors import UserError
+from fcdm.paths import place
 from fcdm.runs.processes import is_first_process
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ Evaluates weights, or samples that somebody drew. The same command again continu
 SOURCE
   a run's folder, name, or 4 or more digits of its id: all its budgets that have a checkpoint; with @400: that step.
       The result is an evaluation of the run as training's own, under runs/<run>/evaluations/ and in MLflow
-  0400000.pt, *.pth, *.safetensors: a file of the public DiT or FCDM code, or ours, with model= and resolution=.
+  0400000.pt, *.pth, *.ckpt, *.safetensors: a file of the public DiT or FCDM code, or ours, with model= and resolution=.
       The result is a JSON file in results/ (out=FOLDER)
 
 keys
@@ -105,7 +106,7 @@ def _run(words: list[str]) -> int:
 
 def _names_images(text: str) -> bool:
     """Whether `samples=` names a file or folder; else it is their number, such as 50_000."""
-    return text.endswith((".npz", ".npy")) or (not text.replace("_", "").isdigit() and Path(text).expanduser().exists())
+    return text.endswith((".npz", ".npy")) or (not text.replace("_", "").isdigit() and place(text).exists())
 
 
 def _weights(asked: Words) -> None:
@@ -116,7 +117,7 @@ def _weights(asked: Words) -> None:
 
     assert asked.source is not None
     runs_dir = value_of(asked.overrides, "runs_dir") or "runs"
-    path = Path(asked.source)
+    path = place(asked.source)
     _, at, step = asked.source.rpartition("@")
     one_step = (at and step.isdigit() and not path.is_dir()) or step_of(path.name) is not None
     if path.suffix in SUFFIXES or one_step:
@@ -202,8 +203,8 @@ def _samples(asked: Words, check: Callable[[Images, Path], None] | None = None) 
         )
     if own.get("features", "inception") != "inception":
         raise UserError(f"features={own['features']}: samples are evaluated with inception: leave it away")
-    samples = open_images(Path(own["samples"]).expanduser(), own.get("range"), own.get("layout"))
-    reference = Path(own["reference"]).expanduser()
+    samples = open_images(place(own["samples"]), own.get("range"), own.get("layout"))
+    reference = place(own["reference"])
     if not is_statistics(reference):
         reference_images(reference, samples.height)
     if check:
@@ -269,7 +270,7 @@ def _show(path: Path) -> None:
 
 
 def _out(asked: Words) -> Path:
-    return Path(asked.own.get("out", "results"))
+    return place(asked.own.get("out", "results"))
 
 
 def _number(key: str, text: str | None, low: int) -> int | None:

@@ -8,13 +8,13 @@ import os
 import signal
 import sys
 import time
-import traceback
 from pathlib import Path
 
 from fcdm.engine.stop import Stopped, StopSignal, end_process
-from fcdm.errors import UserError
+from fcdm.errors import UserError, traceback_text
 from fcdm.jobs.job import EVALUATE, BenchmarkJob, Job
 from fcdm.jobs.progress import EVALUATION_PROGRESS_FILE, HELD, PROGRESS_FILE
+from fcdm.redact import redacted
 from fcdm.runs.folder import Run
 from fcdm.runs.lock_files import own_job
 from fcdm.runs.run_lock import RunHeld
@@ -43,8 +43,9 @@ def main(arguments: list[str]) -> int:
             _say(path, str(error), "")
             return HELD if isinstance(error, RunHeld) else 1
         except Exception as error:
-            traceback.print_exc()
-            _say(path, f"{type(error).__name__}: {' '.join(str(error).split())}", traceback.format_exc())
+            trace = traceback_text(error)
+            print(trace, end="", file=sys.stderr)
+            _say(path, redacted(f"{type(error).__name__}: {' '.join(str(error).split())}"), trace)
             return 1
 
 

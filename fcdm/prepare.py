@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from fcdm.engine.stop import end_process
 from fcdm.errors import OneLineParser, UserError, as_options
+from fcdm.paths import home_expanded, place
 
 if TYPE_CHECKING:
     from fcdm.images.image_stream import Images
@@ -67,16 +68,21 @@ def _add_latents(add: Callable[..., argparse.ArgumentParser]) -> None:
     latents.set_defaults(run=_latents)
     option = latents.add_argument
     option(
-        "--images", type=Path, required=True, metavar="PLACE", help="a folder, or a parquet, arrow, .npz or .npy file"
+        "--images", type=place, required=True, metavar="PLACE", help="a folder, or a parquet, arrow, .npz or .npy file"
     )
-    option("--labels", metavar="FILE", help="json, csv or tsv: path, label; folders: by class folder; none: one class")
+    option(
+        "--labels",
+        type=home_expanded,
+        metavar="FILE",
+        help="json, csv or tsv: path, label; folders: by class folder; none: one class",
+    )
     option("--image-key", metavar="COLUMN", help="of parquet and arrow files (default: image, img, webp, jpg, png)")
     option("--label-key", metavar="COLUMN", help="the same (default: label, labels, cls, fine_label)")
     option("--split", metavar="NAME", help="of several in parquet and arrow files (default: train)")
     option("--range", help="of floats in an .npz or .npy: 0..1, -1..1 or 0..255")
     option("--layout", help="of an .npz or .npy whose shape does not tell: NHWC or NCHW")
     option("--resolution", type=int, default=256, help="side of the cropped images in pixels (default: 256)")
-    option("--out", type=Path, metavar="FOLDER", help="the store (default: data/imagenet-<resolution>)")
+    option("--out", type=place, metavar="FOLDER", help="the store (default: data/imagenet-<resolution>)")
     option("--vae", default="ft-ema", help="folder, hub id, ft-ema or ft-mse (default: ft-ema, the papers')")
     option("--batch", type=int, default=32, help="images per pass of the VAE; halved where memory runs out")
     option("--device", default="auto", help="auto, cpu, cuda or cuda:K (default: auto)")
@@ -100,9 +106,9 @@ def _add_reference(add: Callable[..., argparse.ArgumentParser]) -> None:
     )
     reference.set_defaults(run=_reference)
     option = reference.add_argument
-    option("--images", type=Path, required=True, metavar="PATH", help="a folder, .npz, .npy, or parquet files")
+    option("--images", type=place, required=True, metavar="PATH", help="a folder, .npz, .npy, or parquet files")
     option("--resolution", type=int, default=256, help="side of the cropped images in pixels (default: 256)")
-    option("--out", type=Path, metavar="FILE", help="the file (default: data/reference-<resolution>.npz)")
+    option("--out", type=place, metavar="FILE", help="the file (default: data/reference-<resolution>.npz)")
     option("--keep", type=int, default=10_000, help="images kept for precision and recall (default: 10,000)")
     option("--batch", type=int, default=64, help="images per pass of Inception")
     option("--device", default="auto", help="auto, cpu, cuda or cuda:K (default: auto)")

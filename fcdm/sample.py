@@ -8,12 +8,12 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fcdm.engine.stop import StopSignal, end_process
-from fcdm.errors import UserError
+from fcdm.errors import UserError, traceback_text
+from fcdm.paths import place
 
 if TYPE_CHECKING:
     from fcdm.config.schema import Config
@@ -29,7 +29,7 @@ SOURCE
   runs/N-digits-8px-d3f1e7a7, its name, or 4 or more digits of its id: a run's newest checkpoint, which is another one
       while the run still trains, and then another request; with @400: that step's, which stays
   runs/<run>/checkpoints/step-00000400                                  a checkpoint
-  0400000.pt, *.pth, *.safetensors                                      a file of the public DiT or FCDM code, or ours
+  0400000.pt, *.pth, *.ckpt, *.safetensors                              a file of the public DiT or FCDM code, or ours
 
 keys
   out=FOLDER            where to (default: samples/<source>-<hash of the request>)
@@ -78,7 +78,7 @@ def told(program: str, run: Any) -> int:
             print(f"{program}: out of GPU memory: the same command with a smaller batch_size= goes on", file=sys.stderr)
             return 1
         if not is_users(error):
-            traceback.print_exc()
+            print(traceback_text(error), end="", file=sys.stderr)
         print(f"{program}: {one_line(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -115,7 +115,7 @@ def _run(words: list[str]) -> int:
     if weights.run:
         check_labels(config, label)
     request = _request(weights, config, label, formats)
-    out = Path(asked.own.get("out") or _folder(weights, request))
+    out = place(asked.own["out"]) if asked.own.get("out") else _folder(weights, request)
     if is_first_process():
         for line in _forecast(weights, config, formats, out):
             print(line, flush=True)

@@ -24,6 +24,7 @@ from fcdm.jobstatus.status_table import (
     summary,
     table,
 )
+from fcdm.paths import place
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -41,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="the rows as JSON")
     parser.add_argument("--yes", action="store_true", help="--cancel without asking")
     options = parser.parse_args(_spelt_out(sys.argv[1:] if arguments is None else arguments))
-    runs_dir = Path(options.runs.removeprefix("runs_dir="))
+    runs_dir = place(options.runs.removeprefix("runs_dir="))
     try:
         if sum(map(bool, (options.watch, options.retry_failed, options.cancel, options.json))) > 1:
             raise UserError("--watch, --retry-failed, --cancel and --json: one at a time")

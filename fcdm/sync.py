@@ -16,7 +16,10 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from fcdm.credentials import of_command_line
 from fcdm.errors import UserError
+from fcdm.paths import place
+from fcdm.redact import redacted
 
 if TYPE_CHECKING:
     from fcdm.tracking.forward import Forwarder
@@ -28,13 +31,15 @@ LAST_PASS_SECONDS = 30.0
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m fcdm.sync", description="Forward records to MLflow, one way.")
     parser.add_argument("runs_dir", nargs="?", default="runs", help="folder of the runs (default: runs)")
-    parser.add_argument("--uri", help="MLflow tracking URI (default: $MLFLOW_TRACKING_URI, else <runs>/mlflow.db)")
+    parser.add_argument(
+        "--uri", type=of_command_line, help="MLflow tracking URI (default: $MLFLOW_TRACKING_URI, else <runs>/mlflow.db)"
+    )
     parser.add_argument("--follow", action="store_true", help="go on until --parent ends or SIGTERM comes")
     parser.add_argument("--parent", type=int, metavar="PID", help="with --follow: stop after this process has ended")
     parser.add_argument("--every", type=float, metavar="SECONDS", help="with --follow: interval (default: 10)")
     parser.add_argument("--run", metavar="NAME", help="only the run whose folder has this name")
     options = parser.parse_args(arguments)
-    runs_dir = Path(options.runs_dir.removeprefix("runs_dir="))
+    runs_dir = place(options.runs_dir.removeprefix("runs_dir="))
     if options.follow:
         every = 10.0 if options.every is None else options.every
         return follow(runs_dir, options.uri, options.parent, every, options.run)
@@ -114,7 +119,7 @@ def follow(
             behind = True  # the other one forwards the same records; look again later
         except Exception as error:  # whatever it is, training goes on and so does the follower
             if not down:
-                text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+                text = str(error) if isinstance(error, UserError) else redacted(f"{type(error).__name__}: {error}")
                 _say(text if last else f"{text} (still trying)")
             down = True
         for problem in problems:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
 
 import hydra
 from omegaconf import DictConfig
 
 from fcdm.engine.stop import end_process
+from fcdm.errors import traceback_text
 from fcdm.jobs.make_jobs import make_jobs
 from fcdm.jobs.record_study import record_study, this_command
 from fcdm.jobs.run_job import train_here
 from fcdm.runs.processes import is_first_process
+from fcdm.sweep.command_line import readable
 from fcdm.sweep.compose import one_config
 from fcdm.sweep.expand import last_of_each
 from fcdm.sweep.hydra_errors import is_users, one_line
@@ -46,8 +47,8 @@ def main() -> int:
     """Exit code 0: everything asked for is trained and evaluated."""
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors through to here, where they become one line
-    sys.argv[1:] = last_of_each(sys.argv[1:])
     try:
+        sys.argv[1:] = last_of_each(readable(sys.argv[1:]))
         compose_and_train()
         if _failure is not None:
             raise _failure
@@ -56,7 +57,7 @@ def main() -> int:
         return 130
     except Exception as error:
         if wants_traceback or not is_users(error):
-            traceback.print_exc()
+            print(traceback_text(error), end="", file=sys.stderr)
         print(f"fcdm.train: {one_line(error)}", file=sys.stderr)
         return 1
     return 0

@@ -6,7 +6,6 @@ A table "claim / from published points / from these runs"; `fcdm.analysis.stats.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from fcdm.analysis.data.seed_curves import dropped
 from fcdm.analysis.data.tidy_table import tidy_table
@@ -14,7 +13,9 @@ from fcdm.analysis.published import published
 from fcdm.analysis.stats.paper_claims import ClaimRow, claims, claims_frame
 from fcdm.analysis.stats.tuning_trials import tune, tuned_as, unfair
 from fcdm.atomic import write_atomic
+from fcdm.credentials import of_command_line
 from fcdm.errors import UserError, in_one_line
+from fcdm.paths import place
 
 
 def print_claims(claim_rows: list[ClaimRow]) -> None:
@@ -34,11 +35,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m analysis.claims", description="The paper's claims, from published points and from runs."
     )
-    parser.add_argument("--runs", help="folder of the runs, or MLflow URI; without it, published points only")
+    parser.add_argument(
+        "--runs", type=of_command_line, help="folder of the runs, or MLflow URI; without it, published points only"
+    )
     parser.add_argument("--study", help="only this study's runs and budgets")
     parser.add_argument("--protocol", metavar="ID", help="the protocol, where runs were evaluated by several")
     parser.add_argument("--tuning", metavar="STUDY", help="the study that chose the settings: says whether it did")
-    parser.add_argument("--csv", metavar="FILE", help="write the table there as well")
+    parser.add_argument("--csv", type=place, metavar="FILE", help="write the table there as well")
     options = parser.parse_args(arguments)
     if options.runs is None and (options.study or options.protocol or options.tuning):
         raise UserError("--study, --protocol and --tuning choose among runs: say which with --runs DIR")
@@ -56,5 +59,5 @@ def main(arguments: list[str] | None = None) -> None:
             lines = [*tuned_as(table, tuned), *unfair(tuned), *lacking, *lines]
         print("\n" + "\n".join(lines) if lines else "")
     if options.csv:
-        write_atomic(Path(options.csv), claims_frame(claim_rows).to_csv(index=False))
+        write_atomic(options.csv, claims_frame(claim_rows).to_csv(index=False))
         print(f"wrote {options.csv}")

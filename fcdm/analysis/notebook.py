@@ -23,7 +23,9 @@ from fcdm.analysis.reporting.page import html_table
 from fcdm.analysis.stats.claim_sides import Pair, pairs_of, published_pair
 from fcdm.analysis.stats.paper_claims import ClaimRow
 from fcdm.analysis.stats.tuning_trials import tune, unfair
+from fcdm.credentials import taken_out
 from fcdm.errors import UserError
+from fcdm.paths import home_expanded
 
 RESULTS = Path(__file__).resolve().parent.parent.parent / "analysis" / "results"
 """Of this checkout."""
@@ -95,7 +97,7 @@ def load_results(name: str) -> pd.DataFrame:
 
 def own_runs(data: str, resolution: int) -> pd.DataFrame | None:
     """The runs on this data at this resolution below $RUNS (of $STUDY, by $PROTOCOL); None: no RUNS, or none there."""
-    source = os.environ.get("RUNS")
+    source = taken_out(home_expanded(os.environ.get("RUNS") or ""))
     if not source:
         return None
     table = tidy_table(source, os.environ.get("STUDY"), os.environ.get("PROTOCOL"))

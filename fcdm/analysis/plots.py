@@ -33,7 +33,9 @@ from fcdm.analysis.figures.published_points import published_beside
 from fcdm.analysis.figures.recipes import recipes
 from fcdm.analysis.stats.model_pairs import comparisons, sentence
 from fcdm.atomic import write_atomic
+from fcdm.credentials import of_command_line
 from fcdm.errors import UserError, in_one_line
+from fcdm.paths import place
 from fcdm.runs.reader import list_studies
 
 SUFFIXES = (".png", ".pdf")
@@ -145,11 +147,13 @@ def _python() -> str:
 @in_one_line()
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m analysis.plots", description="The figures of a study.")
-    parser.add_argument("--runs", default="runs", help="folder of the runs (default: runs)")
-    parser.add_argument("--uri", help="read this MLflow store instead of a folder: sqlite:///... or http://...")
+    parser.add_argument("--runs", type=of_command_line, default="runs", help="folder of the runs (default: runs)")
+    parser.add_argument(
+        "--uri", type=of_command_line, help="read this MLflow store instead of a folder: sqlite:///... or http://..."
+    )
     parser.add_argument("--study", help="only this study's runs and budgets")
     parser.add_argument("--protocol", metavar="ID", help="the protocol, where runs were evaluated by several")
-    parser.add_argument("--out", default="figures", type=Path, help="folder of the figures (default: figures)")
+    parser.add_argument("--out", default="figures", type=place, help="folder of the figures (default: figures)")
     parser.add_argument("--published", action="store_true", help="the papers' points too, hollow")
     options = parser.parse_args(arguments)
     source = options.uri or options.runs

@@ -42,8 +42,10 @@ from fcdm.analysis.reporting.reproduce import repeat_section
 from fcdm.analysis.reporting.result_tables import fit_tables, measured, protocol_rows, protocol_sentence, results_table
 from fcdm.analysis.reporting.study_facts import ProtocolResults, StudyFacts, study_facts
 from fcdm.atomic import write_atomic
+from fcdm.credentials import of_command_line
 from fcdm.errors import in_one_line
 from fcdm.jobstatus.status_table import summary
+from fcdm.paths import home_expanded, place
 from fcdm.runs.revision import code_revision
 from fcdm.tracking.mlflow_store import Store, store_lock
 
@@ -179,13 +181,16 @@ def log_report(study: str, html: str, summary: str, runs_dir: Path, uri: str | N
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m analysis.report", description="One page about a study.")
     parser.add_argument("study", help="its name: a file of runs/studies/")
-    parser.add_argument("--runs", default="runs", metavar="FOLDER", help="folder of the runs (default: runs)")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="the page (default: reports/STUDY.html)")
+    parser.add_argument(
+        "--runs", type=home_expanded, default="runs", metavar="FOLDER", help="folder of the runs (default: runs)"
+    )
+    parser.add_argument("--out", type=place, metavar="FILE", help="the page (default: reports/STUDY.html)")
     parser.add_argument("--question", metavar="TEXT", help="what the study asks (default: its sweep file's comment)")
     parser.add_argument(
         "--mlflow",
         nargs="?",
         const="",
+        type=of_command_line,
         metavar="URI",
         help="put the page into MLflow too, in place of the last one (default URI: as in fcdm.sync)",
     )

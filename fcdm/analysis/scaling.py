@@ -7,12 +7,13 @@ and the best model of each at the largest x that all families have reached.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from fcdm.analysis.data.tidy_table import tidy_table
 from fcdm.analysis.stats.study_laws import fits_of, fits_table, frontiers_of, iso_lines, law_sentence
 from fcdm.atomic import write_atomic
+from fcdm.credentials import of_command_line
 from fcdm.errors import in_one_line
+from fcdm.paths import place
 
 AGAINST = {"steps": ("steps", "training steps"), "flops": ("train_pflops", "training PFLOPs")}
 OF = ("fid", "heldout_loss", "loss", "fid_heldout", "fid_pixels", "fid_pixels_heldout")
@@ -21,12 +22,14 @@ OF = ("fid", "heldout_loss", "loss", "fid_heldout", "fid_pixels", "fid_pixels_he
 @in_one_line()
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m analysis.scaling", description="The scaling laws of a study.")
-    parser.add_argument("--runs", default="runs", help="folder of the runs, or MLflow URI (default: runs)")
+    parser.add_argument(
+        "--runs", type=of_command_line, default="runs", help="folder of the runs, or MLflow URI (default: runs)"
+    )
     parser.add_argument("--study", help="only this study's runs and budgets")
     parser.add_argument("--protocol", metavar="ID", help="the protocol, where runs were evaluated by several")
     parser.add_argument("--against", default="flops", choices=sorted(AGAINST), help="default: flops")
     parser.add_argument("--of", default="fid", choices=OF, help="default: fid")
-    parser.add_argument("--csv", help="write the numbers to this file too")
+    parser.add_argument("--csv", type=place, help="write the numbers to this file too")
     options = parser.parse_args(arguments)
     x, x_text = AGAINST[options.against]
     table = tidy_table(options.runs, options.study, options.protocol)
@@ -46,4 +49,4 @@ def main(arguments: list[str] | None = None) -> None:
     for line in same:
         print(f"  {line}.")
     if options.csv:
-        write_atomic(Path(options.csv), fits_table({**fits, **frontiers}).to_csv(index=False))
+        write_atomic(options.csv, fits_table({**fits, **frontiers}).to_csv(index=False))

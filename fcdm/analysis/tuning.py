@@ -10,6 +10,7 @@ import argparse
 from fcdm.analysis.data.tidy_table import tidy_table
 from fcdm.analysis.stats.model_pairs import METRICS
 from fcdm.analysis.stats.tuning_trials import Tuned, listed, tune, unfair
+from fcdm.credentials import of_command_line
 from fcdm.errors import in_one_line
 
 
@@ -32,7 +33,9 @@ def print_tuning(tuned: list[Tuned], metric: str) -> None:
 @in_one_line()
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m analysis.tuning", description="Each model's best setting.")
-    parser.add_argument("--runs", default="runs", help="folder of the runs, or MLflow URI (default: runs)")
+    parser.add_argument(
+        "--runs", type=of_command_line, default="runs", help="folder of the runs, or MLflow URI (default: runs)"
+    )
     parser.add_argument("--study", required=True, help="the tuning study")
     parser.add_argument("--protocol", metavar="ID", help="the protocol, where runs were evaluated by several")
     parser.add_argument("--metric", default="fid", choices=sorted(METRICS), help="what decides (default: fid)")

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from fcdm.errors import UserError
 from fcdm.hashing import known_sha256
+from fcdm.paths import place
 
 ALIASES = {"ft-ema": "stabilityai/sd-vae-ft-ema", "ft-mse": "stabilityai/sd-vae-ft-mse"}
 """Short names of the public SD-VAEs. Same encoder, another decoder: the choice is part of a protocol."""
@@ -90,7 +91,7 @@ def find_vae(path_or_id: str, download: bool = True) -> VaeFiles:
     cannot be had.
     """
     wanted = ALIASES.get(path_or_id, path_or_id)
-    local = Path(wanted).expanduser()
+    local = place(wanted)
     if local.is_dir():
         return _in_folder(local)
     parts = wanted.split("/")

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import difflib
 import math
+import re
 from collections.abc import Collection, Iterator
 from functools import cache
 from typing import Any
@@ -19,7 +20,8 @@ from fcdm.config.fast_config import NotExact, exactly
 from fcdm.config.model_checks import check_model
 from fcdm.config.said import NOTHING, Said
 from fcdm.config.samplers import SAMPLERS
-from fcdm.config.schema import FAMILIES, PRECISIONS, Config
+from fcdm.config.schema import FAMILIES, PRECISIONS, Config, CustomConfig
+from fcdm.config.texts import config_keys, refuse_secrets, settle_texts
 from fcdm.errors import UserError
 
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -109,7 +111,10 @@ def typed(composed: DictConfig, said: Said = NOTHING) -> Config:
     for key, _ in walk(plain):
         if key not in known and not key.startswith(FREE):
             raise UserError(unknown_key(key, known))
-    return settle(config_from(plain), said)
+    config = settle(config_from(plain), said)
+    if isinstance(config.model, CustomConfig):
+        refuse_secrets(config.model.options)
+    return config
 
 
 def config_from(values: dict[str, Any]) -> Config:
@@ -130,7 +135,8 @@ def config_from(values: dict[str, Any]) -> Config:
 
 
 def check(config: Config) -> None:
-    """Raise UserError for the first value that cannot be right; `steps` becomes the sorted list of its budgets."""
+    """Raise UserError for the first value that cannot be right; `steps` becomes the sorted list of its budgets, and
+    texts become what is meant by them (`fcdm.config.texts`)."""
     values = dict(walk(dataclasses.asdict(config)))
     for key, choices in CHOICES.items():
         if values[key] not in choices:
@@ -144,7 +150,10 @@ def check(config: Config) -> None:
             if math.isfinite(high):
                 wanted += f" and at most {high}"
             raise UserError(f"{key}={value} cannot be: it must be {wanted}")
+    settle_texts(config)
     config.steps = _budgets(config.steps)
+    if not re.fullmatch(r"[^\W_][\w.-]*", config.study):
+        raise UserError(f"study={config.study!r} is no name for a file: letters, digits, dots, - and _ only")
     _check_resources(config)
     _check_sampling(config)
     check_averages(config)
@@ -235,15 +244,8 @@ def _budgets(steps: Any) -> list[int]:
 def known_keys() -> frozenset[str]:
     """What a command line may set: keys and groups."""
     return frozenset(
-        {*schema_keys(), "model", "data", "recipe", "objective", "ema", "sweeps", "slurm", "evaluation", "resources"}
+        {*config_keys(), "model", "data", "recipe", "objective", "ema", "sweeps", "slurm", "evaluation", "resources"}
     )
-
-
-def schema_keys() -> Iterator[str]:
-    """Every dotted key that a configuration may have."""
-    yield from _dataclass_keys(Config, "")
-    for family in FAMILIES.values():
-        yield from _dataclass_keys(family, "model.")
 
 
 def unknown_key(key: str, known: Collection[str]) -> str:
@@ -277,15 +279,3 @@ def walk(container: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield from walk(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
-
-
-def _dataclass_keys(cls: Any, prefix: str) -> Iterator[str]:
-    import typing
-
-    hints = typing.get_type_hints(cls)
-    for item in dataclasses.fields(cls):
-        kind = hints[item.name]
-        if dataclasses.is_dataclass(kind) and item.name != "model":
-            yield from _dataclass_keys(kind, f"{prefix}{item.name}.")
-        else:
-            yield f"{prefix}{item.name}"

@@ -99,9 +99,9 @@ class DataConfig:
 
     name: str = MISSING
     """`digits` (bundled 8x8 digits); of a store of VAE latents what runs are called after: the store's own name."""
-    path: str | None = setting(None, applies=when.OWN_IMAGES)
+    path: str | None = setting(None, applies=when.OWN_IMAGES, path=True)
     """Folder of the latents store, which says all below of itself but what is said here; null: data that is bundled."""
-    vae: str | None = setting(None, applies=when.NOT_DIGITS)
+    vae: str | None = setting(None, applies=when.NOT_DIGITS, path=True)
     """The VAE that the store was made with (hub id, folder, `ft-ema`): a store of another is refused. Not part of the
     id, which the store's checksum is; null: whichever it is."""
     checksum: str | None = None
@@ -192,14 +192,14 @@ class EvaluationConfig:
     """Clip the predicted x0 to [-1, 1]; sensible for pixels, never for latents."""
     guidance_scale: float = 1.0
     """1: no guidance, one forward pass per step instead of two."""
-    guidance_weak: str | None = setting(None, applies=when.GUIDED)
+    guidance_weak: str | None = setting(None, applies=when.GUIDED, path=True)
     """Guide by a weaker model instead of by no label (autoguidance, arXiv 2406.02507): a run's checkpoint
     `<run>@<step>`, its folder, or a file of weights of the same model. In the key by its identity."""
     guidance_weak_weights: str = setting("ema", applies=(when.BY_WEAKER, when.GUIDED))
     """Which of its weights: as `weights`."""
     guidance_weak_snapshots: str | None = setting(None, applies=when.BY_COMMANDS)
     """Of which snapshots; set at submission."""
-    guidance_weak_path: str | None = setting(None, applies=when.BY_COMMANDS)
+    guidance_weak_path: str | None = setting(None, applies=when.BY_COMMANDS, path=True)
     """Where it is; set at submission."""
     guidance_channels: int | None = setting(None, applies=(when.GUIDED, when.BY_NO_LABEL))
     """Guide the first so many channels only (the public codes: 3 of 4, the default there); null: all."""
@@ -216,10 +216,10 @@ class EvaluationConfig:
     """As `precision`, of the network; the decoder is float32 or, unless this is `fp32`, TF32; features are float32."""
     features: str = MISSING
     """`digits-cnn` or `inception`."""
-    reference: str | None = setting(None, applies=when.INCEPTION)
+    reference: str | None = setting(None, applies=when.INCEPTION, path=True)
     """For `inception`: statistics in ADM's format, in the key by the file's sha256, or a folder, .npz or .npy of real
     images, in the key by their content."""
-    decoder: str | None = setting(None, applies=when.LATENTS)
+    decoder: str | None = setting(None, applies=when.LATENTS, path=True)
     """VAE that decodes latents: a hub id, a folder, `ft-ema` or `ft-mse`; in the key by its weights."""
     batch_size: int = 250
     """Samples per forward pass; does not move the result beyond float rounding."""
@@ -279,7 +279,7 @@ class Config:
     label_drop: LabelDropConfig = field(default_factory=LabelDropConfig)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     ema: EMAConfig = field(default_factory=EMAConfig)
-    init_from: str | None = None
+    init_from: str | None = setting(None, path=True)
     """Weights to start from instead of drawn ones: a run's checkpoint `<run>@<step>`, its folder, or a file.
 
     Model and EMA begin with them, the optimiser and the steps anew. In the id by what it is: `<run's id>@<step>` or
@@ -300,7 +300,7 @@ class Config:
     """Only in sweep files, instead of grids: names of other sweep files, asked for together."""
 
     # --- runtime: outside the id ------------------------------------------------------------
-    runs_dir: str = "runs"
+    runs_dir: str = setting("runs", path=True)
     resources: ResourcesConfig = field(default_factory=ResourcesConfig)
     device: str = "auto"
     """`auto`, `cpu`, `cuda` or `cuda:K`."""
@@ -317,10 +317,11 @@ class Config:
     log_every: int = 50
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     power_ema: PowerEMAConfig = field(default_factory=PowerEMAConfig)
-    init_path: str | None = setting(None, applies=when.BY_COMMANDS)
+    init_path: str | None = setting(None, applies=when.BY_COMMANDS, path=True)
     """Where `init_from` is; set at submission, read before the first step only."""
-    mlflow_uri: str | None = None
-    """MLflow tracking URI; null: sqlite in `<runs_dir>/mlflow.db`; `off`: no tracking."""
+    mlflow_uri: str | None = setting(None, path=True)
+    """MLflow tracking URI; null: sqlite in `<runs_dir>/mlflow.db`; `off`: no tracking. A user and password in it go to
+    the environment (`fcdm.credentials`) and are written nowhere."""
 
 
 SCIENCE_KEYS = (

@@ -17,6 +17,7 @@ from fcdm.config.presets import preset_names
 from fcdm.config.schema import Config
 from fcdm.errors import UserError, in_one_line
 from fcdm.runs.run_cost import run_cost
+from fcdm.sweep.command_line import readable
 from fcdm.sweep.compose import Composer
 from fcdm.sweep.expand import expand, last_of_each, refuse_unused
 from fcdm.sweep.hydra_errors import one_line
@@ -75,7 +76,7 @@ def cost_rows(words: list[str]) -> list[dict[str, Any]]:
     for word in words:
         if word.startswith("-") or "=" not in word:
             raise UserError(f"{word} is not known: say key=value; --help lists the keys")
-    words = last_of_each(words)
+    words = last_of_each(readable(words))
     refuse_unused(words, USES, "a cost")
     named = any(word.startswith("model=") for word in words)
     sized = any(word.startswith("resolution=") for word in words)

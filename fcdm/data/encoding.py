@@ -20,6 +20,7 @@ from fcdm.data.shards import Skipped, StorePlan, Work
 from fcdm.errors import UserError
 from fcdm.formatting import duration_text
 from fcdm.images.crop import Unreadable, pillow_settings, read_square_and_turn, turned_text
+from fcdm.paths import place
 from fcdm.runs.processes import cores
 from fcdm.runs.run_lock import Holder
 
@@ -260,7 +261,7 @@ class ShardEncoder:
 
 def _anywhere(vae: str) -> str:
     """A VAE's folder as it is found from any working directory; a hub id as it is."""
-    folder = Path(vae).expanduser()
+    folder = place(vae)
     return str(folder.absolute()) if folder.is_dir() else vae
 
 

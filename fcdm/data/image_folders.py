@@ -15,6 +15,7 @@ from fcdm.errors import UserError
 from fcdm.formatting import plural
 from fcdm.images.listing import by_folder, is_image
 from fcdm.images.splits import split_folders
+from fcdm.paths import place
 
 FOLDERS, NONE = "folders", "none"
 """What `labels=` says besides a file's name: the class folders, or that there is one class."""
@@ -34,7 +35,7 @@ def folder_source(root: Path, files: list[str], labels: str | None, instead: str
     if any("\n" in name or "\r" in name for name in images):
         raise UserError(f"images={root}: a file's name has a line break: rename it")
     if labels not in (None, FOLDERS, NONE):
-        return _by_file(root, images, Path(str(labels)).expanduser())
+        return _by_file(root, images, place(str(labels)))
     if labels is None and INDEX in files:
         return _by_file(root, images, root / INDEX)
     if labels != FOLDERS:

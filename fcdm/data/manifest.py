@@ -13,6 +13,7 @@ from typing import Any
 from fcdm.atomic import read_json_if_whole
 from fcdm.codecs.vae_files import ALIASES, vae_identity
 from fcdm.errors import UserError
+from fcdm.paths import place
 
 FORMAT = 1
 MANIFEST, MADE, LABELS, HELDOUT, NAMES = "manifest.json", "made.json", "labels.npy", "heldout.npy", "names.txt"
@@ -133,7 +134,7 @@ def store_name(folder: Path, resolution: int | None = None) -> str:
 
     resolution None: not known, for the store is not here; then it is what looks like one.
     """
-    name = folder.expanduser().absolute().name
+    name = place(str(folder)).absolute().name
     if not name.strip("."):  # `.` and `..`
         name = folder.resolve().name
     pixels = r"\d{2,4}" if resolution is None else resolution

@@ -24,6 +24,7 @@ from fcdm.engine.state import TrainState
 from fcdm.engine.stop import Stopped, StopSignal
 from fcdm.errors import UserError
 from fcdm.metrics.float32 import tf32
+from fcdm.redact import redacted
 from fcdm.runs.formats import read_records
 from fcdm.runs.processes import cores
 from fcdm.runs.records import RecordWriter
@@ -235,7 +236,7 @@ class SegmentRecorder:
         if isinstance(error, Stopped | KeyboardInterrupt):
             facts["stopped"] = signal.Signals(getattr(error, "signum", signal.SIGINT)).name
         elif error is not None:
-            facts["error"] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            facts["error"] = redacted(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
         self.records.segment_end(self.state.step, **facts)
 
 

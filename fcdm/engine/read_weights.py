@@ -1,8 +1,9 @@
 """Reads the weights that `fcdm.runs.find_weights` finds, for a model: in its names, all of them and no others.
 
 Besides a run's checkpoints these are files: the public DiT's and FCDM's dictionaries {"model", "ema", "opt", "args"},
-bare state dicts, safetensors; in the public codes' names or in ours. Nothing is unpickled but tensors and the
-`argparse.Namespace` of `args`.
+bare state dicts, Lightning's `state_dict`, safetensors; in the public codes' names or in ours, below whatever module
+wrapped them (DistributedDataParallel, torch.compile, AveragedModel, a LightningModule). Nothing is unpickled but
+tensors and the `argparse.Namespace` of `args`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import argparse
 import pickle
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,11 @@ from fcdm.errors import UserError
 from fcdm.models import FCDM, DiT
 from fcdm.models.official_weights import from_official, listed, official_names, size
 from fcdm.runs.find_weights import Weights
+
+LIGHTNING = "state_dict"
+"""Where a `.ckpt` of Lightning has its weights, and many other files of torch."""
+COUNTER = "n_averaged"
+"""How many weights torch's AveragedModel has averaged; no weight."""
 
 
 def read_weights(weights: Weights, model: nn.Module, group: str = "ema", any_side: bool = False) -> dict[str, Tensor]:
@@ -50,13 +56,16 @@ def _named(
 ) -> list[tuple[str, Tensor]]:
     """The tensors by our names. Raises UserError unless they are `model`'s."""
     own = model.state_dict()
-    if isinstance(model, FCDM | DiT) and weights.run is None:
-        public = official_names(model.config)
-        if len(public.keys() & tensors.keys()) > len(own.keys() & tensors.keys()):
-            try:
-                return list(from_official(model, tensors, any_side).items())
-            except UserError as error:
-                raise UserError(f"{weights.path}: {error}") from None
+    public = official_names(model.config) if isinstance(model, FCDM | DiT) and weights.run is None else {}
+    if weights.run is None:
+        tensors = _unwrapped(tensors, own.keys() | public.keys())
+        if prefixes := _prefixes(tensors, own) + _prefixes(tensors, public):
+            raise _keep_one(weights.path, prefixes)
+    if isinstance(model, FCDM | DiT) and len(public.keys() & tensors.keys()) > len(own.keys() & tensors.keys()):
+        try:
+            return list(from_official(model, tensors, any_side).items())
+        except UserError as error:
+            raise UserError(f"{weights.path}: {error}") from None
     problems = []
     if missing := [name for name in own if name not in tensors]:
         problems.append(f"missing {listed(missing)}")
@@ -75,11 +84,41 @@ def _named(
     return [(name, tensors[name]) for name in own]
 
 
+def _unwrapped(tensors: Mapping[str, Tensor], known: Collection[str]) -> Mapping[str, Tensor]:
+    """The tensors without what all their names begin with, as far as that makes them known; else as they are."""
+    inner = {name: tensor for name, tensor in tensors.items() if name.rpartition(".")[2] != COUNTER or name in known}
+    while not inner.keys() & known:
+        first = {name.partition(".")[0] for name in inner if "." in name}
+        if len(first) != 1 or not all("." in name for name in inner):
+            return tensors
+        inner = {name.partition(".")[2]: tensor for name, tensor in inner.items()}
+    return inner
+
+
+def _prefixes(tensors: Mapping[str, Tensor], names: Collection[str]) -> list[str]:
+    """What stands before all of a model's names, where other tensors stand beside them."""
+    first = next(iter(names), None)
+    found = [name.removesuffix(first) for name in tensors if first and name.endswith(f".{first}")]
+    return [prefix for prefix in found if all(f"{prefix}{name}" in tensors for name in names)]
+
+
+def _keep_one(path: Path, prefixes: list[str]) -> UserError:
+    """Says what to write to have one set of weights in a file."""
+    one = prefixes[0]
+    return UserError(
+        f"{path} holds more than one model's weights: its names begin with {' or '.join(prefixes)}, among others. Keep "
+        f"one: w = torch.load({str(path)!r}, weights_only=True); w = w.get({LIGHTNING!r}, w); "
+        f"torch.save({{n.removeprefix({one!r}): t for n, t in w.items() if n.startswith({one!r})}}, 'weights.pt')"
+    )
+
+
 def _group_of(path: Path, group: str) -> Mapping[str, Tensor]:
     """The state dict of a file: the `group` of a dictionary of groups, or all of it."""
     content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
     if group in content and isinstance(content[group], Mapping):
         content = content[group]
+    elif isinstance(content.get(LIGHTNING), Mapping):  # one set of weights, whichever is asked for
+        content = content[LIGHTNING]
     elif groups := [key for key, value in content.items() if isinstance(value, Mapping)]:
         hint = {"model": ": say raw (init_from_weights=raw, weights=raw)", "ema": ": say ema"}
         there = next((hint[name] for name in ("ema", "model") if name in groups), "")
@@ -88,9 +127,6 @@ def _group_of(path: Path, group: str) -> Mapping[str, Tensor]:
     if others or not content:
         what = f"{listed(others)} is no tensor" if others else "it is empty"
         raise UserError(f"{path} holds no state dict: {what}")
-    for prefix in ("module.", "_orig_mod."):  # of DistributedDataParallel and torch.compile
-        if all(name.startswith(prefix) for name in content):
-            content = {name.removeprefix(prefix): tensor for name, tensor in content.items()}
     return content
 
 
@@ -114,9 +150,12 @@ def _read_torch(path: Path) -> Mapping[str, Any]:
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         what = re.search(r"GLOBAL ([\w.]+)", str(error))
+        tensors = "model.state_dict()"
+        if path.suffix == ".ckpt":
+            tensors = f"torch.load({str(path)!r}, weights_only=False)[{LIGHTNING!r}]"
         raise UserError(
             f"{path} holds {what[1] if what else 'something'} that is no tensor and could run code: refused. Keep its "
-            "tensors only: torch.save(model.state_dict(), ...)"
+            f"tensors only, where it was made: torch.save({tensors}, 'weights.pt')"
         ) from None
     except Exception as error:  # whatever torch's readers make of bytes that are not theirs
         raise UserError(

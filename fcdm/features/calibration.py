@@ -14,6 +14,7 @@ from fcdm.errors import UserError
 from fcdm.features.find_reference import is_statistics
 from fcdm.features.reference import read_reference
 from fcdm.images.image_stream import Images
+from fcdm.paths import place
 
 SAMPLES, REFERENCE = "admnet_guided_upsampled_imagenet256.npz", "VIRTUAL_imagenet256_labeled.npz"
 PUBLISHED = {
@@ -81,7 +82,7 @@ def published_values(path: str | None) -> dict[str, float]:
     """The table above, or the values of a JSON file {"fid": 3.9, ...} for a batch of one's own. Raises UserError."""
     if path is None:
         return PUBLISHED
-    values = read_json(Path(path)) if Path(path).is_file() else {}
+    values = read_json(place(path)) if place(path).is_file() else {}
     if not values or not all(key in TOLERANCE and isinstance(value, int | float) for key, value in values.items()):
         raise UserError(f'published={path}: a JSON file like {{"fid": 3.94}} is wanted, of {", ".join(TOLERANCE)}')
     return {key: float(value) for key, value in values.items()}
@@ -93,7 +94,7 @@ def missing_files(samples: str | None, reference: str | None) -> str | None:
     for key, given, name in (("samples", samples, SAMPLES), ("reference", reference, REFERENCE)):
         if given is None:
             lines.append(f"say {key}=<path of {name}>")
-        elif not Path(given).expanduser().exists():
+        elif not place(given).exists():
             lines.append(f"{key}={given}: there is no such file")
     if not lines:
         return None

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fcdm.errors import UserError
 from fcdm.hashing import cache_folder, known_sha256
+from fcdm.paths import place
 
 NAME = "weights-inception-2015-12-05-6726825d.pth"
 URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{NAME}"
@@ -67,7 +68,7 @@ def _named(path: str | Path | None) -> Path | None:
     chosen = path or os.environ.get(VARIABLE)
     if not chosen:
         return None
-    named = Path(chosen).expanduser()
+    named = place(str(chosen))
     if not named.is_file():
         unset = "" if path else f", or unset {VARIABLE} and `python -m fcdm.features.download` them"
         raise UserError(

@@ -19,6 +19,7 @@ from typing import Any
 from fcdm.config.ema_profiles import power_length
 from fcdm.config.schema import Config, CustomConfig, ModelConfig
 from fcdm.errors import UserError
+from fcdm.paths import home_expanded
 from fcdm.runs.checkpoints import checkpoints
 from fcdm.runs.find_weights import Weights, find_weights
 from fcdm.runs.folder import Run, find_run, frozen_science
@@ -136,7 +137,7 @@ def _known(text: str, config: Config) -> Weights | None:
 
     A file is known by its path or checksum only, never by its bare name.
     """
-    wanted = {text, str(Path(text).expanduser().absolute())}
+    wanted = {text, str(Path(home_expanded(text)).absolute())}
     for folder in folders_of_runs(Path(config.runs_dir)):
         try:
             begun = run_facts(folder).get("init_from") or {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shlex
 import sys
 import time
@@ -13,6 +12,7 @@ from typing import Any
 from fcdm.atomic import locked, write_json
 from fcdm.errors import UserError
 from fcdm.jobs.job import Job
+from fcdm.redact import redacted, redacted_words
 from fcdm.runs.protocol import Part
 from fcdm.runs.revision import code_revision
 from fcdm.runs.study_description import question_of
@@ -22,17 +22,15 @@ def record_study(jobs: list[Job], command: list[str]) -> None:
     """Add these requests to `runs/studies/<study>.json`: which runs and budgets serve which study."""
     parts = [(job, part) for job in jobs for part in job.parts]
     for study in sorted({part.config.study for _, part in parts}):
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", study):
-            raise UserError(f"study={study!r} is no name for a file: letters, digits, dots, - and _ only")
         asked = [(job, part) for job, part in parts if part.config.study == study]
         _add_to_study(jobs[0].folder.parent / "studies" / f"{study}.json", study, asked, command)
 
 
 def this_command() -> list[str]:
-    """The command line as a person typed it, near enough to repeat it."""
+    """The command line as a person typed it, near enough to repeat it, and without secrets."""
     module = sys.modules.get("__main__")
     spec = getattr(module, "__spec__", None)
-    return ["python", "-m", spec.name, *sys.argv[1:]] if spec else sys.argv
+    return redacted_words(["python", "-m", spec.name, *sys.argv[1:]] if spec else sys.argv)
 
 
 def _add_to_study(path: Path, study: str, asked: list[tuple[Job, Part]], command: list[str]) -> None:
@@ -50,7 +48,9 @@ def _add_to_study(path: Path, study: str, asked: list[tuple[Job, Part]], command
             budgets = sorted({*before, *part.budgets})
             requests[key] = {"run": job.name, "id": job.id, "protocol_id": part.protocol_id, "budgets": budgets}
         text = shlex.join(command)
-        known["commands"] = [*(line for line in known["commands"] if line != text), text]
+        # Redacted again: a version before may have written them.
+        before = [redacted(line) for line in known["commands"]]
+        known["commands"] = [*(line for line in before if line != text), text]
         known |= {
             "updated": time.time(),
             "revision": code_revision(),

@@ -7,6 +7,7 @@ import signal
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from fcdm.atomic import locked, read_json_if_whole
 from fcdm.errors import UserError
@@ -16,6 +17,7 @@ from fcdm.jobstatus.rows import FAILED, StatusRow
 from fcdm.runs.lock_files import own_claim
 from fcdm.runs.processes import process_alive
 from fcdm.runs.run_lock import HolderInfo
+from fcdm.slurm.job_credentials import retry_warning
 from fcdm.slurm.ledger import LAUNCHES, Task, add_id
 
 
@@ -94,6 +96,8 @@ class _Retry:
             f"%{parallel}" if parallel and parallel < len(tasks) else ""
         )
         dependency = f"afterany:{after}" if after else ""
+        if (warning := retry_warning(_launch(first).get("credentials") or [])) not in ("", *self.done.lines):
+            self.done.lines.append(warning)
         name = self.looker.scheduler(first.conf).submit(first.script, array=array, dependency=dependency)
         for task in tasks:
             job = f"{name}_{task.index}"
@@ -104,9 +108,13 @@ class _Retry:
             self.done.lines.append(f"submitted {job}: {verb} {task.run.name}{waits}")
 
 
+def _launch(task: Task) -> dict[str, Any]:
+    return read_json_if_whole(task.launch / "launch.json")
+
+
 def _parallel(task: Task) -> int | None:
     """So many tasks of the array may run at a time, as its launch asked."""
-    found = read_json_if_whole(task.launch / "launch.json").get("parallel")
+    found = _launch(task).get("parallel")
     return found if isinstance(found, int) and found > 0 else None
 
 

@@ -13,12 +13,13 @@ from pathlib import Path
 from fcdm.atomic import read_json
 from fcdm.errors import UserError
 from fcdm.hashing import known_sha256
+from fcdm.paths import place
 from fcdm.runs.checkpoints import BrokenCheckpoint, checkpoints, looks_whole, read_manifest
 from fcdm.runs.folder import Run
 from fcdm.runs.run_paths import RUN_FILE, folders_of_runs, step_of
 
-SUFFIXES = (".pt", ".pth", ".safetensors")
-"""Files of weights: torch's, read weights-only, and safetensors."""
+SUFFIXES = (".pt", ".pth", ".ckpt", ".safetensors")
+"""Files of weights: torch's and Lightning's, read weights-only, and safetensors."""
 PINNED = re.compile(r"[0-9a-f]{64}@\d+|sha256:[0-9a-f]{64}")
 """What `Weights.id` looks like."""
 _SHORTEST_ID = 4
@@ -45,11 +46,11 @@ def find_weights(text: str, runs_dir: Path | str = "runs") -> Weights:
     """The weights that `text` names.
 
     A run's folder, its name in `runs_dir`, or 4 or more digits of its id, each with an optional `@STEP` (else its
-    newest checkpoint that is whole); a checkpoint's folder `.../checkpoints/step-00000400`; a file `*.pt`, `*.pth` or
-    `*.safetensors`, which is hashed, once per process. Raises UserError, naming what there is, where nothing or more
-    than one thing is meant, and BrokenCheckpoint.
+    newest checkpoint that is whole); a checkpoint's folder `.../checkpoints/step-00000400`; a file `*.pt`, `*.pth`,
+    `*.ckpt` or `*.safetensors`, which is hashed, once per process. Raises UserError, naming what there is, where
+    nothing or more than one thing is meant, and BrokenCheckpoint.
     """
-    path = Path(text).expanduser()
+    path = place(text)
     if path.suffix in SUFFIXES:
         if not path.is_file():
             raise UserError(f"{path}: there is no such file{_siblings(path)}")
@@ -69,7 +70,7 @@ def find_weights(text: str, runs_dir: Path | str = "runs") -> Weights:
 
 def find_run_named(text: str, runs_dir: Path | str = "runs") -> Run:
     """The run whose folder, name in `runs_dir`, or 4 or more first digits of whose id `text` is. Raises UserError."""
-    path, runs_dir = Path(text).expanduser(), Path(runs_dir)
+    path, runs_dir = place(text), Path(runs_dir)
     for folder in (path, runs_dir / text):
         if text and (run := _run_at(folder)):
             return run
@@ -90,7 +91,7 @@ def find_run_named(text: str, runs_dir: Path | str = "runs") -> Run:
         there += f" and {len(names) - len(near_names)} more" if len(names) > len(near_names) else ""
     else:
         there = f"there are no runs in {runs_dir} (runs_dir=...)"
-    raise UserError(f"{text}: no run's folder, name or id, and no file *.pt, *.pth or *.safetensors; {there}")
+    raise UserError(f"{text}: no run's folder, name or id, and no file *.pt, *.pth, *.ckpt or *.safetensors; {there}")
 
 
 def _run_at(folder: Path) -> Run | None:

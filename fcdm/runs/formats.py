@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from fcdm.atomic import read_json
 from fcdm.errors import UserError
 from fcdm.formatting import plural
+from fcdm.redact import redacted, redacted_words
 
 
 class Scalar(NamedTuple):
@@ -231,7 +232,7 @@ def read_study_file(path: Path) -> Study:
             name=str(content["name"]),
             created=float(content["created"]),
             revision=str(content.get("revision", "")),
-            command=tuple(str(part) for part in content.get("command", ())),
+            command=tuple(redacted_words(map(str, content.get("command", ())))),
             protocol_id=str(content["protocol_id"]),
             protocol=dict(content["protocol"]),
             requests=tuple(
@@ -243,7 +244,7 @@ def read_study_file(path: Path) -> Study:
                 )
                 for asked in content["requests"]
             ),
-            commands=tuple(str(line) for line in content.get("commands", ())),
+            commands=tuple(redacted(str(line)) for line in content.get("commands", ())),
             question=str(content.get("question", "")),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -19,6 +19,7 @@ import yaml
 
 from fcdm.atomic import read_json
 from fcdm.errors import UserError
+from fcdm.redact import HIDDEN, is_secret, redacted
 from fcdm.runs.folder import Run
 from fcdm.runs.formats import (
     Evaluation,
@@ -81,7 +82,10 @@ class RunView:
     @cached_property
     def flat_config(self) -> dict[str, str]:
         """The science config as `{"optimiser.lr": "0.001", ...}`: one text per key, as in MLflow's params."""
-        return {key: str(value) for key, value in flatten(self.config).items()}
+        return {
+            key: HIDDEN if is_secret(key, value) else redacted(str(value))
+            for key, value in flatten(self.config).items()
+        }
 
     @cached_property
     def records(self) -> list[Record]:
@@ -246,11 +250,16 @@ def budgets_asked_of(run: Run) -> set[int]:
 
 
 def read_study(runs_dir: Path | str, name: str) -> Study:
-    """One study. Raises UserError, with the names there are, where it is missing."""
+    """One study, by its name, which need not be its file's.
+
+    Raises UserError, with the names there are, where it is missing.
+    """
     path = Path(runs_dir) / "studies" / f"{name}.json"
-    if not path.is_file():
-        names = [study.name for study in list_studies(runs_dir)]
-        near = get_close_matches(name, names, 1)
+    if path.is_file() and (study := read_study_file(path)).name == name:
+        return study
+    studies = {study.name: study for study in list_studies(runs_dir)}
+    if name not in studies:
+        near = get_close_matches(name, studies, 1)
         meant = f" (did you mean '{near[0]}'?)" if near else ""
-        raise UserError(f"no study '{name}' in {runs_dir}{meant}; there: {', '.join(names) or 'none yet'}")
-    return read_study_file(path)
+        raise UserError(f"no study '{name}' in {runs_dir}{meant}; there: {', '.join(studies) or 'none yet'}")
+    return studies[name]

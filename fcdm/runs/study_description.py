@@ -17,7 +17,7 @@ def question_of(command: Sequence[str], study: str) -> str:
     (`+sweeps=a,b`, or one that lists studies) that of the study's own name counts.
     """
     named = [word.partition("=")[2] for word in command if word.lstrip("+").startswith("sweeps=")]
-    names = [name for text in named for name in re.findall(r"[\w.-]+", text)]
+    names = [name for text in named for name in re.findall(r"[\w./-]+", text)]
     if not names:
         return ""
     if not any(word.startswith("study=") for word in command):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from fcdm.config.setting import setting
 from fcdm.errors import UserError
 
 
@@ -53,7 +54,7 @@ class SlurmOptions:
     # Ours.
     wait: bool = False
     """Wait with a live table until all is done; Ctrl-C leaves the jobs as they are."""
-    slurm_conf: str | None = None
+    slurm_conf: str | None = setting(None, path=True)
     """slurm.conf of the cluster, where it is not this machine's own (`python tools/devcluster up`)."""
     max_gpus_per_node: int | None = None
     """GPUs of one node of the cluster: a job that asks for more is spread over nodes."""

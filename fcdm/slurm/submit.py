@@ -24,6 +24,7 @@ from fcdm.runs.revision import code_revision
 from fcdm.runs.run_cost import saved_bytes
 from fcdm.slurm.client import Refused, Scheduler, Schedulers, Slurm
 from fcdm.slurm.code_snapshot import take_snapshot
+from fcdm.slurm.job_credentials import credentials_of
 from fcdm.slurm.ledger import LAUNCHES, Queued, add_id, held_outside, in_flight, new_launch, this_conf, write_launch
 from fcdm.slurm.options import SlurmOptions
 from fcdm.slurm.preflight import check_folder, check_requests
@@ -254,6 +255,8 @@ def _write(
             path = launch / f"{len(arrays)}.sh"
             files = [task.file for task in some if task.file]
             saved = max(_saved_bytes(task.job) for task in some)
+            # For nobody else to read: a user's `setup` may hold what only he is to know.
+            path.touch(0o600)
             path.write_text(script(request, options, files, launch, code, options.name, saved))
             arrays.append(_Array(path, some))
     described: list[dict[str, Any]] = [
@@ -269,6 +272,7 @@ def _write(
         launch,
         described,
         command=list(command),
+        credentials=credentials_of([task.job for task in planned]),
         revision=code_revision(),
         code=str(code),
         slurm_conf=this_conf(options.slurm_conf),

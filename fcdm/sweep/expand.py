@@ -193,7 +193,7 @@ def override_text(key: str, value: Any) -> str:
 
 def quoted_override(key: str, value: Any) -> str:
     """As `override_text`, for texts that could be read as something else: a store called 2024, or true."""
-    return f"{key}={_quoted(value)}" if isinstance(value, str) else override_text(key, value)
+    return f"{key}={quoted(value)}" if isinstance(value, str) else override_text(key, value)
 
 
 def _literal(value: Any) -> str:
@@ -209,12 +209,13 @@ def _literal(value: Any) -> str:
     text = str(value)
     if re.fullmatch(r"[A-Za-z0-9_./@:-]+", text):
         return text
-    return _quoted(text)
+    return quoted(text)
 
 
-def _quoted(text: str) -> str:
-    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"
+def quoted(text: str) -> str:
+    """A text in Hydra's quotes, in which a backslash means itself unless quotes follow."""
+    escaped = re.sub(r'(\\*)("|$)', lambda match: match[1] * 2 + match[2].replace('"', '\\"'), text)
+    return f'"{escaped}"'
 
 
 def _parsed(arguments: list[str]) -> list[Override]:

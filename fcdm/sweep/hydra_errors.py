@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import re
 
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
 from fcdm.config.check import first_line, known_keys, near, unknown_key
 from fcdm.errors import UserError
+from fcdm.redact import redacted
 
 FREE = ("hydra.launcher.additional_parameters", "model.options")
 
@@ -20,12 +21,18 @@ def is_users(error: BaseException) -> bool:
 
 
 def one_line(error: BaseException) -> str:
-    """What is wrong, where, and what to write instead."""
+    """What is wrong, where, and what to write instead; without secrets."""
+    return redacted(_one_line(error))
+
+
+def _one_line(error: BaseException) -> str:
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         return _missing(error)
     text = " ".join(str(error).split("\n\n")[0].split()) or type(error).__name__
+    if isinstance(error, OverrideParseException):
+        return f"{error.override} cannot be read: it is no key=value, or what it says is no value"
     if found := re.search(r"(?:Could not override|Error merging override) '?\+*([^'=]+)", text):
         if "not in struct" in str(error) or "Could not override" in text:
             for free in FREE:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from fcdm.errors import UserError
+from fcdm.errors import UserError, traceback_text
 from fcdm.jobs.job import Job
 from fcdm.jobs.run_job import is_done, train_here
 from fcdm.sweep.expand import override_text
@@ -89,7 +88,7 @@ class StockLauncher(JobLauncher):
             failed += [(job, cause) for (job, _), one in zip(files, returns, strict=True) if (cause := _error(one))]
         for job, cause in failed:
             if not is_users(cause):
-                traceback.print_exception(cause)
+                print(traceback_text(cause), end="", file=sys.stderr)
             print(f"failed: {job.name}: {one_line(cause)}", file=sys.stderr)
         return len(failed)
 

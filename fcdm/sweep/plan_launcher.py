@@ -6,6 +6,7 @@ import os
 import sys
 from typing import Any
 
+from fcdm.config.texts import settle_texts
 from fcdm.errors import UserError
 from fcdm.jobs.job import Job
 from fcdm.plan.make_plan import make_plan
@@ -16,6 +17,7 @@ from fcdm.slurm.options import ROWS, PlanOptions, check_numbers
 def show_plan(jobs: list[Job], values: dict[str, Any]) -> int:
     """Print the plan of these jobs; `values` are the launcher's options. Returns 0."""
     options = PlanOptions(**values)
+    settle_texts(options, "hydra.launcher.")
     check_numbers(options)
     if options.rows not in ROWS:
         raise UserError(f"hydra.launcher.rows={options.rows} is not known: {', '.join(ROWS)}")

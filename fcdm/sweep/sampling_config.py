@@ -26,11 +26,15 @@ from fcdm.data.dataset import data_checksum
 from fcdm.errors import UserError
 from fcdm.jobs.make_jobs import with_own_source
 from fcdm.jobs.pin_weights import resolved_sources
-from fcdm.runs.find_weights import Weights
+from fcdm.paths import home_expanded, place
+from fcdm.runs.find_weights import SUFFIXES, Weights
 from fcdm.runs.folder import Run, frozen_science
 from fcdm.runs.identity import run_id, science
+from fcdm.runs.run_paths import RUN_FILE
 from fcdm.runs.tracked_ema import settled
+from fcdm.sweep.command_line import readable, text_of
 from fcdm.sweep.compose import Composer, refuse_idle
+from fcdm.sweep.expand import quoted
 from fcdm.sweep.hydra_errors import is_users, one_line
 from fcdm.sweep.hydra_schema import register_schema
 
@@ -76,12 +80,12 @@ def take_apart(
         key, equals, value = word.removeprefix("--").partition("=")
         if word.startswith("-") and key in flags and not equals:
             found.flags.add(key)
+        elif equals and _names_weights(word):  # a file that is there is one, whatever its name looks like
+            found.source = _only(found.source, word)
         elif not re.fullmatch(r"[a-z][\w.]*", key) or not equals:
             if word.startswith("-"):
                 raise UserError(f"{word} is not known: say key=value; --help lists the keys")
-            if found.source is not None:
-                raise UserError(f"{found.source} and {word}: one source at a time; everything else is key=value")
-            found.source = word
+            found.source = _only(found.source, word)
         elif key in own:
             found.own[key] = value
         elif key in known or key.startswith(("evaluation.", "model.", "diffusion.", "data.")):
@@ -89,9 +93,24 @@ def take_apart(
             if _has_no_effect(whole, unused) and word != "mlflow_uri=off":
                 raise UserError(f"{key} has no effect on {what}: leave {word} away")
             found.overrides.append(f"{whole}={value}")
+        elif Path(value).suffix in SUFFIXES:
+            raise UserError(f"{word}: there is no such file, nor a key {key}")
         else:
             raise UserError(unknown_key(key, known).replace("python -m fcdm.train --help", "--help"))
+    found.overrides = readable(found.overrides)
     return found
+
+
+def _names_weights(word: str) -> bool:
+    """Whether a file of weights, or a run's folder, is called so."""
+    path = place(word)
+    return (path.suffix in SUFFIXES and path.is_file()) or (path / RUN_FILE).is_file()
+
+
+def _only(before: str | None, source: str) -> str:
+    if before is not None:
+        raise UserError(f"{before} and {source}: one source at a time; everything else is key=value")
+    return source
 
 
 def _has_no_effect(key: str, unused: tuple[str, ...]) -> bool:
@@ -112,16 +131,15 @@ def own_configs(words: list[str]) -> tuple[list[str], list[str]]:
         raise UserError(f"{option} takes one folder: the one that holds model/ with presets of yours")
     _, equals, inline = words[at].partition("=")
     folder, rest = (inline, words[at + 1 :]) if equals else (words[at + 1], words[at + 2 :])
-    if not Path(folder).is_dir():
+    if not place(folder).is_dir():
         raise UserError(f"{option} {folder}: there is no such folder")
-    quoted = str(Path(folder).absolute()).replace("'", "\\'")
-    return [*words[:at], *rest], [f"hydra.searchpath=['file://{quoted}']"]
+    return [*words[:at], *rest], [f"hydra.searchpath=[{quoted(f'file://{place(folder).absolute()}')}]"]
 
 
 def value_of(overrides: list[str], key: str) -> str | None:
-    """The last value that the command line gives to `key`."""
-    values = [word.partition("=")[2] for word in overrides if word.partition("=")[0] == key]
-    return values[-1] if values else None
+    """The last value that the command line gives to `key`; of a path with the home folder in place of `~`."""
+    values = [text_of(word) for word in overrides if word.partition("=")[0] == key]
+    return home_expanded(values[-1]) if values and values[-1] is not None else None
 
 
 def source_config(weights: Weights, overrides: list[str]) -> Config:

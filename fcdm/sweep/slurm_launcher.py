@@ -11,12 +11,14 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from fcdm.config.texts import settle_texts
 from fcdm.errors import UserError
 from fcdm.jobs.job import BENCHMARK, Job
 from fcdm.jobs.record_study import this_command
 from fcdm.plan.gpus import device_named
 from fcdm.plan.warnings import warnings_before_submission
 from fcdm.slurm.client import Slurm
+from fcdm.slurm.job_credentials import credentials_warnings
 from fcdm.slurm.options import SlurmOptions, check_numbers
 from fcdm.slurm.sbatch_script import request_of
 from fcdm.slurm.submit import Row, check, submit
@@ -27,6 +29,7 @@ GOOD = ("submitted", "done", "in the queue")
 def options_from(values: dict[str, Any]) -> SlurmOptions:
     """Typed options from those of the launcher."""
     options = SlurmOptions(**values)
+    settle_texts(options, "hydra.launcher.")
     check_numbers(options)
     if options.slurm_conf and not Path(options.slurm_conf).is_file():
         raise UserError(
@@ -54,6 +57,8 @@ def submit_jobs(jobs: list[Job], values: dict[str, Any]) -> int:
     for line in warnings_before_submission(
         jobs, device_named(options.gpu) if options.gpu else None, options.mfu, options
     ):
+        print(f"warning: {line}", file=sys.stderr)
+    for line in credentials_warnings(jobs, options):
         print(f"warning: {line}", file=sys.stderr)
     rows = submit(jobs, options, scheduler, this_command())
     console = Console(file=sys.stdout)

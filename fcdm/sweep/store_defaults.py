@@ -16,6 +16,7 @@ from typing import Any
 from fcdm.config.said import Said
 from fcdm.data.manifest import MANIFEST, Manifest, prepare_command, read_manifest, store_name, store_vae
 from fcdm.errors import UserError
+from fcdm.paths import place
 from fcdm.runs.processes import is_first_process
 from fcdm.sweep.expand import quoted_override
 
@@ -28,7 +29,7 @@ def store_overrides(path: str | None, said: Said, chosen: Mapping[str, Any]) -> 
     if path is None:
         return []
     presets, is_said = said.presets or {}, "data.path" in said.keys
-    folder = Path(path).expanduser()
+    folder = place(path)
     if is_said and chosen.get("data") == "digits":
         raise UserError(
             f"data=digits are the bundled digits, and data.path={path} is other data: leave data=digits away"

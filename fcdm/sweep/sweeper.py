@@ -11,6 +11,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from fcdm.config.schema import Config
+from fcdm.credentials import taken_out
 from fcdm.jobs.make_jobs import make_jobs
 from fcdm.jobs.record_study import record_study, this_command
 from fcdm.sweep.compose import Composer
@@ -23,6 +24,8 @@ class StudySweeper(Sweeper):
     """Hydra's entry (`hydra/sweeper: fcdm`); with a plain `-m` it is the only sweeper this project uses."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        if config.get("mlflow_uri"):  # of a sweep file: Hydra's own launchers write the configuration into files
+            config.mlflow_uri = taken_out(config.mlflow_uri)
         self.composed = config
         self.context = hydra_context
         # Hydra's own launchers call the task function; what they are to do is frozen before.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fcdm.config.schema import Config
+from fcdm.credentials import taken_out
 from fcdm.runs.processes import is_first_process
 
 FLUSH_S = 45.0
@@ -30,9 +32,9 @@ def forwarding(config: Config, only: str | None = None) -> Iterator[None]:
     if only is not None:
         once += ["--run", only]
     if config.mlflow_uri is not None:
-        once += ["--uri", config.mlflow_uri]
+        once += ["--uri", taken_out(config.mlflow_uri)]  # of a job file of a version before, with its password
     log_file = runs_dir / "mlflow.log"
-    later = "python -m " + " ".join(once[2:])
+    later = "python -m " + shlex.join(once[2:])
     try:
         with open(log_file, "ab") as log:
             process = subprocess.Popen(

@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from fcdm.errors import UserError
+from fcdm.redact import redacted
 from fcdm.runs.formats import Study
 from fcdm.runs.reader import RunView, list_studies, run_folders
 from fcdm.runs.run_lock import current_holder
@@ -187,7 +189,7 @@ class Forwarder:
         before = progress.dump()
         try:
             if not progress.config:
-                self.store.send_file(run_id, view.folder / "config.yaml")
+                self._send_config(run_id, view.folder / "config.yaml")
                 progress.config = True
             for evaluated in view.evaluations:
                 there = progress.pictured.get(evaluated.protocol_id, ())
@@ -201,6 +203,16 @@ class Forwarder:
                 problems.append(line)
         if progress.dump() != before:
             self.store.describe(run_id, tags={PROGRESS: progress.dump()})
+
+    def _send_config(self, run_id: str, path: Path) -> None:
+        """As it stands; one that holds a secret (a model's option, of a version before) without it."""
+        shown = redacted(text := path.read_text())
+        if shown == text:
+            self.store.send_file(run_id, path)
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            (copy := Path(folder) / path.name).write_text(shown)
+            self.store.send_file(run_id, copy)
 
 
 def _views(folders: Iterable[Path], studies: tuple[Study, ...], problems: list[str]) -> dict[Path, RunView]:
@@ -251,7 +263,7 @@ def _tags(view: RunView, headline: str | None) -> dict[str, str]:
         "places": " + ".join(view.places),
         "world_sizes": ",".join(sorted({str(segment.fields.get("world_size", 1)) for segment in view.segments})),
         HEADLINE: headline or "",
-        ERROR: (view.error or "")[:TAG_LIMIT],
+        ERROR: redacted(view.error or "")[:TAG_LIMIT],
     }
     for study in view.studies:
         asked = [f"{key}: {','.join(map(str, budgets))}" for key, budgets in study.asked(view.id).items()]
@@ -314,4 +326,4 @@ def _signature(folder: Path, studies: tuple[Study, ...]) -> object:
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+    return redacted((str(error).splitlines() or [type(error).__name__])[0])[:200]

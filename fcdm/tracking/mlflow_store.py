@@ -18,13 +18,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from fcdm import credentials
 from fcdm.errors import UserError
+from fcdm.paths import home_expanded
 
 EXPERIMENT = "fcdm"
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 """What MLflow's UI shows first: training curves, not traces of language models."""
 PARAMS_PER_CALL = 90
 RUNS_ASKED_ONE_BY_ONE = 20
+REFUSALS = {"UNAUTHENTICATED": "401", "PERMISSION_DENIED": "403"}
+"""MLflow's names of HTTP's codes; other doors before a server say the codes."""
 
 BOUNDS = {
     # MLflow's own defaults let one call block for four minutes while a server is down.
@@ -39,8 +43,14 @@ class StoreBusy(UserError):
 
 
 def store_uri(runs_dir: Path | str, uri: str | None = None) -> str:
-    """The tracking URI: the one given, else $MLFLOW_TRACKING_URI, else sqlite in `<runs_dir>/mlflow.db`."""
-    return uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path(runs_dir).resolve() / 'mlflow.db'}"
+    """The tracking URI: the one given, else $MLFLOW_TRACKING_URI, else sqlite in `<runs_dir>/mlflow.db`.
+
+    Without user and password: `fcdm.credentials` keeps these.
+    """
+    asked = uri or os.environ.get(credentials.URI)
+    return (
+        credentials.taken_out(home_expanded(asked)) if asked else f"sqlite:///{Path(runs_dir).resolve() / 'mlflow.db'}"
+    )
 
 
 @contextlib.contextmanager
@@ -105,13 +115,13 @@ class Store:
                 "They are safe in the runs' folders; forward them later: "
                 f"python -m fcdm.sync {self.runs_dir} --uri {self.uri}"
             )
-            raise UserError(f"MLflow at {self.uri} does not take {what} ({_reason(error)}). {otherwise}") from None
+            raise UserError(f"MLflow at {self.uri} does not take {what} ({reason(error)}). {otherwise}") from None
 
     @cached_property
     def client(self) -> Any:
         if self.database is not None and not self.database.exists():
             self._create_database(self.database)
-        client = self._mlflow.MlflowClient(self.uri)
+        client = self._mlflow.MlflowClient(credentials.whole(self.uri))
         if self.database is not None:
             # MLflow keeps connections per URI in this process; they may be to a file that stood here before.
             _close_connections(client)
@@ -230,9 +240,13 @@ class Store:
             self.client.update_run(run.info.run_id, status)
 
 
-def _reason(error: BaseException) -> str:
+def reason(error: BaseException) -> str:
     """Why a store does not answer, in a few words: what lies below MLflow says it in ten nested ones."""
     text = str(error)
+    said = re.search(r"error code (401|403)\b|\b(401|403) Client Error", text)
+    if code := REFUSALS.get(getattr(error, "error_code", "")) or (said and (said[1] or said[2])):
+        why = "it does not know the user or the password" if code == "401" else "this user may not do that"
+        return f"{code}, {why}: {credentials.ADVICE}"
     if below := re.findall(r"\[Errno -?\d+\] ([^'\")\]\n]+)", text):
         return str(below[-1]).strip()
     if "timed out" in text.lower():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -293,3 +294,33 @@ def test_help_and_dry_run_need_no_torch(lab: Any) -> None:
     assert done.returncode == 0, done.stderr
     assert "50,000 samples of 8x8x1: 1,250,000 forward passes" in done.stdout
     assert not (folder / "dry").exists()
+
+
+def test_a_file_that_is_there_wins_over_key_value(lab: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """Lightning names its files so; quotes, spaces and `~` are no trouble either."""
+    folder, _, state = lab
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("HOME", str(folder))
+    asked = ["model=N", "model.width=8", "resolution=8", "samples=2", "sampling_steps=2"]
+    for number, name in enumerate(("epoch=20-step=20.pt", "seed=3.ckpt", "it's (2) Größe=1.pt")):
+        torch.save({f"model.{key}": tensor for key, tensor in state.ema.state_dict().items()}, folder / name)
+        assert main([name, *asked, f"out=~/own=({number})"]) == 0, capsys.readouterr().err
+        assert json.loads((folder / f"own=({number})" / "samples.json").read_text())["source"].startswith("sha256:")
+    for program in (main, evaluate):
+        assert program(["epoch=20-step=21.pt", *asked]) == 1
+        assert "epoch=20-step=21.pt: there is no such file, nor a key epoch" in capsys.readouterr().err
+        assert program(["~/epoch=20-step=21.pt", *asked]) == 1
+        assert (
+            f"{folder}/epoch=20-step=21.pt: there is no such file; there is epoch=20-step=20.pt"
+            in capsys.readouterr().err
+        )
+
+
+def test_a_runs_folder_with_signs_in_its_name(lab: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    folder, run, _ = lab
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("HOME", str(folder))
+    (folder / "a=b c").mkdir()
+    shutil.copytree(run.folder, folder / "a=b c" / run.name)
+    for words in ([f"a=b c/{run.name}"], [run.name, "runs_dir=a=b c"], [run.name, "runs_dir=~/a=b c"]):
+        assert main([*words, "samples=2", "--dry-run"]) == 0, capsys.readouterr().err

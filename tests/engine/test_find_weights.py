@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from fcdm.config.presets import load_preset
 from fcdm.engine.read_weights import read_weights
@@ -278,3 +278,93 @@ def test_a_run_s_weights_are_no_other_model_s(lab: Any) -> None:
         config = composer.config(["model=dit/N-2", "steps=2", f"runs_dir={runs}"])
     with pytest.raises(UserError, match=r"not the weights of model dit/N-2: missing .*; unexpected"):
         read_weights(find_weights(run.name, runs), create_model(config, torch.device("cpu")))
+
+
+class Wrapped(nn.Module):
+    """A module around another, as Lightning's, with an average of it beside it."""
+
+    def __init__(self, model: nn.Module, **others: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        for name, other in others.items():
+            setattr(self, name, other)
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        "module.",
+        "_orig_mod.",
+        "_orig_mod.module.",
+        "module._orig_mod.",
+        "module.module._orig_mod.",
+        "net.model.",
+        "model.",
+    ],
+)
+@pytest.mark.parametrize("names", ["ours", "public"])
+def test_whatever_wrapped_the_model(tmp_path: Path, prefix: str, names: str) -> None:
+    model = tiny_dit()
+    own = model.state_dict()
+    inner = own if names == "ours" else to_official(model)
+    wrapped = {f"{prefix}{name}": tensor for name, tensor in inner.items()}
+    lightning = {
+        "epoch": 3,
+        "global_step": 20,
+        "pytorch-lightning_version": "2.5.0",
+        "state_dict": wrapped,
+        "callbacks": {},
+    }
+    torch.save(wrapped, tmp_path / "bare.pt")
+    torch.save({"ema": wrapped, "opt": {"state": {}}}, tmp_path / "group.pt")
+    torch.save({"n_averaged": torch.tensor(7), **wrapped}, tmp_path / "averaged.pth")
+    torch.save(lightning, tmp_path / "epoch=3-step=20.ckpt")
+    for file in tmp_path.iterdir():
+        read = read_weights(find_weights(str(file)), tiny_dit(seed=1))
+        assert all(torch.equal(read[name], tensor) for name, tensor in own.items()), file
+
+
+def test_torchs_own_averaged_model(tmp_path: Path) -> None:
+    model = tiny_dit()
+    averaged = torch.optim.swa_utils.AveragedModel(model)
+    torch.save(averaged.state_dict(), tmp_path / "a.pt")
+    torch.save(torch.optim.swa_utils.AveragedModel(averaged).state_dict(), tmp_path / "b.pt")
+    for name in ("a.pt", "b.pt"):
+        read = read_weights(find_weights(str(tmp_path / name)), tiny_dit(seed=1))
+        assert all(torch.equal(read[key], tensor) for key, tensor in model.state_dict().items())
+
+
+def test_the_line_about_several_models_in_a_file_does_what_it_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it advises is typed into Python, and makes a file that is read."""
+    monkeypatch.chdir(tmp_path)
+    model = tiny_dit()
+    whole = Wrapped(model, ema=tiny_dit(seed=3), loss=nn.Linear(2, 2))
+    torch.save({"state_dict": whole.state_dict()}, "a.ckpt")
+    with pytest.raises(UserError, match=r"its names begin with model\. or ema\., among others") as caught:
+        read_weights(find_weights("a.ckpt"), tiny_dit())
+    exec(str(caught.value).partition("Keep one: ")[2], {"torch": torch})
+    read = read_weights(find_weights("weights.pt"), tiny_dit(seed=1))
+    assert all(torch.equal(read[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_the_line_about_a_file_that_holds_code_does_what_it_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    own = tiny_dit().state_dict()
+    wrapped = {f"model.{name}": tensor for name, tensor in own.items()}
+    torch.save({"state_dict": wrapped, "hyper_parameters": Trap(tmp_path / "sprung")}, "a.ckpt")
+    with pytest.raises(UserError, match="could run code: refused") as caught:
+        read_weights(find_weights("a.ckpt"), tiny_dit())
+    assert not Path("sprung").exists()
+    exec(str(caught.value).partition("where it was made: ")[2], {"torch": torch})
+    read = read_weights(find_weights("weights.pt"), tiny_dit(seed=1))
+    assert all(torch.equal(read[name], tensor) for name, tensor in own.items())
+
+
+def test_another_models_file_is_told_by_its_own_names(tmp_path: Path) -> None:
+    torch.save({"module.conv.weight": torch.ones(3)}, tmp_path / "other.pt")
+    with pytest.raises(UserError, match=r"unexpected module\.conv\.weight"):
+        read_weights(find_weights(str(tmp_path / "other.pt")), tiny_dit())

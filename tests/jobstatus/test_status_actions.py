@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import signal
 import subprocess
@@ -53,6 +54,24 @@ def test_retry_takes_what_failed_and_nothing_else(world: World) -> None:
     assert (states["failed"], states["killed"], states["cancelled"]) == ("waiting", "waiting", "cancelled")
     assert world.retry().lines == [], "it is in the queue now"
     assert summary(world.rows()) == "2 done, 2 running, 6 waiting, 2 cancelled, 2 stopped"
+
+
+def test_a_retry_without_the_launch_s_credentials_says_so(
+    world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    world.run("failed", step=50)
+    world.study(asked={"failed": (100,)})
+    (job,) = world.launch("failed")
+    (launch,) = world.runs.glob("launches/*/launch.json")
+    content = json.loads(launch.read_text())
+    launch.write_text(json.dumps({**content, "credentials": ["MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"]}))
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "kim")
+    monkeypatch.delenv("MLFLOW_TRACKING_PASSWORD", raising=False)
+    world.scheduler.fail(job)
+    warning, submitted = world.retry().lines
+    assert warning.startswith("this shell keeps MLFLOW_TRACKING_PASSWORD from the jobs, which cannot forward to MLflow")
+    assert submitted.startswith("submitted ")
 
 
 def test_two_retries_at_once_submit_each_task_once(world: World) -> None:

@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from fcdm.analysis.data.tidy_table import tidy_table
+from fcdm.analysis.reporting.study_facts import study_facts
 from fcdm.errors import UserError
+from fcdm.jobstatus.collect import what_is_asked
 from fcdm.runs.reader import RunView, list_runs, list_studies, read_study, run_folders
 from tests.support.fake_runs import FLOOR, MODELS, PROTOCOL, START, evaluate, fid_at, make_run, make_study, protocol_id
 
@@ -226,3 +229,21 @@ def test_studies(tmp_path: Path) -> None:
     assert read_study(tmp_path, "demo") == study  # a request without a protocol has the study's
     with pytest.raises(UserError, match=r"no study 'dem' in .*; there: demo"):
         read_study(tmp_path, "dem")
+
+
+@pytest.mark.parametrize(("name", "file"), [("team/x", "team-x"), ("team/x", "team"), ("Größe", "g"), ("demo", "demo")])
+def test_a_study_is_found_by_its_own_name(tmp_path: Path, name: str, file: str) -> None:
+    """Wherever one is named: the file may be called otherwise. The line meant the study by the name that it refused."""
+    folder = make_run(tmp_path)
+    make_study(tmp_path, [folder])
+    path = tmp_path / "studies" / "demo.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "name": name}))
+    path.rename(path.with_name(f"{file}.json"))
+    assert read_study(tmp_path, name).name == name
+    assert what_is_asked(tmp_path, name).runs.keys() == {folder.name}
+    assert len(tidy_table(tmp_path, name)) == 4
+    assert study_facts(tmp_path, name).study.name == name
+    with pytest.raises(UserError, match=rf"no study '{name}y' in .*did you mean '{name}'"):
+        read_study(tmp_path, f"{name}y")
+    with pytest.raises(UserError, match=rf"no study '{name}y' in .*did you mean '{name}'"):
+        tidy_table(tmp_path, f"{name}y")

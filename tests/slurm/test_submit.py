@@ -27,9 +27,11 @@ from fcdm.jobs.job import EVALUATE, Job
 from fcdm.jobs.make_jobs import make_jobs
 from fcdm.plan.estimate import starts
 from fcdm.plan.warnings import warnings_before_submission
+from fcdm.redact import redacted_words
 from fcdm.runs.run_cost import run_cost
 from fcdm.slurm import submit as submitting
 from fcdm.slurm.client import Cluster, Node, Partition, minutes
+from fcdm.slurm.job_credentials import credentials_warnings
 from fcdm.slurm.ledger import list_tasks, read_ids
 from fcdm.slurm.options import LOWEST, PlanOptions, SlurmOptions, check_numbers
 from fcdm.slurm.preflight import check_folder, check_requests, file_system
@@ -583,3 +585,66 @@ def test_ranks_from_sruns_variables(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_frozen_config_reads_back(tmp_path: Path) -> None:
     made = config(tmp_path)
     assert config_from(dataclasses.asdict(made)) == made
+
+
+@pytest.fixture
+def credentials_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Of a tracking server, in this shell; no file."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "kim")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "s3cr3t")
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.usefixtures("credentials_here")
+def test_a_submission_writes_no_password_down(tmp_path: Path) -> None:
+    scheduler = FakeScheduler()
+    uri = "http://kim:s3cr3t@host:5000/prefix"
+    asked = composed("model=N", f"mlflow_uri='{uri}'", f"runs_dir='{tmp_path / 'runs'}'", "resources.gpus=0")
+    evaluated = dataclasses.replace(asked.evaluation, where="job")
+    command = redacted_words([*COMMAND, f"mlflow_uri={uri}", "+model.options.api_key=s3cr3t"])
+    submit(jobs_of(dataclasses.replace(asked, evaluation=evaluated)), SlurmOptions(), scheduler, command)
+    files = [path for path in (tmp_path / "runs").rglob("*") if path.is_file()]
+    assert {path.name for path in files} >= {"launch.json", "0.sh", "1.sh", "config.yaml"}
+    for path in files:
+        assert b"s3cr3t" not in path.read_bytes(), path
+    (launch,) = (tmp_path / "runs" / "launches").glob("*/launch.json")
+    content = json.loads(launch.read_text())
+    assert content["command"][-2:] == ["mlflow_uri=http://host:5000/prefix", "+model.options.api_key=***"]
+    assert content["credentials"] == ["MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"]
+
+
+@pytest.mark.usefixtures("credentials_here")
+def test_where_credentials_do_not_reach_the_jobs_submission_says_so(tmp_path: Path) -> None:
+    uri = "http://host:5000"
+    jobs = jobs_of(dataclasses.replace(config(tmp_path), mlflow_uri=uri))
+
+    def told(jobs: list[Job] = jobs, **options: Any) -> str:
+        return "\n".join(credentials_warnings(jobs, SlurmOptions(**options)))
+
+    none = {"additional_parameters": {"export": "NONE"}}
+    assert told() == told(additional_parameters={"export": "ALL,X=1"}) == ""
+    assert told(additional_parameters={"export": "MLFLOW_TRACKING_USERNAME,MLFLOW_TRACKING_PASSWORD"}) == ""
+    assert told(**none) == (
+        "additional_parameters.export=NONE keeps MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD from the jobs, "
+        "which cannot forward to MLflow then: export MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to them, or "
+        "write ~/.mlflow/credentials"
+    )
+    assert told(jobs_of(dataclasses.replace(config(tmp_path), mlflow_uri="off")), **none) == ""
+    assert told(jobs_of(config(tmp_path)), **none) == ""  # sqlite
+    file = tmp_path / "home" / ".mlflow" / "credentials"
+    file.parent.mkdir(parents=True)
+    file.touch()
+    assert told(**none) == ""
+    secret = told(setup=["module load cuda", "export MLFLOW_TRACKING_PASSWORD=s3cr3t"])
+    assert "holds a secret (export MLFLOW_TRACKING_PASSWORD=***)" in secret
+    assert "s3cr3t" not in secret
+
+
+def test_batch_scripts_are_their_users_alone(tmp_path: Path) -> None:
+    """What a user's `setup` exports is nobody else's."""
+    scheduler = FakeScheduler()
+    send(scheduler, config(tmp_path), setup=["export MLFLOW_TRACKING_PASSWORD=s3cr3t"])
+    (submission,) = scheduler.submissions
+    assert submission.script.stat().st_mode & 0o777 == 0o600

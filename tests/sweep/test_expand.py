@@ -47,7 +47,7 @@ def test_the_command_line_replaces_what_the_grids_say() -> None:
 
 def test_odd_values_survive() -> None:
     grids = [{"study": "it's", "ema.rampup": None, "compile": True, "optimiser.betas": [[0.9, 0.99]]}]
-    assert expand([], grids) == [["study='it\\'s'", "ema.rampup=null", "compile=true", "optimiser.betas=[0.9,0.99]"]]
+    assert expand([], grids) == [['study="it\'s"', "ema.rampup=null", "compile=true", "optimiser.betas=[0.9,0.99]"]]
 
 
 @pytest.mark.parametrize("grids", [["model"], [{"model": []}]])

@@ -20,7 +20,7 @@ from fcdm.errors import UserError
 from fcdm.runs.reader import list_runs
 from fcdm.runs.run_lock import claim
 from fcdm.tracking.forward import Forwarder, metric_name
-from fcdm.tracking.mlflow_store import StoreBusy, _reason, store_lock, store_uri
+from fcdm.tracking.mlflow_store import StoreBusy, reason, store_lock, store_uri
 from tests.support.fake_runs import PROTOCOL, START, evaluate, make_run, make_study, protocol_id
 from tests.support.mlflow_server import Server
 
@@ -308,9 +308,9 @@ def test_an_unreachable_server_is_one_line_once(tmp_path: Path) -> None:
 
 
 def test_a_reason_is_not_cut_in_a_word() -> None:
-    reason = _reason(ValueError("several words " * 50 + "\nand another line"))
-    assert len(reason) <= 160
-    assert reason.endswith(("several ...", "words ..."))
+    text = reason(ValueError("several words " * 50 + "\nand another line"))
+    assert len(text) <= 160
+    assert text.endswith(("several ...", "words ..."))
 
 
 def test_a_param_is_not_logged_again_with_another_value(runs: Path) -> None:

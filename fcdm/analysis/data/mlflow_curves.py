@@ -10,13 +10,15 @@ import logging
 import os
 from typing import Any
 
+from fcdm import credentials
 from fcdm.analysis.data.curves import METRICS, EvaluatedStep, RunCurves, curve
 from fcdm.errors import UserError
-from fcdm.tracking.mlflow_store import EXPERIMENT
+from fcdm.tracking.mlflow_store import EXPERIMENT, reason, store_uri
 
 
 def curves_in_mlflow(uri: str) -> list[RunCurves]:
     """Every run of the experiment `fcdm`. Raises UserError where the store cannot be read."""
+    uri = store_uri("", uri)
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -29,7 +31,7 @@ def curves_in_mlflow(uri: str) -> list[RunCurves]:
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # else it tells of every retry
     try:
-        client = mlflow.MlflowClient(uri)
+        client = mlflow.MlflowClient(credentials.whole(uri))
         experiment = client.get_experiment_by_name(EXPERIMENT)
         if experiment is None:
             raise UserError(f"{uri} has no experiment '{EXPERIMENT}': forward runs to it with `python -m fcdm.sync`")
@@ -47,8 +49,7 @@ def curves_in_mlflow(uri: str) -> list[RunCurves]:
     except (mlflow.exceptions.MlflowException, requests.RequestException, SQLAlchemyError, OSError) as error:
         if isinstance(error, requests.ConnectionError | requests.Timeout) or "failed with exception" in str(error):
             raise UserError(f"MLflow at {uri} does not answer: start it, or read the runs' folder") from None
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"MLflow at {uri} cannot be read: {first[:200]}") from None
+        raise UserError(f"MLflow at {uri} cannot be read: {reason(error)}") from None
 
 
 def _read(uri: str, client: Any, run: Any) -> RunCurves:

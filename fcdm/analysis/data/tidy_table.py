@@ -16,7 +16,7 @@ from fcdm.analysis.data.curves import METRICS, EvaluatedStep, RunCurves, curve
 from fcdm.analysis.data.labels import labels_of
 from fcdm.analysis.data.one_protocol import choose_protocol, protocol_differences
 from fcdm.errors import UserError
-from fcdm.runs.reader import RunView, list_runs, list_studies
+from fcdm.runs.reader import RunView, list_runs, read_study
 
 COLUMNS = (
     *(
@@ -76,12 +76,8 @@ def read_curves(source: Path | str, study: str | None = None) -> list[RunCurves]
 
         curves = curves_in_mlflow(str(source))
     else:
-        if study is not None:
-            studies = {found.name: found for found in list_studies(source)}
-            if study not in studies:
-                raise UserError(f"no study '{study}' in {source}; there: {', '.join(studies) or 'none yet'}")
-            if not studies[study].requests:
-                raise UserError(f"study '{study}' is there in {source} and empty: it asks for no run yet; launch it")
+        if study is not None and not read_study(source, study).requests:
+            raise UserError(f"study '{study}' is there in {source} and empty: it asks for no run yet; launch it")
         curves = [_curves(view) for view in list_runs(source)]
     if not curves:
         raise UserError(f"no runs in {source} yet: train first, or name another folder with --runs")

@@ -15,6 +15,7 @@ from fcdm.analysis.reporting.study_facts import ProtocolResults, StudyFacts, sta
 from fcdm.formatting import plural
 from fcdm.jobstatus.rows import DONE
 from fcdm.jobstatus.status_table import summary
+from fcdm.redact import redacted
 
 SHORT = 32
 """Letters of a word or name that a table does not break."""
@@ -185,4 +186,4 @@ def _shared(configs: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _yaml(config: dict[str, Any]) -> str:
-    return str(yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+    return redacted(str(yaml.safe_dump(config, sort_keys=False, allow_unicode=True)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -124,7 +125,7 @@ def differing_settings(views: Iterable[RunView]) -> dict[str, dict[str, str]]:
 
 
 def _commands(study: Study) -> list[list[str]]:
-    return [list(study.command), *(line.split() for line in reversed(study.commands))]
+    return [list(study.command), *(shlex.split(line) for line in reversed(study.commands))]
 
 
 def _results_of(

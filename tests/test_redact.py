@@ -1,0 +1,68 @@
+"""What is shown and written holds no secret."""
+
+from __future__ import annotations
+
+import pytest
+
+from fcdm.errors import UserError, traceback_text
+from fcdm.redact import is_secret, redacted, redacted_words, without_userinfo
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("mlflow_uri=http://kim:pw@host/prefix", "mlflow_uri=http://host/prefix"),
+        ("MLflow at https://kim:p@ss@host:5000/x: down", "MLflow at https://host:5000/x: down"),
+        ("http://kim:a/b@host/x", "http://host/x"),
+        ("https://ghp_0123@host/x", "https://host/x"),
+        ("postgresql://kim:pw@host/db?sslpassword=1&password=long1", "postgresql://host/db?sslpassword=1&password=***"),
+        ("{'uri': 'http://kim:pw@host', 'mail': 'a@b'}", "{'uri': 'http://host', 'mail': 'a@b'}"),
+        ("export MLFLOW_TRACKING_PASSWORD=hunter2; run", "export MLFLOW_TRACKING_PASSWORD=***; run"),
+        ("setup=[\"export HF_TOKEN='a b'\"]", "setup=[\"export HF_TOKEN='***'\"]"),
+        ("model:\n  api_key: abcdef\n  width: 64", "model:\n  api_key: ***\n  width: 64"),
+        ("{token: abcdef, x: 1}", "{token: ***, x: 1}"),
+        ("ALL,AWS_SECRET_ACCESS_KEY=abcd", "ALL,AWS_SECRET_ACCESS_KEY=***"),
+    ],
+)
+def test_secrets_are_hidden(text: str, shown: str) -> None:
+    assert redacted(text) == shown
+    assert redacted(shown) == shown
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "http://host:5000/a@b",
+        "sqlite:////runs/a@b.db",
+        "run N-digits-8px-d3f1e7a7@400",
+        "model.options.num_tokens=16 token_width=8 cls_token=true tokens=a",
+        "token recognition error at: 'x'",
+        "unexpected token: here",
+        "api_key=${oc.env:KEY} HF_TOKEN=$HF_TOKEN",
+        "optimiser.betas=[0.9,0.999]",
+    ],
+)
+def test_what_is_no_secret_stays(text: str) -> None:
+    assert redacted(text) == text
+    assert redacted_words([text]) == [text]
+
+
+def test_a_commands_words() -> None:
+    command = ["python", "+model.options.secret=a b'c", "mlflow_uri='http://kim:p w@h/x'", "seed=0,1"]
+    assert redacted_words(command) == ["python", "+model.options.secret=***", "mlflow_uri='http://h/x'", "seed=0,1"]
+
+
+def test_taking_a_uri_apart() -> None:
+    assert without_userinfo("http://kim:a@b@host/x@y") == ("http://host/x@y", "kim:a@b")
+    assert without_userinfo("http://host/x@y") == ("http://host/x@y", "")
+
+
+def test_switches_and_sizes_are_no_secrets() -> None:
+    assert is_secret("model.options.hf_token", "hf_abcdefgh")
+    for value in (True, 16, None, "true", "16", "", "$HF_TOKEN"):
+        assert not is_secret("model.options.cls_token", value)
+
+
+def test_no_message_and_no_traceback_holds_one() -> None:
+    assert str(UserError("http://kim:pw@host is down")) == "http://host is down"
+    assert traceback_text(ValueError("http://kim:pw@host is down")) == "ValueError: http://host is down\n"
