@@ -99,7 +99,7 @@ class DataConfig:
 
     name: str = MISSING
     """`digits` (bundled 8x8 digits); of a store of VAE latents what runs are called after: the store's own name."""
-    path: str | None = setting(None, applies=when.OWN_IMAGES, path=True)
+    path: str | None = setting(None, path=True)
     """Folder of the latents store, which says all below of itself but what is said here; null: data that is bundled."""
     vae: str | None = setting(None, applies=when.NOT_DIGITS, path=True)
     """The VAE that the store was made with (hub id, folder, `ft-ema`): a store of another is refused. Not part of the

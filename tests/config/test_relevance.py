@@ -18,8 +18,6 @@ BY_WEAKER = (*GUIDED, "evaluation.guidance_weak=run@2", "evaluation.guidance_cha
 
 CASES: list[tuple[tuple[str, ...], str, str, tuple[str, ...] | None]] = [
     # where it means nothing, what is said, what to do instead, where it has an effect
-    ((*DIGITS, "data=digits"), "data.path=img", "fcdm.prepare latents images=img", LATENTS),
-    (DIGITS, "data.path=img", "without data=digits", LATENTS),
     (DIGITS, "data.vae=ft-mse", "leave it away", LATENTS),
     (DIGITS, "data.flip=random", "a mirrored digit is no digit", (*LATENTS, "data.flip=none")),
     (DIGITS, "data.flip=frozen", "a mirrored digit is no digit", LATENTS),
