@@ -18,7 +18,7 @@ from fcdm.redact import redacted, without_userinfo
 URI = "MLFLOW_TRACKING_URI"
 USER, PASSWORD, TOKEN = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"
 ADVICE = f"export {USER} and {PASSWORD}, or write them into ~/.mlflow/credentials"
-_NOTE = f"everybody on this machine can read a command line, and this one holds a user or password: {ADVICE}"
+_NOTE = "everybody on this machine can read a command line, and this one holds a user or password: "
 
 
 def taken_out(uri: str) -> str:
@@ -44,7 +44,7 @@ def of_command_line(text: str, tell: bool = True) -> str:
     uri = home_expanded(text)
     clean = taken_out(uri)
     if clean != uri and tell:
-        print(f"note: {_NOTE}", file=sys.stderr)
+        print(f"note: {_NOTE}{ADVICE if is_server(clean) else f'export {URI} instead'}", file=sys.stderr)
     return clean
 
 

@@ -73,7 +73,7 @@ def test_images_without_labels_train_and_sample(
     store(tmp_path, vae, *(f"{number}.png" for number in range(12)), more=("heldout=0.1",))
     told = capsys.readouterr().out
     assert f"no labels (no class folders in {tmp_path / 'images'})" in told
-    assert "one class (unlabelled): models of it are unconditional; train with label_drop.probability=0" in told
+    assert "one class (unlabelled): models of it are unconditional, and trained without label drop" in told
     manifest = json.loads((tmp_path / "store/manifest.json").read_text())
     assert (manifest["classes"], manifest["class_counts"]) == (["unlabelled"], [12])
 
