@@ -112,6 +112,7 @@ def typed(composed: DictConfig, said: Said = NOTHING) -> Config:
         if key not in known and not key.startswith(FREE):
             raise UserError(unknown_key(key, known))
     config = settle(config_from(plain), said)
+    _check_name("data.name", config.data.name)  # not of frozen runs, whose folders are there
     if isinstance(config.model, CustomConfig):
         refuse_secrets(config.model.options)
     return config
@@ -152,8 +153,7 @@ def check(config: Config) -> None:
             raise UserError(f"{key}={value} cannot be: it must be {wanted}")
     settle_texts(config)
     config.steps = _budgets(config.steps)
-    if not re.fullmatch(r"[^\W_][\w.-]*", config.study):
-        raise UserError(f"study={config.study!r} is no name for a file: letters, digits, dots, - and _ only")
+    _check_name("study", config.study)
     _check_resources(config)
     _check_sampling(config)
     check_averages(config)
@@ -222,6 +222,11 @@ def _check_resources(config: Config) -> None:
                 f"{key}.gpus={resources.gpus} does not divide over {key}.nodes={resources.nodes}: gpus counts those "
                 "of the whole job"
             )
+
+
+def _check_name(key: str, name: str) -> None:
+    if not re.fullmatch(r"[^\W_][\w.-]*", name):
+        raise UserError(f"{key}={name!r} is no name for a file: letters, digits, dots, - and _ only")
 
 
 def _budgets(steps: Any) -> list[int]:

@@ -33,8 +33,8 @@ def data_checksum(data: DataConfig, resolution: int) -> str:
         folder = Path(data.path)
         if not folder.exists():
             raise UserError(
-                f"no latents store of {data.name} at {folder} (data.path): run `python -m fcdm.prepare latents "
-                f"--images <folder of class folders> resolution={resolution}` to make one, or model=N trains on the "
+                f"no latents store of {data.name} at {folder} (data.path): `python -m fcdm.prepare latents "
+                f"images=<folder of images> resolution={resolution} out={folder}` makes one, or model=N trains on the "
                 "bundled digits"
             )
         check_manifest(

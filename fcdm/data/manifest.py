@@ -168,6 +168,8 @@ def _manifest_bytes(folder: Path) -> bytes:
         if (folder / "work").is_dir():
             unfinished = "it is unfinished: run the command that makes it again"
             raise UserError(f"no latents store at {folder}: {MANIFEST}: {error.strerror} ({unfinished})") from None
+        if folder.name == MANIFEST and folder.is_file():
+            raise UserError(f"data.path={folder} is a store's {MANIFEST}: say data.path={folder.parent}") from None
         if folder.exists():
             raise UserError(
                 f"data.path={folder} is no latents store (it has no {MANIFEST}), and models train on stores: if these "

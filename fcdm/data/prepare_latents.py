@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from fcdm.atomic import read_json
@@ -109,9 +110,14 @@ def _whole(request: StoreRequest, plan: StorePlan) -> bool:
     check_manifest(out, manifest, resolution=plan.resolution, vae=plan.vae.weights_sha256)
     stands = read_json(out / MANIFEST)
     if stands["source"]["checksum"] != plan.source.checksum():
+        if [*manifest.classes] != plan.source.classes and stands["source"]["images"] == len(plan.source):
+            raise UserError(
+                f"{out} is a whole store of as many images with other classes ({_classes(manifest.classes)}; "
+                f"{request.images} has {_classes(plan.source.classes)}): remove it, or say out=<another folder>"
+            )
         raise UserError(
             f"{out} is a whole store of other images ({stands['source']['images']:,}; {request.images} has "
-            f"{len(plan.source):,}): remove it, or choose another --out"
+            f"{len(plan.source):,}): remove it, or say out=<another folder>"
         )
     for what, found, asked in (
         ("heldout", stands["heldout"]["fraction"], plan.heldout),
@@ -122,6 +128,10 @@ def _whole(request: StoreRequest, plan: StorePlan) -> bool:
                 f"{out} is a whole store with {what} {found}, not {asked}: remove it, or choose another --out"
             )
     return True
+
+
+def _classes(names: Sequence[str]) -> str:
+    return f"{plural(len(names), 'class', 'classes')}, first {names[0]}"
 
 
 def _together(group: Group, failure: UserError | None) -> None:

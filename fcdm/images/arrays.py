@@ -259,8 +259,12 @@ def _range(what: str, dtype: np.dtype[np.generic], said: str | None) -> str | No
         return None
     if dtype.kind != "f":
         raise UserError(
-            f"{what} is {dtype}: images are uint8 or floats; save images.astype(numpy.uint8) where its values are 0 to "
-            "255"
+            f"{what} is {dtype}: images are uint8 or floats; save "
+            + (
+                "images * numpy.uint8(255)"
+                if dtype == bool
+                else "images.astype(numpy.uint8), if its values are 0 to 255"
+            )
         )
     if said is None:
         raise Unsaid(

@@ -60,7 +60,9 @@ def text_of(word: str) -> str | None:
 def _override(word: str) -> str:
     match = _OVERRIDE.fullmatch(word)
     if match is None:
-        if "=" not in word and not word.startswith("~"):
+        if word.startswith("~") and not word.startswith("~hydra"):
+            raise UserError(f"{word} takes a key away, and every key has a value: write key=null where that fits")
+        if "=" not in word or word.startswith("="):
             raise UserError(f"{word} gives no key a value: write key=value (--help lists the keys)")
         return word
     key, value = match["key"], match["value"]

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Set
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
+from yaml import MarkedYAMLError
 
 from fcdm.config.check import first_line, known_keys, near, unknown_key
+from fcdm.config.schema import FAMILIES, ModelConfig
 from fcdm.errors import UserError
 from fcdm.redact import redacted
 
@@ -17,7 +20,7 @@ FREE = ("hydra.launcher.additional_parameters", "model.options")
 
 def is_users(error: BaseException) -> bool:
     """Whether this is a mistake in what the user asked for, and no fault of the program."""
-    return isinstance(error, UserError | HydraException | OmegaConfBaseException)
+    return isinstance(error, UserError | HydraException | OmegaConfBaseException | MarkedYAMLError)
 
 
 def one_line(error: BaseException) -> str:
@@ -30,7 +33,11 @@ def _one_line(error: BaseException) -> str:
         return str(error)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         return _missing(error)
+    if isinstance(error, MarkedYAMLError):
+        return _yaml(error)
     text = " ".join(str(error).split("\n\n")[0].split()) or type(error).__name__
+    if found := re.search(r"In '(sweeps/[^']+)': ConfigKeyError.*Key 'sweeps' not in 'Config'", text):
+        return f"{found[1]}.yaml: its first line must be `# @package _global_`, or its keys are none of ours"
     if isinstance(error, OverrideParseException):
         return f"{error.override} cannot be read: it is no key=value, or what it says is no value"
     if found := re.search(r"(?:Could not override|Error merging override) '?\+*([^'=]+)", text):
@@ -38,7 +45,7 @@ def _one_line(error: BaseException) -> str:
             for free in FREE:
                 if found[1].startswith(f"{free}."):
                     return f"a new entry needs a +: say '+{free}.NAME=VALUE', once for each"
-            return unknown_key(found[1], known_keys() | _launcher_keys())
+            return _not_in(found[1], known_keys() | _launcher_keys())
         cause = error.__cause__
         if isinstance(cause, OmegaConfBaseException):
             return first_line(cause)
@@ -50,6 +57,27 @@ def _one_line(error: BaseException) -> str:
     if not is_users(error):
         return f"{type(error).__name__}: {text}"
     return text
+
+
+def _not_in(key: str, known: Set[str]) -> str:
+    """Of a key that this configuration has not: because nothing has it, or because it is of another family's models."""
+    if key in known and key.startswith("model."):
+        families = [name for name, kind in FAMILIES.items() if key.removeprefix("model.") in _fields(kind)]
+        return (
+            f"{key} is an option of model.family={' or '.join(families)} alone, and this model has none: leave it away"
+        )
+    return unknown_key(key, known)
+
+
+def _fields(kind: type[ModelConfig]) -> set[str]:
+    return {item.name for item in dataclasses.fields(kind)}
+
+
+def _yaml(error: MarkedYAMLError) -> str:
+    """The file, the line and what is wrong there."""
+    mark = error.problem_mark or error.context_mark
+    place = f"{mark.name}, line {mark.line + 1}: " if mark else ""
+    return f"{place}{' '.join((error.problem or 'this is no YAML').split())}"
 
 
 def _launcher_keys() -> set[str]:

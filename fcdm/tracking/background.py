@@ -13,6 +13,7 @@ from pathlib import Path
 
 from fcdm.config.schema import Config
 from fcdm.credentials import taken_out
+from fcdm.redact import redacted_words
 from fcdm.runs.processes import is_first_process
 
 FLUSH_S = 45.0
@@ -34,7 +35,7 @@ def forwarding(config: Config, only: str | None = None) -> Iterator[None]:
     if config.mlflow_uri is not None:
         once += ["--uri", taken_out(config.mlflow_uri)]  # of a job file of a version before, with its password
     log_file = runs_dir / "mlflow.log"
-    later = "python -m " + shlex.join(once[2:])
+    later = "python -m " + shlex.join(redacted_words(once[2:]))
     try:
         with open(log_file, "ab") as log:
             process = subprocess.Popen(

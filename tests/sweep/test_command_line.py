@@ -126,3 +126,45 @@ def test_the_commands_say_it_so(
     error = capsys.readouterr().err
     assert "batch_size is a whole number" in error
     assert len(error.strip().splitlines()) == 1
+
+
+MISTAKES = [
+    (["model=dit/N-2", "model.kernel_size=3"], "model.kernel_size is an option of model.family=fcdm alone"),
+    (["model=N", "=3"], "=3 gives no key a value"),
+    (["model=N", "~seed"], "~seed takes a key away"),
+    (["model=S", "data.path=/nowhere/x", "data.name=../../x"], "data.name='../../x' is no name for a file"),
+]
+
+
+@pytest.mark.parametrize(("words", "told"), MISTAKES)
+def test_mistakes_name_what_was_typed(
+    words: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    monkeypatch.setattr("sys.argv", ["train", *words])
+    assert train.main() == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert told in line
+
+
+SWEEP_FILES = {
+    "twice": ("# @package _global_\ngrids:\n  - model: N\n    seed: 0\n    seed: 1\n", "line 5: found duplicate key"),
+    "torn": ("# @package _global_\ngrids:\n  - model: [N\n    seed: 0\n", "twice.yaml, line"),
+    "bare": ("grids:\n  - model: N\n", "sweeps/bare.yaml: its first line must be `# @package _global_`"),
+}
+
+
+@pytest.mark.parametrize("name", SWEEP_FILES)
+def test_a_sweep_file_that_cannot_be_read_says_where(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content, told = SWEEP_FILES[name]
+    (tmp_path / "sweeps").mkdir()
+    (tmp_path / "sweeps" / f"{name}.yaml").write_text(content)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    monkeypatch.setattr("sys.argv", ["train", "-m", "--config-dir", str(tmp_path), f"+sweeps={name}"])
+    assert train.main() == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert told.replace("twice.yaml", f"{name}.yaml") in line
