@@ -262,7 +262,7 @@ def _range(what: str, dtype: np.dtype[np.generic], said: str | None) -> str | No
             f"{what} is {dtype}: images are uint8 or floats; save "
             + (
                 "images * numpy.uint8(255)"
-                if dtype == bool
+                if dtype.kind == "b"
                 else "images.astype(numpy.uint8), if its values are 0 to 255"
             )
         )

@@ -241,7 +241,10 @@ def test_wrong_words_are_one_line(lab: Any, capsys: Any) -> None:
         (["calibrate", "samples=mine.npz", "sampling_steps=3"], "sampling_steps has no effect on samples"),
         ([lab[1].name, "evaluation.where=job"], "evaluation.where has no effect on an evaluation by itself"),
         ([lab[1].name, "reference=reference.npz"], "evaluation.reference=reference.npz has no effect"),
-        ([lab[1].name, "data.path=store"], "data.path=store has no effect at data.name=digits"),
+        (
+            [lab[1].name, "data.path=store"],
+            "data.name=digits is the bundled digits' name, and data.path=store is other",
+        ),
         (["calibrate"], "openai/guided-diffusion"),
         (["calibrate", "samples=gone.npz", "reference=reference.npz"], "samples=gone.npz: there is no such file"),
     ):

@@ -70,7 +70,6 @@ def test_quotes_keep_every_text(text: str) -> None:
         "evaluation.guidance_interval=[0.1,0.5]",
         "+model.options.a={b: 1}",
         "hydra.launcher.setup=[module load x]",
-        "~data.path",
         "+slurm=h100x4",
         "'+sweeps=[a,b]'".strip("'"),
     ],
