@@ -181,8 +181,8 @@ def check(config: Config) -> None:
         )
     if config.data.name == "digits" and config.data.path is not None:
         raise UserError(
-            f"data.name=digits is the bundled digits' name, and data.path={config.data.path} is other data: leave one of "
-            "the two away"
+            f"data.name=digits is the bundled digits' name, and data.path={config.data.path} is other data: leave one "
+            "of the two away"
         )
     if config.data.name == "digits" and config.evaluation.features != "digits-cnn":
         raise UserError(f"evaluation.features={config.evaluation.features} does not fit data=digits: use digits-cnn")

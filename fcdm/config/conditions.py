@@ -41,9 +41,10 @@ def check_labels(config: Config, label: int | None = None) -> None:
         why = f"label={label} samples" if null else f"evaluation.guidance_scale={asked.guidance_scale:g} guides by"
         instead = f"a class from 0 to {config.data.classes - 1}" if null else "1, guide by a weaker model"
         way = "" if null else " (evaluation.guidance_weak=)"
+        remedy = ", or train another run with label_drop.probability=0.1" if config.data.classes > 1 else ""
         raise UserError(
-            f"label_drop.probability=0 never trains the null class, which {why}: say {instead}{way}, or train "
-            "another run with label_drop.probability=0.1"
+            f"label_drop.probability=0{'' if remedy else ' (of one class)'} never trains the null class, which {why}: "
+            f"say {instead}{way}{remedy}"
         )
     if dropped == 1 and not null:
         raise UserError(

@@ -243,7 +243,7 @@ def test_wrong_words_are_one_line(lab: Any, capsys: Any) -> None:
         ([lab[1].name, "reference=reference.npz"], "evaluation.reference=reference.npz has no effect"),
         (
             [lab[1].name, "data.path=store"],
-            "data.name=digits is the bundled digits' name, and data.path=store is other",
+            "data.name=digits is the bundled digits' name",
         ),
         (["calibrate"], "openai/guided-diffusion"),
         (["calibrate", "samples=gone.npz", "reference=reference.npz"], "samples=gone.npz: there is no such file"),
