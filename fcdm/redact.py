@@ -29,8 +29,10 @@ _ENTRIES = (
     # YAML's and Python's, where a mapping may have a key: prose has colons too.
     re.compile(rf"""(?P<before>(?:^[ \t-]*|[{{,]\s*)["']?{_KEY}["']?: ?){_VALUE}""", re.MULTILINE),
 )
-_PLAIN = re.compile(r"null|none|true|false|on|off|yes|no|\d{1,3}|\*+|\$.*", re.IGNORECASE | re.DOTALL)
+_PLAIN = re.compile(r"null|none|true|false|on|off|yes|no|\d{1,3}(\.\d{1,3})?|\*+|\$.*", re.IGNORECASE | re.DOTALL)
 """Under no name a secret: switches, sizes, and references to a variable."""
+_SIZE = re.compile(r"\d{1,15}")
+"""Under the bare name `token` none either: a model's width of a token."""
 
 
 def without_userinfo(uri: str) -> tuple[str, str]:
@@ -48,8 +50,13 @@ def names_a_secret(key: str) -> bool:
 
 
 def is_secret(key: str, value: object) -> bool:
-    """Whether what stands under a key must not be shown."""
-    return names_a_secret(key) and isinstance(value, str) and value != "" and not _PLAIN.fullmatch(value)
+    """Whether what stands under a key must not be shown: a text, a number, or a list or sweep with one such in it."""
+    if not names_a_secret(key):
+        return False
+    may_be_size = re.split(r"[.+~]", key.lower())[-1] == "token"
+    text = str(value)
+    words = [text] if text.startswith("$") else re.findall(r"[^\s,;'\"()\[\]]+", text)
+    return any(not (_PLAIN.fullmatch(word) or (may_be_size and _SIZE.fullmatch(word))) for word in words)
 
 
 def redacted(text: str) -> str:

@@ -38,6 +38,9 @@ def test_secrets_are_hidden(text: str, shown: str) -> None:
         "model.options.num_tokens=16 token_width=8 cls_token=true tokens=a",
         "token recognition error at: 'x'",
         "unexpected token: here",
+        "model.options.token=4096",
+        "+model.options.token=1024,4096",
+        "model.options.token=[1024,4096]",
         "api_key=${oc.env:KEY} HF_TOKEN=$HF_TOKEN",
         "optimiser.betas=[0.9,0.999]",
     ],
@@ -59,7 +62,9 @@ def test_taking_a_uri_apart() -> None:
 
 def test_switches_and_sizes_are_no_secrets() -> None:
     assert is_secret("model.options.hf_token", "hf_abcdefgh")
-    for value in (True, 16, None, "true", "16", "", "$HF_TOKEN"):
+    for value in (12345678, ["abcdef"], "[16,abcdef]", 0.12345678):
+        assert is_secret("model.options.password", value)
+    for value in (True, 16, 0.5, [16, 32], None, "true", "16", "", "$HF_TOKEN"):
         assert not is_secret("model.options.cls_token", value)
 
 
