@@ -24,10 +24,15 @@ _SECRETS = {"password", "passwd", "passphrase", "secret", "token", "apikey", "cr
 _SECRET_PAIRS = {(first, "key") for first in ("api", "access", "private", "secret")}
 _KEY = r"(?<![\w.-])(?P<key>[A-Za-z_][\w.-]*)"
 _VALUE = r"""(?P<value>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|(?!//)[^\s"'\[\]{}()&;,]+)"""
+# YAML's and Python's, where a mapping may have a key: prose has colons too.
+_NAMED = rf"""(?P<before>(?:^[ \t-]*|[{{,]\s*)["']?{_KEY}["']?:"""
 _ENTRIES = (
     re.compile(rf"(?P<before>{_KEY} ?= ?){_VALUE}"),
-    # YAML's and Python's, where a mapping may have a key: prose has colons too.
-    re.compile(rf"""(?P<before>(?:^[ \t-]*|[{{,]\s*)["']?{_KEY}["']?: ?){_VALUE}""", re.MULTILINE),
+    re.compile(rf"{_NAMED} ?){_VALUE}", re.MULTILINE),
+)
+_LISTS = (
+    re.compile(rf"{_NAMED} ?)(?P<value>\[[^\]]*\])", re.MULTILINE),
+    re.compile(rf"{_NAMED}[ \t]*\n)(?P<value>(?:[ \t]*- .*(?:\n|\Z))+)", re.MULTILINE),
 )
 _PLAIN = re.compile(r"null|none|true|false|on|off|yes|no|\d{1,3}(\.\d{1,3})?|\*+|\$.*", re.IGNORECASE | re.DOTALL)
 """Under no name a secret: switches, sizes, and references to a variable."""
@@ -65,6 +70,8 @@ def redacted(text: str) -> str:
         text = pattern.sub(r"\g<scheme>", text)
     for pattern in _ENTRIES:
         text = pattern.sub(_hidden, text)
+    for pattern in _LISTS:
+        text = pattern.sub(_hidden_list, text)
     return text
 
 
@@ -91,3 +98,10 @@ def _hidden(match: re.Match[str]) -> str:
     # What is no secret itself may hold one: setup=["export X_TOKEN=..."], uri=postgresql://host/name?password=...
     shown = HIDDEN if is_secret(match["key"], bare) else redacted(bare)
     return match["before"] + quote + shown + quote
+
+
+def _hidden_list(match: re.Match[str]) -> str:
+    value = match["value"]
+    if is_secret(match["key"], value.replace("- ", " ")):
+        return match["before"] + re.sub(r"[^\s,\[\]-][^,\[\]\n]*", HIDDEN, value)
+    return match["before"] + value[0] + match.re.sub(_hidden_list, value[1:])  # a list may hold mappings with lists

@@ -21,6 +21,9 @@ from fcdm.redact import is_secret, redacted, redacted_words, without_userinfo
         ("setup=[\"export HF_TOKEN='a b'\"]", "setup=[\"export HF_TOKEN='***'\"]"),
         ("model:\n  api_key: abcdef\n  width: 64", "model:\n  api_key: ***\n  width: 64"),
         ("{token: abcdef, x: 1}", "{token: ***, x: 1}"),
+        ("api_key:\n- ab,c\n- 'd e'\nwidth: 64", "api_key:\n- ***,***\n- ***\nwidth: 64"),
+        ("inner:\n- api_key:\n  - abcdef\n", "inner:\n- api_key:\n  - ***\n"),
+        ("[{'x': [{'api_key': ['abcdef', 1]}]}]", "[{'x': [{'api_key': [***, ***]}]}]"),
         ("ALL,AWS_SECRET_ACCESS_KEY=abcd", "ALL,AWS_SECRET_ACCESS_KEY=***"),
     ],
 )
@@ -43,6 +46,7 @@ def test_secrets_are_hidden(text: str, shown: str) -> None:
         "model.options.token=[1024,4096]",
         "api_key=${oc.env:KEY} HF_TOKEN=$HF_TOKEN",
         "optimiser.betas=[0.9,0.999]",
+        "betas:\n- 0.9\n- 0.999\ntoken:\n- 1024\n- 4096\n",
     ],
 )
 def test_what_is_no_secret_stays(text: str) -> None:
