@@ -109,6 +109,9 @@ class Store:
         """
         try:
             yield
+        except ImportError as error:
+            self.forget()
+            raise missing_package(self.uri, error) from None
         except self.errors as error:
             self.forget()
             otherwise = otherwise or (
@@ -238,6 +241,11 @@ class Store:
             self.client.set_terminated(run.info.run_id, status, round(ended * 1000))
         else:
             self.client.update_run(run.info.run_id, status)
+
+
+def missing_package(uri: str, error: ImportError) -> UserError:
+    """Of a store that needs more than MLflow, as a database its driver."""
+    return UserError(f"MLflow at {uri} needs the Python package '{error.name}', which is not installed")
 
 
 def reason(error: BaseException) -> str:
