@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from fcdm import credentials
+from fcdm.config.texts import OFF
 from fcdm.errors import UserError
 from fcdm.paths import home_expanded
 
@@ -45,9 +46,12 @@ class StoreBusy(UserError):
 def store_uri(runs_dir: Path | str, uri: str | None = None) -> str:
     """The tracking URI: the one given, else $MLFLOW_TRACKING_URI, else sqlite in `<runs_dir>/mlflow.db`.
 
-    Without user and password: `fcdm.credentials` keeps these.
+    Without user and password: `fcdm.credentials` keeps these. Raises UserError for `off`, which is no store.
     """
     asked = uri or os.environ.get(credentials.URI)
+    if asked and asked.lower() in OFF:
+        said = "--uri" if uri else credentials.URI
+        raise UserError(f"{said} {asked} is no store: a URI (http://host:5000), or leave it out for <runs>/mlflow.db")
     return (
         credentials.taken_out(home_expanded(asked)) if asked else f"sqlite:///{Path(runs_dir).resolve() / 'mlflow.db'}"
     )

@@ -455,3 +455,19 @@ def test_a_database_without_its_driver_is_one_line(
         told
         == "MLflow at postgresql+psycopg2://127.0.0.1:1/db needs the Python package 'psycopg2', which is not installed"
     )
+
+
+@pytest.mark.parametrize("more", [[], ["--follow"]])
+def test_off_is_no_store(
+    more: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("os.nice", lambda more: 0)  # of this process
+    monkeypatch.setattr("signal.signal", lambda number, handler: None)
+    make_run(tmp_path / "runs")
+    assert sync.main(["runs", "--uri", "off", *more]) == 1
+    assert capsys.readouterr().err.startswith("--uri off is no store: a URI")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "off")
+    assert sync.main(["runs", *more]) == 1
+    assert capsys.readouterr().err.startswith("MLFLOW_TRACKING_URI off is no store")
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
