@@ -42,7 +42,11 @@ def main(arguments: list[str] | None = None) -> int:
     runs_dir = place(options.runs_dir.removeprefix("runs_dir="))
     if options.follow:
         every = 10.0 if options.every is None else options.every
-        return follow(runs_dir, options.uri, options.parent, every, options.run)
+        try:
+            return follow(runs_dir, options.uri, options.parent, every, options.run)
+        except UserError as error:
+            print(error, file=sys.stderr)
+            return 1
     if options.parent is not None or options.every is not None:
         print("fcdm.sync: --parent and --every mean nothing without --follow", file=sys.stderr)
         return 1

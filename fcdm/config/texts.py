@@ -16,8 +16,6 @@ from fcdm.redact import is_secret
 
 OFF, ON = ("off", "no", "false"), ("on", "yes", "true")
 """Words that YAML 1.1 reads as truth values."""
-_LONG = 16
-"""Characters of what can only be a token; shorter, it may be a model's kind of token."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,14 +103,16 @@ def _tracking(value: str) -> str:
     return taken_out(home_expanded(value))
 
 
-def refuse_secrets(options: Mapping[str, Any], prefix: str = "model.options") -> None:
-    """Raise UserError for a secret among a model's options, which are written down."""
-    for name, value in options.items():
-        key = f"{prefix}.{name}"
-        if isinstance(value, Mapping):
+def refuse_secrets(options: Any, key: str = "model.options") -> None:
+    """Raise UserError for a secret among a model's options, however deep: they are written down."""
+    if isinstance(options, Mapping):
+        for name, value in options.items():
+            refuse_secrets(value, f"{key}.{name}")
+    elif isinstance(options, list | tuple):
+        for value in options:
             refuse_secrets(value, key)
-        elif is_secret(key, value) and (not key.lower().endswith("token") or len(value) >= _LONG):
-            raise UserError(
-                f"{key} looks like a secret, and a model's options are written into its run's folder and to MLflow: "
-                "leave it out, and let the model read it from an environment variable"
-            )
+    elif is_secret(key, options):
+        raise UserError(
+            f"{key} looks like a secret, and a model's options are written into its run's folder and to MLflow: "
+            "leave it out, and let the model read it from an environment variable"
+        )

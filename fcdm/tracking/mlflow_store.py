@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from fcdm import credentials
+from fcdm.config.texts import OFF
 from fcdm.errors import UserError
 from fcdm.paths import home_expanded
 
@@ -45,9 +46,12 @@ class StoreBusy(UserError):
 def store_uri(runs_dir: Path | str, uri: str | None = None) -> str:
     """The tracking URI: the one given, else $MLFLOW_TRACKING_URI, else sqlite in `<runs_dir>/mlflow.db`.
 
-    Without user and password: `fcdm.credentials` keeps these.
+    Without user and password: `fcdm.credentials` keeps these. Raises UserError for `off`, which is no store.
     """
     asked = uri or os.environ.get(credentials.URI)
+    if asked and asked.lower() in OFF:
+        said = "--uri" if uri else credentials.URI
+        raise UserError(f"{said} {asked} is no store: a URI (http://host:5000), or leave it out for <runs>/mlflow.db")
     return (
         credentials.taken_out(home_expanded(asked)) if asked else f"sqlite:///{Path(runs_dir).resolve() / 'mlflow.db'}"
     )
@@ -109,6 +113,9 @@ class Store:
         """
         try:
             yield
+        except ImportError as error:
+            self.forget()
+            raise missing_package(self.uri, error) from None
         except self.errors as error:
             self.forget()
             otherwise = otherwise or (
@@ -238,6 +245,11 @@ class Store:
             self.client.set_terminated(run.info.run_id, status, round(ended * 1000))
         else:
             self.client.update_run(run.info.run_id, status)
+
+
+def missing_package(uri: str, error: ImportError) -> UserError:
+    """Of a store that needs more than MLflow, as a database its driver."""
+    return UserError(f"MLflow at {uri} needs the Python package '{error.name}', which is not installed")
 
 
 def reason(error: BaseException) -> str:

@@ -111,8 +111,19 @@ def test_truth_values_of_launchers(key: str) -> None:
 
 def test_a_models_options_hold_no_secret() -> None:
     """They are written into the run's folder, and are part of its id."""
-    refuse_secrets({"cls_token": "learned", "tokens": 16, "inner": {"api_key": "$KEY"}})
-    for options in ({"inner": {"api_key": "abcdef"}}, {"token": "hf_0123456789abcdef"}):
+    refuse_secrets({"cls_token": True, "tokens": 4096, "token_width": 4096, "inner": [{"api_key": "$KEY"}]})
+    refuse_secrets({"token": 4096, "inner": {"token": [1024, 2048], "token_dropout": 0.5, "drop_token": 0.5}})
+    for options in (
+        {"inner": {"api_key": "abcdef"}},
+        {"token": "hf_0123456789abcdef"},
+        {"token": "hf_short"},
+        {"hf_token": "hf_short"},
+        {"access_token": "abc123"},
+        {"password": 12345678},
+        {"nested": [{"api_key": "abcdef"}]},
+        {"nested": [[{"api_key": "abcdef"}]]},
+        {"api_key": ["abcdef"]},
+    ):
         with pytest.raises(UserError, match=r"model.options\.\S+ looks like a secret.*environment variable"):
             refuse_secrets(options)
     with composing() as composer:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -204,3 +206,21 @@ def test_old_files_tell_no_password_either(tmp_path: Path, capsys: pytest.Captur
     file.write_text(json.dumps({**content, "commands": [f"python -m fcdm.train {uri}"], "command": ["python", uri]}))
     assert report.main(["demo", "--runs", str(tmp_path), "--out", str(tmp_path / "page.html")]) == 0
     refuse_secrets([capsys.readouterr().out, (tmp_path / "page.html").read_text()])
+
+
+def test_a_configuration_of_a_version_before_is_sent_without_its_secrets(tmp_path: Path, empty_database: Path) -> None:
+    """Neither as parameters nor as config.yaml; what is no secret is sent as it stands."""
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
+    inner = [{"api_key": PASSWORD}, {"api_key": [PASSWORD]}]
+    options = {"token": 4096, "hf_token": PASSWORD, "access_token": [PASSWORD], "password": 87654321, "inner": inner}
+    folder = make_run(tmp_path, "N", grids=False, keys={"options": options})
+    before = (folder / "config.yaml").read_bytes()
+    Forwarder(tmp_path).forward()
+    assert (folder / "config.yaml").read_bytes() == before
+    (sent,) = (tmp_path / "mlflow-artifacts").rglob("config.yaml")
+    with contextlib.closing(sqlite3.connect(tmp_path / "mlflow.db")) as database:
+        params = dict(database.execute("select key, value from params").fetchall())
+    for text in (sent.read_text(), str(params)):
+        refuse_secrets([text])
+        assert "87654321" not in text
+        assert "4096" in text

@@ -442,3 +442,32 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     make_run(tmp_path)
     with pytest.raises(UserError, match="does not take the records"):
         Forwarder(tmp_path, "sqlite:////proc/nowhere/mlflow.db").forward()
+
+
+def test_a_database_without_its_driver_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg2", None)  # not installed, whatever this machine has
+    make_run(tmp_path)
+    assert sync.main([str(tmp_path), "--uri", "postgresql+psycopg2://127.0.0.1:1/db"]) == 1
+    told = capsys.readouterr().err.strip()
+    assert (
+        told
+        == "MLflow at postgresql+psycopg2://127.0.0.1:1/db needs the Python package 'psycopg2', which is not installed"
+    )
+
+
+@pytest.mark.parametrize("more", [[], ["--follow"]])
+def test_off_is_no_store(
+    more: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("os.nice", lambda more: 0)  # of this process
+    monkeypatch.setattr("signal.signal", lambda number, handler: None)
+    make_run(tmp_path / "runs")
+    assert sync.main(["runs", "--uri", "off", *more]) == 1
+    assert capsys.readouterr().err.startswith("--uri off is no store: a URI")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "off")
+    assert sync.main(["runs", *more]) == 1
+    assert capsys.readouterr().err.startswith("MLFLOW_TRACKING_URI off is no store")
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]

@@ -13,7 +13,7 @@ from typing import Any
 from fcdm import credentials
 from fcdm.analysis.data.curves import METRICS, EvaluatedStep, RunCurves, curve
 from fcdm.errors import UserError
-from fcdm.tracking.mlflow_store import EXPERIMENT, reason, store_uri
+from fcdm.tracking.mlflow_store import EXPERIMENT, missing_package, reason, store_uri
 
 
 def curves_in_mlflow(uri: str) -> list[RunCurves]:
@@ -45,7 +45,7 @@ def curves_in_mlflow(uri: str) -> list[RunCurves]:
                 break
         return [_read(uri, client, run) for run in found if "fcdm.run_id" in run.data.tags]
     except ImportError as error:
-        raise UserError(f"MLflow at {uri} needs the Python package '{error.name}', which is not installed") from None
+        raise missing_package(uri, error) from None
     except (mlflow.exceptions.MlflowException, requests.RequestException, SQLAlchemyError, OSError) as error:
         if isinstance(error, requests.ConnectionError | requests.Timeout) or "failed with exception" in str(error):
             raise UserError(f"MLflow at {uri} does not answer: start it, or read the runs' folder") from None
