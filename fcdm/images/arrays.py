@@ -21,6 +21,7 @@ from fcdm.errors import UserError
 from fcdm.hashing import known_sha256
 from fcdm.images.crop import Unreadable, centre_crop
 from fcdm.images.image_stream import Images, Unsaid
+from fcdm.images.listing import content_sha256
 
 KEYS = ("arr_0", "arr")
 """ADM's, and the public FCDM code's."""
@@ -114,6 +115,9 @@ class ImageArray(Images):
 
     def checksum(self) -> str:
         return known_sha256(self.path)
+
+    def content(self) -> str:
+        return content_sha256(self.path)
 
     def close(self) -> None:
         self._open.close()

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -125,13 +125,15 @@ def samples_within(path: Path) -> Path:
 
 
 def content_sha256(path: Path) -> str:
-    """sha256 of a file; of a folder, of the names of its images and their bytes, 64 hex digits. Raises UserError.
+    """sha256 of a file; of a folder, of the names of its images and their bytes, 64 hex digits. Raises UserError."""
+    return files_sha256(path, list_images(path).names) if path.is_dir() else known_sha256(path)
 
-    A folder's is remembered in the cache folder while no name, size or time in it changes.
+
+def files_sha256(path: Path, names: Sequence[str]) -> str:
+    """sha256 of these names below a folder, in this order, and of the files' bytes: 64 hex digits. Raises UserError.
+
+    Remembered in the cache folder while no name, size or time of them changes.
     """
-    if not path.is_dir():
-        return known_sha256(path)
-    names = list_images(path).names
     with file_errors(path, "reading"):
         stamps = [(name, status.st_size, status.st_mtime_ns) for name in names if (status := (path / name).stat())]
         stamp = hashlib.sha256(json.dumps([str(path.resolve()), stamps]).encode()).hexdigest()

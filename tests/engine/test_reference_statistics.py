@@ -124,6 +124,62 @@ def test_other_images_and_other_files_are_refused(images: Path, tmp_path: Path, 
         assert told in one_line(capsys)
 
 
+def overwrite(path: Path, seed: int) -> None:
+    path.write_bytes(encoded(Image.fromarray(picture(seed)), "PNG"))
+
+
+def test_images_that_changed_under_their_names_are_other_images(images: Path, tmp_path: Path, capsys: Any) -> None:
+    out, mine = tmp_path / "r.npz", tmp_path / "gen"
+    mine.mkdir()
+    for number in range(6):
+        overwrite(mine / f"{number}.png", number)
+    assert prepare(mine, out) == 0
+    shutil.copytree(mine, tmp_path / "copy")
+    assert prepare(tmp_path / "copy", out) == 0, "the same images elsewhere"
+    overwrite(mine / "3.png", 50)
+    capsys.readouterr()
+    assert prepare(mine, out) == 1
+    assert f"is the reference of {mine} before its images changed: remove it, or say out=" in one_line(capsys)
+    facts = tmp_path / "r.npz.json"
+    facts.write_text(json.dumps({k: v for k, v in json.loads(facts.read_text()).items() if k != "content"}))
+    assert prepare(mine, out) == 0, "a file of an older version does not tell"
+
+
+def test_what_was_measured_of_images_that_changed_is_measured_again(
+    tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = tmp_path / "gen"
+    mine.mkdir()
+    for number in range(6):
+        overwrite(mine / f"{number}.png", number)
+    whole = (mine / "5.png").read_bytes()
+    (mine / "5.png").write_bytes(whole[:50])
+    assert prepare(mine, tmp_path / "r.npz") == 1, "one cannot be read"
+    overwrite(mine / "0.png", 50)
+    (mine / "5.png").write_bytes(whole)
+    assert prepare(mine, tmp_path / "r.npz") == 0
+    assert prepare(mine, tmp_path / "anew.npz") == 0
+    assert (tmp_path / "r.npz").read_bytes() == (tmp_path / "anew.npz").read_bytes()
+    # While they are measured:
+    update = reference_statistics._ReferenceMeasure.update
+
+    def changes(self: Any, batch: torch.Tensor, first: int) -> None:
+        update(self, batch, first)
+        if first == 3:
+            overwrite(mine / "1.png", 51)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(reference_statistics._ReferenceMeasure, "update", changes)
+        capsys.readouterr()
+        assert prepare(mine, tmp_path / "b.npz") == 1
+        assert f"1 images changed while they were measured, first {mine / '1.png'}: run this again" in one_line(capsys)
+    assert not (tmp_path / "b.npz").exists()
+    assert prepare(mine, tmp_path / "b.npz") == 0
+    (tmp_path / "anew.npz").unlink()
+    assert prepare(mine, tmp_path / "anew.npz") == 0
+    assert (tmp_path / "b.npz").read_bytes() == (tmp_path / "anew.npz").read_bytes()
+
+
 KILLED = """
 import os, signal, sys
 from fcdm.engine import reference_statistics as reference
@@ -299,6 +355,13 @@ def test_tables_make_the_reference_of_their_images(images: Path, whole: Path, tm
     (advice,) = set(re.findall(r"split=validation", one_line(capsys)))
     assert prepare(tmp_path / "hf", tmp_path / "r.npz", advice) == 0
     assert (tmp_path / "r.npz").read_bytes() == whole.read_bytes()
+    # The same names and labels, other pixels.
+    rows[0]["bytes"] = encoded(Image.fromarray(picture(77)), "PNG")
+    parquet.write_table(
+        arrow.table({"image": rows, "label": source.labels}), table.with_name("val-00000-of-00001.parquet")
+    )
+    assert prepare(tmp_path / "hf", tmp_path / "r.npz", advice) == 1
+    assert "before its images changed" in one_line(capsys)
 
 
 def test_folders_of_several_splits_are_not_mixed(images: Path, tmp_path: Path, capsys: Any) -> None:
