@@ -17,6 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
+from fcdm.data.image_sources import open_source
 from fcdm.engine import reference_statistics
 from fcdm.engine.distributed import Ranks
 from fcdm.engine.reference_statistics import open_reference
@@ -49,7 +50,6 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory, images: Path) -> Path:
     """What a pass over all images in memory gives."""
-    from fcdm.data.image_sources import open_source
     from fcdm.images.crop import pillow_settings, read_square
 
     source = open_source(images)
@@ -313,7 +313,6 @@ def test_a_huge_image_is_refused_with_a_word_that_helps(tmp_path: Path, capsys: 
 
 
 def test_arrays_and_folders_without_classes_make_a_reference(images: Path, whole: Path, tmp_path: Path) -> None:
-    from fcdm.data.image_sources import open_source
     from fcdm.images.crop import pillow_settings, read_square
 
     with pillow_settings():
@@ -332,7 +331,6 @@ def test_arrays_and_folders_without_classes_make_a_reference(images: Path, whole
 def test_tables_make_the_reference_of_their_images(images: Path, whole: Path, tmp_path: Path, capsys: Any) -> None:
     arrow = pytest.importorskip("pyarrow")
     parquet = pytest.importorskip("pyarrow.parquet")
-    from fcdm.data.image_sources import open_source
 
     source = open_source(images)
     rows = [{"bytes": (images / name).read_bytes(), "path": name} for name in source.names]
@@ -377,6 +375,42 @@ def test_folders_of_several_splits_are_not_mixed(images: Path, tmp_path: Path, c
     assert prepare(tmp_path / "ilsvrc" / "train", tmp_path / "r.npz") == 0
     with pytest.raises(UserError, match="which would be mixed"):
         reference_identity(tmp_path / "ilsvrc", 8)
+
+
+@pytest.mark.parametrize(
+    ("folders", "one"),
+    [
+        (["train_set", "val_set"], "train_set"),
+        (["train-images", "test-images", "more"], "train-images"),
+        (["imgs/train2017", "imgs/val2017"], "imgs/train2017"),
+        (["test", "my-train"], "my-train"),
+    ],
+)
+def test_splits_within_names_are_not_mixed_either(folders: list[str], one: str, tmp_path: Path, capsys: Any) -> None:
+    for folder in folders:
+        (tmp_path / "i" / folder).mkdir(parents=True)
+        for number in range(3):
+            overwrite(tmp_path / "i" / folder / f"{number}.png", number)
+    assert prepare(tmp_path / "i", tmp_path / "r.npz") == 1
+    (advice,) = re.findall(r"mixed: name one of them, such as (.*)", one_line(capsys))
+    assert advice == str(tmp_path / "i" / one)
+    assert prepare(Path(advice), tmp_path / "r.npz") == 0
+    with pytest.raises(UserError, match="which would be mixed"):
+        reference_identity(tmp_path / "i", 8)
+    with pytest.raises(UserError, match=f"say images={advice}"):
+        open_source(tmp_path / "i")
+    assert len(open_source(tmp_path / "i" / one)) == 3
+
+
+@pytest.mark.parametrize(
+    "classes", [["train_station"], ["train_station", "airplane"], ["bullet train", "test tube", "a", "b", "c"]]
+)
+def test_a_class_may_have_such_a_word_in_its_name(classes: list[str], tmp_path: Path) -> None:
+    for name in classes:
+        (tmp_path / name).mkdir()
+        overwrite(tmp_path / name / "0.png", 0)
+    assert reference_identity(tmp_path, 8)
+    assert len(open_source(tmp_path).classes) == len(classes)
 
 
 def worker() -> Worker:
