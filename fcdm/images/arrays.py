@@ -18,7 +18,6 @@ from PIL import Image
 
 from fcdm.atomic import describe_oserror
 from fcdm.errors import UserError
-from fcdm.hashing import known_sha256
 from fcdm.images.crop import Unreadable, centre_crop
 from fcdm.images.image_stream import Images, Unsaid
 from fcdm.images.listing import content_sha256
@@ -114,7 +113,7 @@ class ImageArray(Images):
         return f"{self.path}: image {number:,}"
 
     def checksum(self) -> str:
-        return known_sha256(self.path)
+        return content_sha256(self.path)
 
     def content(self) -> str:
         return content_sha256(self.path)

@@ -9,14 +9,14 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from fcdm.atomic import describe_oserror, file_errors, read_json_if_whole, write_json
 from fcdm.errors import UserError
 from fcdm.formatting import bytes_text
-from fcdm.hashing import cache_folder, file_sha256, known_sha256
+from fcdm.hashing import cache_folder, file_sha256
 
 ENDINGS = frozenset(
     (".jpeg", ".jpg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif")
@@ -125,15 +125,21 @@ def samples_within(path: Path) -> Path:
 
 
 def content_sha256(path: Path) -> str:
-    """sha256 of a file; of a folder, of the names of its images and their bytes, 64 hex digits. Raises UserError."""
-    return files_sha256(path, list_images(path).names) if path.is_dir() else known_sha256(path)
-
-
-def files_sha256(path: Path, names: Sequence[str]) -> str:
-    """sha256 of these names below a folder, in this order, and of the files' bytes: 64 hex digits. Raises UserError.
+    """sha256 of a file; of a folder, of the names of its images and their bytes: 64 hex digits. Raises UserError.
 
     Remembered in the cache folder while no name, size or time of them changes.
     """
+    if path.is_dir():
+        return files_sha256(path, list_images(path).names)
+    return _kept_sha256(path, [""], lambda: file_sha256(path))
+
+
+def files_sha256(path: Path, names: Sequence[str]) -> str:
+    """As `content_sha256`, of these names below a folder, in this order, and of the files' bytes. Raises UserError."""
+    return _kept_sha256(path, names, lambda: names_checksum(f"{name}\t{file_sha256(path / name)}" for name in names))
+
+
+def _kept_sha256(path: Path, names: Sequence[str], read: Callable[[], str]) -> str:
     with file_errors(path, "reading"):
         stamps = [(name, status.st_size, status.st_mtime_ns) for name in names if (status := (path / name).stat())]
         stamp = hashlib.sha256(json.dumps([str(path.resolve()), stamps]).encode()).hexdigest()
@@ -143,10 +149,10 @@ def files_sha256(path: Path, names: Sequence[str]) -> str:
             return known
         if (size := sum(size for _, size, _ in stamps)) > TOLD:
             print(f"{path}: {bytes_text(size)} are read once, to know these images again", file=sys.stderr, flush=True)
-        found = names_checksum(f"{name}\t{file_sha256(path / name)}" for name in names)
+        found = read()
     try:
         kept.parent.mkdir(parents=True, exist_ok=True)
-        write_json(kept, {"folder": str(path.resolve()), "sha256": found})
+        write_json(kept, {"path": str(path.resolve()), "sha256": found})
     except (OSError, UserError):
         pass  # it is read again the next time
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -268,6 +269,17 @@ def test_the_content_of_a_folder_is_remembered_until_it_changes(tmp_path: Path, 
     assert content_sha256(tmp_path / "t") == first, "wherever it lies"
     (folder / "a/2.png").write_bytes((folder / "a/1.png").read_bytes())
     assert content_sha256(folder) not in (first, "0" * 64)
+
+
+def test_the_content_of_a_file_is_remembered_until_it_changes(tmp_path: Path, home: Path) -> None:
+    np.save(tmp_path / "a.npy", PIXELS)
+    assert content_sha256(tmp_path / "a.npy") == hashlib.sha256((tmp_path / "a.npy").read_bytes()).hexdigest()
+    (kept,) = (home / ".cache/fcdm/contents").iterdir()
+    kept.write_text(json.dumps({"sha256": "0" * 64}))
+    for found in (content_sha256(tmp_path / "a.npy"), open_images(tmp_path / "a.npy").checksum()):
+        assert found == "0" * 64, "known, and not read again by another process"
+    np.save(tmp_path / "a.npy", PIXELS[:-1])
+    assert content_sha256(tmp_path / "a.npy") != "0" * 64
 
 
 # --- squares, and what a look tells --------------------------------------------------------------
