@@ -5,6 +5,7 @@ Imports nothing heavy: a plan asks for the identity of images, too.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -59,21 +60,32 @@ def list_images(root: Path) -> Listing:
 def files_below(root: Path) -> list[str]:
     """Paths with `/` of all files below `root`, links followed, hidden ones left out. In any order.
 
-    Raises OSError for every folder that cannot be listed, where os.walk would pass it over.
+    Raises OSError for every folder that cannot be listed, where os.walk would pass it over, and for a link that leads
+    back to a folder on its way.
     """
     found: list[str] = []
-    folders = [""]
+    folders: list[tuple[str, tuple[Path, ...]]] = [("", ())]
     while folders:
-        below = folders.pop()
+        below, linked_from = folders.pop()
         with os.scandir(root / below) as entries:
             for entry in entries:
                 if entry.name.startswith("."):
                     continue
                 if entry.is_dir():
-                    folders.append(f"{below}{entry.name}/")
+                    way = linked_from
+                    if entry.is_symlink():
+                        way = (*way, (root / below).resolve())
+                        if any(_leads_to(Path(entry.path).resolve(), folder) for folder in way):
+                            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), entry.path)
+                    folders.append((f"{below}{entry.name}/", way))
                 else:
                     found.append(below + entry.name)
     return found
+
+
+def _leads_to(folder: Path, other: Path) -> bool:
+    """Whether who lists all below `folder` comes to `other`."""
+    return other.is_relative_to(folder) and not any(part.startswith(".") for part in other.relative_to(folder).parts)
 
 
 def is_image(name: str) -> bool:

@@ -242,6 +242,31 @@ def test_a_folder_that_cannot_be_read_is_no_empty_one(tmp_path: Path) -> None:
         (tmp_path / "b").chmod(0o755)
 
 
+@pytest.mark.parametrize(
+    ("links", "named"),
+    [
+        ({"s/self": "s"}, "s/self"),
+        ({"s/a/up": "s"}, "s/a/up"),
+        ({"s/a/out": "elsewhere", "elsewhere/b/back": "s/a"}, "s/a/out/b/back"),
+    ],
+)
+def test_a_link_to_its_own_folder_is_named(links: dict[str, str], named: str, tmp_path: Path) -> None:
+    write_pictures(tmp_path, ["s/a/1.png", "elsewhere/b/2.png"])
+    for link, target in links.items():
+        (tmp_path / link).symlink_to(tmp_path / target)
+    assert refusal(tmp_path / "s") == (
+        f"{tmp_path / named}: a link that leads back to itself, or to a folder on its way, while listing the images: "
+        "remove it"
+    )
+
+
+def test_other_links_are_followed(tmp_path: Path) -> None:
+    write_pictures(tmp_path, ["s/a/1.png", "elsewhere/b/2.png"])
+    for link, target in {"s/x": "elsewhere", "s/y": "elsewhere/b", "s/z": "s/a"}.items():
+        (tmp_path / link).symlink_to(tmp_path / target)
+    assert list_images(tmp_path / "s").names == ["a/1.png", "x/b/2.png", "y/2.png", "z/1.png"]
+
+
 def test_a_folder_of_fcdm_sample_is_its_samples(tmp_path: Path) -> None:
     home = tmp_path / "drawn"
     write_pictures(home, [f"images/{number:06d}.png" for number in range(25)])
