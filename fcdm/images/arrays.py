@@ -233,6 +233,11 @@ def _layout(what: str, header: Header, said: str | None) -> str:
         )
     places = [name for name, place in (("NHWC", 3), ("NCHW", 1)) if len(shape) == 4 and shape[place] in (1, 3)]
     if len(shape) == 3 and shape[2] not in (1, 3) and said is None:
+        if shape[0] == 3:
+            raise UserError(
+                f"{what} has shape {shape}, which is one image (channels, height, width) or three grey ones: save "
+                "images[None] for the one, images[..., None] for the three"
+            )
         return "NHW"
     if said is not None and len(shape) == 4 and said in places:
         return said

@@ -242,6 +242,19 @@ def test_a_folder_that_cannot_be_read_is_no_empty_one(tmp_path: Path) -> None:
         (tmp_path / "b").chmod(0o755)
 
 
+def test_three_grey_images_or_one_of_three_channels_is_asked(tmp_path: Path) -> None:
+    pixels = np.ascontiguousarray(PIXELS[0].transpose(2, 0, 1))
+    np.save(tmp_path / "a.npy", pixels)
+    said = refusal(tmp_path / "a.npy")
+    assert "has shape (3, 8, 8), which is one image (channels, height, width) or three grey ones" in said
+    for index, told in (((None,), (1, 3)), ((..., None), (3, 1))):
+        np.save(tmp_path / "a.npy", pixels[index])
+        images = open_images(tmp_path / "a.npy")
+        assert (images.count, images.channels) == told, "as the message says"
+    np.save(tmp_path / "a.npy", PIXELS[:4, ..., 0])
+    assert (open_images(tmp_path / "a.npy").count, open_images(tmp_path / "a.npy").channels) == (4, 1)
+
+
 @pytest.mark.parametrize(
     ("links", "named"),
     [
