@@ -123,6 +123,7 @@ def describe_oserror(error: OSError, path: Path, doing: str = "writing") -> User
         errno.EEXIST: (f"{_existing(path)} is a file, not a folder,", f"remove that file, {elsewhere}"),
         errno.EISDIR: ("a folder stands where a file should be", f"remove it, {elsewhere}"),
         errno.ENOENT: ("no such file or folder", "check the path"),
+        errno.ELOOP: ("a link that leads back to itself, or to a folder on its way,", "remove it"),
         errno.ENAMETOOLONG: ("the name is too long", "choose a shorter one"),
     }
     unknown = (error.strerror or str(error) or type(error).__name__, f"check the file system, then {again}")

@@ -18,6 +18,9 @@ from fcdm.paths import place
 FORMAT = 1
 MANIFEST, MADE, LABELS, HELDOUT, NAMES = "manifest.json", "made.json", "labels.npy", "heldout.npy", "names.txt"
 
+PAPERS = "imagenet"
+"""The name of the papers' data."""
+
 
 @dataclass(frozen=True)
 class Shard:
@@ -51,7 +54,7 @@ class Manifest:
     """What it was asked for as: a hub id, or where its folder was; empty where made.json is gone."""
     name: str
     """Of the data, for the names of runs, and fit for a folder's: what made.json says, else the folder's, and of the
-    papers' data `imagenet`, as which figures know them."""
+    papers' data `imagenet`, as which figures know them; of no others."""
 
     @property
     def downsample(self) -> int:
@@ -190,11 +193,12 @@ def _described(folder: Path, values: dict[str, Any]) -> dict[str, str]:
     vae = vae if isinstance(vae, dict) else {}
     name = made.get("name")
     papers = _is_imagenet(len(values["classes"]), int(values["images"]))
-    usual = "imagenet" if papers else store_name(folder, int(values["resolution"]))
+    usual = PAPERS if papers else store_name(folder, int(values["resolution"]))
+    called = _folder_name(name) if isinstance(name, str) else usual
     return {
         "vae": str(vae.get("name", "")),
         "vae_asked": str(vae.get("asked", "")),
-        "name": _folder_name(name) if isinstance(name, str) else usual,
+        "name": f"{PAPERS}-store" if called == PAPERS and not papers else called,
     }
 
 

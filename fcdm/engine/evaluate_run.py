@@ -23,7 +23,7 @@ from fcdm.errors import UserError
 from fcdm.runs.checkpoints import CannotEvaluate, checkpoints
 from fcdm.runs.find_weights import checkpoint_of
 from fcdm.runs.folder import Run
-from fcdm.runs.protocol import Part
+from fcdm.runs.protocol import Part, changed_reference
 from fcdm.runs.records import RecordWriter
 
 
@@ -87,6 +87,8 @@ class Evaluator:
         """
         if self._stands(step):
             return
+        if changed := self.ranks.first_does(lambda: changed_reference(self.config, self.protocol)):
+            raise CannotEvaluate(changed)
         was_training = model.training
         model.eval()
         try:

@@ -12,7 +12,7 @@ import platform
 import shlex
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,12 +81,13 @@ def make_reference(images: Images, request: ReferenceRequest, worker: Worker, wa
         if worker_here is None:
             return False
         began = time.monotonic()
-        measure = _ReferenceMeasure(open_extractor("inception", ranks.device))
+        measure = _ReferenceMeasure(open_extractor("inception", ranks.device), images)
         partial = request.work / f"{short_hash(plan)}-{ranks.share_name(request.batch)}.npz"
 
         def crops(first: int, last: int) -> Tensor:
             good = []
             before = len(images.turned)
+            measure.note_stamps(range(first, last))
             squares = images.squares(range(first, last), request.side, request.huge)
             measure.turned += len(images.turned) - before
             for number, found in enumerate(squares, first):
@@ -102,15 +103,21 @@ def make_reference(images: Images, request: ReferenceRequest, worker: Worker, wa
             return torch.from_numpy(stacked).permute(0, 3, 1, 2)
 
         drawn = draw_and_measure(crops, in_batches(images.count, request.batch), measure, 0, partial, worker_here)
-        measure.look_again(images, request)
+        measure.look_again(request)
         drawn.save()
         bad = measure.bad_of_all(worker_here)
         if bad and request.unreadable == "refuse":
             ranks.refuse_together(_refusal(images, request, bad, worker_here))
+        if changed := [number for found in ranks.of_all(measure.changed()) for number in found]:
+            first = images.name(min(changed))
+            ranks.refuse_together(
+                UserError(f"{len(changed):,} images changed while they were measured, first {first}: run this again")
+            )
         statistics, turned = measure.of_all(worker_here)
 
         def write() -> None:
             facts = plan | {
+                "content": images.content(),
                 "keep": request.keep,
                 "images": statistics.count,
                 "left_out": [[images.name(number), why] for number, why in sorted(bad.items())],
@@ -177,11 +184,13 @@ def is_made(images: Images, request: ReferenceRequest) -> bool:
                 f"{remedy}"
             )
         raise UserError(f"{out} is a reference with {key} {stands.get(key)}, not {asked}: {remedy}")
+    if stands.get("content", images.content()) != images.content():  # files of older versions do not tell
+        raise UserError(f"{out} is the reference of {images.path} before its images changed: {remedy}")
     return True
 
 
 def _plan(images: Images, request: ReferenceRequest) -> dict[str, Any]:
-    """Everything that must be the same for a start to continue another."""
+    """Everything that must be the same for a start to continue another; of images the names, for some may be mended."""
     return {
         "checksum": images.checksum(),
         "how": images.how,
@@ -251,13 +260,15 @@ class _ReferenceMeasure:
 
     save_every_s = 120.0  # 130 MB
 
-    def __init__(self, extractor: Extractor) -> None:
-        self.extractor = extractor
+    def __init__(self, extractor: Extractor, images: Images) -> None:
+        self.extractor, self.images = extractor, images
         self.statistics = self._empty()
         self.bad: dict[int, str] = {}
         """Number of an image -> why it cannot be read."""
         self.turned = 0
         """Images with an EXIF orientation."""
+        self.stamps: dict[int, tuple[int, int]] = {}
+        """Number of an image -> size and time of its file, from before it was read."""
 
     def _empty(self) -> SampleStatistics:
         return SampleStatistics(self.extractor.dim, self.extractor.spatial_dim, keep=0)
@@ -266,10 +277,18 @@ class _ReferenceMeasure:
         if len(images):
             self.statistics.update(self.extractor.features(images))
 
-    def look_again(self, images: Images, request: ReferenceRequest) -> None:
+    def note_stamps(self, numbers: Iterable[int]) -> None:
+        self.stamps.update((number, self.images.stamp(number)) for number in numbers)
+
+    def changed(self) -> list[int]:
+        """The images whose files have changed since they were measured."""
+        return [number for number, stamp in self.stamps.items() if self.images.stamp(number) != stamp]
+
+    def look_again(self, request: ReferenceRequest) -> None:
         """What could not be read, perhaps in an earlier start, may be whole now."""
         for number in sorted(self.bad):
-            (found,) = images.squares([number], request.side, request.huge)
+            self.note_stamps([number])
+            (found,) = self.images.squares([number], request.side, request.huge)
             if not isinstance(found, Unreadable):
                 self.update(torch.from_numpy(found[None].copy()).permute(0, 3, 1, 2), number)
                 del self.bad[number]
@@ -278,11 +297,16 @@ class _ReferenceMeasure:
         numbers = np.array(sorted(self.bad), np.int64)
         reasons = np.array([self.bad[number] for number in numbers.tolist()], np.str_)
         return {**self.statistics.state(), "bad.numbers": numbers, "bad.reasons": reasons} | {
-            "turned": np.array(self.turned)
+            "turned": np.array(self.turned),
+            "stamps": np.array([(number, *stamp) for number, stamp in self.stamps.items()], np.int64).reshape(-1, 3),
         }
 
     def restore(self, state: Arrays) -> None:
         bad = dict(zip(state["bad.numbers"].tolist(), state["bad.reasons"].tolist(), strict=True))
+        self.stamps = {number: (size, time) for number, size, time in state["stamps"].tolist()}
+        if any(number not in bad for number in self.changed()):
+            self.stamps = {}
+            raise ValueError("images that were measured have changed: they are all measured again")
         self.turned = int(state["turned"])
         self.statistics, self.bad = SampleStatistics.from_state(state), bad
 

@@ -18,9 +18,9 @@ from PIL import Image
 
 from fcdm.atomic import describe_oserror
 from fcdm.errors import UserError
-from fcdm.hashing import known_sha256
 from fcdm.images.crop import Unreadable, centre_crop
 from fcdm.images.image_stream import Images, Unsaid
+from fcdm.images.listing import content_sha256
 
 KEYS = ("arr_0", "arr")
 """ADM's, and the public FCDM code's."""
@@ -113,7 +113,10 @@ class ImageArray(Images):
         return f"{self.path}: image {number:,}"
 
     def checksum(self) -> str:
-        return known_sha256(self.path)
+        return content_sha256(self.path)
+
+    def content(self) -> str:
+        return content_sha256(self.path)
 
     def close(self) -> None:
         self._open.close()
@@ -230,6 +233,11 @@ def _layout(what: str, header: Header, said: str | None) -> str:
         )
     places = [name for name, place in (("NHWC", 3), ("NCHW", 1)) if len(shape) == 4 and shape[place] in (1, 3)]
     if len(shape) == 3 and shape[2] not in (1, 3) and said is None:
+        if shape[0] == 3:
+            raise UserError(
+                f"{what} has shape {shape}, which is one image (channels, height, width) or three grey ones: save "
+                "images[None] for the one, images[..., None] for the three"
+            )
         return "NHW"
     if said is not None and len(shape) == 4 and said in places:
         return said

@@ -62,6 +62,21 @@ class Images(ABC):
         """sha256 that tells these images from others without reading the pixels of a folder's."""
 
     @abstractmethod
+    def content(self) -> str:
+        """sha256 of names and bytes, remembered while no file's size or time changes. Raises UserError."""
+
+    def stamp(self, number: int) -> tuple[int, int]:
+        """Size and time (ns) of the file that an image lies in, of which a change tells; (-1, -1): it is gone."""
+        try:
+            status = self._file(number).stat()
+        except OSError:
+            return -1, -1
+        return status.st_size, status.st_mtime_ns
+
+    def _file(self, number: int) -> Path:
+        return self.path
+
+    @abstractmethod
     def close(self) -> None:
         """Gives back files and threads; what is read later opens them again."""
 

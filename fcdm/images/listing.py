@@ -5,18 +5,19 @@ Imports nothing heavy: a plan asks for the identity of images, too.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from fcdm.atomic import describe_oserror, file_errors, read_json_if_whole, write_json
 from fcdm.errors import UserError
 from fcdm.formatting import bytes_text
-from fcdm.hashing import cache_folder, file_sha256, known_sha256
+from fcdm.hashing import cache_folder, file_sha256
 
 ENDINGS = frozenset(
     (".jpeg", ".jpg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif")
@@ -59,21 +60,32 @@ def list_images(root: Path) -> Listing:
 def files_below(root: Path) -> list[str]:
     """Paths with `/` of all files below `root`, links followed, hidden ones left out. In any order.
 
-    Raises OSError for every folder that cannot be listed, where os.walk would pass it over.
+    Raises OSError for every folder that cannot be listed, where os.walk would pass it over, and for a link that leads
+    back to a folder on its way.
     """
     found: list[str] = []
-    folders = [""]
+    folders: list[tuple[str, tuple[Path, ...]]] = [("", ())]
     while folders:
-        below = folders.pop()
+        below, linked_from = folders.pop()
         with os.scandir(root / below) as entries:
             for entry in entries:
                 if entry.name.startswith("."):
                     continue
                 if entry.is_dir():
-                    folders.append(f"{below}{entry.name}/")
+                    way = linked_from
+                    if entry.is_symlink():
+                        way = (*way, (root / below).resolve())
+                        if any(_leads_to(Path(entry.path).resolve(), folder) for folder in way):
+                            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), entry.path)
+                    folders.append((f"{below}{entry.name}/", way))
                 else:
                     found.append(below + entry.name)
     return found
+
+
+def _leads_to(folder: Path, other: Path) -> bool:
+    """Whether who lists all below `folder` comes to `other`."""
+    return other.is_relative_to(folder) and not any(part.startswith(".") for part in other.relative_to(folder).parts)
 
 
 def is_image(name: str) -> bool:
@@ -125,13 +137,21 @@ def samples_within(path: Path) -> Path:
 
 
 def content_sha256(path: Path) -> str:
-    """sha256 of a file; of a folder, of the names of its images and their bytes, 64 hex digits. Raises UserError.
+    """sha256 of a file; of a folder, of the names of its images and their bytes: 64 hex digits. Raises UserError.
 
-    A folder's is remembered in the cache folder while no name, size or time in it changes.
+    Remembered in the cache folder while no name, size or time of them changes.
     """
-    if not path.is_dir():
-        return known_sha256(path)
-    names = list_images(path).names
+    if path.is_dir():
+        return files_sha256(path, list_images(path).names)
+    return _kept_sha256(path, [""], lambda: file_sha256(path))
+
+
+def files_sha256(path: Path, names: Sequence[str]) -> str:
+    """As `content_sha256`, of these names below a folder, in this order, and of the files' bytes. Raises UserError."""
+    return _kept_sha256(path, names, lambda: names_checksum(f"{name}\t{file_sha256(path / name)}" for name in names))
+
+
+def _kept_sha256(path: Path, names: Sequence[str], read: Callable[[], str]) -> str:
     with file_errors(path, "reading"):
         stamps = [(name, status.st_size, status.st_mtime_ns) for name in names if (status := (path / name).stat())]
         stamp = hashlib.sha256(json.dumps([str(path.resolve()), stamps]).encode()).hexdigest()
@@ -141,10 +161,10 @@ def content_sha256(path: Path) -> str:
             return known
         if (size := sum(size for _, size, _ in stamps)) > TOLD:
             print(f"{path}: {bytes_text(size)} are read once, to know these images again", file=sys.stderr, flush=True)
-        found = names_checksum(f"{name}\t{file_sha256(path / name)}" for name in names)
+        found = read()
     try:
         kept.parent.mkdir(parents=True, exist_ok=True)
-        write_json(kept, {"folder": str(path.resolve()), "sha256": found})
+        write_json(kept, {"path": str(path.resolve()), "sha256": found})
     except (OSError, UserError):
         pass  # it is read again the next time
     return found

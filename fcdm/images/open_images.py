@@ -9,7 +9,7 @@ from fcdm.images.arrays import open_array
 from fcdm.images.image_stream import Images, Unsaid
 from fcdm.images.listing import ARRAYS, TABLES, is_image, list_images, samples_within
 from fcdm.images.picture_files import PictureFiles
-from fcdm.images.splits import split_folders, split_named
+from fcdm.images.splits import split_folders, split_within
 
 
 def open_images(
@@ -51,7 +51,7 @@ def _folder(path: Path, workers: int, real: bool) -> PictureFiles:
         arrays = sorted(file.name for file in path.iterdir() if file.suffix in ARRAYS)
         raise UserError(f"{path}: no images in this folder" + (f": name a file: {path / arrays[0]}" if arrays else ""))
     splits = split_folders(listing.names) if real else []
-    if len({split_named(PurePosixPath(folder).name) for folder in splits}) > 1:
+    if len({split_within(PurePosixPath(folder).name) for folder in splits}) > 1:
         raise UserError(
             f"{path} holds folders named like splits ({', '.join(sorted(splits)[:6])}), which would be mixed: name one "
             f"of them, such as {path / splits[0]}"

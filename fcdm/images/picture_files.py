@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fcdm.errors import UserError
 from fcdm.images.crop import Source, Unreadable, pillow_settings, read_square_and_turn, read_whole
 from fcdm.images.image_stream import Images
-from fcdm.images.listing import names_checksum
+from fcdm.images.listing import files_sha256, names_checksum
 
 LOSSY = (".jpg", ".jpeg")
 
@@ -33,10 +33,14 @@ class PictureFiles(Images):
         notes: tuple[str, ...] = (),
         checksum: str | None = None,
     ) -> None:
-        """names: below `path`, at least one. file_of: image number -> its file or its bytes; null: `path/name`."""
+        """names: below `path`, at least one; null for `file_of`: each is a file's.
+
+        file_of: image number -> its bytes, where the names are of rows of tables (`<file>:<row>`).
+        """
         self.path, self.names, self.workers, self.notes = path, names, workers, notes
         self.count = len(names)
         self.turned: set[int] = set()
+        self._in_tables = file_of is not None
         self._file_of: Callable[[int], Source] = file_of or (lambda number: path / names[number])
         self._checksum = checksum
         self._open = contextlib.ExitStack()
@@ -94,6 +98,15 @@ class PictureFiles(Images):
 
     def checksum(self) -> str:
         return self._checksum or names_checksum(self.names)
+
+    def content(self) -> str:
+        return files_sha256(self.path, list(dict.fromkeys(map(self._file_name, self.names))))
+
+    def _file(self, number: int) -> Path:
+        return self.path / self._file_name(self.names[number])
+
+    def _file_name(self, name: str) -> str:
+        return name.rpartition(":")[0] if self._in_tables else name
 
     def close(self) -> None:
         self._open.close()

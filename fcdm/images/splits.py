@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import PurePosixPath
 
@@ -33,8 +34,19 @@ def split_within(name: str) -> str:
 
 
 def split_folders(images: Iterable[str]) -> list[str]:
-    """The folders named like a split that hold some of the images, at any depth; of the uppermost, train first."""
+    """The folders that name a split and hold some of the images, at any depth; of the uppermost, train first.
+
+    By their whole name, as `train`; or by a word of it, as `train2017` beside `val2017`. `train_station` alone, or
+    among many without such a word, is a class.
+    """
     folders = {PurePosixPath(folder) for folder in {name.rpartition("/")[0] for name in images}}
-    found = {up for folder in folders for up in (folder, *folder.parents) if split_named(up.name)}
-    order = sorted(found, key=lambda path: (len(path.parts), split_named(path.name) != "train", path))
+    beside = defaultdict(set)
+    for path in {up for folder in folders for up in (folder, *folder.parents) if up.name}:
+        beside[path.parent].add(path)
+    found: list[PurePosixPath] = []
+    for siblings in beside.values():
+        worded = {path for path in siblings if split_within(path.name)}
+        apart = len({split_within(path.name) for path in worded}) > 1 and 2 * len(worded) >= len(siblings)
+        found += [path for path in worded if apart or split_named(path.name)]
+    order = sorted(found, key=lambda path: (len(path.parts), split_within(path.name) != "train", path))
     return [str(path) for path in order]

@@ -23,7 +23,7 @@ _T = TypeVar("_T")
 
 
 class CannotEvaluate(UserError):
-    """What a budget is to be evaluated with is not there: a matter of that budget, and none of the training."""
+    """What a budget is to be evaluated with is not there, or another now: its own matter, none of the training."""
 
 
 class BrokenCheckpoint(CannotEvaluate):

@@ -124,6 +124,19 @@ def reference_of(config: Config) -> Path:
     return Path(config.evaluation.reference)
 
 
+def changed_reference(config: Config, protocol: dict[str, Any]) -> str | None:
+    """Why an evaluation by this protocol, made earlier, cannot be: its reference is another by now; None: it can."""
+    if config.evaluation.features != "inception":
+        return None
+    now = f"{config.resolution}px@{_reference_identity(config)}"
+    if now == protocol["reference"]:
+        return None
+    return (
+        f"evaluation.reference={config.evaluation.reference} has changed since this command began ({now}, not "
+        f"{protocol['reference']}): the same command again evaluates against what is there now"
+    )
+
+
 def _reference_identity(config: Config) -> str:
     """Of the reference file's bytes, or of the images that a reference is still to be made of."""
     try:

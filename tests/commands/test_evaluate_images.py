@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,12 +22,14 @@ from PIL import Image
 
 from fcdm.engine import reference_statistics, streamed_metrics
 from fcdm.engine.distributed import Ranks
+from fcdm.engine.evaluate_run import Evaluator
 from fcdm.engine.streamed_metrics import InceptionMeasure, open_measure
 from fcdm.engine.worker import Worker
 from fcdm.evaluate import main
 from fcdm.features import calibration
 from fcdm.prepare import main as prepare
-from fcdm.runs.protocol import protocol_of
+from fcdm.runs.folder import open_run
+from fcdm.runs.protocol import Part, protocol_of
 from fcdm.sample import main as sample
 from tests.support.commands import ROOT, TINY, composing, environment
 from tests.support.silent import Silent
@@ -191,13 +194,19 @@ def test_a_training_s_protocol_carries_the_identity_of_the_images(here: Path, ca
         config = composer.config(["model=N", "evaluation.samples=40"])
     config.resolution = 16
     config.evaluation.features, config.evaluation.reference = "inception", "real"
-    before = protocol_of(config)["reference"]
+    part = Part(config)
+    before = part.protocol["reference"]
     assert re.fullmatch(r"16px@images-[0-9a-f]{8}", before)
     measure = open_measure(config, None, Worker(Ranks(0, 1, torch.device("cpu")), Silent()))
     assert isinstance(measure, InceptionMeasure)
     assert measure.reference.count == 20
     (here / "real" / "new.png").write_bytes(encoded(Image.fromarray(REAL[0]), "PNG"))
     assert protocol_of(config)["reference"] != before, "other images are another protocol"
+    config.data.checksum = "0" * 64
+    alone = Worker(Ranks(0, 1, torch.device("cpu")), Silent())
+    evaluator = Evaluator(open_run(config), part, None, alone)  # type: ignore[arg-type]
+    evaluator.trained(1, SimpleNamespace(ema=torch.nn.Linear(1, 1), model=None), None)  # type: ignore[arg-type]
+    assert "evaluation.reference=real has changed since this command began (16px@images-" in evaluator.failed[0]
     np.save(here / "floats.npy", REAL / 255)
     for path, told in (("gone", "there is no such file"), ("floats.npy", "what is white"), ("home", "no images in")):
         config.evaluation.reference = path

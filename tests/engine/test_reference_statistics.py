@@ -17,6 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
+from fcdm.data.image_sources import open_source
 from fcdm.engine import reference_statistics
 from fcdm.engine.distributed import Ranks
 from fcdm.engine.reference_statistics import open_reference
@@ -49,7 +50,6 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory, images: Path) -> Path:
     """What a pass over all images in memory gives."""
-    from fcdm.data.image_sources import open_source
     from fcdm.images.crop import pillow_settings, read_square
 
     source = open_source(images)
@@ -122,6 +122,62 @@ def test_other_images_and_other_files_are_refused(images: Path, tmp_path: Path, 
     ):
         assert prepare(images, out, *words) == 1
         assert told in one_line(capsys)
+
+
+def overwrite(path: Path, seed: int) -> None:
+    path.write_bytes(encoded(Image.fromarray(picture(seed)), "PNG"))
+
+
+def test_images_that_changed_under_their_names_are_other_images(images: Path, tmp_path: Path, capsys: Any) -> None:
+    out, mine = tmp_path / "r.npz", tmp_path / "gen"
+    mine.mkdir()
+    for number in range(6):
+        overwrite(mine / f"{number}.png", number)
+    assert prepare(mine, out) == 0
+    shutil.copytree(mine, tmp_path / "copy")
+    assert prepare(tmp_path / "copy", out) == 0, "the same images elsewhere"
+    overwrite(mine / "3.png", 50)
+    capsys.readouterr()
+    assert prepare(mine, out) == 1
+    assert f"is the reference of {mine} before its images changed: remove it, or say out=" in one_line(capsys)
+    facts = tmp_path / "r.npz.json"
+    facts.write_text(json.dumps({k: v for k, v in json.loads(facts.read_text()).items() if k != "content"}))
+    assert prepare(mine, out) == 0, "a file of an older version does not tell"
+
+
+def test_what_was_measured_of_images_that_changed_is_measured_again(
+    tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = tmp_path / "gen"
+    mine.mkdir()
+    for number in range(6):
+        overwrite(mine / f"{number}.png", number)
+    whole = (mine / "5.png").read_bytes()
+    (mine / "5.png").write_bytes(whole[:50])
+    assert prepare(mine, tmp_path / "r.npz") == 1, "one cannot be read"
+    overwrite(mine / "0.png", 50)
+    (mine / "5.png").write_bytes(whole)
+    assert prepare(mine, tmp_path / "r.npz") == 0
+    assert prepare(mine, tmp_path / "anew.npz") == 0
+    assert (tmp_path / "r.npz").read_bytes() == (tmp_path / "anew.npz").read_bytes()
+    # While they are measured:
+    update = reference_statistics._ReferenceMeasure.update
+
+    def changes(self: Any, batch: torch.Tensor, first: int) -> None:
+        update(self, batch, first)
+        if first == 3:
+            overwrite(mine / "1.png", 51)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(reference_statistics._ReferenceMeasure, "update", changes)
+        capsys.readouterr()
+        assert prepare(mine, tmp_path / "b.npz") == 1
+        assert f"1 images changed while they were measured, first {mine / '1.png'}: run this again" in one_line(capsys)
+    assert not (tmp_path / "b.npz").exists()
+    assert prepare(mine, tmp_path / "b.npz") == 0
+    (tmp_path / "anew.npz").unlink()
+    assert prepare(mine, tmp_path / "anew.npz") == 0
+    assert (tmp_path / "b.npz").read_bytes() == (tmp_path / "anew.npz").read_bytes()
 
 
 KILLED = """
@@ -257,7 +313,6 @@ def test_a_huge_image_is_refused_with_a_word_that_helps(tmp_path: Path, capsys: 
 
 
 def test_arrays_and_folders_without_classes_make_a_reference(images: Path, whole: Path, tmp_path: Path) -> None:
-    from fcdm.data.image_sources import open_source
     from fcdm.images.crop import pillow_settings, read_square
 
     with pillow_settings():
@@ -276,7 +331,6 @@ def test_arrays_and_folders_without_classes_make_a_reference(images: Path, whole
 def test_tables_make_the_reference_of_their_images(images: Path, whole: Path, tmp_path: Path, capsys: Any) -> None:
     arrow = pytest.importorskip("pyarrow")
     parquet = pytest.importorskip("pyarrow.parquet")
-    from fcdm.data.image_sources import open_source
 
     source = open_source(images)
     rows = [{"bytes": (images / name).read_bytes(), "path": name} for name in source.names]
@@ -299,6 +353,13 @@ def test_tables_make_the_reference_of_their_images(images: Path, whole: Path, tm
     (advice,) = set(re.findall(r"split=validation", one_line(capsys)))
     assert prepare(tmp_path / "hf", tmp_path / "r.npz", advice) == 0
     assert (tmp_path / "r.npz").read_bytes() == whole.read_bytes()
+    # The same names and labels, other pixels.
+    rows[0]["bytes"] = encoded(Image.fromarray(picture(77)), "PNG")
+    parquet.write_table(
+        arrow.table({"image": rows, "label": source.labels}), table.with_name("val-00000-of-00001.parquet")
+    )
+    assert prepare(tmp_path / "hf", tmp_path / "r.npz", advice) == 1
+    assert "before its images changed" in one_line(capsys)
 
 
 def test_folders_of_several_splits_are_not_mixed(images: Path, tmp_path: Path, capsys: Any) -> None:
@@ -314,6 +375,42 @@ def test_folders_of_several_splits_are_not_mixed(images: Path, tmp_path: Path, c
     assert prepare(tmp_path / "ilsvrc" / "train", tmp_path / "r.npz") == 0
     with pytest.raises(UserError, match="which would be mixed"):
         reference_identity(tmp_path / "ilsvrc", 8)
+
+
+@pytest.mark.parametrize(
+    ("folders", "one"),
+    [
+        (["train_set", "val_set"], "train_set"),
+        (["train-images", "test-images", "more"], "train-images"),
+        (["imgs/train2017", "imgs/val2017"], "imgs/train2017"),
+        (["test", "my-train"], "my-train"),
+    ],
+)
+def test_splits_within_names_are_not_mixed_either(folders: list[str], one: str, tmp_path: Path, capsys: Any) -> None:
+    for folder in folders:
+        (tmp_path / "i" / folder).mkdir(parents=True)
+        for number in range(3):
+            overwrite(tmp_path / "i" / folder / f"{number}.png", number)
+    assert prepare(tmp_path / "i", tmp_path / "r.npz") == 1
+    (advice,) = re.findall(r"mixed: name one of them, such as (.*)", one_line(capsys))
+    assert advice == str(tmp_path / "i" / one)
+    assert prepare(Path(advice), tmp_path / "r.npz") == 0
+    with pytest.raises(UserError, match="which would be mixed"):
+        reference_identity(tmp_path / "i", 8)
+    with pytest.raises(UserError, match=f"say images={advice}"):
+        open_source(tmp_path / "i")
+    assert len(open_source(tmp_path / "i" / one)) == 3
+
+
+@pytest.mark.parametrize(
+    "classes", [["train_station"], ["train_station", "airplane"], ["bullet train", "test tube", "a", "b", "c"]]
+)
+def test_a_class_may_have_such_a_word_in_its_name(classes: list[str], tmp_path: Path) -> None:
+    for name in classes:
+        (tmp_path / name).mkdir()
+        overwrite(tmp_path / name / "0.png", 0)
+    assert reference_identity(tmp_path, 8)
+    assert len(open_source(tmp_path).classes) == len(classes)
 
 
 def worker() -> Worker:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -241,6 +242,44 @@ def test_a_folder_that_cannot_be_read_is_no_empty_one(tmp_path: Path) -> None:
         (tmp_path / "b").chmod(0o755)
 
 
+def test_three_grey_images_or_one_of_three_channels_is_asked(tmp_path: Path) -> None:
+    pixels = np.ascontiguousarray(PIXELS[0].transpose(2, 0, 1))
+    np.save(tmp_path / "a.npy", pixels)
+    said = refusal(tmp_path / "a.npy")
+    assert "has shape (3, 8, 8), which is one image (channels, height, width) or three grey ones" in said
+    for index, told in (((None,), (1, 3)), ((..., None), (3, 1))):
+        np.save(tmp_path / "a.npy", pixels[index])
+        images = open_images(tmp_path / "a.npy")
+        assert (images.count, images.channels) == told, "as the message says"
+    np.save(tmp_path / "a.npy", PIXELS[:4, ..., 0])
+    assert (open_images(tmp_path / "a.npy").count, open_images(tmp_path / "a.npy").channels) == (4, 1)
+
+
+@pytest.mark.parametrize(
+    ("links", "named"),
+    [
+        ({"s/self": "s"}, "s/self"),
+        ({"s/a/up": "s"}, "s/a/up"),
+        ({"s/a/out": "elsewhere", "elsewhere/b/back": "s/a"}, "s/a/out/b/back"),
+    ],
+)
+def test_a_link_to_its_own_folder_is_named(links: dict[str, str], named: str, tmp_path: Path) -> None:
+    write_pictures(tmp_path, ["s/a/1.png", "elsewhere/b/2.png"])
+    for link, target in links.items():
+        (tmp_path / link).symlink_to(tmp_path / target)
+    assert refusal(tmp_path / "s") == (
+        f"{tmp_path / named}: a link that leads back to itself, or to a folder on its way, while listing the images: "
+        "remove it"
+    )
+
+
+def test_other_links_are_followed(tmp_path: Path) -> None:
+    write_pictures(tmp_path, ["s/a/1.png", "elsewhere/b/2.png"])
+    for link, target in {"s/x": "elsewhere", "s/y": "elsewhere/b", "s/z": "s/a"}.items():
+        (tmp_path / link).symlink_to(tmp_path / target)
+    assert list_images(tmp_path / "s").names == ["a/1.png", "x/b/2.png", "y/2.png", "z/1.png"]
+
+
 def test_a_folder_of_fcdm_sample_is_its_samples(tmp_path: Path) -> None:
     home = tmp_path / "drawn"
     write_pictures(home, [f"images/{number:06d}.png" for number in range(25)])
@@ -268,6 +307,17 @@ def test_the_content_of_a_folder_is_remembered_until_it_changes(tmp_path: Path, 
     assert content_sha256(tmp_path / "t") == first, "wherever it lies"
     (folder / "a/2.png").write_bytes((folder / "a/1.png").read_bytes())
     assert content_sha256(folder) not in (first, "0" * 64)
+
+
+def test_the_content_of_a_file_is_remembered_until_it_changes(tmp_path: Path, home: Path) -> None:
+    np.save(tmp_path / "a.npy", PIXELS)
+    assert content_sha256(tmp_path / "a.npy") == hashlib.sha256((tmp_path / "a.npy").read_bytes()).hexdigest()
+    (kept,) = (home / ".cache/fcdm/contents").iterdir()
+    kept.write_text(json.dumps({"sha256": "0" * 64}))
+    for found in (content_sha256(tmp_path / "a.npy"), open_images(tmp_path / "a.npy").checksum()):
+        assert found == "0" * 64, "known, and not read again by another process"
+    np.save(tmp_path / "a.npy", PIXELS[:-1])
+    assert content_sha256(tmp_path / "a.npy") != "0" * 64
 
 
 # --- squares, and what a look tells --------------------------------------------------------------
