@@ -26,7 +26,7 @@ def store_overrides(path: str | None, said: Said, chosen: Mapping[str, Any]) -> 
 
     chosen: config group -> the option that the user chose. Raises UserError for what is no store, or not meant.
     """
-    if path is None:
+    if path in (None, "True", "False"):  # YAML's `off` is told where all texts are looked at
         return []
     presets, is_said = said.presets or {}, "data.path" in said.keys
     folder = place(path)
