@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -50,12 +51,40 @@ def test_several_keys_and_several_reasons(capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_in_the_grids_of_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "sweeps").mkdir()
     text = "evaluation.guidance_scale: [1.0, 1.5]\n    evaluation.guidance_interval: [[0.1, 0.8]]"
-    (tmp_path / "sweeps" / "mine.yaml").write_text(f"# @package _global_\ngrids:\n  - model: N\n    {text}\n")
-    found = points(f"hydra.searchpath=[file://{tmp_path}]", "+sweeps=mine")
+    found = points(sweep_file(tmp_path, f"grids:\n  - model: N\n    {text}"), "+sweeps=mine")
     assert [config.evaluation.guidance_interval for config in found] == [None, [0.1, 0.8]]
     assert "1 point does without" in capsys.readouterr().err
+
+
+def sweep_file(folder: Path, text: str, name: str = "mine") -> str:
+    """Written there; the word that lets Hydra find it."""
+    (folder / "sweeps").mkdir(exist_ok=True)
+    (folder / "sweeps" / f"{name}.yaml").write_text(f"# @package _global_\n{text}\n")
+    return f"hydra.searchpath=[file://{folder}]"
+
+
+@pytest.mark.parametrize("model", ["N", "M", "S", "dit/N-2", "dit/S-2"])
+def test_a_file_that_chooses_groups_is_as_the_same_words(tmp_path: Path, model: str) -> None:
+    """What the groups bring is nobody's saying, wherever they were chosen."""
+    where = sweep_file(tmp_path, f"defaults: [override /model: {model}, _self_]\ngrids: [{{seed: [0, 1]}}]")
+    found = points(where, "+sweeps=mine")
+    assert [dataclasses.replace(config, grids=[]) for config in found] == points(f"model={model}", "seed=0,1")
+
+
+def test_a_file_may_take_in_another_and_the_command_line_comes_first(tmp_path: Path) -> None:
+    where = sweep_file(tmp_path, "defaults: [override /model: N, _self_]\nlog_every: 7", "inner")
+    sweep_file(tmp_path, "defaults: [inner, _self_]\nthreads: 2")
+    assert points(where, "+sweeps=mine") == points("model=N", "log_every=7", "threads=2")
+    assert points(where, "+sweeps=mine", "model=S") == points("model=S", "log_every=7", "threads=2")
+
+
+def test_what_a_file_with_groups_says_itself_is_said(tmp_path: Path) -> None:
+    text = "defaults: [override /model: N, _self_]\nevaluation: {reference: x}\ngrids: [{seed: [0, 1]}]"
+    where = sweep_file(tmp_path, text)
+    with pytest.raises(UserError, match=r"evaluation.reference=x has no effect at evaluation.features=digits-cnn"):
+        points(where, "+sweeps=mine")
+    assert len(points(where, "+sweeps=mine", "evaluation.reference=null")) == 2
 
 
 @pytest.mark.parametrize("name", SWEEPS)
