@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, TypeVar
 
 from hydra.core.config_loader import ConfigLoader
@@ -57,21 +57,24 @@ class Composer:
         hydra = {"job": {"config_name": "train"}, "overrides": {"hydra": [*hydra_overrides]}}
         return cls(GlobalHydra.instance().config_loader(), OmegaConf.create({"hydra": hydra}))
 
-    def config(self, choice: Sequence[str], own_store: bool = True) -> Config:
+    def config(self, choice: Sequence[str], own_store: bool = True, unsaid: Collection[str] = ()) -> Config:
         """The choice as a typed, checked config, with what its store of latents says of itself.
 
-        own_store: also of a store at the preset's own place, which nobody said. Raises UserError, and what Hydra raises
-        for what it refuses.
+        own_store: also of a store at the preset's own place, which nobody said. unsaid: keys whose words in the choice
+        are nobody's saying. Raises UserError, and what Hydra raises for what it refuses.
         """
-        return configured(*self._parts(choice, own_store))
+        return configured(*self._parts(choice, own_store, unsaid))
 
     def typed(self, choice: Sequence[str]) -> tuple[Config, Said]:
         """The choice as a `Config` that nothing has looked at, and what it says. Raises UserError."""
         composed, said = self._parts(choice)
         return typed(composed, said), said
 
-    def _parts(self, choice: Sequence[str], own_store: bool = True) -> tuple[DictConfig, Said]:
+    def _parts(
+        self, choice: Sequence[str], own_store: bool = True, unsaid: Collection[str] = ()
+    ) -> tuple[DictConfig, Said]:
         composed, said = self.composed(choice), self.said(choice)
+        said = Said(said.keys.difference(unsaid), said.presets)
         if added := self._of_store(composed, choice, said, own_store):
             whole = [*choice, *added]
             composed, said = self.composed(whole), Said(said.keys, self.said(whole).presets)

@@ -43,7 +43,7 @@ def configs_of(composer: Composer, choices: Sequence[list[str]]) -> list[Config]
             if point.idle:
                 presets = point.said.presets or {}
                 plain = [override_text(key, presets[key]) for key in point.idle]
-                point.config = composer.config([*point.choice, *plain])
+                point.config = composer.config([*point.choice, *plain], unsaid=point.idle)
             else:
                 check(point.config)
                 check_labels(point.config)

@@ -53,7 +53,7 @@ class SweepFiles:
 
     def _take(self, found: Any, said: SweepFile) -> None:
         for default in found.defaults_list or []:
-            group = default.group.lstrip("/") if isinstance(default, GroupDefault) else FOLDER
+            group = str(default.group).lstrip("/") if isinstance(default, GroupDefault) else FOLDER
             name = default.value if isinstance(default, GroupDefault) else default.path
             if default.is_self() or not isinstance(name, str) or group.startswith("hydra/"):
                 continue

@@ -109,6 +109,15 @@ def test_what_has_an_effect_at_no_point_is_refused(arguments: list[str], says: s
     assert says in str(refused.value)
 
 
+def test_a_point_that_does_without_is_as_if_it_was_never_said(capsys: pytest.CaptureFixture[str]) -> None:
+    """The preset's value there is nobody's saying: what follows from the other settings follows."""
+    words = ("model=S", "evaluation.guidance_scale=1.5")
+    found = points(*words, "evaluation.guidance_weak=null,x@1", "evaluation.guidance_channels=2")
+    assert found[0].evaluation.guidance_channels == 2
+    assert found[1:] == points(*words, "evaluation.guidance_weak=x@1")
+    assert "evaluation.guidance_channels has no effect at evaluation.guidance_weak=x@1" in capsys.readouterr().err
+
+
 # --- a key that is given twice -----------------------------------------------------------------------------------
 
 
