@@ -87,6 +87,11 @@ def test_what_a_file_with_groups_says_itself_is_said(tmp_path: Path) -> None:
     assert len(points(where, "+sweeps=mine", "evaluation.reference=null")) == 2
 
 
+def test_texts_in_the_grids_of_a_file_stay_texts(tmp_path: Path) -> None:
+    where = sweep_file(tmp_path, 'grids: [{model: N, study: ["1e3", "007", "a-${seed}"], seed: [3]}]')
+    assert [config.study for config in points(where, "+sweeps=mine")] == ["1e3", "007", "a-3"]
+
+
 @pytest.mark.parametrize("name", SWEEPS)
 def test_all_sweep_files_compose_without_a_word(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert points(f"+sweeps={name}")
