@@ -176,6 +176,11 @@ def keys_of(override: Override) -> set[str]:
     return {override.key_or_group}
 
 
+def keys_said(words: Iterable[str]) -> set[str]:
+    """The keys and groups that overrides give a value. Raises UserError for what cannot be parsed."""
+    return {key for override in _parsed(list(words)) for key in keys_of(override)}
+
+
 def _grid(grid: Any) -> dict[str, list[Any]]:
     """A grid of a sweep file with every value as a list."""
     if not isinstance(grid, Mapping):

@@ -105,6 +105,10 @@ def test_all_sweep_files_compose_without_a_word(name: str, capsys: pytest.Captur
         (["model=N,M", "evaluation.reference=x"], "[model=N evaluation.reference=x]"),
         # At 1.5 it is said, and with the presets' value: what differs has an effect nowhere.
         (["model=N", "evaluation.guidance_scale=1", INTERVALS], "evaluation.guidance_interval=[0.1,0.8] has no effect"),
+        # A mistyped word first, as without -m.
+        (["model=S", "objective=flow", "evaluation.sampler=dopri", "evaluation.rtol=1e-4"], "did you mean dopri5?"),
+        (["model=N", "evaluation.guidance_scale=-1", INTERVALS], "evaluation.guidance_scale=-1.0 cannot be"),
+        (["model=N", "label_drop.probability=0", "evaluation.guidance_scale=1.5"], "never trains the null class"),
         (["+sweeps=kernel", "model=N"], "stands in a sweep file, and evaluation.reference=null takes it back"),
     ],
 )
@@ -121,6 +125,13 @@ def test_a_point_that_does_without_is_as_if_it_was_never_said(capsys: pytest.Cap
     assert found[0].evaluation.guidance_channels == 2
     assert found[1:] == points(*words, "evaluation.guidance_weak=x@1")
     assert "evaluation.guidance_channels has no effect at evaluation.guidance_weak=x@1" in capsys.readouterr().err
+
+
+def test_what_a_mapping_says_was_typed() -> None:
+    with pytest.raises(UserError) as refused:
+        points("model=N", "evaluation={guidance_interval: [0.1,0.2]}")
+    assert "evaluation.guidance_interval=[0.1,0.2] has no effect" in str(refused.value)
+    assert "sweep file" not in str(refused.value)
 
 
 # --- a key that is given twice -----------------------------------------------------------------------------------
