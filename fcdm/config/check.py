@@ -138,19 +138,7 @@ def config_from(values: dict[str, Any]) -> Config:
 def check(config: Config) -> None:
     """Raise UserError for the first value that cannot be right; `steps` becomes the sorted list of its budgets, and
     texts become what is meant by them (`fcdm.config.texts`)."""
-    values = dict(walk(dataclasses.asdict(config)))
-    for key, choices in CHOICES.items():
-        if values[key] not in choices:
-            raise UserError(f"{key}={values[key]} is not known: {near(str(values[key]), choices)}")
-    for key, (low, inclusive, high) in BOUNDS.items():
-        value = values[key]
-        if value is None:
-            continue
-        if not math.isfinite(value) or value > high or value < low or (value == low and not inclusive):
-            wanted = f"{'at least' if inclusive else 'more than'} {low}"
-            if math.isfinite(high):
-                wanted += f" and at most {high}"
-            raise UserError(f"{key}={value} cannot be: it must be {wanted}")
+    check_values(config)
     settle_texts(config)
     config.steps = _budgets(config.steps)
     _check_name("study", config.study)
@@ -189,6 +177,23 @@ def check(config: Config) -> None:
     if config.data.name != "digits" and config.evaluation.features == "digits-cnn":
         raise UserError("evaluation.features=digits-cnn knows the digits alone (as recipe=digits does): use inception")
     check_model(config.model, config.resolution // config.data.downsample, config.resolution, config.data.downsample)
+
+
+def check_values(config: Config) -> None:
+    """Raise UserError for the first value that is right in no configuration: no known choice, out of bounds."""
+    values = dict(walk(dataclasses.asdict(config)))
+    for key, choices in CHOICES.items():
+        if values[key] not in choices:
+            raise UserError(f"{key}={values[key]} is not known: {near(str(values[key]), choices)}")
+    for key, (low, inclusive, high) in BOUNDS.items():
+        value = values[key]
+        if value is None:
+            continue
+        if not math.isfinite(value) or value > high or value < low or (value == low and not inclusive):
+            wanted = f"{'at least' if inclusive else 'more than'} {low}"
+            if math.isfinite(high):
+                wanted += f" and at most {high}"
+            raise UserError(f"{key}={value} cannot be: it must be {wanted}")
 
 
 def _check_sampling(config: Config) -> None:

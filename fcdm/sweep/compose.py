@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, TypeVar
 
 from hydra.core.config_loader import ConfigLoader
@@ -31,6 +31,7 @@ from fcdm.config.schema import Config
 from fcdm.errors import UserError
 from fcdm.sweep.expand import keys_of
 from fcdm.sweep.store_defaults import store_overrides
+from fcdm.sweep.sweep_file import FOLDER, SweepFile, SweepFiles
 
 T = TypeVar("T")
 
@@ -48,7 +49,7 @@ class Composer:
         self._bases: dict[tuple[str, ...], DictConfig] = {}
         self._used: dict[tuple[tuple[str, ...], tuple[str, ...]], DictConfig] = {}
         self._flat: dict[tuple[str, ...], dict[str, Any]] = {}
-        self._files: dict[str, frozenset[str]] = {}
+        self._files = SweepFiles(loader, master.hydra.job.config_name, master.hydra.overrides.hydra)
 
     @classmethod
     def here(cls, hydra_overrides: Sequence[str] = ()) -> Composer:
@@ -56,21 +57,24 @@ class Composer:
         hydra = {"job": {"config_name": "train"}, "overrides": {"hydra": [*hydra_overrides]}}
         return cls(GlobalHydra.instance().config_loader(), OmegaConf.create({"hydra": hydra}))
 
-    def config(self, choice: Sequence[str], own_store: bool = True) -> Config:
+    def config(self, choice: Sequence[str], own_store: bool = True, unsaid: Collection[str] = ()) -> Config:
         """The choice as a typed, checked config, with what its store of latents says of itself.
 
-        own_store: also of a store at the preset's own place, which nobody said. Raises UserError, and what Hydra raises
-        for what it refuses.
+        own_store: also of a store at the preset's own place, which nobody said. unsaid: keys whose words in the choice
+        are nobody's saying. Raises UserError, and what Hydra raises for what it refuses.
         """
-        return configured(*self._parts(choice, own_store))
+        return configured(*self._parts(choice, own_store, unsaid))
 
     def typed(self, choice: Sequence[str]) -> tuple[Config, Said]:
         """The choice as a `Config` that nothing has looked at, and what it says. Raises UserError."""
         composed, said = self._parts(choice)
         return typed(composed, said), said
 
-    def _parts(self, choice: Sequence[str], own_store: bool = True) -> tuple[DictConfig, Said]:
+    def _parts(
+        self, choice: Sequence[str], own_store: bool = True, unsaid: Collection[str] = ()
+    ) -> tuple[DictConfig, Said]:
         composed, said = self.composed(choice), self.said(choice)
+        said = Said(said.keys.difference(unsaid), said.presets)
         if added := self._of_store(composed, choice, said, own_store):
             whole = [*choice, *added]
             composed, said = self.composed(whole), Said(said.keys, self.said(whole).presets)
@@ -84,35 +88,31 @@ class Composer:
             path = OmegaConf.select(composed, "data.path")
         except OmegaConfBaseException:
             return []  # what is wrong with it is said where all values are read
-        chosen = {each.key_or_group: each.value() for each in map(self._parse, choice) if self._is_choice(each)}
+        parsed = [self._parse(text) for text in choice]
+        typed = {each.key_or_group: each.value() for each in parsed if self._is_choice(each)}
+        chosen = {**self._of_files(parsed).groups, **typed}
         return store_overrides(None if path is None else str(path), said, chosen)
 
     def said(self, choice: Sequence[str]) -> Said:
         """Which keys the choice and its sweep file give a value. Raises UserError for what cannot be parsed."""
         parsed = [self._parse(text) for text in choice]
-        groups = [at for at, override in enumerate(parsed) if self._is_choice(override)]
+        choices = {text: each.key_or_group for text, each in zip(choice, parsed, strict=True) if self._is_choice(each)}
         keys = {
             key
-            for at, override in enumerate(parsed)
-            if at not in groups and not override.is_delete() and override.key_or_group.partition(".")[0] != "hydra"
+            for text, override in zip(choice, parsed, strict=True)
+            if text not in choices and not override.is_delete() and override.key_or_group.partition(".")[0] != "hydra"
             for key in keys_of(override)
         }
-        with_file = self._values(tuple(choice[at] for at in groups))
-        presets = self._values(tuple(choice[at] for at in groups if parsed[at].key_or_group != "sweeps"))
-        keys |= {key for key, value in with_file.items() if key not in presets or presets[key] != value}
-        for at in groups:
-            if parsed[at].key_or_group == "sweeps":
-                keys |= self._keys_in_file(str(parsed[at].value()))
-        return Said(frozenset(keys), presets)
+        files = self._of_files(parsed)
+        # What a file sets is the user's saying; the groups that it chooses are presets as those of a command line are.
+        presets = [text for text, group in choices.items() if group != FOLDER]
+        presets += [f"{group}={name}" for group, name in files.groups.items() if group not in choices.values()]
+        return Said(frozenset(keys | files.keys), self._values(tuple(presets)))
 
-    def _keys_in_file(self, name: str) -> frozenset[str]:
-        """Keys to which a sweep file gives a value, though it be the presets' own."""
-        if name not in self._files:
-            found = self.loader.repository.load_config(f"sweeps/{name}")  # type: ignore[attr-defined]
-            values = OmegaConf.to_container(found.config) if found is not None else {}
-            assert isinstance(values, dict)
-            self._files[name] = frozenset(key for key, _ in walk({str(key): value for key, value in values.items()}))
-        return self._files[name]
+    def _of_files(self, parsed: Sequence[Override]) -> SweepFile:
+        """What the sweep file of a choice says."""
+        named = [override.value() for override in parsed if override.key_or_group == FOLDER]
+        return self._files.read(str(named[-1])) if named else SweepFile()
 
     def _is_choice(self, override: Override) -> bool:
         """Whether it chooses a group's file, rather than giving a key a value."""

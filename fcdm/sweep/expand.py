@@ -15,7 +15,9 @@ from __future__ import annotations
 
 import itertools
 import re
+import typing
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
@@ -26,6 +28,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from fcdm.config.check import known_keys, walk
+from fcdm.config.texts import config_keys
 from fcdm.errors import UserError
 
 
@@ -173,6 +176,11 @@ def keys_of(override: Override) -> set[str]:
     return {override.key_or_group}
 
 
+def keys_said(words: Iterable[str]) -> set[str]:
+    """The keys and groups that overrides give a value. Raises UserError for what cannot be parsed."""
+    return {key for override in _parsed(list(words)) for key in keys_of(override)}
+
+
 def _grid(grid: Any) -> dict[str, list[Any]]:
     """A grid of a sweep file with every value as a list."""
     if not isinstance(grid, Mapping):
@@ -187,17 +195,17 @@ def _grid(grid: Any) -> dict[str, list[Any]]:
 
 
 def override_text(key: str, value: Any) -> str:
-    """`key=value` as a command line would say it, quoted where Hydra's grammar needs that."""
-    return f"{key}={_literal(value)}"
+    """`key=value` as a command line would say it, in quotes where Hydra's grammar needs that.
+
+    A text stays that text, be it 007 or true, unless the key's field can only be something else.
+    """
+    known = config_keys().get(key)
+    as_text = known is None or known.is_text or known.is_group or str in typing.get_args(known.elements)
+    return f"{key}={_literal(value, as_text)}"
 
 
-def quoted_override(key: str, value: Any) -> str:
-    """As `override_text`, for texts that could be read as something else: a store called 2024, or true."""
-    return f"{key}={quoted(value)}" if isinstance(value, str) else override_text(key, value)
-
-
-def _literal(value: Any) -> str:
-    """A value in Hydra's override grammar."""
+def _literal(value: Any, as_text: bool) -> str:
+    """A value in Hydra's override grammar; as_text: a text is meant to be one."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -205,11 +213,20 @@ def _literal(value: Any) -> str:
     if isinstance(value, int | float):
         return repr(value)
     if isinstance(value, list | tuple):
-        return f"[{','.join(_literal(item) for item in value)}]"
+        return f"[{','.join(_literal(item, as_text) for item in value)}]"
     text = str(value)
-    if re.fullmatch(r"[A-Za-z0-9_./@:-]+", text):
+    if re.fullmatch(r"[A-Za-z0-9_./@:-]+", text) and not (as_text and _reads_otherwise(text)):
         return text
     return quoted(text)
+
+
+@cache
+def _reads_otherwise(text: str) -> bool:
+    """Whether Hydra's grammar makes a number, a truth value or nothing of it."""
+    try:
+        return bool(OverridesParser.create().parse_override(f"key={text}").value() != text)
+    except HydraException:
+        return True
 
 
 def quoted(text: str) -> str:

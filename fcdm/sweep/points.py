@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from fcdm.config.check import check
+from fcdm.config.check import check, check_values
 from fcdm.config.conditions import check_labels
 from fcdm.config.relevance import Idle, differing, idle, value_at
 from fcdm.config.said import Said
@@ -15,7 +15,7 @@ from fcdm.config.schema import Config
 from fcdm.errors import UserError
 from fcdm.formatting import plural
 from fcdm.sweep.compose import Composer, with_progress
-from fcdm.sweep.expand import override_text
+from fcdm.sweep.expand import keys_said, override_text
 
 
 @dataclass
@@ -43,7 +43,7 @@ def configs_of(composer: Composer, choices: Sequence[list[str]]) -> list[Config]
             if point.idle:
                 presets = point.said.presets or {}
                 plain = [override_text(key, presets[key]) for key in point.idle]
-                point.config = composer.config([*point.choice, *plain])
+                point.config = composer.config([*point.choice, *plain], unsaid=point.idle)
             else:
                 check(point.config)
                 check_labels(point.config)
@@ -56,6 +56,7 @@ def configs_of(composer: Composer, choices: Sequence[list[str]]) -> list[Config]
 def _point(composer: Composer, choice: list[str]) -> _Point:
     with _naming(choice):
         config, said = composer.typed(choice)
+        check_values(config)  # first: what a mistyped word makes of other settings helps nobody
     return _Point(choice, said, config, idle(config, said))
 
 
@@ -69,7 +70,7 @@ def _naming(choice: list[str]) -> Iterator[None]:
 
 
 def _refusal(setting: Idle, point: _Point) -> str:
-    if any(word.lstrip("+").partition("=")[0] == setting.key for word in point.choice):
+    if setting.key in keys_said(point.choice):
         return str(setting)
     presets = point.said.presets or {}
     return f"{setting}; it stands in a sweep file, and {override_text(setting.key, presets[setting.key])} takes it back"

@@ -18,7 +18,7 @@ from fcdm.data.manifest import MANIFEST, Manifest, prepare_command, read_manifes
 from fcdm.errors import UserError
 from fcdm.paths import place
 from fcdm.runs.processes import is_first_process
-from fcdm.sweep.expand import quoted_override
+from fcdm.sweep.expand import override_text
 
 
 def store_overrides(path: str | None, said: Said, chosen: Mapping[str, Any]) -> list[str]:
@@ -57,7 +57,7 @@ def store_overrides(path: str | None, said: Said, chosen: Mapping[str, Any]) -> 
             values["data.vae"] = _vae(folder, _stamp(folder), "evaluation.decoder" in said.keys)
     else:
         values = {"data.name": store_name(folder)} if is_said else {}
-    return added + [quoted_override(key, value) for key, value in values.items() if key not in said.keys]
+    return added + [override_text(key, value) for key, value in values.items() if key not in said.keys]
 
 
 def _instead(folder: Path) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -48,6 +49,25 @@ def test_the_command_line_replaces_what_the_grids_say() -> None:
 def test_odd_values_survive() -> None:
     grids = [{"study": "it's", "ema.rampup": None, "compile": True, "optimiser.betas": [[0.9, 0.99]]}]
     assert expand([], grids) == [['study="it\'s"', "ema.rampup=null", "compile=true", "optimiser.betas=[0.9,0.99]"]]
+
+
+TEXTS = ["1e3", "007", "true", "null", "1_000", "-1", ".5", "inf", "a", "a:b", "1:2", "x@4", "[a]", "{a: 1}", "a,b", ""]
+
+
+@pytest.mark.parametrize("text", [*TEXTS, "a=b", "~/x", 'it\'s "so"', "${seed}", "Größe", "a b", "\\"])
+@pytest.mark.parametrize("key", ["study", "data.path", "model.options.token"])
+def test_a_text_in_a_grid_stays_that_text(key: str, text: str) -> None:
+    """As an element of a list, too."""
+    parser = OverridesParser.create()
+    ((one,),) = expand([], [{key: text}])
+    ((many,),) = expand([], [{key: [[text, "b"]]}])
+    assert parser.parse_override(one).value() == text
+    assert parser.parse_override(many).value() == [text, "b"]
+
+
+def test_texts_of_other_fields_are_read_as_on_a_command_line() -> None:
+    grid = {"seed": "7", "compile": "true", "ema.rampup": "null", "model": "dit/N-2", "steps": ["1e3"]}
+    assert expand([], [grid]) == [["seed=7", "compile=true", "ema.rampup=null", "model=dit/N-2", "steps=[1e3]"]]
 
 
 @pytest.mark.parametrize("grids", [["model"], [{"model": []}]])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -50,12 +51,45 @@ def test_several_keys_and_several_reasons(capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_in_the_grids_of_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "sweeps").mkdir()
     text = "evaluation.guidance_scale: [1.0, 1.5]\n    evaluation.guidance_interval: [[0.1, 0.8]]"
-    (tmp_path / "sweeps" / "mine.yaml").write_text(f"# @package _global_\ngrids:\n  - model: N\n    {text}\n")
-    found = points(f"hydra.searchpath=[file://{tmp_path}]", "+sweeps=mine")
+    found = points(sweep_file(tmp_path, f"grids:\n  - model: N\n    {text}"), "+sweeps=mine")
     assert [config.evaluation.guidance_interval for config in found] == [None, [0.1, 0.8]]
     assert "1 point does without" in capsys.readouterr().err
+
+
+def sweep_file(folder: Path, text: str, name: str = "mine") -> str:
+    """Written there; the word that lets Hydra find it."""
+    (folder / "sweeps").mkdir(exist_ok=True)
+    (folder / "sweeps" / f"{name}.yaml").write_text(f"# @package _global_\n{text}\n")
+    return f"hydra.searchpath=[file://{folder}]"
+
+
+@pytest.mark.parametrize("model", ["N", "M", "S", "dit/N-2", "dit/S-2"])
+def test_a_file_that_chooses_groups_is_as_the_same_words(tmp_path: Path, model: str) -> None:
+    """What the groups bring is nobody's saying, wherever they were chosen."""
+    where = sweep_file(tmp_path, f"defaults: [override /model: {model}, _self_]\ngrids: [{{seed: [0, 1]}}]")
+    found = points(where, "+sweeps=mine")
+    assert [dataclasses.replace(config, grids=[]) for config in found] == points(f"model={model}", "seed=0,1")
+
+
+def test_a_file_may_take_in_another_and_the_command_line_comes_first(tmp_path: Path) -> None:
+    where = sweep_file(tmp_path, "defaults: [override /model: N, _self_]\nlog_every: 7", "inner")
+    sweep_file(tmp_path, "defaults: [inner, _self_]\nthreads: 2")
+    assert points(where, "+sweeps=mine") == points("model=N", "log_every=7", "threads=2")
+    assert points(where, "+sweeps=mine", "model=S") == points("model=S", "log_every=7", "threads=2")
+
+
+def test_what_a_file_with_groups_says_itself_is_said(tmp_path: Path) -> None:
+    text = "defaults: [override /model: N, _self_]\nevaluation: {reference: x}\ngrids: [{seed: [0, 1]}]"
+    where = sweep_file(tmp_path, text)
+    with pytest.raises(UserError, match=r"evaluation.reference=x has no effect at evaluation.features=digits-cnn"):
+        points(where, "+sweeps=mine")
+    assert len(points(where, "+sweeps=mine", "evaluation.reference=null")) == 2
+
+
+def test_texts_in_the_grids_of_a_file_stay_texts(tmp_path: Path) -> None:
+    where = sweep_file(tmp_path, 'grids: [{model: N, study: ["1e3", "007", "a-${seed}"], seed: [3]}]')
+    assert [config.study for config in points(where, "+sweeps=mine")] == ["1e3", "007", "a-3"]
 
 
 @pytest.mark.parametrize("name", SWEEPS)
@@ -71,6 +105,10 @@ def test_all_sweep_files_compose_without_a_word(name: str, capsys: pytest.Captur
         (["model=N,M", "evaluation.reference=x"], "[model=N evaluation.reference=x]"),
         # At 1.5 it is said, and with the presets' value: what differs has an effect nowhere.
         (["model=N", "evaluation.guidance_scale=1", INTERVALS], "evaluation.guidance_interval=[0.1,0.8] has no effect"),
+        # A mistyped word first, as without -m.
+        (["model=S", "objective=flow", "evaluation.sampler=dopri", "evaluation.rtol=1e-4"], "did you mean dopri5?"),
+        (["model=N", "evaluation.guidance_scale=-1", INTERVALS], "evaluation.guidance_scale=-1.0 cannot be"),
+        (["model=N", "label_drop.probability=0", "evaluation.guidance_scale=1.5"], "never trains the null class"),
         (["+sweeps=kernel", "model=N"], "stands in a sweep file, and evaluation.reference=null takes it back"),
     ],
 )
@@ -78,6 +116,22 @@ def test_what_has_an_effect_at_no_point_is_refused(arguments: list[str], says: s
     with pytest.raises(UserError) as refused:
         points(*arguments)
     assert says in str(refused.value)
+
+
+def test_a_point_that_does_without_is_as_if_it_was_never_said(capsys: pytest.CaptureFixture[str]) -> None:
+    """The preset's value there is nobody's saying: what follows from the other settings follows."""
+    words = ("model=S", "evaluation.guidance_scale=1.5")
+    found = points(*words, "evaluation.guidance_weak=null,x@1", "evaluation.guidance_channels=2")
+    assert found[0].evaluation.guidance_channels == 2
+    assert found[1:] == points(*words, "evaluation.guidance_weak=x@1")
+    assert "evaluation.guidance_channels has no effect at evaluation.guidance_weak=x@1" in capsys.readouterr().err
+
+
+def test_what_a_mapping_says_was_typed() -> None:
+    with pytest.raises(UserError) as refused:
+        points("model=N", "evaluation={guidance_interval: [0.1,0.2]}")
+    assert "evaluation.guidance_interval=[0.1,0.2] has no effect" in str(refused.value)
+    assert "sweep file" not in str(refused.value)
 
 
 # --- a key that is given twice -----------------------------------------------------------------------------------

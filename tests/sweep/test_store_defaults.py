@@ -295,6 +295,18 @@ def test_a_sweep_file_says_what_it_says_though_the_presets_say_it_too(fcdm: Comm
     assert "vae=ft-ema is asked for" in done.stderr
 
 
+def test_a_sweep_file_chooses_data_and_recipe_for_a_store(tmp_path: Path) -> None:
+    """As `data=imagenet recipe=paper` on the command line."""
+    of_16_channels("mine")
+    (tmp_path / "sweeps").mkdir()
+    text = "defaults: [override /data: imagenet, override /recipe: paper, _self_]\ndata: {path: mine}\n"
+    (tmp_path / "sweeps/mine.yaml").write_text(f"# @package _global_\n{text}")
+    with composing(f"hydra.searchpath=[file://{tmp_path}]", "+sweeps=mine") as composer:
+        found = composer.config(["+sweeps=mine", "model=N"])
+    assert found == composed("model=N", "data=imagenet", "recipe=paper", "data.path=mine")
+    assert (facts(found), found.optimiser.lr) == (("mine", 16, 5, 8, 32), 1e-4)
+
+
 def test_what_was_said_stays_what_was_said(monkeypatch: pytest.MonkeyPatch) -> None:
     """The store's own values are nobody's saying, and the presets are those that the data are composed with."""
     of_16_channels("mine")
