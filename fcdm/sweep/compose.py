@@ -13,6 +13,7 @@ import copy
 import sys
 import time
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import fields
 from typing import Any, TypeVar
 
 from hydra.core.config_loader import ConfigLoader
@@ -27,7 +28,7 @@ from omegaconf.errors import OmegaConfBaseException
 from fcdm.config.check import checked, typed, walk
 from fcdm.config.relevance import idle
 from fcdm.config.said import Said
-from fcdm.config.schema import Config
+from fcdm.config.schema import FAMILIES, Config
 from fcdm.errors import UserError
 from fcdm.sweep.expand import keys_of
 from fcdm.sweep.store_defaults import store_overrides
@@ -92,6 +93,16 @@ class Composer:
         typed = {each.key_or_group: each.value() for each in parsed if self._is_choice(each)}
         chosen = {**self._of_files(parsed).groups, **typed}
         return store_overrides(None if path is None else str(path), said, chosen)
+
+    def of_other_families(self, choice: Sequence[str]) -> dict[str, list[str]]:
+        """The words of the choice that set an option which its model's family has not -> the families that have it."""
+        options = {name: {f"model.{item.name}" for item in fields(kind)} for name, kind in FAMILIES.items()}
+        words = {word: set(keys_of(self._parse(word))) for word in choice if word.lstrip("+").startswith("model.")}
+        having = {word: [name for name, known in options.items() if keys <= known] for word, keys in words.items()}
+        if not any(having.values()):
+            return {}
+        family = (self.said(choice).presets or {}).get("model.family")
+        return {word: names for word, names in having.items() if names and family in options and family not in names}
 
     def said(self, choice: Sequence[str]) -> Said:
         """Which keys the choice and its sweep file give a value. Raises UserError for what cannot be parsed."""

@@ -12,6 +12,7 @@ from fcdm.config.conditions import check_labels
 from fcdm.config.relevance import Idle, differing, idle, value_at
 from fcdm.config.said import Said
 from fcdm.config.schema import Config
+from fcdm.config.setting import Needs
 from fcdm.errors import UserError
 from fcdm.formatting import plural
 from fcdm.sweep.compose import Composer, with_progress
@@ -35,6 +36,7 @@ def configs_of(composer: Composer, choices: Sequence[list[str]]) -> list[Config]
     """
     points = [_point(composer, choice) for choice in with_progress(choices, "composing")]
     used = {key for point in points for key in differing(point.config, point.said) if key not in point.idle}
+    used |= {key for point in points for key in point.said.keys - point.idle.keys() if key.startswith("model.")}
     for point in points:
         with _naming(point.choice):
             for setting in point.idle.values():
@@ -42,7 +44,7 @@ def configs_of(composer: Composer, choices: Sequence[list[str]]) -> list[Config]
                     raise UserError(_refusal(setting, point))
             if point.idle:
                 presets = point.said.presets or {}
-                plain = [override_text(key, presets[key]) for key in point.idle]
+                plain = [override_text(key, presets[key]) for key in point.idle if key in presets]
                 point.config = composer.config([*point.choice, *plain], unsaid=point.idle)
             else:
                 check(point.config)
@@ -55,9 +57,16 @@ def configs_of(composer: Composer, choices: Sequence[list[str]]) -> list[Config]
 
 def _point(composer: Composer, choice: list[str]) -> _Point:
     with _naming(choice):
-        config, said = composer.typed(choice)
+        others = composer.of_other_families(choice)
+        rest = [word for word in choice if word not in others]
+        config, said = composer.typed(rest)
         check_values(config)  # first: what a mistyped word makes of other settings helps nobody
-    return _Point(choice, said, config, idle(config, said))
+        found = idle(config, said)
+        for word, families in others.items():
+            key, _, value = word.lstrip("+").partition("=")
+            needs = Needs("model.family", families.__contains__, f"it is an option of {' and '.join(families)} alone")
+            found[key] = Idle(key, value, needs, config.model.family)
+    return _Point(rest, Said(said.keys | found.keys(), said.presets), config, found)
 
 
 @contextmanager
