@@ -19,7 +19,7 @@ from fcdm.errors import UserError, in_one_line
 from fcdm.runs.run_cost import run_cost
 from fcdm.sweep.command_line import readable
 from fcdm.sweep.compose import Composer
-from fcdm.sweep.expand import expand, last_of_each, refuse_unused
+from fcdm.sweep.expand import expand, keys_said, last_of_each, refuse_unused
 from fcdm.sweep.hydra_errors import one_line
 from fcdm.sweep.hydra_schema import register_schema
 from fcdm.sweep.sampling_config import own_configs
@@ -78,8 +78,8 @@ def cost_rows(words: list[str]) -> list[dict[str, Any]]:
             raise UserError(f"{word} is not known: say key=value; --help lists the keys")
     words = last_of_each(readable(words))
     refuse_unused(words, USES, "a cost")
-    named = any(word.startswith("model=") for word in words)
-    sized = any(word.startswith("resolution=") for word in words)
+    said = keys_said(words)
+    named, sized = "model" in said, "resolution" in said
     asked = expand(words if named else [f"model={','.join(preset_names())}", *words], [])
     swept = {word for choice in asked for word in choice if not all(word in other for other in asked)}
     rows: list[dict[str, Any]] = []

@@ -272,3 +272,9 @@ def test_the_command_starts_without_torch() -> None:
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "32.70 M" in done.stdout
+
+
+def test_a_model_with_plus_signs_is_named_too() -> None:
+    assert [row["model"] for row in cost_rows(["+model=S", "resolution=256"])] == ["S"]
+    with pytest.raises(UserError, match=r"force-add of config groups is not supported: '\+\+model=S'"):
+        cost_rows(["++model=S", "resolution=256"])
