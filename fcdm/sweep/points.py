@@ -79,9 +79,9 @@ def _naming(choice: list[str]) -> Iterator[None]:
 
 
 def _refusal(setting: Idle, point: _Point) -> str:
-    if setting.key in keys_said(point.choice):
-        return str(setting)
     presets = point.said.presets or {}
+    if setting.key in keys_said(point.choice) or setting.key not in presets:
+        return str(setting)
     return f"{setting}; it stands in a sweep file, and {override_text(setting.key, presets[setting.key])} takes it back"
 
 

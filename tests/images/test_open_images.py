@@ -137,7 +137,7 @@ class Code:
         (PIXELS, {"value_range": "0-1"}, "range=0-1 is not known: 0..1, -1..1, 0..255"),
         (PIXELS, {"layout": "NCHW"}, "which is not NCHW: leave layout=NCHW away"),
         (PIXELS, {"layout": "hwc"}, "layout=hwc is not known: NHWC or NCHW"),
-        (PIXELS.astype(int), {}, "save images.astype(numpy.uint8) where its values are 0 to 255"),
+        (PIXELS.astype(int), {}, "save images.astype(numpy.uint8), if its values are 0 to 255"),
         (PIXELS[0], {}, "one image? images are"),
         (np.zeros((2, 8, 8, 4), np.uint8), {}, "save the first three of its four channels"),
         (np.zeros((2, 8, 8, 7), np.uint8), {}, "images are (n, height, width, 3 or 1)"),

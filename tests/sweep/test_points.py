@@ -50,6 +50,20 @@ def test_several_keys_and_several_reasons(capsys: pytest.CaptureFixture[str]) ->
     ]
 
 
+def test_an_option_of_some_families_goes_without_at_the_others(capsys: pytest.CaptureFixture[str]) -> None:
+    found = points("model=N,dit/N-2", "model.kernel_size=3,5", "model.expansion=2")
+    asked = [(config.model.name, getattr(config.model, "kernel_size", None)) for config in found]
+    assert asked == [("N", 3), ("N", 5), ("dit/N-2", None)]
+    note = "model.expansion, model.kernel_size have no effect at model.family=dit: 2 points are one"
+    assert capsys.readouterr().err == f"note: {note}\n"
+
+
+def test_an_option_of_no_family_that_is_there_is_refused() -> None:
+    says = "model.kernel_size=3 has no effect at model.family=dit: it is an option of fcdm alone"
+    with pytest.raises(UserError, match=says):
+        points("model=dit/N-2", "model.kernel_size=3,5")
+
+
 def test_in_the_grids_of_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = "evaluation.guidance_scale: [1.0, 1.5]\n    evaluation.guidance_interval: [[0.1, 0.8]]"
     found = points(sweep_file(tmp_path, f"grids:\n  - model: N\n    {text}"), "+sweeps=mine")
