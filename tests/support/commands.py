@@ -81,11 +81,22 @@ def only_run(runs: Path) -> Path:
 
 
 @contextmanager
+def _hydra() -> Iterator[None]:
+    """Hydra, initialised here; what was before (a command's of an earlier test) is back afterwards."""
+    register_schema()
+    before = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_module("fcdm.conf", version_base="1.3"):
+            yield
+    finally:
+        GlobalHydra.instance().hydra = before
+
+
+@contextmanager
 def composing(*overrides: str) -> Iterator[Composer]:
     """A Composer as the sweeper has it: on a master config composed with these overrides."""
-    register_schema()
-    GlobalHydra.instance().clear()
-    with initialize_config_module("fcdm.conf", version_base="1.3"):
+    with _hydra():
         hydra = GlobalHydra.instance().hydra
         assert hydra is not None
         master = hydra.compose_config("train", list(overrides), run_mode=RunMode.MULTIRUN)
@@ -93,13 +104,11 @@ def composing(*overrides: str) -> Iterator[Composer]:
 
 
 def composed(*overrides: str) -> Config:
-    register_schema()
-    with initialize_config_module("fcdm.conf", version_base="1.3"):
+    with _hydra():
         return Composer.here().config(overrides)
 
 
 def composed_anyway(*overrides: str) -> Config:
     """Also with settings that have no effect: frozen configurations, and presets, may have such."""
-    register_schema()
-    with initialize_config_module("fcdm.conf", version_base="1.3"):
+    with _hydra():
         return checked(compose("train", list(overrides)))
