@@ -6,6 +6,7 @@ import json
 import math
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from hydra import initialize_config_module
@@ -105,6 +106,9 @@ def cost_rows(words: list[str]) -> list[dict[str, Any]]:
 def _sizes(composer: Composer, choice: list[str], named: bool, sized: bool) -> Iterator[Config]:
     """The choice at the resolution that it says, else at the usual ones of its data. Raises UserError and Hydra's."""
     config = composer.config(choice)
+    path = config.data.path
+    if path is not None and "data.path" in composer.said(choice).keys and not Path(path).exists():
+        raise UserError(f"data.path={path} is not there to say its channels and classes: leave it away, or say those")
     if not sized:
         for resolution in PAPER_RESOLUTIONS.get(config.data.name, (config.resolution,)):
             yield composer.config([*choice, f"resolution={resolution}"])
