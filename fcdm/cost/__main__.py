@@ -108,7 +108,9 @@ def _sizes(composer: Composer, choice: list[str], named: bool, sized: bool) -> I
     config = composer.config(choice)
     path = config.data.path
     if path is not None and "data.path" in composer.said(choice).keys and not Path(path).exists():
-        raise UserError(f"data.path={path} is not there to say its channels and classes: leave it away, or say those")
+        raise UserError(
+            f"data.path={path} is not there to tell its channels and classes: say data.channels= and data.classes= instead"
+        )
     if not sized:
         for resolution in PAPER_RESOLUTIONS.get(config.data.name, (config.resolution,)):
             yield composer.config([*choice, f"resolution={resolution}"])

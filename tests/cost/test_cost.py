@@ -242,7 +242,10 @@ def test_without_a_model_those_that_have_the_key(capsys: pytest.CaptureFixture[s
         (["model=L", "seed=3"], "seed has no effect on a cost: leave seed=3 away"),
         (["model=L", "data.flip=none"], "data.flip has no effect on a cost"),
         (["model=N", "evaluation={samples: 3}"], "evaluation.samples has no effect on a cost"),
-        (["model=N", "data.path=img"], "data.path=img is not there to say its channels and classes: leave it away"),
+        (
+            ["model=N", "data.path=img"],
+            "data.path=img is not there to tell its channels and classes: say data.channels=",
+        ),
         (["model=N", "model.depth=3"], "model.depth is an option of model.family=dit alone, and this model has none"),
         (["N"], "N is not known: say key=value"),
         (["resolution=abc"], "resolution: Value 'abc' of type 'str' could not be converted to Integer"),
