@@ -109,7 +109,7 @@ def _sizes(composer: Composer, choice: list[str], named: bool, sized: bool) -> I
     path = config.data.path
     if path is not None and "data.path" in composer.said(choice).keys and not Path(path).exists():
         raise UserError(
-            f"data.path={path} is not there to tell its channels and classes: say data.channels= and data.classes= instead"
+            f"data.path={path} is not there to tell its channels and classes: say data.channels= and data.classes= then"
         )
     if not sized:
         for resolution in PAPER_RESOLUTIONS.get(config.data.name, (config.resolution,)):
