@@ -17,11 +17,12 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from fcdm.config.conditions import check_labels, settle
 from fcdm.config.ema_profiles import check_averages
 from fcdm.config.fast_config import NotExact, exactly
+from fcdm.config.keys import config_keys
 from fcdm.config.model_checks import check_model
 from fcdm.config.said import NOTHING, Said
 from fcdm.config.samplers import SAMPLERS
 from fcdm.config.schema import FAMILIES, PRECISIONS, Config, CustomConfig
-from fcdm.config.texts import config_keys, refuse_secrets, settle_texts
+from fcdm.config.texts import refuse_secrets, settle_texts
 from fcdm.errors import UserError
 
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -89,8 +90,7 @@ BOUNDS: dict[str, tuple[float, bool, float]] = {
 def checked(composed: DictConfig, said: Said = NOTHING) -> Config:
     """The composed configuration, as one that makes sense; said: by the user. Raises UserError with one line."""
     config = typed(composed, said)
-    check(config)
-    check_labels(config)
+    check_asked(config)
     return config
 
 
@@ -177,6 +177,12 @@ def check(config: Config) -> None:
     if config.data.name != "digits" and config.evaluation.features == "digits-cnn":
         raise UserError("evaluation.features=digits-cnn knows the digits alone (as recipe=digits does): use inception")
     check_model(config.model, config.resolution // config.data.downsample, config.resolution, config.data.downsample)
+
+
+def check_asked(config: Config) -> None:
+    """As `check`, and that no sample is asked of a label that is never trained; not of frozen configurations."""
+    check(config)
+    check_labels(config)
 
 
 def check_values(config: Config) -> None:

@@ -5,16 +5,13 @@ What only a preset says, and what is said with the presets' own value, asks for 
 
 from __future__ import annotations
 
-import dataclasses
-import typing
-from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
+from fcdm.config.keys import config_keys
 from fcdm.config.said import Said
-from fcdm.config.schema import FAMILIES, Config
-from fcdm.config.setting import Needs, needs_of
+from fcdm.config.schema import Config
+from fcdm.config.setting import Needs
 
 
 @dataclass(frozen=True)
@@ -34,15 +31,14 @@ class Idle:
         return "on a command line" if self.needs.key is None else f"at {self.needs.key}={_text(self.found)}"
 
     def __str__(self) -> str:
-        said = _text(self.value)
-        return f"{self.key}={said} has no effect {self.where}: {self.needs.instead.format(value=said)}"
+        return f"{self.key}={_text(self.value)} has no effect {self.where}: {self.needs.instead}"
 
 
 def idle(config: Config, said: Said) -> dict[str, Idle]:
     """The settings that were said and have no effect in this configuration, by their keys."""
     found = {}
     for key, value in differing(config, said).items():
-        for needs in declared().get(key, ()):
+        for needs in config_keys()[key].needs:
             other = None if needs.key is None else value_at(config, needs.key)
             if not needs.holds(other):
                 found[key] = Idle(key, value, needs, other)
@@ -52,7 +48,7 @@ def idle(config: Config, said: Said) -> dict[str, Idle]:
 
 def differing(config: Config, said: Said) -> dict[str, Any]:
     """Key -> value of what was said with another value than the chosen presets give, as far as the schema knows it."""
-    values = {key: value_at(config, key) for key in sorted(said.keys) if key in declared()}
+    values = {key: value_at(config, key) for key in sorted(said.keys) if key in config_keys()}
     return {key: value for key, value in values.items() if said.differs(key, value)}
 
 
@@ -62,26 +58,6 @@ def value_at(config: Config, key: str) -> Any:
     for name in key.split("."):
         found = getattr(found, name, None)
     return found
-
-
-@cache
-def declared() -> dict[str, tuple[Needs, ...]]:
-    """Dotted key -> what has to hold for it to have an effect, of every key of the schema."""
-    found = dict(_fields(Config, "", ()))
-    for family in FAMILIES.values():
-        found |= dict(_fields(family, "model.", ()))
-    return found
-
-
-def _fields(cls: Any, prefix: str, above: tuple[Needs, ...]) -> Iterator[tuple[str, tuple[Needs, ...]]]:
-    """A field needs what it declares itself, and what the section that it stands in does."""
-    hints = typing.get_type_hints(cls)
-    for item in dataclasses.fields(cls):
-        needs = (*above, *needs_of(item))
-        if dataclasses.is_dataclass(hints[item.name]) and item.name != "model":
-            yield from _fields(hints[item.name], f"{prefix}{item.name}.", needs)
-        else:
-            yield f"{prefix}{item.name}", needs
 
 
 def _text(value: Any) -> str:

@@ -19,7 +19,7 @@ class Needs:
     holds: Callable[[Any], bool]
     """Whether the field has an effect at a value of `key`."""
     instead: str
-    """Why not, and what to write instead; `{value}` is what was said."""
+    """Why not, and what to write instead."""
 
 
 def setting(default: Any = MISSING, *, applies: Needs | tuple[Needs, ...] = (), path: bool = False) -> Any:
@@ -31,9 +31,3 @@ def setting(default: Any = MISSING, *, applies: Needs | tuple[Needs, ...] = (), 
     if isinstance(default, type):
         return dataclasses.field(default_factory=default, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
-
-
-def needs_of(item: dataclasses.Field[Any]) -> tuple[Needs, ...]:
-    """What has to hold for a field of the schema to have an effect."""
-    found: tuple[Needs, ...] = item.metadata.get("applies", ())
-    return found

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import typing
 from collections.abc import Mapping
-from functools import cache
 from typing import Any
 
-from fcdm.config.schema import FAMILIES, Config
 from fcdm.credentials import taken_out
 from fcdm.errors import UserError
 from fcdm.paths import home_expanded
@@ -16,58 +13,6 @@ from fcdm.redact import is_secret
 
 OFF, ON = ("off", "no", "false"), ("on", "yes", "true")
 """Words that YAML 1.1 reads as truth values."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Key:
-    """A field of a schema, by its dotted key."""
-
-    kind: Any
-    """Its type: `int`, `str | None`, `list[int]`."""
-    is_path: bool
-
-    @property
-    def is_text(self) -> bool:
-        return self.kind in (str, str | None)
-
-    @property
-    def takes_text(self) -> bool:
-        """Whether a text that is nothing else can be right."""
-        return self.is_text or self.kind is Any or typing.get_origin(self.kind) is dict or self.is_group
-
-    @property
-    def is_group(self) -> bool:
-        """Whether it is chosen by a name, as `model=N`."""
-        return dataclasses.is_dataclass(self.kind)
-
-    @property
-    def elements(self) -> Any:
-        """`list[int]` of `list[int] | None`."""
-        return next(
-            (kind for kind in (self.kind, *typing.get_args(self.kind)) if typing.get_origin(kind) is list), None
-        )
-
-
-@cache
-def config_keys() -> dict[str, Key]:
-    """Every dotted key that a configuration may have."""
-    found = keys_of(Config)
-    for family in FAMILIES.values():
-        found |= keys_of(family, "model.")
-    return found
-
-
-def keys_of(schema: type, prefix: str = "") -> dict[str, Key]:
-    """The keys of a dataclass and of those in it."""
-    hints = typing.get_type_hints(schema)
-    found: dict[str, Key] = {}
-    for item in dataclasses.fields(schema):
-        kind = hints[item.name]
-        if dataclasses.is_dataclass(kind) and item.name != "model":
-            found |= keys_of(typing.cast(type, kind), f"{prefix}{item.name}.")
-        else:
-            found[f"{prefix}{item.name}"] = Key(kind, bool(item.metadata.get("path")))
-    return found
 
 
 def settle_texts(config: Any, prefix: str = "") -> None:

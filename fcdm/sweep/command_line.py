@@ -12,17 +12,16 @@ import typing
 from collections.abc import Sequence
 from functools import cache
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
 from fcdm import credentials
 from fcdm.config.check import known_keys, unknown_key
-from fcdm.config.texts import Key, config_keys, keys_of
+from fcdm.config.keys import Key, config_keys, keys_of
 from fcdm.errors import UserError
 from fcdm.paths import home_expanded, place
 from fcdm.runs.processes import is_first_process
-from fcdm.sweep.expand import quoted
+from fcdm.sweep.grammar import parse, quoted, reads_otherwise
 
 FOLDERS = ("--config-dir", "-cd")
 """Hydra's own options that take a folder."""
@@ -53,7 +52,7 @@ def readable(words: Sequence[str]) -> list[str]:
 
 def text_of(word: str) -> str | None:
     """The value of `key=value`, as `readable` gives it, as a text; None: null."""
-    value = _parse(word).value()
+    value = parse(word).value()
     return None if value is None else str(value)
 
 
@@ -76,13 +75,13 @@ def _override(word: str) -> str:
 def _value(key: str, value: str, swept: bool) -> str:
     """The value in quotes where Hydra would read something else. Raises UserError where no text can be right."""
     known = _key(key)
-    if known is not None and known.is_path and _reads_otherwise(key, value) and _is_there(value):
+    if known is not None and known.is_path and reads_otherwise(value) and _is_there(value):
         return quoted(value)
     parts = value.split(",")
     if swept and len(parts) > 1 and (known is None or known.takes_text) and _are_texts(key, value):
         return ",".join(_value(key, part, swept=False) for part in parts)
     try:
-        override = _parse(f"{key}={value}")
+        override = parse(f"{key}={value}")
     except HydraException:
         if known is not None and not known.takes_text:
             raise UserError(f"{key}={value} cannot be read: {key} is {_wanted(known)}") from None
@@ -116,7 +115,7 @@ def _launcher_keys() -> dict[str, Key]:
 def _are_texts(key: str, value: str) -> bool:
     """Whether commas separate plain values of a sweep: no list, no function, nothing in quotes."""
     try:
-        override = _parse(f"{key}={value}")
+        override = parse(f"{key}={value}")
     except HydraException:
         return value[0] not in "[{"
     return override.is_sweep_override() and not re.search(r"[\\\"'\[\](){}]", value)
@@ -130,28 +129,11 @@ def _differs(override: Override, value: str) -> bool:
     return not isinstance(read, str) or read != value
 
 
-def _reads_otherwise(key: str, value: str) -> bool:
-    try:
-        override = _parse(f"{key}={value}")
-    except HydraException:
-        return True
-    return override.is_sweep_override() or override.value() != value
-
-
 def _is_there(value: str) -> bool:
     try:
         return place(value).exists()
     except (OSError, ValueError):  # too long for a name, or no name at all
         return False
-
-
-@cache
-def _parser() -> OverridesParser:
-    return OverridesParser.create()
-
-
-def _parse(word: str) -> Override:
-    return _parser().parse_override(word)
 
 
 def _without_user(value: str) -> str:

@@ -13,24 +13,24 @@ import copy
 import sys
 import time
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import fields
 from typing import Any, TypeVar
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from fcdm.config.check import checked, typed, walk
+from fcdm.config.keys import families_with
 from fcdm.config.relevance import idle
 from fcdm.config.said import Said
 from fcdm.config.schema import FAMILIES, Config
 from fcdm.errors import UserError
 from fcdm.sweep.expand import keys_of
+from fcdm.sweep.grammar import parse
 from fcdm.sweep.store_defaults import store_overrides
 from fcdm.sweep.sweep_file import FOLDER, SweepFile, SweepFiles
 
@@ -44,7 +44,6 @@ class Composer:
 
     def __init__(self, loader: ConfigLoader, master: DictConfig) -> None:
         self.loader, self.master = loader, master
-        self._parser = OverridesParser.create()
         self._parsed: dict[str, Override] = {}
         self._groups: dict[str, bool] = {}
         self._bases: dict[tuple[str, ...], DictConfig] = {}
@@ -96,13 +95,12 @@ class Composer:
 
     def of_other_families(self, choice: Sequence[str]) -> dict[str, list[str]]:
         """The words of the choice that set an option which its model's family has not -> the families that have it."""
-        options = {name: {f"model.{item.name}" for item in fields(kind)} for name, kind in FAMILIES.items()}
-        words = {word: set(keys_of(self._parse(word))) for word in choice if word.lstrip("+").startswith("model.")}
-        having = {word: [name for name, known in options.items() if keys <= known] for word, keys in words.items()}
+        words = [word for word in choice if word.lstrip("+").startswith("model.")]
+        having = {word: families_with(keys_of(self._parse(word))) for word in words}
         if not any(having.values()):
             return {}
         family = (self.said(choice).presets or {}).get("model.family")
-        return {word: names for word, names in having.items() if names and family in options and family not in names}
+        return {word: names for word, names in having.items() if names and family in FAMILIES and family not in names}
 
     def said(self, choice: Sequence[str]) -> Said:
         """Which keys the choice and its sweep file give a value. Raises UserError for what cannot be parsed."""
@@ -168,7 +166,7 @@ class Composer:
 
     def _parse(self, text: str) -> Override:
         if text not in self._parsed:
-            self._parsed[text] = self._parser.parse_override(text)
+            self._parsed[text] = parse(text)
         return self._parsed[text]
 
     def _is_plain(self, override: Override) -> bool:

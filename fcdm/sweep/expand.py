@@ -17,19 +17,18 @@ import itertools
 import re
 import typing
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from functools import cache
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from fcdm.config.check import known_keys, walk
-from fcdm.config.texts import config_keys
+from fcdm.config.keys import config_keys
 from fcdm.errors import UserError
+from fcdm.sweep.grammar import parse, parse_all, quoted, reads_otherwise
 
 
 def choices_of(loader: ConfigLoader, master: DictConfig, arguments: list[str]) -> list[list[str]]:
@@ -68,7 +67,7 @@ def _files(
 
 def _named(arguments: list[str]) -> tuple[int, list[str]]:
     """Where on the command line the sweep files are named, and which. Raises UserError."""
-    for place, override in enumerate(_parsed(arguments)):
+    for place, override in enumerate(parse_all(arguments)):
         if override.key_or_group == "sweeps" and not override.is_delete():
             values: list[Any] = [override.value()]
             if override.is_sweep_override():
@@ -109,12 +108,12 @@ def _command_line(arguments: list[str]) -> tuple[dict[str, list[Any]], set[str]]
     """
     words: dict[str, list[Any]] = {}
     said: set[str] = set()
-    for override in _parsed(last_of_each(arguments)):
+    for override in parse_all(last_of_each(arguments)):
         key, line = override.key_or_group, override.input_line or ""
         if key == "steps" and not override.is_delete():
             values = [override.value()]
             if override.is_sweep_override():
-                values = [_parsed([f"steps={text}"])[0].value() for text in override.sweep_string_iterator()]
+                values = [parse(f"steps={text}").value() for text in override.sweep_string_iterator()]
             words[key] = list(itertools.chain.from_iterable(v if isinstance(v, list) else [v] for v in values))
         elif override.is_sweep_override():
             sweep = override.get_key_element()
@@ -151,7 +150,7 @@ def refuse_unused(words: Sequence[str], uses: Collection[str], what: str) -> Non
     not known is Hydra's to name, and its own are its own.
     """
     plain = [word for word in words if "=" in word and not word.startswith("-")]
-    for word, override in zip(plain, _parsed(plain), strict=True):
+    for word, override in zip(plain, parse_all(plain), strict=True):
         for key in sorted(keys_of(override) & known_keys()):
             if not any(key == own or (own.endswith(".*") and key.startswith(own[:-1])) for own in uses):
                 raise UserError(f"{key} has no effect on {what}: leave {word} away")
@@ -161,7 +160,7 @@ def _is_mapping(word: str) -> bool:
     if "{" not in word:
         return False
     try:
-        override = OverridesParser.create().parse_override(word)
+        override = parse(word)
     except HydraException:
         return False
     return not override.is_sweep_override() and isinstance(override.value(), dict)
@@ -178,7 +177,7 @@ def keys_of(override: Override) -> set[str]:
 
 def keys_said(words: Iterable[str]) -> set[str]:
     """The keys and groups that overrides give a value. Raises UserError for what cannot be parsed."""
-    return {key for override in _parsed(list(words)) for key in keys_of(override)}
+    return {key for override in parse_all(words) for key in keys_of(override)}
 
 
 def _grid(grid: Any) -> dict[str, list[Any]]:
@@ -215,28 +214,6 @@ def _literal(value: Any, as_text: bool) -> str:
     if isinstance(value, list | tuple):
         return f"[{','.join(_literal(item, as_text) for item in value)}]"
     text = str(value)
-    if re.fullmatch(r"[A-Za-z0-9_./@:-]+", text) and not (as_text and _reads_otherwise(text)):
+    if re.fullmatch(r"[A-Za-z0-9_./@:-]+", text) and not (as_text and reads_otherwise(text)):
         return text
     return quoted(text)
-
-
-@cache
-def _reads_otherwise(text: str) -> bool:
-    """Whether Hydra's grammar makes a number, a truth value or nothing of it."""
-    try:
-        return bool(OverridesParser.create().parse_override(f"key={text}").value() != text)
-    except HydraException:
-        return True
-
-
-def quoted(text: str) -> str:
-    """A text in Hydra's quotes, in which a backslash means itself unless quotes follow."""
-    escaped = re.sub(r'(\\*)("|$)', lambda match: match[1] * 2 + match[2].replace('"', '\\"'), text)
-    return f'"{escaped}"'
-
-
-def _parsed(arguments: list[str]) -> list[Override]:
-    try:
-        return OverridesParser.create().parse_overrides(arguments)
-    except HydraException as error:
-        raise UserError(str(error).splitlines()[0]) from None

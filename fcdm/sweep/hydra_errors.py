@@ -11,7 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError
 
 from fcdm.config.check import first_line, known_keys, near, unknown_key
-from fcdm.config.schema import FAMILIES, ModelConfig
+from fcdm.config.keys import families_with
 from fcdm.errors import UserError
 from fcdm.redact import redacted
 
@@ -61,16 +61,11 @@ def _one_line(error: BaseException) -> str:
 
 def _not_in(key: str, known: Set[str]) -> str:
     """Of a key that this configuration has not: because nothing has it, or because it is of another family's models."""
-    if key in known and key.startswith("model."):
-        families = [name for name, kind in FAMILIES.items() if key.removeprefix("model.") in _fields(kind)]
+    if families := families_with({key}):
         return (
             f"{key} is an option of model.family={' or '.join(families)} alone, and this model has none: leave it away"
         )
     return unknown_key(key, known)
-
-
-def _fields(kind: type[ModelConfig]) -> set[str]:
-    return {item.name for item in dataclasses.fields(kind)}
 
 
 def _yaml(error: MarkedYAMLError) -> str:

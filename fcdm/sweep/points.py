@@ -7,8 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from fcdm.config.check import check, check_values
-from fcdm.config.conditions import check_labels
+from fcdm.config.check import check_asked, check_values
 from fcdm.config.relevance import Idle, differing, idle, value_at
 from fcdm.config.said import Said
 from fcdm.config.schema import Config
@@ -47,8 +46,7 @@ def configs_of(composer: Composer, choices: Sequence[list[str]]) -> list[Config]
                 plain = [override_text(key, presets[key]) for key in point.idle if key in presets]
                 point.config = composer.config([*point.choice, *plain], unsaid=point.idle)
             else:
-                check(point.config)
-                check_labels(point.config)
+                check_asked(point.config)
     distinct = {repr(point.config): point.config for point in points}
     for note in _notes(points):
         print(f"note: {note}", file=sys.stderr)

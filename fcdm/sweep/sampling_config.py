@@ -34,7 +34,7 @@ from fcdm.runs.run_paths import RUN_FILE
 from fcdm.runs.tracked_ema import settled
 from fcdm.sweep.command_line import readable, text_of
 from fcdm.sweep.compose import Composer, refuse_idle
-from fcdm.sweep.expand import quoted
+from fcdm.sweep.grammar import quoted
 from fcdm.sweep.hydra_errors import is_users, one_line
 from fcdm.sweep.hydra_schema import register_schema
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from fcdm.config.relevance import declared
+from fcdm.config.keys import config_keys
 from fcdm.errors import UserError
 from fcdm.sweep.compose import Composer
 from tests.support.commands import composing
@@ -70,7 +70,7 @@ def test_refused_where_it_means_nothing_and_taken_where_it_does(
 
 def test_every_condition_of_the_schema_has_a_case() -> None:
     said = {said.partition("=")[0] for _, said, _, _ in CASES}
-    conditional = {key for key, needs in declared().items() if needs}
+    conditional = {key for key, item in config_keys().items() if item.needs}
     assert {key for key in conditional if not key.startswith("evaluation.resources.")} <= said
 
 

@@ -8,7 +8,9 @@ import pytest
 from omegaconf import OmegaConf
 
 from fcdm.config.check import checked
-from fcdm.config.texts import config_keys, keys_of, refuse_secrets
+from fcdm.config.keys import config_keys, keys_of
+from fcdm.config.texts import refuse_secrets
+from fcdm.config.when import BY_COMMANDS
 from fcdm.errors import UserError
 from fcdm.paths import home_expanded, place
 from fcdm.slurm.options import SlurmOptions
@@ -44,11 +46,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("key", PATHS)
+@pytest.mark.parametrize("key", [key for key in PATHS if BY_COMMANDS not in config_keys()[key].needs])
 def test_the_home_folder_in_every_path(key: str, home: Path) -> None:
     """On a command line, and as a sweep file's grid says it."""
-    if key in ("init_path", "evaluation.guidance_weak_path"):
-        pytest.skip("no command line says it")
     for words in ([f"{key}='~/x=1'"], *expand([], [{key: "~/x=1"}])):
         found: object = composed(*(ON_DIGITS if key == "evaluation.guidance_weak" else ON_LATENTS), *words)
         for name in key.split("."):

@@ -13,7 +13,7 @@ from fcdm import benchmark, train
 from fcdm.errors import UserError
 from fcdm.paths import home_expanded
 from fcdm.sweep.command_line import readable, text_of
-from fcdm.sweep.expand import quoted
+from fcdm.sweep.grammar import quoted
 from tests.support.commands import composed
 
 TEXT_KEYS = ("init_from", "data.path", "evaluation.reference", "evaluation.decoder", "runs_dir", "study", "mlflow_uri")
