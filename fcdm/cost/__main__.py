@@ -113,7 +113,8 @@ def _sizes(composer: Composer, choice: list[str], named: bool, sized: bool) -> I
         )
     if not sized:
         for resolution in PAPER_RESOLUTIONS.get(config.data.name, (config.resolution,)):
-            yield composer.config([*choice, f"resolution={resolution}"])
+            own = resolution == config.resolution
+            yield config if own else composer.config([*choice, f"resolution={resolution}"])
     elif named or config.data.downsample > 1 or not composer.said(choice).differs("resolution", config.resolution):
         yield config  # else: pixels are there at the data's own resolution only
 

@@ -184,7 +184,7 @@ def is_made(images: Images, request: ReferenceRequest) -> bool:
                 f"{remedy}"
             )
         raise UserError(f"{out} is a reference with {key} {stands.get(key)}, not {asked}: {remedy}")
-    if stands.get("content", images.content()) != images.content():  # files of older versions do not tell
+    if "content" in stands and stands["content"] != images.content():  # files of older versions do not tell
         raise UserError(f"{out} is the reference of {images.path} before its images changed: {remedy}")
     return True
 

@@ -176,7 +176,7 @@ def signal_delay(request: Resources, options: SlurmOptions, saved_bytes: int) ->
     """
     if options.signal_delay_s is not None:
         return int(options.signal_delay_s)
-    return int(min(max(120, STEP_S + math.ceil(saved_bytes / SAVED_BYTES_PER_S)), request.seconds // 4))
+    return int(min(max(120, STEP_S + math.ceil(saved_bytes / SAVED_BYTES_PER_S)), request.seconds / 4))
 
 
 def _flag(key: str, value: object) -> str:
