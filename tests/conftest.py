@@ -12,7 +12,12 @@ from hypothesis import settings
 
 from tests.support.commands import Command, environment
 
-pytest_plugins = ["tests.support.mlflow_server", "tests.support.guarded_server", "tests.support.gpu"]
+pytest_plugins = [
+    "tests.support.mlflow_server",
+    "tests.support.guarded_server",
+    "tests.support.gpu",
+    "tests.support.nobody",
+]
 
 # cuBLAS looks once, at the first product of the process, and `deterministic=true` of a later test needs it.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

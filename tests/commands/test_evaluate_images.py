@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -31,7 +30,7 @@ from fcdm.prepare import main as prepare
 from fcdm.runs.folder import open_run
 from fcdm.runs.protocol import Part, protocol_of
 from fcdm.sample import main as sample
-from tests.support.commands import ROOT, TINY, composing, environment
+from tests.support.commands import ROOT, TINY, composing, environment, ranks_of
 from tests.support.silent import Silent
 from tests.support.small_extractor import SMALL
 from tests.support.tiny_images import encoded, picture
@@ -233,20 +232,16 @@ def test_two_processes_share_samples_and_reference(here: Path) -> None:
     wanted = result("samples=flat", "reference=real")
     for path in here.glob("real.16px-*"):
         path.unlink()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    more = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "PYTHONPATH": str(ROOT)}
     words = ["samples=flat", "reference=real", "out=both", "batch_size=5", "device=cpu"]
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", RANK, *words],
-            env=environment(RANK=str(rank), LOCAL_RANK=str(rank), **more),
+            env=environment(PYTHONPATH=str(ROOT), **rank),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
-        for rank in range(2)
+        for rank in ranks_of(2)
     ]
     told = [process.communicate(timeout=300) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], told

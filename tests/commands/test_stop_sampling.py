@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.support.commands import TINY, Command, environment, evaluations, only_run
+from tests.support.commands import TINY, Command, environment, evaluations, only_run, ranks_of
 
 pytestmark = pytest.mark.slow
 
@@ -107,26 +106,16 @@ def test_a_rank_that_got_no_signal_stops_after_its_batch(words: list[str], tmp_p
     """The other has dropped its own, in the last round too; both keep what they had."""
 
     def ranks(**more: str) -> list[int]:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = str(probe.getsockname()[1])
         started = [
             subprocess.Popen(
                 [sys.executable, "-m", "fcdm.train", *words, "batch_size=16", "runs_dir=runs"],
                 cwd=tmp_path,
-                env=environment(
-                    RANK=str(rank),
-                    WORLD_SIZE="2",
-                    LOCAL_RANK=str(rank),
-                    MASTER_ADDR="127.0.0.1",
-                    MASTER_PORT=port,
-                    **more,
-                ),
+                env=environment(**rank, **more),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
                 text=True,
             )
-            for rank in (0, 1)
+            for rank in ranks_of(2)
         ]
         try:
             said = [process.communicate(timeout=240)[1] for process in started]

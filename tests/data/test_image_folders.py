@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +11,7 @@ import pytest
 
 from fcdm.data.image_sources import ImageSource, open_source
 from fcdm.errors import UserError
+from tests.support.nobody import as_nobody
 
 EDM2 = ("00000/img00000000.png", "00000/img00000999.png", "00001/img00001000.png", "00001/img00001001.png")
 
@@ -228,29 +226,6 @@ def test_classes_called_by_numbers_are_told_where_they_sort_as_text(tmp_path: Pa
     assert "class 2 is called 10" in note
     assert "label=name:10" in note
     assert open_source(touch(tmp_path / "few", *(f"{number}/a.png" for number in range(10)))).notes == ()
-
-
-@pytest.fixture
-def in_public() -> Iterator[Path]:
-    """A folder that other users may look into."""
-    folder = Path(tempfile.mkdtemp())
-    folder.chmod(0o755)
-    yield folder
-    for path in [folder, *folder.rglob("*")]:
-        path.chmod(0o755)
-    shutil.rmtree(folder)
-
-
-def as_nobody(run: Callable[[], None]) -> None:
-    """Root may read everything: not as root, then."""
-    if os.geteuid():
-        run()
-        return
-    os.seteuid(65534)
-    try:
-        run()
-    finally:
-        os.seteuid(0)
 
 
 @pytest.mark.parametrize("locked", ["dog", "cat/deep", "."])

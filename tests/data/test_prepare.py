@@ -6,7 +6,6 @@ import dataclasses
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -29,7 +28,7 @@ from fcdm.data.shards import Work, heldout_mask
 from fcdm.errors import UserError
 from fcdm.images.crop import pillow_settings, read_square
 from fcdm.prepare import main
-from tests.support.commands import Command, environment
+from tests.support.commands import Command, environment, ranks_of
 from tests.support.tiny_images import CLASSES, bad_images, encoded, make_folder, picture, save_vae
 
 SMALL = ("resolution=32", "shard=8", "batch=5", "device=cpu", "workers=2")
@@ -175,22 +174,17 @@ def test_killed_in_the_middle_then_resumed_is_the_same_byte_for_byte(
 
 
 def test_two_ranks_make_the_same_store(images: Path, vae: Path, whole: Path, tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     out = tmp_path / "store"
     words = ["latents", f"images={images}", f"vae={vae}", f"out={out}", *SMALL]
     processes = [
         subprocess.Popen(
             [sys.executable, "-m", "fcdm.prepare", *words],
-            env=environment(
-                RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
-            ),
+            env=environment(**rank),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
-        for rank in range(2)
+        for rank in ranks_of(2)
     ]
     told = [process.communicate(timeout=120) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], told

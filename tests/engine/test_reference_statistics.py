@@ -6,7 +6,6 @@ import json
 import re
 import shlex
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -26,7 +25,7 @@ from fcdm.errors import UserError
 from fcdm.features.find_reference import reference_identity
 from fcdm.prepare import main
 from fcdm.runs.run_lock import claim
-from tests.support.commands import environment
+from tests.support.commands import environment, ranks_of
 from tests.support.sample_metrics import write_reference_of
 from tests.support.silent import Silent
 from tests.support.small_extractor import SMALL
@@ -247,17 +246,13 @@ def test_killed_and_started_again_it_is_the_same_file(
 
 @pytest.mark.slow
 def test_two_processes_take_a_share_each(images: Path, whole: Path, tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     out = tmp_path / "r.npz"
-    more = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "PYTHONUNBUFFERED": "1"}
     bad = tmp_path / "images"
     shutil.copytree(images, bad)
     for number, (name, data) in enumerate(bad_images().items()):
         (bad / f"n0{1 + number % 2}-{'fish' if number % 2 == 0 else 'bird'}" / f"z{name}").write_bytes(data)
     words = (f"images={bad}", f"out={out}", "unreadable=skip")
-    processes = [start("", 0, *words, RANK=str(rank), LOCAL_RANK=str(rank), **more) for rank in range(2)]
+    processes = [start("", 0, *words, PYTHONUNBUFFERED="1", **rank) for rank in ranks_of(2)]
     told = [process.communicate(timeout=300) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], told
     assert told[1][0] == "", "one of them speaks"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +21,7 @@ from fcdm.images.image_stream import Images
 from fcdm.images.listing import content_sha256, list_images
 from fcdm.images.look import notes_on
 from fcdm.images.open_images import HoldsTables, open_images
+from tests.support.nobody import as_nobody
 from tests.support.tiny_images import encoded, picture
 
 SIDE = 8
@@ -232,14 +232,14 @@ def test_folders_without_images_say_what_could_be_meant(tmp_path: Path) -> None:
     assert "leave range=0..1 away" in refusal(tmp_path, value_range="0..1")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
-def test_a_folder_that_cannot_be_read_is_no_empty_one(tmp_path: Path) -> None:
-    write_pictures(tmp_path, ["a/1.png", "b/1.png"])
-    (tmp_path / "b").chmod(0)
-    try:
-        assert "permission denied" in refusal(tmp_path)
-    finally:
-        (tmp_path / "b").chmod(0o755)
+def test_a_folder_that_cannot_be_read_is_no_empty_one(in_public: Path) -> None:
+    write_pictures(in_public, ["a/1.png", "b/1.png"])
+    (in_public / "b").chmod(0)
+
+    def look() -> None:
+        assert "permission denied" in refusal(in_public)
+
+    as_nobody(look)
 
 
 def test_three_grey_images_or_one_of_three_channels_is_asked(tmp_path: Path) -> None:
