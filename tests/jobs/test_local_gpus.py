@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import time
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from fcdm.jobs.local_pool import check_devices, run_local
 from fcdm.jobs.make_jobs import make_jobs
 from fcdm.runs.processes import cores
 from tests.support.commands import TINY, Command, composed
+from tests.support.environ import environment_of
 
 WHOLE = "GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-8f1e)"
 CUT_UP = """GPU 1: NVIDIA H100 80GB HBM3 (UUID: GPU-77aa)
@@ -83,10 +83,7 @@ def starts(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str | None, list[str |
         def __init__(self, words: list[str], **options: Any) -> None:
             super().__init__(words, **options)
             if "fcdm.job" in words:
-                while not (raw := Path(f"/proc/{self.pid}/environ").read_bytes()):
-                    time.sleep(0.001)  # the kernel is about to lay it down
-                seen = dict(line.decode().split("=", 1) for line in raw.split(b"\0") if b"=" in line)
-                gpu = seen.get("CUDA_VISIBLE_DEVICES")
+                gpu = environment_of(self.pid).get("CUDA_VISIBLE_DEVICES")
                 noted.append((gpu, [other for process, other in running if process.poll() is None]))
                 running.append((self, gpu))
 

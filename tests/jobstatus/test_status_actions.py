@@ -17,6 +17,7 @@ from rich.console import Console
 from fcdm.jobs.job import EVALUATE
 from fcdm.jobstatus.actions import cancel
 from fcdm.jobstatus.status_table import next_steps, screen, summary, watch
+from tests.support.environ import environment_of
 from tests.support.fake_scheduler import FakeScheduler
 from tests.support.status_world import World
 
@@ -149,6 +150,7 @@ def test_cancel_stops_a_local_process_once_and_names_its_launcher(world: World) 
     world.study()
     process = subprocess.Popen(["sleep", "60"], env={"FCDM_PARENT": "4242"})
     try:
+        assert environment_of(process.pid) == {"FCDM_PARENT": "4242"}
         from fcdm.runs.processes import start_time
 
         path = world.claim("N", here=True, pid=process.pid)
@@ -160,6 +162,7 @@ def test_cancel_stops_a_local_process_once_and_names_its_launcher(world: World) 
         assert process.wait(10) == -signal.SIGTERM
     finally:
         process.kill()
+        process.wait()
     assert cancel(world.looker, world.rows()) == []
 
 
