@@ -5,19 +5,17 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from fcdm.jobs.job import EVALUATE
 from tests.support import slurm_lab as lab
-from tests.support.commands import ROOT, only_run, values, weights
+from tests.support.commands import only_run, values, weights
 from tests.support.slurm_lab import BUDGETS, SMALL, STUDY, Lab, assert_undisturbed, starts
 from tests.support.user_model_page import write_page
 from tools.devcluster.cluster import DevCluster
@@ -27,36 +25,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),  # MLflow leaves its connections to the collector
 ]
-
-
-@pytest.fixture(scope="session")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
-    """Two nodes of four CPUs and two make-believe GPUs; arrays of at most three tasks."""
-    lab.require_slurm()
-    private = DevCluster(tmp_path_factory.mktemp("slurm"), nodes=2, cpus=4, gpus=2, options={"MaxArraySize": "3"})
-    private.up()
-    yield private
-    private.down(purge=True)
-
-
-@pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return lab.train_undisturbed(tmp_path_factory.mktemp("undisturbed"))
-
-
-@pytest.fixture
-def here(cluster: object, tmp_path: Path) -> Lab:
-    return Lab(cluster, tmp_path)
-
-
-@pytest.fixture
-def checkout(here: Lab, tmp_path: Path) -> Path:
-    """A copy of the code, to be edited; commands take it from there."""
-    folder = tmp_path / "checkout"
-    for name in ("fcdm", "hydra_plugins", "sweeps", "slurm"):
-        shutil.copytree(ROOT / name, folder / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
-    here.checkout = folder
-    return folder
 
 
 def test_the_literal_command_submits_and_leaves(here: Lab) -> None:
