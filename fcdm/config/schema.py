@@ -175,6 +175,14 @@ class ResourcesConfig:
     """Memory of each node; 0: all that it has; null: what the cluster gives."""
     cpus: int | None = None
     """CPU cores per process; null: what the cluster gives."""
+    gpu_type: str | None = None
+    """Of which kind the GPUs have to be, as SLURM names them (`sinfo -o %G`)."""
+    partition: str | None = None
+    """This, `qos`, `account`, `constraint` and `gres` mean what they mean to sbatch; null: as the launcher says."""
+    qos: str | None = None
+    account: str | None = None
+    constraint: str | None = None
+    gres: str | None = None
 
 
 @dataclass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
+from operator import attrgetter
 from pathlib import Path
 
 from fcdm.config.schema import Config, CustomConfig
@@ -47,9 +48,22 @@ def make_jobs(configs: Iterable[Config], data_needed: bool = True) -> list[Job]:
     for identity, same in asked.items():
         folder = folders.get(identity, runs_dir / folder_name(same[0], identity))
         run = Run(folder, identity)
+        _refuse_two_requests(folder.name, same)
         parts = tuple(Part(with_snapshots(config, run)) for config in agreed_averages(_joined(same)))
         jobs.append(Job(identity, folder, parts))
     return jobs
+
+
+def _refuse_two_requests(name: str, same: list[Config]) -> None:
+    """Raise UserError where a run is asked for with different resources: it is one job, its evaluations too."""
+    for key in ("resources", "evaluation.resources"):
+        asked = [dataclasses.asdict(attrgetter(key)(config)) for config in same]
+        for other in asked[1:]:
+            if differing := next((field for field, value in other.items() if value != asked[0][field]), None):
+                raise UserError(
+                    f"{name} is one run, and is asked for with {key}.{differing}={asked[0][differing]} and with "
+                    f"{key}.{differing}={other[differing]}: say one of them"
+                )
 
 
 def _resolved(config: Config, data_needed: bool) -> Config:

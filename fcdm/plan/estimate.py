@@ -22,7 +22,7 @@ from fcdm.runs.benchmark_files import Benchmarks, Rate
 from fcdm.runs.run_cost import average_bytes, checkpoint_bytes, run_cost
 from fcdm.runs.throughput import Speed, Speeds, alike
 from fcdm.slurm.options import SlurmOptions
-from fcdm.slurm.sbatch_script import Resources, signal_delay
+from fcdm.slurm.resources import Resources, signal_delay
 
 KINDS = ("training", "sampling", "decoding", "metrics")
 EVALUATION = KINDS[1:]

@@ -21,7 +21,7 @@ from fcdm.runs.identity import NOT_IDENTITY, flatten, readable_name, science
 from fcdm.runs.run_cost import saved_bytes
 from fcdm.runs.throughput import Speeds
 from fcdm.slurm.options import SlurmOptions
-from fcdm.slurm.sbatch_script import Resources, request_of
+from fcdm.slurm.resources import Resources, request_of
 
 
 def make_plan(jobs: list[Job], options: SlurmOptions) -> Plan:

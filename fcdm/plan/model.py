@@ -10,7 +10,7 @@ from fcdm.jobs.job import Job
 from fcdm.plan.estimate import KINDS, Cost
 from fcdm.plan.remaining import DONE, IN_FLIGHT, REFUSED, SKIPPED, Standing
 from fcdm.plan.shared_runs import Sharing
-from fcdm.slurm.sbatch_script import Resources
+from fcdm.slurm.resources import Resources
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from fcdm.plan.estimate import KINDS, START_UP_S, Cost
 from fcdm.plan.model import Plan, PlannedRun, Total, total, totals
 from fcdm.plan.remaining import SKIPPED, evaluations_of
 from fcdm.plan.shared_runs import Amount, Sharing
-from fcdm.slurm.sbatch_script import Resources
+from fcdm.slurm.resources import Resources
 
 GROUPS_BEYOND = 60
 """Runs, beyond which `rows=auto` shows one row for each model and resolution."""

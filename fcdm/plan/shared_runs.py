@@ -10,7 +10,7 @@ from fcdm.plan.estimate import EVALUATION, KINDS, Cost, Paces, job_cost
 from fcdm.plan.remaining import evaluations_of
 from fcdm.runs.run_cost import checkpoint_bytes
 from fcdm.slurm.options import SlurmOptions
-from fcdm.slurm.sbatch_script import request_of
+from fcdm.slurm.resources import request_of
 
 
 @dataclass(frozen=True)

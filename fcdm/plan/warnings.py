@@ -28,7 +28,7 @@ from fcdm.runs.identity import readable_name
 from fcdm.runs.run_cost import saved_bytes
 from fcdm.runs.throughput import Speeds
 from fcdm.slurm.options import SlurmOptions
-from fcdm.slurm.sbatch_script import Resources, request_of, signal_delay
+from fcdm.slurm.resources import Resources, request_of, signal_delay
 
 MEMORY_SHARE = 0.9
 """Of a GPU's memory: the rest is for CUDA itself, workspaces and fragments."""

@@ -52,22 +52,13 @@ class JobInfo:
 
 
 @dataclass(frozen=True)
-class Node:
-    """One kind of node of a partition."""
-
-    cpus: int
-    mem_gb: float
-    gpus: int
-    host: str = ""
-
-
-@dataclass(frozen=True)
 class Partition:
     name: str
     default: bool
     max_minutes: float
     """Longest time limit; inf: none."""
-    nodes: tuple[Node, ...]
+    hosts: tuple[str, ...] = ()
+    """Names of the machines that its nodes are."""
 
 
 @dataclass(frozen=True)
@@ -96,11 +87,15 @@ class Scheduler(Protocol):
     def history(self, ids: Sequence[str]) -> dict[str, JobInfo]:
         """What accounting knows of these jobs; those that it does not know are left out."""
 
-    def submit(self, script: Path, *, array: str = "", dependency: str = "", test: bool = False) -> str:
-        """Submit a batch script; returns its id (of the whole array), "" for a `test`, which only asks.
+    def submit(self, script: Path, *, array: str = "", dependency: str = "") -> str:
+        """Submit a batch script; returns its id (of the whole array).
 
-        `array` (`0-3,7%2`) and `dependency` (`afterany:12_3`) as sbatch takes them. Raises Refused.
+        `array` (`0-3,7%2`; empty: as the script says) and `dependency` (`afterany:12_3`) as sbatch takes them. Raises
+        Refused.
         """
+
+    def test(self, text: str) -> None:
+        """Ask whether a batch script of this text would be taken (as one task), and submit nothing. Raises Refused."""
 
     def cancel(self, ids: Sequence[str]) -> None:
         """End these jobs, and forget those that wait."""
@@ -125,27 +120,17 @@ class Slurm:
 
     def cluster(self) -> Cluster:
         config = self._run("scontrol", "show", "config")
-        nodes: dict[str, Node] = {}
+        hosts: dict[str, str] = {}
         for line in self._run("scontrol", "-o", "show", "nodes").splitlines():
             words = _words(line)
-            if "NodeName" not in words:
-                continue
-            nodes[words["NodeName"]] = Node(
-                cpus=int(words.get("CPUTot", 1)),
-                mem_gb=float(words.get("RealMemory", 0)) / 1000,
-                gpus=_gpus(words.get("Gres", "")),
-                host=words.get("NodeHostName", words["NodeName"]),
-            )
+            if "NodeName" in words:
+                hosts[words["NodeName"]] = words.get("NodeHostName", words["NodeName"])
         partitions: dict[str, Partition] = {}
         for line in self._run("sinfo", "-a", "-h", "-N", "-o", "%P|%l|%N").splitlines():
-            name, limit, node = line.split("|")
-            known = partitions.get(name.rstrip("*"))
-            partitions[name.rstrip("*")] = Partition(
-                name.rstrip("*"),
-                name.endswith("*"),
-                minutes(limit),
-                (*(known.nodes if known else ()), *([nodes[node]] if node in nodes else [])),
-            )
+            title, limit, node = line.split("|")
+            name = title.rstrip("*")
+            before = partitions[name].hosts if name in partitions else ()
+            partitions[name] = Partition(name, title.endswith("*"), minutes(limit), (*before, hosts.get(node, node)))
         size = re.search(r"^MaxArraySize\s*=\s*(\d+)", config, re.M)
         named = re.search(r"^ClusterName\s*=\s*(\S+)", config, re.M)
         return Cluster(named[1] if named else "", int(size[1]) if size else 1001, partitions)
@@ -200,16 +185,15 @@ class Slurm:
                 )
         return jobs
 
-    def submit(self, script: Path, *, array: str = "", dependency: str = "", test: bool = False) -> str:
-        words = ["--test-only"] if test else ["--parsable"]
-        words += [f"--array={array}"] if array else []
+    def submit(self, script: Path, *, array: str = "", dependency: str = "") -> str:
+        words = [f"--array={array}"] if array else []
         words += [f"--dependency={dependency}", "--kill-on-invalid-dep=yes"] if dependency else []
-        done = self._call("sbatch", *words, str(script))
-        if done.returncode != 0:
-            lines = [line.removeprefix("sbatch: error: ").strip() for line in done.stderr.splitlines()]
-            said = [line for line in lines if line and not line.startswith("sbatch: Job")]
-            raise Refused("; ".join(said) or f"sbatch ended with {done.returncode}")
-        return "" if test else done.stdout.strip().split(";")[0]
+        done = self._call("sbatch", "--parsable", *words, str(script))
+        _refuse(done)
+        return done.stdout.strip().split(";")[0]
+
+    def test(self, text: str) -> None:
+        _refuse(self._call("sbatch", "--test-only", "--array=0", stdin=text))
 
     def cancel(self, ids: Sequence[str]) -> None:
         for some in _chunks(list(ids), 200):
@@ -222,16 +206,25 @@ class Slurm:
             raise UserError(f"SLURM does not answer ({words[0]}: {said}): is its controller up, and SLURM_CONF right?")
         return done.stdout if done.returncode == 0 else ""
 
-    def _call(self, *words: str) -> subprocess.CompletedProcess[str]:
+    def _call(self, *words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
         if shutil.which(words[0], path=self.environment.get("PATH")) is None:
             raise UserError(
                 f"there is no SLURM on this machine (no {words[0]}): run this on a cluster's login node, try "
                 "hydra/launcher=local, or start a SLURM of your own with python tools/devcluster up"
             )
         try:
-            return subprocess.run(words, capture_output=True, text=True, timeout=120, check=False, env=self.environment)
+            return subprocess.run(
+                words, input=stdin, capture_output=True, text=True, timeout=120, check=False, env=self.environment
+            )
         except subprocess.TimeoutExpired:
             raise UserError(f"SLURM does not answer ({words[0]} took more than 120 s): try again later") from None
+
+
+def _refuse(sbatch: subprocess.CompletedProcess[str]) -> None:
+    if sbatch.returncode:
+        lines = [line.removeprefix("sbatch: error: ").strip() for line in sbatch.stderr.splitlines()]
+        said = [line for line in lines if line and not line.startswith("sbatch: Job")]
+        raise Refused("; ".join(said) or f"sbatch ended with {sbatch.returncode}")
 
 
 def minutes(text: str) -> float:
@@ -271,11 +264,6 @@ def _user_name(uid: str) -> str:
         return pwd.getpwuid(int(uid)).pw_name
     except (ValueError, KeyError):
         return uid
-
-
-def _gpus(gres: str) -> int:
-    """`gpu:h100:4(S:0-1),shard:8` -> 4."""
-    return sum(int(count) for count in re.findall(r"(?:^|,)gpu(?::[^:,(]+)?:(\d+)", gres))
 
 
 def _words(line: str) -> dict[str, str]:

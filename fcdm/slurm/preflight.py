@@ -2,90 +2,81 @@
 
 from __future__ import annotations
 
+import math
+import re
 import socket
+import subprocess
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from fcdm.config.check import near
 from fcdm.errors import UserError
-from fcdm.slurm.client import Cluster, Partition
+from fcdm.slurm.client import Cluster, Partition, Refused, Scheduler
+from fcdm.slurm.executor import ArrayExecutor
 from fcdm.slurm.options import SlurmOptions
-from fcdm.slurm.sbatch_script import Resources
+from fcdm.slurm.resources import Resources
 
 _OF_ONE_MACHINE = frozenset({"tmpfs", "ramfs", "overlay", "ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs"})
 """Types of file systems that other machines see only if somebody exports them."""
 
 
-def check_requests(name: str, requests: list[Resources], options: SlurmOptions, cluster: Cluster) -> None:
-    """Raise UserError for a partition that is not there, and for what no node of it has."""
-    partition = partition_of(options, cluster)
-    nodes = partition.nodes  # also those that are down or asleep: SLURM waits for them
-    if not nodes:
-        raise UserError(f"partition {partition.name} has no nodes (sinfo shows them): choose another one")
-    for request in requests:
-        most = max(node.gpus for node in nodes)
-        if request.gpus_per_node > most:
-            raise UserError(
-                f"{name} asks for {request.gpus_per_node} GPUs on a node, but the nodes of partition {partition.name} "
-                f"have {most}: "
-                + (
-                    f"say hydra.launcher.max_gpus_per_node={most} to spread it over nodes, or resources.gpus={most}"
-                    if most
-                    else "choose another partition, or resources.gpus=0 to train on CPUs"
-                )
-            )
-        cpus = request.tasks_per_node * (request.cpus_per_task or 1)
-        fitting = [
-            node
-            for node in nodes
-            if node.gpus >= request.gpus_per_node
-            and node.cpus >= cpus
-            and (not request.mem_gb or node.mem_gb >= request.mem_gb * 1024 / 1000)
-        ]
-        if len(fitting) < request.nodes:
-            largest = max(nodes, key=lambda node: (node.gpus, node.cpus, node.mem_gb))
-            raise UserError(
-                f"{name} asks for {request} ({cpus} CPUs a node), but partition {partition.name} has {len(fitting)} "
-                f"such nodes (its largest: {largest.cpus} CPUs, {largest.mem_gb:g} GB, {largest.gpus} GPUs): ask for "
-                "less with resources.gpus, .nodes, .cpus or .mem_gb"
-            )
-        if request.seconds / 60 > partition.max_minutes:
+def try_requests(requests: Mapping[Resources, str], options: SlurmOptions, scheduler: Scheduler) -> None:
+    """Raise UserError for what SLURM would not take, or would let wait for ever. `requests`: and which run asks so.
+
+    sbatch --test-only tells of nodes, GPUs, memory, partitions, features and, where they are enforced, accounts; not
+    of a time limit above the partition's (SLURM 22.05), which it takes, and lets wait as PartitionTimeLimit.
+    """
+    cluster = scheduler.cluster()
+    for request, name in requests.items():
+        text = ArrayExecutor(Path("/"), 0, request, options, scheduler, Path("/")).prepare([Path("/run/jobs/0.json")])
+        _check_shell(text)
+        try:
+            scheduler.test(text)
+        except Refused as error:
+            raise Refused(f"SLURM refuses {name} ({request}): {error}{_advice(str(error), cluster)}") from None
+        limits = [partition.max_minutes for partition in _partitions(request, options, cluster)]
+        if request.seconds / 60 > (most := max(limits, default=math.inf)):
             asked = f"{request.minutes} min" if request.minutes else "no time limit (hydra.launcher.timeout_min=0)"
             raise UserError(
-                f"{name} asks for {asked}, but partition {partition.name} gives at most "
-                f"{partition.max_minutes:g}: say resources.hours={partition.max_minutes / 60:g} (a job saves and is "
-                "requeued as long as it makes progress)"
+                f"{name} asks for {asked}, but its partition gives at most {most:g}: say "
+                f"resources.hours={most / 60:g} (a job saves and is requeued as long as it makes progress)"
             )
 
 
-def partition_of(options: SlurmOptions, cluster: Cluster) -> Partition:
-    """The partition that jobs go to. Raises UserError."""
-    known = cluster.partitions
-    wanted = options.additional_parameters.get("partition") or options.partition
+def hosts_of(requests: Iterable[Resources], options: SlurmOptions, cluster: Cluster) -> set[str]:
+    """The machines on which such jobs may start."""
+    places = [partition for request in requests for partition in _partitions(request, options, cluster)]
+    return {host for place in places for host in place.hosts}
+
+
+def _advice(said: str, cluster: Cluster) -> str:
+    """What to write instead, where that can be told."""
+    if "node configuration" in said:
+        return ": ask for less with resources.gpus, .nodes, .cpus or .mem_gb, or spread it with max_gpus_per_node"
+    if "artition" in said:
+        return f": partitions here are {', '.join(cluster.partitions)}"
+    return ""
+
+
+def _partitions(request: Resources, options: SlurmOptions, cluster: Cluster) -> list[Partition]:
+    """Those that a job may start in: SLURM takes a list, and the first that is free."""
+    wanted = request.parameters(options).get("partition")
     if wanted is None:
-        default = [partition for partition in known.values() if partition.default]
-        if not default:
-            raise UserError(
-                f"this cluster has no default partition: say hydra.launcher.partition= ({', '.join(known)})"
-            )
-        return default[0]
-    # SLURM takes a list, and starts the job in whichever partition comes first.
-    names = str(wanted).split(",")
-    for name in names:
-        if name not in known:
-            raise UserError(f"hydra.launcher.partition={name} is not known here: {near(name, list(known))}")
-    chosen = [known[name] for name in names]
-    return Partition(
-        str(wanted),
-        default=False,
-        max_minutes=max(partition.max_minutes for partition in chosen),
-        nodes=tuple(node for partition in chosen for node in partition.nodes),
-    )
+        return [partition for partition in cluster.partitions.values() if partition.default]
+    return [cluster.partitions[name] for name in str(wanted).split(",") if name in cluster.partitions]
 
 
-def check_folder(runs_dir: Path, options: SlurmOptions, cluster: Cluster, mounts: Path = Path("/proc/mounts")) -> None:
+def _check_shell(text: str) -> None:
+    """Raise UserError where a shell cannot read the script: a quote that is open in a user's `setup`, say."""
+    done = subprocess.run(["bash", "-n"], input=text, capture_output=True, text=True, check=False)
+    if done.returncode:
+        said = re.sub(r"^bash: line \d+: ", "", done.stderr.strip().splitlines()[0])
+        raise UserError(f"hydra.launcher's setup, teardown, srun_args or launch_prefix is no shell: {said}")
+
+
+def check_folder(runs_dir: Path, hosts: Iterable[str], mounts: Path = Path("/proc/mounts")) -> None:
     """Raise UserError for a folder of runs that other machines, where the jobs would start, cannot see."""
     here = {socket.gethostname(), socket.gethostname().split(".")[0], "localhost"}
-    elsewhere = sorted({node.host for node in partition_of(options, cluster).nodes} - here)
+    elsewhere = sorted(set(hosts) - here)
     if not elsewhere:
         return
     kind, place = file_system(runs_dir, mounts)

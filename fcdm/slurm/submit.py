@@ -22,13 +22,14 @@ from fcdm.jobs.pin_weights import models_of
 from fcdm.runs.protocol import Part
 from fcdm.runs.revision import code_revision
 from fcdm.runs.run_cost import saved_bytes
-from fcdm.slurm.client import Refused, Scheduler, Schedulers, Slurm
+from fcdm.slurm.client import Scheduler, Schedulers, Slurm
 from fcdm.slurm.code_snapshot import take_snapshot
+from fcdm.slurm.executor import ArrayExecutor, RunJob
 from fcdm.slurm.job_credentials import credentials_of
 from fcdm.slurm.ledger import LAUNCHES, Queued, add_id, held_outside, in_flight, new_launch, this_conf, write_launch
 from fcdm.slurm.options import SlurmOptions
-from fcdm.slurm.preflight import check_folder, check_requests
-from fcdm.slurm.sbatch_script import Resources, request_of, script
+from fcdm.slurm.preflight import check_folder, hosts_of, try_requests
+from fcdm.slurm.resources import Resources, request_of
 
 
 @dataclass
@@ -42,6 +43,8 @@ class Row:
     text: str = ""
     """Why it was left out."""
     ids: list[str] = field(default_factory=list)
+    jobs: list[RunJob] = field(default_factory=list)
+    """What was submitted, to use in Python."""
 
 
 @dataclass
@@ -63,26 +66,31 @@ class _Planned:
 class _Array:
     """Tasks that ask for the same and wait for the same: one batch script, one call of sbatch."""
 
-    script: Path
+    executor: ArrayExecutor
     tasks: list[_Planned]
 
 
 def check(jobs: list[Job], options: SlurmOptions, scheduler: Scheduler) -> None:
     """Refuse what the cluster cannot do, before anything is written. Raises UserError."""
-    cluster = scheduler.cluster()
+    requests: dict[Resources, str] = {}
     for job in jobs:
-        requests = [request_of(job.config.resources, options)]
-        ranks = requests[0].nodes * requests[0].tasks_per_node
-        if job.config.batch_size % ranks:
+        request = request_of(job.config.resources, options)
+        if job.config.batch_size % request.processes:
             raise UserError(
-                f"{job.name}: batch_size={job.config.batch_size} does not divide over {ranks} processes: ask for other "
-                "resources.gpus or another batch_size"
+                f"{job.name}: batch_size={job.config.batch_size} does not divide over {request.processes} processes: "
+                "ask for other resources.gpus or another batch_size"
             )
+        if options.use_srun is False and request.processes > 1:
+            raise UserError(
+                f"hydra.launcher.use_srun=false starts one process, and {job.name} asks for {request.processes}: leave "
+                "it away"
+            )
+        requests.setdefault(request, job.name)
         if job.config.evaluation.where == "job":
-            requests.append(request_of(job.config.evaluation.resources, options, evaluation=True))
-        check_requests(job.name, requests, options, cluster)
+            requests.setdefault(request_of(job.config.evaluation.resources, options, evaluation=True), job.name)
+    try_requests(requests, options, scheduler)
     if options.check_folder:
-        check_folder(Path(jobs[0].config.runs_dir), options, cluster)
+        check_folder(Path(jobs[0].config.runs_dir), hosts_of(requests, options, scheduler.cluster()))
 
 
 def submit(
@@ -99,7 +107,6 @@ def submit(
     """
     runs_dir = Path(jobs[0].config.runs_dir).absolute()
     jobs = [_from_anywhere(job, runs_dir) for job in jobs]
-    cluster = scheduler.cluster()
     conf = this_conf(options.slurm_conf)
     # One launcher at a time: two of the same sweep would both find a run neither done nor queued.
     with locked(runs_dir / LAUNCHES / ".lock"):
@@ -115,11 +122,11 @@ def submit(
         if planned:
             launch = new_launch(runs_dir)
             try:
-                arrays = _write(launch, planned, options, code, cluster.max_array_size, runs_dir, command)
+                arrays = _write(launch, planned, options, code, scheduler, command)
             except (UserError, OSError):
                 _take_back(launch, planned)
                 raise
-            _submit(launch, arrays, options.array_parallelism, scheduler)
+            _submit(launch, arrays, scheduler)
             for task in planned:
                 assert task.file is not None
                 with contextlib.suppress(OSError, UserError):  # the job does it too, when it starts
@@ -238,8 +245,7 @@ def _write(
     planned: list[_Planned],
     options: SlurmOptions,
     code: Path,
-    max_array_size: int,
-    runs_dir: Path,
+    scheduler: Scheduler,
     command: Sequence[str],
 ) -> list[_Array]:
     """Freeze the jobs and write the launch's folder."""
@@ -248,23 +254,20 @@ def _write(
         task.file = task.job.freeze()
         groups.setdefault((task.job.work, task.request, task.after), []).append(task)
     arrays: list[_Array] = []
+    size = scheduler.cluster().max_array_size
     # Evaluations last: each waits for the id of its training.
     for (_, request, _), tasks in sorted(groups.items(), key=lambda group: group[0][0] == EVALUATE):
-        for at in range(0, len(tasks), max_array_size):
-            some = tasks[at : at + max_array_size]
-            path = launch / f"{len(arrays)}.sh"
-            files = [task.file for task in some if task.file]
-            saved = max(_saved_bytes(task.job) for task in some)
-            # For nobody else to read: a user's `setup` may hold what only he is to know.
-            path.touch(0o600)
-            path.write_text(script(request, options, files, launch, code, options.name, saved))
-            arrays.append(_Array(path, some))
+        for at in range(0, len(tasks), size):
+            some = tasks[at : at + size]
+            executor = ArrayExecutor(launch, len(arrays), request, options, scheduler, code)
+            executor.write([_file(task) for task in some], max(_saved_bytes(task.job) for task in some))
+            arrays.append(_Array(executor, some))
     described: list[dict[str, Any]] = [
         {
-            "script": array.script.name,
+            "script": array.executor.script.name,
             "work": array.tasks[0].job.work,
             "resources": dataclasses.asdict(array.tasks[0].request),
-            "jobs": [str(task.file.relative_to(runs_dir)) for task in array.tasks if task.file],
+            "jobs": [str(_file(task).relative_to(launch.parent.parent)) for task in array.tasks],
         }
         for array in arrays
     ]
@@ -292,32 +295,27 @@ def _saved_bytes(job: Job) -> int:
     return (1 + goes_on) * saved_bytes(job.config)
 
 
-def _submit(launch: Path, arrays: list[_Array], parallel: int, scheduler: Scheduler) -> None:
-    """All arrays, or none: every script is tried before the first is submitted. Raises UserError."""
+def _file(task: _Planned) -> Path:
+    assert task.file is not None, "frozen before it is written"
+    return task.file
+
+
+def _submit(launch: Path, arrays: list[_Array], scheduler: Scheduler) -> None:
+    """All arrays, or none. Raises UserError."""
     planned = [task for array in arrays for task in array.tasks]
     try:
-        for array in arrays:
-            try:
-                scheduler.submit(array.script, array="0", test=True)
-            except Refused as error:
-                first = array.tasks[0]
-                raise Refused(f"SLURM refuses {first.job.name} ({first.request}): {error}") from None
-    except BaseException:
-        _take_back(launch, planned)
-        raise
-    try:
-        for array, indices, after in _calls(arrays):
-            most = f"%{parallel}" if len(indices) > parallel else ""
-            text = f"{indices[0]}-{indices[-1]}{most}" if len(indices) > 1 else str(indices[0])
-            job = scheduler.submit(array.script, array=text, dependency=f"afterany:{after}" if after else "")
-            for index in indices:
-                task = array.tasks[index]
-                task.id = f"{job}_{index}"
-                task.row.ids.append(task.id)
+        for array, tasks, after in _calls(arrays):
+            jobs = array.executor.submit_array([_file(task) for task in tasks], after=after)
+            for task, job in zip(tasks, jobs, strict=True):
+                task.id = job.job_id
+                task.row.ids.append(job.job_id)
+                task.row.jobs.append(job)
     except BaseException as error:
         _cancel(launch, planned, scheduler)
         if isinstance(error, UserError):
-            raise UserError(f"SLURM took only a part of the arrays, which is cancelled again: {error}") from None
+            some = any(task.id for task in planned)
+            part = "only a part of the arrays, which is cancelled again" if some else "none of the arrays"
+            raise UserError(f"SLURM took {part}: {error}") from None
         raise
 
 
@@ -333,18 +331,18 @@ def _cancel(launch: Path, planned: list[_Planned], scheduler: Scheduler) -> None
     _take_back(launch, planned)
 
 
-def _calls(arrays: list[_Array]) -> Iterator[tuple[_Array, range, str]]:
-    """(array, indices, job to wait for) of each sbatch.
+def _calls(arrays: list[_Array]) -> Iterator[tuple[_Array, list[_Planned], str]]:
+    """(array, tasks, job to wait for) of each sbatch.
 
     Lazily: what an evaluation waits for is known once its training is submitted. Evaluations go one by one: each waits
     for its own training only.
     """
     for array in arrays:
         if any(task.follows for task in array.tasks):
-            for index, task in enumerate(array.tasks):
-                yield array, range(index, index + 1), task.follows.id if task.follows else task.after
+            for task in array.tasks:
+                yield array, [task], task.follows.id if task.follows else task.after
         else:
-            yield array, range(len(array.tasks)), array.tasks[0].after
+            yield array, array.tasks, array.tasks[0].after
 
 
 def _take_back(launch: Path, planned: list[_Planned]) -> None:

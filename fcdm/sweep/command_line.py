@@ -77,6 +77,8 @@ def _value(key: str, value: str, swept: bool) -> str:
     known = _key(key)
     if known is not None and known.is_path and reads_otherwise(value) and _is_there(value):
         return quoted(value)
+    if known is not None and known.is_text and key.startswith(_LAUNCHER) and "," in value:
+        return quoted(value)  # a list as SLURM takes it: a launcher is not swept over
     parts = value.split(",")
     if swept and len(parts) > 1 and (known is None or known.takes_text) and _are_texts(key, value):
         return ",".join(_value(key, part, swept=False) for part in parts)

@@ -189,8 +189,17 @@ def _grid(grid: Any) -> dict[str, list[Any]]:
         values = list(value) if isinstance(value, list | tuple) else [value]
         if not values:
             raise UserError(f"grids: {key} is an empty list, so the grid asks for nothing")
+        if str(key).startswith("hydra"):
+            raise UserError(f"grids: {key} is for a whole command: give it there{_of_one_run(str(key))}")
         dimensions[str(key)] = values
     return dimensions
+
+
+def _of_one_run(key: str) -> str:
+    """What says the same of single runs, if anything does."""
+    name = key.removeprefix("hydra.launcher.")
+    name = {"timeout_min": "hours", "cpus_per_task": "cpus"}.get(name, name)
+    return f"; resources.{name} says it of single runs" if f"resources.{name}" in config_keys() else ""
 
 
 def override_text(key: str, value: Any) -> str:

@@ -6,19 +6,16 @@ import os
 import sys
 from typing import Any
 
-from fcdm.config.texts import settle_texts
 from fcdm.errors import UserError
 from fcdm.jobs.job import Job
 from fcdm.plan.make_plan import make_plan
 from fcdm.plan.model import Plan
-from fcdm.slurm.options import ROWS, PlanOptions, check_numbers
+from fcdm.slurm.options import ROWS, PlanOptions, options_from
 
 
 def show_plan(jobs: list[Job], values: dict[str, Any]) -> int:
     """Print the plan of these jobs; `values` are the launcher's options. Returns 0."""
-    options = PlanOptions(**values)
-    settle_texts(options, "hydra.launcher.")
-    check_numbers(options)
+    options = options_from(PlanOptions, values)
     if options.rows not in ROWS:
         raise UserError(f"hydra.launcher.rows={options.rows} is not known: {', '.join(ROWS)}")
     plan = make_plan(jobs, options)

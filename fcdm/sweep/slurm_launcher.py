@@ -11,7 +11,6 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from fcdm.config.texts import settle_texts
 from fcdm.errors import UserError
 from fcdm.jobs.job import BENCHMARK, Job
 from fcdm.jobs.record_study import this_command
@@ -19,18 +18,17 @@ from fcdm.plan.gpus import device_named
 from fcdm.plan.warnings import warnings_before_submission
 from fcdm.slurm.client import Slurm
 from fcdm.slurm.job_credentials import credentials_warnings
-from fcdm.slurm.options import SlurmOptions, check_numbers
-from fcdm.slurm.sbatch_script import request_of
+from fcdm.slurm.options import SlurmOptions, options_from
+from fcdm.slurm.resources import request_of
+from fcdm.slurm.shell_options import with_shell
 from fcdm.slurm.submit import Row, check, submit
 
 GOOD = ("submitted", "done", "in the queue")
 
 
-def options_from(values: dict[str, Any]) -> SlurmOptions:
-    """Typed options from those of the launcher."""
-    options = SlurmOptions(**values)
-    settle_texts(options, "hydra.launcher.")
-    check_numbers(options)
+def launcher_options(values: dict[str, Any]) -> tuple[SlurmOptions, list[str]]:
+    """Typed options from those of the launcher, and notes on what this shell says besides. Raises UserError."""
+    options = options_from(SlurmOptions, values)
     if options.slurm_conf and not Path(options.slurm_conf).is_file():
         raise UserError(
             f"hydra.launcher.slurm_conf={options.slurm_conf} is not there: python tools/devcluster up starts a "
@@ -39,12 +37,12 @@ def options_from(values: dict[str, Any]) -> SlurmOptions:
     if options.slurm_conf:
         # For every question to SLURM from here on, also whether a run's holder lives.
         os.environ["SLURM_CONF"] = str(Path(options.slurm_conf).absolute())
-    return options
+    return with_shell(options, os.environ)
 
 
 def check_jobs(jobs: list[Job], values: dict[str, Any]) -> None:
     """Raises UserError for what the cluster cannot do."""
-    options = options_from(values)
+    options, _ = launcher_options(values)
     if options.wait and jobs[0].work == BENCHMARK:
         raise UserError("hydra.launcher.wait is for runs: a benchmark prints into its own log.txt")
     check(jobs, options, Slurm(options.slurm_conf))
@@ -52,8 +50,10 @@ def check_jobs(jobs: list[Job], values: dict[str, Any]) -> None:
 
 def submit_jobs(jobs: list[Job], values: dict[str, Any]) -> int:
     """Submit, show the table and return; the number of jobs that are neither done nor on their way."""
-    options = options_from(values)
+    options, notes = launcher_options(values)
     scheduler = Slurm(options.slurm_conf)
+    for line in notes:
+        print(f"note: {line}", file=sys.stderr)
     for line in warnings_before_submission(
         jobs, device_named(options.gpu) if options.gpu else None, options.mfu, options
     ):
@@ -64,7 +64,7 @@ def submit_jobs(jobs: list[Job], values: dict[str, Any]) -> int:
     console = Console(file=sys.stdout)
     if not console.is_terminal:
         console = Console(file=sys.stdout, width=300)  # a file has no width: nothing is folded
-    console.print(_table(rows))
+    console.print(_table(rows, options))
     failed = sum(row.state not in GOOD for row in rows)
     ids = sorted({name.split("_")[0] for row in rows if row.state == "submitted" for name in row.ids}, key=int)
     runs_dir = jobs[0].config.runs_dir
@@ -85,7 +85,7 @@ def submit_jobs(jobs: list[Job], values: dict[str, Any]) -> int:
     return failed
 
 
-def _table(rows: list[Row]) -> Table:
+def _table(rows: list[Row], options: SlurmOptions) -> Table:
     table = Table(box=None, pad_edge=False)
     for name in ("run", "budgets", "resources", "SLURM job", "state"):
         table.add_column(name, overflow="fold")
@@ -94,7 +94,7 @@ def _table(rows: list[Row]) -> Table:
         asked = str(row.request)
         evaluation = row.job.config.evaluation
         if evaluation.where == "job":
-            asked += f"; evaluated on {request_of(evaluation.resources, SlurmOptions(), evaluation=True)}"
+            asked += f"; evaluated on {request_of(evaluation.resources, options, evaluation=True)}"
         state = row.state + (f": {row.text}" if row.text else "")
         table.add_row(row.job.name, steps, asked, ", ".join(row.ids) or "-", state)
     return table

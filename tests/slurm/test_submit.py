@@ -8,7 +8,6 @@ import math
 import os
 import shutil
 import subprocess
-import types
 import typing
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from hydra_plugins.hydra_submitit_launcher.config import SlurmQueueConf
+from submitit import SlurmExecutor, SlurmJob
 
 from fcdm.atomic import write_json
 from fcdm.config.check import config_from
@@ -30,14 +30,16 @@ from fcdm.plan.warnings import warnings_before_submission
 from fcdm.redact import redacted_words
 from fcdm.runs.run_cost import run_cost
 from fcdm.slurm import submit as submitting
-from fcdm.slurm.client import Cluster, Node, Partition, minutes
+from fcdm.slurm.client import Partition, minutes
+from fcdm.slurm.executor import ArrayExecutor, submitted_jobs
 from fcdm.slurm.job_credentials import credentials_warnings
 from fcdm.slurm.ledger import list_tasks, read_ids
-from fcdm.slurm.options import LOWEST, PlanOptions, SlurmOptions, check_numbers
-from fcdm.slurm.preflight import check_folder, check_requests, file_system
+from fcdm.slurm.options import PlanOptions, SlurmOptions, lowest, options_from
+from fcdm.slurm.preflight import check_folder, file_system, try_requests
 from fcdm.slurm.rank_env import address_of, export_ranks
 from fcdm.slurm.requeue import progress_of, requeue, requeues
-from fcdm.slurm.sbatch_script import Resources, request_of, script, signal_delay
+from fcdm.slurm.resources import Resources, request_of, signal_delay
+from fcdm.slurm.shell_options import with_shell
 from fcdm.slurm.submit import Row, submit
 from tests.support.commands import composed
 from tests.support.fake_scheduler import FakeScheduler
@@ -79,7 +81,7 @@ def test_one_array_for_each_set_of_resources(tmp_path: Path) -> None:
     two = ResourcesConfig(gpus=2, hours=3)
     rows = send(scheduler, config(tmp_path), config(tmp_path, 1, resources=two), config(tmp_path, 2))
     assert [row.state for row in rows] == ["submitted"] * 3
-    assert [submission.array for submission in scheduler.submissions] == ["0-1", "0"]
+    assert [submission.array for submission in scheduler.submissions] == ["0-1%2", "0-0%1"]
     assert rows[0].ids[0].split("_")[0] == rows[2].ids[0].split("_")[0] != rows[1].ids[0].split("_")[0]
     text = scheduler.submissions[1].script.read_text()
     assert "#SBATCH --gpus-per-node=2" in text
@@ -87,11 +89,10 @@ def test_one_array_for_each_set_of_resources(tmp_path: Path) -> None:
     assert "#SBATCH --time=180" in text
 
 
-def test_arrays_are_split_at_the_clusters_limit_and_all_are_tried_first(tmp_path: Path) -> None:
+def test_arrays_are_split_at_the_clusters_limit(tmp_path: Path) -> None:
     scheduler = FakeScheduler(max_array_size=3)
     rows = send(scheduler, *(config(tmp_path, seed) for seed in range(7)), array_parallelism=2)
-    assert [submission.array for submission in scheduler.submissions] == ["0-2%2", "0-2%2", "0"]
-    assert len(scheduler.tested) == 3
+    assert [submission.array for submission in scheduler.submissions] == ["0-2%2", "0-2%2", "0-0%1"]
     assert len({row.ids[0] for row in rows}) == 7
     tasks = list_tasks(tmp_path / "runs")
     assert {task.run.name: task.ids for task in tasks} == {row.job.name: tuple(row.ids) for row in rows}
@@ -137,7 +138,7 @@ def test_a_budget_that_is_evaluated_is_not_asked_of_the_queue(tmp_path: Path) ->
 def test_a_refused_array_leaves_nothing_submitted(tmp_path: Path) -> None:
     scheduler = FakeScheduler()
     scheduler.refuse = "invalid account"
-    with pytest.raises(UserError, match=r"SLURM refuses .*: invalid account"):
+    with pytest.raises(UserError, match=r"SLURM took none of the arrays: invalid account"):
         send(scheduler, config(tmp_path))
     assert not scheduler.queue()
     assert not list((tmp_path / "runs").glob("launches/2*"))
@@ -173,7 +174,7 @@ def test_evaluations_wait_for_their_own_training(tmp_path: Path) -> None:
         return made
 
     rows = send(scheduler, with_job(0), with_job(1))
-    assert [submission.array for submission in scheduler.submissions] == ["0-1", "0", "1"]
+    assert [submission.array for submission in scheduler.submissions] == ["0-1%2", "0", "1"]
     assert [submission.dependency for submission in scheduler.submissions[1:]] == [
         f"afterany:{row.ids[0]}" for row in rows
     ]
@@ -188,7 +189,7 @@ def test_evaluations_wait_for_their_own_training(tmp_path: Path) -> None:
             (run.checkpoints / f"step-{step:08d}").mkdir(parents=True)
     again = send(scheduler, with_job(0), with_job(1))
     assert [row.state for row in again] == ["submitted"] * 2
-    assert [(s.array, s.dependency) for s in scheduler.submissions[3:]] == [("0-1", "")]
+    assert [(s.array, s.dependency) for s in scheduler.submissions[3:]] == [("0-1%2", "")]
     job = Job.load(next(task.job_file for task in list_tasks(tmp_path / "runs") if task.ids == tuple(again[0].ids)))
     assert job.work == EVALUATE
     assert job.left() == [10, 20]
@@ -271,9 +272,9 @@ def test_a_broken_off_submission_is_taken_back(tmp_path: Path, monkeypatch: pyte
     scheduler = FakeScheduler()
     whole = scheduler.submit
 
-    def interrupted(script: Path, *, array: str = "", dependency: str = "", test: bool = False) -> str:
-        found = whole(script, array=array, dependency=dependency, test=test)
-        if not test and len(scheduler.submissions) == 2:
+    def interrupted(script: Path, *, array: str = "", dependency: str = "") -> str:
+        found = whole(script, array=array, dependency=dependency)
+        if len(scheduler.submissions) == 2:
             raise KeyboardInterrupt
         return found
 
@@ -317,6 +318,11 @@ def test_a_damaged_evaluation_of_one_run_keeps_no_other_from_being_submitted(tmp
 # ------------------------------------------------------------------------------------------------ options
 
 
+def script(request: Resources, options: SlurmOptions, launch: Path, files: list[Path] | None = None) -> str:
+    """The batch script, as it would be written into this launch's folder."""
+    return ArrayExecutor(launch, 0, request, options, FakeScheduler(), Path("/code")).prepare(files or [launch / "j"])
+
+
 @pytest.mark.parametrize(
     ("resources", "options", "wanted"),
     [
@@ -339,34 +345,35 @@ def test_resources_and_options(resources: ResourcesConfig, options: dict[str, ob
 def test_zero_is_what_slurm_means_by_it(tmp_path: Path) -> None:
     """--mem=0: all of the node; --time=0: no limit. Both were read as nothing said."""
     whole = Resources(1, 1, 0, 0, 0, None)
-    text = script(whole, SlurmOptions(), [tmp_path / "0.json"], tmp_path, tmp_path, "mine")
-    assert "#SBATCH --mem=0\n" in text
+    text = script(whole, SlurmOptions(), tmp_path)
+    assert "#SBATCH --mem=0GB\n" in text
     assert "#SBATCH --time=0\n" in text
     assert "#SBATCH --signal=USR2@120\n" in text, "not a quarter of nothing"
     assert str(whole) == "1 CPU, no time limit, all memory"
     assert starts(1e9, whole, SlurmOptions(), 0) == 1
-    assert "--mem" not in script(Resources(1, 1, 0, 60, None, None), SlurmOptions(), [], tmp_path, tmp_path, "a")
+    assert "--mem" not in script(Resources(1, 1, 0, 60, None, None), SlurmOptions(), tmp_path)
     (job,) = make_jobs([composed("model=N", "resources.mem_gb=0", f"runs_dir={tmp_path}")])
     assert not warnings_before_submission([job], None, options=SlurmOptions(timeout_min=0))
-    check_requests("run", [Resources(1, 1, 0, 0, 0, None)], SlurmOptions(partition="cpu"), CLUSTER)
-    with pytest.raises(UserError, match=r"asks for no time limit \(hydra.launcher.timeout_min=0\), but partition main"):
-        check_requests("run", [whole], SlurmOptions(), CLUSTER)
+    scheduler = FakeScheduler(max_minutes=120)
+    try_requests({whole: "run"}, SlurmOptions(partition="other"), scheduler)
+    with pytest.raises(UserError, match=r"asks for no time limit \(hydra.launcher.timeout_min=0\), but its partition"):
+        try_requests({whole: "run"}, SlurmOptions(), scheduler)
 
 
-@pytest.mark.parametrize("name", [name for name, low in LOWEST.items() if low == 1])
+@pytest.mark.parametrize("name", [name for name, low in lowest().items() if low == 1])
 def test_a_zero_that_slurm_has_no_meaning_for_is_refused(name: str) -> None:
     with pytest.raises(UserError, match=f"hydra.launcher.{name}=0 cannot be: at least 1"):
-        check_numbers(SlurmOptions(**{name: 0}))
-    check_numbers(SlurmOptions(**{name: 1}))
+        options_from(SlurmOptions, {name: 0})
+    options_from(SlurmOptions, {"gpus_per_task": 1, name: 1})
 
 
 def test_every_number_of_the_launcher_has_its_lowest_value() -> None:
     hints = typing.get_type_hints(SlurmOptions)
-    numbers = {name for name, hint in hints.items() if hint in (int, int | None)}
-    assert numbers == set(LOWEST)
-    for name in numbers:
+    numbers = {name for name, hint in hints.items() if hint in (int, int | None, float | None)}
+    assert numbers - {"mfu"} == set(lowest())
+    for name in lowest():
         with pytest.raises(UserError, match="cannot be"):
-            check_numbers(SlurmOptions(**{name: -1}))
+            options_from(SlurmOptions, {name: -1})
 
 
 def test_gpus_that_cannot_be_shared_out(tmp_path: Path) -> None:
@@ -377,39 +384,139 @@ def test_gpus_that_cannot_be_shared_out(tmp_path: Path) -> None:
 def test_a_stock_option_that_means_nothing_here_is_refused() -> None:
     for options in (SlurmOptions, PlanOptions):
         with pytest.raises(UserError, match=r"submitit_folder has no effect: .*launches.*: leave it away"):
-            options(submitit_folder=".submitit")
+            options_from(options, {"submitit_folder": ".submitit"})
 
 
-def test_every_stock_option_is_there() -> None:
-    """`SlurmOptions` writes them out, so that what plans and trains does not need the stock launcher."""
+def test_every_option_of_the_stock_launcher_and_every_parameter_of_submitit_is_there() -> None:
+    ours = set(typing.get_type_hints(SlurmOptions))
+    assert {item.name for item in dataclasses.fields(SlurmQueueConf)} <= ours
+    shared = {"job_name": "name", "time": "timeout_min", "mem": "mem_gb", "ntasks_per_node": "tasks_per_node"}
+    wanted = {shared.get(name, name) for name in SlurmExecutor._valid_parameters()} - {"num_gpus"}
+    assert wanted <= ours
+    assert wanted == set(SlurmOptions(**dict.fromkeys(wanted, 1)).said)
 
-    def kinds(hint: Any) -> set[Any]:
-        union = typing.get_origin(hint) in (typing.Union, types.UnionType)
-        return {typing.get_origin(part) or part for part in (typing.get_args(hint) if union else [hint])}
 
-    ours = {item.name: item for item in dataclasses.fields(SlurmOptions)}
-    left_open = {"submitit_folder", "timeout_min", "nodes", "tasks_per_node", "signal_delay_s", "max_num_timeout"}
-    for item in dataclasses.fields(SlurmQueueConf):
-        own, more = ours[item.name], {type(None)} if item.name in left_open else set()
-        hints, stock = typing.get_type_hints(SlurmOptions), typing.get_type_hints(SlurmQueueConf)
-        assert kinds(hints[item.name]) == kinds(stock[item.name]) | more, item.name
-        if item.name not in {"_target_", "name"} | left_open:
-            assert (own.default, own.default_factory) == (item.default, item.default_factory), item.name
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (
+            {"additional_parameters": {"time": "00:02:00"}},
+            r"additional_parameters.time .*hydra.launcher.timeout_min=",
+        ),
+        ({"additional_parameters": {"ntasks-per-node": 2}}, "say hydra.launcher.tasks_per_node="),
+        ({"additional_parameters": {"part": "high"}}, "say hydra.launcher.partition="),
+        ({"additional_parameters": {"mail-type": "FAIL"}}, "say hydra.launcher.mail_type="),
+        ({"additional_parameters": {"array": "0-3"}}, "one index is one run"),
+        ({"additional_parameters": {"signal": "B:TERM@9"}}, "hydra.launcher.signal_delay_s="),
+        ({"additional_parameters": {"output": "x"}}, r"log\.txt"),
+        ({"additional_parameters": {"p": "high"}}, "no long option of sbatch"),
+        ({"stderr_to_stdout": False}, r"log\.txt"),
+        ({"dependency": "afterok:1?afterok:2"}, "commas"),
+        ({"cpus_per_gpu": 2}, "submitit warns"),
+    ],
+)
+def test_what_would_be_dropped_is_refused(values: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        options_from(PlanOptions, values)
+
+
+def test_where_a_job_goes_is_said_of_it_or_of_all(tmp_path: Path) -> None:
+    """`resources` of a run, of its evaluations' jobs, then the launcher; how much training gets is no evaluation's."""
+    there = ResourcesConfig(partition="high", qos="fast", gpus=2, gpu_type="h100", hours=1)
+    made = config(tmp_path, resources=there)
+    made.evaluation = dataclasses.replace(made.evaluation, where="job", resources=ResourcesConfig(account="other"))
+    scheduler = FakeScheduler()
+    options = {"partition": "main", "account": "lab", "gres": "gpu:4", "mem_per_gpu": "9G", "exclusive": True}
+    (row,) = send(scheduler, made, **options, constraint="ib", mail_type="FAIL")
+    training, evaluation = (submission.script.read_text() for submission in scheduler.submissions)
+    for line in ("partition=high", "qos=fast", "account=lab", "gres=gpu:4", "gpus-per-node=h100:2", "exclusive"):
+        assert f"#SBATCH --{line}\n" in training, line
+    for line in ("partition=main", "account=other", "constraint=ib", "mail-type=FAIL"):
+        assert f"#SBATCH --{line}\n" in evaluation, line
+    for name in ("qos", "gres", "gpus-per-node", "mem", "exclusive"):
+        assert f"#SBATCH --{name}" not in evaluation, name
+    assert str(row.request) == "2 h100 GPUs, 1 h, partition high, qos fast"
+    with pytest.raises(UserError, match="gpu_type=h100 has no effect on a job without GPUs"):
+        request_of(ResourcesConfig(gpu_type="h100"), SlurmOptions())
+
+
+def test_one_run_has_one_place(tmp_path: Path) -> None:
+    """Two grids ask for the run, each with another partition and another protocol."""
+    first = config(tmp_path)
+    other = config(tmp_path, resources=ResourcesConfig(partition="high"))
+    other.evaluation = dataclasses.replace(other.evaluation, samples=30)
+    with pytest.raises(UserError, match=r"one run, .* with resources.partition=None and with resources.partition=high"):
+        jobs_of(first, other)
+    first.evaluation = dataclasses.replace(first.evaluation, resources=ResourcesConfig(hours=2))
+    with pytest.raises(UserError, match=r"with evaluation.resources.hours=2 and with evaluation.resources.hours="):
+        jobs_of(first, config(tmp_path))
+
+
+def test_what_the_shell_says_of_sbatch() -> None:
+    shell = {"SBATCH_ACCOUNT": "lab", "SBATCH_PARTITION": "high", "SBATCH_RESERVATION": "r", "SBATCH_TIMELIMIT": "5"}
+    options, notes = with_shell(SlurmOptions(partition="main"), shell)
+    assert (options.account, options.partition, options.additional_parameters) == ("lab", "main", {"reservation": "r"})
+    assert notes == [
+        "SBATCH_ACCOUNT=lab of this shell holds for these jobs",
+        "SBATCH_RESERVATION=r of this shell holds for these jobs",
+        "SBATCH_PARTITION, SBATCH_TIMELIMIT of this shell have no effect: say hydra.launcher.* instead",
+    ]
+    same, (note,) = with_shell(SlurmOptions(), {**shell, "SLURM_JOB_ID": "7"})
+    assert same == SlurmOptions()
+    assert note.endswith("have no effect: inside a SLURM job")
+
+
+def test_a_dependency_of_the_users_is_kept_beside_ours(tmp_path: Path) -> None:
+    made = config(tmp_path)
+    made.evaluation = dataclasses.replace(made.evaluation, where="job")
+    scheduler = FakeScheduler()
+    (row,) = send(scheduler, made, dependency="afterok:77")
+    assert [submission.dependency for submission in scheduler.submissions] == ["", f"afterok:77,afterany:{row.ids[0]}"]
+    assert "#SBATCH --dependency=afterok:77\n" in scheduler.submissions[0].script.read_text()
+
+
+def test_one_process_without_srun(tmp_path: Path) -> None:
+    text = script(Resources(1, 1, 0, 60, None, None), SlurmOptions(use_srun=False), tmp_path)
+    assert "srun --" not in text
+    assert "#SBATCH --signal=B:USR2@120\n" in text, "there is no step that could be told"
+    two = config(tmp_path, resources=ResourcesConfig(gpus=2))
+    with pytest.raises(UserError, match=r"use_srun=false starts one process, and .* asks for 2"):
+        submitting.check(jobs_of(two), SlurmOptions(use_srun=False), FakeScheduler())
+
+
+def test_what_was_submitted_is_there_in_python(tmp_path: Path) -> None:
+    scheduler = FakeScheduler()
+    rows = send(scheduler, config(tmp_path), config(tmp_path, 1))
+    assert all(isinstance(job, SlurmJob) for row in rows for job in row.jobs)
+    assert [job.job_id for row in rows for job in row.jobs] == [row.ids[0] for row in rows]
+    assert [job.job_id for job in submitted_jobs(tmp_path / "runs")] == [row.ids[0] for row in rows]
+    (job,) = rows[0].jobs
+    assert job.stdout() is None
+    (job.run / "log.txt").write_text("hello\n")
+    assert job.stdout() == "hello\n"
+    assert job.run == rows[0].job.folder
 
 
 def test_stock_options_reach_sbatch(tmp_path: Path) -> None:
     options = SlurmOptions(
         partition="main", qos="high", comment="a comment", constraint="h100", exclude="n1", account="lab",
         gres="disk:1", signal_delay_s=30, setup=["module load cuda"], name="mine",
-        additional_parameters={"mail-type": "FAIL", "exclusive": True},
+        mail_type="FAIL", mail_user="kim", exclusive=True, nodelist="n[2-3]", wckey="w", dependency="afterok:7",
+        cpus_per_gpu=2, gpus_per_task=1, mem_per_gpu="8G", srun_args=["--mpi=none", "--a b"],
+        additional_parameters={"licenses": "l:1", "contiguous": True, "time_min": "10", "nice": False},
     )  # fmt: skip
-    text = script(request_of(ResourcesConfig(), options), options, [Path("/r/j.json")], tmp_path, Path("/code"), "mine")
+    text = script(request_of(ResourcesConfig(), options), options, tmp_path)
     for line in (
         "--partition=main", "--qos=high", "--comment='a comment'", "--constraint=h100", "--exclude=n1",
         "--account=lab", "--gres=disk:1", "--signal=USR2@30", "--job-name=mine", "--mail-type=FAIL", "--requeue",
+        "--mail-user=kim", "--exclusive", "--nodelist='n[2-3]'", "--wckey=w", "--dependency=afterok:7",
+        "--cpus-per-gpu=2", "--gpus-per-task=1", "--mem-per-gpu=8G", "--licenses=l:1", "--contiguous", "--time-min=10",
+        "--open-mode=append", f"--chdir={tmp_path}", f"--output={tmp_path}/%A_%a.log", "--array=0-0%1",
     ):  # fmt: skip
         assert f"#SBATCH {line}\n" in text, line
-    assert "#SBATCH --exclusive\n" in text
+    assert "--error" not in text
+    assert "--nice" not in text
+    assert "srun --unbuffered --kill-on-bad-exit=1 --export=ALL --mpi=none '--a b' \\\n" in text
     assert text.index("module load cuda") < text.index("exec srun")
     assert text.index("module load cuda") < text.index("export PYTHONPATH"), "the code stays what it was"
     assert subprocess.run(["bash", "-n"], input=text, text=True, check=False).returncode == 0
@@ -418,7 +525,7 @@ def test_stock_options_reach_sbatch(tmp_path: Path) -> None:
 def test_a_short_limit_is_told_early_enough_and_not_at_once(tmp_path: Path) -> None:
     for limit, delay in ((1, 15), (5, 75), (10, 120), (600, 120)):
         options = SlurmOptions(timeout_min=limit)
-        text = script(request_of(ResourcesConfig(), options), options, [], tmp_path, tmp_path, "x")
+        text = script(request_of(ResourcesConfig(), options), options, tmp_path)
         assert f"--signal=USR2@{delay}\n" in text
 
 
@@ -463,35 +570,45 @@ def test_training_that_does_not_wait_for_its_kept_checkpoints_has_time_for_two(t
 
 # ------------------------------------------------------------------------------------------------ checks
 
-CLUSTER = Cluster(
-    "lab",
-    1001,
-    {
-        "main": Partition("main", True, 120, (Node(8, 32, 4, "n1"),)),
-        "cpu": Partition("cpu", False, float("inf"), (Node(64, 128, 0, "n3"),)),
-    },
-)
-
 
 @pytest.mark.parametrize(
-    ("request_", "options", "said"),
+    ("words", "said"),
     [
-        (Resources(1, 8, 8, 60, None, None), {}, "have 4: say hydra.launcher.max_gpus_per_node=4"),
-        (Resources(1, 1, 1, 60, None, None), {"partition": "cpu"}, "choose another partition"),
-        (Resources(1, 1, 0, 60, None, None), {"partition": "cpus"}, "did you mean cpu"),
-        (Resources(1, 4, 4, 60, 500, 1), {}, "500 GB"),
-        (Resources(2, 4, 4, 60, None, 1), {}, "has 1 such nodes"),
-        (Resources(1, 1, 0, 500, None, None), {}, "resources.hours=2"),
+        ("Requested node configuration is not available", r"ask for less with resources.gpus, .*max_gpus_per_node"),
+        ("invalid partition specified: nope", "partitions here are main"),
+        ("Invalid account", "Invalid account$"),
     ],
 )
-def test_what_no_node_has_is_refused(request_: Resources, options: dict[str, object], said: str) -> None:
-    with pytest.raises(UserError, match=said):
-        check_requests("run", [request_], SlurmOptions(**options), CLUSTER)
+def test_what_slurm_refuses_is_told_before_anything_is_written(tmp_path: Path, words: str, said: str) -> None:
+    scheduler = FakeScheduler()
+    scheduler.refuse = words
+    (job,) = jobs_of(config(tmp_path))
+    with pytest.raises(UserError, match=rf"SLURM refuses {job.name} \(1 CPU, 24 h\): .*{said}"):
+        submitting.check([job], SlurmOptions(check_folder=False), scheduler)
+    assert not (tmp_path / "runs").exists()
 
 
-def test_what_a_node_has_is_not(tmp_path: Path) -> None:
-    check_requests("run", [Resources(1, 4, 4, 120, 30, 2)], SlurmOptions(), CLUSTER)
-    check_requests("run", [Resources(1, 1, 0, 9999, 100, 64)], SlurmOptions(partition="main,cpu"), CLUSTER)
+def test_each_request_is_tried_once(tmp_path: Path) -> None:
+    scheduler = FakeScheduler()
+    apart = config(tmp_path, 9, evaluation=dataclasses.replace(config(tmp_path).evaluation, where="job"))
+    jobs = jobs_of(*(config(tmp_path, seed) for seed in range(5)), apart)
+    submitting.check(jobs, SlurmOptions(check_folder=False), scheduler)
+    assert len(scheduler.tested) == 2
+
+
+def test_more_time_than_the_partition_gives_is_refused(tmp_path: Path) -> None:
+    """sbatch --test-only takes it, and the job would wait for ever."""
+    day = {Resources(1, 1, 0, 1440, None, None): "run"}
+    with pytest.raises(UserError, match=r"run asks for 1440 min, but its partition gives at most 120: say resources.h"):
+        try_requests(day, SlurmOptions(), FakeScheduler(max_minutes=120))
+    several = FakeScheduler(max_minutes=120)
+    several.facts.partitions["long"] = Partition("long", False, 2000)
+    try_requests(day, SlurmOptions(partition="main,long"), several)
+
+
+def test_a_setup_that_no_shell_can_read_is_refused() -> None:
+    with pytest.raises(UserError, match=r"setup, teardown, srun_args or launch_prefix is no shell: .*EOF"):
+        try_requests({Resources(1, 1, 0, 60, None, None): "run"}, SlurmOptions(setup=["echo 'open"]), FakeScheduler())
 
 
 def test_a_runs_folder_that_the_nodes_cannot_see(tmp_path: Path) -> None:
@@ -500,12 +617,11 @@ def test_a_runs_folder_that_the_nodes_cannot_see(tmp_path: Path) -> None:
         f"/dev/sda1 / ext4 rw 0 0\nserver:/home {tmp_path} nfs4 rw 0 0\ntmpfs {tmp_path}/local tmpfs rw 0 0\n"
     )
     assert file_system(tmp_path / "runs" / "deep", mounts) == ("nfs4", str(tmp_path))
-    check_folder(tmp_path / "runs", SlurmOptions(), CLUSTER, mounts)
+    check_folder(tmp_path / "runs", ["n1"], mounts)
     (tmp_path / "local").mkdir()
     with pytest.raises(UserError, match="check_folder=false"):
-        check_folder(tmp_path / "local" / "runs", SlurmOptions(), CLUSTER, mounts)
-    here = Cluster("x", 9, {"main": Partition("main", True, 9, (Node(1, 1, 0, os.uname().nodename),))})
-    check_folder(tmp_path / "local" / "runs", SlurmOptions(), here, mounts)
+        check_folder(tmp_path / "local" / "runs", ["n1"], mounts)
+    check_folder(tmp_path / "local" / "runs", [os.uname().nodename], mounts)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from fcdm.plan.gpus import DEFAULT_MFU
 from fcdm.runs.benchmark_files import Benchmarks, benchmark_file, benchmark_like, record_benchmark
 from fcdm.runs.run_cost import run_cost
 from fcdm.runs.throughput import Speeds
-from fcdm.slurm.sbatch_script import Resources
+from fcdm.slurm.resources import Resources
 from fcdm.speed.benchmark_model import ModelBenchmark
 from fcdm.speed.ceilings import Ceilings
 from fcdm.speed.operations import StepProfile, what_limits

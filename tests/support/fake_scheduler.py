@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fcdm.errors import UserError
-from fcdm.slurm.client import Cluster, JobInfo, Node, Partition, Refused
+from fcdm.slurm.client import Cluster, JobInfo, Partition, Refused
 
 
 @dataclass
@@ -24,11 +24,12 @@ class Submission:
 class FakeScheduler:
     """`start`, `end`, `requeue`, `forget` move jobs on; `refuse` and `down` make it say no."""
 
-    def __init__(self, max_array_size: int = 1001, gpus: int = 2, max_minutes: float = float("inf")) -> None:
-        nodes = tuple(Node(cpus=4, mem_gb=8.0, gpus=gpus, host=f"node{n}") for n in (1, 2))
-        self.facts = Cluster("fake", max_array_size, {"main": Partition("main", True, max_minutes, nodes)})
+    def __init__(self, max_array_size: int = 1001, max_minutes: float = float("inf")) -> None:
+        main = Partition("main", True, max_minutes, ("node1", "node2"))
+        self.facts = Cluster("fake", max_array_size, {"main": main})
         self.submissions: list[Submission] = []
-        self.tested: list[Path] = []
+        self.tested: list[str] = []
+        """Texts of the scripts that were tried."""
         self.refuse = ""
         """What sbatch says instead of taking a job."""
         self.accept: int | None = None
@@ -58,18 +59,21 @@ class FakeScheduler:
         self.asked.append(list(ids))
         return {job: self._past[job] for job in ids if job in self._past} if self.accounting else {}
 
-    def submit(self, script: Path, *, array: str = "", dependency: str = "", test: bool = False) -> str:
+    def test(self, text: str) -> None:
+        self._answer()
+        if self.refuse:
+            raise Refused(self.refuse)
+        self.tested.append(text)
+
+    def submit(self, script: Path, *, array: str = "", dependency: str = "") -> str:
         self._answer()
         found = re.search(r"^#SBATCH --array=(\S+)", script.read_text(), re.M)
         array = array or (found[1] if found else "")
         indices = list(_indices(array))
         if max(indices, default=0) >= self.facts.max_array_size:
             raise Refused("Batch job submission failed: Invalid job array specification")
-        if self.refuse or (self.accept is not None and len(self.submissions) >= self.accept and not test):
+        if self.refuse or (self.accept is not None and len(self.submissions) >= self.accept):
             raise Refused(self.refuse or "Batch job submission failed: Requested node configuration is not available")
-        if test:
-            self.tested.append(script)
-            return ""
         name = str(self._next)
         self._next += 1 + len(indices)
         self.submissions.append(Submission(script, array, dependency, name))

@@ -70,6 +70,7 @@ def test_quotes_keep_every_text(text: str) -> None:
         "evaluation.guidance_interval=[0.1,0.5]",
         "+model.options.a={b: 1}",
         "hydra.launcher.setup=[module load x]",
+        'hydra.launcher.partition="main,high"',
         "+slurm=h100x4",
         "'+sweeps=[a,b]'".strip("'"),
     ],
@@ -84,6 +85,11 @@ def test_a_sweep_of_paths_and_a_path_with_a_comma(tmp_path: Path, monkeypatch: p
     assert readable(["init_from=a,b.pt"]) == ["init_from=a,b.pt"]
     Path("a,b.pt").touch()
     assert readable(["init_from=a,b.pt"]) == ['init_from="a,b.pt"']  # a file that is there wins
+
+
+def test_a_list_as_slurm_takes_it_is_no_sweep() -> None:
+    assert readable(["hydra.launcher.partition=main,high"]) == ['hydra.launcher.partition="main,high"']
+    assert readable(["resources.partition=main,high"]) == ["resources.partition=main,high"]
 
 
 def test_folders_of_hydras_own_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,6 +70,16 @@ def test_texts_of_other_fields_are_read_as_on_a_command_line() -> None:
     assert expand([], [grid]) == [["seed=7", "compile=true", "ema.rampup=null", "model=dit/N-2", "steps=[1e3]"]]
 
 
+@pytest.mark.parametrize(
+    ("key", "instead"),
+    [("partition", "resources.partition"), ("timeout_min", "resources.hours"), ("wait", "give it there")],
+)
+def test_a_launchers_option_in_a_grid_is_refused(key: str, instead: str) -> None:
+    """It was dropped: a launcher is the whole command's."""
+    with pytest.raises(UserError, match=rf"hydra.launcher.{key} is for a whole command.*{instead}"):
+        expand([], [{"model": "N", f"hydra.launcher.{key}": ["high"]}])
+
+
 @pytest.mark.parametrize("grids", [["model"], [{"model": []}]])
 def test_what_is_no_grid_is_refused(grids: list[Any]) -> None:
     with pytest.raises(UserError, match="grids"):

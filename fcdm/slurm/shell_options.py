@@ -1,0 +1,45 @@
+"""Options of sbatch that a user's shell sets (`export SBATCH_ACCOUNT=lab`).
+
+sbatch would have them override what a batch script says. So they are taken for options, where nothing of ours says one,
+and never handed on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from fcdm.slurm.options import SlurmOptions
+
+PASSED_ON = ("account", "partition", "qos", "constraint", "reservation")
+"""Where jobs go and who pays: what people set for all that they submit."""
+
+
+def with_shell(options: SlurmOptions, environment: Mapping[str, str]) -> tuple[SlurmOptions, list[str]]:
+    """The options with what the shell says of PASSED_ON, outside of a job, and notes on what is taken and what is not.
+
+    A job's own `resources.partition` and the like come before both.
+    """
+    said = {key: value for key, value in sorted(environment.items()) if key.startswith("SBATCH_") and value}
+    inside = "SLURM_JOB_ID" in environment  # such variables may be those of the job that this shell is in
+    taken: dict[str, str] = {}
+    changes: dict[str, Any] = {}
+    for name in () if inside else PASSED_ON:
+        value = said.get(f"SBATCH_{name.upper()}")
+        if value is None:
+            continue
+        if name == "reservation":
+            if name in options.additional_parameters:
+                continue
+            changes["additional_parameters"] = {**options.additional_parameters, name: value}
+        elif getattr(options, name) is None:
+            changes[name] = value
+        else:
+            continue
+        taken[f"SBATCH_{name.upper()}"] = value
+    notes = [f"{key}={value} of this shell holds for these jobs" for key, value in taken.items()]
+    if left := [key for key in said if key not in taken]:
+        why = "inside a SLURM job" if inside else "say hydra.launcher.* instead"
+        notes.append(f"{', '.join(left)} of this shell {'has' if len(left) == 1 else 'have'} no effect: {why}")
+    return dataclasses.replace(options, **changes), notes
