@@ -35,7 +35,7 @@ SITE = ROOT / ".gpu-site"
 PLANNED_WITHIN = 0.15
 """A plan's memory may be off by so much."""
 
-CARRIED = ("hydra", "omegaconf")
+CARRIED = ("hydra", "omegaconf", "submitit")
 """What the wheels of `make gpu-wheels` bring."""
 
 MODELS = ("S", "B", "L")

@@ -19,7 +19,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from tools.setup_venv import ROOT, pinned
 
-PACKAGES = ("omegaconf", "hydra-core", "antlr4-python3-runtime", "diffusers", "importlib-metadata")
+PACKAGES = (
+    *("omegaconf", "hydra-core", "antlr4-python3-runtime", "diffusers", "importlib-metadata"),
+    *("submitit", "cloudpickle"),  # the launcher's options are its parameters
+)
 """antlr4 comes as source only, so it is built here."""
 WHEELS = ROOT / ".whl"
 
