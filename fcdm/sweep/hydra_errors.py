@@ -20,6 +20,8 @@ FREE = ("hydra.launcher.additional_parameters", "model.options")
 
 def is_users(error: BaseException) -> bool:
     """Whether this is a mistake in what the user asked for, and no fault of the program."""
+    if isinstance(error, ValueError) and str(error).startswith("Only one of --run"):  # `--cfg job -m` (1.3.8)
+        return True
     return isinstance(error, UserError | HydraException | OmegaConfBaseException | MarkedYAMLError)
 
 

@@ -123,13 +123,20 @@ def test_what_the_line_advises_can_be_read() -> None:
 
 
 @pytest.mark.parametrize("command", [train.main, benchmark.main])
+@pytest.mark.parametrize(
+    ("word", "said"), [("batch_size=3=4", "batch_size is a whole number"), ("--cfg=job", "Only one of --run")]
+)
 def test_the_commands_say_it_so(
-    command: Callable[[], int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    command: Callable[[], int],
+    word: str,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("sys.argv", ["fcdm", "model=N", "batch_size=3=4"])
+    monkeypatch.setattr("sys.argv", ["fcdm", "-m", "model=N", word])
     assert command() == 1
     error = capsys.readouterr().err
-    assert "batch_size is a whole number" in error
+    assert said in error
     assert len(error.strip().splitlines()) == 1
 
 
