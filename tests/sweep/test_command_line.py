@@ -133,6 +133,7 @@ def test_the_commands_say_it_so(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
     monkeypatch.setattr("sys.argv", ["fcdm", "-m", "model=N", word])
     assert command() == 1
     error = capsys.readouterr().err
