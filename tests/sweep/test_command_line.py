@@ -134,7 +134,7 @@ def test_the_commands_say_it_so(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
-    monkeypatch.setattr("sys.argv", ["fcdm", "-m", "model=N", word])
+    monkeypatch.setattr("sys.argv", ["fcdm", "-m", word, "model=N"])
     assert command() == 1
     error = capsys.readouterr().err
     assert said in error
