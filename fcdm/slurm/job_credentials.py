@@ -26,7 +26,8 @@ def credentials_warnings(jobs: list[Job], options: SlurmOptions) -> list[str]:
     lines = []
     if lost:
         lines.append(f"additional_parameters.export={options.additional_parameters['export']} {_without(lost)}")
-    texts = [*setup, *(f"{key}={value}" for key, value in options.additional_parameters.items())]
+    shell = [*setup, *(options.teardown or []), *(options.srun_args or []), options.launch_prefix or ""]
+    texts = [*shell, *(f"{key}={value}" for key, value in options.additional_parameters.items())]
     if secret := [text for text in texts if redacted(text) != text]:
         lines.append(
             f"hydra.launcher holds a secret ({redacted(secret[0])}), which stands in the launch's batch scripts, "

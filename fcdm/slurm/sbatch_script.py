@@ -76,6 +76,7 @@ def command(request: Resources, options: SlurmOptions) -> str:
             f'child=$!; for name in {_SIGNALS}; do trap "kill -$name $child 2>/dev/null" $name; done',
             "wait $child; code=$?",
             "while kill -0 $child 2>/dev/null; do wait $child; code=$?; done",
+            "readonly code",
         )
     )
 

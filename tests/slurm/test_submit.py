@@ -753,6 +753,7 @@ def test_where_credentials_do_not_reach_the_jobs_submission_says_so(tmp_path: Pa
     file.parent.mkdir(parents=True)
     file.touch()
     assert told(**none) == ""
+    assert "holds a secret" in told(launch_prefix="env WANDB_API_KEY=s3cr3t")
     secret = told(setup=["module load cuda", "export MLFLOW_TRACKING_PASSWORD=s3cr3t"])
     assert "holds a secret (export MLFLOW_TRACKING_PASSWORD=***)" in secret
     assert "s3cr3t" not in secret
