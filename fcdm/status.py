@@ -1,18 +1,21 @@
-"""`python -m fcdm.status [STUDY]`: what became of every run and budget, and what to do about it."""
+"""`python -m fcdm.status [WORD ...]`: what became of every run and budget, and what to do about it."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import replace
 
 from rich.console import Console
 
 from fcdm.errors import UserError
 from fcdm.formatting import plural
 from fcdm.jobstatus.actions import cancel, on_their_way, retry_failed
-from fcdm.jobstatus.collect import Looker, Overview, what_is_asked
+from fcdm.jobstatus.collect import Looker, Overview
+from fcdm.jobstatus.select import Selection, select
 from fcdm.jobstatus.status_table import (
     EVERY_S,
     as_json,
@@ -26,13 +29,23 @@ from fcdm.jobstatus.status_table import (
 )
 from fcdm.paths import place
 
+RUNS_DIR = "runs_dir="
+HELP = """One row per run and budget: from SLURM and the runs' folders.
+
+Words choose: a study, a run (its name with or without the hash, a pattern as 'N-*', its path), a state (failed), a
+value as fcdm.train takes it (model=N,M seed=1 optimiser.lr=1e-4 steps=400), a SLURM job or array (1234_5, 1234).
+Words of one kind are alternatives, kinds narrow each other: digits failed stopped model=N. Where a word could be two
+things, study=, run=, state= or job= says which."""
+MODES = ("watch", "retry_failed", "cancel", "json")
+"""One at a time; without any the table is shown."""
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Exit code 0; 1 for what cannot be, and where --watch ended with something not done; 130 after Ctrl-C."""
     parser = argparse.ArgumentParser(
-        prog="python -m fcdm.status", description="One row per run and budget: from SLURM and the runs' folders."
+        prog="python -m fcdm.status", description=HELP, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("study", nargs="?", help="only this study's (default: every run)")
+    parser.add_argument("words", nargs="*", metavar="WORD", help="what it is about (default: every run)")
     parser.add_argument("--runs", default="runs", metavar="FOLDER", help="folder of the runs (default: runs)")
     parser.add_argument(
         "--watch", nargs="?", type=_seconds, const=EVERY_S, metavar="SECONDS", help="redraw until nothing waits or runs"
@@ -41,27 +54,34 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--cancel", action="store_true", help="end what waits or runs")
     parser.add_argument("--json", action="store_true", help="the rows as JSON")
     parser.add_argument("--yes", action="store_true", help="--cancel without asking")
-    options = parser.parse_args(_spelt_out(sys.argv[1:] if arguments is None else arguments))
-    runs_dir = place(options.runs.removeprefix("runs_dir="))
+    options = parser.parse_intermixed_args(_spelt_out(sys.argv[1:] if arguments is None else arguments))
+    words = [word for word in options.words if not word.startswith(RUNS_DIR)]
+    said = [word for word in options.words if word.startswith(RUNS_DIR)]  # as fcdm.train takes it
+    runs_dir = place((said[-1] if said else options.runs).removeprefix(RUNS_DIR))
     try:
-        if sum(map(bool, (options.watch, options.retry_failed, options.cancel, options.json))) > 1:
-            raise UserError("--watch, --retry-failed, --cancel and --json: one at a time")
+        if sum(bool(getattr(options, mode)) for mode in MODES) > 1:
+            *names, last = (f"--{mode.replace('_', '-')}" for mode in MODES)
+            raise UserError(f"{', '.join(names)} and {last}: one at a time")
         if options.yes and not options.cancel:
             raise UserError("--yes answers --cancel, and means nothing without it")
         looker = Looker(runs_dir)
         if options.watch:
-            return 1 if follow(looker, runs_dir, options.study, options.watch) else 0
+            return 1 if follow(looker, runs_dir, words, options.watch) else 0
+        selection = select(runs_dir, words)
         if options.retry_failed:
-            return _retry(looker, runs_dir, options.study)
-        overview = looker.look(what_is_asked(runs_dir, options.study))
+            return _retry(looker, selection)
+        everything = looker.look(selection.asked)
+        overview = replace(everything, rows=selection.rows(everything.rows))
         if options.cancel:
             return _cancel(looker, overview, options.yes)
         if options.json:
             print(json.dumps([as_json(row) for row in overview.rows], indent=1))
             if overview.problem:
                 print(f"only what the files say: {overview.problem}", file=sys.stderr)
+        elif words and not overview.rows:
+            print(f"no row for {shlex.join(words)}: there is {summary(everything.rows)}")
         else:
-            _show(overview, options.study, str(runs_dir))
+            _show(overview, words, str(runs_dir))
     except UserError as error:
         print(f"fcdm.status: {error}", file=sys.stderr)
         return 1
@@ -73,26 +93,25 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _show(overview: Overview, study: str | None, runs_dir: str) -> None:
+def _show(overview: Overview, words: Sequence[str], runs_dir: str) -> None:
     console = Console()
     if console.is_terminal:
         console.print(table(overview.rows))
     else:
         for line in plain_lines(overview.rows):
             print(line)
-    for line in ("", summary(overview.rows), *begun_from(overview, runs_dir), *next_steps(overview, study, runs_dir)):
+    for line in ("", summary(overview.rows), *begun_from(overview, runs_dir), *next_steps(overview, words, runs_dir)):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def _retry(looker: Looker, runs_dir: Path, study: str | None) -> int:
-    asked = what_is_asked(runs_dir, study)
-    done = retry_failed(looker, asked)
+def _retry(looker: Looker, selection: Selection) -> int:
+    done = retry_failed(looker, selection.asked, selection.rows)
     for line in done.lines:
         print(line)
     if done.local:
         names = ", ".join(sorted({row.run for row in done.local}))
         print(f"not by SLURM, so its command continues it: {names}")
-        for command in commands(Overview(done.local, asked), done.local):
+        for command in commands(Overview(done.local, selection.asked), done.local):
             print(f"  {command}")
     if done.problem:
         raise UserError(f"nothing {'else ' if done.lines else ''}is submitted: {done.problem}")
@@ -123,7 +142,7 @@ def _cancel(looker: Looker, overview: Overview, sure: bool) -> int:
 
 
 def _spelt_out(arguments: list[str]) -> list[str]:
-    """`--watch STUDY` means the study, though argparse would take it for the seconds."""
+    """`--watch WORD` means the word, though argparse would take it for the seconds."""
     found = []
     for at, word in enumerate(arguments):
         after = arguments[at + 1] if at + 1 < len(arguments) else ""

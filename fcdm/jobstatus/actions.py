@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,15 +32,18 @@ class Retried:
     """Why something is not submitted."""
 
 
-def retry_failed(looker: Looker, asked: Asked) -> Retried:
+def retry_failed(
+    looker: Looker, asked: Asked, chosen: Callable[[Iterable[StatusRow]], list[StatusRow]] = list
+) -> Retried:
     """Submit the failed rows' tasks again: same frozen config, code and resources, each task once.
 
+    `chosen`: which of the rows of `asked` are meant (`Selection.rows`).
     Looks again under the launchers' lock, so that of two at once the second finds the jobs of the first in the queue.
     """
     done = Retried()
     with locked(looker.runs_dir / LAUNCHES / ".lock"):
         overview = looker.look(asked)
-        failed = [row for row in overview.rows if row.state == FAILED]
+        failed = [row for row in chosen(overview.rows) if row.state == FAILED]
         done.local = [row for row in failed if not row.retry]
         done.problem = overview.problem
         # Not where the queue is not known: the job may be in it again.

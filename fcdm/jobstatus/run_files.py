@@ -229,11 +229,11 @@ def _parts(path: Path) -> tuple[tuple[str | None, frozenset[int]], ...]:
             budgets = frozenset(int(step) for step in part["steps"])
         except (KeyError, TypeError, ValueError):
             continue
-        found.append((_protocol(part), budgets))
+        found.append((protocol_of_part(part), budgets))
     return tuple(found)
 
 
-def _protocol(part: dict[str, Any]) -> str | None:
+def protocol_of_part(part: dict[str, Any]) -> str | None:
     """The protocol id of a frozen part. Not checked by OmegaConf, which would take most of the time."""
     try:
         config = Config(

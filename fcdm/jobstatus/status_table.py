@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fcdm.formatting import duration_text, plural
-from fcdm.jobstatus.collect import Looker, Overview, what_is_asked
+from fcdm.jobstatus.collect import Looker, Overview
 from fcdm.jobstatus.rows import (
     CANCELLED,
     DONE,
@@ -32,6 +33,7 @@ from fcdm.jobstatus.rows import (
     StatusRow,
     counts,
 )
+from fcdm.jobstatus.select import select
 from fcdm.runs.run_paths import run_facts
 from fcdm.slurm.client import Scheduler
 
@@ -86,11 +88,10 @@ def begun_from(overview: Overview, runs_dir: str) -> list[str]:
     return lines
 
 
-def next_steps(overview: Overview, study: str | None, runs_dir: str = "runs") -> list[str]:
-    """What a person may want to type now."""
+def next_steps(overview: Overview, words: Sequence[str] = (), runs_dir: str = "runs") -> list[str]:
+    """What a person may want to type now. `words`: those that chose the rows."""
     rows = overview.rows
-    words = [*([study] if study else []), *(["--runs", runs_dir] if runs_dir != "runs" else [])]
-    status = f"python -m fcdm.status {shlex.join(words)}".rstrip()
+    status = shlex.join(["python", "-m", "fcdm.status", *words, *(["--runs", runs_dir] if runs_dir != "runs" else [])])
     lines = problem_lines(overview)
     if any(row.active for row in rows):
         lines.append(f"follow: {status} --watch    end: {status} --cancel")
@@ -99,9 +100,9 @@ def next_steps(overview: Overview, study: str | None, runs_dir: str = "runs") ->
     left = [row for row in rows if row.state in (CANCELLED, STOPPED, NOT_SUBMITTED, TRAINED) and not row.active]
     left += [row for row in rows if row.state == FAILED and not row.retry]
     lines += [f"go on with the rest: {command}" for command in commands(overview, left)]
-    if study and rows and all(row.state == DONE for row in rows):
+    if words and len(overview.asked.studies) == 1 and rows and all(row.state == DONE for row in rows):
         there = f" --runs {shlex.quote(runs_dir)}" if runs_dir != "runs" else ""
-        lines.append(f"draw it: python -m analysis.plots{there} --study {shlex.quote(study)}")
+        lines.append(f"draw it: python -m analysis.plots{there} --study {shlex.quote(overview.asked.studies[0].name)}")
     return lines
 
 
@@ -177,61 +178,59 @@ def screen(overview: Overview, height: int) -> Group:
 
 def watch(
     runs_dir: Path | str,
-    wanted: str | Sequence[str] | None,
+    wanted: str | Sequence[str],
     scheduler: Scheduler,
     every: float = EVERY_S,
     console: Console | None = None,
 ) -> int:
-    """Show a study, or these runs, until nothing of it waits or runs; how many rows did not end done.
+    """Show a study, or what words choose, until nothing of it waits or runs; how many rows did not end done.
 
     Redraws in a terminal, prints a line per change elsewhere. Ctrl-C raises KeyboardInterrupt and touches no job.
     Raises UserError for an unknown study.
     """
     runs_dir = Path(runs_dir)
-    return follow(Looker(runs_dir, lambda conf: scheduler), runs_dir, wanted, every, console)
+    words = [f"study={wanted}"] if isinstance(wanted, str) else wanted
+    return follow(Looker(runs_dir, lambda conf: scheduler), runs_dir, words, every, console)
 
 
 def follow(
     looker: Looker,
     runs_dir: Path,
-    wanted: str | Sequence[str] | None,
+    words: Sequence[str],
     every: float = EVERY_S,
     console: Console | None = None,
 ) -> int:
     """`watch` with a Looker of one's own."""
     console = console or Console()
-    if console.is_terminal:
-        overview = _draw(looker, runs_dir, wanted, every, console)
-    else:
-        overview = _tell(looker, runs_dir, wanted, every, console)
+
+    def look() -> tuple[Overview, bool]:
+        """What is chosen now, and whether it may change: a row that has not failed yet may do so."""
+        selection = select(runs_dir, words)
+        overview = looker.look(selection.asked)
+        all_of_it = replace(selection, states=frozenset()).rows(overview.rows)
+        # Where SLURM does not answer for a moment nobody knows: then it is asked again.
+        going = bool(overview.problem) or any(row.active for row in all_of_it)
+        return replace(overview, rows=selection.rows(overview.rows)), going
+
+    overview = _draw(look, every, console) if console.is_terminal else _tell(look, every, console)
     return sum(row.state != DONE for row in overview.rows)
 
 
-def _goes_on(overview: Overview) -> bool:
-    # Where SLURM does not answer for a moment nobody knows: then it is asked again.
-    return bool(overview.problem) or any(row.active for row in overview.rows)
-
-
-def _draw(
-    looker: Looker, runs_dir: Path, wanted: str | Sequence[str] | None, every: float, console: Console
-) -> Overview:
+def _draw(look: Callable[[], tuple[Overview, bool]], every: float, console: Console) -> Overview:
     with Live(console=console, auto_refresh=False, vertical_overflow="ellipsis") as live:
         while True:
-            overview = looker.look(what_is_asked(runs_dir, wanted))
+            overview, going = look()
             live.update(screen(overview, console.size.height), refresh=True)
-            if not _goes_on(overview):
+            if not going:
                 return overview
             time.sleep(every)
 
 
-def _tell(
-    looker: Looker, runs_dir: Path, wanted: str | Sequence[str] | None, every: float, console: Console
-) -> Overview:
+def _tell(look: Callable[[], tuple[Overview, bool]], every: float, console: Console) -> Overview:
     seen: dict[tuple[str, int, str], tuple[object, ...]] = {}
     said_at, problem = 0.0, ""
     while True:
-        overview = looker.look(what_is_asked(runs_dir, wanted))
-        going = _goes_on(overview)
+        overview, going = look()
         news = {row.key: _news(row) for row in overview.rows}
         told = zip(overview.rows, plain_lines(overview.rows), strict=True)
         lines = [line for row, line in told if seen.get(row.key) != news[row.key]]

@@ -258,7 +258,7 @@ def test_done_with_fid_and_nothing_is_asked_of_slurm(world: World) -> None:
     overview = world.look()
     assert [what(row) for row in overview.rows] == ["FID 12.35", "FID 12.35"]
     assert overview.problem == ""
-    assert "analysis.plots --study s" in next_steps(overview, "s")[-1]
+    assert "analysis.plots --study s" in next_steps(overview, ["s"])[-1]
 
 
 def test_eta_counts_training_and_what_is_evaluated_on_the_way(world: World) -> None:

@@ -126,7 +126,7 @@ def test_a_failed_local_run_is_its_commands_business(world: World) -> None:
     done = world.retry()
     assert [row.run for row in done.local] == ["N", "N"]
     assert not done.lines
-    assert "go on with the rest: python -m fcdm.train -m study=s" in next_steps(world.look(), "s")
+    assert "go on with the rest: python -m fcdm.train -m study=s" in next_steps(world.look(), ["s"])
 
 
 def test_cancel_ends_exactly_what_waits_or_runs(world: World) -> None:

@@ -229,11 +229,11 @@ def test_where_nothing_was_submitted_slurm_is_not_asked(tmp_path: Path, status: 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("nope",), "fcdm.status: no study 'nope' in runs; there: s"),
+        (("nope",), "fcdm.status: 'nope' is no study, run, state, key=value or SLURM job in runs: "),
         (("--runs", "nowhere"), "fcdm.status: no runs in nowhere: there is no such folder"),
         (("s", "--watch", "--cancel"), "fcdm.status: --watch, --retry-failed, --cancel and --json: one at a time"),
         (("s", "--yes"), "fcdm.status: --yes answers --cancel"),
-        (("foo=bar",), "fcdm.status: no study 'foo=bar' in runs"),
+        (("foo=bar",), "fcdm.status: no run here says foo: known: "),
     ],
 )
 def test_bad_input_is_one_line(world: World, status: Run, arguments: tuple[str, ...], said: str) -> None:
