@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import signal
 import sys
@@ -25,7 +26,8 @@ LONGEST_GRACE_S = 7200.0
 
 
 def main(arguments: list[str]) -> int:
-    """Exit codes: 0 done or requeued, 1 failed, 3 held by another, 128 + n stopped by signal n.
+    """Exit codes: 0 done or requeued, 1 failed, 3 held by another, 128 + n stopped by signal n; 28 (ENOSPC) failed, and
+    the disk has no room for the note that says why.
 
     The reason is the last line.
     """
@@ -40,13 +42,13 @@ def main(arguments: list[str]) -> int:
             job = Job.load(path)
             return _do(path, job, stop)
         except UserError as error:
-            _say(path, str(error), "")
-            return HELD if isinstance(error, RunHeld) else 1
+            full = _say(path, str(error), "")
+            return full or (HELD if isinstance(error, RunHeld) else 1)
         except Exception as error:
             trace = traceback_text(error)
-            print(trace, end="", file=sys.stderr)
-            _say(path, redacted(f"{type(error).__name__}: {' '.join(str(error).split())}"), trace)
-            return 1
+            with contextlib.suppress(OSError):
+                print(trace, end="", file=sys.stderr)
+            return _say(path, redacted(f"{type(error).__name__}: {' '.join(str(error).split())}"), trace) or 1
 
 
 def _do(path: Path, job: Job, stop: StopSignal) -> int:
@@ -107,11 +109,18 @@ def _stopped(path: Path, run: Run, stop: StopSignal, agreed: int, mine: str | No
     return 128 + signum
 
 
-def _say(path: Path, line: str, trace: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-    with contextlib.suppress(OSError, UserError):  # a full disk must not hide the error
+def _say(path: Path, line: str, trace: str) -> int:
+    """Print the error and leave it beside the job file; ENOSPC where the disk has no room for that, else 0."""
+    with contextlib.suppress(OSError):  # a full disk must not hide the error
+        print(line, file=sys.stderr, flush=True)
+    try:
         if path.is_file() and not path.with_suffix(".error.json").exists():  # the first rank to fail has the cause
             note_end(path, "error", error=line, traceback=trace)
+    except (OSError, UserError) as error:
+        reason = error.__cause__ if isinstance(error, UserError) else error
+        if isinstance(reason, OSError) and reason.errno in (errno.ENOSPC, errno.EDQUOT):
+            return errno.ENOSPC
+    return 0
 
 
 def _end_with_parent() -> None:

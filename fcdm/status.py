@@ -8,6 +8,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from rich.console import Console
 
@@ -15,6 +16,9 @@ from fcdm.errors import UserError
 from fcdm.formatting import plural
 from fcdm.jobstatus.actions import cancel, on_their_way, retry_failed
 from fcdm.jobstatus.collect import Looker, Overview
+from fcdm.jobstatus.grouped import LONG
+from fcdm.jobstatus.logs import follow_log, print_logs
+from fcdm.jobstatus.rows import DONE, StatusRow
 from fcdm.jobstatus.select import Selection, select
 from fcdm.jobstatus.status_table import (
     EVERY_S,
@@ -22,8 +26,12 @@ from fcdm.jobstatus.status_table import (
     begun_from,
     commands,
     follow,
+    log_lines,
+    look_again,
     next_steps,
+    page,
     plain_lines,
+    screen,
     summary,
     table,
 )
@@ -36,7 +44,7 @@ Words choose: a study, a run (its name with or without the hash, a pattern as 'N
 value as fcdm.train takes it (model=N,M seed=1 optimiser.lr=1e-4 steps=400), a SLURM job or array (1234_5, 1234).
 Words of one kind are alternatives, kinds narrow each other: digits failed stopped model=N. Where a word could be two
 things, study=, run=, state= or job= says which."""
-MODES = ("watch", "retry_failed", "cancel", "json")
+MODES = ("watch", "retry_failed", "cancel", "json", "log", "follow")
 """One at a time; without any the table is shown."""
 
 
@@ -53,12 +61,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--retry-failed", action="store_true", help="submit the failed rows' jobs again")
     parser.add_argument("--cancel", action="store_true", help="end what waits or runs")
     parser.add_argument("--json", action="store_true", help="the rows as JSON")
+    parser.add_argument("--log", action="store_true", help="the last lines of the logs, with their paths")
+    parser.add_argument("--follow", action="store_true", help="follow a run's log until its job ends")
+    parser.add_argument("--all", action="store_true", help=f"every row of a table of more than {LONG}")
     parser.add_argument("--yes", action="store_true", help="--cancel without asking")
     options = parser.parse_intermixed_args(_spelt_out(sys.argv[1:] if arguments is None else arguments))
     words = [word for word in options.words if not word.startswith(RUNS_DIR)]
     said = [word for word in options.words if word.startswith(RUNS_DIR)]  # as fcdm.train takes it
     runs_dir = place((said[-1] if said else options.runs).removeprefix(RUNS_DIR))
     try:
+        options.log &= not options.follow
         if sum(bool(getattr(options, mode)) for mode in MODES) > 1:
             *names, last = (f"--{mode.replace('_', '-')}" for mode in MODES)
             raise UserError(f"{', '.join(names)} and {last}: one at a time")
@@ -67,6 +79,8 @@ def main(arguments: list[str] | None = None) -> int:
         looker = Looker(runs_dir)
         if options.watch:
             return 1 if follow(looker, runs_dir, words, options.watch) else 0
+        if options.follow:
+            return _follow(looker, runs_dir, words)
         selection = select(runs_dir, words)
         if options.retry_failed:
             return _retry(looker, selection)
@@ -80,8 +94,10 @@ def main(arguments: list[str] | None = None) -> int:
                 print(f"only what the files say: {overview.problem}", file=sys.stderr)
         elif words and not overview.rows:
             print(f"no row for {shlex.join(words)}: there is {summary(everything.rows)}")
+        elif options.log:
+            print_logs(overview.rows, runs_dir, selection.jobs)
         else:
-            _show(overview, words, str(runs_dir))
+            _show(overview, words, runs_dir, options.all or len(overview.rows) <= LONG)
     except UserError as error:
         print(f"fcdm.status: {error}", file=sys.stderr)
         return 1
@@ -93,15 +109,37 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _show(overview: Overview, words: Sequence[str], runs_dir: str) -> None:
+def _show(overview: Overview, words: Sequence[str], runs_dir: Path, everything: bool) -> None:
     console = Console()
-    if console.is_terminal:
-        console.print(table(overview.rows))
+    rows = overview.rows
+    steps = next_steps(overview, words, str(runs_dir))
+    end = ["", *steps]
+    if everything:
+        end = ["", summary(rows), *begun_from(overview, str(runs_dir)), *steps]
+        if console.is_terminal:
+            console.print(table(rows))
+            end = [*log_lines(rows), *end]
+        else:
+            end = [*plain_lines(rows), *end]
+    elif console.is_terminal:
+        console.print(screen(overview, runs_dir, console, len(end) + 1))
     else:
-        for line in plain_lines(overview.rows):
-            print(line)
-    for line in ("", summary(overview.rows), *begun_from(overview, runs_dir), *next_steps(overview, words, runs_dir)):
+        end = [*page(overview, runs_dir), *end]
+    for line in end:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _follow(looker: Looker, runs_dir: Path, words: Sequence[str]) -> int:
+    """1 where something of the run did not end done."""
+
+    def look() -> tuple[list[StatusRow], bool]:
+        overview, going = look_again(looker, runs_dir, words)
+        return overview.rows, going
+
+    rows = follow_log(look, runs_dir, EVERY_S)
+    for line in plain_lines(rows):
+        print(line, file=sys.stderr)
+    return int(any(row.state != DONE for row in rows))
 
 
 def _retry(looker: Looker, selection: Selection) -> int:

@@ -7,6 +7,7 @@ more threads than its share, and there are never more jobs at once than cores. A
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import subprocess
@@ -268,7 +269,8 @@ def _ended(item: _Running, code: int) -> Outcome:
         name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
         state = "stopped" if code > 128 else "failed"
         return Outcome(item.job, state, f"by {name}; the same command continues ({log})")
-    line = read_json_if_whole(end_file(item.file, "error")).get("error") or f"exit code {code}"
+    silent = f"disk full: {item.job.folder}" if code == errno.ENOSPC else f"exit code {code}"
+    line = read_json_if_whole(end_file(item.file, "error")).get("error") or silent
     if code == HELD:
         return Outcome(item.job, "held", line)
     return Outcome(item.job, "failed", f"{line} ({log})")

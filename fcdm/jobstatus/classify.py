@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from fcdm.formatting import duration_text
 from fcdm.jobs.job import EVALUATE
 from fcdm.jobs.progress import JobProgress
+from fcdm.jobstatus.last_words import SETUP_FAILED, full_disk
 from fcdm.jobstatus.rows import (
     CANCELLED,
     DAMAGED,
@@ -209,11 +211,11 @@ def at_rest(
         # It failed before it could claim the run.
         return _failed_outside(row, run, str(run.local.error.get("error")))
     if last and not (kept and last.task.work == "train"):
-        over = _ended(about(row, last), last)
+        over = _ended(about(row, last), last, run)
         again = (last.task, *(one.task for one in evaluators[-1:]))
         return replace(over, retry=again) if over.state == FAILED else over
     if evaluator and kept:
-        over = _ended(about(row, evaluator), evaluator)
+        over = _ended(about(row, evaluator), evaluator, run)
         return replace(over, retry=(evaluator.task,)) if over.state == FAILED else over
     if kept:
         return replace(row, state=TRAINED, text="not evaluated")
@@ -224,7 +226,7 @@ def at_rest(
     return replace(row, text="its launch was cut off before SLURM had it" if cut else "")
 
 
-def _ended(row: StatusRow, attempt: Attempt) -> StatusRow:
+def _ended(row: StatusRow, attempt: Attempt, run: RunFiles) -> StatusRow:
     """How a job of ours ended that is not on its way any more."""
     error, stopped = _of_last_start(attempt.notes.error, attempt), _of_last_start(attempt.notes.stopped, attempt)
     info = attempt.info
@@ -233,7 +235,7 @@ def _ended(row: StatusRow, attempt: Attempt) -> StatusRow:
         return replace(row, state=CANCELLED, text=f"by {info.cancelled_by}" if info.cancelled_by else "")
     if info is None or info.active or info.state in ("FAILED", "COMPLETED"):
         if error:
-            return replace(row, state=FAILED, error=error, text=error)
+            return replace(row, state=FAILED, error=error, text=full_disk(error, run.folder) or error)
         if stopped:
             return replace(row, state=STOPPED, text=f"by {stopped}")
     if not attempt.asked:
@@ -243,10 +245,15 @@ def _ended(row: StatusRow, attempt: Attempt) -> StatusRow:
         return replace(row, state=UNKNOWN, text=text)
     if info is None and not attempt.started:
         return replace(row, state=CANCELLED, text="left the queue before it started")
-    text = ended(info, attempt.last_line)
+    text = ended(info, attempt.last_words, attempt.task.launch)
     if info is not None and info.state == "COMPLETED":
         wanted = "trained" if attempt.task.work == "train" else "evaluated"
         text = f"ended without an error, but step {row.budget} is not {wanted}"
+    elif full_disk(attempt.last_words, run.folder):
+        text = full_disk(attempt.last_words, run.folder)
+    elif run.disk_full or (info is not None and info.exit_code == f"{errno.ENOSPC}:0"):
+        # A process that has its say leaves a note: this one had no room for it (fcdm.job), or did not get so far.
+        text = f"disk full: {run.folder}" + (f"; {text}" if run.disk_full else "")
     return replace(row, state=FAILED, error=text, text=text)
 
 
@@ -270,11 +277,16 @@ def _ended_outside(row: StatusRow, run: RunFiles) -> StatusRow | None:
 
 
 def _failed_outside(row: StatusRow, run: RunFiles, error: str) -> StatusRow:
-    return replace(row, state=FAILED, error=error, text=error, log=run.log)
+    return replace(row, state=FAILED, error=error, text=full_disk(error, run.folder) or error, log=run.log)
 
 
 def _of_last_start(note: object, attempt: Attempt) -> str:
-    """The error or the signal in a note, if the task's last job left it."""
+    """The error or the signal in a note, if the last start of the task's last job left it."""
     if not isinstance(note, dict) or note.get("job") not in (None, attempt.job):
+        return ""
+    if attempt.last_words.startswith(SETUP_FAILED):
+        return ""  # the last start did not get to where a note is made
+    restart = note.get("restart")
+    if isinstance(restart, int) and attempt.info is not None and attempt.info.restarts > restart:
         return ""
     return str(note.get("error") or note.get("signal") or "")

@@ -15,8 +15,9 @@ from typing import TypeVar
 
 from fcdm.errors import UserError
 from fcdm.jobstatus.classify import rows_of
+from fcdm.jobstatus.last_words import SETUP_FAILED, last_words, why
 from fcdm.jobstatus.rows import Attempt, StatusRow
-from fcdm.jobstatus.run_files import FileReader, JobNotes, Key, RunFiles, last_line
+from fcdm.jobstatus.run_files import FileReader, JobNotes, Key, RunFiles
 from fcdm.runs.formats import Study
 from fcdm.runs.processes import ask_slurm
 from fcdm.runs.reader import list_studies, read_study, run_folders
@@ -216,9 +217,7 @@ def _attempt(
     elif past is not None:
         info = replace(info, preempted=past.preempted, cancelled_by=past.cancelled_by)
     own = task.launch / f"{job}.log"
-    logs = [path for path in (task.log, own) if _size(path)]
-    log = task.log if active and task.log in logs else max(logs, key=lambda path: path.stat().st_mtime, default=None)
-    over = not active and notes.error is None
+    words, log = ("", None) if active else _cause((task.log, own), notes.submitted)
     return Attempt(
         task,
         notes,
@@ -228,16 +227,18 @@ def _attempt(
         active=active,
         asked=asked,
         started=own.exists(),
-        last_line=last_line(log) if over else "",
-        log=str(log) if log else None,
+        last_words=words,
+        log=str(log or task.log),
     )
 
 
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0
+def _cause(logs: Sequence[Path], submitted: float) -> tuple[str, Path | None]:
+    """What the last start of a job printed last, and where; what was printed before its submission is another's."""
+    # It may have started before the note of its submission was written, by another clock.
+    said = {log: why(last_words(log, submitted - 60)) for log in logs}
+    told = [log for log in logs if said[log]]
+    newest = max(told, key=lambda log: (said[log].startswith(SETUP_FAILED), log.stat().st_mtime), default=None)
+    return said[newest] if newest else "", newest
 
 
 def _together(work: Callable[[_Item], _Result], items: Iterable[_Item]) -> list[_Result]:

@@ -38,9 +38,10 @@ class Attempt:
     """SLURM answered."""
     started: bool = False
     """Its job got so far as to print."""
-    last_line: str = ""
-    """Of its log."""
+    last_words: str = ""
+    """The cause that its log ends with, once it is over."""
     log: str | None = None
+    """Where it prints: the file that ends with them, if one does."""
 
     @property
     def runs(self) -> bool:
@@ -54,6 +55,8 @@ class Attempt:
     def requeued(self) -> int:
         """How often its job went back into the queue, for whatever reason."""
         noted = sum(item.get("job") == self.job for item in self.notes.requeues)
+        if self.queued and self.info is not None and not self.info.active:
+            return self.info.restarts  # SLURM has counted all there were; one that it refused is none
         return max(int(noted), self.info.restarts if self.info else 0)
 
     @property
@@ -78,6 +81,8 @@ class StatusRow:
     """Something waits or runs for it: the row will change by itself."""
     job: str | None = None
     """SLURM job id, or `pid 123 on host`."""
+    plain_id: str = ""
+    """The plain id of its SLURM job while that runs: srun takes no `123_4`."""
     step: int | None = None
     images_per_s: float | None = None
     eta: float | None = None
@@ -121,6 +126,7 @@ def about(row: StatusRow, attempt: Attempt) -> StatusRow:
     return replace(
         row,
         job=attempt.job,
+        plain_id=attempt.info.plain_id if attempt.runs and attempt.info else "",
         active=bool(attempt.active),
         log=attempt.log,
         requeued=attempt.requeued,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,8 @@ from fcdm.runs.run_paths import evaluation_files, run_facts, step_of
 Key = tuple[int, str]
 """(budget, protocol id)."""
 TAIL_BYTES = 32_768
+ROOM_BYTES = 100_000
+"""A disk with less is full."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,8 @@ class RunFiles:
     """The last claim, given up or not."""
     log: str | None = None
     """Where its processes printed, if they did into a file."""
+    disk_full: bool = False
+    """There is no room for another file now."""
     jobs: Mapping[Path, JobNotes] = field(default_factory=dict)
     local: JobNotes | None = None
     """The newest job file that never went to SLURM."""
@@ -146,6 +151,7 @@ class FileReader:
             holder=holder,
             claim=claim,
             log=str(folder / "log.txt") if (folder / "log.txt").exists() else None,
+            disk_full=_is_full(folder),
             jobs={path: _notes(path) for path in job_files},
             local=_notes(folder / "jobs" / max(local, key=_number)) if local else None,
         )
@@ -183,19 +189,6 @@ def read_tail(path: Path) -> Tail:
             break
     recent = speeds[:10]
     return Tail(step, time, sum(recent) / len(recent) if recent else None, segment)
-
-
-def last_line(path: Path | None) -> str:
-    """The last line of a log with something on it, "" without one."""
-    try:
-        if path is None:
-            return ""
-        with open(path, "rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - 8192))
-            lines = file.read().decode(errors="replace").splitlines()
-    except OSError:
-        return ""
-    return next((" ".join(line.split()) for line in reversed(lines) if line.strip()), "")
 
 
 def _holder(folder: Path, alive: Callable[[str], bool | None]) -> tuple[HolderInfo | None, Claim | None]:
@@ -247,6 +240,13 @@ def protocol_of_part(part: dict[str, Any]) -> str | None:
         return protocol_id(protocol_of(config))
     except (KeyError, TypeError, ValueError, UserError, OSError):
         return None
+
+
+def _is_full(folder: Path) -> bool:
+    try:
+        return shutil.disk_usage(folder).free < ROOM_BYTES
+    except OSError:
+        return False
 
 
 def _names(folder: Path) -> list[str]:

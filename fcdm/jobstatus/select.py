@@ -6,37 +6,23 @@ stopped of the runs of N in the study digits.
 
 from __future__ import annotations
 
-import contextlib
 import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from fcdm.atomic import read_json_if_whole
 from fcdm.config.check import near
 from fcdm.errors import UserError
 from fcdm.jobstatus.collect import Asked, what_is_asked
 from fcdm.jobstatus.rows import STATES, StatusRow
-from fcdm.jobstatus.run_files import Key, protocol_of_part
-from fcdm.runs.identity import flatten
+from fcdm.jobstatus.run_values import AskedWith, alternatives, is_same
 from fcdm.runs.reader import list_studies, read_study
 from fcdm.slurm.ledger import list_tasks
 
 KINDS = ("study", "run", "state", "job")
 """What a plain word may name, looked up in this order; `state=failed` where a study is called failed."""
-GROUPS = {
-    "model": "model.name",
-    "data": "data.name",
-    "objective": "diffusion.objective",
-    "evaluation": "evaluation.where",
-}
-"""Key of `fcdm.train` that chooses by name -> the key that keeps the name."""
-_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster where libyaml is there
 _SHOWN = 12
 
 
@@ -97,7 +83,7 @@ def select(runs_dir: Path, words: Sequence[str] = ()) -> Selection:
     for word in words:
         key, said, value = word.partition("=")
         if said:
-            chosen.setdefault(key, []).extend(_alternatives(value))
+            chosen.setdefault(key, []).extend(alternatives(value))
         elif _is_study(runs_dir, word):
             chosen.setdefault("study", []).append(word)
         else:
@@ -220,7 +206,7 @@ def _budgets(job_file: Path) -> list[int]:
 
 def _narrow(asked: Asked, chosen: dict[str, list[str]], runs_dir: Path) -> None:
     """Leave what has one of the values of each key. Raises UserError for a key or a value that nothing has."""
-    configs = {run: _Frozen(runs_dir / run) for run in asked.runs}
+    configs = {run: AskedWith(runs_dir / run) for run in asked.runs}
     keys = [(run, key) for run, keys in asked.runs.items() for key in keys]
     for name, wanted in chosen.items():
         had = {at: configs[at[0]].value(name, at[1]) for at in keys}
@@ -229,79 +215,8 @@ def _narrow(asked: Asked, chosen: dict[str, list[str]], runs_dir: Path) -> None:
             known = {key for config in configs.values() for key in config.keys}
             raise UserError(f"no run here says {name}: {near(name, known | {*KINDS, 'steps'}, _SHOWN)}")
         for value in wanted:
-            if not any(_same(text, value) for text in texts):
+            if not any(is_same(text, value) for text in texts):
                 raise UserError(f"no run here has {name}={value}: {near(value, texts, _SHOWN)}")
-        keys = [at for at in keys if any(_same(had[at], value) for value in wanted)]
+        keys = [at for at in keys if any(is_same(had[at], value) for value in wanted)]
     left = set(keys)
     asked.runs = {run: mine for run, keys in asked.runs.items() if (mine := [k for k in keys if (run, k) in left])}
-
-
-class _Frozen:
-    """What a run was asked with: its science, and what only its job files keep."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    @cached_property
-    def science(self) -> dict[str, Any]:
-        try:
-            content = yaml.load((self.folder / "config.yaml").read_bytes(), Loader=_Loader)
-        except (OSError, yaml.YAMLError):
-            return {}
-        return flatten(content) if isinstance(content, dict) else {}
-
-    @cached_property
-    def parts(self) -> list[tuple[str | None, dict[str, Any]]]:
-        """(protocol id, dotted key -> value) of each part of its jobs, the newest first."""
-        files = [path for path in (self.folder / "jobs").glob("*.json") if path.stem.isdigit()]
-        parts = [
-            part
-            for path in sorted(files, key=lambda path: int(path.stem), reverse=True)
-            for part in read_json_if_whole(path).get("parts") or []
-            if isinstance(part, dict)
-        ]
-        return [(protocol_of_part(part), flatten(part)) for part in parts]
-
-    @property
-    def keys(self) -> set[str]:
-        known = {key for _, part in self.parts for key in part} | self.science.keys()
-        return known | {group for group, key in GROUPS.items() if key in known}
-
-    def value(self, name: str, at: Key) -> str | None:
-        """The value of a key, as a text to compare; None: the run does not say."""
-        budget, protocol = at
-        key = GROUPS.get(name, name)
-        if key == "steps":
-            return _plain(budget)
-        if key in self.science:
-            return _plain(self.science[key])
-        for known, part in self.parts:
-            if key in part and (known == protocol or not key.startswith("evaluation.")):
-                return _plain(part[key])
-        return None
-
-
-def _alternatives(text: str) -> list[str]:
-    """`N,M` -> N, M; a list in brackets is one value."""
-    return re.split(r",(?![^\[]*\])", text)
-
-
-def _same(text: str | None, wanted: str) -> bool:
-    return text is not None and (text == _plain(wanted) or fnmatchcase(text, wanted))
-
-
-def _plain(value: Any) -> str:
-    """One text for what means the same: 1e-4 and 0.0001, true and True, [1, 2] and [1,2]."""
-    if isinstance(value, list | tuple):
-        return f"[{','.join(map(_plain, value))}]"
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    text = str(value).strip()
-    if text.startswith("[") and text.endswith("]"):
-        return f"[{','.join(map(_plain, _alternatives(text[1:-1])))}]"
-    text = text.strip("'\"")
-    with contextlib.suppress(ValueError):
-        return str(int(text))
-    with contextlib.suppress(ValueError):
-        return f"{float(text):.0f}" if float(text).is_integer() else repr(float(text))
-    return text.lower() if text.lower() in ("null", "true", "false") else text

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import time
 from collections.abc import Callable, Sequence
@@ -10,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
@@ -18,6 +17,8 @@ from rich.text import Text
 
 from fcdm.formatting import duration_text, plural
 from fcdm.jobstatus.collect import Looker, Overview
+from fcdm.jobstatus.grouped import LONG, group_cells, worst_first
+from fcdm.jobstatus.logs import shell_beside, short
 from fcdm.jobstatus.rows import (
     CANCELLED,
     DONE,
@@ -25,7 +26,6 @@ from fcdm.jobstatus.rows import (
     FAILED,
     NOT_SUBMITTED,
     RUNNING,
-    STATES,
     STOPPED,
     TRAINED,
     UNKNOWN,
@@ -41,11 +41,13 @@ EVERY_S = 5.0
 SAY_EVERY_S = 60.0
 """A sign of life where there is no terminal to draw in."""
 COLOURS = {DONE: "green", RUNNING: "cyan", EVALUATING: "cyan", TRAINED: "blue", WAITING: "yellow", FAILED: "red"}
-_INTEREST = (FAILED, RUNNING, EVALUATING, WAITING)
-"""What comes first where not all fits on the screen."""
+LOGGED = (FAILED, RUNNING, EVALUATING)
+"""States whose log one wants to read."""
+PAGE = 30
+"""Lines of a long table where there is no screen to fill."""
 
 
-def what(row: StatusRow) -> str:
+def what(row: StatusRow, log: bool = True) -> str:
     """Everything about a row besides its run, budget and state, in one line."""
     if row.state == DONE:
         return "" if row.fid is None else f"FID {row.fid:.2f}"
@@ -59,14 +61,18 @@ def what(row: StatusRow) -> str:
         parts.append(f"at step {row.step}/{row.budget}")
     parts += [f"preempted {plural(row.preempted, 'time')}"] if row.preempted else []
     parts += [f"requeued {plural(row.requeued, 'time')}"] if row.requeued else []
-    parts += [f"log: {_short(row.log)}"] if row.state == FAILED and row.log else []
+    parts += [f"log: {short(row.log)}"] if log and row.state in LOGGED and row.log else []
     return ", ".join(parts)
 
 
 def plain_lines(rows: Sequence[StatusRow]) -> list[str]:
     """The table for a pipe or a file: aligned columns, nothing cut."""
     protocols = several_protocols(rows)
-    lines = [cells(row, protocols) for row in rows]
+    return aligned([cells(row, protocols) for row in rows])
+
+
+def aligned(lines: Sequence[Sequence[str]]) -> list[str]:
+    """Cells in columns; the last one is as long as it is."""
     widths = [max(len(line[at]) for line in lines) for at in range(len(lines[0]) - 1)] if lines else []
     return ["  ".join([*(f"{text:{w}}" for text, w in zip(line, widths, strict=False)), line[-1]]) for line in lines]
 
@@ -74,6 +80,12 @@ def plain_lines(rows: Sequence[StatusRow]) -> list[str]:
 def summary(rows: Sequence[StatusRow]) -> str:
     """`12 done, 3 running, 1 failed`."""
     return ", ".join(f"{count} {state}" for state, count in counts(rows).items()) or "nothing is asked for"
+
+
+def total(rows: Sequence[StatusRow]) -> str:
+    """`500 runs: 1,200 done, 3 failed`."""
+    runs = len({row.run for row in rows})
+    return f"{plural(runs, 'run')}: {summary(rows)}" if len(rows) > LONG else summary(rows)
 
 
 def begun_from(overview: Overview, runs_dir: str) -> list[str]:
@@ -99,6 +111,8 @@ def next_steps(overview: Overview, words: Sequence[str] = (), runs_dir: str = "r
         lines.append(f"submit what failed again: {status} --retry-failed")
     left = [row for row in rows if row.state in (CANCELLED, STOPPED, NOT_SUBMITTED, TRAINED) and not row.active]
     left += [row for row in rows if row.state == FAILED and not row.retry]
+    shell = shell_beside(rows)
+    lines += [f"a shell beside a job: {shell}"] if shell else []
     lines += [f"go on with the rest: {command}" for command in commands(overview, left)]
     if words and len(overview.asked.studies) == 1 and rows and all(row.state == DONE for row in rows):
         there = f" --runs {shlex.quote(runs_dir)}" if runs_dir != "runs" else ""
@@ -129,8 +143,14 @@ def as_json(row: StatusRow) -> dict[str, Any]:
     }
 
 
-def cells(row: StatusRow, protocols: bool) -> list[str]:
-    return [row.run, str(row.budget), *([row.protocol] if protocols else []), row.state, row.job or "-", what(row)]
+def cells(row: StatusRow, protocols: bool, log: bool = True) -> list[str]:
+    by = [row.protocol] if protocols else []
+    return [row.run, str(row.budget), *by, row.state, row.job or "-", what(row, log)]
+
+
+def log_lines(rows: Sequence[StatusRow]) -> list[str]:
+    """Where these rows' jobs print: below the table, for a path in a column of a narrow terminal is cut to pieces."""
+    return list(dict.fromkeys(f"log: {short(row.log)}" for row in rows if row.state in LOGGED and row.log))
 
 
 def several_protocols(rows: Sequence[StatusRow]) -> bool:
@@ -142,12 +162,6 @@ def problem_lines(overview: Overview) -> list[str]:
     return [f"only what the files say: {overview.problem}"] if overview.problem else []
 
 
-def _short(path: str) -> str:
-    """Relative to where one is, if that is shorter."""
-    relative = os.path.relpath(path)
-    return relative if len(relative) < len(path) and Path(relative).exists() else path
-
-
 def table(rows: Sequence[StatusRow]) -> Table:
     """The table for a terminal."""
     protocols = several_protocols(rows)
@@ -157,23 +171,46 @@ def table(rows: Sequence[StatusRow]) -> Table:
             title, header_style="bold", justify="right" if title == "budget" else "left", overflow="fold", no_wrap=False
         )
     for row in rows:
-        texts = [escape(text) for text in cells(row, protocols)]
+        texts = [escape(text) for text in cells(row, protocols, log=False)]
         at = len(texts) - 3
         texts[at] = f"[{COLOURS[row.state]}]{texts[at]}[/]" if row.state in COLOURS else texts[at]
         shown.add_row(*texts)
     return shown
 
 
-def screen(overview: Overview, height: int) -> Group:
-    """What fits on so many lines: the summary, then what needs a look first, if that is not everything."""
-    top = [Text(line) for line in [summary(overview.rows), *problem_lines(overview), ""]]
-    rows, end = overview.rows, []
-    room = max(1, height - len(top) - 3)
-    if len(rows) > room:
-        rank = {state: at for at, state in enumerate((*_INTEREST, *(s for s in STATES if s not in _INTEREST)))}
-        rows = sorted(rows, key=lambda row: rank[row.state])[:room]
-        end = [Text(f"... and {plural(len(overview.rows) - room, 'more row')}")]
-    return Group(*top, table(rows), *end)
+def screen(overview: Overview, runs_dir: Path, console: Console, below: int = 0) -> Group:
+    """What fits on the screen with so many lines `below`: the totals, then of a long table its groups, then rows.
+
+    The rows that need a look come first where not all fit.
+    """
+    rows = overview.rows
+    top: list[RenderableType] = [Text(line) for line in [total(rows), *problem_lines(overview), ""]]
+    room = console.size.height - len(top) - below - 2
+    if len(rows) > LONG:
+        groups = aligned(group_cells(rows, runs_dir, max(2, room // 2)))
+        top += [Text(line.rstrip(), no_wrap=True, overflow="ellipsis") for line in [*groups, ""]]
+        room -= len(groups) + 1
+    shown = rows if len(rows) <= room else worst_first(rows)[: max(1, room)]
+    while len(shown) > 1 and (height := _height(shown, console)) > room:
+        shown = worst_first(rows)[: min(len(shown) - 1, max(1, len(shown) * room // height))]
+    logs = [Text(line, overflow="fold") for line in log_lines(shown)]
+    left = len(rows) - len(shown)
+    end = [Text(f"... and {plural(left, 'more row')}: --all shows them")] if left else []
+    return Group(*top, table(shown), *end, *logs)
+
+
+def _height(rows: Sequence[StatusRow], console: Console) -> int:
+    """Lines of a table with its logs, on this screen."""
+    return len(console.render_lines(Group(table(rows), *map(Text, log_lines(rows)))))
+
+
+def page(overview: Overview, runs_dir: Path) -> list[str]:
+    """`screen` for a pipe or a file."""
+    rows = overview.rows
+    groups = [line.rstrip() for line in aligned(group_cells(rows, runs_dir, PAGE // 2))]
+    shown = worst_first(rows)[: PAGE - len(groups)]
+    left = plural(len(rows) - len(shown), "more row")
+    return [total(rows), "", *groups, "", *plain_lines(shown), f"... and {left}: --all shows them"]
 
 
 def watch(
@@ -204,23 +241,27 @@ def follow(
     console = console or Console()
 
     def look() -> tuple[Overview, bool]:
-        """What is chosen now, and whether it may change: a row that has not failed yet may do so."""
-        selection = select(runs_dir, words)
-        overview = looker.look(selection.asked)
-        all_of_it = replace(selection, states=frozenset()).rows(overview.rows)
-        # Where SLURM does not answer for a moment nobody knows: then it is asked again.
-        going = bool(overview.problem) or any(row.active for row in all_of_it)
-        return replace(overview, rows=selection.rows(overview.rows)), going
+        return look_again(looker, runs_dir, words)
 
-    overview = _draw(look, every, console) if console.is_terminal else _tell(look, every, console)
+    overview = _draw(look, runs_dir, every, console) if console.is_terminal else _tell(look, every, console)
     return sum(row.state != DONE for row in overview.rows)
 
 
-def _draw(look: Callable[[], tuple[Overview, bool]], every: float, console: Console) -> Overview:
+def look_again(looker: Looker, runs_dir: Path, words: Sequence[str]) -> tuple[Overview, bool]:
+    """What is chosen now, and whether it may change: of `failed`, a row that has not failed yet may do so."""
+    selection = select(runs_dir, words)
+    overview = looker.look(selection.asked)
+    all_of_it = replace(selection, states=frozenset()).rows(overview.rows)
+    # Where SLURM does not answer for a moment nobody knows: then it is asked again.
+    going = bool(overview.problem) or any(row.active for row in all_of_it)
+    return replace(overview, rows=selection.rows(overview.rows)), going
+
+
+def _draw(look: Callable[[], tuple[Overview, bool]], runs_dir: Path, every: float, console: Console) -> Overview:
     with Live(console=console, auto_refresh=False, vertical_overflow="ellipsis") as live:
         while True:
             overview, going = look()
-            live.update(screen(overview, console.size.height), refresh=True)
+            live.update(screen(overview, runs_dir, console), refresh=True)
             if not going:
                 return overview
             time.sleep(every)

@@ -40,6 +40,10 @@ class JobInfo:
     exit_code: str = ""
     """`code:signal`, once it has ended."""
     limit_minutes: float | None = None
+    plain_id: str = ""
+    """Of a task of an array too: some commands take no `123_4`."""
+    dependency: str = ""
+    """What it waits for, in SLURM's words: `afterok:12(failed)`."""
 
     @property
     def runs(self) -> bool:
@@ -136,13 +140,14 @@ class Slurm:
         return Cluster(named[1] if named else "", int(size[1]) if size else 1001, partitions)
 
     def queue(self) -> dict[str, JobInfo]:
-        fields = ("JobArrayID", "State", "Reason", "NodeList", "RestartCnt", "exit_code", "TimeLimit", "Command")
+        fields = ["JobArrayID", "State", "Reason", "NodeList", "RestartCnt", "exit_code", "TimeLimit", "JobID"]
+        fields += ["Dependency", "Command"]
         # By width, since a reason or a path may hold any separator. Longer than any path, for it would be cut.
         layout = ",".join(f"{name}:{4096 if name == 'Command' else 60}" for name in fields)
         jobs = {}
         for line in self._run("squeue", "-h", "-r", "-t", "all", "--me", "-O", layout).splitlines():
             columns = [line[60 * at : 60 * (at + 1)].strip() for at in range(len(fields) - 1)]
-            job, state, reason, nodes, restarts, code, limit = columns
+            job, state, reason, nodes, restarts, code, limit, plain, dependency = columns
             script = line[60 * (len(fields) - 1) :].strip()
             jobs[job] = JobInfo(
                 id=job,
@@ -153,6 +158,8 @@ class Slurm:
                 restarts=int(restarts) if restarts.isdigit() else 0,
                 exit_code=_exit_code(code),
                 limit_minutes=minutes(limit),
+                plain_id=plain,
+                dependency=dependency,
             )
         return jobs
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 import signal
+from pathlib import Path
 
 from fcdm.runs.slurm_states import HELD
 from fcdm.slurm.client import JobInfo
 
+_AGAIN = "cancel it and run the same command again"
 _WAITING = {
     "": "in the queue",
     "None": "in the queue",
@@ -20,13 +22,15 @@ _WAITING = {
     "NodeDown": "its nodes are down",
     "PartitionDown": "its partition is down",
     "PartitionInactive": "its partition is closed",
-    "PartitionTimeLimit": "it asks for more time than its partition gives",
-    "PartitionNodeLimit": "it asks for more nodes than its partition gives",
+    "PartitionTimeLimit": f"it asks for more time than its partition gives: {_AGAIN} with less (resources.hours=)",
+    "PartitionNodeLimit": f"it asks for more nodes than its partition gives: {_AGAIN} with less",
     "Licenses": "for a licence",
     "Reservation": "for its reservation",
-    "BadConstraints": "no node is what it asks for",
+    "BadConstraints": f"no node is what it asks for: {_AGAIN} asking for another",
 }
-_HELD_FOR = frozenset({"JobHeldUser", "JobHeldAdmin", "JobHoldMaxRequeue", "DependencyNeverSatisfied"})
+_NOT_STARTED = 53
+"""What slurmstepd ends with (`0:53`) where it cannot open the file that the job prints into."""
+_HELD_FOR = frozenset({"JobHeldUser", "JobHoldMaxRequeue"})
 
 
 def waiting_for(info: JobInfo | None, job: str) -> str:
@@ -37,6 +41,15 @@ def waiting_for(info: JobInfo | None, job: str) -> str:
     plain = reason.replace("_", " ")
     if info.state == "CONFIGURING":
         return "its nodes are being prepared"
+    if reason == "DependencyNeverSatisfied":
+        before = info.dependency.replace("(failed)", "").strip()
+        asked = f" ({before})" if before not in ("", "(null)") else ""
+        return (
+            f"for ever: the job that it was to follow{asked} did not end as was asked; "
+            f"cancel it (python -m fcdm.status --cancel {job}), then run the same command again"
+        )
+    if reason == "JobHeldAdmin":
+        return "held by an administrator, who alone can release it"
     if reason in _HELD_FOR or "held" in plain or info.state in HELD:
         return f"held ({plain}): scontrol release {job}"
     if reason in _WAITING:
@@ -48,10 +61,10 @@ def waiting_for(info: JobInfo | None, job: str) -> str:
     return plain
 
 
-def ended(info: JobInfo | None, last_line: str) -> str:
-    """Why a job of ours failed that left no word itself."""
+def ended(info: JobInfo | None, last_words: str, launch: Path) -> str:
+    """Why a job of ours failed that left no note. `last_words`: its log's; `launch`: where SLURM itself prints."""
     if info is None:
-        return f"SLURM has forgotten it{_colon(last_line)}"
+        return f"SLURM has forgotten it{_colon(last_words)}"
     limit = info.limit_minutes
     known = {
         "TIMEOUT": f"its time limit{f' of {limit:g} min' if limit else ''} was reached, and it was not requeued",
@@ -63,12 +76,19 @@ def ended(info: JobInfo | None, last_line: str) -> str:
     if info.state in known:
         return known[info.state]
     if info.state != "FAILED":
-        return f"SLURM says {info.state}{_colon(last_line)}"
+        return f"SLURM says {info.state}{_colon(last_words)}"
     number = killed_by(info.exit_code)
+    if number == _NOT_STARTED or (info.reason == "JobLaunchFailure" and not number):
+        where = f" on {info.nodes}" if info.nodes else ""
+        return f"SLURM could not start it{where}: is {launch} there, writable and not full{where}?"
     if number is None:
-        return last_line or f"exit code {info.exit_code}"
+        return last_words or f"exit code {info.exit_code}"
+    if number == signal.SIGKILL:
+        memory = "oom" in last_words
+        return known["OUT_OF_MEMORY"] if memory else "killed by SIGKILL, by hand or for its memory"
     name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
-    return f"killed by {name}{', by hand or for its memory' if number == signal.SIGKILL else ''}"
+    # What crashes says more before it does; what is ended from outside was at something else.
+    return f"killed by {name}{'' if number == signal.SIGTERM else _colon(last_words)}"
 
 
 def killed_by(exit_code: str) -> int | None:

@@ -21,7 +21,7 @@ from fcdm.errors import UserError
 from fcdm.jobs.job import end_file
 from fcdm.runs.checkpoints import checkpoints
 from fcdm.runs.folder import Run
-from fcdm.runs.lock_files import own_job
+from fcdm.runs.lock_files import own_claim, own_job
 from fcdm.runs.run_paths import evaluation_files, unfinished_evaluations
 from fcdm.slurm.client import shown
 
@@ -30,7 +30,8 @@ USERS = (signal.SIGUSR1, signal.SIGUSR2)
 
 def note_end(job_file: Path, kind: str, **facts: Any) -> None:
     """Leave `<n>.error.json` or `<n>.stopped.json` beside the job file, for `fcdm.status`."""
-    write_json(end_file(job_file, kind), {**facts, "time": time.time(), "job": own_job()})
+    mine = own_claim()  # a later start of the same job may end before it can leave a note, or remove this one
+    write_json(end_file(job_file, kind), {**facts, "time": time.time(), "job": mine.job, "restart": mine.restart})
 
 
 def forget_ends(job_file: Path) -> None:

@@ -109,6 +109,70 @@ def last_words(world: World, job: str) -> None:
     world.slurm_log(job, "loading modules\nbash: python3.99: command not found\n\n")
 
 
+CLOSING = """srun: error: node1: task 0: Exited with exit code 1
+srun: Terminating StepId=1.0
+slurmstepd-node1: error: *** STEP 1.0 ON node1 CANCELLED AT 2026-11-28T03:25:13 ***
+srun: Job step aborted: Waiting up to 32 seconds for job step to finish.
+srun: error: node[1-2]: tasks 1,3: Killed
+srun: error: Timed out waiting for job step to complete
+[rank0]:[W1128 03:12:22.123456789 ProcessGroupNCCL.cpp:1496] Warning: destroy_process_group() was not called
+"""
+TORCHRUN = """E1128 03:12:22.1 4242 torch/distributed/elastic/multiprocessing/api.py:874] failed (exitcode: 1)
+Traceback (most recent call last):
+torch.distributed.elastic.multiprocessing.errors.ChildFailedError:
+============================================================
+"""
+
+
+def printed(text: str, code: str = "1:0", name: str = "log.txt") -> Callable[[World, str], None]:
+    """A job that failed, left no note, and printed this last."""
+
+    def move(world: World, job: str) -> None:
+        world.scheduler.start(job)
+        world.scheduler.end(job, "FAILED", code)
+        if name == "log.txt":
+            (world.runs / "N" / name).write_text(text)
+        else:
+            world.slurm_log(job, text)
+
+    return move
+
+
+def printed_before_it_was_submitted_again(world: World, job: str) -> None:
+    printed("RuntimeError: of the job before\n")(world, job)
+    os.utime(world.runs / "N" / "log.txt", (world.now - 500, world.now - 500))
+
+
+def setup_failed_at_its_second_start(world: World, job: str) -> None:
+    """The first start left a note; the second got no further than the batch script."""
+    failed_with_note(world, job)
+    printed("ValueError: 7 is not 8\nsetup line failed (exit code 127): module load cuda\n")(world, job)
+
+
+def died_at_its_second_start(world: World, job: str) -> None:
+    """Of the first there is a note, which says which start it is of; the second ended before Python had begun."""
+    world.note("N", "error", job, error="ValueError: 7 is not 8", restart=0)
+    world.scheduler.requeue(job)
+    printed("slurmstepd: error: execve(): /opt/venv/bin/python: No such file or directory\n")(world, job)
+
+
+def failed_at_its_second_start(world: World, job: str) -> None:
+    world.note("N", "error", job, error="ValueError: 7 is not 8", restart=1)
+    world.scheduler.requeue(job)
+    world.scheduler.fail(job)
+
+
+def never_satisfied(world: World, job: str) -> None:
+    world.scheduler.set(job, reason="DependencyNeverSatisfied", dependency="afterok:12(failed)")
+
+
+def requeue_refused(world: World, job: str) -> None:
+    """It noted a requeue that SLURM then refused."""
+    entries = [{"job": job, "signal": "SIGUSR2"}]
+    (world.runs / "N" / "jobs" / "1.requeues.json").write_text(json.dumps(entries))
+    failed_with_note(world, job)
+
+
 def preempted(world: World, job: str) -> None:
     world.scheduler.start(job)
     world.scheduler.requeue(job, preempted=True)
@@ -193,6 +257,68 @@ STATE_CASES: dict[str, tuple[Callable[[World], object], str, str]] = {
     "kill -9 of the script": (ended("FAILED", "0:9"), "failed", "killed by SIGKILL"),
     "segmentation fault": (ended("FAILED", "139:0"), "failed", "killed by SIGSEGV"),
     "last words": (slurm(last_words), "failed", "python3.99: command not found"),
+    "above srun's closing lines": (slurm(printed(f"KeyError: 'x'\n{CLOSING}")), "failed", "KeyError: 'x', log:"),
+    "above torchrun's": (slurm(printed(f"KeyError: 'x'\n{TORCHRUN}{CLOSING}")), "failed", "KeyError: 'x', log:"),
+    "only closing lines": (slurm(printed(CLOSING, "3:0")), "failed", "exit code 3:0, log:"),
+    "srun's own reason": (
+        slurm(printed("srun: fatal: SLURM_MEM_PER_CPU and SLURM_MEM_PER_GPU are mutually exclusive.\n")),
+        "failed",
+        "srun: fatal: SLURM_MEM_PER_CPU",
+    ),
+    "no interpreter": (
+        slurm(printed(f"slurmstepd-node1: error: execve(): python3.99: No such file or directory\n{CLOSING}", "2:0")),
+        "failed",
+        "execve(): python3.99",
+    ),
+    "words of the start before": (
+        slurm(printed("SIGUSR2: saved; back into the queue as job 1_0\n")), "failed", "exit code 1:0",
+    ),
+    "words of the job before": (slurm(printed_before_it_was_submitted_again), "failed", "exit code 1:0"),
+    "a line of setup": (
+        slurm(printed("setup line failed (exit code 127): module load cuda\n")),
+        "failed",
+        "setup line failed (exit code 127): module load cuda, log:",
+    ),
+    "a line of setup, after a note": (slurm(setup_failed_at_its_second_start), "failed", "module load cuda"),
+    "a note of an earlier start": (slurm(died_at_its_second_start), "failed", "execve(): /opt/venv"),
+    "a note of the last start": (slurm(failed_at_its_second_start), "failed", "7 is not 8, requeued 1 time"),
+    "a crash": (
+        slurm(printed("terminate called after throwing an instance of 'c10::Error'\n", "134:0")),
+        "failed",
+        "killed by SIGABRT: terminate called",
+    ),
+    "its memory, as a kernel says it": (
+        slurm(printed("slurmstepd: error: Detected 1 oom_kill event in StepId=1.0.\n", "137:0")),
+        "failed",
+        "resources.mem_gb",
+    ),
+    "a full disk, in its log": (
+        slurm(printed(f"OSError: [Errno 28] No space left on device: '/scratch/N/x'\nKeyError: 'y'\n{CLOSING}")),
+        "failed",
+        "disk full: /scratch/N/x, log:",
+    ),
+    "a full disk, as the shell says it": (
+        slurm(printed("/l/0.sh: line 9: /scratch/log.txt: No space left on device\n", name="1_0.log")),
+        "failed",
+        "disk full: /scratch/log.txt, log:",
+    ),
+    "a full disk, in its note": (
+        slurm(lambda w, j: (w.scheduler.fail(j), w.note("N", "error", j, error=(
+            "runs/N/checkpoints/x: the disk is full (0.00 GB free) while writing: free some space, then ...")))),
+        "failed",
+        "disk full: runs/N/checkpoints/x",
+    ),
+    "a full disk, no room for a note": (ended("FAILED", "28:0"), "failed", "/runs/N, log:"),
+    "not started": (
+        ended("FAILED", "0:53", nodes="node2", reason="JobLaunchFailure"),
+        "failed",
+        "SLURM could not start it on node2: is ",
+    ),
+    "follows what failed": (slurm(never_satisfied, 0), "waiting", "(afterok:12) did not end as was asked; cancel it"),
+    "held by an administrator": (
+        slurm(lambda w, j: w.scheduler.set(j, reason="JobHeldAdmin"), 0), "waiting", "who alone can release it",
+    ),
+    "a requeue that SLURM refused": (slurm(requeue_refused), "failed", "7 is not 8, log:"),
     "no words": (ended("FAILED", "2:0"), "failed", "exit code 2:0"),
     "out of memory": (ended("OUT_OF_MEMORY", "0:125"), "failed", "resources.mem_gb"),
     "time limit": (ended("TIMEOUT", limit_minutes=60.0), "failed", "its time limit of 60 min"),
@@ -247,6 +373,8 @@ def test_states(world: World, name: str) -> None:
     assert row.state in STATES
     assert later.state in (state, "not submitted"), "both budgets are in the same boat, but for a checkpoint"
     assert row.active == (state in ("waiting", "running"))
+    if state in ("failed", "running") and row.job and "_" in row.job:
+        assert "log: " in what(row), "always"
     assert bool(row.retry) == (state == "failed" and not name.startswith("local"))
 
 
@@ -290,11 +418,11 @@ def test_evaluation_inline_then_the_next_budget(world: World) -> None:
     running(world, job)
     world.progress("N", 100, samples=300)
     row, later = world.rows()
-    assert (row.state, row.samples, what(row)) == ("evaluating", (300, 1000), "300/1000 samples")
+    assert (row.state, row.samples, what(row, log=False)) == ("evaluating", (300, 1000), "300/1000 samples")
     assert (later.state, later.step) == ("running", 100)
     assert what(later).startswith("evaluating step 100: 300/1000 samples, step 100/200")
     world.progress("N", 100, samples=1000)
-    assert what(world.rows()[0]) == "features and distances"
+    assert what(world.rows()[0], log=False) == "features and distances"
 
 
 def test_what_a_job_says_of_itself_is_read_as_it_was_written(tmp_path: Path) -> None:

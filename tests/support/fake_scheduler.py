@@ -79,7 +79,8 @@ class FakeScheduler:
         self.submissions.append(Submission(script, array, dependency, name))
         for job in [f"{name}_{index}" for index in indices] or [name]:
             self._after[job] = dependency.partition(":")[2].split(":") if dependency else []
-            self._set(JobInfo(job, "PENDING", reason="Priority", script=str(script)))
+            plain = str(int(name) + 1 + int(job.partition("_")[2] or -1))
+            self._set(JobInfo(job, "PENDING", reason="Priority", script=str(script), plain_id=plain))
         return name
 
     def cancel(self, ids: Sequence[str]) -> None:
