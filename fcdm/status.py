@@ -21,13 +21,10 @@ from fcdm.jobstatus.logs import follow_log, print_logs
 from fcdm.jobstatus.rows import DONE, StatusRow
 from fcdm.jobstatus.select import Selection, select
 from fcdm.jobstatus.status_table import (
-    EVERY_S,
     as_json,
     begun_from,
     commands,
-    follow,
     log_lines,
-    look_again,
     next_steps,
     page,
     plain_lines,
@@ -35,6 +32,7 @@ from fcdm.jobstatus.status_table import (
     summary,
     table,
 )
+from fcdm.jobstatus.watch import EVERY_S, follow, look_again
 from fcdm.paths import place
 
 RUNS_DIR = "runs_dir="

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-from fcdm.formatting import duration_text, plural
+from fcdm.formatting import duration_text
 from fcdm.jobstatus.rows import DONE, EVALUATING, FAILED, RUNNING, STATES, WAITING, StatusRow
 from fcdm.runs.run_paths import run_facts
 
@@ -22,16 +22,14 @@ def worst_first(rows: Sequence[StatusRow]) -> list[StatusRow]:
     return sorted(rows, key=lambda row: RANK[row.state])
 
 
-def group_cells(rows: Sequence[StatusRow], runs_dir: Path, room: int) -> list[list[str]]:
-    """`N 8px failed 12 <why>` as cells, at most `room` of them, with a first line of titles."""
+def group_cells(rows: Sequence[StatusRow], runs_dir: Path) -> list[list[str]]:
+    """`N`, `digits 8px`, `failed`, `12`, why: the cells of each group, below those of the titles."""
     groups: dict[tuple[str, str, str], list[StatusRow]] = {}
     for row in worst_first(rows):
         groups.setdefault((*kind_of(runs_dir / row.run), row.state), []).append(row)
     lines = [["model", "data", "state", "rows", ""]]
-    for (model, data, state), mine in list(groups.items())[:room]:
+    for (model, data, state), mine in groups.items():
         lines.append([model, data, state, str(len(mine)), _in_common(mine)])
-    if len(groups) > room:
-        lines.append([f"... and {plural(len(groups) - room, 'more group')}", "", "", "", ""])
     return lines
 
 

@@ -83,7 +83,7 @@ def shell_beside(rows: Sequence[StatusRow]) -> str:
 def short(path: Path | str) -> str:
     """Relative to where one is, if that is shorter."""
     relative = os.path.relpath(path)
-    return relative if len(relative) < len(str(path)) and Path(relative).exists() else str(path)
+    return relative if len(relative) < len(str(path)) and Path(relative).parent.exists() else str(path)
 
 
 class _Growing:

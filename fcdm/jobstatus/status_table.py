@@ -1,22 +1,19 @@
-"""The rows of `fcdm.status` as texts and as a table, once or again and again until nothing waits or runs."""
+"""The rows of `fcdm.status` as texts, as a table, and as a screen where they are many."""
 
 from __future__ import annotations
 
 import shlex
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
-from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from fcdm.formatting import duration_text, plural
-from fcdm.jobstatus.collect import Looker, Overview
+from fcdm.jobstatus.collect import Overview
 from fcdm.jobstatus.grouped import LONG, group_cells, worst_first
 from fcdm.jobstatus.logs import shell_beside, short
 from fcdm.jobstatus.rows import (
@@ -33,13 +30,8 @@ from fcdm.jobstatus.rows import (
     StatusRow,
     counts,
 )
-from fcdm.jobstatus.select import select
 from fcdm.runs.run_paths import run_facts
-from fcdm.slurm.client import Scheduler
 
-EVERY_S = 5.0
-SAY_EVERY_S = 60.0
-"""A sign of life where there is no terminal to draw in."""
 COLOURS = {DONE: "green", RUNNING: "cyan", EVALUATING: "cyan", TRAINED: "blue", WAITING: "yellow", FAILED: "red"}
 LOGGED = (FAILED, RUNNING, EVALUATING)
 """States whose log one wants to read."""
@@ -185,18 +177,25 @@ def screen(overview: Overview, runs_dir: Path, console: Console, below: int = 0)
     """
     rows = overview.rows
     top: list[RenderableType] = [Text(line) for line in [total(rows), *problem_lines(overview), ""]]
-    room = console.size.height - len(top) - below - 2
-    if len(rows) > LONG:
-        groups = aligned(group_cells(rows, runs_dir, max(2, room // 2)))
-        top += [Text(line.rstrip(), no_wrap=True, overflow="ellipsis") for line in [*groups, ""]]
-        room -= len(groups) + 1
+    room = console.size.height - len(top) - below - 3
+    long = len(rows) > LONG
+    if long:
+        groups, left = grouped(rows, runs_dir, max(2, room // 2))
+        top += [Text(line, no_wrap=True, overflow="ellipsis") for line in [*groups, *left, ""]]
+        room -= len(groups) + len(left) + 2
     shown = rows if len(rows) <= room else worst_first(rows)[: max(1, room)]
-    while len(shown) > 1 and (height := _height(shown, console)) > room:
+    while not long and len(shown) > 1 and (height := _height(shown, console)) > room:
         shown = worst_first(rows)[: min(len(shown) - 1, max(1, len(shown) * room // height))]
-    logs = [Text(line, overflow="fold") for line in log_lines(shown)]
-    left = len(rows) - len(shown)
-    end = [Text(f"... and {plural(left, 'more row')}: --all shows them")] if left else []
-    return Group(*top, table(shown), *end, *logs)
+    end = more(rows, shown)
+    if not long:
+        return Group(*top, table(shown), *(Text(line, overflow="fold") for line in (*end, *log_lines(shown))))
+    # Each on one line: the groups say most of what is cut off.
+    lines = aligned([cells(row, several_protocols(shown), log=False) for row in shown])
+    told = [
+        Text(line, COLOURS.get(row.state, ""), no_wrap=True, overflow="ellipsis")
+        for row, line in zip(shown, lines, strict=True)
+    ]
+    return Group(*top, *told, *map(Text, [*end, f"logs: {short(runs_dir)}/<run>/log.txt"]))
 
 
 def _height(rows: Sequence[StatusRow], console: Console) -> int:
@@ -204,92 +203,22 @@ def _height(rows: Sequence[StatusRow], console: Console) -> int:
     return len(console.render_lines(Group(table(rows), *map(Text, log_lines(rows)))))
 
 
+def grouped(rows: Sequence[StatusRow], runs_dir: Path, room: int) -> tuple[list[str], list[str]]:
+    """At most so many groups as lines, below titles; and how many more there are, if there are."""
+    groups = group_cells(rows, runs_dir)
+    left = len(groups) - 1 - room
+    lines = [line.rstrip() for line in aligned(groups[: room + 1])]
+    return lines, [f"... and {plural(left, 'more group')}"] if left > 0 else []
+
+
+def more(rows: Sequence[StatusRow], shown: Sequence[StatusRow]) -> list[str]:
+    left = len(rows) - len(shown)
+    return [f"... and {plural(left, 'more row')}: --all shows them"] if left else []
+
+
 def page(overview: Overview, runs_dir: Path) -> list[str]:
     """`screen` for a pipe or a file."""
     rows = overview.rows
-    groups = [line.rstrip() for line in aligned(group_cells(rows, runs_dir, PAGE // 2))]
+    groups, left = grouped(rows, runs_dir, PAGE // 2)
     shown = worst_first(rows)[: PAGE - len(groups)]
-    left = plural(len(rows) - len(shown), "more row")
-    return [total(rows), "", *groups, "", *plain_lines(shown), f"... and {left}: --all shows them"]
-
-
-def watch(
-    runs_dir: Path | str,
-    wanted: str | Sequence[str],
-    scheduler: Scheduler,
-    every: float = EVERY_S,
-    console: Console | None = None,
-) -> int:
-    """Show a study, or what words choose, until nothing of it waits or runs; how many rows did not end done.
-
-    Redraws in a terminal, prints a line per change elsewhere. Ctrl-C raises KeyboardInterrupt and touches no job.
-    Raises UserError for an unknown study.
-    """
-    runs_dir = Path(runs_dir)
-    words = [f"study={wanted}"] if isinstance(wanted, str) else wanted
-    return follow(Looker(runs_dir, lambda conf: scheduler), runs_dir, words, every, console)
-
-
-def follow(
-    looker: Looker,
-    runs_dir: Path,
-    words: Sequence[str],
-    every: float = EVERY_S,
-    console: Console | None = None,
-) -> int:
-    """`watch` with a Looker of one's own."""
-    console = console or Console()
-
-    def look() -> tuple[Overview, bool]:
-        return look_again(looker, runs_dir, words)
-
-    overview = _draw(look, runs_dir, every, console) if console.is_terminal else _tell(look, every, console)
-    return sum(row.state != DONE for row in overview.rows)
-
-
-def look_again(looker: Looker, runs_dir: Path, words: Sequence[str]) -> tuple[Overview, bool]:
-    """What is chosen now, and whether it may change: of `failed`, a row that has not failed yet may do so."""
-    selection = select(runs_dir, words)
-    overview = looker.look(selection.asked)
-    all_of_it = replace(selection, states=frozenset()).rows(overview.rows)
-    # Where SLURM does not answer for a moment nobody knows: then it is asked again.
-    going = bool(overview.problem) or any(row.active for row in all_of_it)
-    return replace(overview, rows=selection.rows(overview.rows)), going
-
-
-def _draw(look: Callable[[], tuple[Overview, bool]], runs_dir: Path, every: float, console: Console) -> Overview:
-    with Live(console=console, auto_refresh=False, vertical_overflow="ellipsis") as live:
-        while True:
-            overview, going = look()
-            live.update(screen(overview, runs_dir, console), refresh=True)
-            if not going:
-                return overview
-            time.sleep(every)
-
-
-def _tell(look: Callable[[], tuple[Overview, bool]], every: float, console: Console) -> Overview:
-    seen: dict[tuple[str, int, str], tuple[object, ...]] = {}
-    said_at, problem = 0.0, ""
-    while True:
-        overview, going = look()
-        news = {row.key: _news(row) for row in overview.rows}
-        told = zip(overview.rows, plain_lines(overview.rows), strict=True)
-        lines = [line for row, line in told if seen.get(row.key) != news[row.key]]
-        seen = news
-        if overview.problem and overview.problem != problem:
-            lines.append(f"only what the files say: {overview.problem}")
-        problem = overview.problem
-        if not going or time.monotonic() - said_at > SAY_EVERY_S:
-            lines.append(summary(overview.rows))
-            said_at = time.monotonic()
-        for line in lines:
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
-        if not going:
-            return overview
-        time.sleep(every)
-
-
-def _news(row: StatusRow) -> tuple[object, ...]:
-    """What of a row is worth a line when it changes: not every step."""
-    text = row.text if row.state not in (RUNNING, EVALUATING) else ""
-    return (row.state, text, row.job, row.requeued, row.preempted, row.error if row.state == FAILED else None)
+    return [total(rows), "", *groups, *left, "", *plain_lines(shown), *more(rows, shown)]

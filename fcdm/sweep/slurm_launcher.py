@@ -79,7 +79,7 @@ def submit_jobs(jobs: list[Job], values: dict[str, Any]) -> int:
     console.print(f"{counts}{named}{leave}", highlight=False, soft_wrap=True)
     console.print(f"  {then}", highlight=False, soft_wrap=True)
     if options.wait and any(row.ids for row in rows):
-        from fcdm.jobstatus.status_table import watch
+        from fcdm.jobstatus.watch import watch
 
         failed = watch(Path(runs_dir), study, scheduler)
     return failed

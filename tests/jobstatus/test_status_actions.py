@@ -16,7 +16,8 @@ from rich.console import Console
 
 from fcdm.jobs.job import EVALUATE
 from fcdm.jobstatus.actions import cancel
-from fcdm.jobstatus.status_table import next_steps, screen, summary, watch
+from fcdm.jobstatus.status_table import next_steps, screen, summary
+from fcdm.jobstatus.watch import watch
 from tests.support.environ import environment_of
 from tests.support.fake_scheduler import FakeScheduler
 from tests.support.status_world import World
