@@ -12,7 +12,7 @@ from dataclasses import replace
 from fcdm.formatting import duration_text
 from fcdm.jobs.job import EVALUATE
 from fcdm.jobs.progress import JobProgress
-from fcdm.jobstatus.last_words import SETUP_FAILED, full_disk
+from fcdm.jobstatus.last_words import full_disk
 from fcdm.jobstatus.rows import (
     CANCELLED,
     DAMAGED,
@@ -34,6 +34,7 @@ from fcdm.jobstatus.run_files import Key, RunFiles
 from fcdm.runs.formats import end_of
 from fcdm.runs.run_lock import HolderInfo
 from fcdm.slurm.reasons import ended, waiting_for
+from fcdm.slurm.sbatch_script import SETUP_FAILED
 
 FRESH_S = 120.0
 """A heartbeat (every 10 s) not older than this is one of a living process, where nobody else can say."""

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from fcdm.errors import UserError
 from fcdm.jobstatus.classify import rows_of
-from fcdm.jobstatus.last_words import SETUP_FAILED, last_words, why
+from fcdm.jobstatus.last_words import last_words, why
 from fcdm.jobstatus.rows import Attempt, StatusRow
 from fcdm.jobstatus.run_files import FileReader, JobNotes, Key, RunFiles
 from fcdm.runs.formats import Study
@@ -23,6 +23,7 @@ from fcdm.runs.processes import ask_slurm
 from fcdm.runs.reader import list_studies, read_study, run_folders
 from fcdm.slurm.client import JobInfo, Scheduler, Schedulers, Slurm
 from fcdm.slurm.ledger import Task, list_tasks, ours
+from fcdm.slurm.sbatch_script import SETUP_FAILED
 
 Name = tuple[str | None, str]
 """(slurm.conf, job id)."""

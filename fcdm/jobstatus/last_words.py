@@ -26,8 +26,6 @@ _TORCHRUN = re.compile(r"(torch[./]distributed[./]elastic)")
 _REQUEUED = re.compile(r"SIG\w+: (saved; back into the queue|preempted; saved, and waiting)")
 """The last words of a start whose job starts again: no cause of anything later."""
 _FULL = re.compile(r"the disk is full|disk quota is used up|No space left on device|Disk quota exceeded")
-SETUP_FAILED = "setup line failed"
-"""What the batch script ends with where a line of `hydra.launcher.setup` fails (fcdm.slurm.sbatch_script)."""
 
 
 def last_words(log: Path, since: float = 0.0) -> list[str]:

@@ -662,7 +662,6 @@ def test_fake_scheduler_takes_arrays_and_dependencies_as_sbatch_does(tmp_path: P
     script = tmp_path / "a.sh"
     script.write_text("#!/bin/bash\n#SBATCH --array=0-2\n")
     fake = FakeScheduler(max_array_size=8)
-    assert fake.submit(script, test=True) == ""
     first = fake.submit(script)
     second = fake.submit(script, array="1,3-4%2", dependency=f"afterany:{first}")
     assert list(fake.queue()) == ["1_0", "1_1", "1_2", f"{second}_1", f"{second}_3", f"{second}_4"]
