@@ -72,6 +72,8 @@ def main(arguments: list[str] | None = None) -> int:
         if sum(bool(getattr(options, mode)) for mode in MODES) > 1:
             *names, last = (f"--{mode.replace('_', '-')}" for mode in MODES)
             raise UserError(f"{', '.join(names)} and {last}: one at a time")
+        if options.all and any(getattr(options, mode) for mode in MODES):
+            raise UserError("--all is for the table: everything else takes all that the words choose anyway")
         if options.yes and not options.cancel:
             raise UserError("--yes answers --cancel, and means nothing without it")
         looker = Looker(runs_dir)

@@ -25,7 +25,7 @@ _TORCHRUN = re.compile(r"(torch[./]distributed[./]elastic)")
 """Of several ranks: from here on torchrun tells that one failed, and how it ended the others."""
 _REQUEUED = re.compile(r"SIG\w+: (saved; back into the queue|preempted; saved, and waiting)")
 """The last words of a start whose job starts again: no cause of anything later."""
-_FULL = re.compile(r"the disk is full|disk quota is used up|No space left on device|Disk quota exceeded")
+_FULL = re.compile(r"disk is full|disk quota is used up|No space left on device|Disk quota exceeded")
 
 
 def last_words(log: Path, since: float = 0.0) -> list[str]:
@@ -62,6 +62,6 @@ def full_disk(text: str, folder: Path) -> str:
     if found is None:
         return ""
     quoted = re.search(r"'([^']*/[^']*)'", text)
-    before = text[: found.start()].rstrip(": ").split(": ")[-1]
-    path = quoted[1] if quoted else before if "/" in before and " " not in before[:1] else str(folder)
+    before = text[: found.start()].removesuffix("the ").rstrip(": ").split(": ")[-1]
+    path = quoted[1] if quoted else before if "/" in before else str(folder)
     return f"disk full: {path}"

@@ -10,9 +10,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from fcdm.errors import UserError
-from fcdm.jobstatus.rows import StatusRow
+from fcdm.formatting import plural
+from fcdm.jobstatus.grouped import worst_first
+from fcdm.jobstatus.rows import WAITING, StatusRow
 
-LINES, LINES_OF_SEVERAL = 40, 10
+LINES, LINES_OF_SEVERAL, MOST_LOGS = 40, 10, 20
 READ_EVERY_S = 0.5
 TAIL_BYTES = 262_144
 
@@ -35,10 +37,10 @@ def logs_of(rows: Sequence[StatusRow], runs_dir: Path, jobs: Sequence[str] = ())
 
 
 def print_logs(rows: Sequence[StatusRow], runs_dir: Path, jobs: Sequence[str] = ()) -> None:
-    """The end of every log. Raises UserError where there is none."""
-    logs = logs_of(rows, runs_dir, jobs)
+    """The end of every log; of many runs, of those that need a look first. Raises UserError where there is none."""
+    logs = logs_of(worst_first(rows), runs_dir, jobs)
     count = LINES if len(logs) == 1 else LINES_OF_SEVERAL
-    for run, paths in logs.items():
+    for run, paths in list(logs.items())[:MOST_LOGS]:
         for path in paths:
             print(f"==> {short(path)} <==")
             for line in _last_lines(path, count):
@@ -46,6 +48,8 @@ def print_logs(rows: Sequence[StatusRow], runs_dir: Path, jobs: Sequence[str] = 
             print()
         if not paths and len(logs) > 1:
             print(f"{run}: {_no_log(run, rows)}\n")
+    if len(logs) > MOST_LOGS:
+        print(f"... and {plural(len(logs) - MOST_LOGS, 'more run')}: choose by words (failed, model=N, a run's name)")
     if not any(logs.values()):
         raise UserError("; ".join(f"{run}: {_no_log(run, rows)}" for run in list(logs)[:3]) or "no run is chosen")
 
@@ -58,6 +62,9 @@ def follow_log(look: Callable[[], tuple[list[StatusRow], bool]], runs_dir: Path,
     rows, going = look()
     run, path = _one_run(rows, runs_dir)
     print(f"==> {short(path)} <==", flush=True)
+    waits = next((row for row in rows if row.run == run and row.state == WAITING), None)
+    if waits:
+        print(f"{run} is waiting ({waits.text})", file=sys.stderr, flush=True)
     log = _Growing(path)
     asked_at = time.monotonic()
     while going:

@@ -22,6 +22,8 @@ GROUPS = {
     "evaluation": "evaluation.where",
 }
 """Key of `fcdm.train` that chooses by name -> the key that keeps the name."""
+OF_ROWS = ("steps", "protocol")
+"""What differs between the rows of one run."""
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster where libyaml is there
 
 
@@ -60,8 +62,8 @@ class AskedWith:
         """The value of a key, as a text to compare; None: the run does not say."""
         budget, protocol = at
         key = GROUPS.get(name, name)
-        if key == "steps":
-            return plain(budget)
+        if key in OF_ROWS:
+            return plain(budget) if key == "steps" else protocol
         if key in self.science:
             return plain(self.science[key])
         for known, part in self.parts:

@@ -17,7 +17,7 @@ from fcdm.config.check import near
 from fcdm.errors import UserError
 from fcdm.jobstatus.collect import Asked, what_is_asked
 from fcdm.jobstatus.rows import STATES, StatusRow
-from fcdm.jobstatus.run_values import AskedWith, alternatives, is_same
+from fcdm.jobstatus.run_values import OF_ROWS, AskedWith, alternatives, is_same
 from fcdm.runs.reader import list_studies, read_study
 from fcdm.slurm.ledger import list_tasks
 
@@ -83,6 +83,7 @@ def select(runs_dir: Path, words: Sequence[str] = ()) -> Selection:
     for word in words:
         key, said, value = word.partition("=")
         if said:
+            value = value.strip("[]") if key == "steps" else value  # a run's budgets are rows of their own
             chosen.setdefault(key, []).extend(alternatives(value))
         elif _is_study(runs_dir, word):
             chosen.setdefault("study", []).append(word)
@@ -213,7 +214,7 @@ def _narrow(asked: Asked, chosen: dict[str, list[str]], runs_dir: Path) -> None:
         texts = sorted({text for text in had.values() if text is not None})
         if not texts:
             known = {key for config in configs.values() for key in config.keys}
-            raise UserError(f"no run here says {name}: {near(name, known | {*KINDS, 'steps'}, _SHOWN)}")
+            raise UserError(f"no run here says {name}: {near(name, known | {*KINDS, *OF_ROWS}, _SHOWN)}")
         for value in wanted:
             if not any(is_same(text, value) for text in texts):
                 raise UserError(f"no run here has {name}={value}: {near(value, texts, _SHOWN)}")

@@ -28,6 +28,7 @@ _WAITING = {
     "Reservation": "for its reservation",
     "BadConstraints": f"no node is what it asks for: {_AGAIN} asking for another",
 }
+_CRASHED = re.compile(r"terminate called|what\(\)|error|fatal|assert|abort|corrupt|free\(\)", re.I)
 _NOT_STARTED = 53
 """What slurmstepd ends with (`0:53`) where it cannot open the file that the job prints into."""
 _HELD_FOR = frozenset({"JobHeldUser", "JobHoldMaxRequeue"})
@@ -50,6 +51,8 @@ def waiting_for(info: JobInfo | None, job: str) -> str:
         )
     if reason == "JobHeldAdmin":
         return "held by an administrator, who alone can release it"
+    if "launch failed" in plain:
+        return f"held ({plain}): does its node know its user and see its folder? scontrol release {job} tries again"
     if reason in _HELD_FOR or "held" in plain or info.state in HELD:
         return f"held ({plain}): scontrol release {job}"
     if reason in _WAITING:
@@ -87,8 +90,8 @@ def ended(info: JobInfo | None, last_words: str, launch: Path) -> str:
         memory = "oom" in last_words
         return known["OUT_OF_MEMORY"] if memory else "killed by SIGKILL, by hand or for its memory"
     name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
-    # What crashes says more before it does; what is ended from outside was at something else.
-    return f"killed by {name}{'' if number == signal.SIGTERM else _colon(last_words)}"
+    # What crashes may say why; what is ended from outside was at something else.
+    return f"killed by {name}{_colon(last_words) if _CRASHED.search(last_words) else ''}"
 
 
 def killed_by(exit_code: str) -> int | None:

@@ -76,6 +76,22 @@ def test_logs_of_several_runs_are_short(world: World, capsys: pytest.CaptureFixt
     assert capsys.readouterr().err.startswith("fcdm.status: B: no log: nothing has printed")
 
 
+def test_logs_of_hundreds_are_those_that_need_a_look(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    names = [f"run{number:03d}" for number in range(60)]
+    for name in names:
+        log(world, str(world.run(name, step=100, evaluated=[100]).name), f"{name} says\n")
+    world.run("zz")
+    log(world, "zz", "zz says\n")
+    world.study(asked=dict.fromkeys([*names, "zz"], (100,)))
+    (job,) = world.launch("zz")
+    world.scheduler.fail(job)
+    assert status.main(["--log"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1] == "zz says"
+    assert sum(line.startswith("==>") for line in lines) == 20
+    assert lines[-1].startswith("... and 41 more runs: choose by words")
+
+
 def test_a_process_of_a_terminal_has_no_log(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     world.run("N", step=50)
     world.claim("N", here=True)
@@ -119,7 +135,9 @@ def test_following_bears_with_a_log_that_is_cut_or_replaced_and_ends_with_the_jo
 
     (row,) = follow_log(look, world.runs, 0.0)
     assert row.state == "done"
-    assert capsys.readouterr().out == (
+    told = capsys.readouterr()
+    assert told.err == "N is waiting (other jobs come first)\n"
+    assert told.out == (
         "==> runs/N/log.txt <==\nfirst\nhalf a line\ncut\n"
         "a file in its place, longer than what was there before\nthe last words\n"
     )

@@ -67,6 +67,8 @@ CHOICES: dict[str, Sequence[tuple[str, int]]] = {
     "seed=0 model=N": ALL[:2],
     "seed=0 seed=1 model=N steps=200": [("a", 200), ("b", 200)],
     "steps=100,400 seed=1": [("b", 100), ("b", 400)],
+    "steps=[100,400] seed=1": [("b", 100), ("b", 400)],
+    "protocol=ddim25-* steps=400": [("b", 400)],
     "optimiser.lr=1e-4": ALL[2:5],
     "optimiser.lr=0.00010": ALL[2:5],
     "model.blocks=[1,1,2,1,1] model.grn=True seed=1": ALL[2:5],

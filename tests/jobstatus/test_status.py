@@ -308,6 +308,17 @@ STATE_CASES: dict[str, tuple[Callable[[World], object], str, str]] = {
         "failed",
         "disk full: runs/N/checkpoints/x",
     ),
+    "a full disk, as a database says it": (
+        slurm(printed("sqlite3.OperationalError: database or disk is full\n")), "failed", "disk full: /",
+    ),
+    "a crash that says nothing": (
+        slurm(printed("N: EMA 0.9999, ramp-up 0.1\n", "139:0")), "failed", "killed by SIGSEGV, log:",
+    ),
+    "SLURM could not launch it": (
+        slurm(lambda w, j: w.scheduler.set(j, reason="launch failed requeued held"), 0),
+        "waiting",
+        "does its node know its user",
+    ),
     "a full disk, no room for a note": (ended("FAILED", "28:0"), "failed", "/runs/N, log:"),
     "not started": (
         ended("FAILED", "0:53", nodes="node2", reason="JobLaunchFailure"),
