@@ -106,9 +106,10 @@ def next_steps(overview: Overview, words: Sequence[str] = (), runs_dir: str = "r
     shell = shell_beside(rows)
     lines += [f"a shell beside a job: {shell}"] if shell else []
     lines += [f"go on with the rest: {command}" for command in commands(overview, left)]
-    if words and len(overview.asked.studies) == 1 and rows and all(row.state == DONE for row in rows):
+    study = overview.asked.studies[0].name if len(overview.asked.studies) == 1 else ""
+    if {*words} in ({study}, {f"study={study}"}) and rows and all(row.state == DONE for row in rows):
         there = f" --runs {shlex.quote(runs_dir)}" if runs_dir != "runs" else ""
-        lines.append(f"draw it: python -m analysis.plots{there} --study {shlex.quote(overview.asked.studies[0].name)}")
+        lines.append(f"draw it: python -m analysis.plots{there} --study {shlex.quote(study)}")
     return lines
 
 

@@ -16,7 +16,7 @@ _WAITING = {
     "Priority": "other jobs come first",
     "Resources": "for free nodes",
     "Dependency": "for the job before it",
-    "BeginTime": "requeued, starts soon",
+    "BeginTime": "for the time that it is to begin at",
     "Cleaning": "its last start is being cleaned up",
     "JobArrayTaskLimit": "for other tasks of its array",
     "NodeDown": "its nodes are down",
@@ -55,6 +55,8 @@ def waiting_for(info: JobInfo | None, job: str) -> str:
         return f"held ({plain}): does its node know its user and see its folder? scontrol release {job} tries again"
     if reason in _HELD_FOR or "held" in plain or info.state in HELD:
         return f"held ({plain}): scontrol release {job}"
+    if reason == "BeginTime" and info.restarts:
+        return "requeued, starts soon"
     if reason in _WAITING:
         return _WAITING[reason]
     if reason.startswith(("QOS", "Assoc", "Max")):

@@ -237,6 +237,7 @@ STATE_CASES: dict[str, tuple[Callable[[World], object], str, str]] = {
     "resources": (slurm(lambda w, j: w.scheduler.set(j, reason="Resources")), "waiting", "for free nodes, at step 50"),
     "requeued": (slurm(preempted), "waiting", "starts soon, at step 50/100, preempted 1 time, requeued 2 times"),
     "requeued by itself": (slurm(requeued_itself), "waiting", "preempted 1 time, requeued 3 times"),
+    "begins later": (slurm(lambda w, j: w.scheduler.set(j, reason="BeginTime"), 0), "waiting", "it is to begin at"),
     "held": (slurm(lambda w, j: w.scheduler.set(j, reason="JobHeldUser"), 0), "waiting", "scontrol release 1_0"),
     "held as real SLURM says it": (
         slurm(lambda w, j: w.scheduler.set(j, reason="job requeued in held state")),
