@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from fcdm.errors import UserError
 from fcdm.jobstatus.classify import rows_of
-from fcdm.jobstatus.last_words import last_words, why
+from fcdm.jobstatus.last_words import is_trouble, last_words, why
 from fcdm.jobstatus.rows import Attempt, StatusRow
 from fcdm.jobstatus.run_files import FileReader, JobNotes, Key, RunFiles
 from fcdm.runs.formats import Study
@@ -218,7 +218,7 @@ def _attempt(
     elif past is not None:
         info = replace(info, preempted=past.preempted, cancelled_by=past.cancelled_by)
     own = task.launch / f"{job}.log"
-    words, log = ("", None) if active else _cause((task.log, own), notes.submitted)
+    words, log = ("", None) if active else _cause(task, own, notes.submitted)
     return Attempt(
         task,
         notes,
@@ -233,13 +233,19 @@ def _attempt(
     )
 
 
-def _cause(logs: Sequence[Path], submitted: float) -> tuple[str, Path | None]:
-    """What the last start of a job printed last, and where; what was printed before its submission is another's."""
+def _cause(task: Task, own: Path, submitted: float) -> tuple[str, Path | None]:
+    """What the last start of a job printed last, and where; what was printed before its submission is another's.
+
+    `own`: SLURM's own log, where the batch script prints. It counts where it is newer and tells of trouble: a user's
+    `teardown` prints there too.
+    """
     # It may have started before the note of its submission was written, by another clock.
-    said = {log: why(last_words(log, submitted - 60)) for log in logs}
-    told = [log for log in logs if said[log]]
-    newest = max(told, key=lambda log: (said[log].startswith(SETUP_FAILED), log.stat().st_mtime), default=None)
-    return said[newest] if newest else "", newest
+    said = {log: why(last_words(log, submitted - 60)) for log in (task.log, own)}
+    if said[own] and not said[task.log].startswith(SETUP_FAILED):
+        newer = said[task.log] and own.stat().st_mtime > task.log.stat().st_mtime
+        if not said[task.log] or (newer and is_trouble(said[own])):
+            return said[own], own
+    return (said[task.log], task.log) if said[task.log] else ("", None)
 
 
 def _together(work: Callable[[_Item], _Result], items: Iterable[_Item]) -> list[_Result]:

@@ -25,6 +25,7 @@ _TORCHRUN = re.compile(r"(torch[./]distributed[./]elastic)")
 """Of several ranks: from here on torchrun tells that one failed, and how it ended the others."""
 _REQUEUED = re.compile(r"SIG\w+: (saved; back into the queue|preempted; saved, and waiting)")
 """The last words of a start whose job starts again: no cause of anything later."""
+_TROUBLE = re.compile(r"error|fatal|fail|not found|no such|cannot|denied|no space|killed|unable", re.I)
 _FULL = re.compile(r"disk is full|disk quota is used up|No space left on device|Disk quota exceeded")
 
 
@@ -54,6 +55,11 @@ def why(words: Iterable[str]) -> str:
     lines = list(words)
     full = next((line for line in lines[-20:] if _FULL.search(line)), "")
     return full or (lines[-1] if lines else "")
+
+
+def is_trouble(line: str) -> bool:
+    """Whether a line reads as if something went wrong."""
+    return bool(_TROUBLE.search(line))
 
 
 def full_disk(text: str, folder: Path) -> str:

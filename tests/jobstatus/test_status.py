@@ -149,6 +149,17 @@ def setup_failed_at_its_second_start(world: World, job: str) -> None:
     printed("ValueError: 7 is not 8\nsetup line failed (exit code 127): module load cuda\n")(world, job)
 
 
+def both_logs(own: str) -> Callable[[World, str], None]:
+    """What the batch script printed came last."""
+
+    def move(world: World, job: str) -> None:
+        printed("KeyError: 'x'\n")(world, job)
+        os.utime(world.runs / "N" / "log.txt", (world.now - 5, world.now - 5))
+        world.slurm_log(job, own)
+
+    return move
+
+
 def died_at_its_second_start(world: World, job: str) -> None:
     """Of the first there is a note, which says which start it is of; the second ended before Python had begun."""
     world.note("N", "error", job, error="ValueError: 7 is not 8", restart=0)
@@ -275,6 +286,10 @@ STATE_CASES: dict[str, tuple[Callable[[World], object], str, str]] = {
         slurm(printed("SIGUSR2: saved; back into the queue as job 1_0\n")), "failed", "exit code 1:0",
     ),
     "words of the job before": (slurm(printed_before_it_was_submitted_again), "failed", "exit code 1:0"),
+    "above a teardown": (slurm(both_logs("copying the scratch back\n")), "failed", "KeyError: 'x', log:"),
+    "the script's own trouble": (
+        slurm(both_logs("0.sh: line 9: srun: command not found\n")), "failed", "srun: command not found, log:",
+    ),
     "a line of setup": (
         slurm(printed("setup line failed (exit code 127): module load cuda\n")),
         "failed",
