@@ -12,18 +12,22 @@ _CLOSING = re.compile(
     "|".join(
         (
             r"srun: (error: )?\S+: tasks? [\d,\[\]-]+: .*",  # node1: task 0: Exited with exit code 1
-            r"srun: (launch/\S+ )?(Force )?[Tt]erminat(ing|ed) .*",
+            r"srun: (\S+: )*(Force )?[Tt]erminat(ing|ed) .*",  # launch/slurm: _step_signal: Terminating StepId=5.0
             r"srun: (error: )?(Job step \S*\s?aborted|Timed out waiting for job step|First task exited) ?.*",
             r"srun: (StepId=|got SIG|interrupt|forcing job termination|sending Ctrl-C|Cancelled pending job step).*",
             r"slurmstepd\S*: error: \*\*\* (STEP|JOB) .*",  # ... ON node1 CANCELLED AT 2026-11-28T03:25:13 ***
             r"(\[rank\d+\]:)?\[?[WI]\d{4} \d\d:\d\d.*",  # a warning of torch's C++ side, when it is torn down
+            r"SIG\w+: saving and stopping .*",  # a signal's doing, of which SLURM or a note tells
             r".*resource_tracker.*leaked.*|warnings\.warn\(.*",
         )
     )
 )
 _TORCHRUN = re.compile(r"(torch[./]distributed[./]elastic)")
 """Of several ranks: from here on torchrun tells that one failed, and how it ended the others."""
-_REQUEUED = re.compile(r"SIG\w+: (saved; back into the queue|preempted; saved, and waiting)")
+_REQUEUED = re.compile(
+    r"SIG\w+: (saved; back into the queue|preempted; saved, and waiting)"
+    r"|slurmstepd\S*: error: \*\*\* (STEP|JOB) .* DUE TO (JOB REQUEUE|PREEMPTION|NODE FAILURE) .*"
+)
 """The last words of a start whose job starts again: no cause of anything later."""
 _TROUBLE = re.compile(r"error|fatal|fail|not found|no such|cannot|denied|no space|killed|unable", re.I)
 _FULL = re.compile(r"disk is full|disk quota is used up|No space left on device|Disk quota exceeded")

@@ -111,6 +111,10 @@ def last_words(world: World, job: str) -> None:
 
 CLOSING = """srun: error: node1: task 0: Exited with exit code 1
 srun: Terminating StepId=1.0
+srun: launch/slurm: _step_signal: Terminating StepId=1.0
+srun: got SIGCONT
+srun: forcing job termination
+SIGTERM: saving and stopping at the next step
 slurmstepd-node1: error: *** STEP 1.0 ON node1 CANCELLED AT 2026-11-28T03:25:13 ***
 srun: Job step aborted: Waiting up to 32 seconds for job step to finish.
 srun: error: node[1-2]: tasks 1,3: Killed
@@ -284,6 +288,14 @@ STATE_CASES: dict[str, tuple[Callable[[World], object], str, str]] = {
     ),
     "words of the start before": (
         slurm(printed("SIGUSR2: saved; back into the queue as job 1_0\n")), "failed", "exit code 1:0",
+    ),
+    "words of the start before, which SLURM ended": (
+        slurm(printed(
+            "KeyError: 'x'\nslurmstepd-node1: error: *** STEP 3.0 ON node1 CANCELLED AT 2026-11-28T04:06:35 DUE TO JOB "
+            f"REQUEUE ***\n{CLOSING}"
+        )),
+        "failed",
+        "exit code 1:0",
     ),
     "words of the job before": (slurm(printed_before_it_was_submitted_again), "failed", "exit code 1:0"),
     "above a teardown": (slurm(both_logs("copying the scratch back\n")), "failed", "KeyError: 'x', log:"),

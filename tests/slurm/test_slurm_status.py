@@ -70,20 +70,24 @@ def test_words_choose_a_running_job_its_log_is_followed_and_a_shell_opens_beside
 
 def test_the_cause_of_a_job_that_never_came_to_python(here: Lab) -> None:
     """A line of setup, an interpreter that is not there, and SLURM's own file that cannot be opened."""
-    here.sweep(*QUICK, "hydra.launcher.setup=['export A=1','nowhere --load cuda']")
+    # A line that fails at the second start; the first one leaves a note that it was stopped.
+    here.sweep(*LONG, "hydra.launcher.setup=['export A=1','test -z $SLURM_RESTART_COUNT']")
     (job,) = here.ids()
+    run = here.wait_step(20)
+    here.slurm("scontrol", "requeue", job)
     here.wait_state(job, "FAILED")
-    failed = row(here)
-    assert failed["text"] == "setup line failed (exit code 127): nowhere --load cuda"
-    assert str(failed["log"]).endswith("/log.txt")
+    assert list(run.glob("jobs/*.stopped.json")), here.describe()
+    failed = row(here, job)
+    assert failed["text"] == "setup line failed (exit code 1): test -z $SLURM_RESTART_COUNT"
+    assert (failed["requeued"], str(failed["log"])) == (1, str(run / "log.txt"))
 
-    here.sweep(*QUICK, "hydra.launcher.launch_prefix=/nowhere/apptainer")
+    here.sweep(*QUICK, "seed=1", "hydra.launcher.launch_prefix=/nowhere/apptainer")
     job = next(name for name in here.ids() if name != job)
     here.wait_state(job, "FAILED")
-    text = str(row(here)["text"])
+    text = str(row(here, job)["text"])
     assert "/nowhere/apptainer" in text, here.describe()
 
-    here.sweep(*QUICK, HOLD)
+    here.sweep(*QUICK, "seed=1", HOLD)
     (job,) = (name for name in here.ids() if here.state(name) == "PENDING")
     (launch,) = (
         path.parent for path in here.runs.glob("launches/*/launch.json") if not list(path.parent.glob("*.log"))
@@ -91,8 +95,9 @@ def test_the_cause_of_a_job_that_never_came_to_python(here: Lab) -> None:
     (launch / f"{job}.log").mkdir()
     here.slurm("scontrol", "release", job)
     here.wait_state(job, "FAILED")
-    assert str(row(here)["text"]).startswith("SLURM could not start it on node"), here.describe()
-    assert launch.name in str(row(here)["text"])
+    text = str(row(here, job)["text"])
+    assert text.startswith("SLURM could not start it on node"), here.describe()
+    assert launch.name in text
 
 
 def test_a_job_that_follows_what_failed_is_told_what_helps_and_that_helps(here: Lab) -> None:
