@@ -147,3 +147,5 @@ def test_a_full_disk_is_called_so(cluster: object, tmp_path: Path) -> None:
         here.wait_state(job, "FAILED")
         assert not list(run.glob("jobs/*.error.json")), "no room for a note"
         assert str(row(here)["text"]).startswith("disk full: "), here.describe()
+        (folder / "ballast").unlink()
+        assert str(row(here)["text"]).startswith("disk full: "), "not guessed from how full it is now"
