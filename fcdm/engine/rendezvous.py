@@ -6,7 +6,9 @@ thread watches.
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import hashlib
 import itertools
 import os
 import signal
@@ -30,6 +32,8 @@ LIMIT_S = 300.0
 SILENT_S = 5.0
 SAY_EVERY_S = 60.0
 LOOK_S = 0.1
+ANSWER_S = 5.0
+"""What listens on a port and says nothing for so long is something else."""
 
 _groups = itertools.count()
 """Of this process; its peers have made the same ones."""
@@ -82,8 +86,9 @@ class _Meeting:
         self.found = False
         """The store that all share."""
         self.missing = set(range(peers.count)) - {peers.rank}
-        self.line: socket.socket | None = None
-        """To the store, for nothing is said there: it ends with its process."""
+        self.listening: socket.socket | None = None
+        self.lines: list[socket.socket] = []
+        """Of the first process to all that came, of another one to it: it ends with its process."""
         self.tried = ""
         """How the last look for the first process ended."""
         self.over = False
@@ -91,10 +96,12 @@ class _Meeting:
 
     def hold(self) -> None:
         try:
-            store = self._serve() if self.peers.rank == 0 and not self.peers.agent else self._find()
+            listens = self.peers.rank == 0 and not self.peers.agent
+            store = self._serve() if listens else self._find()
             while store is not None and not self.over:
                 self.found = True
-                if self.line is not None and _has_ended(self.line):
+                self._greet()
+                if not listens and _has_ended(self.lines[0]):
                     first = "torchrun" if self.peers.agent else "rank 0"
                     raise UserError(f"{first}, at {self.at}, has ended before all processes were there: it says why")
                 self.missing = {rank for rank in self.missing if not store.check([self._seat(rank)])}
@@ -104,6 +111,9 @@ class _Meeting:
                 time.sleep(LOOK_S)
         except Exception as error:
             self.error = error
+        finally:
+            for line in [*self.lines, *([self.listening] if self.listening else [])]:
+                line.close()
 
     @property
     def at(self) -> str:
@@ -137,24 +147,31 @@ class _Meeting:
         """One of those who know the same is enough."""
         return not self.found or self.peers.rank == min(set(range(self.peers.count)) - self.missing)
 
+    @property
+    def _name(self) -> str:
+        """Of the command, as one word."""
+        return f"fcdm-{hashlib.sha256(self.call.encode()).hexdigest()}"
+
     def _seat(self, rank: int) -> str:
         return f"seat {rank} {self.call}"
 
     def _serve(self) -> Store:
-        """The first process listens, on the first port that is free, and keeps the store."""
-        listening = _listen(self.peers)
-        port = listening.getsockname()[1]
-        self.peers = replace(self.peers, ports=(port,))
-        store = TCPStore(
-            "127.0.0.1",
-            port,
-            self.peers.count,
-            is_master=True,
-            wait_for_workers=False,
-            master_listen_fd=listening.detach(),
-        )
+        """The first process listens, on the first port that is free, and tells whoever comes where the store is."""
+        self.listening = _listen(self.peers)
+        self.peers = replace(self.peers, ports=(self.listening.getsockname()[1],))
+        store = TCPStore("127.0.0.1", 0, self.peers.count, is_master=True, wait_for_workers=False)
+        self.greeting = f"{self._name} {store.port}\n".encode()
         store.add(self._seat(0), 1)
         return store
+
+    def _greet(self) -> None:
+        """Lets in those who are at the door."""
+        with contextlib.suppress(BlockingIOError):
+            while self.listening is not None:
+                line, _ = self.listening.accept()
+                self.lines.append(line)
+                with contextlib.suppress(OSError):  # it is gone again
+                    line.sendall(self.greeting)
 
     def _find(self) -> Store | None:
         """The store of torchrun, or of this command's first process, on the first port that has it; None: given up."""
@@ -162,17 +179,23 @@ class _Meeting:
         while not self.over:
             for port in peers.ports:
                 try:
-                    # Without torch, which would print a warning for each try.
-                    self.line = socket.create_connection((peers.address, port), timeout=5)
-                    self.line.setblocking(False)
-                    store = TCPStore(peers.address, port, peers.count, wait_for_workers=False)
-                    if not peers.agent and not store.check([self._seat(0)]):
-                        self.tried = f"port {port} is another command's"
-                    elif store.add(self._seat(peers.rank), 1) > 1:
+                    line = socket.create_connection((peers.address, port), ANSWER_S)
+                    self.lines[:] = [line]
+                    if not peers.agent:
+                        with line.makefile("rb") as said:
+                            name, _, at = said.readline(200).decode("ascii", "replace").partition(" ")
+                        if name != self._name:
+                            self.tried = f"port {port} is another command's"
+                            continue
+                    store = TCPStore(
+                        peers.address, port if peers.agent else int(at), peers.count, wait_for_workers=False
+                    )
+                    if store.add(self._seat(peers.rank), 1) > 1:
                         self.tried = f"port {port} has another rank {peers.rank}"
-                    else:
-                        self.peers = replace(peers, ports=(port,))
-                        return store
+                        continue
+                    line.setblocking(False)
+                    self.peers = replace(peers, ports=(port,))
+                    return store
                 except (OSError, RuntimeError) as error:
                     self.tried = _first_line(error)
             time.sleep(LOOK_S)
@@ -185,9 +208,10 @@ def _listen(peers: Peers) -> socket.socket:
     dual = socket.has_dualstack_ipv6()
     for port in peers.ports:
         try:
-            return socket.create_server(
-                ("", port), family=socket.AF_INET6 if dual else socket.AF_INET, dualstack_ipv6=dual, backlog=2048
-            )
+            family = socket.AF_INET6 if dual else socket.AF_INET
+            listening = socket.create_server(("", port), family=family, dualstack_ipv6=dual, backlog=2048)
+            listening.setblocking(False)
+            return listening
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 raise UserError(f"{where}:{port}: cannot listen there: {error.strerror}") from None
