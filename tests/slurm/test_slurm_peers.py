@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import pty
+import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -53,7 +58,7 @@ def test_a_batch_script_is_one_process_whatever_tasks_its_job_has(here: Lab, tmp
         "set -e",
         "echo tasks $SLURM_NTASKS, of a step $SLURM_STEP_NUM_TASKS, process $SLURM_PROCID",
         command(here, "fcdm.train", *TRAIN),
-        command(here, "fcdm.sample", "runs/*", "samples=4", "batch_size=4", "out=samples"),
+        command(here, "fcdm.sample", "runs/N-*", "samples=4", "batch_size=4", "out=samples"),
         command(here, "fcdm.prepare", "latents", "images=images", "vae=vae", "out=store", *small),
         "echo all done",
     ]
@@ -75,15 +80,37 @@ def test_a_batch_script_is_one_process_whatever_tasks_its_job_has(here: Lab, tmp
 def test_the_tasks_of_a_step_are_peers(here: Lab) -> None:
     """Of a step on the second node alone of two; two commands at once in it, and then a third."""
     at_once = [command(here, "fcdm.train", *TRAIN, f"runs_dir={name}") for name in ("a", "b")]
-    then = command(here, "fcdm.sample", "a/*", "samples=4", "batch_size=2", "out=samples")
+    then = command(here, "fcdm.sample", "a/N-*", "samples=4", "batch_size=2", "out=samples")
     step = here.folder / "step.sh"
     step.write_text(f"{at_once[0]} & {at_once[1]} || exit 1; wait -n || exit 1; exec {then}\n")
-    job = batch(here, 4, f"srun -N 1 -n 2 -w node2 --mem=0 bash {step}")
-    here.slurm("scontrol", "update", f"job={job}", "comment=x")
+    job = batch(here, 4, "#SBATCH --ntasks-per-node=2", f"srun -N 1 -n 2 -w node2 --mem=0 bash {step}")
     here.wait_state(job, "COMPLETED", "FAILED")
     assert here.state(job) == "COMPLETED", output(here)
     assert [world_sizes(here.folder / name) for name in ("a", "b")] == [{2}, {2}]
     assert json.loads((here.folder / "samples" / "samples.json").read_text())["processes"] == 2
+
+
+def test_shells_are_one_process(here: Lab) -> None:
+    """Of salloc, of its interactive step, and what is typed in a step of two tasks, of which one has the terminal."""
+    code = "from fcdm.runs.peers import peers; print('count', peers().count)"
+    ask = [*here.command(module="")[:2], "-c", code]
+    assert here.run("srun", "-n", "2", *ask).stdout.split() == ["count", "2"] * 2
+    assert here.slurm("salloc", "-n", "2", *ask) == "count 1"
+    interactive = ("srun", "--interactive", "--preserve-env", "--pty")
+    assert here.slurm("salloc", "-n", "2", *interactive, *ask) == "count 1"
+    terminal, end = pty.openpty()
+    shell = subprocess.Popen(
+        ["srun", "-n", "2", "--pty", "bash"], cwd=here.folder, env=here.environment, stdin=end, stdout=end, stderr=end
+    )
+    os.close(end)
+    os.write(terminal, f"{shlex.join(ask)}\nexit\n".encode())
+    text = ""
+    with contextlib.suppress(OSError):  # Linux's way to say that the other end is closed
+        while seen := os.read(terminal, 4096):
+            text += seen.decode(errors="replace")
+    os.close(terminal)
+    assert shell.wait() == 0, text
+    assert "count 1" in text
 
 
 def test_a_peer_that_never_comes(here: Lab) -> None:
