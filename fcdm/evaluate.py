@@ -168,10 +168,8 @@ def _evaluate_run(run: Run, config: Any) -> None:
     job = Job(run.id, run.folder, (part,), work=EVALUATE)
     if job.left():
         _tell([(config, step) for step in job.left()])
-        from fcdm.slurm.rank_env import export_ranks
         from fcdm.tracking.background import forwarding
 
-        export_ranks()
         do_here(job, forwarding(config, only=run.name))
     if is_first_process():
         for step in job.budgets:
@@ -242,9 +240,6 @@ def _calibrate(asked: Words) -> int:
 @contextlib.contextmanager
 def worker_of(device: str, threads: int | None) -> Iterator[Worker]:
     """This process at work, with all that it needs around it; one of several under torchrun or `srun`."""
-    from fcdm.slurm.rank_env import export_ranks
-
-    export_ranks()
     import torch
 
     from fcdm.engine.distributed import Ranks
@@ -253,13 +248,12 @@ def worker_of(device: str, threads: int | None) -> Iterator[Worker]:
 
     if threads is not None:
         torch.set_num_threads(threads)
-    ranks = Ranks.from_environment(device)
-    try:
-        with StopSignal() as stop, BarProgress(ranks.world_size, quiet=not ranks.is_main) as progress:
+    with StopSignal() as stop, contextlib.ExitStack() as stack:
+        ranks = Ranks.from_environment(device, stop)
+        stack.callback(ranks.close)
+        with BarProgress(ranks.world_size, quiet=not ranks.is_main) as progress:
             yield Worker(ranks, progress, stop)
             ranks.barrier()
-    finally:
-        ranks.close()
 
 
 def _show(path: Path) -> None:

@@ -18,6 +18,7 @@ from fcdm.jobs.progress import EVALUATION_PROGRESS_FILE, HELD, PROGRESS_FILE
 from fcdm.redact import redacted
 from fcdm.runs.folder import Run
 from fcdm.runs.lock_files import own_job
+from fcdm.runs.peers import peers
 from fcdm.runs.run_lock import RunHeld
 from fcdm.slurm.ledger import add_id
 from fcdm.slurm.requeue import USERS, forget_ends, is_preempted, note_end, requeue
@@ -53,13 +54,14 @@ def main(arguments: list[str]) -> int:
 
 def _do(path: Path, job: Job, stop: StopSignal) -> int:
     run = job.run
-    first = int(os.environ.get("SLURM_PROCID", os.environ.get("RANK", 0))) == 0
+    place = peers()
+    first = place.rank == 0
     mine = own_job() if "FCDM_SLURM" in os.environ else None
     if first:
         forget_ends(path)
         if mine:
             add_id(path, mine)  # its launcher may have been killed before it could
-    if (mine is None or int(os.environ.get("SLURM_NTASKS") or 1) == 1) and not job.left():
+    if place.count == 1 and not job.left():
         print("nothing is left to do", flush=True)
         return 0
     if isinstance(job, BenchmarkJob):
@@ -72,15 +74,12 @@ def _do(path: Path, job: Job, stop: StopSignal) -> int:
     from fcdm.engine.worker import Worker
     from fcdm.jobs.progress import FileProgress
     from fcdm.jobs.run_job import do_job
-    from fcdm.slurm.rank_env import export_ranks
     from fcdm.tracking.background import forwarding
 
-    if mine:  # else this may be an ordinary command inside an allocation of several tasks
-        export_ranks()
     progress = FileProgress(run.folder, EVALUATION_PROGRESS_FILE if job.work == EVALUATE else PROGRESS_FILE)
     with forwarding(job.config, only=run.name) if mine else contextlib.nullcontext():
         try:
-            ranks = Ranks.from_environment(job.config.device)
+            ranks = Ranks.from_environment(job.config.device, stop)
             do_job(job, Worker(ranks, progress, stop))
             ranks.barrier()  # together: the first rank holds the store that the others still talk to
             ranks.close()

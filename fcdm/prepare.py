@@ -6,7 +6,6 @@ The same command again continues. Under torchrun, or `srun` with several tasks, 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -122,9 +121,6 @@ def _add_reference(add: Callable[..., argparse.ArgumentParser]) -> None:
 
 
 def _latents(options: argparse.Namespace) -> None:
-    from fcdm.slurm.rank_env import export_ranks
-
-    export_ranks()
     from fcdm.data.encoding import StoreRequest
     from fcdm.data.prepare_latents import prepare_latents
     from fcdm.engine.distributed import Ranks
@@ -160,6 +156,7 @@ def _latents(options: argparse.Namespace) -> None:
 
 def _reference(options: argparse.Namespace) -> None:
     from fcdm.evaluate import worker_of
+    from fcdm.runs.peers import peers
     from fcdm.runs.processes import cores
 
     out = options.out or Path(f"data/reference-{options.resolution}.npz")
@@ -171,8 +168,7 @@ def _reference(options: argparse.Namespace) -> None:
     with worker_of(options.device, None) as worker:
         from fcdm.engine.reference_statistics import ReferenceRequest, make_reference
 
-        local = int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
-        workers = options.workers or max(1, min(16, cores() // local))
+        workers = options.workers or max(1, min(16, cores() // peers().local_count))
         # What the first refuses is said once.
         images = worker.ranks.own_after_first(lambda: _images(options, workers))
         request = ReferenceRequest(

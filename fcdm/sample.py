@@ -92,10 +92,8 @@ def _run(words: list[str]) -> int:
     from fcdm.formatting import printable
     from fcdm.runs.find_weights import find_weights
     from fcdm.runs.processes import is_first_process
-    from fcdm.slurm.rank_env import export_ranks
     from fcdm.sweep.sampling_config import DRAWING, source_config, take_apart, value_of
 
-    export_ranks()
     asked = take_apart(words, OWN, ("dry-run",), "samples that are only drawn", DRAWING)
     if asked.source is None:
         raise UserError("say what to sample: a run, a checkpoint or a file; --help shows examples")
@@ -218,7 +216,7 @@ def _sample(
     began = time.monotonic()
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    ranks = Ranks.from_environment(config.device)
+    ranks = Ranks.from_environment(config.device, stop)
     folder = SampleFolder(out, config.evaluation.samples)
 
     def is_done() -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import time
 from collections import deque
@@ -21,6 +20,7 @@ from fcdm.errors import UserError
 from fcdm.formatting import duration_text
 from fcdm.images.crop import Unreadable, pillow_settings, read_square_and_turn, turned_text
 from fcdm.paths import place
+from fcdm.runs.peers import peers
 from fcdm.runs.processes import cores
 from fcdm.runs.run_lock import Holder
 
@@ -119,8 +119,7 @@ class ShardEncoder:
 
     def encode(self, vae: Vae, shards: list[int]) -> None:
         """Encodes the shards, in order. Images that cannot be read are told, and refused or left out."""
-        local = int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
-        workers = self.request.workers or max(1, min(16, cores() // local))
+        workers = self.request.workers or max(1, min(16, cores() // peers().local_count))
         positions = [index for shard in shards for index in self.plan.positions(shard)]
         if self.main:
             self.shown.start(len(self.plan.source), self.done_before)

@@ -10,12 +10,18 @@ from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
+from torch.distributed import Store  # type: ignore[attr-defined]
 
+from fcdm.engine.rendezvous import meet
+from fcdm.engine.stop import StopSignal
 from fcdm.errors import UserError
+from fcdm.runs.peers import peers
 
 _T = TypeVar("_T")
 
 CUBLAS_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
+DEAD_AFTER = timedelta(minutes=30)
+"""A rank that waits this long waits for a dead one; evaluation and saving are far shorter."""
 
 
 @dataclass(frozen=True)
@@ -25,34 +31,35 @@ class Ranks:
     rank: int
     world_size: int
     device: torch.device
+    nodes: int = 1
+    """Machines that the processes are spread over."""
 
     @classmethod
-    def from_environment(cls, device: str) -> Ranks:
-        """Reads torchrun's variables (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT). Raises UserError."""
-        rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-        if world_size > 1 and device.startswith("cuda:"):
-            if rank:  # the first says it; with code 0, as in `refuse_together`
+    def from_environment(cls, device: str, stop: StopSignal | None = None) -> Ranks:
+        """This process and its peers (`fcdm.runs.peers`), once they have found each other.
+
+        Raises UserError; Stopped at the first SIGINT or SIGTERM that comes before that.
+        """
+        mine = peers()
+        if mine.count > 1 and device.startswith("cuda:"):
+            if mine.rank:  # the first says it; with code 0, as in `refuse_together`
                 raise SystemExit(0)
-            raise UserError(f"device={device} would put all {world_size} processes on one GPU: write device=cuda")
-        chosen = choose_device(device, int(os.environ.get("LOCAL_RANK", 0)))
-        if chosen.type == "cuda":
-            # Read once, at the process's first product: a fixed workspace, without which cuBLAS is not deterministic.
-            os.environ.setdefault(CUBLAS_WORKSPACE, ":4096:8")
-            torch.cuda.set_device(chosen)
-        if world_size > 1 and not dist.is_initialized():
-            backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
-            # A rank that waits this long waits for a dead one; evaluation and saving are far shorter.
-            dist.init_process_group(backend, timeout=timedelta(minutes=30))
-        return cls(rank, world_size, chosen)
+            raise UserError(f"device={device} would put all {mine.count} processes on one GPU: write device=cuda")
+        chosen = take_device(device, mine.local_rank)
+        if mine.count > 1 and not dist.is_initialized():
+
+            def join(store: Store) -> None:
+                work_for(chosen)
+                store.set_timeout(DEAD_AFTER)
+                backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
+                dist.init_process_group(backend, store=store, rank=mine.rank, world_size=mine.count, timeout=DEAD_AFTER)
+
+            meet(mine, join, stop)
+        return cls(mine.rank, mine.count, chosen, mine.nodes)
 
     @property
     def is_main(self) -> bool:
         return self.rank == 0
-
-    @property
-    def nodes(self) -> int:
-        """Machines that the processes are spread over, by torchrun's GROUP_WORLD_SIZE."""
-        return int(os.environ.get("GROUP_WORLD_SIZE", 1))
 
     def share(self, count: int) -> tuple[int, int]:
         """(start, length) of this rank's contiguous part of `count` items. Raises UserError if uneven."""
@@ -148,6 +155,16 @@ def work_for(device: torch.device) -> None:
     """For a new thread, whose present GPU is the first: what it pins and waits for belongs to the present one."""
     if device.type == "cuda":
         torch.cuda.set_device(device)
+
+
+def take_device(wanted: str, local_rank: int = 0) -> torch.device:
+    """The device, as this process's from now on. Raises UserError."""
+    chosen = choose_device(wanted, local_rank)
+    if chosen.type == "cuda":
+        # Read once, at the process's first product: a fixed workspace, without which cuBLAS is not deterministic.
+        os.environ.setdefault(CUBLAS_WORKSPACE, ":4096:8")
+        torch.cuda.set_device(chosen)
+    return chosen
 
 
 def choose_device(wanted: str, local_rank: int) -> torch.device:

@@ -9,6 +9,9 @@ from collections.abc import Callable
 from types import FrameType
 from typing import NoReturn
 
+from fcdm.errors import UserError
+from fcdm.runs.peers import peers
+
 WATCHED = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2") if hasattr(signal, name))
 
 
@@ -72,7 +75,11 @@ def end_process(main: Callable[[], int]) -> NoReturn:
         code = main()
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+    try:
+        several = peers().count > 1
+    except UserError:  # which the program has told
+        several = False
+    if several:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

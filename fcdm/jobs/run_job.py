@@ -107,7 +107,7 @@ def do_here(job: Job, forwarder: AbstractContextManager[object]) -> None:
         stack.enter_context(forwarder)
         quiet = not is_first_process()
         progress = stack.enter_context(TerminalProgress(job.name, job.budgets[-1], quiet=quiet))
-        ranks = Ranks.from_environment(job.config.device)
+        ranks = Ranks.from_environment(job.config.device, stop)
         try:
             do_job(job, Worker(ranks, progress, stop))
             ranks.barrier()  # together: the first rank holds the store that the others still talk to

@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+from fcdm.runs.peers import peers
 from fcdm.runs.slurm_states import ENDED, RUNNING, WAITING, state_name
 
 JobAlive = Callable[[str], bool | None]
@@ -106,5 +107,5 @@ def cores() -> int:
 
 
 def is_first_process() -> bool:
-    """Whether this process speaks for all of its command: torchrun says so, and `export_ranks` where srun is above."""
-    return int(os.environ.get("RANK", 0)) == 0
+    """Whether this process speaks for all of its command. Raises UserError (`fcdm.runs.peers`)."""
+    return peers().rank == 0

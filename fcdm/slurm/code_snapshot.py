@@ -24,7 +24,7 @@ from fcdm.runs.user_models import source_of
 
 CODE = "code"
 PACKAGE = Path(fcdm.__file__).resolve().parent
-_IMPORTS = "import fcdm.job, fcdm.sync, fcdm.jobs.run_job, fcdm.engine.train, fcdm.slurm.rank_env"
+_IMPORTS = "import fcdm.job, fcdm.sync, fcdm.jobs.run_job, fcdm.engine.train"
 _VERIFIED = ".imports"
 _REFUSED = 3
 _VERIFY = """

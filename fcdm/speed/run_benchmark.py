@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 
-from fcdm.engine.distributed import Ranks
+from fcdm.engine.distributed import Ranks, take_device
 from fcdm.engine.environment import segment_facts
 from fcdm.jobs.job import BenchmarkJob
 from fcdm.runs.benchmark_files import record_benchmark
+from fcdm.runs.processes import is_first_process
 from fcdm.speed.benchmark_model import ModelBenchmark
 from fcdm.speed.ceilings import Ceilings, measure_ceilings
 from fcdm.speed.speed_table import print_benchmark
@@ -21,9 +22,14 @@ FACTS = ("device", "threads", "cpu")
 
 
 def run_benchmark(job: BenchmarkJob) -> None:
-    """Measure, record after each measurement, print. Raises UserError, also for a device that is not there."""
+    """Measure, record after each measurement, print. Raises UserError, also for a device that is not there.
+
+    Of several processes the first does it, undisturbed by the others.
+    """
+    if not is_first_process():
+        return
     config = job.config
-    device = Ranks.from_environment(config.device).device
+    device = take_device(config.device)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     facts = {key: value for key, value in segment_facts(config, Ranks(0, 1, device)).items() if key in FACTS}

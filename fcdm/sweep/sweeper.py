@@ -12,8 +12,10 @@ from omegaconf import DictConfig
 
 from fcdm.config.schema import Config
 from fcdm.credentials import taken_out
+from fcdm.errors import UserError
 from fcdm.jobs.make_jobs import make_jobs
 from fcdm.jobs.record_study import record_study, this_command
+from fcdm.runs.peers import peers
 from fcdm.sweep.compose import Composer
 from fcdm.sweep.expand import choices_of
 from fcdm.sweep.job_launcher import JobLauncher, StockLauncher, do_frozen_job, tell_of_inline
@@ -24,6 +26,12 @@ class StudySweeper(Sweeper):
     """Hydra's entry (`hydra/sweeper: fcdm`); with a plain `-m` it is the only sweeper this project uses."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        name = config.hydra.runtime.choices["hydra/launcher"]
+        if name != "basic" and (count := peers().count) > 1:
+            raise UserError(
+                f"hydra/launcher={name} is for one process, which starts or submits the others; this is one of {count} "
+                "that srun or torchrun started together: leave those away, or the launcher"
+            )
         if config.get("mlflow_uri"):  # of a sweep file: Hydra's own launchers write the configuration into files
             config.mlflow_uri = taken_out(config.mlflow_uri)
         self.composed = config

@@ -22,7 +22,7 @@ from fcdm.engine.distributed import Ranks
 from fcdm.engine.state import TrainState
 from fcdm.engine.train_step import TrainStep, parallel
 from fcdm.errors import UserError
-from tests.support.commands import TINY, Command, composed, environment, only_run, values, weights
+from tests.support.commands import TINY, Command, composed, environment, only_run, ranks_of, values, weights
 
 
 def _four_ranks(folder: Path, *words: str) -> Path:
@@ -52,9 +52,20 @@ def test_a_resume_on_four_ranks_is_bit_for_bit(tmp_path: Path, words: tuple[str,
     assert {step: value for (step, key), value in values(resumed).items() if key == "loss"} == losses
 
 
+def test_one_after_another_in_the_same_processes(tmp_path: Path) -> None:
+    """The second group finds nothing of the first, for which torchrun keeps one store (it hung there)."""
+    words = ("-m", "fcdm.train", "-m", "model=N", "steps=2,4", "seed=0,1", *TINY, "runs_dir=runs")
+    ranks = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    done = subprocess.run(
+        [*ranks, *words], cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(list(tmp_path.glob("runs/*/evaluations/step-00000004-*.json"))) == 2
+
+
 def test_one_named_gpu_for_several_ranks_is_refused(fcdm: Command) -> None:
     """In one line, before the ranks look for each other, and whether there is a GPU or not."""
-    done = fcdm("model=N", "device=cuda:0", RANK="0", LOCAL_RANK="0", WORLD_SIZE="2", timeout=60)
+    done = fcdm("model=N", "device=cuda:0", **ranks_of(2)[0], timeout=60)
     assert done.returncode == 1
     assert done.stderr.strip().endswith("device=cuda:0 would put all 2 processes on one GPU: write device=cuda")
     assert done.stderr.count("\n") == 1
@@ -63,8 +74,8 @@ def test_one_named_gpu_for_several_ranks_is_refused(fcdm: Command) -> None:
 def test_of_several_ranks_one_says_so_and_a_device_without_a_number_is_not_meant(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("RANK", "1")
+    for name, value in ranks_of(2)[1].items():
+        monkeypatch.setenv(name, value)
     with pytest.raises(SystemExit) as ended:
         Ranks.from_environment("cuda:1")
     assert ended.value.code == 0

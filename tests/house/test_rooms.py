@@ -157,7 +157,7 @@ def test_the_engine_and_the_analysis_know_nothing_of_each_other_nor_of_launchers
 def test_mlflow_and_submitit_are_imported_where_they_are_at_work_and_nowhere_else() -> None:
     """What trains, plans and measures runs on a machine without mlflow (`make gpu-wheels`)."""
     at_work = {"fcdm.tracking.mlflow_store", "fcdm.analysis.data.mlflow_curves"}
-    at_work |= {"fcdm.slurm.rank_env", "fcdm.slurm.options", "fcdm.slurm.executor"}
+    at_work |= {"fcdm.slurm.options", "fcdm.slurm.executor"}
     for module, path in product().items():
         roots = {name.split(".")[0] for name in imports(path)}
         assert not roots & {"mlflow", "submitit"} or module in at_work, path

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from hydra_plugins.hydra_submitit_launcher.config import SlurmQueueConf
 from submitit import SlurmExecutor, SlurmJob
 
@@ -21,7 +20,6 @@ from fcdm.atomic import write_json
 from fcdm.config.check import config_from
 from fcdm.config.presets import load_preset
 from fcdm.config.schema import Config, PowerEMAConfig, ResourcesConfig
-from fcdm.engine.distributed import Ranks
 from fcdm.errors import UserError
 from fcdm.jobs.job import EVALUATE, Job
 from fcdm.jobs.make_jobs import make_jobs
@@ -36,7 +34,6 @@ from fcdm.slurm.job_credentials import credentials_warnings
 from fcdm.slurm.ledger import list_tasks, read_ids
 from fcdm.slurm.options import PlanOptions, SlurmOptions, lowest, options_from
 from fcdm.slurm.preflight import check_folder, file_system, try_requests
-from fcdm.slurm.rank_env import address_of, export_ranks
 from fcdm.slurm.requeue import progress_of, requeue, requeues
 from fcdm.slurm.resources import Resources, request_of, signal_delay
 from fcdm.slurm.shell_options import with_shell
@@ -668,34 +665,6 @@ def test_a_job_is_requeued_as_long_as_there_is_progress(tmp_path: Path, monkeypa
     requeue(path, run, 12, 3)  # a retry is another job, and begins anew
     assert len(requeues(path)) == 4
     assert read_ids(path) == ()
-
-
-def test_node_names_that_do_not_resolve(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    _put_on_path(monkeypatch, tmp_path, 'echo "NodeName=$5 Arch=x NodeAddr=127.0.0.1 NodeHostName=h"')
-    assert address_of("localhost") == "localhost"
-    assert address_of("no-such-node-anywhere.invalid") == "127.0.0.1"
-
-
-def test_ranks_from_sruns_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "GROUP_WORLD_SIZE", "MASTER_ADDR")
-    for name in (*names, "MASTER_PORT", "SUBMITIT_EXECUTOR"):
-        monkeypatch.setenv(name, "to be restored")
-        monkeypatch.delenv(name)
-    facts = {
-        "SLURM_JOB_ID": "12", "SLURM_NTASKS": "4", "SLURM_JOB_NUM_NODES": "2", "SLURM_NODEID": "1",
-        "SLURM_JOB_NODELIST": "localhost", "SLURM_PROCID": "3", "SLURM_LOCALID": "1",
-    }  # fmt: skip
-    for name, value in facts.items():
-        monkeypatch.setenv(name, value)
-    export_ranks()
-    assert [os.environ[name] for name in names] == ["3", "4", "1", "2", "localhost"]
-    assert Ranks(3, 4, torch.device("cpu")).nodes == 2
-    first = int(os.environ["MASTER_PORT"])
-    assert 12_000 <= first < 32_000
-    del os.environ["RANK"]
-    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
-    export_ranks()
-    assert int(os.environ["MASTER_PORT"]) != first
 
 
 def test_the_frozen_config_reads_back(tmp_path: Path) -> None:
