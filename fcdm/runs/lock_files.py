@@ -57,7 +57,7 @@ def own_claim() -> Claim:
         namespace=process_namespace(),
         user=os.geteuid(),
         job=own_job(),
-        restart=int(environment("SLURM_RESTART_COUNT") or 0),
+        restart=own_restart(),
         cluster=environment("SLURM_CLUSTER_NAME"),
         node=environment("SLURMD_NODENAME"),
         claimed=time.time(),
@@ -73,6 +73,11 @@ def own_job() -> str | None:
     if array and task:
         return f"{array}_{task}"  # one task's plain id is also the whole array's: asking by it would mean all
     return os.environ.get("SLURM_JOB_ID")
+
+
+def own_restart() -> int:
+    """How often SLURM had put this process's job back into the queue when it started it."""
+    return int(os.environ.get("SLURM_RESTART_COUNT") or 0)
 
 
 def claim_path(holders: Path, number: int) -> Path:

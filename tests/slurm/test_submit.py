@@ -33,11 +33,10 @@ from fcdm.slurm import submit as submitting
 from fcdm.slurm.client import Partition, minutes
 from fcdm.slurm.executor import ArrayExecutor, submitted_jobs
 from fcdm.slurm.job_credentials import credentials_warnings
-from fcdm.slurm.ledger import list_tasks, read_ids
+from fcdm.slurm.ledger import list_tasks
 from fcdm.slurm.options import PlanOptions, SlurmOptions, lowest, options_from
 from fcdm.slurm.preflight import check_folder, file_system, try_requests
 from fcdm.slurm.rank_env import address_of, export_ranks
-from fcdm.slurm.requeue import progress_of, requeue, requeues
 from fcdm.slurm.resources import Resources, request_of, signal_delay
 from fcdm.slurm.shell_options import with_shell
 from fcdm.slurm.submit import Row, submit
@@ -641,33 +640,6 @@ def _put_on_path(monkeypatch: pytest.MonkeyPatch, folder: Path, line: str) -> No
     program.write_text(f"#!/bin/sh\n{line}\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
-
-
-def test_a_job_is_requeued_as_long_as_there_is_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SLURMD_NODENAME", "node1")
-    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "7")
-    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
-    (job,) = jobs_of(config(tmp_path))
-    run = job.open()
-    path = job.freeze()
-    log = tmp_path / "requeued.txt"
-    _put_on_path(monkeypatch, tmp_path, f'[ "$1" = requeue ] && echo "$2" >> {log}; exit 0')
-    for step in (10, 20, 30):
-        (run.checkpoints / f"step-{step:08d}").mkdir(parents=True)
-        assert progress_of(run) == [step, 0, 0]
-        requeue(path, run, 12, None)
-    assert log.read_text().split() == ["7_3"] * 3
-    assert [entry["step"] for entry in requeues(path)] == [10, 20, 30]
-    with pytest.raises(UserError, match="no progress between two requeues"):
-        requeue(path, run, 12, None)
-    (run.checkpoints / "step-00000040").mkdir()
-    with pytest.raises(UserError, match="max_num_timeout=3"):
-        requeue(path, run, 12, 3)
-    assert len(log.read_text().split()) == 3
-    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "8")
-    requeue(path, run, 12, 3)  # a retry is another job, and begins anew
-    assert len(requeues(path)) == 4
-    assert read_ids(path) == ()
 
 
 def test_node_names_that_do_not_resolve(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
