@@ -45,7 +45,7 @@ def test_a_job_without_progress_fails_with_the_reason(here: Lab) -> None:
     (job,) = here.ids()
     run = here.wait_step(5)
     for start in (1, 2):
-        here.wait(lambda start=start: len(list(run.glob("holders/0*.json"))) == start, f"start {start}")
+        here.wait((run / f"holders/00000{start}.json").exists, f"start {start}")
         os.kill(here.task_pid(run), signal.SIGUSR1)
     here.wait_state(job, "FAILED")
     assert "no progress between two requeues" in (run / "log.txt").read_text()
