@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from fcdm.atomic import TEMPORARY
+from fcdm.atomic import remove_unfinished
 from fcdm.runs.processes import boot_id, process_namespace, start_time
 
 _KEPT = 5
@@ -105,12 +105,12 @@ def read_claim(path: Path) -> Claim | None:
 
 
 def prune(holders: Path, number: int) -> None:
-    """Removes claims long past and what dead claimers left; never the highest, so numbers only grow."""
+    """Removes claims long past and what dead claimers left; never the highest, so numbers only grow.
+
+    For the holder, `number`: whoever else is claiming at this moment tries again (`fcdm.runs.run_lock`).
+    """
+    remove_unfinished(holders)
     for path in list(holders.iterdir()):
         with contextlib.suppress(OSError):
-            if re.fullmatch(r"\d+\.json", path.name):
-                old = int(path.stem) <= number - _KEPT
-            else:
-                old = path.name.startswith(TEMPORARY) and path.stat().st_mtime < time.time() - 3600
-            if old:
+            if re.fullmatch(r"\d+\.json", path.name) and int(path.stem) <= number - _KEPT:
                 path.unlink()
