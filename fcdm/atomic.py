@@ -21,7 +21,7 @@ from typing import Any
 from fcdm.errors import UserError
 
 TEMPORARY = ".tmp-"
-"""Names that start so are unfinished: readers skip them, whoever holds the folder removes them (`remove_unfinished`)."""
+"""Names that start so are unfinished: readers skip them, whoever holds the folder removes them."""
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:

@@ -24,6 +24,7 @@ from fcdm.jobstatus.status_table import (
     summary,
     table,
 )
+from fcdm.jobstatus.withdraw import withdraw, withdrawal_of
 from fcdm.paths import place
 
 
@@ -39,15 +40,16 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--retry-failed", action="store_true", help="submit the failed rows' jobs again")
     parser.add_argument("--cancel", action="store_true", help="end what waits or runs")
+    parser.add_argument("--withdraw", action="store_true", help="take back what is asked for and not done")
     parser.add_argument("--json", action="store_true", help="the rows as JSON")
-    parser.add_argument("--yes", action="store_true", help="--cancel without asking")
+    parser.add_argument("--yes", action="store_true", help="--cancel, --withdraw without asking")
     options = parser.parse_args(_spelt_out(sys.argv[1:] if arguments is None else arguments))
     runs_dir = place(options.runs.removeprefix("runs_dir="))
     try:
-        if sum(map(bool, (options.watch, options.retry_failed, options.cancel, options.json))) > 1:
-            raise UserError("--watch, --retry-failed, --cancel and --json: one at a time")
-        if options.yes and not options.cancel:
-            raise UserError("--yes answers --cancel, and means nothing without it")
+        if sum(map(bool, (options.watch, options.retry_failed, options.cancel, options.withdraw, options.json))) > 1:
+            raise UserError("--watch, --retry-failed, --cancel, --withdraw and --json: one at a time")
+        if options.yes and not (options.cancel or options.withdraw):
+            raise UserError("--yes answers --cancel and --withdraw, and means nothing without them")
         looker = Looker(runs_dir)
         if options.watch:
             return 1 if follow(looker, runs_dir, options.study, options.watch) else 0
@@ -56,6 +58,8 @@ def main(arguments: list[str] | None = None) -> int:
         overview = looker.look(what_is_asked(runs_dir, options.study))
         if options.cancel:
             return _cancel(looker, overview, options.yes)
+        if options.withdraw:
+            return _withdraw(looker, overview, options.study, options.yes)
         if options.json:
             print(json.dumps([as_json(row) for row in overview.rows], indent=1))
             if overview.problem:
@@ -118,6 +122,22 @@ def _cancel(looker: Looker, overview: Overview, sure: bool) -> int:
             print("nothing is cancelled")
             return 0
     for line in cancel(looker, overview.rows):
+        print(line)
+    return 0
+
+
+def _withdraw(looker: Looker, overview: Overview, study: str | None, sure: bool) -> int:
+    asked = withdrawal_of(overview, study)
+    if not asked.count:
+        print("nothing to withdraw: all that is asked for is done")
+        return 0
+    if not sure:
+        if not sys.stdin.isatty():
+            raise UserError(f"--withdraw would take back {asked}: say --yes as well where nobody can be asked")
+        if input(f"take back {asked}? [y/N] ").strip().lower() not in ("y", "yes"):
+            print("nothing is withdrawn")
+            return 0
+    for line in withdraw(looker, overview, asked):
         print(line)
     return 0
 

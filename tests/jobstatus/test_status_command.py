@@ -231,7 +231,10 @@ def test_where_nothing_was_submitted_slurm_is_not_asked(tmp_path: Path, status: 
     [
         (("nope",), "fcdm.status: no study 'nope' in runs; there: s"),
         (("--runs", "nowhere"), "fcdm.status: no runs in nowhere: there is no such folder"),
-        (("s", "--watch", "--cancel"), "fcdm.status: --watch, --retry-failed, --cancel and --json: one at a time"),
+        (
+            ("s", "--watch", "--cancel"),
+            "fcdm.status: --watch, --retry-failed, --cancel, --withdraw and --json: one",
+        ),
         (("s", "--yes"), "fcdm.status: --yes answers --cancel"),
         (("foo=bar",), "fcdm.status: no study 'foo=bar' in runs"),
     ],

@@ -737,3 +737,14 @@ def test_batch_scripts_are_their_users_alone(tmp_path: Path) -> None:
     send(scheduler, config(tmp_path), setup=["export MLFLOW_TRACKING_PASSWORD=s3cr3t"])
     (submission,) = scheduler.submissions
     assert submission.script.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_budget_that_a_job_on_its_way_passes_is_refused(tmp_path: Path) -> None:
+    """It would be lost by the time that its own job starts; one beyond waits for it."""
+    scheduler = FakeScheduler()
+    (first,) = send(scheduler, config(tmp_path, steps=(20, 40)))
+    with pytest.raises(UserError, match=rf"steps=10 could not be evaluated: job {first.ids[0]} trains the run to 40"):
+        send(scheduler, config(tmp_path, steps=(10, 80)), config(tmp_path, 1))
+    assert len(scheduler.submissions) == 1
+    (beyond,) = send(scheduler, config(tmp_path, steps=(20, 80)))
+    assert beyond.state == "submitted"

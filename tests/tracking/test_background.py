@@ -17,10 +17,10 @@ import pytest
 from fcdm.config.schema import Config
 from fcdm.tracking import background
 from fcdm.tracking.background import forwarding
+from fcdm.tracking.forward import Forwarder
 from fcdm.tracking.mlflow_store import store_lock, store_uri
 from tests.support.commands import composed
 from tests.support.fake_runs import make_run
-from tests.tracking.test_tracking import check_once
 
 pytestmark = [
     pytest.mark.slow,
@@ -75,7 +75,8 @@ def test_one_that_is_killed_is_started_again(
         (second,) = set(forwarders(tmp_path)) - {first}
         os.kill(second, signal.SIGKILL)
     assert capsys.readouterr().out == ""
-    check_once(tmp_path / "mlflow.db", tmp_path)
+    again = Forwarder(tmp_path).forward()
+    assert (again.runs, again.points) == (1, 0), "all of it is there"
 
 
 def test_one_that_ends_by_itself_is_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
