@@ -21,7 +21,7 @@ from typing import Any
 from fcdm.errors import UserError
 
 TEMPORARY = ".tmp-"
-"""Names that start so are unfinished: readers skip them, whoever holds the run removes old ones."""
+"""Names that start so are unfinished: readers skip them, whoever holds the folder removes them."""
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
@@ -31,18 +31,33 @@ def write_atomic(path: Path, data: bytes | str) -> None:
     and nothing else is left behind.
     """
     raw = data.encode() if isinstance(data, str) else data
-    temporary = path.with_name(temporary_name(path.name))
     try:
-        try:
-            write_new(temporary, raw)
-            temporary.replace(path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-            raise
+        for again in (True, True, False):
+            temporary = path.with_name(temporary_name(path.name))
+            try:
+                write_new(temporary, raw)
+                temporary.replace(path)
+                break
+            except BaseException as error:
+                with contextlib.suppress(OSError):
+                    temporary.unlink()
+                # Whoever holds the folder took the file for a dead writer's.
+                if not (again and isinstance(error, FileNotFoundError) and path.parent.is_dir()):
+                    raise
         sync_folder(path.parent)
     except OSError as error:
         raise describe_oserror(error, path) from error
+
+
+def remove_unfinished(*folders: Path) -> None:
+    """Remove what writers that were killed left directly in these folders.
+
+    For those who hold a folder. Files only, and those of `write_atomic`, which a writer that lives writes again.
+    """
+    for folder in folders:
+        for leftover in folder.glob(f"{TEMPORARY}*"):
+            with contextlib.suppress(OSError):
+                leftover.unlink()
 
 
 def write_json(path: Path, value: Any) -> None:

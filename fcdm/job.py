@@ -21,7 +21,7 @@ from fcdm.runs.lock_files import own_job
 from fcdm.runs.peers import peers
 from fcdm.runs.run_lock import RunHeld
 from fcdm.slurm.ledger import add_id
-from fcdm.slurm.requeue import USERS, forget_ends, is_preempted, note_end, requeue
+from fcdm.slurm.requeue import USERS, is_preempted, note_end, note_start, requeue
 
 LONGEST_GRACE_S = 7200.0
 
@@ -58,7 +58,7 @@ def _do(path: Path, job: Job, stop: StopSignal) -> int:
     first = place.rank == 0
     mine = own_job() if "FCDM_SLURM" in os.environ else None
     if first:
-        forget_ends(path)
+        note_start(path)
         if mine:
             add_id(path, mine)  # its launcher may have been killed before it could
     if place.count == 1 and not job.left():
@@ -92,13 +92,16 @@ def _stopped(path: Path, run: Run, stop: StopSignal, agreed: int, mine: str | No
     """`agreed`: the signal that all ranks stopped for. All is saved, and the run given up."""
     # scancel's SIGTERM after a user's signal means an end for good.
     signum = signal.SIGTERM if stop.signum == signal.SIGTERM else agreed
-    name = signal.Signals(signum).name
     if mine is not None and signum in USERS:
-        if first:
-            limit = os.environ.get("FCDM_MAX_REQUEUES")
-            print(f"{name}: saved; back into the queue as job {mine}", flush=True)  # before: this ends the process
-            requeue(path, run, signum, int(limit) if limit else None)
-        return 0  # another code would have srun kill the first rank before it has done that
+        if not first:
+            return 0  # another code would have srun kill the first rank before it has done that
+        limit = os.environ.get("FCDM_MAX_REQUEUES")
+        name = signal.Signals(signum).name
+        print(f"{name}: saved; back into the queue as job {mine}", flush=True)  # before: this ends the process
+        if requeue(path, run, signum, int(limit) if limit else None, lambda: stop.signum == signal.SIGTERM):
+            return 0
+        signum = signal.SIGTERM  # it came while SLURM did not answer
+    name = signal.Signals(signum).name
     if mine is not None and is_preempted(mine):
         # SLURM requeues what is still there when its grace time ends; what ended before counts as failed.
         print(f"{name}: preempted; saved, and waiting for SLURM to requeue job {mine}", flush=True)

@@ -33,6 +33,7 @@ from fcdm.jobstatus.status_table import (
     table,
 )
 from fcdm.jobstatus.watch import EVERY_S, follow, look_again
+from fcdm.jobstatus.withdraw import withdraw, withdrawal_of
 from fcdm.paths import place
 
 RUNS_DIR = "runs_dir="
@@ -42,7 +43,7 @@ Words choose: a study, a run (its name with or without the hash, a pattern as 'N
 value as fcdm.train takes it (model=N,M seed=1 optimiser.lr=1e-4 steps=400), a SLURM job or array (1234_5, 1234).
 Words of one kind are alternatives, kinds narrow each other: digits failed stopped model=N. Where a word could be two
 things, study=, run=, state= or job= says which."""
-MODES = ("watch", "retry_failed", "cancel", "json", "log", "follow")
+MODES = ("watch", "retry_failed", "cancel", "withdraw", "json", "log", "follow")
 """One at a time; without any the table is shown."""
 
 
@@ -58,11 +59,12 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--retry-failed", action="store_true", help="submit the failed rows' jobs again")
     parser.add_argument("--cancel", action="store_true", help="end what waits or runs")
+    parser.add_argument("--withdraw", action="store_true", help="take back what is asked for and not done")
     parser.add_argument("--json", action="store_true", help="the rows as JSON")
     parser.add_argument("--log", action="store_true", help="the last lines of the logs, with their paths")
     parser.add_argument("--follow", action="store_true", help="follow a run's log until its job ends")
     parser.add_argument("--all", action="store_true", help=f"every row of a table of more than {LONG}")
-    parser.add_argument("--yes", action="store_true", help="--cancel without asking")
+    parser.add_argument("--yes", action="store_true", help="--cancel, --withdraw without asking")
     options = parser.parse_intermixed_args(_spelt_out(sys.argv[1:] if arguments is None else arguments))
     words = [word for word in options.words if not word.startswith(RUNS_DIR)]
     said = [word for word in options.words if word.startswith(RUNS_DIR)]  # as fcdm.train takes it
@@ -74,8 +76,8 @@ def main(arguments: list[str] | None = None) -> int:
             raise UserError(f"{', '.join(names)} and {last}: one at a time")
         if options.all and any(getattr(options, mode) for mode in MODES):
             raise UserError("--all is for the table: everything else takes all that the words choose anyway")
-        if options.yes and not options.cancel:
-            raise UserError("--yes answers --cancel, and means nothing without it")
+        if options.yes and not (options.cancel or options.withdraw):
+            raise UserError("--yes answers --cancel and --withdraw, and means nothing without them")
         looker = Looker(runs_dir)
         if options.watch:
             return 1 if follow(looker, runs_dir, words, options.watch) else 0
@@ -88,6 +90,8 @@ def main(arguments: list[str] | None = None) -> int:
         overview = replace(everything, rows=selection.rows(everything.rows))
         if options.cancel:
             return _cancel(looker, overview, options.yes)
+        if options.withdraw:
+            return _withdraw(looker, overview, options.yes)
         if options.json:
             print(json.dumps([as_json(row) for row in overview.rows], indent=1))
             if overview.problem:
@@ -175,6 +179,22 @@ def _cancel(looker: Looker, overview: Overview, sure: bool) -> int:
             print("nothing is cancelled")
             return 0
     for line in cancel(looker, overview.rows):
+        print(line)
+    return 0
+
+
+def _withdraw(looker: Looker, overview: Overview, sure: bool) -> int:
+    asked = withdrawal_of(overview)
+    if not asked.count:
+        print("nothing to withdraw: all that is asked for is done")
+        return 0
+    if not sure:
+        if not sys.stdin.isatty():
+            raise UserError(f"--withdraw would take back {asked}: say --yes as well where nobody can be asked")
+        if input(f"take back {asked}? [y/N] ").strip().lower() not in ("y", "yes"):
+            print("nothing is withdrawn")
+            return 0
+    for line in withdraw(looker, overview, asked):
         print(line)
     return 0
 

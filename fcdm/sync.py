@@ -87,9 +87,13 @@ def follow(
         if forwarder is not None:
             forwarder.deadline = time.monotonic() + LAST_PASS_SECONDS / 2  # a call under way takes up to 10 s more
         # A daemon thread, so that a call that hangs cannot keep this process.
-        guard = threading.Timer(LAST_PASS_SECONDS, os._exit, (1,))
+        guard = threading.Timer(LAST_PASS_SECONDS, give_up)
         guard.daemon = True
         guard.start()
+
+    def give_up() -> None:
+        _say(f"MLflow does not take the last records within {LAST_PASS_SECONDS:g} s")
+        os._exit(1)
 
     # First of all: a command that had nothing to do orders its follower to stop while it still starts.
     signal.signal(signal.SIGTERM, order_to_stop)
@@ -116,11 +120,15 @@ def follow(
             wait = LAST_PASS_SECONDS / 3 if last else 0.0
             done = forwarder.forward(changed_only=not last, wait=wait)
             problems, behind = done.problems, done.cut
+            if behind and last:
+                _say(f"MLflow at {forwarder.store.uri} is too slow: the time for the last records was up")
             if down:
                 _say(f"MLflow at {forwarder.store.uri} takes the records again")
             down = False
-        except StoreBusy:
+        except StoreBusy as error:
             behind = True  # the other one forwards the same records; look again later
+            if last:
+                _say(str(error))
         except Exception as error:  # whatever it is, training goes on and so does the follower
             if not down:
                 text = str(error) if isinstance(error, UserError) else redacted(f"{type(error).__name__}: {error}")

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from fcdm.engine.stop import end_process
 from fcdm.errors import traceback_text
 from fcdm.jobs.make_jobs import make_jobs
-from fcdm.jobs.record_study import record_study, this_command
+from fcdm.jobs.record_study import record_study, refuse_lost_requests, this_command
 from fcdm.jobs.run_job import train_here
 from fcdm.runs.processes import is_first_process
 from fcdm.sweep.command_line import readable
@@ -35,6 +35,7 @@ def compose_and_train(composed: DictConfig) -> None:
     global _failure
     try:
         jobs = make_jobs([one_config("fcdm.train", "run")])
+        refuse_lost_requests(jobs)
         if is_first_process():
             record_study(jobs, this_command())
             tell_of_inline(jobs)

@@ -25,10 +25,10 @@ import torch
 from PIL import Image
 
 from fcdm.atomic import (
-    TEMPORARY,
     file_errors,
     plain,
     read_json,
+    remove_unfinished,
     sync_folder,
     temporary_name,
     write_atomic,
@@ -111,8 +111,7 @@ class SampleFolder:
         shutil.rmtree(self.parts, ignore_errors=True)
 
     def _sweep(self) -> None:
-        for leftover in [*self.path.glob(f"{TEMPORARY}*"), *self.parts.glob(f"{TEMPORARY}*")]:
-            leftover.unlink(missing_ok=True)
+        remove_unfinished(self.path, self.parts)
 
     def _lost_pictures(self) -> set[int]:
         """Numbers of the samples that have no PNG."""

@@ -107,16 +107,23 @@ class Job:
         kept = self._kept()
         return [step for step in self.missing() if self.work != EVALUATE or step in kept]
 
-    def refuse_lost_budgets(self) -> None:
-        """Raise UserError for budgets that training has passed, that are not evaluated and have no checkpoint."""
+    def lost(self) -> list[int]:
+        """Budgets that training has passed, that are not evaluated and have no checkpoint."""
         kept = self._kept()
-        lost = [step for step in self.untrained() if step <= max(kept, default=0)]
-        if lost:
-            raise UserError(
-                f"steps={lost[0]} cannot be evaluated any more: the run is trained to {max(kept)} and no checkpoint of "
-                f"step {lost[0]} is kept (kept: {', '.join(map(str, kept))}). Ask for one of these or for more steps; "
-                "another seed= is a new run"
-            )
+        return [step for step in self.untrained() if step <= max(kept, default=0)]
+
+    def refuse_lost_budgets(self) -> None:
+        """Raise UserError where there are some."""
+        if lost := self.lost():
+            raise UserError(self.lost_text(lost[0]))
+
+    def lost_text(self, step: int) -> str:
+        kept = self._kept()
+        return (
+            f"steps={step} cannot be evaluated any more: the run is trained to {max(kept)} and no checkpoint of step "
+            f"{step} is kept (kept: {', '.join(map(str, kept))}). Ask for one of these or for more steps; another "
+            "seed= is a new run"
+        )
 
     def _kept(self) -> list[int]:
         return [step for step, _ in checkpoints(self.run.checkpoints)]
@@ -171,8 +178,9 @@ class BenchmarkJob(Job):
     def left(self) -> list[int]:
         return self.budgets
 
-    def refuse_lost_budgets(self) -> None:
+    def lost(self) -> list[int]:
         """It needs no checkpoint."""
+        return []
 
     def _content(self) -> dict[str, Any]:
         return {**super()._content(), "seconds": self.seconds, "profile": self.profile}

@@ -1,15 +1,18 @@
-"""Writes down which runs and budgets serve which study, and the command that asked."""
+"""Writes down which runs and budgets serve which study, and the command that asked; and takes requests back."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
 import sys
 import time
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fcdm.atomic import locked, write_json
+from fcdm.atomic import locked, read_json, read_json_if_whole, remove_unfinished, write_atomic, write_json
 from fcdm.errors import UserError
 from fcdm.jobs.job import Job
 from fcdm.redact import redacted, redacted_words
@@ -18,12 +21,108 @@ from fcdm.runs.revision import code_revision
 from fcdm.runs.study_description import question_of
 
 
-def record_study(jobs: list[Job], command: list[str]) -> None:
+@contextlib.contextmanager
+def recorded(jobs: list[Job], command: list[str]) -> Iterator[None]:
+    """Add these requests to `runs/studies/<study>.json` before the block does or submits the jobs.
+
+    A UserError of the block says that nothing was begun: then they are taken back.
+    """
+    written = record_study(jobs, command)
+    try:
+        yield
+    except UserError:
+        for change in written:
+            change.take_back()
+        raise
+
+
+def record_study(jobs: list[Job], command: list[str]) -> list[_Change]:
     """Add these requests to `runs/studies/<study>.json`: which runs and budgets serve which study."""
     parts = [(job, part) for job in jobs for part in job.parts]
+    written = []
     for study in sorted({part.config.study for _, part in parts}):
         asked = [(job, part) for job, part in parts if part.config.study == study]
-        _add_to_study(jobs[0].folder.parent / "studies" / f"{study}.json", study, asked, command)
+        written.append(_add_to_study(study_file(jobs[0].folder.parent, study), study, asked, command))
+    return written
+
+
+def refuse_lost_requests(jobs: list[Job]) -> None:
+    """Raise UserError for a request that cannot be met: a budget that training has passed and whose checkpoint is gone.
+
+    One that its study has already keeps nothing else from being done: its launcher says what is the matter with it.
+    """
+    found = []
+    for job in jobs:
+        try:
+            lost = job.lost()
+        except UserError:  # a damaged evaluation: of that one too
+            continue
+        new = {step for part in job.parts for step in set(lost) & set(part.budgets) - _recorded(job, part)}
+        found += [f"{job.name}: {job.lost_text(step)}" for step in sorted(new)]
+    if found:
+        more = f" (and {len(found) - 1} more like it)" if len(found) > 1 else ""
+        raise UserError(f"{found[0]}; nothing is recorded or begun{more}")
+
+
+def study_file(runs_dir: Path, study: str) -> Path:
+    return runs_dir / "studies" / f"{study}.json"
+
+
+def withdraw_requests(path: Path, keys: Collection[tuple[str, int, str]]) -> tuple[int, int]:
+    """Take requests (run, budget, protocol id) out of a study's file; (how many there were, how many are left).
+
+    A study without any is removed. Raises UserError for a damaged file.
+    """
+    with _locked(path):
+        content = read_json(path)
+        taken, kept = 0, []
+        for request in content["requests"]:
+            protocol = request.get("protocol_id") or content["protocol_id"]
+            budgets = [step for step in request["budgets"] if (request["run"], step, protocol) not in keys]
+            taken += len(request["budgets"]) - len(budgets)
+            if budgets:
+                kept.append({**request, "budgets": budgets})
+        if not kept:
+            path.unlink()
+        elif taken:
+            write_json(path, {**content, "updated": time.time(), "requests": kept})
+    return taken, sum(len(request["budgets"]) for request in kept)
+
+
+@dataclass(frozen=True)
+class _Change:
+    """What a study's file was, and what this command made of it."""
+
+    path: Path
+    before: bytes | None
+    after: bytes
+
+    def take_back(self) -> None:
+        """Unless somebody has changed the file since: then what was asked stays in it, and can be withdrawn."""
+        with contextlib.suppress(OSError, UserError), _locked(self.path):
+            if self.path.read_bytes() != self.after:
+                return
+            if self.before is None:
+                self.path.unlink()
+            else:
+                write_atomic(self.path, self.before)
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with locked(path.with_suffix(".lock")):
+        remove_unfinished(path.parent)
+        yield
+
+
+def _recorded(job: Job, part: Part) -> set[int]:
+    """What the part's study asks of the run already."""
+    content = read_json_if_whole(study_file(job.folder.parent, part.config.study))
+    try:
+        same = [item for item in content.get("requests", ()) if item["run"] == job.name]
+        return {int(step) for item in same if item["protocol_id"] == part.protocol_id for step in item["budgets"]}
+    except (TypeError, KeyError, ValueError):
+        return set()
 
 
 def this_command() -> list[str]:
@@ -33,12 +132,14 @@ def this_command() -> list[str]:
     return redacted_words(["python", "-m", spec.name, *sys.argv[1:]] if spec else sys.argv)
 
 
-def _add_to_study(path: Path, study: str, asked: list[tuple[Job, Part]], command: list[str]) -> None:
-    with locked(path.with_suffix(".lock")):
+def _add_to_study(path: Path, study: str, asked: list[tuple[Job, Part]], command: list[str]) -> _Change:
+    with _locked(path):
         known: dict[str, Any] = {"name": study, "created": time.time(), "commands": [], "requests": []}
+        old: bytes | None = None
         try:
             if path.exists():
-                known.update(json.loads(path.read_text()))
+                old = path.read_bytes()
+                known.update(json.loads(old))
             requests = {(item["run"], item["protocol_id"]): item for item in known["requests"]}
         except (OSError, ValueError, TypeError, KeyError):
             raise UserError(f"{path} is no study any more: remove it, and it is made again") from None
@@ -61,3 +162,4 @@ def _add_to_study(path: Path, study: str, asked: list[tuple[Job, Part]], command
             "requests": list(requests.values()),
         }
         write_json(path, known)
+        return _Change(path, old, path.read_bytes())

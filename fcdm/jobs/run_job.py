@@ -9,7 +9,7 @@ import contextlib
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
-from fcdm.atomic import TEMPORARY
+from fcdm.atomic import remove_unfinished
 from fcdm.config.schema import CustomConfig
 from fcdm.engine.stop import StopSignal
 from fcdm.errors import UserError
@@ -39,13 +39,14 @@ def do_job(job: Job, worker: Worker) -> None:
     if isinstance(job.config.model, CustomConfig):
         check_source(job.config.model, run.folder)
 
+    # An evaluation has a claim of its own: training may go on, or be continued, while it works.
+    folders = {"train": [run.folder], EVALUATE: [run.evaluations]}.get(job.work, [run.folder, run.evaluations])
+
     def prepare() -> None:
-        _clean(run, job.work)
+        remove_unfinished(*folders, *([run.folder / "jobs"] if job.work != EVALUATE else []))
         if job.work != EVALUATE:
             job.refuse_lost_budgets()
 
-    # An evaluation has a claim of its own: training may go on, or be continued, while it works.
-    folders = {"train": [run.folder], EVALUATE: [run.evaluations]}.get(job.work, [run.folder, run.evaluations])
     with worker.claiming(folders, lambda: not job.left(), prepare) as holder:
         if holder is None:  # a job that was requeued from outside when it was about to end
             return
@@ -62,15 +63,6 @@ def do_job(job: Job, worker: Worker) -> None:
         raise UserError(
             f"{run.name}: budgets {', '.join(map(str, missing))} are not {wanted}; the same command goes on"
         )
-
-
-def _clean(run: Run, work: str) -> None:
-    """Remove what writers that were killed left unfinished; only the holder may."""
-    folders = {"train": [run.folder, run.folder / "jobs"], EVALUATE: [run.evaluations]}
-    for folder in folders.get(work, [run.folder, run.folder / "jobs", run.evaluations]):
-        for leftover in folder.glob(f"{TEMPORARY}*"):
-            with contextlib.suppress(OSError):
-                leftover.unlink()
 
 
 def _asked_before(run: Run) -> set[int]:

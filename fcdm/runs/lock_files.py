@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from fcdm.atomic import TEMPORARY
+from fcdm.atomic import remove_unfinished
 from fcdm.runs.processes import boot_id, process_namespace, start_time
 
 _KEPT = 5
@@ -57,7 +57,7 @@ def own_claim() -> Claim:
         namespace=process_namespace(),
         user=os.geteuid(),
         job=own_job(),
-        restart=int(environment("SLURM_RESTART_COUNT") or 0),
+        restart=own_restart(),
         cluster=environment("SLURM_CLUSTER_NAME"),
         node=environment("SLURMD_NODENAME"),
         claimed=time.time(),
@@ -73,6 +73,11 @@ def own_job() -> str | None:
     if array and task:
         return f"{array}_{task}"  # one task's plain id is also the whole array's: asking by it would mean all
     return os.environ.get("SLURM_JOB_ID")
+
+
+def own_restart() -> int:
+    """How often SLURM had put this process's job back into the queue when it started it."""
+    return int(os.environ.get("SLURM_RESTART_COUNT") or 0)
 
 
 def claim_path(holders: Path, number: int) -> Path:
@@ -100,12 +105,12 @@ def read_claim(path: Path) -> Claim | None:
 
 
 def prune(holders: Path, number: int) -> None:
-    """Removes claims long past and what dead claimers left; never the highest, so numbers only grow."""
+    """Removes claims long past and what dead claimers left; never the highest, so numbers only grow.
+
+    For the holder, `number`: whoever else is claiming at this moment tries again (`fcdm.runs.run_lock`).
+    """
+    remove_unfinished(holders)
     for path in list(holders.iterdir()):
         with contextlib.suppress(OSError):
-            if re.fullmatch(r"\d+\.json", path.name):
-                old = int(path.stem) <= number - _KEPT
-            else:
-                old = path.name.startswith(TEMPORARY) and path.stat().st_mtime < time.time() - 3600
-            if old:
+            if re.fullmatch(r"\d+\.json", path.name) and int(path.stem) <= number - _KEPT:
                 path.unlink()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from fcdm.runs.peers import peers
@@ -34,6 +35,24 @@ def start_time(pid: int) -> int | None:
     """When the process started, in clock ticks since the boot; None if that cannot be seen."""
     status = _status(pid)
     return None if status is None else status[1]
+
+
+@dataclass(frozen=True)
+class CpuTime:
+    """How long a process' first thread has been on a CPU, and whether it is on one, or in the queue for it."""
+
+    nanoseconds: int
+    runnable: bool
+
+
+def cpu_time(pid: int) -> CpuTime | None:
+    """None where that cannot be seen: grows as the process works, and stands still where it waits or is stopped."""
+    status = _status(pid)
+    try:
+        used = int(Path(f"/proc/{pid}/schedstat").read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        return None
+    return None if status is None else CpuTime(used, status[0] == "R")
 
 
 def _status(pid: int) -> tuple[str, int] | None:

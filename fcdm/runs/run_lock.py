@@ -101,6 +101,7 @@ class Holder:
             return  # a forked child that unwinds
         with contextlib.suppress(FileNotFoundError):
             if self._still_mine():
+                prune(self.path.parent, self.number)  # what claimers left that were killed during this run
                 write_json(self.path, asdict(replace(self.claim, released=time.time())))
 
     def __enter__(self) -> Holder:
@@ -202,6 +203,8 @@ def _create(holders: Path, number: int, scheduler: JobAlive) -> Holder | None:
     try:
         write_new(temporary, raw)
         os.link(temporary, path)
+    except FileNotFoundError:
+        return None  # the one who was faster took our file for a dead claimer's
     except FileExistsError:
         # Over NFS the link can be made and the answer lost; asked again, the server says that it exists.
         found = None

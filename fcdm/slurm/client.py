@@ -250,14 +250,25 @@ def minutes(text: str) -> float:
     return int(days or 0) * 1440 + hours * 60 + mins + seconds / 60
 
 
-def shown(kind: str, name: str, key: str) -> str:
-    """One field of `scontrol show` of a job or a node, of this machine's cluster; "" where SLURM does not answer."""
+def describe(kind: str, name: str) -> dict[str, str]:
+    """The fields of `scontrol show` of a job or a node, of this machine's cluster. Raises UserError with the reason
+    where SLURM does not say."""
     words = ["scontrol", "-o", "show", kind, name]
     try:
-        output = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False).stdout
-    except (OSError, subprocess.TimeoutExpired):
+        done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise UserError(str(error)) from None
+    if not (facts := _words(done.stdout)):
+        raise UserError(" ".join(done.stderr.split()) or f"scontrol ended with {done.returncode}")
+    return facts
+
+
+def shown(kind: str, name: str, key: str) -> str:
+    """One of these fields; "" where SLURM does not say."""
+    try:
+        return describe(kind, name).get(key, "")
+    except UserError:
         return ""
-    return _words(output).get(key, "")
 
 
 def _exit_code(status: str) -> str:

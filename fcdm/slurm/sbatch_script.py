@@ -87,7 +87,8 @@ def after(options: SlurmOptions) -> list[str] | None:
 
 
 def _srun(request: Resources, options: SlurmOptions) -> Iterator[str]:
-    yield "srun --unbuffered --kill-on-bad-exit=1"
+    # --wait=0: the first rank may try to requeue the job for minutes after the others have ended.
+    yield "srun --unbuffered --kill-on-bad-exit=1 --wait=0"
     # The script's environment, whatever sbatch's --export says: srun would obey SLURM_EXPORT_ENV (NONE: no code).
     yield "--export=ALL"
     # Since SLURM 22.05 a step does not take over the job's --cpus-per-task by itself.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -113,6 +113,7 @@ def submit(
         code = take_snapshot(runs_dir, [model for job in jobs for model in models_of(job.parts)])
         unfinished = {job.name for job in jobs if not _is_done(job)}
         on_their_way = in_flight(runs_dir, unfinished, lambda name: scheduler if name == conf else elsewhere(name))
+        _refuse_passed(jobs, on_their_way)
         rows: list[Row] = []
         planned: list[_Planned] = []
         for job in jobs:
@@ -132,6 +133,24 @@ def submit(
                 with contextlib.suppress(OSError, UserError):  # the job does it too, when it starts
                     add_id(task.file, task.id)
     return rows
+
+
+def _refuse_passed(jobs: list[Job], on_their_way: Mapping[str, list[Queued]]) -> None:
+    """Raise UserError for a budget that a job in the queue will train past, without keeping a checkpoint there."""
+    for job in jobs:
+        trainings = [other for other in on_their_way.get(job.name, []) if other.job.work != EVALUATE]
+        theirs = {step for other in trainings for step in other.job.budgets}
+        try:
+            passed = [step for step in job.untrained() if step not in theirs and step < max(theirs, default=0)]
+        except UserError:  # a damaged evaluation: its row says so
+            continue
+        if passed:
+            ids = ", ".join(other.id for other in trainings)
+            raise UserError(
+                f"{job.name}: steps={passed[0]} could not be evaluated: job {ids} trains the run to {max(theirs)} "
+                f"and keeps no checkpoint of step {passed[0]}; cancel it first (python -m fcdm.status --cancel), "
+                "and ask for all its steps in one command. Nothing is submitted"
+            )
 
 
 def _from_anywhere(job: Job, runs_dir: Path) -> Job:

@@ -52,8 +52,15 @@ class JobLauncher(Launcher):
         """Refuse what cannot be done, before anything is written. Raises UserError."""
 
     def launch_jobs(self, jobs: list[Job]) -> int:
-        """Do or submit the jobs; returns how many are not done or on their way."""
+        """Do or submit the jobs; returns how many are not done or on their way.
+
+        A UserError says that none was begun: what was asked is forgotten then.
+        """
         raise TypeError(f"{type(self).__name__} does not launch")
+
+    def wait(self, jobs: list[Job], failed: int) -> int:
+        """Afterwards, where that was asked for, until they are over; returns how many are not done."""
+        return failed
 
 
 def tell_of_inline(jobs: list[Job]) -> None:

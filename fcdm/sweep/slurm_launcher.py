@@ -78,11 +78,17 @@ def submit_jobs(jobs: list[Job], values: dict[str, Any]) -> int:
     leave = "" if options.wait or not named else "; the jobs need nothing of this terminal any more"
     console.print(f"{counts}{named}{leave}", highlight=False, soft_wrap=True)
     console.print(f"  {then}", highlight=False, soft_wrap=True)
-    if options.wait and any(row.ids for row in rows):
-        from fcdm.jobstatus.watch import watch
-
-        failed = watch(Path(runs_dir), study, scheduler)
     return failed
+
+
+def wait_for(jobs: list[Job], values: dict[str, Any], failed: int) -> int:
+    """With `wait=true`, show the live table until nothing waits or runs; the number of rows that are not done."""
+    options, _ = launcher_options(values)
+    if not options.wait:
+        return failed
+    from fcdm.jobstatus.watch import watch
+
+    return watch(Path(jobs[0].config.runs_dir), jobs[0].config.study, Slurm(options.slurm_conf))
 
 
 def _table(rows: list[Row], options: SlurmOptions) -> Table:

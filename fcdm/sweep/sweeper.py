@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 from hydra.core.plugins import Plugins
@@ -14,7 +15,7 @@ from fcdm.config.schema import Config
 from fcdm.credentials import taken_out
 from fcdm.errors import UserError
 from fcdm.jobs.make_jobs import make_jobs
-from fcdm.jobs.record_study import record_study, this_command
+from fcdm.jobs.record_study import recorded, refuse_lost_requests, this_command
 from fcdm.runs.peers import peers
 from fcdm.sweep.compose import Composer
 from fcdm.sweep.expand import choices_of
@@ -45,12 +46,15 @@ class StudySweeper(Sweeper):
     def sweep(self, arguments: list[str]) -> Any:
         """Compose every choice before anything starts; then hand over to the launcher."""
         jobs = make_jobs(self.configs(arguments), data_needed=not self.launcher.plans_only)
+        if not self.launcher.plans_only:
+            refuse_lost_requests(jobs)
         self.launcher.check(jobs)
         if not self.launcher.evaluates_apart:
             tell_of_inline(jobs)
-        if not self.launcher.plans_only:
-            record_study(jobs, this_command())
-        if self.launcher.launch_jobs(jobs):
+        # A plan asks for nothing.
+        with contextlib.nullcontext() if self.launcher.plans_only else recorded(jobs, this_command()):
+            failed = self.launcher.launch_jobs(jobs)
+        if self.launcher.wait(jobs, failed):
             raise SystemExit(1)
         return None
 

@@ -18,7 +18,7 @@ import math
 import re
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -143,8 +143,8 @@ class Forwarder:
             params={key: value for key, value in _params(view).items() if key not in known.data.params},
             tags={key: value for key, value in _tags(view, headline).items() if there.get(key) != value},
         )
-        if ERROR in there and view.error is None:
-            self.store.remove_tag(run_id, ERROR)
+        for key in _gone(there, view, headline):
+            self.store.remove_tag(run_id, key)
         sent = 0
         batch: list[Row] = []
         for rows in self._units(view, headline, progress):
@@ -274,6 +274,13 @@ def _tags(view: RunView, headline: str | None) -> dict[str, str]:
             told = {"protocol": evaluated.protocol, "floor": evaluated.floor}
             tags[metric_name(f"protocol.{evaluated.protocol_id}")] = json.dumps(told, sort_keys=True)
     return {key: value for key, value in tags.items() if value}
+
+
+def _gone(there: Mapping[str, str], view: RunView, headline: str | None) -> list[str]:
+    """Tags that say what is no longer so: an error that a later start got over, requests that were withdrawn."""
+    now = _tags(view, headline)
+    ours = ("study.", "study_protocol.")
+    return [key for key in there if key not in now and (key in (ERROR, "studies") or key.startswith(ours))]
 
 
 def _holder(folder: Path) -> tuple[int, bool] | None:

@@ -48,6 +48,11 @@ class SlurmLauncher(JobLauncher):
 
         return submit_jobs(jobs, self.options)
 
+    def wait(self, jobs: list[Job], failed: int) -> int:
+        from fcdm.sweep.slurm_launcher import wait_for
+
+        return wait_for(jobs, self.options, failed)
+
 
 class PlanLauncher(JobLauncher):
     """`hydra/launcher=plan`."""

@@ -252,6 +252,13 @@ def test_a_passed_budget_is_evaluated_from_its_checkpoint_or_refused(fcdm: Comma
     assert lost.returncode == 1
     assert "steps=4 cannot be evaluated any more" in lost.stderr
     assert "kept: 2, 6" in lost.stderr
+    swept = fcdm("-m", "model=N,M", "steps=4", *TINY, "hydra/launcher=local")
+    assert swept.returncode == 1
+    assert "steps=4 cannot be evaluated any more" in swept.stderr
+    assert swept.stderr.count("\n") == 1
+    assert only_run(tmp_path / "runs") == run, "all or nothing: M is not begun"
+    (study,) = (tmp_path / "runs" / "studies").glob("*.json")
+    assert {step for one in json.loads(study.read_text())["requests"] for step in one["budgets"]} == {2, 6}
 
 
 def test_two_protocols_of_one_run_in_one_sweep(fcdm: Command, tmp_path: Path) -> None:

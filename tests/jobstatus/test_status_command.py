@@ -232,7 +232,7 @@ def test_where_nothing_was_submitted_slurm_is_not_asked(tmp_path: Path, status: 
     [
         (("nope",), "fcdm.status: 'nope' is no study, run, state, key=value or SLURM job in runs: "),
         (("--runs", "nowhere"), "fcdm.status: no runs in nowhere: there is no such folder"),
-        (("s", "--watch", "--cancel"), "fcdm.status: --watch, --retry-failed, --cancel, --json"),
+        (("s", "--watch", "--cancel"), "fcdm.status: --watch, --retry-failed, --cancel, --withdraw, --json"),
         (("s", "--yes"), "fcdm.status: --yes answers --cancel"),
         (("s", "--log", "--all"), "fcdm.status: --all is for the table"),
         (("foo=bar",), "fcdm.status: no run here says foo: known: "),

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from fcdm.atomic import plain, write_atomic, write_json
+from fcdm.atomic import plain, remove_unfinished, write_atomic, write_json
 from fcdm.errors import UserError
 from fcdm.runs.records import RecordWriter
 
@@ -258,3 +258,22 @@ def test_atomic_replaces_whole_and_leaves_nothing_behind(tmp_path: Path, monkeyp
     with pytest.raises(UserError, match="a folder stands where a file should be"):
         write_atomic(tmp_path / "d", "x")
     assert sorted(left.name for left in tmp_path.iterdir()) == ["a.json", "d"]
+
+
+def test_a_file_that_a_holder_took_for_a_dead_writers_is_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a launcher freezes a job in a run's folder at the moment that another job claims the run."""
+    real = os.fsync
+    times: list[int] = []
+
+    def fsync(descriptor: int) -> None:
+        real(descriptor)
+        times.append(descriptor)
+        if len(times) == 1:
+            remove_unfinished(tmp_path)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write_atomic(tmp_path / "a.json", "x")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+    assert (tmp_path / "a.json").read_text() == "x"

@@ -312,15 +312,39 @@ def test_a_beat_costs_next_to_nothing(tmp_path: Path) -> None:
 
 
 def test_old_claims_are_pruned_and_numbers_grow(tmp_path: Path) -> None:
-    holders = tmp_path / "holders"
-    holders.mkdir()
-    left = holders / ".tmp-000001.json-1-abcd"
-    left.write_text("")
-    os.utime(left, (0, 0))
     for _ in range(9):
         with claim(tmp_path, never):
             pass
-    assert sorted(path.name for path in holders.iterdir()) == [f"{n:06d}.json" for n in range(5, 10)]
+    assert sorted(path.name for path in (tmp_path / "holders").iterdir()) == [f"{n:06d}.json" for n in range(5, 10)]
+
+
+def test_what_killed_claimers_left_does_not_outlive_the_run(tmp_path: Path) -> None:
+    """However young it is: of one that was killed before, and of one that was killed while the run was held."""
+    holders = tmp_path / "holders"
+    holders.mkdir()
+    (holders / ".tmp-000001.json-1-abcd").write_text("")
+    with claim(tmp_path, never):
+        assert [path.name for path in holders.iterdir()] == ["000001.json"]
+        (holders / ".tmp-000002.json-1-abcd").write_text("{")
+    assert [path.name for path in holders.iterdir()] == ["000001.json"]
+
+
+def test_a_claimer_whose_file_was_taken_for_a_dead_ones_tries_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.link
+    taken: list[Path] = []
+
+    def link(source: Path, target: Path) -> None:
+        if not taken:
+            taken.append(source)
+            Path(source).unlink()
+        real(source, target)
+
+    monkeypatch.setattr(os, "link", link)
+    with claim(tmp_path, never) as holder:
+        assert holder.number == 1
+    assert len(taken) == 1
 
 
 def test_a_slow_claimer_cannot_slip_in_below_the_holder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

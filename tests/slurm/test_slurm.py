@@ -339,23 +339,6 @@ def _hold_until_told(here: Lab, pid: int) -> None:
         os.kill(pid, signal.SIGCONT)
 
 
-def test_a_job_without_progress_fails_with_the_reason(here: Lab) -> None:
-    """Told to save again and again before it gets to its first batch of samples."""
-    here.sweep("model=N", "steps=5", *SMALL, "evaluation.samples=2000000")
-    (job,) = here.ids()
-    run = here.wait_step(5)
-
-    def told() -> bool:
-        if here.state(job) == "RUNNING":
-            here.run("scancel", "--signal=USR1", job)
-        return here.state(job) == "FAILED"
-
-    here.wait(told, "the reason")
-    assert "no progress between two requeues" in (run / "log.txt").read_text()
-    (noted,) = run.glob("jobs/*.error.json")
-    assert "resources.hours" in json.loads(noted.read_text())["error"]
-
-
 def test_scancel_stays_cancelled(here: Lab, undisturbed: Path) -> None:
     here.sweep(*STUDY)
     run = here.wait_step(300)

@@ -31,10 +31,9 @@ from fcdm.slurm import submit as submitting
 from fcdm.slurm.client import Partition, minutes
 from fcdm.slurm.executor import ArrayExecutor, submitted_jobs
 from fcdm.slurm.job_credentials import credentials_warnings
-from fcdm.slurm.ledger import list_tasks, read_ids
+from fcdm.slurm.ledger import list_tasks
 from fcdm.slurm.options import PlanOptions, SlurmOptions, lowest, options_from
 from fcdm.slurm.preflight import check_folder, file_system, try_requests
-from fcdm.slurm.requeue import progress_of, requeue, requeues
 from fcdm.slurm.resources import Resources, request_of, signal_delay
 from fcdm.slurm.shell_options import with_shell
 from fcdm.slurm.submit import Row, submit
@@ -629,44 +628,6 @@ def test_slurms_times(text: str, wanted: float) -> None:
     assert minutes(text) == wanted
 
 
-# ------------------------------------------------------------------------------------------------ in the job
-
-
-def _put_on_path(monkeypatch: pytest.MonkeyPatch, folder: Path, line: str) -> None:
-    """An scontrol that does this shell line."""
-    program = folder / "scontrol"
-    program.write_text(f"#!/bin/sh\n{line}\n")
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
-
-
-def test_a_job_is_requeued_as_long_as_there_is_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SLURMD_NODENAME", "node1")
-    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "7")
-    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
-    (job,) = jobs_of(config(tmp_path))
-    run = job.open()
-    path = job.freeze()
-    log = tmp_path / "requeued.txt"
-    _put_on_path(monkeypatch, tmp_path, f'[ "$1" = requeue ] && echo "$2" >> {log}; exit 0')
-    for step in (10, 20, 30):
-        (run.checkpoints / f"step-{step:08d}").mkdir(parents=True)
-        assert progress_of(run) == [step, 0, 0]
-        requeue(path, run, 12, None)
-    assert log.read_text().split() == ["7_3"] * 3
-    assert [entry["step"] for entry in requeues(path)] == [10, 20, 30]
-    with pytest.raises(UserError, match="no progress between two requeues"):
-        requeue(path, run, 12, None)
-    (run.checkpoints / "step-00000040").mkdir()
-    with pytest.raises(UserError, match="max_num_timeout=3"):
-        requeue(path, run, 12, 3)
-    assert len(log.read_text().split()) == 3
-    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "8")
-    requeue(path, run, 12, 3)  # a retry is another job, and begins anew
-    assert len(requeues(path)) == 4
-    assert read_ids(path) == ()
-
-
 def test_the_frozen_config_reads_back(tmp_path: Path) -> None:
     made = config(tmp_path)
     assert config_from(dataclasses.asdict(made)) == made
@@ -734,3 +695,14 @@ def test_batch_scripts_are_their_users_alone(tmp_path: Path) -> None:
     send(scheduler, config(tmp_path), setup=["export MLFLOW_TRACKING_PASSWORD=s3cr3t"])
     (submission,) = scheduler.submissions
     assert submission.script.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_budget_that_a_job_on_its_way_passes_is_refused(tmp_path: Path) -> None:
+    """It would be lost by the time that its own job starts; one beyond waits for it."""
+    scheduler = FakeScheduler()
+    (first,) = send(scheduler, config(tmp_path, steps=(20, 40)))
+    with pytest.raises(UserError, match=rf"steps=10 could not be evaluated: job {first.ids[0]} trains the run to 40"):
+        send(scheduler, config(tmp_path, steps=(10, 80)), config(tmp_path, 1))
+    assert len(scheduler.submissions) == 1
+    (beyond,) = send(scheduler, config(tmp_path, steps=(20, 80)))
+    assert beyond.state == "submitted"

@@ -471,3 +471,18 @@ def test_off_is_no_store(
     assert sync.main(["runs", *more]) == 1
     assert capsys.readouterr().err.startswith("MLFLOW_TRACKING_URI off is no store")
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+
+
+def test_requests_that_were_withdrawn_leave_no_tag(runs: Path) -> None:
+    folder = make_run(runs)
+    make_study(runs, [folder])
+    make_study(runs, [folder], "other", budgets=(100,))
+    Forwarder(runs).forward()
+    assert tags(runs / "mlflow.db")["studies"] == "demo,other"
+    (runs / "studies" / "other.json").unlink()
+    Forwarder(runs).forward()
+    assert tags(runs / "mlflow.db")["studies"] == "demo"
+    assert not {key for key in tags(runs / "mlflow.db") if "other" in key}
+    (runs / "studies" / "demo.json").unlink()
+    Forwarder(runs).forward()
+    assert not {key for key in tags(runs / "mlflow.db") if key.startswith("stud")}

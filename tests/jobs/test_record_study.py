@@ -1,0 +1,104 @@
+"""Requests: refused where they cannot be met, forgotten where nothing was begun for them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from fcdm.errors import UserError
+from fcdm.jobs.job import Job
+from fcdm.jobs.make_jobs import make_jobs
+from fcdm.jobs.record_study import recorded, refuse_lost_requests, study_file
+from tests.support.commands import composed
+
+COMMAND = ["python", "-m", "fcdm.train", "-m", "model=N"]
+
+
+def jobs_of(folder: Path, *steps: Sequence[int], **values: object) -> list[Job]:
+    base = composed("model=N")
+    asked = [
+        dataclasses.replace(base, seed=seed, steps=list(some), runs_dir=str(folder), **values)  # type: ignore[arg-type]
+        for seed, some in enumerate(steps)
+    ]
+    return make_jobs(asked)
+
+
+def trained_to(job: Job, step: int) -> None:
+    (job.open().checkpoints / f"step-{step:08d}").mkdir(parents=True)
+
+
+def test_a_budget_that_training_has_passed_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    jobs = jobs_of(tmp_path, [10, 40], [10])
+    refuse_lost_requests(jobs)  # nothing is trained yet
+    trained_to(jobs[0], 20)
+    with pytest.raises(UserError) as refused:
+        refuse_lost_requests(jobs)
+    assert str(refused.value).startswith(
+        f"{jobs[0].name}: steps=10 cannot be evaluated any more: the run is trained to 20"
+    )
+    assert str(refused.value).endswith("nothing is recorded or begun")
+    refuse_lost_requests(jobs_of(tmp_path, [20, 40], [10]))
+
+
+def test_one_that_its_study_has_already_is_in_nobodys_way(tmp_path: Path) -> None:
+    """Its checkpoint was deleted since: the launcher's row says so, and the others go on."""
+    jobs = jobs_of(tmp_path, [10, 40], [10])
+    with recorded(jobs, COMMAND):
+        pass
+    trained_to(jobs[0], 20)
+    refuse_lost_requests(jobs)
+    with pytest.raises(UserError, match="steps=15 cannot"):
+        refuse_lost_requests(jobs_of(tmp_path, [10, 15, 40]))
+
+
+def asking(jobs: list[Job], command: list[str], do: Callable[[], object]) -> None:
+    with recorded(jobs, command):
+        do()
+
+
+def refuse() -> None:
+    raise UserError("Invalid account")
+
+
+def test_what_was_refused_leaves_no_request_behind(tmp_path: Path) -> None:
+    path = study_file(tmp_path, composed("model=N").study)
+    seen = []
+
+    def look_and_refuse() -> None:
+        seen.append(path.exists())
+        refuse()
+
+    with pytest.raises(UserError, match="Invalid account"):
+        asking(jobs_of(tmp_path, [10]), COMMAND, look_and_refuse)
+    assert (seen, path.exists()) == ([True], False), "there for jobs that start at once"
+    asking(jobs_of(tmp_path, [10]), COMMAND, dict)
+    before = path.read_bytes()
+    with pytest.raises(UserError):
+        asking(jobs_of(tmp_path, [10, 20], [10]), [*COMMAND, "steps=10,20"], refuse)
+    assert path.read_bytes() == before
+    with pytest.raises(ZeroDivisionError):  # a bug, with jobs begun perhaps
+        asking(jobs_of(tmp_path, [10, 20]), COMMAND, lambda: 1 // 0)
+    assert json.loads(path.read_text())["requests"][0]["budgets"] == [10, 20]
+
+
+def test_what_another_command_has_asked_in_between_stays(tmp_path: Path) -> None:
+    def another_and_refuse() -> None:
+        asking(jobs_of(tmp_path, [10, 20]), [*COMMAND, "steps=10,20"], dict)
+        refuse()
+
+    with pytest.raises(UserError):
+        asking(jobs_of(tmp_path, [10]), COMMAND, another_and_refuse)
+    (request,) = json.loads(study_file(tmp_path, composed("model=N").study).read_text())["requests"]
+    assert request["budgets"] == [10, 20]
+
+
+def test_what_killed_writers_left_beside_studies_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "studies").mkdir()
+    (tmp_path / "studies" / ".tmp-a.json-1-abcd").write_text("{")
+    with recorded(jobs_of(tmp_path, [10]), COMMAND):
+        pass
+    assert not list((tmp_path / "studies").glob(".tmp-*"))
