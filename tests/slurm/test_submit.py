@@ -512,7 +512,7 @@ def test_stock_options_reach_sbatch(tmp_path: Path) -> None:
         assert f"#SBATCH {line}\n" in text, line
     assert "--error" not in text
     assert "--nice" not in text
-    assert "srun --unbuffered --kill-on-bad-exit=1 --export=ALL --mpi=none '--a b' \\\n" in text
+    assert "srun --unbuffered --kill-on-bad-exit=1 --wait=0 --export=ALL --mpi=none '--a b' \\\n" in text
     assert text.index("module load cuda") < text.index("exec srun")
     assert text.index("module load cuda") < text.index("export PYTHONPATH"), "the code stays what it was"
     assert subprocess.run(["bash", "-n"], input=text, text=True, check=False).returncode == 0
