@@ -13,17 +13,15 @@ from pathlib import Path
 from rich.console import Console
 
 from fcdm.errors import UserError
-from fcdm.formatting import plural
-from fcdm.jobstatus.actions import cancel, on_their_way, retry_failed
 from fcdm.jobstatus.collect import Looker, Overview
+from fcdm.jobstatus.confirm import confirm_cancel, confirm_replace, confirm_withdraw, dropped, retry
 from fcdm.jobstatus.grouped import LONG
 from fcdm.jobstatus.logs import follow_log, print_logs
 from fcdm.jobstatus.rows import DONE, StatusRow
-from fcdm.jobstatus.select import Selection, select
+from fcdm.jobstatus.select import select
 from fcdm.jobstatus.status_table import (
     as_json,
     begun_from,
-    commands,
     log_lines,
     next_steps,
     page,
@@ -33,7 +31,6 @@ from fcdm.jobstatus.status_table import (
     table,
 )
 from fcdm.jobstatus.watch import EVERY_S, follow, look_again
-from fcdm.jobstatus.withdraw import withdraw, withdrawal_of
 from fcdm.paths import place
 
 RUNS_DIR = "runs_dir="
@@ -43,7 +40,7 @@ Words choose: a study, a run (its name with or without the hash, a pattern as 'N
 value as fcdm.train takes it (model=N,M seed=1 optimiser.lr=1e-4 steps=400), a SLURM job or array (1234_5, 1234).
 Words of one kind are alternatives, kinds narrow each other: digits failed stopped model=N. Where a word could be two
 things, study=, run=, state= or job= says which."""
-MODES = ("watch", "retry_failed", "cancel", "withdraw", "json", "log", "follow")
+MODES = ("watch", "retry_failed", "cancel", "replace", "withdraw", "json", "log", "follow")
 """One at a time; without any the table is shown."""
 
 
@@ -59,12 +56,14 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--retry-failed", action="store_true", help="submit the failed rows' jobs again")
     parser.add_argument("--cancel", action="store_true", help="end what waits or runs")
+    parser.add_argument("--replace", action="store_true", help="what waits or runs goes on with the code of now")
     parser.add_argument("--withdraw", action="store_true", help="take back what is asked for and not done")
+    parser.add_argument("--not-in-study", action="store_true", help="only jobs that no study asks for any more")
     parser.add_argument("--json", action="store_true", help="the rows as JSON")
     parser.add_argument("--log", action="store_true", help="the last lines of the logs, with their paths")
     parser.add_argument("--follow", action="store_true", help="follow a run's log until its job ends")
     parser.add_argument("--all", action="store_true", help=f"every row of a table of more than {LONG}")
-    parser.add_argument("--yes", action="store_true", help="--cancel, --withdraw without asking")
+    parser.add_argument("--yes", action="store_true", help="--cancel, --replace and --withdraw without asking")
     options = parser.parse_intermixed_args(_spelt_out(sys.argv[1:] if arguments is None else arguments))
     words = [word for word in options.words if not word.startswith(RUNS_DIR)]
     said = [word for word in options.words if word.startswith(RUNS_DIR)]  # as fcdm.train takes it
@@ -76,8 +75,10 @@ def main(arguments: list[str] | None = None) -> int:
             raise UserError(f"{', '.join(names)} and {last}: one at a time")
         if options.all and any(getattr(options, mode) for mode in MODES):
             raise UserError("--all is for the table: everything else takes all that the words choose anyway")
-        if options.yes and not (options.cancel or options.withdraw):
-            raise UserError("--yes answers --cancel and --withdraw, and means nothing without them")
+        if options.yes and not (options.cancel or options.replace or options.withdraw):
+            raise UserError("--yes answers --cancel, --replace and --withdraw, and means nothing without them")
+        if options.not_in_study and any(getattr(options, mode) for mode in MODES if mode not in ("json", "cancel")):
+            raise UserError("--not-in-study is for the table, --json and --cancel")
         looker = Looker(runs_dir)
         if options.watch:
             return 1 if follow(looker, runs_dir, words, options.watch) else 0
@@ -85,13 +86,18 @@ def main(arguments: list[str] | None = None) -> int:
             return _follow(looker, runs_dir, words)
         selection = select(runs_dir, words)
         if options.retry_failed:
-            return _retry(looker, selection)
-        everything = looker.look(selection.asked)
-        overview = replace(everything, rows=selection.rows(everything.rows))
+            return retry(looker, selection)
+        if options.not_in_study:
+            everything = overview = dropped(looker, selection, runs_dir)
+        else:
+            everything = looker.look(selection.asked)
+            overview = replace(everything, rows=selection.rows(everything.rows))
+        if options.replace:
+            return confirm_replace(looker, selection, overview, options.yes)
         if options.cancel:
-            return _cancel(looker, overview, options.yes)
+            return confirm_cancel(looker, overview, options.yes, options.not_in_study)
         if options.withdraw:
-            return _withdraw(looker, overview, options.yes)
+            return confirm_withdraw(looker, overview, options.yes)
         if options.json:
             print(json.dumps([as_json(row) for row in overview.rows], indent=1))
             if overview.problem:
@@ -144,59 +150,6 @@ def _follow(looker: Looker, runs_dir: Path, words: Sequence[str]) -> int:
     for line in plain_lines(rows):
         print(line, file=sys.stderr)
     return int(any(row.state != DONE for row in rows))
-
-
-def _retry(looker: Looker, selection: Selection) -> int:
-    done = retry_failed(looker, selection.asked, selection.rows)
-    for line in done.lines:
-        print(line)
-    if done.local:
-        names = ", ".join(sorted({row.run for row in done.local}))
-        print(f"not by SLURM, so its command continues it: {names}")
-        for command in commands(Overview(done.local, selection.asked), done.local):
-            print(f"  {command}")
-    if done.problem:
-        raise UserError(f"nothing {'else ' if done.lines else ''}is submitted: {done.problem}")
-    if not done.lines and not done.local:
-        print("nothing has failed")
-    return 0
-
-
-def _cancel(looker: Looker, overview: Overview, sure: bool) -> int:
-    jobs, processes = on_their_way(overview.rows)
-    if overview.problem:
-        print(f"SLURM jobs are left alone: {overview.problem}", file=sys.stderr)
-    if not jobs and not processes:
-        for line in cancel(looker, overview.rows) or ["nothing waits or runs"]:
-            print(line)
-        return 0
-    parts = [plural(len(jobs), "SLURM job")] if jobs else []
-    parts += [f"{plural(len(processes), 'process', 'processes')} of this machine"] if processes else []
-    if not sure:
-        if not sys.stdin.isatty():
-            raise UserError(f"--cancel would end {' and '.join(parts)}: say --yes as well where nobody can be asked")
-        if input(f"end {' and '.join(parts)}? [y/N] ").strip().lower() not in ("y", "yes"):
-            print("nothing is cancelled")
-            return 0
-    for line in cancel(looker, overview.rows):
-        print(line)
-    return 0
-
-
-def _withdraw(looker: Looker, overview: Overview, sure: bool) -> int:
-    asked = withdrawal_of(overview)
-    if not asked.count:
-        print("nothing to withdraw: all that is asked for is done")
-        return 0
-    if not sure:
-        if not sys.stdin.isatty():
-            raise UserError(f"--withdraw would take back {asked}: say --yes as well where nobody can be asked")
-        if input(f"take back {asked}? [y/N] ").strip().lower() not in ("y", "yes"):
-            print("nothing is withdrawn")
-            return 0
-    for line in withdraw(looker, overview, asked):
-        print(line)
-    return 0
 
 
 def _spelt_out(arguments: list[str]) -> list[str]:

@@ -15,6 +15,7 @@ from tests.support.commands import Command, environment
 pytest_plugins = [
     "tests.support.mlflow_server",
     "tests.support.guarded_server",
+    "tests.support.full_disk",
     "tests.support.gpu",
     "tests.support.nobody",
 ]

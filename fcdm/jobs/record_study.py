@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import shlex
 import sys
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,8 @@ def _add_to_study(path: Path, study: str, asked: list[tuple[Job, Part]], command
             requests = {(item["run"], item["protocol_id"]): item for item in known["requests"]}
         except (OSError, ValueError, TypeError, KeyError):
             raise UserError(f"{path} is no study any more: remove it, and it is made again") from None
+        noted = [(item["run"], item["protocol_id"], item["budgets"]) for item in requests.values()]
+        known.setdefault("asked_by", {_BEFORE: _by_run(noted)})
         for job, part in asked:
             key = (job.name, part.protocol_id)
             before = requests.get(key, {"budgets": []})["budgets"]
@@ -152,6 +155,7 @@ def _add_to_study(path: Path, study: str, asked: list[tuple[Job, Part]], command
         # Redacted again: a version before may have written them.
         before = [redacted(line) for line in known["commands"]]
         known["commands"] = [*(line for line in before if line != text), text]
+        known["asked_by"] = _asked_by(known, asked, command)
         known |= {
             "updated": time.time(),
             "revision": code_revision(),
@@ -163,3 +167,30 @@ def _add_to_study(path: Path, study: str, asked: list[tuple[Job, Part]], command
         }
         write_json(path, known)
         return _Change(path, old, path.read_bytes())
+
+
+_BEFORE = ""
+"""In a study's `asked_by`: what commands asked for before it was written down which of them did."""
+_WHERE = re.compile(r"[+~]*(hydra[./]launcher|slurm|resources)[.=/]")
+
+
+def _asked_by(known: dict[str, Any], asked: list[tuple[Job, Part]], command: list[str]) -> dict[str, Any]:
+    """Command -> run -> protocol -> budgets, by each command as it was given last: a sweep file may have changed."""
+    mine = _by_run([(job.name, part.protocol_id, part.budgets) for job, part in asked])
+    asked_by = {**known["asked_by"], _asker(command): mine}
+    if all(_asker(shlex.split(line)) in asked_by for line in known["commands"]):
+        asked_by.pop(_BEFORE, None)
+    return asked_by
+
+
+def _asker(command: list[str]) -> str:
+    """The command without what only says where its jobs run."""
+    return shlex.join(word for word in command if not _WHERE.match(word))
+
+
+def _by_run(asked: Iterable[tuple[str, str, Sequence[int]]]) -> dict[str, dict[str, list[int]]]:
+    found: dict[str, dict[str, list[int]]] = {}
+    for run, protocol, budgets in asked:
+        before = found.setdefault(run, {}).get(protocol, [])
+        found[run][protocol] = sorted({*before, *budgets})
+    return found

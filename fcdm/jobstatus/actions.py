@@ -3,71 +3,82 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from fcdm.atomic import locked, read_json_if_whole
 from fcdm.errors import UserError
 from fcdm.jobs.job import EVALUATE
-from fcdm.jobstatus.collect import Asked, Looker, Overview
-from fcdm.jobstatus.rows import FAILED, StatusRow
+from fcdm.jobstatus.collect import Asked, Looker
+from fcdm.jobstatus.rows import FAILED, Attempt, StatusRow
 from fcdm.runs.lock_files import own_claim
 from fcdm.runs.processes import process_alive
 from fcdm.runs.run_lock import HolderInfo
+from fcdm.slurm.client import Refused
 from fcdm.slurm.job_credentials import retry_warning
-from fcdm.slurm.ledger import LAUNCHES, Task, add_id
+from fcdm.slurm.ledger import LAUNCHES, Task, add_id, with_queued
 
 
 @dataclass
-class Retried:
-    """What --retry-failed did."""
+class Done:
+    """What --retry-failed, --replace or --cancel did."""
 
     lines: list[str] = field(default_factory=list)
-    local: list[StatusRow] = field(default_factory=list)
-    """Failed outside of SLURM: their command continues them."""
     problem: str = ""
-    """Why something is not submitted."""
+    """What of it could not be done or be told, and why; "" where all was."""
+    elsewhere: list[StatusRow] = field(default_factory=list)
+    """Failed, and not for SLURM to do again: their command continues them."""
 
 
-def retry_failed(
-    looker: Looker, asked: Asked, chosen: Callable[[Iterable[StatusRow]], list[StatusRow]] = list
-) -> Retried:
+def retry_failed(looker: Looker, asked: Asked, chosen: Callable[[Iterable[StatusRow]], list[StatusRow]] = list) -> Done:
     """Submit the failed rows' tasks again: same frozen config, code and resources, each task once.
 
     `chosen`: which of the rows of `asked` are meant (`Selection.rows`).
     Looks again under the launchers' lock, so that of two at once the second finds the jobs of the first in the queue.
     """
-    done = Retried()
+    done = Done()
     with locked(looker.runs_dir / LAUNCHES / ".lock"):
-        overview = looker.look(asked)
+        overview = looker.look(asked, recall=True)
         failed = [row for row in chosen(overview.rows) if row.state == FAILED]
-        done.local = [row for row in failed if not row.retry]
-        done.problem = overview.problem
+        done.elsewhere = [row for row in failed if not row.retry]
         # Not where the queue is not known: the job may be in it again.
         tasks = list(dict.fromkeys(task for row in failed for task in row.retry if task.conf not in overview.problems))
         try:
-            _Retry(looker, overview, done).submit(tasks)
-        except UserError as error:
+            Submitter(looker, overview.attempts, done).submit(tasks)
+        except _Unsure as error:
             done.problem = str(error)
+        except UserError as error:
+            done.problem = f"nothing {'else ' if done.lines else ''}is submitted: {error}"
+        if overview.problem and not done.problem:
+            done.problem = f"nothing {'else ' if done.lines else ''}is submitted: {overview.problem}"
     return done
 
 
-class _Retry:
+class _Unsure(UserError):
+    """Whether something was submitted cannot be told."""
+
+
+class Submitter:
     """Submits tasks; those of one run that would be in each other's way one after the other."""
 
-    def __init__(self, looker: Looker, overview: Overview, done: Retried) -> None:
-        self.looker, self.done = looker, done
+    def __init__(
+        self, looker: Looker, attempts: Mapping[str, Sequence[Attempt]], done: Done, *, together: bool = False
+    ) -> None:
+        """`attempts`: of everything that waits or runs. `together`: an array stays one, and waits for all its runs."""
+        self.looker, self.done, self.together = looker, done, together
+        self.known = {job for some in attempts.values() for attempt in some for job in attempt.task.ids}
         self.busy: dict[str, list[tuple[str, str]]] = {}
         """Run -> (work, job id) of all that wait or run, with those submitted here."""
-        for run, attempts in overview.attempts.items():
-            self.busy[run] = [(attempt.task.work, job) for attempt in attempts for job in attempt.active]
+        for run, some in attempts.items():
+            self.busy[run] = [(attempt.task.work, job) for attempt in some for job in attempt.active]
 
     def submit(self, tasks: Sequence[Task]) -> None:
         """One call of sbatch for each script and dependency. Raises UserError where SLURM refuses."""
-        retried = {task.run.name for task in tasks if task.work != EVALUATE}
+        again = {task.run.name for task in tasks if task.work != EVALUATE}
         left = sorted(tasks, key=lambda task: task.work == EVALUATE)  # an evaluation waits for its training
         while left:
             now: dict[tuple[str, Path, str], list[Task]] = {}
@@ -78,37 +89,73 @@ class _Retry:
                     later.append(task)
                     continue
                 begun.add(task.run.name)
-                group = (str(task.conf), task.script, self._after(task, task.run.name in retried))
-                now.setdefault(group, []).append(task)
-            for (_, _, after), group_tasks in now.items():
-                self._sbatch(group_tasks, after)
+                after = self._after(task, task.run.name in again)
+                joined = self.together and task.work != EVALUATE
+                now.setdefault((str(task.conf), task.script, "" if joined else after), []).append(task)
+            for group in now.values():
+                self._sbatch({task: self._after(task, task.run.name in again) for task in group})
             left = later
 
-    def _after(self, task: Task, retried: bool) -> str:
+    def _after(self, task: Task, again: bool) -> str:
         """What holds the same folder, and an evaluation's training where that is done again."""
         clash = {"train": ("all", "train"), EVALUATE: ("all", EVALUATE)}.get(task.work, ("all", "train", EVALUATE))
-        if task.work == EVALUATE and retried:
+        if task.work == EVALUATE and again:
             clash = ("all", "train", EVALUATE)
         return ":".join(job for work, job in self.busy.get(task.run.name, []) if work in clash)
 
-    def _sbatch(self, tasks: list[Task], after: str) -> None:
+    def _sbatch(self, afters: dict[Task, str]) -> None:
+        """One array of these tasks, each with what it is to wait for."""
+        tasks = sorted(afters, key=lambda task: task.index)
         first = tasks[0]
-        tasks = sorted(tasks, key=lambda task: task.index)
+        after = ":".join(dict.fromkeys(job for one in afters.values() for job in one.split(":") if job))
         parallel = _parallel(first)
         array = ",".join(str(task.index) for task in tasks) + (
             f"%{parallel}" if parallel and parallel < len(tasks) else ""
         )
         dependency = f"afterany:{after}" if after else ""
+        if self.together and (also := re.search(r"^#SBATCH --dependency=(\S+)", first.script.read_text(), re.M)):
+            dependency = ",".join(filter(None, [also[1], dependency]))  # else sbatch forgets what the script says
         if (warning := retry_warning(_launch(first).get("credentials") or [])) not in ("", *self.done.lines):
             self.done.lines.append(warning)
-        name = self.looker.scheduler(first.conf).submit(first.script, array=array, dependency=dependency)
+        name = self._submitted(tasks, array, dependency)
         for task in tasks:
             job = f"{name}_{task.index}"
-            add_id(task.job_file, job)
+            self.note(task, job)
             self.busy.setdefault(task.run.name, []).append((task.work, job))
-            waits = f", after {after.replace(':', ' and ')}" if after else ""
+            waits = f", after {afters[task].replace(':', ' and ')}" if afters[task] else ""
             verb = {"all": "trains and evaluates", "train": "trains", EVALUATE: "evaluates"}.get(task.work, "does")
             self.done.lines.append(f"submitted {job}: {verb} {task.run.name}{waits}")
+
+    def note(self, task: Task, job: str) -> None:
+        """Write the job's id down. Whatever happens here, it is submitted, and the queue has its script's name."""
+        try:
+            add_id(task.job_file, job)
+        except (OSError, UserError) as error:
+            text = f"warning: the jobs' ids cannot be noted, so the next look finds them in the queue: {error}"
+            if not any(line.startswith(text[:40]) for line in self.done.lines):
+                self.done.lines.append(text)
+
+    def _submitted(self, tasks: list[Task], array: str, dependency: str) -> str:
+        """The array's id. Raises UserError where it is not submitted, and says so where that cannot be told."""
+        first = tasks[0]
+        scheduler = self.looker.scheduler(first.conf)
+        try:
+            return scheduler.submit(first.script, array=array, dependency=dependency)
+        except UserError as error:
+            # An sbatch that got no answer may have submitted all the same.
+            try:
+                queue = scheduler.queue()
+            except UserError:
+                if isinstance(error, Refused) and "timed out" not in str(error):
+                    raise error from None
+                raise _Unsure(
+                    f"{error}; whether SLURM has the job of {first.run.name} now, python -m fcdm.status tells"
+                ) from None
+            for task in with_queued([replace(task, ids=()) for task in tasks], queue):
+                for job in task.ids:
+                    if job not in self.known and queue[job].active:
+                        return job.rpartition("_")[0]
+            raise
 
 
 def _launch(task: Task) -> dict[str, Any]:
@@ -133,14 +180,26 @@ def on_their_way(rows: Sequence[StatusRow]) -> tuple[dict[tuple[str | None, str]
     return jobs, {pid: holder for pid, holder in processes.items() if holder is not None}
 
 
-def cancel(looker: Looker, rows: Sequence[StatusRow]) -> list[str]:
-    """End them; returns what was done, line by line. Raises UserError where SLURM refuses."""
-    jobs, processes = on_their_way(rows)
-    lines = []
-    for conf in {conf for conf, _ in jobs}:
+def end_jobs(looker: Looker, jobs: Mapping[tuple[str | None, str], str]) -> Done:
+    """End these SLURM jobs: {(slurm.conf, job id): run}."""
+    done, kept = Done(), []
+    for conf in dict.fromkeys(conf for conf, _ in jobs):
         ids = [job for name, job in jobs if name == conf]
-        looker.scheduler(conf).cancel(ids)
-        lines += [f"cancelled job {job} of {jobs[conf, job]}" for job in ids]
+        try:
+            refused = looker.scheduler(conf).cancel(ids)
+        except UserError as error:
+            refused = dict.fromkeys(ids, str(error))
+        done.lines += [f"cancelled job {job} of {jobs[conf, job]}" for job in ids if job not in refused]
+        kept += _why_not(refused)
+    done.problem = "; ".join(kept)
+    return done
+
+
+def cancel(looker: Looker, rows: Sequence[StatusRow]) -> Done:
+    """End what waits or runs for these rows; what cannot be ended is the problem."""
+    jobs, processes = on_their_way(rows)
+    done = end_jobs(looker, jobs)
+    kept = [done.problem] if done.problem else []
     for pid, holder in processes.items():
         claim = holder.claim
         assert claim is not None
@@ -151,16 +210,27 @@ def cancel(looker: Looker, rows: Sequence[StatusRow]) -> list[str]:
         try:
             os.kill(pid, signal.SIGTERM)
         except OSError as error:
-            lines.append(f"pid {pid} cannot be stopped: {error.strerror}")
+            kept.append(f"pid {pid} ({holder.path.parent.parent.name}) cannot be stopped: {error.strerror}")
             continue
-        lines.append(f"pid {pid} saves and stops ({holder.path.parent.parent.name})")
+        done.lines.append(f"pid {pid} saves and stops ({holder.path.parent.parent.name})")
         if launcher:
-            lines.append(f"its launcher, pid {launcher}, goes on with its other jobs; kill {launcher} stops it too")
-    elsewhere = {str(row.local): row for row in rows if row.active and row.local and not row.cancel}
-    for text, row in elsewhere.items():
-        if row.local and row.local.claim and row.local.claim.pid not in processes:
-            lines.append(f"{row.run} is held by {text}: stop it there")
-    return lines
+            done.lines.append(
+                f"its launcher, pid {launcher}, goes on with its other jobs; kill {launcher} stops it too"
+            )
+    held = {row.run: row.local for row in rows if row.active and row.local and not row.cancel}
+    for run, holder in held.items():
+        if not (holder.claim and holder.claim.pid in processes):
+            kept.append(f"{run} is held by {holder}: stop it there")
+    done.problem = "; ".join(kept)
+    return done
+
+
+def _why_not(refused: Mapping[str, str]) -> list[str]:
+    """One line for each reason that SLURM gave, with its jobs."""
+    reasons: dict[str, list[str]] = {}
+    for job, why in refused.items():
+        reasons.setdefault(why, []).append(job)
+    return [f"not cancelled: {', '.join(jobs)} ({why})" for why, jobs in reasons.items()]
 
 
 def _launcher(pid: int) -> str:

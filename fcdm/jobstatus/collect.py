@@ -6,6 +6,7 @@ evaluations by the time that they are looked for, and one that was submitted in 
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,15 +15,17 @@ from pathlib import Path
 from typing import TypeVar
 
 from fcdm.errors import UserError
+from fcdm.jobs.job import BENCHMARK
 from fcdm.jobstatus.classify import rows_of
 from fcdm.jobstatus.last_words import is_trouble, last_words, why
 from fcdm.jobstatus.rows import Attempt, StatusRow
-from fcdm.jobstatus.run_files import FileReader, JobNotes, Key, RunFiles
+from fcdm.jobstatus.run_files import FileReader, JobNotes, Key, RunFiles, job_notes
+from fcdm.jobstatus.unasked import with_unasked
 from fcdm.runs.formats import Study
 from fcdm.runs.processes import ask_slurm
 from fcdm.runs.reader import list_studies, read_study, run_folders
 from fcdm.slurm.client import JobInfo, Scheduler, Schedulers, Slurm
-from fcdm.slurm.ledger import Task, list_tasks, ours
+from fcdm.slurm.ledger import LAUNCHES, Task, add_id, list_tasks, ours, read_ids, with_queued
 from fcdm.slurm.sbatch_script import SETUP_FAILED
 
 Name = tuple[str | None, str]
@@ -37,6 +40,12 @@ class Asked:
 
     runs: dict[str, list[Key]] = field(default_factory=dict)
     studies: tuple[Study, ...] = ()
+    named: bool = True
+    """The studies were chosen by name; else they are all that there are."""
+    narrowed: bool = False
+    """Of them, some runs or budgets only."""
+    everything: bool = False
+    """`runs` has all that any study asks of them; what waits or runs besides is asked for by none, and shown too."""
 
 
 @dataclass
@@ -49,11 +58,18 @@ class Overview:
     """slurm.conf -> why that SLURM could not be asked."""
     attempts: Mapping[str, list[Attempt]] = field(default_factory=dict)
     """Run -> everything that was submitted for it, oldest first; only for runs with something left to do."""
+    unseen: Mapping[str | None, str] = field(default_factory=dict)
+    """As `problems`, of SLURMs that were given nothing of what is still to be done; something may wait there yet."""
 
     @property
     def problem(self) -> str:
         """Why SLURM could not be asked, in one line; "" where it was."""
         return "; ".join(sorted(set(self.problems.values())))
+
+    @property
+    def blind(self) -> str:
+        """Why there may be jobs that nobody can see now; "" where all were seen."""
+        return "; ".join(sorted({*self.problems.values(), *self.unseen.values()}))
 
 
 def what_is_asked(runs_dir: Path, wanted: str | Sequence[str] | None = None) -> Asked:
@@ -66,7 +82,8 @@ def what_is_asked(runs_dir: Path, wanted: str | Sequence[str] | None = None) -> 
     else:
         folders = [folder.name for folder in run_folders(runs_dir)]
         studies = list_studies(runs_dir)
-    asked = Asked(studies=tuple(studies))
+    named = isinstance(wanted, str)
+    asked = Asked(studies=tuple(studies), named=named, everything=wanted is None)
     for study in studies:
         for request in study.requests:
             keys = asked.runs.setdefault(request.run, [])
@@ -79,6 +96,9 @@ def what_is_asked(runs_dir: Path, wanted: str | Sequence[str] | None = None) -> 
         for name in folders:
             if name not in asked.runs:
                 asked.runs[name] = sorted(reader.evaluated(runs_dir / name)[0], key=lambda key: (key[1], key[0]))
+        for task in list_tasks(runs_dir):
+            if task.work != BENCHMARK and not task.job_file.exists():  # its folder was deleted, maybe while it waits
+                asked.runs.setdefault(task.run.name, [])
         if wanted is not None:
             asked.runs = {name: asked.runs.get(name, []) for name in wanted}
     return asked
@@ -100,13 +120,19 @@ class Looker:
             self._known[conf] = self.schedulers(conf)
         return self._known[conf]
 
-    def look(self, asked: Asked, now: float | None = None) -> Overview:
-        """Every row, and what stands in the way of the truth."""
+    def look(self, asked: Asked, now: float | None = None, *, recall: bool = False) -> Overview:
+        """Every row, and what stands in the way of the truth.
+
+        `recall`: accounting is searched for jobs whose ids nobody could note and that have left the queue.
+        """
         self._jobs.clear()
         folders = {name: self.runs_dir / name for name in asked.runs}
         evaluated = dict(zip(folders, _together(self.reader.evaluated, folders.values()), strict=True))
         unfinished = {name for name, keys in asked.runs.items() if any(key not in evaluated[name][0] for key in keys)}
-        of_run, queue, problems = self._submitted(unfinished)
+        others = {name for name, keys in asked.runs.items() if asked.everything or not keys} - unfinished
+        of_run, queue, problems, unseen = self._submitted(unfinished, others)
+        if recall:
+            of_run = self._recalled(of_run, queue, problems)
         history = self._history([task for tasks in of_run.values() for task in tasks], queue, problems)
 
         by_job: dict[str, list[JobInfo]] = {}
@@ -128,16 +154,13 @@ class Looker:
         runs = dict(zip(folders, _together(read, folders), strict=True))
         moment = time.time() if now is None else now
         attempts = {
-            name: [
-                _attempt(task, runs[name].jobs.get(task.job_file), queue, history, task.conf not in problems)
-                for task in tasks
-            ]
+            name: [_attempt(task, _notes_of(task, runs), queue, history, task.conf not in problems) for task in tasks]
             for name, tasks in of_run.items()
         }
         rows: list[StatusRow] = []
         for name, keys in asked.runs.items():
             rows += rows_of(keys, runs[name], attempts.get(name, []), moment)
-        return Overview(rows, asked, problems, attempts)
+        return Overview(with_unasked(rows, attempts, asked.everything), asked, problems, attempts, unseen)
 
     def _asked_slurm(self, job: str) -> bool | None:
         if job not in self._jobs:
@@ -145,28 +168,58 @@ class Looker:
         return self._jobs[job]
 
     def _submitted(
-        self, unfinished: Collection[str]
-    ) -> tuple[dict[str, list[Task]], dict[Name, JobInfo], dict[str | None, str]]:
-        """These runs' tasks with their ids, the queues of their clusters, and why one could not be asked."""
-        tasks = self._tasks_of(unfinished) if unfinished else []
+        self, unfinished: Collection[str], others: Collection[str]
+    ) -> tuple[dict[str, list[Task]], dict[Name, JobInfo], dict[str | None, str], dict[str | None, str]]:
+        """These runs' tasks with their ids, the queues of their clusters, and why one could not be asked.
+
+        `others`: runs of which only what waits or runs is wanted; a cluster of theirs alone may have been taken down.
+        """
+        tasks = list_tasks(self.runs_dir) if unfinished or others else []
+        needed = {task.conf for task in tasks if task.run.name in unfinished}
+        beside = {task.conf for task in tasks if task.run.name in others} - needed
         queue: dict[Name, JobInfo] = {}
         problems: dict[str | None, str] = {}
-        for conf in {task.conf for task in tasks}:
+        unseen: dict[str | None, str] = {}
+        for conf in needed | {conf for conf in beside if conf is None or Path(conf).exists()}:
             try:
                 queue |= {(conf, job): info for job, info in self.scheduler(conf).queue().items()}
             except UserError as error:
-                problems[conf] = str(error)
+                (problems if conf in needed else unseen)[conf] = str(error)
         ids = {(task.conf, job) for task in tasks for job in task.ids}
-        if any(name not in ids and info.script.startswith(str(self.runs_dir)) for name, info in queue.items()):
+        if any(name not in ids and self._is_launched(info) for name, info in queue.items()):
             # A launcher that died, or is at work right now, has not written their ids down yet.
-            tasks = self._tasks_of(unfinished, {f"{conf}:{job}": info for (conf, job), info in queue.items()})
+            tasks = list_tasks(self.runs_dir, {f"{conf}:{job}": info for (conf, job), info in queue.items()})
         of_run: dict[str, list[Task]] = {}
         for task in tasks:
-            of_run.setdefault(task.run.name, []).append(task)
-        return of_run, queue, problems
+            if task.run.name in unfinished or (task.run.name in others and _in_queue(task, queue)):
+                of_run.setdefault(task.run.name, []).append(task)
+        return of_run, queue, problems, unseen
 
-    def _tasks_of(self, runs: Collection[str], queue: Mapping[str, JobInfo] | None = None) -> list[Task]:
-        return [task for task in list_tasks(self.runs_dir, queue) if task.run.name in runs]
+    def _is_launched(self, info: JobInfo) -> bool:
+        launch = Path(info.script).parent
+        return launch.parent.name == LAUNCHES and (self.runs_dir / LAUNCHES / launch.name).is_dir()
+
+    def _recalled(
+        self, of_run: Mapping[str, list[Task]], queue: Mapping[Name, JobInfo], problems: Mapping[str | None, str]
+    ) -> dict[str, list[Task]]:
+        """The tasks with ids that only accounting knows, which are noted, so that nobody has to search again."""
+        known = [task for tasks in of_run.values() for task in tasks if task.conf not in problems]
+        resting: dict[str | None, list[Task]] = {}
+        for task in known:
+            if not _in_queue(task, queue):
+                resting.setdefault(task.conf, []).append(task)
+        found: dict[tuple[Path, int], Task] = {}
+        for conf, tasks in resting.items():
+            try:
+                past = self.scheduler(conf).recall(min(task.submitted for task in tasks))
+            except UserError:
+                continue  # `_history` meets the same, and says so
+            for task in with_queued(tasks, past):
+                found[task.script, task.index] = task
+                if task.ids and task.job_file.exists() and task.ids[-1] not in read_ids(task.job_file):
+                    with contextlib.suppress(OSError, UserError):
+                        add_id(task.job_file, task.ids[-1])
+        return {name: [found.get((task.script, task.index), task) for task in tasks] for name, tasks in of_run.items()}
 
     def _history(
         self, tasks: Iterable[Task], queue: Mapping[Name, JobInfo], problems: dict[str | None, str]
@@ -195,15 +248,26 @@ class Looker:
         return history
 
 
+def _in_queue(task: Task, queue: Mapping[Name, JobInfo]) -> bool:
+    """Whether a job of it waits or runs."""
+    known = (ours(queue.get((task.conf, job)), task) for job in task.ids)
+    return any(info is not None and info.active for info in known)
+
+
+def _notes_of(task: Task, runs: Mapping[str, RunFiles]) -> JobNotes:
+    """What stands beside its job file; read here for a run that needs no look otherwise."""
+    notes = runs[task.run.name].jobs.get(task.job_file) if task.run.name in runs else None
+    return notes or job_notes(task.job_file)
+
+
 def _attempt(
     task: Task,
-    notes: JobNotes | None,
+    notes: JobNotes,
     queue: Mapping[Name, JobInfo],
     history: Mapping[Name, JobInfo],
     asked: bool,
 ) -> Attempt:
     """A task with its job: the one that runs, else one that waits, else the last."""
-    notes = notes or JobNotes(task.job_file)
     in_queue = {job: info for job in task.ids if (info := ours(queue.get((task.conf, job)), task))}
     active = tuple(job for job, info in in_queue.items() if info.active)
     job = task.ids[-1] if task.ids else None

@@ -66,6 +66,8 @@ class JobNotes:
     requeues: tuple[Mapping[str, Any], ...] = ()
     submitted: float = 0.0
     """Unix time of its last submission to SLURM; of the job file itself for a local one."""
+    studies: frozenset[str] = frozenset()
+    """Those that it was submitted for."""
 
 
 @dataclass(frozen=True)
@@ -152,8 +154,8 @@ class FileReader:
             claim=claim,
             log=str(folder / "log.txt") if (folder / "log.txt").exists() else None,
             disk_full=_is_full(folder),
-            jobs={path: _notes(path) for path in job_files},
-            local=_notes(folder / "jobs" / max(local, key=_number)) if local else None,
+            jobs={path: job_notes(path) for path in job_files},
+            local=job_notes(folder / "jobs" / max(local, key=_number)) if local else None,
         )
 
 
@@ -202,22 +204,25 @@ def _holder(folder: Path, alive: Callable[[str], bool | None]) -> tuple[HolderIn
         return None, None
 
 
-def _notes(path: Path) -> JobNotes:
+def job_notes(path: Path) -> JobNotes:
+    """What stands beside this job file, and what it asks for; nothing where the run was deleted."""
     requeues = _content(path.with_suffix(".requeues.json"))
+    parts = read_json_if_whole(path).get("parts") or []
     submitted = _mtime(path.with_suffix(".slurm.json")) or _mtime(path) or 0.0
     return JobNotes(
         path,
-        parts=_parts(path),
+        parts=_parts(parts),
         error=read_json_if_whole(end_file(path, "error")) or None,
         stopped=read_json_if_whole(end_file(path, "stopped")) or None,
         requeues=tuple(item for item in requeues if isinstance(item, dict)) if isinstance(requeues, list) else (),
         submitted=submitted,
+        studies=frozenset(str(part["study"]) for part in parts if isinstance(part, dict) and part.get("study")),
     )
 
 
-def _parts(path: Path) -> tuple[tuple[str | None, frozenset[int]], ...]:
+def _parts(parts: list[Any]) -> tuple[tuple[str | None, frozenset[int]], ...]:
     found = []
-    for part in read_json_if_whole(path).get("parts") or []:
+    for part in parts:
         try:
             budgets = frozenset(int(step) for step in part["steps"])
         except (KeyError, TypeError, ValueError):

@@ -95,11 +95,13 @@ def select(runs_dir: Path, words: Sequence[str] = ()) -> Selection:
 
     runs, states, jobs = (chosen.pop(kind, []) for kind in KINDS[1:])
     if runs:
+        asked.narrowed = True
         names = [name for word in runs for name in _runs(word, runs_dir, asked.runs)]
         asked.runs = {name: keys for name, keys in asked.runs.items() if name in names}
     for word in states:
         _state(word)
     if chosen:
+        asked.everything, asked.narrowed = False, True
         _narrow(asked, chosen, runs_dir)
     if not jobs:
         return Selection(tuple(words), asked, frozenset(map(_state, states)))

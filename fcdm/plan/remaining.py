@@ -14,9 +14,8 @@ from fcdm.runs.checkpoints import checkpoints
 from fcdm.runs.folder import check_frozen
 from fcdm.runs.identity import readable_name, science
 from fcdm.runs.protocol import Part
-from fcdm.runs.run_paths import folders_of_runs
 from fcdm.slurm.client import Slurm
-from fcdm.slurm.ledger import LAUNCHES, held_outside, in_flight
+from fcdm.slurm.ledger import LAUNCHES, Queued, held_by_deleted, held_outside, in_flight, list_tasks
 
 NEW, STARTED, DONE, IN_FLIGHT, REFUSED, UNKNOWN = "new", "started", "done", "in flight", "refused", "unknown"
 SKIPPED = (DONE, IN_FLIGHT, REFUSED)
@@ -62,6 +61,8 @@ class Standings:
                 train_to=job.budgets[-1],
                 evaluations=tuple(evaluations_of(job)),
             )
+        if text := held_by_deleted(self._queued.get(job.name, ())):
+            return Standing(job.name, IN_FLIGHT, f"held {text}")
         if not job.is_begun:
             return Standing(job.name, NEW, train_to=job.budgets[-1], evaluations=tuple(evaluations_of(job)))
         try:
@@ -76,7 +77,7 @@ class Standings:
         if not missing:
             return Standing(job.name, DONE, "trained and evaluated", evaluated, trained)
         check_frozen(job.folder, science(job.config))
-        queued = self._queued.get(job.name, [])
+        queued = [(other.id, other.job) for other in self._queued.get(job.name, ())]
         if holder := held_outside(job.folder, [name for name, _ in queued]):
             return Standing(job.name, IN_FLIGHT, f"held by {holder}", evaluated, trained)
         job.refuse_lost_budgets()
@@ -98,18 +99,15 @@ class Standings:
         trained = max([trained, *(step for step in reached if step < train_to)])
         return Standing(job.name, state, text, evaluated, trained, train_to, tuple(left))
 
-    def _queue(self, runs_dir: Path) -> dict[str, list[tuple[str, Job]]]:
-        """Run's folder name -> [(SLURM job id, what it does)] of all that wait or run."""
-        found: dict[str, list[tuple[str, Job]]] = {}
+    def _queue(self, runs_dir: Path) -> dict[str, list[Queued]]:
+        """Run's folder name -> all its jobs that wait or run, of deleted folders too."""
         if not (runs_dir / LAUNCHES).is_dir():
-            return found
+            return {}
         try:
-            runs = {folder.name for folder in folders_of_runs(runs_dir)}
-            for name, jobs in in_flight(runs_dir, runs, Slurm).items():
-                found[name] = [(queued.id, queued.job) for queued in jobs]
+            return in_flight(runs_dir, {task.run.name for task in list_tasks(runs_dir)}, Slurm)
         except UserError as error:
             self.note = f"what waits in a queue cannot be told: {error}"
-        return found
+            return {}
 
 
 def evaluations_of(job: Job) -> list[tuple[Config, int]]:

@@ -107,6 +107,9 @@ class Study:
     protocol_id: str
     protocol: dict[str, Any]
     requests: tuple[StudyRequest, ...]
+    """All that was ever asked for."""
+    wanted: tuple[StudyRequest, ...] = ()
+    """What is still asked for: by each of its commands as it was given last."""
     commands: tuple[str, ...] = ()
     """All that asked, as a shell takes them, the last one last."""
     question: str = ""
@@ -235,17 +238,41 @@ def read_study_file(path: Path) -> Study:
             command=tuple(redacted_words(map(str, content.get("command", ())))),
             protocol_id=str(content["protocol_id"]),
             protocol=dict(content["protocol"]),
-            requests=tuple(
-                StudyRequest(
-                    str(asked["run"]),
-                    str(asked["id"]),
-                    tuple(int(budget) for budget in asked["budgets"]),
-                    str(asked.get("protocol_id") or content["protocol_id"]),
-                )
-                for asked in content["requests"]
-            ),
+            requests=_requests(content),
+            wanted=_wanted(content),
             commands=tuple(redacted(str(line)) for line in content.get("commands", ())),
             question=str(content.get("question", "")),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path} lacks or garbles {error}: launch the study again to rewrite it") from None
+
+
+def _requests(content: dict[str, Any]) -> tuple[StudyRequest, ...]:
+    return tuple(
+        StudyRequest(
+            str(asked["run"]),
+            str(asked["id"]),
+            tuple(int(budget) for budget in asked["budgets"]),
+            str(asked.get("protocol_id") or content["protocol_id"]),
+        )
+        for asked in content["requests"]
+    )
+
+
+def _wanted(content: dict[str, Any]) -> tuple[StudyRequest, ...]:
+    """The requests, with the budgets that some command still asks for; all where nothing is noted (version 0.1)."""
+    requests = _requests(content)
+    if "asked_by" not in content:
+        return requests
+    asked = {
+        (run, protocol, budget)
+        for by_run in content["asked_by"].values()
+        for run, by_protocol in by_run.items()
+        for protocol, budgets in by_protocol.items()
+        for budget in budgets
+    }
+    still = (
+        one._replace(budgets=tuple(step for step in one.budgets if (one.run, one.protocol_id, step) in asked))
+        for one in requests
+    )
+    return tuple(one for one in still if one.budgets)

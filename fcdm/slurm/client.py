@@ -11,6 +11,7 @@ import pwd
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -91,6 +92,9 @@ class Scheduler(Protocol):
     def history(self, ids: Sequence[str]) -> dict[str, JobInfo]:
         """What accounting knows of these jobs; those that it does not know are left out."""
 
+    def recall(self, since: float) -> dict[str, JobInfo]:
+        """What accounting knows of this user's jobs since then (Unix time), by id: for one whose id nobody noted."""
+
     def submit(self, script: Path, *, array: str = "", dependency: str = "") -> str:
         """Submit a batch script; returns its id (of the whole array).
 
@@ -101,8 +105,11 @@ class Scheduler(Protocol):
     def test(self, text: str) -> None:
         """Ask whether a batch script of this text would be taken (as one task), and submit nothing. Raises Refused."""
 
-    def cancel(self, ids: Sequence[str]) -> None:
-        """End these jobs, and forget those that wait."""
+    def cancel(self, ids: Sequence[str]) -> dict[str, str]:
+        """End these jobs, and forget those that wait; one that has ended is none to end.
+
+        Returns {id: why} of those that SLURM does not end. Raises UserError where it does not answer.
+        """
 
 
 Schedulers = Callable[[str | None], Scheduler]
@@ -166,16 +173,28 @@ class Slurm:
     def history(self, ids: Sequence[str]) -> dict[str, JobInfo]:
         jobs: dict[str, JobInfo] = {}
         wanted = set(ids)
-        layout = "JobID,State,ExitCode,NodeList,TimelimitRaw,SubmitLine"
         for some in _chunks(sorted(wanted), 500):
-            # Without accounting sacct fails: then nothing is known. -D: each start of a job, oldest first.
-            text = self._run("sacct", "-n", "-X", "-P", "-D", "-j", ",".join(some), "-o", layout, refuse=False)
-            for line in text.splitlines():
-                columns = line.split("|", 5)
-                if len(columns) < 6 or columns[0] not in wanted:  # 15_3 has a plain id as well: it may be one asked for
-                    continue
-                job, state, code, nodes, limit, command = columns
-                script = command[command.index(" /") + 1 :] if " /" in command else ""
+            jobs |= self._accounts("-j", ",".join(some))
+        return {
+            job: info for job, info in jobs.items() if job in wanted
+        }  # 15_3 has a plain id too: it may be asked for
+
+    def recall(self, since: float) -> dict[str, JobInfo]:
+        start = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(since))
+        return self._accounts("-S", start, "-u", str(os.getuid()))
+
+    def _accounts(self, *which: str) -> dict[str, JobInfo]:
+        """What sacct says of these jobs, over all their starts. Without accounting it fails: then nothing is known."""
+        jobs: dict[str, JobInfo] = {}
+        layout = "JobID,State,ExitCode,NodeList,TimelimitRaw,SubmitLine"
+        # -D: each start of a job, oldest first.
+        for line in self._run("sacct", "-n", "-X", "-P", "-D", *which, "-o", layout, refuse=False).splitlines():
+            columns = line.split("|", 5)
+            if len(columns) < 6:
+                continue
+            name, state, code, nodes, limit, command = columns
+            script = command[command.index(" /") + 1 :] if " /" in command else ""
+            for job in tasks_of(name):
                 before = jobs.get(job)
                 if before and before.script != script:  # ids are used again, one day
                     before = None
@@ -202,16 +221,29 @@ class Slurm:
     def test(self, text: str) -> None:
         _refuse(self._call("sbatch", "--test-only", "--array=0", stdin=text))
 
-    def cancel(self, ids: Sequence[str]) -> None:
+    def cancel(self, ids: Sequence[str]) -> dict[str, str]:
+        refused: dict[str, str] = {}
         for some in _chunks(list(ids), 200):
-            self._run("scancel", *some)
+            done = self._call("scancel", *some)
+            if done.returncode == 0:
+                continue
+            # It goes through all of them, and has a line for each that it could not end.
+            said = dict(re.findall(r"^scancel: error: Kill job error on job id (\S+): (.+)$", done.stderr, re.M))
+            if not said:
+                raise self._silent("scancel", done)
+            refused |= {job: why.strip() for job, why in said.items() if "already completing" not in why}
+        return refused
 
     def _run(self, *words: str, refuse: bool = True) -> str:
         done = self._call(*words)
         if done.returncode != 0 and refuse:
-            said = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
-            raise UserError(f"SLURM does not answer ({words[0]}: {said}): is its controller up, and SLURM_CONF right?")
+            raise self._silent(words[0], done)
         return done.stdout if done.returncode == 0 else ""
+
+    @staticmethod
+    def _silent(program: str, done: subprocess.CompletedProcess[str]) -> UserError:
+        said = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
+        return UserError(f"SLURM does not answer ({program}: {said}): is its controller up, and SLURM_CONF right?")
 
     def _call(self, *words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
         if shutil.which(words[0], path=self.environment.get("PATH")) is None:
@@ -232,6 +264,20 @@ def _refuse(sbatch: subprocess.CompletedProcess[str]) -> None:
         lines = [line.removeprefix("sbatch: error: ").strip() for line in sbatch.stderr.splitlines()]
         said = [line for line in lines if line and not line.startswith("sbatch: Job")]
         raise Refused("; ".join(said) or f"sbatch ended with {sbatch.returncode}")
+
+
+def tasks_of(name: str) -> list[str]:
+    """`12_[1,3-4%2]`, as tasks that never started are listed, -> 12_1, 12_3, 12_4; any other id is itself."""
+    array, _, indices = name.partition("_[")
+    if not indices:
+        return [name]
+    ranges = (part.partition("-") for part in indices.rstrip("]").partition("%")[0].split(","))
+    return [
+        f"{array}_{index}"
+        for first, _, last in ranges
+        if first.isdigit() and (last or first).isdigit()
+        for index in range(int(first), int(last or first) + 1)
+    ]
 
 
 def minutes(text: str) -> float:

@@ -64,7 +64,10 @@ def new_launch(runs_dir: Path) -> Path:
 
 
 def write_launch(folder: Path, arrays: list[dict[str, Any]], **facts: Any) -> None:
-    """`arrays`: {"script": name, "work": ..., "jobs": [job files, below the runs' folder], ...} each."""
+    """`arrays`: {"script": name, "work": ..., "jobs": [job files, below the runs' folder], ...} each.
+
+    "indices" where the array's tasks are not numbered from 0.
+    """
     write_json(folder / "launch.json", {"created": time.time(), **facts, "arrays": arrays})
 
 
@@ -88,17 +91,36 @@ def _ids_file(job_file: Path) -> Path:
 def list_tasks(runs_dir: Path, queue: Mapping[str, JobInfo] | None = None) -> list[Task]:
     """Everything ever submitted below `runs_dir`, oldest first, with ids that only the `queue` knows."""
     paths = sorted((runs_dir.absolute() / LAUNCHES).glob("*/launch.json"))
-    return with_queued([task for path in paths for task in _tasks_of(path)], queue or {})
+    tasks = [task for path in paths for task in _tasks_of(path)]
+    # Names of launches go by the second.
+    return with_queued(sorted(tasks, key=lambda task: task.submitted), queue or {})
 
 
-def with_queued(tasks: Iterable[Task], queue: Mapping[str, JobInfo]) -> list[Task]:
-    """The tasks, with ids that only the queue knows, by their scripts' names."""
-    named = {(info.script, info.id.rpartition("_")[2]): info.id for info in queue.values()}
-    known = []
-    for task in tasks:
-        extra = named.get((str(task.script), str(task.index)))
-        known.append(replace(task, ids=(*task.ids, extra)) if extra and extra not in task.ids else task)
-    return known
+def with_queued(tasks: Iterable[Task], jobs: Mapping[str, JobInfo]) -> list[Task]:
+    """The tasks, with ids that only the queue (or accounting) knows, by their scripts' names."""
+    named: dict[tuple[str, str], list[str]] = {}
+    for info in jobs.values():
+        named.setdefault((_place(info.script), info.id.rpartition("_")[2]), []).append(info.id)
+    return [_with(task, named.get((_place(str(task.script)), str(task.index)), ())) for task in tasks]
+
+
+def _place(script: str) -> str:
+    """`<launch>/<n>.sh`: the runs may be mounted elsewhere on the machine that submitted."""
+    return "/".join(script.split("/")[-2:])
+
+
+def _with(task: Task, found: Collection[str]) -> Task:
+    """The task with these of its jobs too, each before the next younger one of them: the last one counts."""
+    ids = list(task.ids)
+    for job in sorted(set(found) - set(ids), key=_age):
+        later = (at for at, other in enumerate(ids) if other in found and _age(other) > _age(job))
+        ids.insert(next(later, len(ids)), job)
+    return replace(task, ids=tuple(ids)) if len(ids) > len(task.ids) else task
+
+
+def _age(job: str) -> int:
+    array = job.partition("_")[0]
+    return int(array) if array.isdigit() else 0
 
 
 def _tasks_of(path: Path) -> Iterable[Task]:
@@ -106,7 +128,8 @@ def _tasks_of(path: Path) -> Iterable[Task]:
         content = json.loads(path.read_text())
         for array in content["arrays"]:
             script = path.parent / array["script"]
-            for index, name in enumerate(array["jobs"]):
+            # Without its indices an array has a task for each of its jobs.
+            for index, name in zip(array.get("indices") or range(len(array["jobs"])), array["jobs"], strict=True):
                 job_file = path.parent.parent.parent / name
                 yield Task(
                     launch=path.parent,
@@ -127,8 +150,7 @@ def _tasks_of(path: Path) -> Iterable[Task]:
 
 def ours(info: JobInfo | None, task: Task) -> JobInfo | None:
     """None for a job of the same id that is another's: ids start again where a cluster is made anew."""
-    # By the end of the path: the runs may be mounted elsewhere on the machine that submitted.
-    same = info is not None and (not info.script or info.script.endswith(f"/{task.launch.name}/{task.script.name}"))
+    same = info is not None and (not info.script or _place(info.script) == _place(str(task.script)))
     return info if same else None
 
 
@@ -140,6 +162,8 @@ class Queued:
     job: Job
     conf: str | None
     """slurm.conf of its cluster."""
+    gone: bool = False
+    """Its run's folder was deleted: it can only fail, or write where nobody looks. `job` is empty then."""
 
 
 def this_conf(slurm_conf: str | None) -> str | None:
@@ -166,9 +190,21 @@ def in_flight(runs_dir: Path, runs: Collection[str], schedulers: Schedulers = Sl
     for conf, queue in queues.items():
         for task in with_queued([task for task in known if task.conf == conf], queue):
             alive = [name for name in task.ids if _is_alive(queue.get(name), task)]
-            if alive and task.job_file.exists():  # else the run's folder was removed: that job can only fail
-                waiting.setdefault(task.run.name, []).append(Queued(alive[-1], Job.load(task.job_file), conf))
+            if not alive:
+                continue
+            gone = not task.job_file.exists()
+            job = Job("", task.run, (), task.work) if gone else Job.load(task.job_file)
+            waiting.setdefault(task.run.name, []).extend(Queued(name, job, conf, gone) for name in alive)
     return waiting
+
+
+def held_by_deleted(queued: Iterable[Queued]) -> str:
+    """Why nothing is to begin beside these jobs of a run: one of them is of a folder that was deleted; else ""."""
+    gone = [other.id for other in queued if other.gone]
+    if not gone:
+        return ""
+    jobs = " and ".join(gone)
+    return f"by job {jobs} of its deleted folder: end it (scancel {' '.join(gone)}, or fcdm.status --cancel), or wait"
 
 
 def held_outside(folder: Path, queued: Collection[str]) -> HolderInfo | None:

@@ -26,7 +26,17 @@ from fcdm.slurm.client import Scheduler, Schedulers, Slurm
 from fcdm.slurm.code_snapshot import take_snapshot
 from fcdm.slurm.executor import ArrayExecutor, RunJob
 from fcdm.slurm.job_credentials import credentials_of
-from fcdm.slurm.ledger import LAUNCHES, Queued, add_id, held_outside, in_flight, new_launch, this_conf, write_launch
+from fcdm.slurm.ledger import (
+    LAUNCHES,
+    Queued,
+    add_id,
+    held_by_deleted,
+    held_outside,
+    in_flight,
+    new_launch,
+    this_conf,
+    write_launch,
+)
 from fcdm.slurm.options import SlurmOptions
 from fcdm.slurm.preflight import check_folder, hosts_of, try_requests
 from fcdm.slurm.resources import Resources, request_of
@@ -186,6 +196,9 @@ def _plan(job: Job, options: SlurmOptions, queued: list[Queued], conf: str | Non
     """One job of the command: its row, and what is to be submitted for it."""
     request = request_of(job.config.resources, options)
     row = Row(job, request, "submitted")
+    if text := held_by_deleted(queued):
+        row.state, row.text = "held", text
+        return row, []
     try:
         job.open()
         if not job.missing():

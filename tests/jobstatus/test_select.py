@@ -165,8 +165,8 @@ def test_cancel_and_retry_take_what_is_chosen_and_nothing_else(world: World) -> 
     selection = select(world.runs, [c])
     done = retry_failed(world.looker, selection.asked, selection.rows)
     assert [line.split()[-1] for line in done.lines] == [C]
-    assert cancel(world.looker, rows(world, "waiting", C)) == [f"cancelled job {world.ids(C)[-1]} of {C}"]
-    assert cancel(world.looker, rows(world, evaluator)) == [f"cancelled job {evaluator} of {B}"]
+    assert cancel(world.looker, rows(world, "waiting", C)).lines == [f"cancelled job {world.ids(C)[-1]} of {C}"]
+    assert cancel(world.looker, rows(world, evaluator)).lines == [f"cancelled job {evaluator} of {B}"]
     assert world.scheduler.queue()[b].state == "RUNNING", "the training of the same rows"
 
 

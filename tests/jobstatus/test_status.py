@@ -656,7 +656,7 @@ def test_two_clusters_one_of_them_down(world: World, tmp_path: Path) -> None:
     done = world.retry()
     assert len(first.submissions) == 2
     assert len(other.submissions) == 1
-    assert done.problem == "SLURM does not answer"
+    assert done.problem == "nothing else is submitted: SLURM does not answer"
 
 
 def test_a_damaged_evaluation_is_pointed_out_and_not_run_again(world: World) -> None:
@@ -701,6 +701,8 @@ def test_fake_scheduler_takes_arrays_and_dependencies_as_sbatch_does(tmp_path: P
     script = tmp_path / "a.sh"
     script.write_text("#!/bin/bash\n#SBATCH --array=0-2\n")
     fake = FakeScheduler(max_array_size=8)
+    fake.test(script.read_text())
+    assert not fake.queue()
     first = fake.submit(script)
     second = fake.submit(script, array="1,3-4%2", dependency=f"afterany:{first}")
     assert list(fake.queue()) == ["1_0", "1_1", "1_2", f"{second}_1", f"{second}_3", f"{second}_4"]

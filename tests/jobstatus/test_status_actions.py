@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 
 from fcdm.jobs.job import EVALUATE
-from fcdm.jobstatus.actions import cancel
+from fcdm.jobstatus.actions import Done, cancel
 from fcdm.jobstatus.status_table import next_steps, screen, summary
 from fcdm.jobstatus.watch import watch
 from tests.support.environ import environment_of
@@ -125,7 +125,7 @@ def test_a_failed_local_run_is_its_commands_business(world: World) -> None:
     world.segment_end("N", error="UserError: not finite")
     world.study()
     done = world.retry()
-    assert [row.run for row in done.local] == ["N", "N"]
+    assert [row.run for row in done.elsewhere] == ["N", "N"]
     assert not done.lines
     assert "go on with the rest: python -m fcdm.train -m study=s" in next_steps(world.look(), ["s"])
 
@@ -138,11 +138,11 @@ def test_cancel_ends_exactly_what_waits_or_runs(world: World) -> None:
     (evaluator,) = world.launch("N", work=EVALUATE, after=running_job)
     world.scheduler.start(running_job)
     world.scheduler.fail(failed)
-    lines = cancel(world.looker, world.rows())
+    lines = cancel(world.looker, world.rows()).lines
     assert lines == [f"cancelled job {running_job} of N", f"cancelled job {evaluator} of N"]
     assert world.scheduler.active() == [others], "not of this study"
     assert world.states() == ["cancelled", "cancelled", "failed"]
-    assert cancel(world.looker, world.rows()) == []
+    assert cancel(world.looker, world.rows()) == Done()
     assert not any(line.startswith("submitted") and " N" in line for line in world.retry().lines)
 
 
@@ -157,22 +157,23 @@ def test_cancel_stops_a_local_process_once_and_names_its_launcher(world: World) 
         path = world.claim("N", here=True, pid=process.pid)
         text = path.read_text()
         path.write_text(text.replace(f'"start": {start_time(os.getpid())}', f'"start": {start_time(process.pid)}'))
-        lines = cancel(world.looker, world.rows())
+        lines = cancel(world.looker, world.rows()).lines
         assert lines[0] == f"pid {process.pid} saves and stops (N)"
         assert "pid 4242" in lines[1]
         assert process.wait(10) == -signal.SIGTERM
     finally:
         process.kill()
         process.wait()
-    assert cancel(world.looker, world.rows()) == []
+    assert cancel(world.looker, world.rows()) == Done()
 
 
 def test_cancel_leaves_a_process_of_another_machine_and_says_so(world: World) -> None:
     world.run(step=50)
     world.study()
     world.claim("N", beat=5)
-    (line,) = cancel(world.looker, world.rows())
-    assert "stop it there" in line
+    done = cancel(world.looker, world.rows())
+    assert not done.lines
+    assert "stop it there" in done.problem
 
 
 # ------------------------------------------------------------------------------------------------- watch, texts

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from fcdm.errors import UserError
 from fcdm.slurm.client import Slurm
 from tests.support.commands import environment
 from tests.support.fake_runs import make_run, make_study
@@ -204,7 +205,9 @@ def test_no_slurm_here_is_one_line_beside_what_the_files_say(world: World, statu
     assert "1 done, 6 unknown" in done.stdout
     assert sum("no SLURM on this machine" in line for line in done.stdout.splitlines()) == 1
     assert status("s", "--retry-failed", path="/nowhere").returncode == 1
-    assert status("s", "--cancel", "--yes", path="/nowhere").stdout == "nothing waits or runs\n"
+    refused = status("s", "--cancel", "--yes", path="/nowhere")
+    assert (refused.returncode, refused.stdout) == (1, ""), "something may wait or run"
+    assert "no SLURM on this machine" in refused.stderr
 
 
 def test_a_controller_that_does_not_answer(world: World, status: Run, commands: Commands) -> None:
@@ -232,7 +235,7 @@ def test_where_nothing_was_submitted_slurm_is_not_asked(tmp_path: Path, status: 
     [
         (("nope",), "fcdm.status: 'nope' is no study, run, state, key=value or SLURM job in runs: "),
         (("--runs", "nowhere"), "fcdm.status: no runs in nowhere: there is no such folder"),
-        (("s", "--watch", "--cancel"), "fcdm.status: --watch, --retry-failed, --cancel, --withdraw, --json"),
+        (("s", "--watch", "--cancel"), "fcdm.status: --watch, --retry-failed, --cancel, --replace, --withdraw"),
         (("s", "--yes"), "fcdm.status: --yes answers --cancel"),
         (("s", "--log", "--all"), "fcdm.status: --all is for the table"),
         (("foo=bar",), "fcdm.status: no run here says foo: known: "),
@@ -332,6 +335,29 @@ def test_history_of_real_output(real: Slurm, commands: Commands) -> None:
     assert found["7_1"].script == "/a path/|0.sh"
     commands.write("sacct", "echo 'Slurm accounting storage is disabled' >&2; exit 1")
     assert real.history(["7_1"]) == {}
+
+
+def test_recall_has_the_tasks_of_arrays_that_never_started(real: Slurm, commands: Commands) -> None:
+    lines = ["2_[1,3-4%2]|CANCELLED by 0|0:0||5|sbatch --array=0-4%2 /a b/0.sh", "9|COMPLETED|0:0|n|5|sbatch --wrap x"]
+    (commands.folder / "sacct.out").write_text("\n".join(lines) + "\n")
+    found = real.recall(0.0)
+    assert list(found) == ["2_1", "2_3", "2_4", "9"]
+    assert found["2_3"].script == "/a b/0.sh"
+    (asked,) = commands.called("sacct")
+    assert f"-u {os.getuid()} " in asked
+
+
+def test_scancel_goes_through_all_and_names_those_it_could_not_end(real: Slurm, commands: Commands) -> None:
+    said = "scancel: error: Kill job error on job id {}: {}"
+    lines = [
+        said.format("7_1", "Access/permission denied"),
+        said.format("7_2", "Job/step already completing or completed"),
+    ]
+    commands.write("scancel", "\n".join([*(f"echo '{line}' >&2" for line in lines), "exit 239"]))
+    assert real.cancel(["7_0", "7_1", "7_2"]) == {"7_1": "Access/permission denied"}
+    commands.write("scancel", "echo 'scancel: fatal: no configuration' >&2; exit 1")
+    with pytest.raises(UserError, match=r"SLURM does not answer \(scancel: scancel: fatal"):
+        real.cancel(["7_0"])
 
 
 def test_history_of_an_id_that_was_used_before(real: Slurm, commands: Commands) -> None:

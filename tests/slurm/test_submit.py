@@ -23,7 +23,9 @@ from fcdm.config.schema import Config, PowerEMAConfig, ResourcesConfig
 from fcdm.errors import UserError
 from fcdm.jobs.job import EVALUATE, Job
 from fcdm.jobs.make_jobs import make_jobs
+from fcdm.plan import remaining
 from fcdm.plan.estimate import starts
+from fcdm.plan.remaining import IN_FLIGHT, Standings
 from fcdm.plan.warnings import warnings_before_submission
 from fcdm.redact import redacted_words
 from fcdm.runs.run_cost import run_cost
@@ -255,12 +257,30 @@ def test_a_run_in_the_queue_of_another_cluster(tmp_path: Path, monkeypatch: pyte
     assert last.state == "submitted"
 
 
-def test_a_removed_run_whose_job_still_waits_is_in_nobodys_way(tmp_path: Path) -> None:
+def test_nothing_begins_beside_a_job_of_a_deleted_folder(tmp_path: Path) -> None:
+    """It may write there yet; it can be ended, or waited for. The command's other runs go their way."""
     scheduler = FakeScheduler()
     (row,) = send(scheduler, config(tmp_path))
-    shutil.rmtree(row.job.open().folder)
+    folder = row.job.folder
+    shutil.rmtree(folder)
     rows = send(scheduler, config(tmp_path), config(tmp_path, 1))
-    assert [found.state for found in rows] == ["submitted"] * 2
+    assert [found.state for found in rows] == ["held", "submitted"]
+    assert f"by job {row.ids[0]} of its deleted folder: end it (scancel {row.ids[0]}, or" in rows[0].text
+    assert not folder.exists()
+    scheduler.cancel(row.ids)
+    assert [found.state for found in send(scheduler, config(tmp_path))] == ["submitted"]
+
+
+def test_a_plan_says_so_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scheduler = FakeScheduler()
+    monkeypatch.setattr(remaining, "Slurm", lambda conf: scheduler)
+    (row,) = send(scheduler, config(tmp_path))
+    shutil.rmtree(row.job.folder)
+    (job,) = jobs_of(config(tmp_path))
+    found = Standings(tmp_path / "runs").of(job)
+    assert (found.state, found.text[:10]) == (IN_FLIGHT, "held by jo")
+    assert found.steps_left == 0
+    assert not found.evaluations
 
 
 def test_a_broken_off_submission_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

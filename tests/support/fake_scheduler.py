@@ -34,6 +34,8 @@ class FakeScheduler:
         """What sbatch says instead of taking a job."""
         self.accept: int | None = None
         """Refuse once so many submissions were taken."""
+        self.keeps: dict[str, str] = {}
+        """Jobs that scancel may not end, and why."""
         self.down = ""
         """Why the controller does not answer."""
         self.accounting = True
@@ -65,6 +67,10 @@ class FakeScheduler:
             raise Refused(self.refuse)
         self.tested.append(text)
 
+    def recall(self, since: float) -> dict[str, JobInfo]:
+        self._answer()
+        return dict(self._past) if self.accounting else {}
+
     def submit(self, script: Path, *, array: str = "", dependency: str = "") -> str:
         self._answer()
         found = re.search(r"^#SBATCH --array=(\S+)", script.read_text(), re.M)
@@ -83,11 +89,12 @@ class FakeScheduler:
             self._set(JobInfo(job, "PENDING", reason="Priority", script=str(script), plain_id=plain))
         return name
 
-    def cancel(self, ids: Sequence[str]) -> None:
+    def cancel(self, ids: Sequence[str]) -> dict[str, str]:
         self._answer()
         for job in [task for name in ids for task in self._tasks(name)]:
-            if self._jobs[job].active:
+            if self._jobs[job].active and job not in self.keeps:
                 self.end(job, "CANCELLED", cancelled_by="root")
+        return {job: why for job, why in self.keeps.items() if job in ids}
 
     # ------------------------------------------------------------------------------------- what a test does to it
 

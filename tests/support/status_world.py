@@ -14,7 +14,7 @@ from typing import Any
 
 from fcdm.config.schema import Config, DataConfig, EvaluationConfig, ModelConfig
 from fcdm.jobs.progress import PROGRESS_FILE, FileProgress
-from fcdm.jobstatus.actions import Retried, retry_failed
+from fcdm.jobstatus.actions import Done, retry_failed
 from fcdm.jobstatus.collect import Looker, Overview, what_is_asked
 from fcdm.jobstatus.rows import StatusRow
 from fcdm.runs.lock_files import Claim, own_claim
@@ -213,7 +213,7 @@ class World:
     def states(self, study: str | None = "s") -> list[str]:
         return [row.state for row in self.rows(study)]
 
-    def retry(self, study: str | None = "s") -> Retried:
+    def retry(self, study: str | None = "s") -> Done:
         return retry_failed(self.looker, what_is_asked(self.runs, study))
 
     def ids(self, name: str = "N", number: int = 1) -> list[str]:
