@@ -18,10 +18,11 @@ from fcdm.plan.gpus import device_named
 from fcdm.plan.warnings import warnings_before_submission
 from fcdm.slurm.client import Slurm
 from fcdm.slurm.job_credentials import credentials_warnings
+from fcdm.slurm.left_to_submit import Row
 from fcdm.slurm.options import SlurmOptions, options_from
 from fcdm.slurm.resources import request_of
 from fcdm.slurm.shell_options import with_shell
-from fcdm.slurm.submit import Row, check, submit
+from fcdm.slurm.submit import check, submit
 
 GOOD = ("submitted", "done", "in the queue")
 

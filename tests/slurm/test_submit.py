@@ -34,11 +34,12 @@ from fcdm.slurm.client import Partition, minutes
 from fcdm.slurm.executor import ArrayExecutor, submitted_jobs
 from fcdm.slurm.job_credentials import credentials_warnings
 from fcdm.slurm.ledger import list_tasks
+from fcdm.slurm.left_to_submit import Row
 from fcdm.slurm.options import PlanOptions, SlurmOptions, lowest, options_from
 from fcdm.slurm.preflight import check_folder, file_system, try_requests
 from fcdm.slurm.resources import Resources, request_of, signal_delay
 from fcdm.slurm.shell_options import with_shell
-from fcdm.slurm.submit import Row, submit
+from fcdm.slurm.submit import submit
 from tests.support.commands import composed
 from tests.support.fake_scheduler import FakeScheduler
 
@@ -150,6 +151,16 @@ def test_a_refusal_half_way_takes_the_first_part_back(tmp_path: Path) -> None:
         send(scheduler, config(tmp_path), config(tmp_path, 1, resources=ResourcesConfig(gpus=1)))
     assert not any(info.active for info in scheduler.queue().values())
     assert not list((tmp_path / "runs").glob("launches/2*"))
+
+
+def test_what_cannot_be_taken_back_is_told_and_stays_known(tmp_path: Path) -> None:
+    scheduler = FakeScheduler()
+    scheduler.accept = 1
+    scheduler.keeps = {"1": "Access/permission denied", "1_0": "Access/permission denied"}
+    with pytest.raises(UserError, match=r"does not cancel what it has of it \(1: Access/perm.*scancel it"):
+        send(scheduler, config(tmp_path), config(tmp_path, 1, resources=ResourcesConfig(gpus=1)))
+    (task, _) = list_tasks(tmp_path / "runs", scheduler.queue())
+    assert task.ids == ("1_0",)
 
 
 def test_a_launcher_killed_before_it_noted_the_ids(tmp_path: Path) -> None:
