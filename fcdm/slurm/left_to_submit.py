@@ -1,4 +1,4 @@
-"""What of a command's jobs is left to submit: neither done nor on its way, and evaluations apart where that is asked."""
+"""What of a command's jobs is left to submit: neither done nor on its way; an evaluation apart where that is asked."""
 
 from __future__ import annotations
 
