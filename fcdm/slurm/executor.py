@@ -16,8 +16,8 @@ from submitit.core.utils import FailedJobError
 
 from fcdm.errors import UserError
 from fcdm.jobs.job import Job, end_file
-from fcdm.slurm.client import Scheduler
-from fcdm.slurm.ledger import Task, list_tasks
+from fcdm.slurm.client import Scheduler, Slurm
+from fcdm.slurm.ledger import list_tasks, ours, this_conf
 from fcdm.slurm.options import SlurmOptions
 from fcdm.slurm.resources import Resources, signal_delay
 from fcdm.slurm.sbatch_script import after, before, command
@@ -25,8 +25,7 @@ from fcdm.slurm.sbatch_script import after, before, command
 
 class RunJob(SlurmJob[Path]):
     """A submitted job, as submitit's in Python: `state`, `wait()`, `cancel()`; its log is the run's, its result the
-    run's folder. They ask the machine's own SLURM, or that of the environment's SLURM_CONF, whose accounting tells
-    states."""
+    run's folder. They ask the SLURM of this environment, whose accounting tells states."""
 
     def __init__(self, folder: Path, job_id: str, job_file: Path) -> None:
         super().__init__(folder, job_id)
@@ -54,7 +53,8 @@ class RunJob(SlurmJob[Path]):
             note = json.loads(end_file(self.job_file, "error").read_text())
             return "error", note.get("traceback") or note["error"]
         except (OSError, ValueError, KeyError):
-            return "error", f"{self.state}: see {self.run / 'log.txt'}"
+            last = ((self.stdout() or "").strip().splitlines() or [""])[-1]
+            return "error", f"{self.state}: {last} ({self.run / 'log.txt'})"
 
     def exception(self) -> FailedJobError | None:
         """Waits for its end; why it failed, or None."""
@@ -63,13 +63,21 @@ class RunJob(SlurmJob[Path]):
         return None if outcome == "success" else FailedJobError(f"{self.run.name}, job {self.job_id}: {said}")
 
 
-def submitted_jobs(runs_dir: str | Path) -> list[RunJob]:
-    """All jobs that the folder of runs knows, oldest first, to use in Python. Raises UserError for a damaged launch."""
+def submitted_jobs(runs_dir: str | Path, scheduler: Scheduler | None = None) -> list[RunJob]:
+    """The jobs that a folder of runs gave to this environment's SLURM (SLURM_CONF), oldest first, to use in Python.
 
-    def of_task(task: Task) -> list[RunJob]:
-        return [RunJob(task.launch, job, task.job_file) for job in task.ids]
-
-    return [job for task in list_tasks(Path(runs_dir).absolute()) for job in of_task(task)]
+    Without those that this SLURM knows as another's: ids begin anew where a cluster is made anew. Raises UserError for
+    a damaged launch, and where SLURM does not answer.
+    """
+    conf = this_conf(None)
+    tasks = [task for task in list_tasks(Path(runs_dir).absolute()) if task.conf == conf]
+    known = {**(slurm := scheduler or Slurm()).history([job for task in tasks for job in task.ids]), **slurm.queue()}
+    return [
+        RunJob(task.launch, job, task.job_file)
+        for task in tasks
+        for job in task.ids
+        if job not in known or ours(known[job], task) is not None
+    ]
 
 
 class ArrayExecutor(SlurmExecutor):

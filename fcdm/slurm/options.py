@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from submitit import SlurmExecutor
 from submitit.slurm.slurm import _make_sbatch_string
 
+from fcdm.config.check import near
 from fcdm.config.setting import setting
 from fcdm.config.texts import settle_texts
 from fcdm.errors import UserError
@@ -121,6 +122,13 @@ def options_from(kind: type[_Options], values: Mapping[str, Any]) -> _Options:
             "hydra.launcher.stderr_to_stdout=false cannot be: a job prints both into its run's log.txt, in the order "
             "in which they come; leave it away"
         )
+    _check_shell_words(options)
+    if unknown := set((options.mail_type or "NONE").upper().split(",")) - _MAILS:  # which SLURM drops without a word
+        raise UserError(f"hydra.launcher.mail_type={options.mail_type}: {near(min(unknown), _MAILS)}")
+    for one, others in (("gpus_per_node", ("gpus_per_task",)), ("mem_gb", ("mem_per_cpu", "mem_per_gpu"))):
+        for other in others:
+            if getattr(options, one) is not None and getattr(options, other) is not None:
+                raise UserError(f"hydra.launcher.{one} has no effect beside hydra.launcher.{other}: say one of them")
     if options.dependency and "?" in options.dependency:
         raise UserError(
             f"hydra.launcher.dependency={options.dependency}: with `?` (any of them) jobs of ours that wait for one "
@@ -158,7 +166,28 @@ def _check_numbers(options: SlurmOptions) -> None:
             raise UserError(f"hydra.launcher.{name}={value} cannot be: at least {low}, or leave it away")
 
 
+_MAILS = frozenset(
+    {"NONE", "BEGIN", "END", "FAIL", "REQUEUE", "ALL", "INVALID_DEPEND", "STAGE_OUT", "ARRAY_TASKS"}
+    | {"TIME_LIMIT", "TIME_LIMIT_90", "TIME_LIMIT_80", "TIME_LIMIT_50"}
+)
+_STEP = re.compile(r"--(output|error|ntasks|export|unbuffered|kill-on-bad-exit|wait)\b|-[oentW]")
+
+
+def _check_shell_words(options: SlurmOptions) -> None:
+    """Raise UserError for words around the interpreter that would undo what a job needs."""
+    for word in options.srun_args or []:
+        if (found := _STEP.match(word)) and not re.match(r"--export=(.*,)?ALL\b", word):
+            said = "say --export=ALL,NAME=value" if found[0] == "--export" else "a launch says that itself"
+            raise UserError(f"hydra.launcher.srun_args={word} is not for here: {said}")
+    if options.launch_prefix and re.search(r"[&;|\n]", options.launch_prefix):
+        raise UserError(
+            f"hydra.launcher.launch_prefix={options.launch_prefix!r} is more than one command: a line before the tasks "
+            "is one of hydra.launcher.setup"
+        )
+
+
 _MADE = {
+    "clusters": "hydra.launcher.slurm_conf= names the cluster",
     "array": "one index is one run: hydra.launcher.array_parallelism= bounds how many run at a time",
     "output": "a job prints into its run's log.txt",
     "error": "a job prints into its run's log.txt",
@@ -185,7 +214,7 @@ def _check_additional(options: SlurmOptions) -> None:
     own = {name.replace("_", "-"): f"say hydra.launcher.{SHARED.get(name, name)}=" for name in _sbatch_names()}
     known = {**own, **_MADE}
     for key in options.additional_parameters:
-        plain = key.replace("_", "-").lstrip("-")
+        plain = key.replace("_", "-")
         if not re.fullmatch(r"[a-z][a-z0-9-]+", plain):
             raise UserError(f"hydra.launcher.additional_parameters.{key} is no long option of sbatch (sbatch --help)")
         meant = known.get(plain) or next((advice for name, advice in known.items() if name.startswith(plain)), None)

@@ -27,6 +27,12 @@ def try_requests(requests: Mapping[Resources, str], options: SlurmOptions, sched
     """
     cluster = scheduler.cluster()
     for request, name in requests.items():
+        if options.use_srun is False and request.processes > 1:
+            what = f"{name}'s evaluation" if request.evaluation else name
+            raise UserError(
+                f"hydra.launcher.use_srun=false starts one process, and {what} asks for {request.processes}: leave it "
+                "away"
+            )
         text = ArrayExecutor(Path("/"), 0, request, options, scheduler, Path("/")).prepare([Path("/run/jobs/0.json")])
         _check_shell(text)
         try:

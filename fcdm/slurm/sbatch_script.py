@@ -22,8 +22,8 @@ SETUP_FAILED = "setup line failed"
 
 # Of the lines themselves, and not of what a sourced file or a function does on its way: those have their own mind.
 _STOP_AT_SETUP = (
-    f'setup_failed() {{ echo "{SETUP_FAILED} (exit code $1): $2" >> "$run/log.txt"; exit 1; }}',
-    "trap 'code=$?; (( ${#BASH_SOURCE[@]} > 1 )) || setup_failed $code \"$BASH_COMMAND\"' ERR",
+    f'fcdm_setup_failed() {{ echo "{SETUP_FAILED} (exit code $1): $2" >> "$fcdm_run/log.txt"; exit 1; }}',
+    "trap 'fcdm_code=$?; (( ${#BASH_SOURCE[@]} > 1 )) || fcdm_setup_failed $fcdm_code \"$BASH_COMMAND\"' ERR",
 )
 
 _SIGNALS = "TERM INT USR1 USR2"
@@ -32,11 +32,11 @@ _SIGNALS = "TERM INT USR1 USR2"
 def before(request: Resources, options: SlurmOptions, job_files: list[Path], code: Path) -> list[str]:
     """Lines before the task's processes: which job this task does, its environment, the user's `setup`."""
     lines = [
-        "jobs=(",
+        "fcdm_jobs=(",
         *(f"  {shlex.quote(str(path))}" for path in job_files),
         ")",
-        "job=${jobs[$SLURM_ARRAY_TASK_ID]}",
-        "run=${job%/jobs/*}",
+        "fcdm_job=${fcdm_jobs[$SLURM_ARRAY_TASK_ID]}",
+        "fcdm_run=${fcdm_job%/jobs/*}",
         "export FCDM_SLURM=1",
     ]
     if options.max_num_timeout is not None:
@@ -47,7 +47,13 @@ def before(request: Resources, options: SlurmOptions, job_files: list[Path], cod
         # Else every job starts as many threads as the node has cores, not as it was given.
         lines += [f"export {name}={request.cpus_per_task}" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")]
     if options.setup:
-        lines += [*_STOP_AT_SETUP, *options.setup, "trap - ERR"]
+        lines += [
+            *_STOP_AT_SETUP,
+            'exec 8>&1 9>&2 >> "$fcdm_run/log.txt" 2>&1  # where the reason will be looked for',
+            *options.setup,
+            "exec 1>&8 2>&9 8>&- 9>&-",
+            "trap - ERR; set +eu  # whatever the lines above have set",
+        ]
     return [
         *lines,
         "# The code as it was at submission. -P below: else the working directory would come before it.",
@@ -63,7 +69,7 @@ def command(request: Resources, options: SlurmOptions) -> str:
     words = [
         *([] if options.use_srun is False else [*_srun(request, options), "\\\n "]),
         f"bash -c {shlex.quote(_HOLD_SIGNALS)} fcdm \\\n ",
-        f'{prefix}{interpreter} -P -u -m fcdm.job "$job" >> "$run/log.txt" 2>&1',
+        f'{prefix}{interpreter} -P -u -m fcdm.job "$fcdm_job" >> "$fcdm_run/log.txt" 2>&1',
     ]
     started = " ".join(words)
     if not options.teardown:
@@ -73,17 +79,18 @@ def command(request: Resources, options: SlurmOptions) -> str:
         (
             f"{started} &",
             "# A signal to this shell must reach the tasks, and this shell must be there after them.",
-            f'child=$!; for name in {_SIGNALS}; do trap "kill -$name $child 2>/dev/null" $name; done',
-            "wait $child; code=$?",
-            "while kill -0 $child 2>/dev/null; do wait $child; code=$?; done",
-            "readonly code",
+            f'fcdm_child=$!; for name in {_SIGNALS}; do trap "kill -$name $fcdm_child 2>/dev/null" $name; done',
+            "# A signal that comes ends `wait` with 128 + n: what counts is how the child ends, which bash remembers.",
+            "while wait $fcdm_child; code=$?; kill -0 $fcdm_child 2>/dev/null; do :; done",
+            "wait $fcdm_child; fcdm_code=$?; (( fcdm_code == 127 )) || code=$fcdm_code",
+            "readonly code; trap 'exit $code' EXIT  # a line below that ends the shell, too",
         )
     )
 
 
 def after(options: SlurmOptions) -> list[str] | None:
-    """Lines after the task's processes: the user's `teardown`. The job ends as they ended."""
-    return [*options.teardown, "exit $code"] if options.teardown else None
+    """Lines after the task's processes: the user's `teardown`. The job ends as they ended, whatever these lines do."""
+    return options.teardown or None
 
 
 def _srun(request: Resources, options: SlurmOptions) -> Iterator[str]:

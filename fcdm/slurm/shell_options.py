@@ -24,6 +24,7 @@ def with_shell(options: SlurmOptions, environment: Mapping[str, str]) -> tuple[S
     said = {key: value for key, value in sorted(environment.items()) if key.startswith("SBATCH_") and value}
     inside = "SLURM_JOB_ID" in environment  # such variables may be those of the job that this shell is in
     taken: dict[str, str] = {}
+    replaced = []
     changes: dict[str, Any] = {}
     for name in () if inside else PASSED_ON:
         value = said.get(f"SBATCH_{name.upper()}")
@@ -31,15 +32,24 @@ def with_shell(options: SlurmOptions, environment: Mapping[str, str]) -> tuple[S
             continue
         if name == "reservation":
             if name in options.additional_parameters:
+                replaced.append(f"SBATCH_{name.upper()}")
                 continue
             changes["additional_parameters"] = {**options.additional_parameters, name: value}
         elif getattr(options, name) is None:
             changes[name] = value
         else:
+            replaced.append(f"SBATCH_{name.upper()}")
             continue
         taken[f"SBATCH_{name.upper()}"] = value
-    notes = [f"{key}={value} of this shell holds for these jobs" for key, value in taken.items()]
-    if left := [key for key in said if key not in taken]:
-        why = "inside a SLURM job" if inside else "say hydra.launcher.* instead"
-        notes.append(f"{', '.join(left)} of this shell {'has' if len(left) == 1 else 'have'} no effect: {why}")
+    notes = [
+        f"{key}={value} of this shell is asked for, where resources says nothing else" for key, value in taken.items()
+    ]
+    left = [key for key in said if key not in taken and key not in replaced]
+    left += [key for key in ("SLURM_CLUSTERS",) if environment.get(key) and not inside]
+    for keys, why in (
+        (replaced, "hydra.launcher says otherwise"),
+        (left, "inside a SLURM job" if inside else "say hydra.launcher.* instead"),
+    ):
+        if keys:
+            notes.append(f"{', '.join(keys)} of this shell {'has' if len(keys) == 1 else 'have'} no effect: {why}")
     return dataclasses.replace(options, **changes), notes

@@ -57,11 +57,6 @@ def check(jobs: list[Job], options: SlurmOptions, scheduler: Scheduler) -> None:
                 f"{job.name}: batch_size={job.config.batch_size} does not divide over {request.processes} processes: "
                 "ask for other resources.gpus or another batch_size"
             )
-        if options.use_srun is False and request.processes > 1:
-            raise UserError(
-                f"hydra.launcher.use_srun=false starts one process, and {job.name} asks for {request.processes}: leave "
-                "it away"
-            )
         requests.setdefault(request, job.name)
         if job.config.evaluation.where == "job":
             requests.setdefault(request_of(job.config.evaluation.resources, options, evaluation=True), job.name)

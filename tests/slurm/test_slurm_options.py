@@ -75,7 +75,7 @@ def test_a_sites_policies(here: Lab, undisturbed: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("SBATCH_WAIT", "1")
     export = "+hydra.launcher.additional_parameters.export=NONE"
     done = here.sweep(*STUDY, export, "hydra.launcher.python=" + str(interpreter(here)))
-    assert "SBATCH_PARTITION=high of this shell holds for these jobs" in done.stderr
+    assert "SBATCH_PARTITION=high of this shell is asked for, where resources says nothing else" in done.stderr
     assert "SBATCH_TIMELIMIT, SBATCH_WAIT of this shell have no effect" in done.stderr
     (job,) = here.ids()
     assert shown(here, job)["Partition"] == "high"
@@ -92,29 +92,35 @@ def interpreter(here: Lab) -> Path:
 
 
 def test_a_prefix_srun_arguments_and_a_teardown(here: Lab) -> None:
-    """The tasks run inside another mount namespace, as in a container; the lines after them see how they ended."""
-    after = here.folder / "after"
+    """Each task starts inside what stands for a container; the lines after it see how it ended, under `set -e` too."""
+    after, inside, container = (here.folder / name for name in ("after", "inside", "container"))
+    container.write_text(f'#!/bin/sh\necho "$MORE $OUTSIDE $2" > {inside}\n[ "$1" = run ] && shift && exec "$@"\n')
+    container.chmod(0o755)
     here.sweep(
         *QUICK,
-        "hydra.launcher.launch_prefix=unshare --mount --uts env INSIDE=1",
-        'hydra.launcher.srun_args=["--export=ALL,MORE=1"]',
-        f'hydra.launcher.setup=["export OUTSIDE=1","readlink /proc/self/ns/uts > {after}.before"]',
-        f'hydra.launcher.teardown=["echo $code $OUTSIDE > {after}"]',
+        f"hydra.launcher.launch_prefix={container} run",
+        'hydra.launcher.srun_args=["--export=ALL,MORE=more"]',
+        'hydra.launcher.setup=["set -euo pipefail","export OUTSIDE=outside"]',
+        f'hydra.launcher.teardown=["echo $code $OUTSIDE > {after}","false","exit 9"]',
     )
     (job,) = here.ids()
     here.wait_state(job, "COMPLETED")
-    assert after.read_text().split() == ["0", "1"]
+    assert inside.read_text().split() == ["more", "outside", sys.executable]
+    assert after.read_text().split() == ["0", "outside"]
 
 
 def test_a_job_with_a_teardown_is_told_to_save_and_cancelled_for_good(here: Lab) -> None:
     """The batch shell outlives scancel's SIGTERM, and the teardown comes after the tasks."""
     after = here.folder / "after"
-    here.sweep("model=N", "steps=[50000]", *SMALL, f'hydra.launcher.teardown=["echo $code > {after}"]')
+    setup = 'hydra.launcher.setup=["set -e"]'
+    here.sweep("model=N", "steps=[50000]", *SMALL, setup, f'hydra.launcher.teardown=["echo $code > {after}"]')
     (job,) = here.ids()
     here.wait_step(20)
     here.slurm("scancel", job)
     here.wait_state(job, "CANCELLED")
-    assert after.read_text().strip() == "143"
+    here.wait(after.exists, "the teardown")
+    here.wait(after.read_text, "what it says")
+    assert after.read_text().strip() in ("143", "137"), "137 where SLURM's KillWait is over before it has saved"
     assert '"signal": "SIGTERM"' in next(here.runs.glob("*/jobs/*.stopped.json")).read_text()
     assert list(here.runs.glob("*/checkpoints/step-*")), "saved"
 
@@ -144,6 +150,8 @@ def test_a_setup_line_that_fails_ends_the_job(here: Lab, setup: str, reason: str
     (job,) = here.ids()
     here.wait_state(job, "FAILED")
     assert log(here).splitlines()[-1].startswith(reason)
+    if "module" in setup:
+        assert "command not found" in log(here), "what the lines print stands there too"
     assert reason in here.status().stdout
     assert not list(here.runs.glob("*/checkpoints/*"))
 
@@ -168,7 +176,7 @@ def test_submitted_jobs_in_python(here: Lab, monkeypatch: pytest.MonkeyPatch) ->
         (["+hydra.launcher.additional_parameters.time=00:02:00"], "say hydra.launcher.timeout_min="),
         (["+hydra.launcher.additional_parameters.array=0-3"], "array_parallelism"),
         (["hydra.launcher.stderr_to_stdout=false"], "log.txt"),
-        (["hydra.launcher.use_srun=false", "resources.gpus=2"], "starts one process"),
+        (["hydra.launcher.use_srun=false", "evaluation=job", "evaluation.resources.gpus=2"], "starts one process"),
         (["resources.partition=mian"], "partitions here are"),
         (['hydra.launcher.setup=["echo \'open"]'], "no shell"),
     ],

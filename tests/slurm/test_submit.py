@@ -440,6 +440,15 @@ def test_every_option_of_the_stock_launcher_and_every_parameter_of_submitit_is_t
         ({"stderr_to_stdout": False}, r"log\.txt"),
         ({"dependency": "afterok:1?afterok:2"}, "commas"),
         ({"cpus_per_gpu": 2}, "submitit warns"),
+        ({"mem_gb": 3, "mem_per_cpu": "1G"}, "mem_gb has no effect beside hydra.launcher.mem_per_cpu"),
+        ({"gpus_per_node": 3, "gpus_per_task": 1}, "gpus_per_node has no effect beside"),
+        ({"additional_parameters": {"clusters": "other"}}, "slurm_conf"),
+        ({"additional_parameters": {"--reservation": "r"}}, "no long option"),
+        ({"srun_args": ["--output=x"]}, "says that itself"),
+        ({"mail_type": "END,FIAL"}, "mail_type=END,FIAL: did you mean FAIL"),
+        ({"srun_args": ["-n1"]}, "says that itself"),
+        ({"srun_args": ["--export=NONE"]}, "--export=ALL"),
+        ({"launch_prefix": "module load x &&"}, "setup"),
     ],
 )
 def test_what_would_be_dropped_is_refused(values: dict[str, Any], said: str) -> None:
@@ -481,12 +490,14 @@ def test_one_run_has_one_place(tmp_path: Path) -> None:
 
 def test_what_the_shell_says_of_sbatch() -> None:
     shell = {"SBATCH_ACCOUNT": "lab", "SBATCH_PARTITION": "high", "SBATCH_RESERVATION": "r", "SBATCH_TIMELIMIT": "5"}
+    shell["SLURM_CLUSTERS"] = "other"
     options, notes = with_shell(SlurmOptions(partition="main"), shell)
     assert (options.account, options.partition, options.additional_parameters) == ("lab", "main", {"reservation": "r"})
     assert notes == [
-        "SBATCH_ACCOUNT=lab of this shell holds for these jobs",
-        "SBATCH_RESERVATION=r of this shell holds for these jobs",
-        "SBATCH_PARTITION, SBATCH_TIMELIMIT of this shell have no effect: say hydra.launcher.* instead",
+        "SBATCH_ACCOUNT=lab of this shell is asked for, where resources says nothing else",
+        "SBATCH_RESERVATION=r of this shell is asked for, where resources says nothing else",
+        "SBATCH_PARTITION of this shell has no effect: hydra.launcher says otherwise",
+        "SBATCH_TIMELIMIT, SLURM_CLUSTERS of this shell have no effect: say hydra.launcher.* instead",
     ]
     same, (note,) = with_shell(SlurmOptions(), {**shell, "SLURM_JOB_ID": "7"})
     assert same == SlurmOptions()
@@ -516,7 +527,11 @@ def test_what_was_submitted_is_there_in_python(tmp_path: Path) -> None:
     rows = send(scheduler, config(tmp_path), config(tmp_path, 1))
     assert all(isinstance(job, SlurmJob) for row in rows for job in row.jobs)
     assert [job.job_id for row in rows for job in row.jobs] == [row.ids[0] for row in rows]
-    assert [job.job_id for job in submitted_jobs(tmp_path / "runs")] == [row.ids[0] for row in rows]
+    assert [job.job_id for job in submitted_jobs(tmp_path / "runs", scheduler)] == [row.ids[0] for row in rows]
+    assert submitted_jobs(tmp_path / "runs", FakeScheduler()) != []
+    other = FakeScheduler()
+    send(other, config(tmp_path / "elsewhere"), config(tmp_path / "elsewhere", 1))
+    assert submitted_jobs(tmp_path / "runs", other) == [], "the cluster was made anew: these ids are another's"
     (job,) = rows[0].jobs
     assert job.stdout() is None
     (job.run / "log.txt").write_text("hello\n")
