@@ -28,7 +28,8 @@ def with_unasked(
     for run, attempt in ((run, attempt) for run, some in attempts.items() for attempt in some):
         jobs = tuple((attempt.task.conf, job) for job in attempt.active if (attempt.task.conf, job) not in covered)
         gone = not attempt.task.job_file.exists()
-        failed = gone and attempt.queued and attempt.info is not None and attempt.info.state == "FAILED"
+        again = any(other.task.job_file.exists() for other in attempts[run])  # its command has made it again
+        failed = gone and not again and attempt.queued and attempt.info is not None and attempt.info.state == "FAILED"
         if attempt.task.work == BENCHMARK or not (failed or (jobs and (gone or everything))):
             continue
         # A job that has just done all that it was asked for is about to end.

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
@@ -92,6 +93,9 @@ class StockLauncher(JobLauncher):
             overrides = [[override_text(f"+hydra.job.env_set.{JOB_FILE}", str(file))] for _, file in files]
             with forwarding(jobs[0].config):
                 returns = self.launcher.launch(overrides, initial_job_idx=0)
+            for (job, _), one in zip(files, returns, strict=True):
+                if _error(one) is None and not isinstance(self.launcher, BasicLauncher):  # others print elsewhere
+                    print(f"{job.name}: done: {job.done_text}")
             failed += [(job, cause) for (job, _), one in zip(files, returns, strict=True) if (cause := _error(one))]
         for job, cause in failed:
             if not is_users(cause):

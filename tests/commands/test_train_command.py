@@ -86,6 +86,7 @@ def test_submitit_local_does_whole_jobs(fcdm: Command, tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "is not finite at step" in done.stderr
     assert done.stderr.count("failed: ") == 1, done.stderr
+    assert done.stdout.count(": done: budgets 2, 4") == 1, done.stdout
     runs = [path.parent for path in (tmp_path / "runs").glob("*/run.json")]
     assert sorted(len(list((run / "evaluations").glob("step-*.json"))) for run in runs) == [0, 4]
     good = max(runs, key=lambda run: len(list((run / "evaluations").glob("step-*.json"))))
