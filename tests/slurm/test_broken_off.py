@@ -1,4 +1,4 @@
-"""A submission that breaks off: what may be in the queue is not forgotten, on a SLURM in memory and a made-up scancel."""
+"""What breaks off half way, on a SLURM in memory and a made-up scancel: what may be in the queue is not forgotten."""
 
 from __future__ import annotations
 
@@ -102,10 +102,8 @@ def test_an_answer_that_is_lost_half_way_denies_nothing_that_was_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, second: str, third: str
 ) -> None:
     """More jobs than one scancel takes: the second call fails."""
-    scancel = tmp_path / "scancel"
-    scancel.write_text(
-        f'#!/bin/sh\n[ -e {tmp_path}/first ] || {{ : > {tmp_path}/first; exit 0; }}\necho "{said}" >&2; exit 1\n'
-    )
+    first, scancel = tmp_path / "first", tmp_path / "scancel"
+    scancel.write_text(f'#!/bin/sh\n[ -e {first} ] || {{ : > {first}; exit 0; }}\necho "{said}" >&2; exit 1\n')
     scancel.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     ids = [str(job) for job in range(1, 451)]
