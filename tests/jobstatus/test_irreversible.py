@@ -340,6 +340,7 @@ def test_a_word_too_long_for_a_file_is_no_study(
     world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     world.run("N", step=50)
+    world.study()
     for word in ("x" * 300, "study=" + "x" * 300):
         assert command(world, monkeypatch, word) == 1
         assert "no study" in capsys.readouterr().err
