@@ -24,6 +24,10 @@ class UserError(Exception):
         super().__init__(redacted(message) if isinstance(message, str) else message, *more)
 
 
+class Unsure(UserError):
+    """Something may have been begun, or is: what was written down for it stays."""
+
+
 def traceback_text(error: BaseException) -> str:
     """The traceback of an error, as it may be shown and written down."""
     return redacted("".join(traceback.format_exception(error)))

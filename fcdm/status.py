@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m fcdm.status", description=HELP, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("words", nargs="*", metavar="WORD", help="what it is about (default: every run)")
-    parser.add_argument("--runs", default="runs", metavar="FOLDER", help="folder of the runs (default: runs)")
+    parser.add_argument("--runs", metavar="FOLDER", help="folder of the runs (default: runs)")
     parser.add_argument(
         "--watch", nargs="?", type=_seconds, const=EVERY_S, metavar="SECONDS", help="redraw until nothing waits or runs"
     )
@@ -67,8 +67,11 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_intermixed_args(_spelt_out(sys.argv[1:] if arguments is None else arguments))
     words = [word for word in options.words if not word.startswith(RUNS_DIR)]
     said = [word for word in options.words if word.startswith(RUNS_DIR)]  # as fcdm.train takes it
-    runs_dir = place((said[-1] if said else options.runs).removeprefix(RUNS_DIR))
+    folders = [*([options.runs] if options.runs is not None else []), *(word.removeprefix(RUNS_DIR) for word in said)]
+    runs_dir = place(folders[-1] if folders else "runs")
     try:
+        if len({place(folder).absolute() for folder in folders}) > 1:
+            raise UserError(f"{' and '.join(folders)}: one folder of runs at a time")
         options.log &= not options.follow
         if sum(bool(getattr(options, mode)) for mode in MODES) > 1:
             *names, last = (f"--{mode.replace('_', '-')}" for mode in MODES)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fcdm.atomic import locked, read_json, read_json_if_whole, remove_unfinished, write_atomic, write_json
-from fcdm.errors import UserError
+from fcdm.errors import Unsure, UserError
 from fcdm.jobs.job import Job
 from fcdm.redact import redacted, redacted_words
 from fcdm.runs.protocol import Part
@@ -26,11 +26,13 @@ from fcdm.runs.study_description import question_of
 def recorded(jobs: list[Job], command: list[str]) -> Iterator[None]:
     """Add these requests to `runs/studies/<study>.json` before the block does or submits the jobs.
 
-    A UserError of the block says that nothing was begun: then they are taken back.
+    A UserError of the block says that nothing was begun: then they are taken back. Not so after Unsure.
     """
     written = record_study(jobs, command)
     try:
         yield
+    except Unsure:
+        raise
     except UserError:
         for change in written:
             change.take_back()
@@ -38,12 +40,20 @@ def recorded(jobs: list[Job], command: list[str]) -> Iterator[None]:
 
 
 def record_study(jobs: list[Job], command: list[str]) -> list[_Change]:
-    """Add these requests to `runs/studies/<study>.json`: which runs and budgets serve which study."""
+    """Add these requests to `runs/studies/<study>.json`: which runs and budgets serve which study.
+
+    All of them, or none. Raises UserError for a damaged file.
+    """
     parts = [(job, part) for job in jobs for part in job.parts]
-    written = []
+    written: list[_Change] = []
     for study in sorted({part.config.study for _, part in parts}):
         asked = [(job, part) for job, part in parts if part.config.study == study]
-        written.append(_add_to_study(study_file(jobs[0].folder.parent, study), study, asked, command))
+        try:
+            written.append(_add_to_study(study_file(jobs[0].folder.parent, study), study, asked, command))
+        except BaseException:
+            for change in written:
+                change.take_back()
+            raise
     return written
 
 
@@ -171,7 +181,9 @@ def _add_to_study(path: Path, study: str, asked: list[tuple[Job, Part]], command
 
 _BEFORE = ""
 """In a study's `asked_by`: what commands asked for before it was written down which of them did."""
-_WHERE = re.compile(r"[+~]*(hydra[./]launcher|slurm|resources)[.=/]")
+_WHERE = re.compile(
+    r"[+~]*((hydra[./]launcher|slurm|(evaluation\.)?resources)[.=/]|(runs_dir|device|threads|mlflow_uri)=)"
+)
 
 
 def _asked_by(known: dict[str, Any], asked: list[tuple[Job, Part]], command: list[str]) -> dict[str, Any]:

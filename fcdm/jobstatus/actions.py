@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from fcdm.atomic import locked, read_json_if_whole
-from fcdm.errors import UserError
+from fcdm.errors import Unsure, UserError
 from fcdm.jobs.job import EVALUATE
 from fcdm.jobstatus.collect import Asked, Looker
 from fcdm.jobstatus.rows import FAILED, Attempt, StatusRow
 from fcdm.runs.lock_files import own_claim
 from fcdm.runs.processes import process_alive
 from fcdm.runs.run_lock import HolderInfo
-from fcdm.slurm.client import Refused
+from fcdm.slurm.client import MAY_BE, Refused
 from fcdm.slurm.job_credentials import retry_warning
 from fcdm.slurm.ledger import LAUNCHES, Task, add_id, with_queued
 
@@ -49,17 +49,13 @@ def retry_failed(looker: Looker, asked: Asked, chosen: Callable[[Iterable[Status
         tasks = list(dict.fromkeys(task for row in failed for task in row.retry if task.conf not in overview.problems))
         try:
             Submitter(looker, overview.attempts, done).submit(tasks)
-        except _Unsure as error:
+        except Unsure as error:
             done.problem = str(error)
         except UserError as error:
             done.problem = f"nothing {'else ' if done.lines else ''}is submitted: {error}"
         if overview.problem and not done.problem:
             done.problem = f"nothing {'else ' if done.lines else ''}is submitted: {overview.problem}"
     return done
-
-
-class _Unsure(UserError):
-    """Whether something was submitted cannot be told."""
 
 
 class Submitter:
@@ -113,8 +109,8 @@ class Submitter:
             f"%{parallel}" if parallel and parallel < len(tasks) else ""
         )
         dependency = f"afterany:{after}" if after else ""
-        if self.together and (also := re.search(r"^#SBATCH --dependency=(\S+)", first.script.read_text(), re.M)):
-            dependency = ",".join(filter(None, [also[1], dependency]))  # else sbatch forgets what the script says
+        if dependency and (also := re.search(r"^#SBATCH --dependency=(\S+)", first.script.read_text(), re.M)):
+            dependency = f"{also[1]},{dependency}"  # else sbatch forgets what the script says
         if (warning := retry_warning(_launch(first).get("credentials") or [])) not in ("", *self.done.lines):
             self.done.lines.append(warning)
         name = self._submitted(tasks, array, dependency)
@@ -148,7 +144,7 @@ class Submitter:
             except UserError:
                 if isinstance(error, Refused) and "timed out" not in str(error):
                     raise error from None
-                raise _Unsure(
+                raise Unsure(
                     f"{error}; whether SLURM has the job of {first.run.name} now, python -m fcdm.status tells"
                 ) from None
             for task in with_queued([replace(task, ids=()) for task in tasks], queue):
@@ -230,7 +226,10 @@ def _why_not(refused: Mapping[str, str]) -> list[str]:
     reasons: dict[str, list[str]] = {}
     for job, why in refused.items():
         reasons.setdefault(why, []).append(job)
-    return [f"not cancelled: {', '.join(jobs)} ({why})" for why, jobs in reasons.items()]
+    return [
+        f"{'may be' if why.startswith(MAY_BE) else 'not'} cancelled: {', '.join(jobs)} ({why.removeprefix(MAY_BE)})"
+        for why, jobs in reasons.items()
+    ]
 
 
 def _launcher(pid: int) -> str:

@@ -33,7 +33,7 @@ from fcdm.jobstatus.rows import (
 from fcdm.jobstatus.run_files import Key, RunFiles
 from fcdm.runs.formats import end_of
 from fcdm.runs.run_lock import HolderInfo
-from fcdm.slurm.reasons import ended, waiting_for
+from fcdm.slurm.reasons import ended, names_its_cause, waiting_for
 from fcdm.slurm.sbatch_script import SETUP_FAILED
 
 FRESH_S = 120.0
@@ -252,9 +252,10 @@ def _ended(row: StatusRow, attempt: Attempt, run: RunFiles) -> StatusRow:
         text = f"ended without an error, but step {row.budget} is not {wanted}"
     elif full_disk(attempt.last_words, run.folder):
         text = full_disk(attempt.last_words, run.folder)
-    elif run.disk_full or (info is not None and info.exit_code == f"{errno.ENOSPC}:0"):
-        # A process that has its say leaves a note: this one had no room for it (fcdm.job), or did not get so far.
-        text = f"disk full: {run.folder}" + (f"; {text}" if run.disk_full else "")
+    elif info is not None and info.state == "FAILED" and info.exit_code == f"{errno.ENOSPC}:0":
+        text = f"disk full: {run.folder}"  # a process that has its say leaves a note: this one had no room (fcdm.job)
+    elif run.disk_full and not attempt.last_words and not (info and names_its_cause(info)):
+        text += "; the disk is full now"
     return replace(row, state=FAILED, error=text, text=text)
 
 

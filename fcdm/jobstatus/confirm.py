@@ -11,11 +11,13 @@ from fcdm.formatting import plural
 from fcdm.jobstatus.actions import Done, cancel, on_their_way, retry_failed
 from fcdm.jobstatus.collect import Looker, Overview, what_is_asked
 from fcdm.jobstatus.replace import in_queue_of, replace_jobs
+from fcdm.jobstatus.rows import StatusRow
 from fcdm.jobstatus.select import Selection
 from fcdm.jobstatus.status_table import commands, plain_lines
 from fcdm.jobstatus.unasked import not_in_study
 from fcdm.jobstatus.withdraw import withdraw, withdrawal_of
 from fcdm.runs.revision import code_revision
+from fcdm.runs.run_paths import evaluation_files
 from fcdm.slurm.code_snapshot import PACKAGE
 
 
@@ -39,8 +41,10 @@ def confirm_cancel(looker: Looker, overview: Overview, sure: bool, listed: bool 
     jobs, processes = on_their_way(overview.rows)
     for line in plain_lines(overview.rows) if listed else ():
         print(line)
-    if overview.blind:
-        print(f"SLURM jobs are left alone: {overview.blind}", file=sys.stderr)
+    for line in [] if listed else _with_them(overview):
+        print(line)
+    for line in _left_alone(overview, bool(jobs)):
+        print(line, file=sys.stderr)
     parts = [plural(len(jobs), "SLURM job")] if jobs else []
     parts += [f"{plural(len(processes), 'process', 'processes')} of this machine"] if processes else []
     if parts and not _agreed(f"end {' and '.join(parts)}", "--cancel", sure):
@@ -52,6 +56,34 @@ def confirm_cancel(looker: Looker, overview: Overview, sure: bool, listed: bool 
     if not done.lines and not done.problem and not overview.blind:
         print("nothing waits or runs")
     return _told(done) or int(bool(overview.blind))
+
+
+def _with_them(overview: Overview) -> list[str]:
+    """A line for each job that is still to do other budgets than the rows': they end with it."""
+    rows: dict[str, list[StatusRow]] = {}
+    for row in overview.rows:
+        rows.setdefault(row.run, []).append(row)
+    lines = []
+    for run, mine in rows.items():
+        ending = {name for row in mine for name in row.cancel}
+        for attempt in overview.attempts.get(run, ()):
+            done = {step for step, _, _ in evaluation_files(attempt.task.run / "evaluations")}
+            steps = {step for _, some in attempt.notes.parts for step in some} - {row.budget for row in mine} - done
+            jobs = [job for job in attempt.active if (attempt.task.conf, job) in ending]
+            if steps and jobs:
+                other = ",".join(map(str, sorted(steps)))
+                lines.append(f"ending job {', '.join(jobs)} of {run} ends its steps={other} too")
+    return lines
+
+
+def _left_alone(overview: Overview, some: bool) -> list[str]:
+    """Whose SLURM jobs are left alone; `some`: those of another cluster are not."""
+    if not some:
+        return [f"SLURM jobs are left alone: {overview.blind}"] if overview.blind else []
+    return [
+        f"SLURM jobs of {conf or 'the cluster of this machine'} are left alone: {why}"
+        for conf, why in {**overview.problems, **overview.unseen}.items()
+    ]
 
 
 def confirm_replace(looker: Looker, selection: Selection, overview: Overview, sure: bool) -> int:

@@ -249,13 +249,20 @@ def budgets_asked_of(run: Run) -> set[int]:
     return {step for study in list_studies(run.folder.parent) for step in study.budgets(run.id)}
 
 
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # too long a name
+        return False
+
+
 def read_study(runs_dir: Path | str, name: str) -> Study:
     """One study, by its name, which need not be its file's.
 
     Raises UserError, with the names there are, where it is missing.
     """
     path = Path(runs_dir) / "studies" / f"{name}.json"
-    if path.is_file() and (study := read_study_file(path)).name == name:
+    if _is_file(path) and (study := read_study_file(path)).name == name:
         return study
     studies = {study.name: study for study in list_studies(runs_dir)}
     if name not in studies:

@@ -80,6 +80,14 @@ class Refused(UserError):
     """SLURM did not take a job; the text is its reason."""
 
 
+MAY_BE = "may be cancelled: "
+"""Begins the reason of `Scheduler.cancel` where its answer is lost."""
+
+
+class _TimedOut(UserError):
+    """No answer; SLURM may have done it all the same."""
+
+
 class Scheduler(Protocol):
     """What the launcher and `fcdm.status` ask of SLURM."""
 
@@ -108,7 +116,8 @@ class Scheduler(Protocol):
     def cancel(self, ids: Sequence[str]) -> dict[str, str]:
         """End these jobs, and forget those that wait; one that has ended is none to end.
 
-        Returns {id: why} of those that SLURM does not end. Raises UserError where it does not answer.
+        Returns {id: why} of those that SLURM does not end, or may not have ended (MAY_BE). Raises UserError where
+        nothing is ended, for it does not answer.
         """
 
 
@@ -223,16 +232,32 @@ class Slurm:
 
     def cancel(self, ids: Sequence[str]) -> dict[str, str]:
         refused: dict[str, str] = {}
+        asked: list[str] = []
         for some in _chunks(list(ids), 200):
-            done = self._call("scancel", *some)
-            if done.returncode == 0:
-                continue
-            # It goes through all of them, and has a line for each that it could not end.
-            said = dict(re.findall(r"^scancel: error: Kill job error on job id (\S+): (.+)$", done.stderr, re.M))
-            if not said:
-                raise self._silent("scancel", done)
-            refused |= {job: why.strip() for job, why in said.items() if "already completing" not in why}
+            asked += some
+            try:
+                refused |= self._cancelled(some)
+            except _TimedOut as error:
+                refused |= dict.fromkeys(some, f"{MAY_BE}{error}") | dict.fromkeys(ids[len(asked) :], str(error))
+                break  # each would wait as long
+            except UserError as error:
+                if len(asked) == len(some):
+                    raise
+                refused |= dict.fromkeys([*some, *ids[len(asked) :]], str(error))
+                break
         return refused
+
+    def _cancelled(self, ids: Sequence[str]) -> dict[str, str]:
+        """One call of scancel: {id: why} of those that it could not end. Raises UserError where it says nothing."""
+        done = self._call("scancel", *ids)
+        if done.returncode == 0:
+            return {}
+        # It goes through all of them, and has a line for each that it could not end.
+        said = dict(re.findall(r"^scancel: error: Kill job error on job id (\S+): (.+)$", done.stderr, re.M))
+        if not said:
+            error = self._silent("scancel", done)
+            raise _TimedOut(str(error)) if "timed out" in done.stderr else error
+        return {job: why.strip() for job, why in said.items() if "already completing" not in why}
 
     def _run(self, *words: str, refuse: bool = True) -> str:
         done = self._call(*words)
@@ -256,7 +281,7 @@ class Slurm:
                 words, input=stdin, capture_output=True, text=True, timeout=120, check=False, env=self.environment
             )
         except subprocess.TimeoutExpired:
-            raise UserError(f"SLURM does not answer ({words[0]} took more than 120 s): try again later") from None
+            raise _TimedOut(f"SLURM does not answer ({words[0]} took more than 120 s): try again later") from None
 
 
 def _refuse(sbatch: subprocess.CompletedProcess[str]) -> None:

@@ -96,6 +96,11 @@ def ended(info: JobInfo | None, last_words: str, launch: Path) -> str:
     return f"killed by {name}{_colon(last_words) if _CRASHED.search(last_words) else ''}"
 
 
+def names_its_cause(info: JobInfo) -> bool:
+    """Whether SLURM's word for a job's end is its cause: a limit, a node, a signal; no mere exit code."""
+    return info.state != "FAILED" or killed_by(info.exit_code) is not None
+
+
 def killed_by(exit_code: str) -> int | None:
     """The signal in SLURM's `code:signal`; srun hands one on as 128 + n, submitit's tasks as n."""
     codes = re.fullmatch(r"(\d+):(\d+)", exit_code)

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from fcdm.atomic import locked
-from fcdm.errors import UserError
+from fcdm.errors import Unsure, UserError
 from fcdm.jobs.job import BENCHMARK, EVALUATE, Job
 from fcdm.jobs.pin_weights import models_of
 from fcdm.runs.revision import code_revision
 from fcdm.runs.run_cost import saved_bytes
 from fcdm.slurm.absolute_paths import from_anywhere
-from fcdm.slurm.client import Scheduler, Schedulers, Slurm
+from fcdm.slurm.client import Refused, Scheduler, Schedulers, Slurm
 from fcdm.slurm.code_snapshot import take_snapshot
 from fcdm.slurm.executor import ArrayExecutor
 from fcdm.slurm.job_credentials import credentials_of
@@ -168,7 +168,7 @@ def _file(task: Planned) -> Path:
 
 
 def _submit(launch: Path, arrays: list[_Array], scheduler: Scheduler) -> None:
-    """All arrays, or none. Raises UserError."""
+    """All arrays, or none. Raises UserError; Unsure where some may be in the queue."""
     planned = [task for array in arrays for task in array.tasks]
     try:
         for array, tasks, after in _calls(arrays):
@@ -178,7 +178,7 @@ def _submit(launch: Path, arrays: list[_Array], scheduler: Scheduler) -> None:
                 task.row.ids.append(job.job_id)
                 task.row.jobs.append(job)
     except BaseException as error:
-        _cancel(launch, planned, scheduler)
+        _cancel(launch, planned, scheduler, error)
         if isinstance(error, UserError):
             some = any(task.id for task in planned)
             part = "only a part of the arrays, which is cancelled again" if some else "none of the arrays"
@@ -186,17 +186,31 @@ def _submit(launch: Path, arrays: list[_Array], scheduler: Scheduler) -> None:
         raise
 
 
-def _cancel(launch: Path, planned: list[Planned], scheduler: Scheduler) -> None:
+def _cancel(launch: Path, planned: list[Planned], scheduler: Scheduler, broke: BaseException) -> None:
     """End what a broken-off submission got into the queue, and leave no trace of it.
 
     By the scripts' names too: an sbatch that was killed, or gave up waiting, may have submitted all the same.
-    Raises UserError where SLURM cannot be asked, or does not end one; then the files stay, for the jobs that are there.
+    Raises Unsure where SLURM cannot be asked, or does not end one; then the files stay, for the jobs that are there.
     """
     known = {task.id.split("_")[0] for task in planned if task.id}
-    found = {info.id.split("_")[0] for info in scheduler.queue().values() if info.script.startswith(f"{launch}/")}
-    if left := scheduler.cancel(sorted(known | found)):
+    try:
+        found = {info.id.split("_")[0] for info in scheduler.queue().values() if info.script.startswith(f"{launch}/")}
+        left = scheduler.cancel(sorted(known | found))
+    except UserError as error:
+        if not known and isinstance(broke, Refused) and "timed out" not in str(broke):
+            left = {}  # it was the first, and SLURM said no
+        else:
+            taken = f"SLURM took job {' and '.join(sorted(known))}, and others" if known else "its jobs"
+            raise Unsure(
+                f"a submission broke off, and cannot be taken back: {error}; {taken} may be in the queue: python -m "
+                "fcdm.status tells"
+            ) from None
+    if left:
         said = "; ".join(f"{job}: {why}" for job, why in left.items())
-        raise UserError(f"a submission broke off, and SLURM does not cancel what it has of it ({said}): scancel it")
+        raise Unsure(
+            f"a submission broke off, and SLURM does not cancel what it has of it ({said}): scancel it; python -m "
+            "fcdm.status tells what is in the queue"
+        )
     _take_back(launch, planned)
 
 

@@ -102,3 +102,35 @@ def test_what_killed_writers_left_beside_studies_is_removed(tmp_path: Path) -> N
     with recorded(jobs_of(tmp_path, [10]), COMMAND):
         pass
     assert not list((tmp_path / "studies").glob(".tmp-*"))
+
+
+def test_a_second_study_that_is_damaged_leaves_the_first_as_it_was(tmp_path: Path) -> None:
+    jobs = [*jobs_of(tmp_path, [10], study="a"), *jobs_of(tmp_path, [10], study="b")]
+    study_file(tmp_path, "b").parent.mkdir(parents=True)
+    study_file(tmp_path, "b").write_text("{")
+    with pytest.raises(UserError, match="no study any more"):
+        asking(jobs, COMMAND, dict)
+    assert not study_file(tmp_path, "a").exists()
+    asking(jobs[:1], COMMAND, dict)
+    before = study_file(tmp_path, "a").read_bytes()
+    with pytest.raises(UserError, match="no study any more"):
+        asking(jobs, [*COMMAND, "seed=0"], dict)
+    assert study_file(tmp_path, "a").read_bytes() == before
+
+
+def test_where_its_jobs_run_makes_no_other_command(tmp_path: Path) -> None:
+    where = [
+        "evaluation.resources.hours=2",
+        "resources.gpus=2",
+        "device=cpu",
+        "threads=2",
+        "runs_dir=/r",
+        "mlflow_uri=off",
+    ]
+    asking(jobs_of(tmp_path, [10, 20]), COMMAND, dict)
+    asking(jobs_of(tmp_path, [20]), [*COMMAND, *where], dict)
+    study = json.loads(study_file(tmp_path, composed("model=N").study).read_text())
+    assert list(study["asked_by"]) == [" ".join(COMMAND)]
+    asking(jobs_of(tmp_path, [20]), [*COMMAND, "evaluation.samples=10"], dict)
+    study = json.loads(study_file(tmp_path, composed("model=N").study).read_text())
+    assert len(study["asked_by"]) == 2

@@ -175,7 +175,7 @@ def test_what_scancel_may_not_end_is_named_and_the_rest_is_ended(
     for name in ("N", "M"):
         world.run(name)
     world.study(asked={"N": (100,), "M": (100,)})
-    first, second = world.launch("N", "M")
+    first, second = world.launch("N", "M", budgets=(100,))
     world.scheduler.keeps = {first: "Access/permission denied"}
     assert command(world, monkeypatch, "s", "--cancel", "--yes") == 1
     told = capsys.readouterr()
@@ -283,3 +283,70 @@ def test_everything_shows_what_no_study_asks_for(world: World) -> None:
     assert world.states() == ["done"], "not of this study"
     assert what_is_asked(world.runs).everything
     assert json.loads((world.runs / "studies/s.json").read_text())["requests"][0]["budgets"] == [100]
+
+
+# ------------------------------------------------------------------------------------------------- more than was said
+
+
+def test_what_goes_with_a_cancelled_job_is_named(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world.run("N", step=50, evaluated=[100])
+    world.study(asked={"N": (100, 200, 300)})
+    (job,) = world.launch("N", budgets=(100, 200, 300))
+    assert command(world, monkeypatch, "--cancel", "steps=200") == 1
+    told = capsys.readouterr()
+    assert told.out == f"ending job {job} of N ends its steps=300 too\n"
+    assert command(world, monkeypatch, "--cancel", "--yes") == 0
+    assert capsys.readouterr().out == f"cancelled job {job} of N\n"
+
+
+def test_of_two_clusters_the_silent_ones_jobs_are_left_alone(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("N", "M"):
+        world.run(name, step=50)
+    world.study(asked={"N": (100,), "M": (100,)})
+    (job,) = world.launch("N", budgets=(100,))
+    world.launch("M", budgets=(100,), conf="/etc/other.conf")
+    silent = FakeScheduler()
+    silent.down = "SLURM does not answer"
+    monkeypatch.setattr(
+        status, "Looker", lambda runs_dir: Looker(runs_dir, lambda conf: silent if conf else world.scheduler)
+    )
+    assert status.main(["--cancel", "--yes", "--runs", str(world.runs)]) == 1
+    told = capsys.readouterr()
+    assert told.out == f"cancelled job {job} of N\n"
+    assert told.err == "SLURM jobs of /etc/other.conf are left alone: SLURM does not answer\n"
+
+
+def test_a_retry_keeps_what_its_script_waits_for(world: World) -> None:
+    """Though it waits for another job of its run too, and sbatch's own word would be all."""
+    world.run("N", step=50)
+    world.study(asked={"N": (100,)})
+    (job,) = world.launch("N", budgets=(100,))
+    (script,) = world.runs.glob("launches/*/0.sh")
+    script.write_text("#!/bin/bash\n#SBATCH --dependency=singleton\n")
+    world.scheduler.fail(job)
+    (other,) = world.launch("N", budgets=(200,))
+    world.retry()
+    assert world.scheduler.submissions[-1].dependency == f"singleton,afterany:{other}"
+
+
+# ------------------------------------------------------------------------------------------------- odd words
+
+
+def test_a_word_too_long_for_a_file_is_no_study(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world.run("N", step=50)
+    world.study()
+    for word in ("x" * 300, "study=" + "x" * 300):
+        assert command(world, monkeypatch, word) == 1
+        assert "no study" in capsys.readouterr().err
+
+
+def test_two_folders_of_runs_are_not_one(tmp_path: Path, world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    assert status.main(["--runs", str(world.runs), f"runs_dir={tmp_path}/other"]) == 1
+    assert "one folder of runs at a time" in capsys.readouterr().err
+    assert status.main(["--runs", str(world.runs), f"runs_dir={world.runs}"]) == 0

@@ -15,6 +15,7 @@ import pytest
 from fcdm.errors import UserError
 from fcdm.jobs.job import EVALUATE
 from fcdm.jobs.progress import EVALUATION_PROGRESS_FILE, PROGRESS_FILE, FileProgress, read_progress
+from fcdm.jobstatus import run_files
 from fcdm.jobstatus.collect import Looker, what_is_asked
 from fcdm.jobstatus.rows import STATES
 from fcdm.jobstatus.run_files import read_tail
@@ -725,3 +726,28 @@ def test_asked_of_a_study_is_each_budget_once(world: World) -> None:
     world.study("b", {"N": (200, 400)})
     world.run()
     assert what_is_asked(world.runs).runs == {"N": [(100, PROTOCOL), (200, PROTOCOL), (400, PROTOCOL)]}
+
+
+@pytest.mark.parametrize(
+    ("state", "exit_code", "text"),
+    [
+        ("FAILED", "1:0", "exit code 1:0; the disk is full now"),
+        ("FAILED", "28:0", "disk full: "),
+        ("FAILED", "139:0", "killed by SIGSEGV"),
+        ("OUT_OF_MEMORY", "0:125", "out of memory: "),
+        ("NODE_FAIL", "1:0", "its node failed"),
+        ("TIMEOUT", "0:0", "its time limit"),
+    ],
+)
+def test_a_disk_that_is_full_now_is_no_cause(
+    world: World, monkeypatch: pytest.MonkeyPatch, state: str, exit_code: str, text: str
+) -> None:
+    monkeypatch.setattr(run_files, "_is_full", lambda folder: True)
+    world.run(step=50)
+    world.study()
+    (job,) = world.launch("N")
+    world.slurm_log(job)
+    world.scheduler.end(job, state, exit_code)
+    said = world.rows()[0].text
+    assert said.startswith(text)
+    assert ("is full now" in said) == ("is full now" in text)

@@ -174,7 +174,8 @@ def test_cancel_wants_a_yes(world: World, commands: Commands, status: Run) -> No
     assert commands.called("scancel") == []
     done = status("s", "--cancel", "--yes")
     assert commands.called("scancel") == ["7_4 7_5 7_6"]
-    assert done.stdout.splitlines()[0] == "cancelled job 7_4 of run4"
+    assert done.stdout.splitlines()[0] == "ending job 7_4 of run4 ends its steps=200 too"
+    assert done.stdout.splitlines()[3] == "cancelled job 7_4 of run4"
 
 
 @pytest.mark.parametrize(("answer", "ended"), [("n", False), ("", False), ("y", True)])

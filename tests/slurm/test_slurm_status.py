@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import subprocess
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
+from tests.support.full_disk import SmallDisk
 from tests.support.slurm_lab import SMALL, Lab
 
 pytestmark = [
@@ -118,34 +116,16 @@ def test_a_job_that_follows_what_failed_is_told_what_helps_and_that_helps(here: 
     here.status("--cancel", "--yes")
 
 
-@contextlib.contextmanager
-def small_disk(folder: Path) -> Iterator[Path]:
-    """A disk of 8 MB."""
-    folder.mkdir()
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)], capture_output=True, text=True, check=False
-    )
-    if done.returncode != 0:
-        pytest.skip(f"needs to mount a disk of its own: {done.stderr.strip()}")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
-def test_a_full_disk_is_called_so(cluster: object, tmp_path: Path) -> None:
+def test_a_full_disk_is_called_so(cluster: object, small_disk: SmallDisk) -> None:
     """So full that the job cannot say so itself."""
-    with small_disk(tmp_path / "disk") as folder:
-        here = Lab(cluster, folder)
-        here.sweep(*LONG, "checkpoint.every_steps=400")
-        run = here.wait_step(50)
-        (job,) = here.ids()
-        with contextlib.suppress(OSError), open(folder / "ballast", "wb", buffering=0) as file:
-            while file.write(b"\0" * 4096):
-                pass
-        assert os.statvfs(folder).f_bavail == 0
-        here.wait_state(job, "FAILED")
-        assert not list(run.glob("jobs/*.error.json")), "no room for a note"
-        assert str(row(here)["text"]).startswith("disk full: "), here.describe()
-        (folder / "ballast").unlink()
-        assert str(row(here)["text"]).startswith("disk full: "), "not guessed from how full it is now"
+    here = Lab(cluster, small_disk.folder)
+    here.sweep(*LONG, "checkpoint.every_steps=400")
+    run = here.wait_step(50)
+    (job,) = here.ids()
+    small_disk.fill()
+    assert os.statvfs(small_disk.folder).f_bavail == 0
+    here.wait_state(job, "FAILED")
+    assert not list(run.glob("jobs/*.error.json")), "no room for a note"
+    assert str(row(here)["text"]).startswith("disk full: "), here.describe()
+    small_disk.free()
+    assert str(row(here)["text"]).startswith("disk full: "), "not guessed from how full it is now"
