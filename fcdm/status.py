@@ -106,7 +106,10 @@ def main(arguments: list[str] | None = None) -> int:
             if overview.problem:
                 print(f"only what the files say: {overview.problem}", file=sys.stderr)
         elif words and not overview.rows:
-            print(f"no row for {shlex.join(words)}: there is {summary(everything.rows)}")
+            there = f"there is {summary(everything.rows)}" if everything.rows else "none of what they name is asked for"
+            print(f"no row for {shlex.join(words)}: {there}")
+        elif options.not_in_study and not overview.rows:
+            print("no job in the queue that no study asks for")
         elif options.log:
             print_logs(overview.rows, runs_dir, selection.jobs)
         else:

@@ -189,13 +189,13 @@ _WHERE = re.compile(
 def _asked_by(known: dict[str, Any], asked: list[tuple[Job, Part]], command: list[str]) -> dict[str, Any]:
     """Command -> run -> protocol -> budgets, by each command as it was given last: a sweep file may have changed."""
     mine = _by_run([(job.name, part.protocol_id, part.budgets) for job, part in asked])
-    asked_by = {**known["asked_by"], _asker(command): mine}
-    if all(_asker(shlex.split(line)) in asked_by for line in known["commands"]):
+    asked_by = {**known["asked_by"], asker(command): mine}
+    if all(asker(shlex.split(line)) in asked_by for line in known["commands"]):
         asked_by.pop(_BEFORE, None)
     return asked_by
 
 
-def _asker(command: list[str]) -> str:
+def asker(command: list[str]) -> str:
     """The command without what only says where its jobs run."""
     return shlex.join(word for word in command if not _WHERE.match(word))
 

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fcdm.formatting import duration_text, plural
+from fcdm.jobs.record_study import asker
 from fcdm.jobstatus.collect import Overview
 from fcdm.jobstatus.grouped import LONG, group_cells, worst_first
 from fcdm.jobstatus.logs import shell_beside, short
@@ -114,13 +115,17 @@ def next_steps(overview: Overview, words: Sequence[str] = (), runs_dir: str = "r
 
 
 def commands(overview: Overview, rows: Sequence[StatusRow]) -> list[str]:
-    """The commands of the studies that asked for these rows: they go on with them."""
-    runs = {row.run for row in rows}
-    return [
-        shlex.join(study.command)
-        for study in overview.asked.studies
-        if study.command and any(request.run in runs for request in study.requests)
-    ]
+    """The commands that asked for these rows: they go on with them. Of each study the last that asked for a run."""
+    found: dict[str, None] = {}
+    for study in overview.asked.studies:
+        left = {row.run for row in rows} & {request.run for request in study.requests}
+        for line in reversed(study.commands):
+            if theirs := left & study.asked_by.get(asker(shlex.split(line)), frozenset()):
+                found[line] = None
+                left -= theirs
+        if left and study.command:  # of a version that did not note which command asked for what
+            found[shlex.join(study.command)] = None
+    return list(found)
 
 
 def as_json(row: StatusRow) -> dict[str, Any]:

@@ -77,7 +77,7 @@ def _refuse_busy(overview: Overview, asked: Withdrawal, studies: Sequence[Study]
         more = f"; and {len(busy) - 1} more" if len(busy) > 1 else ""
         raise UserError(
             f"nothing is withdrawn: {row.run}, step {row.budget}, is {row.state} as {row.job}{more}: cancel it first "
-            "(python -m fcdm.status --cancel)"
+            f"(python -m fcdm.status {row.run} --cancel)"
         )
     unknown = [row for row in overview.rows if row.key in wanted and row.state == UNKNOWN]
     if overview.problem or unknown:

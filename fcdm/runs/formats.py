@@ -114,6 +114,8 @@ class Study:
     """All that asked, as a shell takes them, the last one last."""
     question: str = ""
     """What it is for, in words."""
+    asked_by: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """Command, as `fcdm.jobs.record_study.asker` has it, -> the runs that it asked for when it was given last."""
 
     def asked(self, run_id: str) -> dict[str, tuple[int, ...]]:
         """Protocol id -> budgets that this study asks of a run, what `fid` means for it first."""
@@ -242,6 +244,7 @@ def read_study_file(path: Path) -> Study:
             wanted=_wanted(content),
             commands=tuple(redacted(str(line)) for line in content.get("commands", ())),
             question=str(content.get("question", "")),
+            asked_by={str(command): frozenset(runs) for command, runs in content.get("asked_by", {}).items()},
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path} lacks or garbles {error}: launch the study again to rewrite it") from None

@@ -253,6 +253,13 @@ def test_a_job_that_failed_for_its_deleted_folder_is_its_command_s_business(
     assert "its command continues it: N" in told
     assert "python -m fcdm.train -m study=s" in told
     assert len(world.scheduler.submissions) == 1
+    world.run()
+    (world.runs / "N" / "jobs" / "7.json").write_text("{}")  # made again by its command, under another file's name
+    (new,) = world.launch("N")
+    (row,) = world.rows()
+    assert row.job == new, "the old failure has no row of its own"
+    world.scheduler.end(new)
+    shutil.rmtree(world.runs / "N")
     world.scheduler.forget(job)
     assert world.states() == ["not submitted"]
 

@@ -16,11 +16,11 @@ from rich.console import Console
 
 from fcdm.jobs.job import EVALUATE
 from fcdm.jobstatus.actions import Done, cancel
-from fcdm.jobstatus.status_table import next_steps, screen, summary
+from fcdm.jobstatus.status_table import commands, next_steps, screen, summary
 from fcdm.jobstatus.watch import watch
 from tests.support.environ import environment_of
 from tests.support.fake_scheduler import FakeScheduler
-from tests.support.status_world import World
+from tests.support.status_world import PROTOCOL, World
 
 
 @pytest.fixture
@@ -128,6 +128,21 @@ def test_a_failed_local_run_is_its_commands_business(world: World) -> None:
     assert [row.run for row in done.elsewhere] == ["N", "N"]
     assert not done.lines
     assert "go on with the rest: python -m fcdm.train -m study=s" in next_steps(world.look(), ["s"])
+
+
+def test_the_rest_is_the_business_of_the_command_that_asked_for_it(world: World) -> None:
+    """Of several commands of a study the last one that asked for the run, and not the last one of all."""
+    for name in ("N", "M"):
+        world.run(name, step=50)
+    world.study(asked={"N": (100,), "M": (100,)})
+    path = world.runs / "studies" / "s.json"
+    train = "python -m fcdm.train -m"
+    first, last = f"{train} seed=0,1 hydra.launcher.qos=x", f"{train} seed=2"
+    asked_by = {f"{train} seed=0,1": {"N": {PROTOCOL: [100]}}, last: {"M": {PROTOCOL: [100]}}}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "commands": [first, last], "asked_by": asked_by}))
+    overview = world.look()
+    assert commands(overview, [row for row in overview.rows if row.run == "N"]) == [first]
+    assert commands(overview, [row for row in overview.rows if row.run == "M"]) == [last]
 
 
 def test_cancel_ends_exactly_what_waits_or_runs(world: World) -> None:
