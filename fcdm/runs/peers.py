@@ -138,15 +138,17 @@ def _is_task() -> bool:
     environment = os.environ
     if _number("SLURM_STEP_NUM_TASKS", 1, 1) == 1 or not environment.get("SLURM_PROCID"):
         return False
-    task = environment.get("SLURM_TASK_PID", "")
+    if not (task := environment.get("SLURM_TASK_PID")):
+        return True
     try:
         status = Path(f"/proc/{task}/stat").read_text()
-        parent, group = status[status.rindex(")") + 2 :].split()[1:3]
+        parent, group, _, terminal = map(int, status[status.rindex(")") + 2 :].split()[1:5])
         title = Path(f"/proc/{parent}/cmdline").read_text()
-    except OSError:  # its processes are not seen from here, as in a container: then the environment is believed
+    except (OSError, ValueError):  # its processes are not seen from here, as in a container: believe the environment
         return True
-    if "SLURM_PTY_PORT" in environment and int(group) != os.getpgrp():
-        return False  # typed in a shell of `srun --pty`: the other tasks see no terminal
+    # Typed in a shell of `srun --pty`: the other tasks see no terminal, nor do those of a step started from that shell.
+    if "SLURM_PTY_PORT" in environment and terminal and group != os.getpgrp():
+        return False
     # A batch script's, or a shell's of salloc, that was asked for within a step: the step's variables are old.
     of = re.match(r"slurmstepd: \[(\d+\.\w+)\]", title)
     return of is None or of[1] == f"{environment.get('SLURM_JOB_ID')}.{environment.get('SLURM_STEP_ID')}"

@@ -9,8 +9,10 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from torch.distributed import DistNetworkError
 
 from fcdm.engine import rendezvous
 from fcdm.engine.rendezvous import LIMIT, meet
@@ -124,3 +126,25 @@ def test_the_first_process_ends_before_all_are_there() -> None:
         thread.join()
     assert first.error is None
     assert f"rank 0, at 127.0.0.1:{port}, has ended" in str(second.error)
+
+
+@pytest.mark.parametrize("when", ["check", "join"])
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_store_that_ends_as_it_is_asked(monkeypatch: pytest.MonkeyPatch, when: str, ends: bool) -> None:
+    """Its end is seen by the store before it is by the line; and one that fails, whose process lives, is not ended."""
+    here, there = socket.socketpair()
+
+    def fails(*_: object) -> bool:
+        if ends:
+            threading.Timer(0.2, there.close).start()
+        raise DistNetworkError("Failed to recv")
+
+    def found(meeting: rendezvous._Meeting) -> SimpleNamespace:
+        meeting.lines = [here]
+        return SimpleNamespace(check=fails if when == "check" else lambda keys: True)
+
+    monkeypatch.setattr(rendezvous._Meeting, "_find", found)
+    monkeypatch.setattr(rendezvous, "PrefixStore", lambda prefix, store: store)
+    monkeypatch.setattr(rendezvous, "ANSWER_S", 240.0 if ends else 0.1)
+    with here, there, pytest.raises(UserError, match="rank 0, at h:1, has ended" if ends else "Failed to recv"):
+        meet(Peers(1, 2, address="h", ports=(1,)), fails, None)
