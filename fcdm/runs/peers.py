@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import re
 import socket
-import subprocess
 import sys
 import zlib
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from functools import cache
 from pathlib import Path
 
 from fcdm.errors import UserError
+from fcdm.runs.scontrol import shown
 
 PORTS = range(12_000, 32_000)
 """Below Linux's ephemeral ports (32768 up), one of which could be in use for anything."""
@@ -69,14 +69,7 @@ def address_of(node: str) -> str:
         socket.getaddrinfo(node, None)
         return node
     except OSError:
-        pass
-    try:
-        words = ["scontrol", "-o", "show", "node", node]
-        said = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False).stdout
-    except (OSError, subprocess.TimeoutExpired):
-        return node
-    found = re.search(r"\bNodeAddr=(\S+)", said)
-    return found[1] if found else node
+        return shown("node", node, "NodeAddr") or node
 
 
 _MEND = (

@@ -116,16 +116,15 @@ def test_shells_are_one_process(here: Lab) -> None:
 
 
 def test_a_peer_that_never_comes(here: Lab) -> None:
-    """Bounded, and ended by scancel's first SIGTERM; both say whom they wait for, and what to do."""
+    """Bounded, and ended by scancel; both say whom they wait for, and what to do."""
     train = command(here, "fcdm.train", *TRAIN)
     alone = f"srun -n 2 --overlap bash -c '[ $SLURM_PROCID = 1 ] || exec {train}'"
     job = batch(here, 2, f"FCDM_RENDEZVOUS_SECONDS=1 {alone}", 'echo "ended with $?"', f"exec {alone}")
     said(here, "ended with 1")
     first = output(here)
-    assert "waits for 1 other (rank 1) at 127.0.0.1:" in first
+    assert re.search(r" waits for (1 other \(rank 1\)|rank 0) at 127\.0\.0\.1:", first), "fast, or slow"
     assert "for 1 s (FCDM_RENDEZVOUS_SECONDS" in first
     assert "all tasks of a step must run the same command" in first
     here.wait(lambda: "waits for 1 other" in output(here)[len(first) :], "the second")
     here.slurm("scancel", job)
-    here.wait_state(job, "CANCELLED", seconds=60)
-    said(here, "stopped, while rank 0 of 2 processes")
+    here.wait_state(job, "CANCELLED")
