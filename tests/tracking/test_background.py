@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import signal
@@ -17,9 +18,9 @@ import pytest
 
 from fcdm.config.schema import Config
 from fcdm.tracking import background
-from fcdm.tracking.background import forwarding
+from fcdm.tracking.background import SILENT_S, forwarding
 from fcdm.tracking.forward import Forwarder
-from fcdm.tracking.mlflow_store import store_lock, store_uri
+from fcdm.tracking.mlflow_store import BOUNDS, store_lock, store_uri
 from tests.support.commands import composed
 from tests.support.fake_runs import make_run
 
@@ -81,6 +82,29 @@ def test_one_that_is_killed_is_started_again(
     assert capsys.readouterr().out == ""
     again = Forwarder(tmp_path).forward()
     assert (again.runs, again.points) == (1, 0), "all of it is there"
+
+
+def test_one_that_cannot_be_started_again_is_not_said_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(background, "LOOK_S", 0.01)
+    monkeypatch.setattr(background, "MOST_LOOK_S", 0.01)
+    forwarder = background._Forwarder([sys.executable, "-c", "import time; time.sleep(600)"], tmp_path / "log")
+    tries: list[object] = []
+
+    def fails(command: object) -> None:
+        tries.append(command)
+        raise OSError(errno.EAGAIN, "no more processes")
+
+    monkeypatch.setattr(forwarder, "_start", fails)
+    forwarder.process.kill()
+    wait_for(lambda: len(tries) > 1)
+    assert forwarder.finish() == f"{tmp_path}/log: no more processes"
+    assert (tmp_path / "log").read_text() == ""
+
+
+def test_a_call_and_its_repetition_are_no_silence() -> None:
+    assert (
+        float(BOUNDS["MLFLOW_HTTP_REQUEST_TIMEOUT"]) * (1 + int(BOUNDS["MLFLOW_HTTP_REQUEST_MAX_RETRIES"])) < SILENT_S
+    )
 
 
 def test_one_that_ends_by_itself_is_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
