@@ -18,8 +18,11 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
+from functools import partial
+from typing import TypeVar
 
-from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
+from torch.distributed import DistNetworkError, PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
 from fcdm.engine.stop import Stopped, StopSignal
 from fcdm.errors import UserError
@@ -34,6 +37,8 @@ SAY_EVERY_S = 60.0
 LOOK_S = 0.1
 ANSWER_S = 5.0
 """What listens on a port and says nothing for so long is something else."""
+
+Answer = TypeVar("Answer")
 
 _groups = itertools.count()
 """Of this process; its peers have made the same ones."""
@@ -101,12 +106,9 @@ class _Meeting:
             while store is not None and not self.over:
                 self.found = True
                 self._greet()
-                if not listens and _has_ended(self.lines[0]):
-                    first = "torchrun" if self.peers.agent else "rank 0"
-                    raise UserError(f"{first}, at {self.at}, has ended before all processes were there: it says why")
-                self.missing = {rank for rank in self.missing if not store.check([self._seat(rank)])}
+                self.missing = self._asked(partial(self._not_there, store))
                 if not self.missing:
-                    self.join(PrefixStore(f"group {self.call}", store))
+                    self._asked(partial(self.join, PrefixStore(f"group {self.call}", store)))
                     return
                 time.sleep(LOOK_S)
         except Exception as error:
@@ -114,6 +116,21 @@ class _Meeting:
         finally:
             for line in [*self.lines, *([self.listening] if self.listening else [])]:
                 line.close()
+
+    def _asked(self, ask: Callable[[], Answer]) -> Answer:
+        """What comes of asking the shared store. Raises UserError where that is gone with the process that has it."""
+        listens = self.listening is not None
+        try:
+            if listens or not _has_ended(self.lines[0], 0):
+                return ask()
+        except DistNetworkError:  # it ends just now; what its machine says of its two connections need not come at once
+            if listens or not _has_ended(self.lines[0], ANSWER_S):
+                raise
+        first = "torchrun" if self.peers.agent else "rank 0"
+        raise UserError(f"{first}, at {self.at}, has ended before all processes were together: it says why")
+
+    def _not_there(self, store: Store) -> set[int]:
+        return {rank for rank in self.missing if not store.check([self._seat(rank)])}
 
     @property
     def at(self) -> str:
@@ -174,7 +191,11 @@ class _Meeting:
                     line.sendall(self.greeting)
 
     def _find(self) -> Store | None:
-        """The store of torchrun, or of this command's first process, on the first port that has it; None: given up."""
+        """The store of torchrun, or of this command's first process, on the first port that has it; None: given up.
+
+        One that ends before this process has its seat is left, as one that is full: it may be that of another command
+        of the same words.
+        """
         peers = self.peers
         while not self.over:
             for port in peers.ports:
@@ -187,13 +208,13 @@ class _Meeting:
                         if name != self._name:
                             self.tried = f"port {port} is another command's"
                             continue
-                    store = TCPStore(
-                        peers.address, port if peers.agent else int(at), peers.count, wait_for_workers=False
-                    )
+                    where = port if peers.agent else int(at)
+                    soon = timedelta(seconds=ANSWER_S)  # else it would wait for minutes for one that has just ended
+                    store = TCPStore(peers.address, where, peers.count, timeout=soon, wait_for_workers=False)
+                    store.set_timeout(timedelta(seconds=LIMIT_S))
                     if store.add(self._seat(peers.rank), 1) > 1:
                         self.tried = f"port {port} has another rank {peers.rank}"
                         continue
-                    line.setblocking(False)
                     self.peers = replace(peers, ports=(port,))
                     return store
                 except (OSError, RuntimeError) as error:
@@ -232,10 +253,12 @@ def _limit() -> float:
     return limit
 
 
-def _has_ended(line: socket.socket) -> bool:
+def _has_ended(line: socket.socket, wait_s: float) -> bool:
+    """Whether the process at the other end, which says nothing more, has ended, or does so within this time."""
     try:
+        line.settimeout(wait_s)
         return line.recv(1) == b""
-    except BlockingIOError:
+    except (BlockingIOError, TimeoutError):
         return False
     except OSError:
         return True

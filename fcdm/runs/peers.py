@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import re
 import socket
-import subprocess
 import sys
 import zlib
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from functools import cache
 from pathlib import Path
 
 from fcdm.errors import UserError
+from fcdm.runs.scontrol import shown
 
 PORTS = range(12_000, 32_000)
 """Below Linux's ephemeral ports (32768 up), one of which could be in use for anything."""
@@ -69,14 +69,7 @@ def address_of(node: str) -> str:
         socket.getaddrinfo(node, None)
         return node
     except OSError:
-        pass
-    try:
-        words = ["scontrol", "-o", "show", "node", node]
-        said = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False).stdout
-    except (OSError, subprocess.TimeoutExpired):
-        return node
-    found = re.search(r"\bNodeAddr=(\S+)", said)
-    return found[1] if found else node
+        return shown("node", node, "NodeAddr") or node
 
 
 _MEND = (
@@ -138,15 +131,17 @@ def _is_task() -> bool:
     environment = os.environ
     if _number("SLURM_STEP_NUM_TASKS", 1, 1) == 1 or not environment.get("SLURM_PROCID"):
         return False
-    task = environment.get("SLURM_TASK_PID", "")
+    if not (task := environment.get("SLURM_TASK_PID")):
+        return True
     try:
         status = Path(f"/proc/{task}/stat").read_text()
-        parent, group = status[status.rindex(")") + 2 :].split()[1:3]
+        parent, group, _, terminal = map(int, status[status.rindex(")") + 2 :].split()[1:5])
         title = Path(f"/proc/{parent}/cmdline").read_text()
-    except OSError:  # its processes are not seen from here, as in a container: then the environment is believed
+    except (OSError, ValueError):  # its processes are not seen from here, as in a container: believe the environment
         return True
-    if "SLURM_PTY_PORT" in environment and int(group) != os.getpgrp():
-        return False  # typed in a shell of `srun --pty`: the other tasks see no terminal
+    # Typed in a shell of `srun --pty`: the other tasks see no terminal, nor do those of a step started from that shell.
+    if "SLURM_PTY_PORT" in environment and terminal and group != os.getpgrp():
+        return False
     # A batch script's, or a shell's of salloc, that was asked for within a step: the step's variables are old.
     of = re.match(r"slurmstepd: \[(\d+\.\w+)\]", title)
     return of is None or of[1] == f"{environment.get('SLURM_JOB_ID')}.{environment.get('SLURM_STEP_ID')}"

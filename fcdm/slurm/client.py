@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Protocol
 
 from fcdm.errors import UserError
+from fcdm.runs.scontrol import fields_of
 from fcdm.runs.slurm_states import RUNNING, WAITING, state_name
 
 
@@ -142,7 +143,7 @@ class Slurm:
         config = self._run("scontrol", "show", "config")
         hosts: dict[str, str] = {}
         for line in self._run("scontrol", "-o", "show", "nodes").splitlines():
-            words = _words(line)
+            words = fields_of(line)
             if "NodeName" in words:
                 hosts[words["NodeName"]] = words.get("NodeHostName", words["NodeName"])
         partitions: dict[str, Partition] = {}
@@ -321,27 +322,6 @@ def minutes(text: str) -> float:
     return int(days or 0) * 1440 + hours * 60 + mins + seconds / 60
 
 
-def describe(kind: str, name: str) -> dict[str, str]:
-    """The fields of `scontrol show` of a job or a node, of this machine's cluster. Raises UserError with the reason
-    where SLURM does not say."""
-    words = ["scontrol", "-o", "show", kind, name]
-    try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise UserError(str(error)) from None
-    if not (facts := _words(done.stdout)):
-        raise UserError(" ".join(done.stderr.split()) or f"scontrol ended with {done.returncode}")
-    return facts
-
-
-def shown(kind: str, name: str, key: str) -> str:
-    """One of these fields; "" where SLURM does not say."""
-    try:
-        return describe(kind, name).get(key, "")
-    except UserError:
-        return ""
-
-
 def _exit_code(status: str) -> str:
     """squeue's wait status as sacct's `code:signal`: 35072 -> `137:0`."""
     return f"{int(status) >> 8}:{int(status) & 127}" if status.isdigit() else ""
@@ -353,10 +333,6 @@ def _user_name(uid: str) -> str:
         return pwd.getpwuid(int(uid)).pw_name
     except (ValueError, KeyError):
         return uid
-
-
-def _words(line: str) -> dict[str, str]:
-    return dict(word.split("=", 1) for word in line.split() if "=" in word)
 
 
 def _chunks(items: Sequence[str], size: int) -> Iterable[Sequence[str]]:

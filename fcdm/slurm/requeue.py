@@ -30,8 +30,8 @@ from fcdm.runs.checkpoints import checkpoints
 from fcdm.runs.folder import Run
 from fcdm.runs.lock_files import own_claim, own_job, own_restart
 from fcdm.runs.run_paths import evaluation_files, unfinished_evaluations
+from fcdm.runs.scontrol import describe, shown
 from fcdm.runs.slurm_states import WAITING
-from fcdm.slurm.client import describe, shown
 
 USERS = (signal.SIGUSR1, signal.SIGUSR2)
 AGAIN_S = 5.0

@@ -20,8 +20,9 @@ from fcdm.runs.processes import cpu_time, is_first_process
 
 FLUSH_S = 45.0
 """For the last records, while they go out."""
-SILENT_S = 4.0
-"""So long without any work it waits for something that hangs; less than one call to a server is given."""
+SILENT_S = 15.0
+"""So long without any work it waits for something that hangs. Longer than one call to a server and its repetition take
+(`BOUNDS` in mlflow_store.py): a busy one, as where many jobs end together, has its time, and the forwarder its say."""
 LOOK_S, MOST_LOOK_S = 1.0, 60.0
 """Between two looks whether it lives; each time that it was killed, twice as long."""
 
@@ -80,10 +81,12 @@ class _Forwarder:
             if code is None or code >= 0:  # one that ended by itself said why, and would again
                 continue
             with contextlib.suppress(OSError):
-                with open(self.log_file, "a") as log:
-                    log.write(f"the forwarder, pid {self.process.pid}, was {_killed(code)}: it is started again\n")
+                line = f"the forwarder, pid {self.process.pid}, was {_killed(code)}: it is started again\n"
+                before = self.log_file.stat().st_size
                 self.process = self._start(self.follow)
-                self._before = self.log_file.stat().st_size
+                with open(self.log_file, "a") as log:
+                    log.write(line)
+                self._before = before + len(line)
             pause = min(2 * pause, MOST_LOOK_S)
 
     def finish(self) -> str:
@@ -127,7 +130,7 @@ def _wait(process: subprocess.Popen[bytes]) -> tuple[int | None, str]:
             process.kill()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(1)  # not for long: in a file system that is away it cannot even die
-            silent = f"its forwarder hangs, as on a server that does not answer: no sign of life for {SILENT_S:g} s"
+            silent = f"its forwarder got no answer and did no work for {SILENT_S:g} s"
             return None, silent if now - began <= FLUSH_S else f"not done within {FLUSH_S:g} s"
         time.sleep(0.05)
     return code, ""

@@ -56,6 +56,32 @@ def test_a_task_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not is_first_process()
 
 
+@pytest.mark.parametrize("task", [None, "", "x", "self/task/0/../.."])
+def test_a_task_whose_first_process_is_not_told(monkeypatch: pytest.MonkeyPatch, task: str | None) -> None:
+    environment = {**STEP, "SLURM_TASK_PID": task}
+    assert given(monkeypatch, {name: value for name, value in environment.items() if value is not None}).count == 4
+
+
+@pytest.mark.parametrize(("terminal", "count"), [(True, 1), (False, 4)])
+def test_a_shell_of_a_step_and_a_step_of_that_shell(
+    monkeypatch: pytest.MonkeyPatch, terminal: bool, count: int
+) -> None:
+    """Whose tasks inherit SLURM_PTY_PORT, and may begin with a program that starts this one in another group."""
+    ours, end = os.openpty()
+    words = (
+        ["setsid", "--ctty", "sh", "-c", "echo; exec sleep 600"] if terminal else ["sh", "-c", "echo; exec sleep 600"]
+    )
+    streams = {"stdin": end if terminal else subprocess.DEVNULL, "stdout": subprocess.PIPE}
+    with subprocess.Popen(words, **streams, start_new_session=not terminal) as task:  # type: ignore[call-overload]
+        try:
+            task.stdout.readline()
+            assert given(monkeypatch, {**STEP, "SLURM_PTY_PORT": "1", "SLURM_TASK_PID": str(task.pid)}).count == count
+        finally:
+            task.kill()
+    os.close(ours)
+    os.close(end)
+
+
 @pytest.mark.parametrize("other", [{"SLURM_STEP_ID": "4"}, {"SLURM_RESTART_COUNT": "1"}, {"SLURM_JOB_ID": "13"}])
 def test_another_step_and_another_start_meet_elsewhere(monkeypatch: pytest.MonkeyPatch, other: dict[str, str]) -> None:
     first = given(monkeypatch, STEP)

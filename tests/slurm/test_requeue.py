@@ -160,8 +160,10 @@ def test_killed_between_the_requeue_and_its_count(lab: Lab) -> None:
     lab.checkpoint(10)
     lab.scontrol(RUNS, "kill -9 $PPID")
     if not (child := os.fork()):
-        requeue(lab.path, lab.run, 12, None)
-        os._exit(0)
+        try:
+            requeue(lab.path, lab.run, 12, None)
+        finally:
+            os._exit(0)  # not on into the tests, whatever it raises
     assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
     assert requeues(lab.path) == []
     assert lab.announced()

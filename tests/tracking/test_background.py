@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import shutil
 import signal
@@ -16,9 +18,9 @@ import pytest
 
 from fcdm.config.schema import Config
 from fcdm.tracking import background
-from fcdm.tracking.background import forwarding
+from fcdm.tracking.background import SILENT_S, forwarding
 from fcdm.tracking.forward import Forwarder
-from fcdm.tracking.mlflow_store import store_lock, store_uri
+from fcdm.tracking.mlflow_store import BOUNDS, store_lock, store_uri
 from tests.support.commands import composed
 from tests.support.fake_runs import make_run
 
@@ -61,9 +63,11 @@ def forwarders(runs: Path) -> list[int]:
 
 
 def test_one_that_is_killed_is_started_again(
-    tmp_path: Path, empty_database: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """And one that is killed as the work ends is made up for."""
+    monkeypatch.setattr(background, "SILENT_S", 1e6)  # however slow the machine is
+    monkeypatch.setattr(background, "FLUSH_S", 1e6)
     shutil.copy(empty_database, tmp_path / "mlflow.db")
     make_run(tmp_path)
     with forwarding(config(tmp_path)):
@@ -71,12 +75,36 @@ def test_one_that_is_killed_is_started_again(
         (first,) = forwarders(tmp_path)
         os.kill(first, signal.SIGKILL)
         wait_for(lambda: set(forwarders(tmp_path)) - {first})
-        assert f"pid {first}, was killed by SIGKILL: it is started again" in (tmp_path / "mlflow.log").read_text()
+        said = f"pid {first}, was killed by SIGKILL: it is started again"
+        wait_for(lambda: said in (tmp_path / "mlflow.log").read_text())
         (second,) = set(forwarders(tmp_path)) - {first}
         os.kill(second, signal.SIGKILL)
     assert capsys.readouterr().out == ""
     again = Forwarder(tmp_path).forward()
     assert (again.runs, again.points) == (1, 0), "all of it is there"
+
+
+def test_one_that_cannot_be_started_again_is_not_said_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(background, "LOOK_S", 0.01)
+    monkeypatch.setattr(background, "MOST_LOOK_S", 0.01)
+    forwarder = background._Forwarder([sys.executable, "-c", "import time; time.sleep(600)"], tmp_path / "log")
+    tries: list[object] = []
+
+    def fails(command: object) -> None:
+        tries.append(command)
+        raise OSError(errno.EAGAIN, "no more processes")
+
+    monkeypatch.setattr(forwarder, "_start", fails)
+    forwarder.process.kill()
+    wait_for(lambda: len(tries) > 1)
+    assert forwarder.finish() == f"{tmp_path}/log: no more processes"
+    assert (tmp_path / "log").read_text() == ""
+
+
+def test_a_call_and_its_repetition_are_no_silence() -> None:
+    assert (
+        float(BOUNDS["MLFLOW_HTTP_REQUEST_TIMEOUT"]) * (1 + int(BOUNDS["MLFLOW_HTTP_REQUEST_MAX_RETRIES"])) < SILENT_S
+    )
 
 
 def test_one_that_ends_by_itself_is_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -97,18 +125,17 @@ def test_one_that_hangs_holds_nobody_up(
     make_run(tmp_path)
     monkeypatch.setattr(background, "SILENT_S", 2.0)
     monkeypatch.setattr(background, "FLUSH_S", 1e6)  # so that only its silence can end it
-    with socket.socket() as silent:
-        silent.bind(("127.0.0.1", 0))
-        silent.listen(64)
+    with contextlib.ExitStack() as kept:
+        silent = kept.enter_context(socket.create_server(("127.0.0.1", 0), backlog=64))
         with forwarding(config(tmp_path, f"http://127.0.0.1:{silent.getsockname()[1]}")):
             wait_for(lambda: forwarders(tmp_path))
             (pid,) = forwarders(tmp_path)
             if hangs == "server":
-                silent.accept()  # its first call: no answer follows
+                kept.enter_context(silent.accept()[0])  # its first call: no answer follows, and no end
             else:
                 os.kill(pid, signal.SIGSTOP)
     said = capsys.readouterr().out
-    assert "MLflow is not up to date (its forwarder hangs, as on a server that does not answer" in said
+    assert "MLflow is not up to date (its forwarder got no answer and did no work for 2 s)" in said
     assert "says why" not in said
     wait_for(lambda: not forwarders(tmp_path))
 
