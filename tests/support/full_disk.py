@@ -1,11 +1,11 @@
 """A disk of its own for a test, so small that it can be filled: a tmpfs, which only root may mount.
 
-Without root the test is skipped; in CI that is a failure.
+Where nobody may mount anything (an ordinary user, a container without that right) the test is skipped, in CI too: no
+package is missing there that could be installed.
 """
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,10 +45,7 @@ def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
         check=False,
     )
     if done.returncode != 0:
-        reason = f"only root can mount a disk to fill: {done.stderr.strip()}"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
+        pytest.skip(f"no disk to fill can be mounted here: {done.stderr.strip()}")
     try:
         yield SmallDisk(folder)
     finally:
