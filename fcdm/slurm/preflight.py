@@ -59,7 +59,7 @@ def _advice(said: str, cluster: Cluster) -> str:
     if "node configuration" in said:
         return ": ask for less with resources.gpus, .nodes, .cpus or .mem_gb, or spread it with max_gpus_per_node"
     if "artition" in said:
-        return f": partitions here are {', '.join(cluster.partitions)}"
+        return f": partitions here are {', '.join(sorted(cluster.partitions))}"
     return ""
 
 

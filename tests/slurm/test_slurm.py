@@ -469,7 +469,7 @@ def test_evaluated_by_jobs_of_their_own(here: Lab, checkout: Path, undisturbed: 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["hydra.launcher.partition=mian"], "partitions here are main, high"),
+        (["hydra.launcher.partition=mian"], "partitions here are high, main"),
         (["resources.gpus=8"], "spread it with"),
         (["resources.mem_gb=900"], "ask for less"),
         (["hydra.launcher.constraint=h100"], "SLURM refuses"),
