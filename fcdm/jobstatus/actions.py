@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,6 +20,7 @@ from fcdm.runs.run_lock import HolderInfo
 from fcdm.slurm.client import MAY_BE, Refused
 from fcdm.slurm.job_credentials import retry_warning
 from fcdm.slurm.ledger import LAUNCHES, Task, add_id, with_queued
+from fcdm.slurm.sbatch_script import dependency_of
 
 
 @dataclass
@@ -108,12 +108,9 @@ class Submitter:
         array = ",".join(str(task.index) for task in tasks) + (
             f"%{parallel}" if parallel and parallel < len(tasks) else ""
         )
-        dependency = f"afterany:{after}" if after else ""
-        if dependency and (also := re.search(r"^#SBATCH --dependency=(\S+)", first.script.read_text(), re.M)):
-            dependency = f"{also[1]},{dependency}"  # else sbatch forgets what the script says
         if (warning := retry_warning(_launch(first).get("credentials") or [])) not in ("", *self.done.lines):
             self.done.lines.append(warning)
-        name = self._submitted(tasks, array, dependency)
+        name = self._submitted(tasks, array, dependency_of(first.script, after))
         for task in tasks:
             job = f"{name}_{task.index}"
             self.note(task, job)
@@ -142,7 +139,7 @@ class Submitter:
             try:
                 queue = scheduler.queue()
             except UserError:
-                if isinstance(error, Refused) and "timed out" not in str(error):
+                if isinstance(error, Refused) and error.is_sure:
                     raise error from None
                 raise Unsure(
                     f"{error}; whether SLURM has the job of {first.run.name} now, python -m fcdm.status tells"

@@ -36,15 +36,12 @@ _FULL = re.compile(r"disk is full|disk quota is used up|No space left on device|
 def last_words(log: Path, since: float = 0.0) -> list[str]:
     """The last start's lines that say something, oldest first; [] where nothing came after the Unix time `since`."""
     try:
-        with open(log, "rb") as file:
-            if os.fstat(file.fileno()).st_mtime < since:
-                return []
-            file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
-            lines = file.read().decode(errors="replace").splitlines()
+        if log.stat().st_mtime < since:
+            return []
     except OSError:
         return []
     words: list[str] = []
-    for line in lines:
+    for line in end_of_log(log, TAIL_BYTES):
         text = " ".join(line.split())
         if _REQUEUED.match(text):
             words = []
@@ -52,6 +49,16 @@ def last_words(log: Path, since: float = 0.0) -> list[str]:
             words.append(text)
     torchrun = next((at for at, text in enumerate(words) if _TORCHRUN.search(text)), None)
     return words[:torchrun] or words
+
+
+def end_of_log(path: Path, size: int) -> list[str]:
+    """The lines of its last `size` bytes, the first of them perhaps in part; [] where it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - size))
+            return file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return []
 
 
 def why(words: Iterable[str]) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from fcdm.errors import UserError
 from fcdm.formatting import plural
 from fcdm.jobstatus.grouped import worst_first
+from fcdm.jobstatus.last_words import end_of_log
 from fcdm.jobstatus.rows import WAITING, StatusRow
 
 LINES, LINES_OF_SEVERAL, MOST_LOGS = 40, 10, 20
@@ -159,9 +160,4 @@ def _with_content(paths: Sequence[Path]) -> list[Path]:
 
 
 def _last_lines(path: Path, count: int) -> list[str]:
-    try:
-        with open(path, "rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
-            return file.read().decode(errors="replace").splitlines()[-count:]
-    except OSError:
-        return []
+    return end_of_log(path, TAIL_BYTES)[-count:]

@@ -14,6 +14,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -80,6 +81,11 @@ class Cluster:
 class Refused(UserError):
     """SLURM did not take a job; the text is its reason."""
 
+    @property
+    def is_sure(self) -> bool:
+        """False where sbatch got no answer in time: SLURM may have taken it all the same."""
+        return "timed out" not in str(self)
+
 
 MAY_BE = "may be cancelled: "
 """Begins the reason of `Scheduler.cancel` where its answer is lost."""
@@ -140,6 +146,10 @@ class Slurm:
                 del self.environment[name]
 
     def cluster(self) -> Cluster:
+        return self._cluster  # three questions to SLURM; it does not change while a command submits
+
+    @cached_property
+    def _cluster(self) -> Cluster:
         config = self._run("scontrol", "show", "config")
         hosts: dict[str, str] = {}
         for line in self._run("scontrol", "-o", "show", "nodes").splitlines():
@@ -185,9 +195,8 @@ class Slurm:
         wanted = set(ids)
         for some in _chunks(sorted(wanted), 500):
             jobs |= self._accounts("-j", ",".join(some))
-        return {
-            job: info for job, info in jobs.items() if job in wanted
-        }  # 15_3 has a plain id too: it may be asked for
+        # 15_3 has a plain id too: it may be another that was asked for.
+        return {job: info for job, info in jobs.items() if job in wanted}
 
     def recall(self, since: float) -> dict[str, JobInfo]:
         start = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(since))

@@ -20,7 +20,7 @@ from fcdm.slurm.client import Scheduler, Slurm
 from fcdm.slurm.ledger import list_tasks, ours, this_conf
 from fcdm.slurm.options import SlurmOptions
 from fcdm.slurm.resources import Resources, signal_delay
-from fcdm.slurm.sbatch_script import after, before, command
+from fcdm.slurm.sbatch_script import after, before, command, dependency_of
 
 
 class RunJob(SlurmJob[Path]):
@@ -71,7 +71,8 @@ def submitted_jobs(runs_dir: str | Path, scheduler: Scheduler | None = None) -> 
     """
     conf = this_conf(None)
     tasks = [task for task in list_tasks(Path(runs_dir).absolute()) if task.conf == conf]
-    known = {**(slurm := scheduler or Slurm()).history([job for task in tasks for job in task.ids]), **slurm.queue()}
+    slurm = scheduler or Slurm()
+    known = {**slurm.history([job for task in tasks for job in task.ids]), **slurm.queue()}
     return [
         RunJob(task.launch, job, task.job_file)
         for task in tasks
@@ -121,8 +122,7 @@ class ArrayExecutor(SlurmExecutor):
         """
         indices = [self.job_files.index(path) for path in job_files]
         self._array = "" if len(indices) == len(self.job_files) else ",".join(map(str, indices))
-        waits = [f"afterany:{after}"] if after else []
-        self._dependency = ",".join(filter(None, [self.options.dependency, *waits])) if waits else ""
+        self._dependency = dependency_of(self.script, after)
         whole = self._submit_command("")
         return [RunJob(self.folder, f"{whole.job_id}_{index}", self.job_files[index]) for index in indices]
 

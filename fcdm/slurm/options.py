@@ -24,12 +24,10 @@ from fcdm.errors import UserError
 
 _Options = TypeVar("_Options", bound="SlurmOptions")
 
-SHARED: dict[str, str] = {
-    str(theirs): ours for ours, theirs in SlurmExecutor._equivalence_dict().items() if ours != theirs
-}
+_SHARED = {str(theirs): ours for ours, theirs in SlurmExecutor._equivalence_dict().items()}
 """Where submitit's executors share a name, and the stock launcher with them: sbatch's `time` is `timeout_min`."""
-_OURS_ALONE = frozenset({"num_gpus"})
-"""Not offered: a deprecated name of gpus_per_node."""
+PARAMETERS = {_SHARED.get(name, name): name for name in sorted(SlurmExecutor._valid_parameters() - {"num_gpus"})}
+"""Our options that submitit writes into a batch script -> its names for them. Without a deprecated one, `num_gpus`."""
 
 
 def _with_submitits(cls: type[Any]) -> type[Any]:
@@ -39,8 +37,7 @@ def _with_submitits(cls: type[Any]) -> type[Any]:
     """
     hints = typing.get_type_hints(_make_sbatch_string)
     fields: list[tuple[str, Any, Any]] = []
-    for name in sorted(SlurmExecutor._valid_parameters() - _OURS_ALONE):
-        ours = SHARED.get(name, name)
+    for ours, name in PARAMETERS.items():
         if ours not in cls.__dataclass_fields__:
             kind = float | None if name == "mem" else _kind(hints[name])
             fields.append((ours, kind, field(default=None)))
@@ -102,8 +99,7 @@ class SlurmOptions:
     @property
     def said(self) -> dict[str, Any]:
         """The parameters of submitit that have a value, by the shared names."""
-        names = (SHARED.get(name, name) for name in SlurmExecutor._valid_parameters() - _OURS_ALONE)
-        return {name: getattr(self, name) for name in sorted(names) if getattr(self, name) is not None}
+        return {name: getattr(self, name) for name in PARAMETERS if getattr(self, name) is not None}
 
 
 def options_from(kind: type[_Options], values: Mapping[str, Any]) -> _Options:
@@ -137,15 +133,10 @@ def options_from(kind: type[_Options], values: Mapping[str, Any]) -> _Options:
     with warnings.catch_warnings():  # submitit says so of what would not be done as it is asked
         warnings.simplefilter("error")
         try:
-            _make_sbatch_string("", Path(), **_theirs(options))
+            _make_sbatch_string("", Path(), **{PARAMETERS[name]: value for name, value in options.said.items()})
         except Warning as warning:
             raise UserError(f"hydra.launcher: submitit warns: {warning}") from None
     return options
-
-
-def _theirs(options: SlurmOptions) -> dict[str, Any]:
-    back: dict[str, str] = {ours: theirs for theirs, ours in SHARED.items()}
-    return {back.get(name, name): value for name, value in options.said.items()}
 
 
 _MAY_BE_ZERO = ("timeout_min", "gpus_per_node", "mem_gb", "max_num_timeout")
@@ -198,6 +189,7 @@ _MADE = {
     "signal": "hydra.launcher.signal_delay_s= says when it comes",
     "ntasks": "say hydra.launcher.nodes= and tasks_per_node=",
     "gpus": "say resources.gpus=",
+    "num-gpus": "say resources.gpus=",
     "wrap": "the job is a run",
     "test-only": "hydra/launcher=plan starts nothing",
     "wait": "say hydra.launcher.wait=true",
@@ -211,7 +203,7 @@ def _check_additional(options: SlurmOptions) -> None:
 
     Beginnings too, for sbatch takes `--part` for `--partition`.
     """
-    own = {name.replace("_", "-"): f"say hydra.launcher.{SHARED.get(name, name)}=" for name in _sbatch_names()}
+    own = {theirs.replace("_", "-"): f"say hydra.launcher.{ours}=" for ours, theirs in PARAMETERS.items()}
     known = {**own, **_MADE}
     for key in options.additional_parameters:
         plain = key.replace("_", "-")
@@ -220,10 +212,6 @@ def _check_additional(options: SlurmOptions) -> None:
         meant = known.get(plain) or next((advice for name, advice in known.items() if name.startswith(plain)), None)
         if meant:
             raise UserError(f"hydra.launcher.additional_parameters.{key} is not for here: {meant}")
-
-
-def _sbatch_names() -> set[str]:
-    return set(SlurmExecutor._valid_parameters())
 
 
 ROWS = ("auto", "all", "groups")

@@ -13,13 +13,12 @@ from fcdm.slurm.options import SlurmOptions
 PLACEMENT = ("partition", "qos", "account", "constraint", "gres")
 """Where a job goes and who pays, as `resources` says it of a job and the launcher of all."""
 
+_COUNTED = frozenset({"nodes", "tasks_per_node", "gpus_per_node", "cpus_per_task", "mem_gb", "timeout_min"})
+"""Options of the launcher that `request_of` has put into the numbers of a request."""
 _OF_TRAINING = frozenset(
-    {
-        *("nodes", "tasks_per_node", "gpus_per_node", "cpus_per_task", "mem_gb", "timeout_min"),
-        *("gres", "gpus_per_task", "cpus_per_gpu", "mem_per_gpu", "mem_per_cpu", "exclusive", "nodelist"),
-    }
+    {"gres", "gpus_per_task", "cpus_per_gpu", "mem_per_gpu", "mem_per_cpu", "exclusive", "nodelist"}
 )
-"""Options of the launcher that say how much a training gets: an evaluation's job asks for `evaluation.resources`."""
+"""Those that say besides how much a training gets: an evaluation's job asks for `evaluation.resources`."""
 
 
 @dataclass(frozen=True)
@@ -74,14 +73,12 @@ class Resources:
             "cpus_per_task": self.cpus_per_task,
             **dict(self.placement),
         }
-        said = {name: value for name, value in options.said.items() if not (self.evaluation and name in _OF_TRAINING)}
+        others = _COUNTED | _OF_TRAINING if self.evaluation else _COUNTED
+        said = {name: value for name, value in options.said.items() if name not in others}
         if self.gpus_per_node and "gpus_per_task" not in said:
             own["gpus_per_node"] = f"{self.gpu_type}:{self.gpus_per_node}" if self.gpu_type else self.gpus_per_node
-        if "gpus_per_task" in said or not self.gpus_per_node:
-            said.pop("gpus_per_node", None)
         if self.mem_gb is not None and "mem_per_gpu" not in said and "mem_per_cpu" not in said:
             own["mem_gb"] = self.mem_gb
-        said.pop("mem_gb", None)
         return {name: value for name, value in {**said, **own}.items() if value is not None}
 
 

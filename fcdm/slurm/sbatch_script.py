@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 from collections.abc import Iterator
@@ -91,6 +92,15 @@ def command(request: Resources, options: SlurmOptions) -> str:
 def after(options: SlurmOptions) -> list[str] | None:
     """Lines after the task's processes: the user's `teardown`. The job ends as they ended, whatever these lines do."""
     return options.teardown or None
+
+
+def dependency_of(script: Path, after: str) -> str:
+    """What sbatch is told that a script waits for: the jobs `after`, as afterany takes them, and what its header says,
+    which sbatch would forget; "" where the header says it all."""
+    if not after:
+        return ""
+    own = re.search(r"^#SBATCH --dependency=(\S+)", script.read_text(), re.M)
+    return ",".join([*([own[1]] if own else []), f"afterany:{after}"])
 
 
 def _srun(request: Resources, options: SlurmOptions) -> Iterator[str]:

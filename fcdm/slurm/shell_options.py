@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from fcdm.slurm.options import SlurmOptions
+from fcdm.slurm.options import PARAMETERS, SlurmOptions
 
 PASSED_ON = ("account", "partition", "qos", "constraint", "reservation")
 """Where jobs go and who pays: what people set for all that they submit."""
@@ -27,20 +27,17 @@ def with_shell(options: SlurmOptions, environment: Mapping[str, str]) -> tuple[S
     replaced = []
     changes: dict[str, Any] = {}
     for name in () if inside else PASSED_ON:
-        value = said.get(f"SBATCH_{name.upper()}")
-        if value is None:
+        key = f"SBATCH_{name.upper()}"
+        if key not in said:
             continue
-        if name == "reservation":
-            if name in options.additional_parameters:
-                replaced.append(f"SBATCH_{name.upper()}")
-                continue
-            changes["additional_parameters"] = {**options.additional_parameters, name: value}
-        elif getattr(options, name) is None:
-            changes[name] = value
-        else:
-            replaced.append(f"SBATCH_{name.upper()}")
+        additional = options.additional_parameters
+        if (additional.get(name) if name not in PARAMETERS else getattr(options, name)) is not None:
+            replaced.append(key)
             continue
-        taken[f"SBATCH_{name.upper()}"] = value
+        taken[key] = said[key]
+        changes |= (
+            {name: said[key]} if name in PARAMETERS else {"additional_parameters": {**additional, name: said[key]}}
+        )
     notes = [
         f"{key}={value} of this shell is asked for, where resources says nothing else" for key, value in taken.items()
     ]

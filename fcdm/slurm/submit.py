@@ -101,9 +101,8 @@ def submit(
                 raise
             _submit(launch, arrays, scheduler)
             for task in planned:
-                assert task.file is not None
                 with contextlib.suppress(OSError, UserError):  # the job does it too, when it starts
-                    add_id(task.file, task.id)
+                    add_id(_file(task), task.id)
     return rows
 
 
@@ -197,7 +196,7 @@ def _cancel(launch: Path, planned: list[Planned], scheduler: Scheduler, broke: B
         found = {info.id.split("_")[0] for info in scheduler.queue().values() if info.script.startswith(f"{launch}/")}
         left = scheduler.cancel(sorted(known | found))
     except UserError as error:
-        if not known and isinstance(broke, Refused) and "timed out" not in str(broke):
+        if not known and isinstance(broke, Refused) and broke.is_sure:
             left = {}  # it was the first, and SLURM said no
         else:
             taken = f"SLURM took job {' and '.join(sorted(known))}, and others" if known else "its jobs"
