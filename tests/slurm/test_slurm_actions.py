@@ -111,10 +111,11 @@ def test_a_running_job_goes_on_with_other_code(here: Lab, checkout: Path, undist
     here.sweep(*STUDY)
     run = here.wait_step(300)
     (old,) = here.ids()
-    same = here.status("--replace", "--yes")
-    assert f"job {old} has this code already" in same.stdout, same.stderr
-    (checkout / "fcdm/job.py").write_text((checkout / "fcdm/job.py").read_text() + "\n# mended\n")
-    done = here.status(run.name, "--replace", "--yes")
+    with here.paused(run):
+        same = here.status("--replace", "--yes")
+        assert f"job {old} has this code already" in same.stdout, same.stderr
+        (checkout / "fcdm/job.py").write_text((checkout / "fcdm/job.py").read_text() + "\n# mended\n")
+        done = here.status(run.name, "--replace", "--yes")
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"cancelled job {old}" in done.stdout
     (new,) = set(here.ids()) - {old}

@@ -19,10 +19,11 @@ def test_a_controller_that_is_down_at_the_moment_of_a_requeue(here: Lab, undistu
     here.sweep(*STUDY)
     run = here.wait_step(300)
     (job,) = here.ids()
-    task, controller = here.task_pid(run), here.cluster.daemons()["slurmctld"]
-    os.kill(controller, signal.SIGTERM)
-    here.wait(lambda: "slurmctld" not in here.cluster.daemons(), "the controller's end")
-    os.kill(task, signal.SIGUSR2)
+    controller = here.cluster.daemons()["slurmctld"]
+    with here.paused(run) as task:
+        os.kill(controller, signal.SIGTERM)
+        here.wait(lambda: "slurmctld" not in here.cluster.daemons(), "the controller's end")
+        os.kill(task, signal.SIGUSR2)
     here.wait(lambda: "SLURM does not answer" in (run / "log.txt").read_text(), "the first try")
     assert not list(run.glob("jobs/*.requeues.json")), "nothing is counted that has not happened"
     here.cluster.up()

@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,17 @@ class Lab:
         """The process that holds the run."""
         newest = max((run / "holders").glob("*.json"))
         return int(json.loads(newest.read_text())["pid"])
+
+    @contextmanager
+    def paused(self, run: Path) -> Iterator[int]:
+        """The process that holds the run stands still: it cannot end before the test has done what it does to it."""
+        pid = self.task_pid(run)
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            yield pid
+        finally:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
 
     def kill(self, pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
