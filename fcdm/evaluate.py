@@ -57,12 +57,12 @@ calibrate
   published=values.json: the values of another batch; without, other samples than ADM's are refused
 
 examples
-  python -m fcdm.evaluate d3f1@400 samples=50000 sampler=ddpm sampling_steps=250
-  python -m fcdm.evaluate d3f1 guidance_scale=1.5
+  python -m fcdm.evaluate 6fbb@400 samples=50000 sampler=ddpm sampling_steps=250
+  python -m fcdm.evaluate 6fbb guidance_scale=1.5
   python -m fcdm.evaluate DiT-XL-2-256x256.pt model=dit/XL-2 resolution=256 reference=VIRTUAL_imagenet256_labeled.npz
   python -m fcdm.evaluate samples=samples/mine reference=VIRTUAL_imagenet256_labeled.npz
   python -m fcdm.evaluate samples=generated.npy range=-1..1 reference=/data/photos
-  torchrun --standalone --nproc-per-node 8 -m fcdm.evaluate d3f1 samples=50000
+  torchrun --standalone --nproc-per-node 8 -m fcdm.evaluate 6fbb samples=50000
 """
 
 OF_IMAGES = ("samples", "reference", "batch_size", "out", "range", "layout")

@@ -26,7 +26,7 @@ picture of the first ones (grid.png) and the whole protocol (samples.json). The 
 sample depends on (seed, i) only, whatever the batch size and the number of processes.
 
 SOURCE
-  runs/N-digits-8px-d3f1e7a7, its name, or 4 or more digits of its id: a run's newest checkpoint, which is another one
+  runs/N-digits-8px-6fbbfea8, its name, or 4 or more digits of its id: a run's newest checkpoint, which is another one
       while the run still trains, and then another request; with @400: that step's, which stays
   runs/<run>/checkpoints/step-00000400                                  a checkpoint
   0400000.pt, *.pth, *.ckpt, *.safetensors                              a file of the public DiT or FCDM code, or ours
@@ -45,11 +45,11 @@ keys
   --dry-run             say what it would take, and do nothing
 
 examples
-  python -m fcdm.sample N-digits-8px-d3f1e7a7 samples=1000
-  python -m fcdm.sample d3f1@400 samples=64 label=3 format=png out=threes
+  python -m fcdm.sample N-digits-8px-6fbbfea8 samples=1000
+  python -m fcdm.sample 6fbb@400 samples=64 label=3 format=png out=threes
   python -m fcdm.sample DiT-XL-2-256x256.pt model=dit/XL-2 resolution=256 samples=50000 guidance_scale=1.5
-  torchrun --standalone --nproc-per-node 8 -m fcdm.sample d3f1 samples=50000
-  srun --ntasks 8 --gpus-per-task 1 python -m fcdm.sample d3f1 samples=50000
+  torchrun --standalone --nproc-per-node 8 -m fcdm.sample 6fbb samples=50000
+  srun --ntasks 8 --gpus-per-task 1 python -m fcdm.sample 6fbb samples=50000
 """
 OWN = ("out", "format", "label")
 

@@ -49,7 +49,7 @@ def test_secrets_are_hidden(text: str, shown: str) -> None:
     [
         "http://host:5000/a@b",
         "sqlite:////runs/a@b.db",
-        "run N-digits-8px-d3f1e7a7@400",
+        "run N-digits-8px-6fbbfea8@400",
         "model.options.num_tokens=16 token_width=8 cls_token=true tokens=a",
         "token recognition error at: 'x'",
         "unexpected token: here",

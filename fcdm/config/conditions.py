@@ -5,8 +5,9 @@ What the user says stays, and is refused by the checks where it cannot be.
 
 from __future__ import annotations
 
+from fcdm.config import when
 from fcdm.config.said import Said
-from fcdm.config.schema import Config
+from fcdm.config.schema import Config, LabelDropConfig
 from fcdm.errors import UserError
 
 PUBLIC_GUIDED, PUBLIC_CHANNELS = 3, 4
@@ -23,6 +24,10 @@ def settle(config: Config, said: Said) -> Config:
         and (by_weak or config.data.channels != PUBLIC_CHANNELS)
     ):
         asked.guidance_channels = None
+    # Of one embedder, or where nothing is dropped, both modes are one: they must not make two runs of it.
+    meant = when.SEVERAL_EMBEDDERS.holds(config.model.family) and when.DROPS.holds(config.label_drop.probability)
+    if not meant:
+        config.label_drop.mode = LabelDropConfig.mode
     return config
 
 

@@ -38,7 +38,7 @@ class Weights:
 
     @property
     def name(self) -> str:
-        """For people: `N-digits-8px-d3f1e7a7@400`, or the file's name."""
+        """For people: `N-digits-8px-6fbbfea8@400`, or the file's name."""
         return f"{self.run.name}@{self.step}" if self.run else self.path.name
 
 

