@@ -33,7 +33,7 @@ DOTS = 130
 """Per inch: figures that a page shows, small in a repository."""
 NEEDED = (
     *("run", "model", "family", "data", "resolution", "seed", "batch_size", "lr", "steps", "protocol_id", "fid"),
-    *("parameters", "forward_gmacs", "train_pflops", "label", "samples", "floor"),
+    *("parameters", "forward_gmacs", "train_flops", "label", "samples", "floor"),
 )
 """Columns without which there is no curve."""
 TEXTS = ("run", "model", "family", "data", "protocol_id", "device", "label")
@@ -124,9 +124,9 @@ def published_table(points: pd.DataFrame, resolution: int, models: Sequence[str]
     kept = kept[kept["model"].isin(models)] if models else kept
     rows: list[list[Cell]] = []
     for row in kept.sort_values(["family", "model", "steps", "fid"]).itertuples():
-        numbers = [Value(float(str(value))) for value in (row.forward_gmacs, row.train_pflops, row.fid)]
+        numbers = [Value(float(str(value))) for value in (row.forward_gmacs, row.train_flops, row.fid)]
         rows.append([str(row.model), f"{row.steps:,}", *numbers, str(row.source), str(row.confidence)])
-    columns = ("Model", "Steps", "Forward GMACs", "Training PFLOPs", "FID-50K", "Source", "Confidence")
+    columns = ("Model", "Steps", "Forward GMACs", "Training FLOPs", "FID-50K", "Source", "Confidence")
     caption = f"Published FIDs without guidance at {resolution} px"
     return Shown(CellTable("published", caption, columns, rows, texts=frozenset({0, 5, 6})))
 

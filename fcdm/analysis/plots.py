@@ -86,7 +86,7 @@ def print_table(table: pd.DataFrame, console: Console) -> None:
     shown.add_column("run", style="dim")
     if several_seeds:
         shown.add_column("seed", justify="right")
-    for column in ("steps", "FID", "FID\npixels", "forward\nGMACs", "training\nPFLOPs", "images/s"):
+    for column in ("steps", "FID", "FID\npixels", "forward\nGMACs", "training\nFLOPs", "images/s"):
         shown.add_column(column, justify="right", no_wrap=True)
     last = ""
     for row in table.itertuples():
@@ -99,7 +99,7 @@ def print_table(table: pd.DataFrame, console: Console) -> None:
         if several_seeds:
             cells.append(str(row.seed) if first else "")
         cells += [f"{row.steps:,}", f"{row.fid:.2f}", f"{row.fid_pixels:.2f}"]
-        cells += [f"{row.forward_gmacs:.4g}", f"{row.train_pflops:.3g}", f"{row.images_per_s:,.0f}"]
+        cells += [f"{row.forward_gmacs:.4g}", f"{row.train_flops:.3g}", f"{row.images_per_s:,.0f}"]
         shown.add_row(*cells)
     if not console.is_terminal:  # a pipe has no width, and half a number helps nobody
         whole = Measurement.get(console, console.options.update(width=UNBOUNDED), shown).maximum

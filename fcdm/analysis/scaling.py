@@ -15,7 +15,7 @@ from fcdm.credentials import of_command_line
 from fcdm.errors import in_one_line
 from fcdm.paths import place
 
-AGAINST = {"steps": ("steps", "training steps"), "flops": ("train_pflops", "training PFLOPs")}
+AGAINST = {"steps": ("steps", "training steps"), "flops": ("train_flops", "training FLOPs")}
 OF = ("fid", "heldout_loss", "loss", "fid_heldout", "fid_pixels", "fid_pixels_heldout")
 
 

@@ -82,7 +82,7 @@ def test_a_half_of_the_published_points_is_missing_too() -> None:
 
 def test_own_runs_speak_in_their_own_rows(found: list[ClaimRow]) -> None:
     stem = "FCDM-N|DiT-N/2|8|fid|"
-    steps, flops, hours = (named(found, stem + axis).runs for axis in ("steps", "train_pflops", "device_seconds"))
+    steps, flops, hours = (named(found, stem + axis).runs for axis in ("steps", "train_flops", "device_seconds"))
     assert steps.low < steps.value < steps.high
     assert "95 % interval over 5 and 5 training seeds" in steps.text
     assert flops.value / steps.value == pytest.approx(7.6 / 4.1, rel=0.15)  # DiT's steps cost that much more

@@ -123,7 +123,7 @@ def points_told(numbers: pd.DataFrame, x: str, y: str) -> set[tuple[float, float
 
 
 def test_the_numbers_beside_a_figure_are_those_in_it(drawn: dict[str, tuple[Figure, pd.DataFrame]]) -> None:
-    for name, x in (("fid_vs_steps", "steps"), ("fid_vs_training_flops", "train_pflops")):
+    for name, x in (("fid_vs_steps", "steps"), ("fid_vs_training_flops", "train_flops")):
         figure, numbers = drawn[name]
         assert points_drawn(figure) == points_told(numbers, x, "fid")
         assert set(numbers["origin"]) == {"these runs", "published", "ratio at equal FID"}
@@ -131,7 +131,7 @@ def test_the_numbers_beside_a_figure_are_those_in_it(drawn: dict[str, tuple[Figu
     for panel, (kind, y) in enumerate((("fid", "fid"), ("throughput", "images_per_s"))):
         assert points_drawn(figure, panel) == points_told(numbers[numbers["panel"] == kind], "forward_gmacs", y)
     figure, numbers = drawn["frontier"]
-    assert points_drawn(figure) == points_told(numbers, "train_pflops", "fid")
+    assert points_drawn(figure) == points_told(numbers, "train_flops", "fid")
     figure, numbers = drawn["guidance"]
     assert points_drawn(figure, 0) == points_told(numbers, "inception_score", "fid")
     assert points_drawn(figure, 1) == points_told(numbers, "recall", "precision")
@@ -152,13 +152,13 @@ def test_the_frontier_has_the_best_of_each_compute_and_a_law_through_it(
     drawn: dict[str, tuple[Figure, pd.DataFrame]],
 ) -> None:
     figure, numbers = drawn["frontier"]
-    points = numbers[(numbers["kind"] == "point") & (numbers["family"] == "fcdm")].sort_values("train_pflops")
+    points = numbers[(numbers["kind"] == "point") & (numbers["family"] == "fcdm")].sort_values("train_flops")
     before = points["fid"].cummin().shift(fill_value=np.inf)
     assert (points["on_frontier"].astype(bool) == (points["fid"] < before)).all()
     law = numbers[(numbers["kind"] == "law") & (numbers["family"] == "fcdm")]
     on = points[points["on_frontier"].astype(bool)]
-    assert law["train_pflops"].min() == pytest.approx(on["train_pflops"].min())  # as far as was measured
-    assert law["train_pflops"].max() == pytest.approx(on["train_pflops"].max())
+    assert law["train_flops"].min() == pytest.approx(on["train_flops"].min())  # as far as was measured
+    assert law["train_flops"].max() == pytest.approx(on["train_flops"].max())
     assert ((law["low"] <= law["fid"]) & (law["fid"] <= law["high"])).all()
     dit = numbers[(numbers["kind"] == "law") & (numbers["family"] == "dit")]
     assert dit["low"].isna().all()  # DiT-B/2 has one seed
@@ -375,7 +375,7 @@ def test_ticks_are_plain_and_enough_for_narrow_ranges() -> None:
 def test_resolutions_are_never_joined_nor_one_left_out_for_the_other(tmp_path: Path) -> None:
     table = table_of(read_curves(make_two_resolutions(tmp_path)), tmp_path)
     with plt.style.context(STYLE):
-        for name, x in (("fid_vs_forward_gmacs", "forward_gmacs"), ("frontier", "train_pflops")):
+        for name, x in (("fid_vs_forward_gmacs", "forward_gmacs"), ("frontier", "train_flops")):
             made = recipes(table)[name][0]()
             assert made is not None
             figure, numbers = made
@@ -405,13 +405,13 @@ def test_a_frontier_tells_its_law_in_numbers_and_what_it_misses(
     for family, told in (("fcdm", "FCDM"), ("dit", "DiT")):
         (law,) = (row for _, row in numbers[numbers["kind"] == "law_parameters"].iterrows() if row["family"] == family)
         curve = numbers[(numbers["kind"] == "law") & (numbers["family"] == family)]
-        of_law = law["offset"] + law["scale"] * curve["train_pflops"] ** -law["exponent"]
+        of_law = law["offset"] + law["scale"] * curve["train_flops"] ** -law["exponent"]
         assert curve["fid"].to_numpy() == pytest.approx(of_law.to_numpy())
         assert (law["exponent_low"] < law["exponent"] < law["exponent_high"]) == (family == "fcdm")
         (said,) = (text.get_text() for text in figure.legends[0].get_texts() if text.get_text().startswith(told))
         assert f"scatter {law['rms_residual']:.0%}" in said
         on = numbers[(numbers["kind"] == "point") & (numbers["family"] == family) & (numbers["on_frontier"] == True)]  # noqa: E712
-        off = on["fid"] / (law["offset"] + law["scale"] * on["train_pflops"] ** -law["exponent"]) - 1
+        off = on["fid"] / (law["offset"] + law["scale"] * on["train_flops"] ** -law["exponent"]) - 1
         missed = int((off.abs() > 0.2).sum())
         lines = [line for line in numbers.attrs["left_out"] if f"{told}'s frontier: the law misses" in line]
         assert len(lines) == (missed > 0)
@@ -447,7 +447,7 @@ def test_published_throughputs_claim_no_protocol_and_rings_lie_on_top(
     plt.close(unsized[0])
 
 
-@pytest.mark.parametrize("axis", ["steps", "train_pflops"])
+@pytest.mark.parametrize("axis", ["steps", "train_flops"])
 def test_the_ratio_arrow_ends_on_the_drawn_curves(tmp_path: Path, axis: str) -> None:
     """Also where a FID rises on the way, after which what had been reached before counts."""
     fids = {"N": (20.0, 5.0, 2.9, 2.8), "dit/N-2": (60.0, 10.0, 11.0, 3.0)}

@@ -336,14 +336,14 @@ def test_the_laws_on_the_command_line(runs: Path, tmp_path: Path, capsys: pytest
     said = capsys.readouterr()
     assert str(tmp_path / "none" / "laws.csv") in said.err
     assert said.err.count("\n") == 1
-    assert "At the same training PFLOPs" in said.out
+    assert "At the same training FLOPs" in said.out
     (fcdm,) = [line for line in said.out.splitlines() if line.strip().startswith("FCDM at")]
     (dit,) = [line for line in said.out.splitlines() if line.strip().startswith("DiT at")]
     assert fcdm.split(":")[0].split(" at ")[1] == dit.split(":")[0].split(" at ")[1]  # the same compute
     table = tidy_table(runs)
-    common = table.groupby("family")["train_pflops"].max().min()
-    assert f"at {common:.3g} PFLOPs" in fcdm
-    mean = table[table["label"] == "FCDM-M"].groupby("train_pflops")["fid"].mean()
+    common = table.groupby("family")["train_flops"].max().min()
+    assert f"at {common:.3g} FLOPs" in fcdm
+    mean = table[table["label"] == "FCDM-M"].groupby("train_flops")["fid"].mean()
     assert f"lowest fid {np.interp(np.log(common), np.log(mean.index), mean):.4g}, FCDM-M" in fcdm
 
 

@@ -60,7 +60,7 @@ def test_the_abstract_s_budgets_are_another_number() -> None:
     assert budget_ratio(100, 200, fid_a=5.0, fid_b=5.5, earlier_b=rose[:1]).bounds_equal_fid
 
 
-@pytest.mark.parametrize(("axis", "at"), [("steps", (5.8, 12.2)), ("train_pflops", (10.6, 22.5))])
+@pytest.mark.parametrize(("axis", "at"), [("steps", (5.8, 12.2)), ("train_flops", (10.6, 22.5))])
 def test_the_extremes_of_a_ratio_lie_at_measured_points(axis: str, at: tuple[float, float]) -> None:
     a, b = of_paper("FCDM-XL", axis), of_paper("DiT-XL/2", axis)
     span = ratio_range(a.amount, a.fid, b.amount, b.fid)
@@ -99,7 +99,7 @@ def test_the_whole_ratio_curve_of_the_published_points() -> None:
     # DiT's curve flattens: the lower the FID, the higher the ratio (but for DiT's own bend at 10.67)
     assert curve["ratio"][curve["target"] < 10.67].is_monotonic_increasing
     assert (round(curve["ratio"].min(), 1), round(curve["ratio"].max(), 1)) == (5.8, 12.2)
-    in_flops = ratio_curve(of_paper("FCDM-XL", "train_pflops"), of_paper("DiT-XL/2", "train_pflops"))
+    in_flops = ratio_curve(of_paper("FCDM-XL", "train_flops"), of_paper("DiT-XL/2", "train_flops"))
     assert np.allclose(in_flops["ratio"] / curve["ratio"], 118.62142 / 64.53002)  # DiT's steps cost that much more
 
 

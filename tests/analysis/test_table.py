@@ -58,7 +58,7 @@ def test_one_row_per_run_and_evaluated_step(study: Path) -> None:
     assert row["fid_pixels_heldout"] == pytest.approx(row["fid"] / 10 + 1)
     assert (row["label"], row["lr"], row["samples"], row["floor"]) == ("DiT-M/2", 4e-3, 1000, FLOOR)
     assert row["forward_gmacs"] == pytest.approx(0.0127)
-    assert row["train_pflops"] == pytest.approx(6 * 12_700_000 * 128 * 800 / 1e15)
+    assert row["train_flops"] == pytest.approx(6 * 12_700_000 * 128 * 800)
     assert row["loss"] == pytest.approx(0.3 + 2 / 800**0.5)
     assert row["seconds"] == row["device_seconds"] == pytest.approx(32.0)
     assert row["device"] == "cpu (1 thread)"
@@ -320,7 +320,7 @@ def test_a_run_that_diverged_and_one_without_costs(tmp_path: Path, capsys: pytes
     table = tidy_table(tmp_path)
     assert table["fid"].isna().sum() == 4
     assert len(plots.draw(table, tmp_path / "out")[0]) == 1 + 5 * 3
-    table[["train_pflops", "forward_gmacs"]] = 0.0
+    table[["train_flops", "forward_gmacs"]] = 0.0
     assert len(plots.draw(table, tmp_path / "out")[0]) == 1 + 2 * 3
     assert "no fid_vs_training_flops: " in capsys.readouterr().err
     assert len(plots.draw(table[table["fid"].isna()], tmp_path / "out")[0]) == 1
@@ -353,7 +353,7 @@ def test_no_arrow_where_the_ratio_is_not_clear(fid_a: list[float], fid_b: list[f
         for place, fid in enumerate(fids):
             row = {"model": model, "family": family, "label": display_name(model, family), "variant": "", "fid": fid}
             steps = 100 * 2**place
-            row |= {"run": model, "seed": 0, "lr": 1e-3, "steps": steps, "train_pflops": steps, "forward_gmacs": 1.0}
+            row |= {"run": model, "seed": 0, "lr": 1e-3, "steps": steps, "train_flops": steps, "forward_gmacs": 1.0}
             rows.append(
                 {
                     **row,

@@ -35,7 +35,7 @@ class SeedCurve:
     lr: float
     seeds: int
     points: pd.DataFrame
-    """In order of steps: steps, train_pflops, device_seconds, forward_gmacs, fid, fid_min, fid_max (over seeds)."""
+    """In order of steps: steps, train_flops, device_seconds, forward_gmacs, fid, fid_min, fid_max (over seeds)."""
     runs: pd.DataFrame
     """The rows of the table that `points` are the means of: every seed at each of its steps."""
     without: tuple[str, ...] = ()
@@ -66,7 +66,7 @@ def seed_curves(table: pd.DataFrame) -> list[SeedCurve]:
         if rows.empty:
             continue  # no FID at all, or no budget that every seed has reached yet
         points = rows.groupby("steps", as_index=False).agg(
-            train_pflops=("train_pflops", "first"),
+            train_flops=("train_flops", "first"),
             device_seconds=("device_seconds", "mean"),
             forward_gmacs=("forward_gmacs", "first"),
             fid=("fid", "mean"),

@@ -33,7 +33,7 @@ COLUMNS = (
         "guidance_scale",
     ),
     *METRICS,
-    *("loss", "parameters", "forward_gmacs", "train_pflops", "images_per_s", "seconds", "device_seconds", "device"),
+    *("loss", "parameters", "forward_gmacs", "train_flops", "images_per_s", "seconds", "device_seconds", "device"),
     *("label", "variant", "samples", "floor", "floor_sd", "floor_pixels", "floor_heldout", "floor_pixels_heldout"),
     *("grid", "grid_columns"),
 )
@@ -168,7 +168,7 @@ def row_of(run: RunCurves, evaluated: EvaluatedStep, label: str, variant: str) -
         "parameters": int(run.cost["parameters"]),
         "forward_gmacs": macs / 1e9,
         # A training step costs three forward passes, a multiply-accumulate two operations (DiT's convention).
-        "train_pflops": 3 * 2 * macs * batch * evaluated.step / 1e15,
+        "train_flops": 3 * 2 * macs * batch * evaluated.step,
         "images_per_s": float(np.median(speeds)) if len(speeds) else np.nan,
         "seconds": np.nan if evaluated.seconds is None else evaluated.seconds,
         "device_seconds": np.nan if evaluated.device_seconds is None else evaluated.device_seconds,

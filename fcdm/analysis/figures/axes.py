@@ -8,15 +8,12 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
-from numpy.typing import ArrayLike
 
 from fcdm.formatting import steps_text
 
 Drawn = tuple[Figure, pd.DataFrame]
 """A figure and the numbers in it. `attrs["left_out"]` of the numbers: lines that name what it does not show."""
 
-PIECES = 30
-"""Of a drawn curve between two measured points."""
 NOTE = 7
 """Points: no text of a figure is smaller in print."""
 
@@ -83,18 +80,6 @@ def log_ticks(low: float, high: float, most: int) -> list[float]:
             return ticks
     powers = [10.0**decade for decade in decades if low <= 10.0**decade <= high]
     return powers[:: -(-len(powers) // most)]
-
-
-def between(amount: ArrayLike, value: ArrayLike, pieces: int = PIECES) -> tuple[np.ndarray, np.ndarray]:
-    """The curve that ratios are read from: `value` a straight line over log `amount`, (n,) -> ((n - 1) pieces + 1,).
-
-    On two log axes that is bent: joined by straight segments, an arrow's ends would lie beside the curves.
-    """
-    x, y = np.asarray(amount, dtype=float), np.asarray(value, dtype=float)
-    places = np.arange((len(y) - 1) * pieces + 1) / pieces
-    drawn = np.exp(np.interp(places, np.arange(len(y)), np.log(x)))
-    drawn[::pieces] = x  # measured points to the last bit: a limit or a tick may be one of them
-    return drawn, np.interp(places, np.arange(len(y)), y)
 
 
 def step_ticks(axis: Axis, steps: list[int]) -> None:

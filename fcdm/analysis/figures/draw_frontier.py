@@ -35,7 +35,7 @@ def frontier_figure(table: pd.DataFrame) -> Drawn | None:
     `law_parameters`, and lines that name the points it misses. Where there are too few points for a law or too few
     seeds for a band, the legend and the CSV say so. None where no run says what it costs.
     """
-    known = table[np.isfinite(table["fid"]) & (table["fid"] > 0) & (table["train_pflops"] > 0)]
+    known = table[np.isfinite(table["fid"]) & (table["fid"] > 0) & (table["train_flops"] > 0)]
     if known.empty:
         return None
     left_out, parts, texts = [], [], []
@@ -67,7 +67,7 @@ def frontier_figure(table: pd.DataFrame) -> Drawn | None:
         left_out += [
             f"{name}'s frontier: {note}" for note in (*fit.notes, fit.no_interval, *_missed(fit, curves)) if note
         ]
-    axes.set(xscale="log", yscale="log", xlabel="Training compute C (PFLOPs)", ylabel=fid_label(table))
+    axes.set(xscale="log", yscale="log", xlabel="Training compute C (FLOPs)", ylabel=fid_label(table))
     axes.autoscale_view()
     log_axes(axes)
     numbers = pd.concat([*parts, pd.DataFrame(parameters)], ignore_index=True)
@@ -79,8 +79,8 @@ def frontier_figure(table: pd.DataFrame) -> Drawn | None:
     columns = min(2, legend_columns(texts, SINGLE))
     figure.set_figheight(2.2 + 0.15 * -(-len(texts) // columns))
     figure.legend(handles, texts, loc="outside lower center", ncols=columns)
-    numbers = numbers.rename(columns={"x": "train_pflops", "y": "fid", "model": "label"})
-    wanted = ["kind", "family", "at", "label", "train_pflops", "fid", "low", "high", "runs", "on_frontier"]
+    numbers = numbers.rename(columns={"x": "train_flops", "y": "fid", "model": "label"})
+    wanted = ["kind", "family", "at", "label", "train_flops", "fid", "low", "high", "runs", "on_frontier"]
     wanted += [f"{name}{end}" for name in PARAMETERS for end in ("", "_low", "_high")]
     numbers = numbers.reindex(columns=[*wanted, *MORE])
     numbers.attrs["left_out"] = [*left_out, *dropped(table)]
@@ -104,14 +104,14 @@ def _missed(fit: Fit, curves: pd.DataFrame) -> list[str]:
     of_law = float(law[int(off.argmax())])
     return [
         f"the law misses {(off > MISSED).sum()} of {len(on)} points by more than {MISSED:.0%}, most of all "
-        f"{worst['model']} at {worst['x']:.3g} PFLOPs: FID {worst['y']:.3g}, by the law {of_law:.3g}"
+        f"{worst['model']} at {worst['x']:.3g} FLOPs: FID {worst['y']:.3g}, by the law {of_law:.3g}"
     ]
 
 
 def _curves(known: pd.DataFrame, family: str) -> pd.DataFrame:
     """The mean curves of a family that has no law."""
     rows = known[known["family"] == family]
-    return mean_curves(rows["train_pflops"], rows["fid"], list(rows["run"]), list(rows["label"]))
+    return mean_curves(rows["train_flops"], rows["fid"], list(rows["run"]), list(rows["label"]))
 
 
 def _draw_curves(axes: Axes, curves: pd.DataFrame, colour: str, marker: str) -> None:

@@ -19,7 +19,7 @@ from fcdm.analysis.stats.step_efficiency import equal_fid_ratio
 from fcdm.analysis.stats.step_ratios import efficiency_curve
 from fcdm.formatting import steps_text
 
-OF_AXIS = {"steps": "Training steps", "train_pflops": "Training compute (PFLOPs)"}
+OF_AXIS = {"steps": "Training steps", "train_flops": "Training compute (FLOPs)"}
 PUBLISHED = "published"
 
 

@@ -14,9 +14,7 @@ from fcdm.analysis.data.labels import scales
 from fcdm.analysis.data.seed_curves import SeedCurve, dropped, seed_curves
 from fcdm.analysis.figures.axes import (
     NOTE,
-    PIECES,
     Drawn,
-    between,
     fid_label,
     legend_columns,
     log_axes,
@@ -36,11 +34,11 @@ MOST_NAMED = 8
 RATIO = "ratio at equal FID"
 RATIO_COLUMNS = ["ratio", "ratio_at_fid", "ratio_from", "ratio_to", "unclear"]
 
-AXES = {"steps": "Training steps", "train_pflops": "Training compute (PFLOPs)"}
+AXES = {"steps": "Training steps", "train_flops": "Training compute (FLOPs)"}
 
 
 def fid_against(table: pd.DataFrame, axis: str, published: pd.DataFrame | None = None) -> Drawn | None:
-    """FID against `steps` or `train_pflops`, both in log: a line per model (mean of seeds, band from best to worst).
+    """FID against `steps` or `train_flops`, both in log: a line per model (mean of seeds, band from best to worst).
 
     The dashed grey line is the FID of real images, a note where it is far below; the arrow is the ratio at equal
     FID, where it was measured and is clear. `published`: points of `published()`, hollow, of the same models.
@@ -60,7 +58,7 @@ def fid_against(table: pd.DataFrame, axis: str, published: pd.DataFrame | None =
         else:
             colour = FAMILIES.get(line.family, OTHERS[0])[0]
             thin = {"color": colour, "alpha": 0.4, "lw": 0.6, "marker": ".", "markersize": 3, "markeredgewidth": 0}
-            axes.plot(*between(line.points[axis], line.points["fid"]), zorder=2, markevery=PIECES, **thin)  # type: ignore[arg-type]
+            axes.plot(line.points[axis], line.points["fid"], zorder=2, **thin)  # type: ignore[arg-type]
     others = _draw_published(axes, published, curves, axis, left_out, styles)
     _draw_floors(axes, table, curves)
     ratios, written = _arrows(axes, pairs, axis)
@@ -113,16 +111,12 @@ def _named(curves: list[SeedCurve], pairs: list[Comparison]) -> set[str]:
 
 def _draw_line(axes: Axes, line: SeedCurve, axis: str, styles: dict[str, dict[str, Any]]) -> None:
     points, style = line.points, styles[line.label]
-    x, fid = between(points[axis], points["fid"])
-    axes.plot(x, fid, label=line.label, zorder=3, markevery=PIECES, **style)
+    axes.plot(points[axis], points["fid"], label=line.label, zorder=3, **style)
     if line.seeds > 1:
-        best, worst = (between(points[axis], points[end])[1] for end in ("fid_min", "fid_max"))
-        axes.fill_between(x, best, worst, color=style["color"], alpha=0.2, lw=0)
+        axes.fill_between(points[axis], points["fid_min"], points["fid_max"], color=style["color"], alpha=0.2, lw=0)
     lowest = points["fid"].cummin()
     if (points["fid"] > lowest).any():  # what had been reached counts for the ratio: its ends lie on this line
-        x, reached = between(points[axis], lowest)
-        reached = np.where(reached < fid, reached, np.nan)
-        axes.plot(x, reached, color=style["color"], linestyle=(0, (1, 1.5)), lw=0.8, zorder=3)
+        axes.plot(points[axis], lowest, color=style["color"], linestyle=(0, (1, 1.5)), lw=0.8, zorder=3)
 
 
 def _draw_published(
@@ -150,7 +144,7 @@ def _draw_published(
             "marker": markers.get(str(model), "o"),
             "markerfacecolor": "none",
         }
-        axes.plot(*between(ordered[axis], ordered["fid"]), markevery=PIECES, zorder=4, **look)
+        axes.plot(ordered[axis], ordered["fid"], zorder=4, **look)
     return points.assign(origin=PUBLISHED)
 
 

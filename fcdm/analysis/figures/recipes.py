@@ -22,7 +22,7 @@ def recipes(
     return {
         "fid_vs_steps": (lambda: fid_against(table, "steps", published), "no run has a finite FID"),
         "fid_vs_training_flops": (
-            lambda: fid_against(table, "train_pflops", published),
+            lambda: fid_against(table, "train_flops", published),
             "no run with a finite FID says what it costs",
         ),
         "fid_vs_forward_gmacs": (

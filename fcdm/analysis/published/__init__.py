@@ -26,10 +26,10 @@ NUMBERS = ("fid", "sfid", "inception_score", "precision", "recall")
 COLUMNS = (
     *("origin", "model", "family", "label", "resolution", "steps", "images", "guidance_scale", *NUMBERS),
     *("samples", "sampler", "decoder", "framework", "series"),
-    *("parameters", "forward_gmacs", "forward_gmacs_published", "train_pflops", "images_per_s", "source", "confidence"),
+    *("parameters", "forward_gmacs", "forward_gmacs_published", "train_flops", "images_per_s", "source", "confidence"),
 )
 """`series`: points of one source and one protocol, which a line may join; empty: the point stands alone.
-`guidance_scale`: 1 without guidance, NaN where the source does not tell it. `images`, `train_pflops`: derived."""
+`guidance_scale`: 1 without guidance, NaN where the source does not tell it. `images`, `train_flops`: derived."""
 
 PROTOCOL: dict[str, Any] = {
     "samples": 50_000,
@@ -46,7 +46,7 @@ def published(folder: Path = FOLDER) -> pd.DataFrame:
     """One row per published result with COLUMNS, `origin` = "published"; never to be drawn like one's own runs.
 
     `forward_gmacs` is the count of `python -m fcdm.cost` where this package has the model, else the published one;
-    `train_pflops` = 3 x 2 x forward MACs x 256 x steps / 1e15.
+    `train_flops` = 3 x 2 x forward MACs x 256 x steps.
     """
     results = pd.read_csv(folder / "results.csv", dtype={"guidance_scale": str, "series": str})
     models = pd.read_csv(folder / "models.csv").drop(columns=["family", "source", "confidence"])
@@ -58,7 +58,7 @@ def published(folder: Path = FOLDER) -> pd.DataFrame:
     table["forward_gmacs"] = table["forward_gmacs_counted"].fillna(table["forward_gmacs_published"])
     table["parameters"] = table["parameters_m_counted"].fillna(table["parameters_m_published"]) * 1e6
     table["images"] = table["steps"] * BATCH_SIZE
-    table["train_pflops"] = 3 * 2 * table["forward_gmacs"] * 1e9 * table["images"] / 1e15
+    table["train_flops"] = 3 * 2 * table["forward_gmacs"] * 1e9 * table["images"]
     return table.assign(origin=PUBLISHED, label=table["model"])[list(COLUMNS)]
 
 

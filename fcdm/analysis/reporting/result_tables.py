@@ -106,7 +106,7 @@ def protocol_sentence(protocol: str, settings: dict[str, Any]) -> str:
     return f"Evaluated by {protocol}{f' ({settings_text})' if settings_text else ''}."
 
 
-AXES = (("train_pflops", "training PFLOPs"), ("steps", "training steps"))
+AXES = (("train_flops", "training FLOPs"), ("steps", "training steps"))
 
 
 def fit_tables(table: pd.DataFrame, protocol: str) -> list[CellTable]:

@@ -30,9 +30,8 @@ def envelope(x: ArrayLike, y: ArrayLike) -> np.ndarray:
 def at_compute(curves: pd.DataFrame, computes: ArrayLike) -> pd.DataFrame:
     """The iso-FLOP view: every model's FID at each compute, and which is best: compute, model, fid, best.
 
-    `curves`: columns model, x, y. FID is interpolated linearly in log compute between two measured points, never
-    beyond: a model that was not measured on both sides of a compute has no row there. (The same interpolation as of the
-    ratios at equal FID.)
+    `curves`: columns model, x, y. log FID is a straight line over log compute between two measured points, and nothing
+    beyond: a model that was not measured on both sides of a compute has no row there. (As of the ratios at equal FID.)
     """
     rows = []
     for name, of_model in curves.groupby("model", sort=True):
@@ -40,10 +39,16 @@ def at_compute(curves: pd.DataFrame, computes: ArrayLike) -> pd.DataFrame:
         x, y = ordered["x"].to_numpy(float), ordered["y"].to_numpy(float)
         for compute in np.atleast_1d(np.asarray(computes, dtype=float)):
             if x[0] <= compute <= x[-1]:
-                rows.append({"compute": compute, "model": name, "fid": np.interp(np.log(compute), np.log(x), y)})
+                rows.append(
+                    {"compute": compute, "model": name, "fid": np.exp(np.interp(np.log(compute), np.log(x), np.log(y)))}
+                )
     found = pd.DataFrame(rows, columns=["compute", "model", "fid"])
     best = found.groupby("compute")["fid"].transform("min") if len(found) else found["fid"]
     return found.assign(best=found["fid"] == best).sort_values(["compute", "model"], ignore_index=True)
+
+
+def _log_log(at: float, x: np.ndarray, y: np.ndarray) -> float:
+    return float(np.exp(np.interp(np.log(at), np.log(x), np.log(y))))
 
 
 def fit_frontier(

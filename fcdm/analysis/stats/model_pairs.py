@@ -17,7 +17,7 @@ METRICS = {
     "fid_pixels_heldout": "floor_pixels_heldout",
 }
 """A distance that can be compared -> the column of its floor."""
-UNITS = {"steps": "steps", "train_pflops": "training FLOPs", "device_seconds": "device-hours"}
+UNITS = {"steps": "steps", "train_flops": "training FLOPs", "device_seconds": "device-hours"}
 
 
 @dataclass(frozen=True)
@@ -204,4 +204,4 @@ def _conditions(one: Comparison) -> str:
     samples = f"{one.samples:,} samples" if one.samples > 0 else "samples not recorded"
     hidden = [*curve_notes(a.label, a.points), *curve_notes(b.label, b.points)]
     parts = [f"{of_seeds(one)}, {samples}, {floor}", f"{rates}, {how_chosen(one)}", *hidden]
-    return f"FID interpolated over log steps; {'; '.join(parts)}"
+    return f"log FID interpolated over log steps; {'; '.join(parts)}"

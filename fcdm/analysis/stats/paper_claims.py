@@ -27,7 +27,7 @@ DISTANCES = {
     "fid_heldout": "FID to held-out images",
     "fid_pixels_heldout": "distance on pixels to held-out images",
 }
-OF_AXIS = {"steps": "steps", "train_pflops": "training FLOPs", "device_seconds": "hours on one device"}
+OF_AXIS = {"steps": "steps", "train_flops": "training FLOPs", "device_seconds": "hours on one device"}
 
 
 @dataclass(frozen=True)
@@ -90,9 +90,9 @@ def _paper_claims() -> list[_Paper]:
         at(9.62, "steps", "equal_fid_9.62_steps"),
         at(10.67, "steps", "equal_fid_10.67_steps"),
         over_all("steps"),
-        at(9.62, "train_pflops", "equal_fid_9.62_flops"),
-        at(10.67, "train_pflops", "equal_fid_10.67_flops"),
-        over_all("train_pflops"),
+        at(9.62, "train_flops", "equal_fid_9.62_flops"),
+        at(10.67, "train_flops", "equal_fid_10.67_flops"),
+        over_all("train_flops"),
         *(at_400k(size) for size in ("S", "B", "L", "XL")),
         half(256),
         half(512),

@@ -4,8 +4,9 @@
 7x and 7.5x). `equal_fid_ratio`: the ratio of what each had spent when it reached the same FID. Both are b's amount
 over a's, so above 1 a needs less; an amount is steps, training FLOPs or device-seconds. Pure functions on arrays.
 
-Of every curve only the running minimum counts (what had been reached by then); between measured points FID is a
-straight line over log amount. Nothing is extrapolated: where a FID was passed before the first measured point, or
+Of every curve only the running minimum counts (what had been reached by then); between measured points log FID is a
+straight line over log amount. (FID itself over log amount errs: at a constant true ratio of 2.5 and budgets x4 it says
+1.91 to 3.13, log FID 2.24 to 2.64.) Nothing is extrapolated: where a FID was passed before the first measured point, or
 never reached, the ratio is NaN, and what can be said is a bound.
 """
 
@@ -143,7 +144,7 @@ def curve_notes(name: str, points: pd.DataFrame, distance: str = "FID") -> list[
 def log_amounts(log_amount: np.ndarray, fid: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """Log amount at which each target was first reached, shape (..., m); -inf before the first point, inf never.
 
-    `log_amount`: (..., n), rising. `fid`: (..., n), of which the running minimum counts. `targets`: (m,).
+    `log_amount`: (..., n), rising. `fid`: (..., n), of which the running minimum counts. `targets`: (m,). Both above 0.
     """
     x, y = np.broadcast_arrays(log_amount, np.minimum.accumulate(fid, axis=-1))
     below = y[..., None, :] <= targets[:, None]
@@ -152,7 +153,7 @@ def log_amounts(log_amount: np.ndarray, fid: np.ndarray, targets: np.ndarray) ->
     before = np.maximum(after - 1, 0)
     (x0, x1), (y0, y1) = ((np.take_along_axis(of, before, -1), np.take_along_axis(of, after, -1)) for of in (x, y))
     inside = reached & (after > 0)
-    share = (y0 - targets) / np.where(inside, y0 - y1, 1.0)
+    share = np.log(y0 / targets) / np.where(inside, np.log(y0 / y1), 1.0)
     at_first = np.where(y1 == targets, x1, -np.inf)
     return np.where(inside, x0 + share * (x1 - x0), np.where(reached, at_first, np.inf))
 

@@ -13,7 +13,7 @@ from fcdm.analysis.stats.power_law_fit import Fit, fit_power_law
 from fcdm.errors import UserError
 
 
-def fits_of(table: pd.DataFrame, x: str = "train_pflops", y: str = "fid", **how: float) -> dict[str, Fit | str]:
+def fits_of(table: pd.DataFrame, x: str = "train_flops", y: str = "fid", **how: float) -> dict[str, Fit | str]:
     """Label -> its fit over all seeds, or the line that says why there is none. `x`, `y`: columns of a tidy table.
 
     `how`: `level`, `resamples`, `seed`, `huber` of `fit_power_law`.
@@ -28,7 +28,7 @@ def fits_of(table: pd.DataFrame, x: str = "train_pflops", y: str = "fid", **how:
 
 
 def frontiers_of(
-    table: pd.DataFrame, x: str = "train_pflops", y: str = "fid", **how: float
+    table: pd.DataFrame, x: str = "train_flops", y: str = "fid", **how: float
 ) -> dict[str, tuple[Fit, pd.DataFrame] | str]:
     """Family -> the frontier's fit over its models and their mean curves, or why there is none.
 
@@ -45,12 +45,12 @@ def frontiers_of(
     return frontiers
 
 
-def iso_lines(table: pd.DataFrame, x: str = "train_pflops", y: str = "fid") -> list[str]:
+def iso_lines(table: pd.DataFrame, x: str = "train_flops", y: str = "fid") -> list[str]:
     """For each family its best model at the largest x that every family has reached; means over seeds.
 
     y is interpolated between measured points, never beyond.
     """
-    unit, lines = ("PFLOPs" if x == "train_pflops" else x), []
+    unit, lines = ("FLOPs" if x == "train_flops" else x), []
     known = table[np.isfinite(table[x]) & np.isfinite(table[y]) & (table[x] > 0) & (table[y] > 0)]
     for scale, of_scale in scales(known):
         curves = {
@@ -102,11 +102,11 @@ def ends_text(low: float, high: float) -> str:
     return " to ".join(f"{end:#.{digits}g}".rstrip(".") for end in (low, high))
 
 
-def law_sentence(label: str, fit: Fit | str, x: str = "train_pflops", y: str = "fid") -> str:
+def law_sentence(label: str, fit: Fit | str, x: str = "train_flops", y: str = "fid") -> str:
     """`FCDM-N: fid = 4.1 + 35 x^-1.3 (alpha 1.2 to 1.4 ...)`: the law in words, or why there is none."""
     if isinstance(fit, str):
         return f"{label}: no fit: {fit}."
-    unit = "PFLOPs" if x == "train_pflops" else x
+    unit = "FLOPs" if x == "train_flops" else x
     low, high = fit.range
     offset = f"{fit.law.offset:.4g} + " if fit.law.offset else ""
     text = f"{label}: {y} = {offset}{fit.law.scale:.4g} ({unit})^-{fit.law.exponent:.3g}"
