@@ -1,7 +1,8 @@
 """The laws of a study: `python -m analysis.scaling [--runs runs] [--study NAME] [--against flops] [--of fid]`.
 
-For each model FID = E + A x^-alpha, with intervals where there are enough seeds, for each family the frontier's,
-and the best model of each at the largest x that all families have reached.
+For each model FID = E + A x^-alpha, with intervals where there are enough seeds, for each family the law of its
+frontier, the envelope of the interpolated curves; where the points tell no law, why. And the best model of each family
+at the largest x that all families have reached.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import argparse
 
 from fcdm.analysis.data.tidy_table import tidy_table
+from fcdm.analysis.stats.frontier_fit import Frontier
+from fcdm.analysis.stats.power_law_fit import Fit
 from fcdm.analysis.stats.study_laws import fits_of, fits_table, frontiers_of, iso_lines, law_sentence
 from fcdm.atomic import write_atomic
 from fcdm.credentials import of_command_line
@@ -36,17 +39,15 @@ def main(arguments: list[str] | None = None) -> None:
     for line in table.attrs["left_out"]:
         print(line)
     fits = fits_of(table, x, options.of)
-    frontiers = {
-        f"frontier of {family}": made if isinstance(made, str) else made[0]
-        for family, made in frontiers_of(table, x, options.of).items()
-    }
-    print(f"{options.of} = E + A x^-alpha, x in {x_text}; robust fit, intervals from whole runs drawn anew:")
-    for label, fit in {**fits, **frontiers}.items():
-        print(f"  {law_sentence(label, fit, x, options.of)}")
+    frontiers = {f"frontier of {family}": made for family, made in frontiers_of(table, x, options.of).items()}
+    print(f"{options.of} = E + A x^-alpha, x in {x_text}; robust fit of means; intervals hold seeds and misfit:")
+    laws: dict[str, Fit | str | Frontier] = {**fits, **frontiers}
+    for label, law in laws.items():
+        print(f"  {law_sentence(label, law, x, options.of)}")
     same = iso_lines(table, x, options.of)
     if same:
         print(f"At the same {x_text} (means over seeds, interpolated between measured points):")
     for line in same:
         print(f"  {line}.")
     if options.csv:
-        write_atomic(options.csv, fits_table({**fits, **frontiers}).to_csv(index=False))
+        write_atomic(options.csv, fits_table(laws).to_csv(index=False))

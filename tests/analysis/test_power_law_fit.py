@@ -15,10 +15,17 @@ from scipy.stats import binom
 
 from fcdm.analysis import scaling
 from fcdm.analysis.data.tidy_table import tidy_table
-from fcdm.analysis.stats.frontier import at_compute, envelope, fit_frontier
 from fcdm.analysis.stats.power_law import FLATTEST, HUBER, STEEPEST, PowerLaw, solve
 from fcdm.analysis.stats.power_law_fit import LEAST_POINTS, Fit, fit_power_law
-from fcdm.analysis.stats.study_laws import ends_text, fits_of, fits_table, frontiers_of, law_sentence
+from fcdm.analysis.stats.study_laws import (
+    ends_text,
+    fits_of,
+    fits_table,
+    frontiers_of,
+    law_or_reason,
+    law_sentence,
+    offset_text,
+)
 from fcdm.errors import UserError
 from tests.support.fake_runs import FLOOR, MODELS, make_run, make_study, make_two_resolutions
 
@@ -106,9 +113,12 @@ def test_intervals_cover_the_truth_as_often_as_they_say(runs: int, luck: float, 
     """80 % intervals, trajectories with luck of their own: neither too narrow, within binomial error, nor endless."""
     level, trials = 0.8, 100
     random = np.random.default_rng(5)
-    hits = {"exponent": 0, "offset": 0, "middle": 0, "end": 0}
+    hits, refused = {"exponent": 0, "offset": 0, "middle": 0, "end": 0}, 0
     for trial in range(trials):
         fit = fit_power_law(*trajectories(random, LAW, runs, luck, noise), level=level, resamples=150, seed=trial)
+        if fit.no_law:  # a law in a hundred is refused by its residuals, which is no interval that misses
+            refused += 1
+            continue
         for name in ("exponent", "offset"):
             low, high = fit.intervals[name]
             hits[name] += low <= getattr(LAW, name) <= high
@@ -118,11 +128,12 @@ def test_intervals_cover_the_truth_as_often_as_they_say(runs: int, luck: float, 
         inside = (told.low <= LAW(told.x)) & (LAW(told.x) <= told.high)
         hits["middle"] += inside[0]
         hits["end"] += inside[1]
-    least, most = binom.ppf([0.002, 0.998], trials, level)
+    assert refused <= 5
+    least, most = binom.ppf([0.002, 0.998], trials - refused, level)
     for name, count in hits.items():
         assert least <= count, f"{name}: {count} of {trials}"
     assert most >= hits["middle"]
-    assert max(hits.values()) < trials
+    assert max(hits[name] for name in ("exponent", "middle", "end")) < trials
 
 
 def test_points_taken_for_independent_would_be_too_sure() -> None:
@@ -151,24 +162,31 @@ def test_the_same_seed_gives_the_same_intervals() -> None:
     assert a != c
 
 
-def test_an_offset_that_the_points_do_not_tell_has_no_interval() -> None:
-    """A pure power, whose resamples heap at E = 0: `0 to 0` would be a certainty that nobody has."""
+def test_an_offset_that_the_points_do_not_tell_is_only_bounded() -> None:
+    """A pure power: E may be anything from 0 to what the last points allow, and `0 to 0` would be a false certainty."""
     x, y, of = trajectories(np.random.default_rng(0), PowerLaw(1e-9, 3000.0, 0.9), 4, 0.02, 0.005)
-    pure = fit_power_law(x, y * np.exp(-0.02 * np.log(x / 1000) ** 2), of)  # ever steeper, as the digits' curves are
-    assert pure.law.offset == 0
-    assert set(pure.intervals) == {"scale", "exponent"}
-    said = law_sentence("FCDM-N", pure)
-    assert "95% interval: E not told by these points, alpha 0." in said
+    pure = fit_power_law(x, y, of)
+    low, high = pure.intervals["offset"]
+    assert low == 0 < high < y.min()
+    assert f"E below {high:.3g}" in law_sentence("FCDM-N", pure)
     row = fits_table({"FCDM-N": pure}).iloc[0]
-    assert np.isnan([row["offset_low"], row["offset_high"]]).all()
-    assert row["exponent_low"] < row["exponent"] < row["exponent_high"]
-    assert "no offset" in row["notes"]
-    draws = np.tile([[0.0, 3000.0, 0.9]], (10, 1))
-    draws[:4, 0] = 9.0
-    told = Fit(LAW, STEPS, LAW(STEPS), np.zeros(7), 0.95, 1.0, draws)
-    assert "offset" not in told.intervals
-    draws[4:6, 0] = 9.0
-    assert "offset" in Fit(LAW, STEPS, LAW(STEPS), np.zeros(7), 0.95, 1.0, draws).intervals
+    assert (row["offset_low"], row["offset_high"]) == (low, high)
+    assert offset_text(pure) == f"below {high:.3g}"
+
+
+def test_misfit_widens_every_interval() -> None:
+    """The same seeds about a curve that zigzags by 3 % about the law: E, A, alpha and the band are less sure."""
+    x, y, of = trajectories(np.random.default_rng(1), LAW, 6, 0.01, 0.002)
+    zigzag = np.exp(0.03 * np.array([1, -1, 1, 1, -1, -1, 1]))
+    smooth, rough = fit_power_law(x, y, of), fit_power_law(x, y * np.tile(zigzag, 6), of)
+    assert (smooth.no_law, rough.no_law) == ("", "")
+    for name in ("offset", "scale", "exponent"):
+        (a, b), (c, d) = smooth.intervals[name], rough.intervals[name]
+        assert d - c > 2 * (b - a)
+    a, b = smooth.predict([1000.0]), rough.predict([1000.0])
+    assert a.low is not None
+    assert b.low is not None
+    assert (b.high - b.low) > 1.5 * (a.high - a.low)  # type: ignore[operator]
 
 
 def test_ends_have_the_digits_that_tell_them_apart() -> None:
@@ -205,7 +223,7 @@ def test_broken_and_rising_points_are_told() -> None:
     y = np.concatenate([LAW(STEPS), LAW(STEPS)])
     y[[1, 3, 12]] = np.nan, -1.0, y[9]
     fit = fit_power_law(np.tile(STEPS, 2), y, ["a"] * 7 + ["b"] * 7)
-    assert len(fit.x) == 12
+    assert (len(fit.x), fit.points) == (7, 12)
     assert fit.notes[0] == "left out: 2 points that are not a finite number above 0 (a)"
     assert fit.notes[1] == "not monotone: 1 trajectory rises on the way (b); kept"
 
@@ -213,80 +231,10 @@ def test_broken_and_rising_points_are_told() -> None:
 def test_a_law_that_the_points_do_not_tell_is_said() -> None:
     pure = fit_power_law(STEPS, 100 * STEPS**-0.5)
     assert pure.law.offset == 0
-    assert any("no offset" in note for note in pure.notes)
+    assert any("a pure power" in note for note in pure.notes)
+    assert offset_text(pure) == "not told"
     flat = fit_power_law(STEPS, np.full(len(STEPS), 7.0) * (1 + 1e-3 * np.arange(len(STEPS))))
     assert flat.predict(STEPS).y == pytest.approx(7.0, rel=0.01)
-
-
-# --- the frontier --------------------------------------------------------------------------------------
-
-
-def test_the_envelope_by_hand() -> None:
-    x = np.array([1.0, 2.0, 2.0, 3.0, 4.0, 5.0])
-    y = np.array([9.0, 8.0, 7.0, 7.5, np.nan, 6.0])
-    assert envelope(x, y).tolist() == [True, False, True, False, False, True]
-
-
-@hypothesis_settings(max_examples=50)
-@given(st.lists(st.tuples(st.integers(1, 20), st.floats(1, 100)), min_size=1, max_size=25))
-def test_the_envelope_holds_what_no_other_beats(points: list[tuple[int, float]]) -> None:
-    points = sorted(points)
-    x, y = np.array(points, dtype=float).T
-    on = envelope(x, y)
-    for place in range(len(x)):
-        cheaper = x < x[place]
-        beaten = (y[cheaper] <= y[place]).any() or (y[x == x[place]] < y[place]).any()
-        assert not (on[place] and beaten)
-        if not beaten and np.sum((x == x[place]) & (y == y[place])) == 1:
-            assert on[place]
-
-
-def models_of_one_frontier(random: np.random.Generator, seeds: int) -> dict[str, list[float] | list[str]]:
-    """Four sizes whose curves touch 5 + 40 C^-0.6 at a compute of their own (the ends at two), else above."""
-    columns: dict[str, list[float] | list[str]] = {"x": [], "y": [], "run": [], "model": []}
-    for size, best in enumerate((1.0, 4.0, 16.0, 64.0)):
-        compute = best * 4.0 ** np.arange(-1.0, 2.0)
-        above = np.where((compute < 1) | (compute > 64), 1.0, 1 + 0.15 * np.log(compute / best) ** 2)
-        for seed in range(seeds):
-            luck = np.exp(random.normal(0, 0.02) + random.normal(0, 0.005, len(compute)))
-            columns["x"] += [*compute]
-            columns["y"] += [*((5 + 40 * compute**-0.6) * above * luck)]
-            columns["run"] += [f"{size}-{seed}"] * len(compute)
-            columns["model"] += [f"size {size}"] * len(compute)
-    return columns
-
-
-def test_the_frontier_of_several_models_and_its_law() -> None:
-    points = models_of_one_frontier(np.random.default_rng(2), 4)
-    fit, curves = fit_frontier(*(points[key] for key in ("x", "y", "run", "model")), resamples=100)
-    on = curves[curves["on_frontier"]]
-    assert on["x"].tolist() == [0.25, 1.0, 4.0, 16.0, 64.0, 256.0]
-    assert on["model"].tolist() == [f"size {size}" for size in (0, 0, 1, 2, 3, 3)]
-    assert (curves["runs"] == 4).all()
-    told = fit.predict([1.0, 16.0, 64.0])
-    assert told.y == pytest.approx(5 + 40 * told.x**-0.6, rel=0.03)
-    assert told.low is not None
-    assert told.high is not None
-    assert (told.low < told.y).all()
-    assert (told.y < told.high).all()
-
-
-def test_a_frontier_says_what_it_leaves_out_and_lacks() -> None:
-    points = models_of_one_frontier(np.random.default_rng(2), 2)
-    x, y, run, model = (points[key][:-1] for key in ("x", "y", "run", "model"))
-    fit, _ = fit_frontier(x, y, run, model)
-    assert "left out: 1 budgets that not every seed has reached (size 3)" in fit.notes
-    assert fit.no_interval == "no interval: 2 seeds of size 0, at least 3 needed"
-    with pytest.raises(UserError, match="4 budgets on the frontier at least, here are 2"):
-        fit_frontier([1, 2, 3], [9.0, 8.0, 8.5], ["a"] * 3, ["m"] * 3)
-
-
-def test_models_are_compared_at_equal_compute_without_extrapolation() -> None:
-    curves = pd.DataFrame({"model": list("aaabb"), "x": [1, 10, 100, 10, 1000], "y": [50.0, 30, 10, 40, 2]})
-    found = at_compute(curves, [1, np.sqrt(1000), 500])
-    assert found["model"].tolist() == ["a", "a", "b", "b"]
-    assert found["fid"].tolist() == pytest.approx([50, 20, 40 - 38 * 0.25, 40 - 38 * np.log10(50) / 2])
-    assert found["best"].tolist() == [True, True, False, True]
 
 
 # --- of a table, on the command line ---------------------------------------------------------------------
@@ -319,8 +267,9 @@ def test_the_made_up_curves_are_recovered_from_a_table(runs: Path) -> None:
     assert numbers.loc["FCDM-N", "points"] == 18
     assert numbers.loc["FCDM-N", "exponent_low"] < 1.3 < numbers.loc["FCDM-N", "exponent_high"]
     assert "1 seed" in numbers.loc["DiT-N/2", "notes"]
-    frontier = frontiers_of(tidy_table(runs), resamples=50)["fcdm"]
-    assert not isinstance(frontier, str)
+    reason = law_or_reason(frontiers_of(tidy_table(runs), resamples=50)["fcdm"])
+    assert isinstance(reason, str)
+    assert "at least 3 needed" in reason  # of N and M alone there is no frontier's law
 
 
 def test_the_laws_on_the_command_line(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -328,7 +277,7 @@ def test_the_laws_on_the_command_line(runs: Path, tmp_path: Path, capsys: pytest
     assert scaling.main(["--runs", str(runs), "--study", "demo", "--against", "steps", "--csv", str(written)]) == 0
     said = capsys.readouterr().out.splitlines()
     (line,) = [line for line in said if line.strip().startswith("FCDM-N:")]
-    for part in ("(steps)^-1.3", "95% interval: E ", "100 to 3.2e+03 steps", "18 points"):
+    for part in ("(steps)^-1.3", "95% intervals: E ", "100 to 3.2e+03 steps", "18 points"):
         assert part in line
     numbers = pd.read_csv(written)
     assert set(numbers["label"]) == {"FCDM-N", "FCDM-M", "DiT-N/2", "frontier of fcdm", "frontier of dit"}
@@ -344,13 +293,13 @@ def test_the_laws_on_the_command_line(runs: Path, tmp_path: Path, capsys: pytest
     common = table.groupby("family")["train_flops"].max().min()
     assert f"at {common:.3g} FLOPs" in fcdm
     mean = table[table["label"] == "FCDM-M"].groupby("train_flops")["fid"].mean()
-    assert f"lowest fid {np.interp(np.log(common), np.log(mean.index), mean):.4g}, FCDM-M" in fcdm
+    assert f"lowest fid {np.exp(np.interp(np.log(common), np.log(mean.index), np.log(mean))):.4g}, FCDM-M" in fcdm
 
 
 def test_a_study_too_small_for_a_law_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_run(tmp_path, "N", budgets=(100, 200), grids=False)
     assert scaling.main(["--runs", str(tmp_path)]) == 0
-    assert "FCDM-N: no fit: a power law with an offset needs points at 4" in capsys.readouterr().out
+    assert "FCDM-N: no law: a power law with an offset needs points at 4" in capsys.readouterr().out
     assert scaling.main(["--runs", str(tmp_path / "nothing")]) == 1
     assert capsys.readouterr().err.count("\n") == 1
 
@@ -360,8 +309,7 @@ def test_resolutions_have_frontiers_of_their_own(tmp_path: Path) -> None:
     found = frontiers_of(table, "steps")
     assert list(found) == ["dit, 8 px", "fcdm, 8 px", "dit, 16 px", "fcdm, 16 px"]
     for name, made in found.items():
-        assert not isinstance(made, str)
-        ((shown,),) = ({text.rsplit("=", 1)[1] for text in made[1]["model"]},)
+        ((shown,),) = ({text.rsplit("=", 1)[1] for text in made.curves["model"]},)
         assert name.endswith(f" {shown} px")
     assert [line.split(" at ")[0] for line in scaling.iso_lines(table)] == [
         "DiT, 8 px",

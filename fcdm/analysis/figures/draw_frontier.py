@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+from dataclasses import dataclass
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -16,117 +18,191 @@ from fcdm.analysis.data.labels import display_name, scales
 from fcdm.analysis.data.seed_curves import dropped
 from fcdm.analysis.figures.axes import NOTE, Drawn, fid_label, legend_columns, log_axes
 from fcdm.analysis.figures.model_size import marker_of
-from fcdm.analysis.figures.styles import FAMILIES, OTHERS, SINGLE, lighter
-from fcdm.analysis.stats.frontier import mean_curves
+from fcdm.analysis.figures.styles import DOUBLE, FAMILIES, MARKERS, OTHERS, lighter
+from fcdm.analysis.stats.frontier_fit import Frontier
 from fcdm.analysis.stats.power_law_fit import Fit
-from fcdm.analysis.stats.study_laws import fits_table, frontiers_of
+from fcdm.analysis.stats.study_laws import ends_text, fits_table, frontiers_of, law_or_reason, offset_text
 
 POINTS = 60
 PARAMETERS = ("offset", "scale", "exponent")
-MORE = ("level", "from", "to", "points", "rms_residual", "notes")
-MISSED = 0.2
-"""A point this far off its law is named: the law does not describe it."""
+MORE = ("level", "from", "to", "points", "scatter", "notes")
+LAW: dict[str, Any] = {"color": "black", "lw": 0.7, "zorder": 5}
+COLUMNS, WIDTH = 2, 42
+"""Of texts side by side above the curves, and letters of 7 pt in each."""
+MOST_REASONS = 4
+"""With more families than this the panel says that there is no law, and the CSV why."""
+LINE = 0.125
+"""Inches of a line of 7 pt."""
 
 
 def frontier_figure(table: pd.DataFrame) -> Drawn | None:
-    """Every model's mean curve thin, the points on the frontier full, the law and its band as far as was measured.
+    """Every model's mean curve thin, their envelope thick, the measured points on it full, its law thin and black.
 
-    A frontier for each family at each data set and resolution. The numbers hold the law itself too, in rows of the kind
-    `law_parameters`, and lines that name the points it misses. Where there are too few points for a law or too few
-    seeds for a band, the legend and the CSV say so. None where no run says what it costs.
+    A frontier for each family at each data set and resolution. E, A and alpha stand in the panel with their intervals,
+    or why there is no law; the numbers hold them in rows of the kind `law_parameters`. None where no run says what it
+    costs.
     """
     known = table[np.isfinite(table["fid"]) & (table["fid"] > 0) & (table["train_flops"] > 0)]
     if known.empty:
         return None
-    left_out, parts, texts = [], [], []
+    left_out, parts, texts, parameters = [], [], [], []
     handles: list[Line2D | Patch] = []
-    figure, axes = plt.subplots(figsize=(SINGLE, 2.0))
-    parameters = []
-    at_scale = [scale for scale, _ in scales(known)]
-    families = [
-        (scale, of_scale, *item) for scale, of_scale in scales(known) for item in frontiers_of(of_scale).items()
-    ]
-    for scale, of_scale, family, law in sorted(families, key=lambda one: (one[2] == "dit", one[2])):  # scales in order
-        colour, dashes = FAMILIES.get(family, OTHERS[0])
-        colour = to_hex(lighter(colour, 0.5 * (1 - (at_scale.index(scale) + 1) / len(at_scale))))
-        name = f"{display_name('', family).rstrip('-')}{scale}"
-        at = scale.removeprefix(", ")
-        fit, curves = (None, _curves(of_scale, family)) if isinstance(law, str) else law
-        parts.append(curves.assign(kind="point", family=family, at=at))
-        _draw_curves(axes, curves, colour, marker_of(family))
-        handles.append(Line2D([], [], color=colour, linestyle=dashes, marker=marker_of(family)))
-        if fit is None:
-            left_out.append(f"left out: the law of {name}'s frontier: {law}")
-            texts.append(f"{name}: too few points for a law")
-            continue
-        parts.append(_draw_law(axes, fit, colour, dashes).assign(family=family, at=at))
-        parameters.append({"kind": "law_parameters", "family": family, "at": at, **_parameters(fit)})
-        offset = f"{fit.law.offset:.3g} + " if fit.law.offset else ""
-        scatter = f"scatter {np.sqrt(np.mean(fit.residuals**2)):.0%}"
-        texts.append(f"{name}: {offset}A / C^{fit.law.exponent:.2f}, {scatter}")
-        left_out += [
-            f"{name}'s frontier: {note}" for note in (*fit.notes, fit.no_interval, *_missed(fit, curves)) if note
-        ]
+    figure, axes = plt.subplots(figsize=(DOUBLE, 2.6))
+    for one in family_frontiers(known):
+        made, law = one.frontier, law_or_reason(one.frontier)
+        of = {"family": one.family, "at": one.at}
+        parts += [made.curves.assign(kind="point", **of), made.envelope.assign(kind="envelope", **of)]
+        _draw_curves(axes, one)
+        look: dict[str, Any] = {"color": one.colour, "linestyle": one.dashes, "marker": one.marker, "lw": 1.6}
+        handles.append(Line2D([], [], markeredgecolor="white", **look))
+        texts.append((one.name, law))
+        left_out += [f"{one.name}'s frontier: {note}" for note in _said(made, law)]
+        if isinstance(law, Fit):
+            parts.append(_draw_law(axes, law, one).assign(**of))
+            row: dict[Any, Any] = fits_table({"": made}).drop(columns="label").to_dict("records")[0]
+            parameters.append({"kind": "law_parameters", **of, **row})
+    numbers = pd.concat([*parts, pd.DataFrame(parameters)], ignore_index=True)
     axes.set(xscale="log", yscale="log", xlabel="Training compute C (FLOPs)", ylabel=fid_label(table))
     axes.autoscale_view()
+    _write_laws(axes, texts, figure.get_figheight())
     log_axes(axes)
-    numbers = pd.concat([*parts, pd.DataFrame(parameters)], ignore_index=True)
-    if "low" in numbers and numbers["low"].notna().any():
-        handles.append(Patch(color="0.8", lw=0))
-        texts.append("95 % interval")
-    elif (numbers["kind"] == "law").any():
-        axes.set_title("no interval: fewer than 3 seeds", fontsize=NOTE, loc="right")
-    columns = min(2, legend_columns(texts, SINGLE))
-    figure.set_figheight(2.2 + 0.15 * -(-len(texts) // columns))
-    figure.legend(handles, texts, loc="outside lower center", ncols=columns)
+    names = [f"{name}: lowest, and measured there" for name, _ in texts]
+    _legend(figure, axes, handles, names, numbers)
     numbers = numbers.rename(columns={"x": "train_flops", "y": "fid", "model": "label"})
     wanted = ["kind", "family", "at", "label", "train_flops", "fid", "low", "high", "runs", "on_frontier"]
-    wanted += [f"{name}{end}" for name in PARAMETERS for end in ("", "_low", "_high")]
+    wanted += [
+        "last_budget",
+        "limited",
+        "fitted",
+        *(f"{name}{end}" for name in PARAMETERS for end in ("", "_low", "_high")),
+    ]
     numbers = numbers.reindex(columns=[*wanted, *MORE])
     numbers.attrs["left_out"] = [*left_out, *dropped(table)]
     return figure, numbers
 
 
-def _parameters(fit: Fit) -> dict[str, object]:
-    """E, A and alpha with their intervals, the range, the points, the scatter: a row as in the table of all laws."""
-    row = fits_table({"": fit}).iloc[0]
-    return {key: value for key, value in row.items() if key != "label"}  # type: ignore[misc]
+@dataclass(frozen=True)
+class FamilyFrontier:
+    """One family's frontier at one data set and resolution, and how it looks."""
+
+    name: str
+    at: str
+    """Data and resolution where there are several, else ""."""
+    family: str
+    colour: str
+    dashes: Any
+    marker: str
+    frontier: Frontier
 
 
-def _missed(fit: Fit, curves: pd.DataFrame) -> list[str]:
-    """How many points on the frontier lie further than MISSED off the law, and the worst of them, in words."""
-    on = curves[curves["on_frontier"]]
-    law = fit.law(on["x"])
-    off = (on["y"] / law - 1).abs().to_numpy()
-    if not (off > MISSED).any():
-        return []
-    worst = on.iloc[int(off.argmax())]
-    of_law = float(law[int(off.argmax())])
-    return [
-        f"the law misses {(off > MISSED).sum()} of {len(on)} points by more than {MISSED:.0%}, most of all "
-        f"{worst['model']} at {worst['x']:.3g} FLOPs: FID {worst['y']:.3g}, by the law {of_law:.3g}"
-    ]
+def family_frontiers(known: pd.DataFrame) -> list[FamilyFrontier]:
+    """Each family's: DiT last, scales in order, the last one darkest. Families of one's own differ in marker too."""
+    at_scale = scales(known)
+    unknown = [family for family in sorted(set(known["family"])) if family not in FAMILIES]
+    found = []
+    for place, (scale, of_scale) in enumerate(at_scale):
+        light = 0.5 * (1 - (place + 1) / len(at_scale))
+        for family, rows in of_scale.groupby("family", sort=True):
+            if family in FAMILIES:
+                (colour, dashes), marker = FAMILIES[str(family)], marker_of(str(family))
+            else:
+                other = unknown.index(str(family))
+                (colour, dashes), marker = OTHERS[other % len(OTHERS)], MARKERS[2 + other % (len(MARKERS) - 2)]
+            (made,) = frontiers_of(rows).values()
+            name = f"{display_name('', str(family)).rstrip('-')}{scale}"
+            shade = to_hex(lighter(colour, light))
+            at = scale.removeprefix(", ")
+            found.append(FamilyFrontier(name, at, str(family), shade, dashes, marker, made))
+    return sorted(found, key=lambda one: (one.family == "dit", one.family))
 
 
-def _curves(known: pd.DataFrame, family: str) -> pd.DataFrame:
-    """The mean curves of a family that has no law."""
-    rows = known[known["family"] == family]
-    return mean_curves(rows["train_flops"], rows["fid"], list(rows["run"]), list(rows["label"]))
+def power_text(value: float) -> str:
+    """`3.2×10⁵`, `0.0032`, `320`: three digits; the power is raised, in letters of the same size."""
+    if value == 0 or not np.isfinite(value):
+        return "0" if value == 0 else "∞"
+    power = int(np.floor(np.log10(abs(value)) + 1e-9))
+    if -4 < power < 4:
+        return f"{value:.3g}"
+    return f"{value / 10.0**power:.2g}×10{str(power).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))}"
 
 
-def _draw_curves(axes: Axes, curves: pd.DataFrame, colour: str, marker: str) -> None:
-    for _, points in curves.groupby("model"):
-        thin: dict[str, Any] = {"lw": 0.6, "marker": ".", "markersize": 3, "markeredgewidth": 0}
-        axes.plot(points["x"], points["y"], color=lighter(colour, 0.6), zorder=2, **thin)
-    on = curves[curves["on_frontier"]]
-    axes.plot(on["x"], on["y"], linestyle="none", color=colour, marker=marker, markeredgecolor="white", zorder=4)
+def _said(made: Frontier, law: Fit | str) -> list[str]:
+    """What the picture cannot show of one frontier."""
+    if isinstance(law, str):
+        return [f"no law: {law}", *made.notes]
+    return [note for note in (law.no_interval, *law.notes, *made.notes) if note]
 
 
-def _draw_law(axes: Axes, fit: Fit, colour: str, dashes: Any) -> pd.DataFrame:
+def _draw_curves(axes: Axes, one: FamilyFrontier) -> None:
+    made, colour = one.frontier, one.colour
+    for _, points in made.curves.groupby("model"):
+        thin: dict[str, Any] = {"lw": 0.5, "marker": one.marker, "markersize": 2.2, "markeredgewidth": 0}
+        axes.plot(points["x"], points["y"], color=lighter(colour, 0.55), zorder=2, **thin)
+    envelope = made.envelope
+    changes = (envelope["model"] != envelope["model"].shift()) | (envelope["limited"] != envelope["limited"].shift())
+    for _, part in envelope.groupby(changes.cumsum()):  # where a model's last budget ends it, it jumps: a gap
+        lw = 0.7 if part["limited"].any() else 1.6
+        axes.plot(part["x"], part["y"], color=lighter(colour, 0.25), linestyle=one.dashes, lw=lw, zorder=3)
+    on = made.curves[made.curves["on_frontier"]]
+    axes.plot(on["x"], on["y"], linestyle="none", color=colour, marker=one.marker, markeredgecolor="white", zorder=4)
+
+
+def _draw_law(axes: Axes, fit: Fit, one: FamilyFrontier) -> pd.DataFrame:
     law = fit.predict(np.geomspace(*fit.range, POINTS))
-    axes.plot(law.x, law.y, color=colour, linestyle=dashes, zorder=3)
+    axes.plot(law.x, law.y, linestyle=one.dashes, **LAW)
     drawn = pd.DataFrame({"kind": "law", "x": law.x, "y": law.y})
     if law.low is None or law.high is None:
         return drawn
-    axes.fill_between(law.x, law.low, law.high, color=colour, alpha=0.2, lw=0)
+    axes.fill_between(law.x, law.low, law.high, color=one.colour, alpha=0.25, lw=0)
     return drawn.assign(low=law.low, high=law.high)
+
+
+def _law_lines(name: str, law: Fit | str, reasons: bool) -> list[str]:
+    """What stands in the panel of one frontier."""
+    if isinstance(law, str):
+        return textwrap.wrap(f"{name}: no law: {law}" if reasons else f"{name}: no law (the CSV says why)", WIDTH)
+    ends = law.intervals
+    scale, alpha = power_text(law.law.scale), f"{law.law.exponent:.3g}"
+    if ends:
+        scale += f" ({' to '.join(power_text(end) for end in ends['scale'])})"
+        alpha += f" ({ends_text(*ends['exponent'])})"
+    lines = [f"{name}: E + A / Cᵅ, scatter {law.scatter:.1%}", f"E {offset_text(law)}", f"A {scale}", f"α {alpha}"]
+    return [*lines, *textwrap.wrap(law.no_interval, WIDTH)]
+
+
+def _write_laws(axes: Axes, texts: list[tuple[str, Fit | str]], height: float) -> None:
+    """The laws above the curves, in columns; the axis is made longer upwards so that nothing is under them."""
+    blocks = [_law_lines(name, law, len(texts) <= MOST_REASONS) for name, law in texts]
+    rows = [blocks[start : start + COLUMNS] for start in range(0, len(blocks), COLUMNS)]
+    depth = [max(map(len, row)) for row in rows]
+    whole = (sum(depth) + 0.6 * len(depth)) * LINE
+    panel = height - 0.5 + whole  # without labels; grown below by what the texts take
+    axes.figure.set_figheight(height + whole)  # type: ignore[union-attr]
+    top = 0.0
+    for row, lines in zip(rows, depth, strict=True):
+        for place, block in enumerate(row):
+            at = (0.015 + place / COLUMNS, 1 - (top + 0.3) * LINE / panel)
+            axes.text(*at, "\n".join(block), transform=axes.transAxes, fontsize=NOTE, va="top", linespacing=1.15)
+        top += lines + 0.6
+    low, high = axes.get_ylim()
+    share = whole / panel
+    axes.set_ylim(low, float(np.exp(np.log(low) + np.log(high / low) / (1 - share))))
+
+
+def _legend(figure: Any, axes: Axes, handles: list[Any], texts: list[str], numbers: pd.DataFrame) -> None:
+    if (numbers["limited"] == True).any():  # noqa: E712
+        handles.append(Line2D([], [], color="0.4", lw=0.7))
+        texts.append("limited by the trained budgets")
+    off = numbers[(numbers["kind"] == "point") & (numbers["on_frontier"] == False)]  # noqa: E712
+    if len(off):
+        handles.append(Line2D([], [], color="0.6", lw=0.5, marker=".", markersize=4))
+        texts.append("measured, not the lowest")
+    if (numbers["kind"] == "law").any():
+        handles.append(Line2D([], [], color="black", lw=0.7))
+        texts.append("law, where it is fitted")
+    if "low" in numbers and numbers["low"].notna().any():
+        handles.append(Patch(color="0.8", lw=0))
+        texts.append("95 % interval of the law")
+    columns = legend_columns(texts, DOUBLE)
+    figure.set_figheight(figure.get_figheight() + 0.15 * -(-len(texts) // columns))
+    figure.legend(handles, texts, loc="outside lower center", ncols=columns)

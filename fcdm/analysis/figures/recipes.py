@@ -9,6 +9,7 @@ import pandas as pd
 from fcdm.analysis.figures.ablation import ablation_figure
 from fcdm.analysis.figures.axes import Drawn
 from fcdm.analysis.figures.draw_frontier import frontier_figure
+from fcdm.analysis.figures.draw_residuals import residuals_figure
 from fcdm.analysis.figures.fid_curves import fid_against
 from fcdm.analysis.figures.guidance_tradeoff import guidance_figure
 from fcdm.analysis.figures.model_size import fid_against_gmacs
@@ -30,6 +31,7 @@ def recipes(
             "no run with a finite FID says what it costs",
         ),
         "frontier": (lambda: frontier_figure(table), "no run with a finite FID says what it costs"),
+        "fit_residuals": (lambda: residuals_figure(table), "no model has points enough for a fit"),
         "guidance": (lambda: None if guidance is None else guidance_figure(guidance, published), None),
         "ablation": (lambda: ablation_figure(table, published), None),
         "samples": (lambda: sample_grid(table), "no pictures of samples beside the evaluations"),

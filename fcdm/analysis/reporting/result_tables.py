@@ -11,8 +11,16 @@ from fcdm.analysis.data.curves import METRICS
 from fcdm.analysis.data.labels import display_name, scales
 from fcdm.analysis.figures.axes import fid_label
 from fcdm.analysis.reporting.cell_tables import MISSING, Cell, CellTable, number, over_seeds
+from fcdm.analysis.stats.frontier_fit import Frontier
 from fcdm.analysis.stats.power_law_fit import Fit
-from fcdm.analysis.stats.study_laws import ends_text, fits_of, fits_table, frontiers_of
+from fcdm.analysis.stats.study_laws import (
+    ends_text,
+    fits_of,
+    fits_table,
+    frontiers_of,
+    law_or_reason,
+    offset_text,
+)
 from fcdm.formatting import steps_text
 
 METRIC_NAMES = {
@@ -115,26 +123,27 @@ def fit_tables(table: pd.DataFrame, protocol: str) -> list[CellTable]:
 
 
 def _fit_table(table: pd.DataFrame, axis: str, x_text: str, protocol: str) -> CellTable:
-    laws: dict[str, Fit | str] = dict(fits_of(table, axis))
+    laws: dict[str, Fit | str | Frontier] = dict(fits_of(table, axis))
     for scale, rows_of in scales(table):
         for family, made in frontiers_of(rows_of, axis).items():
-            name = f"frontier of {display_name('', family).rstrip('-')}{scale}"
-            laws[name] = made if isinstance(made, str) else made[0]
+            laws[f"frontier of {display_name('', family).rstrip('-')}{scale}"] = made
     rows: list[list[Cell]] = []
     notes = [
-        "Robust fit; intervals (95 %) from whole runs drawn anew. Residual: root mean square of log FID over the law. "
-        "Outside its range a law says nothing."
+        "Robust fit of means over seeds; intervals (95 %) hold the seeds and how far the law misses the means. "
+        "Scatter: root mean square of log FID over the law, by its degrees of freedom. Outside its range a law says "
+        "nothing, and what the points do not tell has no numbers."
     ]
     for row in fits_table(laws).to_dict("records"):
         label = str(row["label"])
-        if not isinstance(laws[label], Fit):
+        law = law_or_reason(laws[label])
+        if isinstance(law, str):
             rows.append([label, *[MISSING] * 5])
         else:
-            numbers = [_ended(row, name) for name in ("offset", "scale", "exponent")]
-            rows.append([label, *numbers, f"{row['from']:.3g} to {row['to']:.3g}", f"{row['rms_residual']:.1%}"])
+            numbers = [offset_text(law), *(_ended(row, name) for name in ("scale", "exponent"))]
+            rows.append([label, *numbers, f"{row['from']:.3g} to {row['to']:.3g}", f"{row['scatter']:.1%}"])
         if row["notes"]:
             notes.append(f"{label}: {row['notes']}.")
-    columns = ("Model", "E", "A", "alpha", f"Range ({x_text})", "Residual")
+    columns = ("Model", "E", "A", "alpha", f"Range ({x_text})", "Scatter")
     caption = f"FID = E + A x^-alpha over {x_text}"
     return CellTable(f"fits-{axis.replace('_', '-')}-{protocol}", caption, columns, rows, tuple(notes))
 

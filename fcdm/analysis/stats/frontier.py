@@ -1,123 +1,153 @@
-"""The compute frontier of several models: the best FID at each compute, and the law of it. Pure functions on arrays."""
+"""The compute frontier of several models: the lower envelope of their interpolated curves. Pure functions on arrays.
+
+As arXiv 2203.15556, approach 1: between two measured budgets log FID is a straight line over log compute, and each
+model stands only between its own first and last budget. The best of measured points alone would be a staircase.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from fcdm.analysis.stats.power_law import HUBER, solve
-from fcdm.analysis.stats.power_law_fit import LEAST_POINTS, LEVEL, RESAMPLES, Fit, Points, finished, resampled_counts
-from fcdm.errors import UserError
+from fcdm.analysis.stats.measured_points import Points
+
+AT_ONCE = 1e-9
+"""Relative: computes this close are one."""
 
 
-def envelope(x: ArrayLike, y: ArrayLike) -> np.ndarray:
-    """True for each point that no other beats with as little x, shape of `y`: (..., n); `x`: (n,), rising.
+@dataclass(frozen=True)
+class ModelCurve:
+    """One model's mean curve over its seeds."""
 
-    A point of NaN or infinite y is never on it.
+    name: str
+    x: np.ndarray
+    """Its budgets in compute, (k,), rising."""
+    logs: np.ndarray
+    """log of the mean at each, (k,)."""
+    deviations: np.ndarray
+    """(runs, k): log of each run's value over the mean."""
+
+    def weights(self, at: np.ndarray) -> np.ndarray:
+        """(m, k): the interpolated log at `at` (m,) is this times `logs`; NaN outside the model's budgets."""
+        u, v = np.log(self.x), np.log(at)
+        found = np.zeros((len(at), len(u)))
+        for place in range(len(u)):
+            found[:, place] = np.interp(v, u, np.eye(len(u))[place])
+        outside = (at < self.x[0] * (1 - AT_ONCE)) | (at > self.x[-1] * (1 + AT_ONCE))
+        found[outside] = np.nan
+        return found
+
+    def at(self, at: np.ndarray) -> np.ndarray:
+        """Interpolated log, (m,); NaN outside."""
+        return np.asarray(self.weights(at) @ self.logs)
+
+    def drawn_on(self, at: np.ndarray) -> np.ndarray:
+        """As `at`, but beyond its budgets its first and last stretch go on straight, in log over log."""
+        if len(self.x) < 2:
+            return np.full(len(at), np.nan)
+        u, v = np.log(self.x), np.log(at)
+        before = self.logs[0] + (self.logs[1] - self.logs[0]) / (u[1] - u[0]) * (v - u[0])
+        after = self.logs[-1] + (self.logs[-1] - self.logs[-2]) / (u[-1] - u[-2]) * (v - u[-1])
+        return np.asarray(np.where(v < u[0], before, np.where(v > u[-1], after, np.interp(v, u, self.logs))))
+
+
+def curves_of(points: Points) -> tuple[list[ModelCurve], tuple[str, ...]]:
+    """Each model's mean curve at the budgets that all of its runs have, and a note on what that leaves out."""
+    curves, lost, whose = [], 0, []
+    for name in sorted(set(points.models)):
+        mine = points.models == name
+        runs = sorted(set(points.trajectories[mine]))
+        by_x = [
+            [points.y[mine & (points.x == x) & (points.trajectories == run)] for run in runs]
+            for x in np.unique(points.x[mine])
+        ]
+        whole = np.array([all(len(values) for values in at) for at in by_x])
+        if not whole.all():
+            lost += int((~whole).sum())
+            whose.append(str(name))
+        if not whole.any():
+            continue
+        values = np.array([[one.mean() for one in at] for at, kept in zip(by_x, whole, strict=True) if kept]).T
+        mean = values.mean(0)
+        x = np.unique(points.x[mine])[whole]
+        curves.append(ModelCurve(str(name), x, np.log(mean), np.log(values / mean)))
+    notes = (f"left out: {lost} budgets that not every seed has reached ({', '.join(whose)})",) if lost else ()
+    return curves, notes
+
+
+def lowest_of(curves: Sequence[ModelCurve], at: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(log of the envelope, the place of its model in `curves`, how many are measured there), each (m,)."""
+    logs = np.array([curve.at(at) for curve in curves])
+    there = np.isfinite(logs)
+    filled = np.where(there, logs, np.inf)
+    best = np.argmin(filled, axis=0)
+    return filled[best, np.arange(len(at))], best, there.sum(axis=0)
+
+
+def measured_table(curves: Sequence[ModelCurve]) -> pd.DataFrame:
+    """Every mean: model, x, y, runs, on_frontier (no other curve is lower there), last_budget (it is its model's).
+
+    A model with one budget has no curve: its point is on the frontier only where it beats another's.
     """
-    y = np.asarray(y, dtype=float)
-    x = np.asarray(x, dtype=float)
-    best = np.minimum.accumulate(np.where(np.isfinite(y), y, np.inf), axis=-1)
-    before = np.concatenate([np.full_like(best[..., :1], np.inf), best[..., :-1]], axis=-1)
-    # Of several points at one x only the best is on the frontier.
-    last = np.searchsorted(x, x, side="right") - 1
-    return np.asarray((y < before) & (y <= best[..., last]))
+    rows = []
+    for curve in curves:
+        lowest, _, there = lowest_of(curves, curve.x)
+        for place, x in enumerate(curve.x):
+            rows.append(
+                {
+                    "model": curve.name,
+                    "x": float(x),
+                    "y": float(np.exp(curve.logs[place])),
+                    "runs": len(curve.deviations),
+                    "on_frontier": bool(
+                        curve.logs[place] <= lowest[place] + AT_ONCE and (len(curve.x) > 1 or there[place] > 1)
+                    ),
+                    "last_budget": place == len(curve.x) - 1,
+                }
+            )
+    columns = ["model", "x", "y", "runs", "on_frontier", "last_budget"]
+    return pd.DataFrame(rows, columns=columns).sort_values(["x", "model"], ignore_index=True)
+
+
+def limited_by_budgets(curves: Sequence[ModelCurve], at: np.ndarray) -> np.ndarray:
+    """True at the computes (m,) where the envelope is limited by which budgets were trained.
+
+    A model that is still the best at its last budget might have stayed so, and one that is already the best at its
+    first might have been so before: as far as its curve, drawn on straight, would lie below the envelope. (A curve that
+    bends as E + A x^-alpha does lies above that line, so that nothing limited is missed.)
+    """
+    lowest = lowest_of(curves, at)[0]
+    limited = np.zeros(len(at), dtype=bool)
+    for curve in curves:
+        if len(curve.x) < 2:
+            continue
+        ends = curve.x[[0, -1]]
+        first, last = curve.logs[[0, -1]] <= lowest_of(curves, ends)[0] + AT_ONCE
+        below = curve.drawn_on(at) < lowest
+        limited |= below & ((first & (at < ends[0])) | (last & (at > ends[1])))
+    return limited
 
 
 def at_compute(curves: pd.DataFrame, computes: ArrayLike) -> pd.DataFrame:
     """The iso-FLOP view: every model's FID at each compute, and which is best: compute, model, fid, best.
 
-    `curves`: columns model, x, y. log FID is a straight line over log compute between two measured points, and nothing
-    beyond: a model that was not measured on both sides of a compute has no row there. (As of the ratios at equal FID.)
+    `curves`: columns model, x, y. Interpolated as for the envelope: a model that was not measured on both sides of a
+    compute has no row there.
     """
-    rows = []
+    rows, wanted = [], np.atleast_1d(np.asarray(computes, dtype=float))
     for name, of_model in curves.groupby("model", sort=True):
         ordered = of_model.sort_values("x")
-        x, y = ordered["x"].to_numpy(float), ordered["y"].to_numpy(float)
-        for compute in np.atleast_1d(np.asarray(computes, dtype=float)):
-            if x[0] <= compute <= x[-1]:
-                rows.append(
-                    {"compute": compute, "model": name, "fid": np.exp(np.interp(np.log(compute), np.log(x), np.log(y)))}
-                )
+        y = np.log(ordered["y"].to_numpy(float))
+        logs = ModelCurve(str(name), ordered["x"].to_numpy(float), y, np.zeros((1, len(y)))).at(wanted)
+        rows += [
+            {"compute": compute, "model": name, "fid": np.exp(log)}
+            for compute, log in zip(wanted, logs, strict=True)
+            if np.isfinite(log)
+        ]
     found = pd.DataFrame(rows, columns=["compute", "model", "fid"])
     best = found.groupby("compute")["fid"].transform("min") if len(found) else found["fid"]
     return found.assign(best=found["fid"] == best).sort_values(["compute", "model"], ignore_index=True)
-
-
-def _log_log(at: float, x: np.ndarray, y: np.ndarray) -> float:
-    return float(np.exp(np.interp(np.log(at), np.log(x), np.log(y))))
-
-
-def fit_frontier(
-    x: ArrayLike,
-    y: ArrayLike,
-    trajectories: Sequence[object],
-    models: Sequence[object],
-    *,
-    level: float = LEVEL,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    huber: float = HUBER,
-) -> tuple[Fit, pd.DataFrame]:
-    """The law of the best FID at each compute, and every model's mean curve with `on_frontier`: model, x, y, runs.
-
-    As `fit_power_law`, on the lower envelope of the models' means over seeds. Each resample draws trajectories, takes
-    means and an envelope of its own, so that the interval holds the choice of the points as well. The best of noisy
-    points is a little too good; how much, no interval tells. Raises UserError with too few points on the frontier.
-    """
-    points = Points.checked(x, y, trajectories, models)
-    curves, share, lost = _mean_curves(points)
-    notes = points.notes + lost
-    places, on = curves["x"].to_numpy(float), curves["on_frontier"].to_numpy()
-    there = len(np.unique(places[on]))
-    if there < LEAST_POINTS:
-        more = f" ({'; '.join(notes)})" if notes else ""
-        raise UserError(
-            f"a frontier's law needs {LEAST_POINTS} budgets on the frontier at least, "
-            f"here {'is' if there == 1 else 'are'} {there}{more}"
-        )
-    means = curves["y"].to_numpy(float)
-    law = solve(places, means[None], on[None].astype(float), huber)[0][0]
-    counts, spread, why = resampled_counts(points, level, resamples, seed)
-    draws = np.empty((0, 3))
-    if len(counts):
-        # A model's mean at a budget, over the trajectories drawn: (B, points) times (points, means).
-        totals = counts @ share.T
-        drawn = np.where(totals > 0, (counts * points.y) @ share.T / np.maximum(totals, 1), np.inf)
-        chosen = envelope(places, drawn)
-        enough = np.array([len(np.unique(places[row])) >= LEAST_POINTS for row in chosen])
-        if not enough.all():
-            notes += (f"{(~enough).sum()} of {len(enough)} resamples had too short a frontier and were left out",)
-        finite = np.where(np.isfinite(drawn), drawn, means)
-        draws, _ = solve(places, finite[enough], chosen[enough].astype(float), huber, first=law)
-    return finished(places[on], means[on], law, draws, level, spread, why, notes), curves
-
-
-def mean_curves(x: ArrayLike, y: ArrayLike, trajectories: Sequence[object], models: Sequence[object]) -> pd.DataFrame:
-    """Every model's mean curve with `on_frontier`: model, x, y, runs; for what has too few points for a law."""
-    return _mean_curves(Points.checked(x, y, trajectories, models))[0]
-
-
-def _mean_curves(points: Points) -> tuple[pd.DataFrame, np.ndarray, tuple[str, ...]]:
-    """Each model's mean over its trajectories at the budgets that all of them have, in order of x.
-
-    Also which points each mean is of, (means, points) of 0 and 1, and what was left out.
-    """
-    frame = pd.DataFrame({"model": points.models, "x": points.x, "y": points.y, "run": points.trajectories})
-    all_runs = frame.groupby("model")["run"].nunique()
-    means = frame.groupby(["x", "model"], as_index=False).agg(y=("y", "mean"), runs=("run", "nunique"))
-    whole = means["runs"] == means["model"].map(all_runs)
-    lost: tuple[str, ...] = ()
-    if not whole.all():
-        of = ", ".join(sorted(set(means.loc[~whole, "model"].astype(str))))
-        lost = (f"left out: {(~whole).sum()} budgets that not every seed has reached ({of})",)
-    means = means[whole].sort_values(["x", "model"], ignore_index=True)
-    share = np.array(
-        [(points.x == x) & (points.models == model) for x, model in zip(means["x"], means["model"], strict=True)],
-        dtype=float,
-    ).reshape(len(means), len(points.x))
-    means["on_frontier"] = envelope(means["x"].to_numpy(float), means["y"].to_numpy(float))
-    return means[["model", "x", "y", "runs", "on_frontier"]], share, lost

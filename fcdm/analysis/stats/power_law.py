@@ -44,12 +44,20 @@ class PowerLaw:
 
 
 def solve(
-    x: np.ndarray, y: np.ndarray, weights: np.ndarray, huber: float = HUBER, first: np.ndarray | None = None
+    x: np.ndarray,
+    y: np.ndarray,
+    weights: np.ndarray,
+    huber: float = HUBER,
+    first: np.ndarray | None = None,
+    *,
+    lowest: np.ndarray | float | None = None,
+    offsets: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The fits of B weighted sets of points: laws of shape (B, 3), columns E, A, alpha; objectives of shape (B,).
 
     `x`: (n,), above 0. `y`, `weights`: (B, n); y above 0, a weight of 0 leaves a point out. `first`: (3,) or (B, 3), a
-    law to start from besides the grid.
+    law to start from besides the grid. E stays at or below `lowest`, (B,) or a number; None: the lowest weighted y.
+    `offsets`: (B,), above 0: E is held there, and A and alpha alone are fitted (for a profile).
     """
     kept = KEPT_STARTS if first is None else KEPT_OF_RESAMPLES
     x, y, weights = (np.asarray(part, dtype=float) for part in (x, y, weights))
@@ -62,9 +70,15 @@ def solve(
     costs = np.stack([_cost(_residuals(start, u, v)[0], weights, huber) for start in starts])
     best = np.argsort(costs, axis=0, kind="stable")[:kept]
     theta = np.take_along_axis(starts, best[:, :, None], axis=0)  # (starts, B, 3)
+    low, high = np.tile(_LOW, (len(y), 1)), np.tile(_HIGH, (len(y), 1))
+    least = np.where(weights > 0, y, np.inf).min(axis=1)
+    high[:, 2] = np.log(least if lowest is None else np.broadcast_to(lowest, least.shape)) - level
+    if offsets is not None:
+        low[:, 2] = high[:, 2] = np.maximum(np.log(offsets) - level, _LEAST)
     repeat = (len(theta), *y.shape)
     flat_v, flat_weights = (np.broadcast_to(part, repeat).reshape(-1, y.shape[1]) for part in (v, weights))
-    ended, objective = _descend(theta.reshape(-1, 3), u, flat_v, flat_weights, huber)
+    ends = tuple(np.broadcast_to(end, theta.shape).reshape(-1, 3) for end in (low, high))
+    ended, objective = _descend(theta.reshape(-1, 3), u, flat_v, flat_weights, huber, ends)
     ended, objective = ended.reshape(theta.shape), objective.reshape(theta.shape[:2])
     winner = np.argmin(objective, axis=0)
     rows = np.arange(len(y))
@@ -72,9 +86,16 @@ def solve(
     laws = np.stack([np.exp(theta[:, 2] + level), np.exp(theta[:, 0] + level), np.exp(theta[:, 1])], axis=1)
     with np.errstate(over="ignore"):  # an unreadable A of a law that nothing pins down: infinite, not an error
         laws[:, 1] = np.exp(theta[:, 0] + level + laws[:, 2] * centre)
-    lowest = np.where(weights > 0, y, np.inf).min(axis=1)
-    laws[laws[:, 0] < NO_OFFSET * lowest, 0] = 0.0
+    laws[laws[:, 0] < NO_OFFSET * least, 0] = 0.0
     return laws, objective[winner, rows]
+
+
+def tangent(law: PowerLaw, x: np.ndarray) -> np.ndarray:
+    """How log L at `x` (n,) moves with log A, alpha and, where there is one, log E: (n, 3), or (n, 2) at E = 0."""
+    power = law.scale * x**-law.exponent
+    share = power / (power + law.offset)
+    columns = [share, -share * np.log(x / np.exp(np.log(x).mean())), *([1 - share] if law.offset > 0 else [])]
+    return np.stack(columns, axis=1)
 
 
 def _to_inner(laws: np.ndarray, centre: float, level: float) -> np.ndarray:
@@ -86,6 +107,8 @@ def _to_inner(laws: np.ndarray, centre: float, level: float) -> np.ndarray:
 
 _LEAST = -14.0
 """log E never falls below this, from the level of y: zero, but finite."""
+_LOW, _HIGH = np.array([-60.0, np.log(FLATTEST), _LEAST]), np.array([60.0, np.log(STEEPEST), 60.0])
+"""Bounds of (log of the power's part, log alpha, log E)."""
 
 
 def _grid(u: np.ndarray, v: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -115,13 +138,23 @@ def _cost(residuals: np.ndarray, weights: np.ndarray, huber: float) -> np.ndarra
 
 
 def _descend(
-    theta: np.ndarray, u: np.ndarray, v: np.ndarray, weights: np.ndarray, huber: float, most: int = 200
+    theta: np.ndarray,
+    u: np.ndarray,
+    v: np.ndarray,
+    weights: np.ndarray,
+    huber: float,
+    ends: tuple[np.ndarray, ...],
+    most: int = 200,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Steps of Levenberg and Marquardt, each fit with its own damping, until none gains a hundred-millionth."""
-    theta = theta.copy()
+    """Steps of Levenberg and Marquardt, each fit with its own damping, until none gains a hundred-millionth.
+
+    `ends`: the least and the largest theta, (B, 3) each; what stands at an end and would go beyond is held there, so
+    that the rest still finds its lowest.
+    """
+    low, high = ends
+    theta = np.clip(theta, low, high)
     cost = _cost(_residuals(theta, u, v)[0], weights, huber)
     damping, still = np.full(len(theta), 1e-3), np.arange(len(theta))
-    low, high = np.array([-60.0, np.log(FLATTEST), _LEAST]), np.array([60.0, np.log(STEEPEST), 60.0])
     for _ in range(most):
         here, data, w = theta[still], v[still], weights[still]
         residuals, share, slope = _residuals(here, u, data)
@@ -130,10 +163,15 @@ def _descend(
         weighted = jacobian * w_huber[:, :, None]
         hessian = np.swapaxes(jacobian, 1, 2) @ weighted
         gradient = np.einsum("bnk,bn->bk", weighted, residuals)
+        down, up = low[still], high[still]
+        held = ((here <= down) & (gradient >= 0)) | ((here >= up) & (gradient <= 0))
+        gradient = np.where(held, 0.0, gradient)
+        hessian = np.where(held[:, :, None] | held[:, None, :], 0.0, hessian)
+        hessian += held[:, :, None] * np.eye(3)
         diagonal = np.einsum("bkk->bk", hessian)
         added = damping[still][:, None] * np.maximum(diagonal, 1e-12 * diagonal.max(axis=1, keepdims=True)) + 1e-300
         step = np.linalg.solve(hessian + added[:, :, None] * np.eye(3), -gradient[:, :, None])[:, :, 0]
-        tried = np.clip(here + np.clip(step, -2, 2), low, high)
+        tried = np.clip(here + np.clip(step, -2, 2), down, up)
         new = _cost(_residuals(tried, u, data)[0], w, huber)
         better = new < cost[still]
         gain = (cost[still] - new) / np.maximum(cost[still], 1e-300)

@@ -8,15 +8,18 @@ import numpy as np
 import pandas as pd
 
 from fcdm.analysis.data.labels import display_name, scales
-from fcdm.analysis.stats.frontier import at_compute, fit_frontier, mean_curves
+from fcdm.analysis.stats.frontier import at_compute, curves_of, measured_table
+from fcdm.analysis.stats.frontier_fit import Frontier, fit_frontier
+from fcdm.analysis.stats.measured_points import Points
 from fcdm.analysis.stats.power_law_fit import Fit, fit_power_law
 from fcdm.errors import UserError
+from fcdm.formatting import plural
 
 
 def fits_of(table: pd.DataFrame, x: str = "train_flops", y: str = "fid", **how: float) -> dict[str, Fit | str]:
     """Label -> its fit over all seeds, or the line that says why there is none. `x`, `y`: columns of a tidy table.
 
-    `how`: `level`, `resamples`, `seed`, `huber` of `fit_power_law`.
+    `how`: `level`, `resamples`, `seed`, `huber` of `fit_power_law`. Whether a fit may be told: `law_or_reason`.
     """
     fits: dict[str, Fit | str] = {}
     for label, rows in table.groupby("label", sort=True):
@@ -27,36 +30,33 @@ def fits_of(table: pd.DataFrame, x: str = "train_flops", y: str = "fid", **how: 
     return fits
 
 
-def frontiers_of(
-    table: pd.DataFrame, x: str = "train_flops", y: str = "fid", **how: float
-) -> dict[str, tuple[Fit, pd.DataFrame] | str]:
-    """Family -> the frontier's fit over its models and their mean curves, or why there is none.
+def frontiers_of(table: pd.DataFrame, x: str = "train_flops", y: str = "fid", **how: float) -> dict[str, Frontier]:
+    """Family -> its frontier over its models.
 
     Each data set and resolution has frontiers of its own: where there are several, `fcdm, 16 px`.
     """
-    frontiers: dict[str, tuple[Fit, pd.DataFrame] | str] = {}
-    for scale, of_scale in scales(table):
-        for family, rows in of_scale.groupby("family", sort=True):
-            name = f"{family}{scale}"
-            try:
-                frontiers[name] = fit_frontier(rows[x], rows[y], list(rows["run"]), list(rows["label"]), **how)  # type: ignore[arg-type]
-            except UserError as error:
-                frontiers[name] = str(error)
-    return frontiers
+    return {
+        f"{family}{scale}": fit_frontier(rows[x], rows[y], list(rows["run"]), list(rows["label"]), **how)  # type: ignore[arg-type]
+        for scale, of_scale in scales(table)
+        for family, rows in of_scale.groupby("family", sort=True)
+    }
+
+
+def law_or_reason(made: Fit | str | Frontier) -> Fit | str:
+    """The law, where the points tell one, or why they do not: what every table, sentence and figure goes by."""
+    law = made.law if isinstance(made, Frontier) else made
+    return law.no_law or law if isinstance(law, Fit) else law
 
 
 def iso_lines(table: pd.DataFrame, x: str = "train_flops", y: str = "fid") -> list[str]:
     """For each family its best model at the largest x that every family has reached; means over seeds.
 
-    y is interpolated between measured points, never beyond.
+    y is interpolated between measured points, never beyond, as for the frontier.
     """
     unit, lines = ("FLOPs" if x == "train_flops" else x), []
     known = table[np.isfinite(table[x]) & np.isfinite(table[y]) & (table[x] > 0) & (table[y] > 0)]
     for scale, of_scale in scales(known):
-        curves = {
-            str(family): mean_curves(rows[x], rows[y], list(rows["run"]), list(rows["label"]))
-            for family, rows in of_scale.groupby("family", sort=True)
-        }
+        curves = {str(family): _measured(rows, x, y) for family, rows in of_scale.groupby("family", sort=True)}
         curves = {family: curve for family, curve in curves.items() if len(curve)}
         if not curves:
             continue
@@ -69,28 +69,56 @@ def iso_lines(table: pd.DataFrame, x: str = "train_flops", y: str = "fid") -> li
                 continue
             each = [f"{row.model} {row.fid:.4g}" for row in there.itertuples()]
             others = f" (then {', '.join(each[1:])})" if len(each) > 1 else ""
-            lines.append(f"{head}: lowest {y} {there['fid'].iloc[0]:.4g}, {there['model'].iloc[0]}{others}")
+            best = str(there["model"].iloc[0])
+            ended = float(curve.loc[curve["model"] == best, "x"].max()) <= common * (1 + 1e-9)
+            at_end = " at its last budget" if ended else ""
+            lines.append(f"{head}: lowest {y} {there['fid'].iloc[0]:.4g}, {best}{at_end}{others}")
     return lines
 
 
-def fits_table(fits: Mapping[str, Fit | str]) -> pd.DataFrame:
-    """One row per fit: the numbers, their intervals, the range, the scatter, and what a reader has to know."""
+def _measured(rows: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
+    return measured_table(curves_of(Points.checked(rows[x], rows[y], list(rows["run"]), list(rows["label"])))[0])
+
+
+def fits_table(laws: Mapping[str, Fit | str | Frontier]) -> pd.DataFrame:
+    """One row per law: the numbers, their intervals, the range, the scatter, and what a reader has to know.
+
+    What the points do not tell has no numbers, only the reason in `notes`.
+    """
     rows = []
-    for label, fit in fits.items():
+    for label, made in laws.items():
+        law, notes = law_or_reason(made), list(_notes(made))
         row: dict[str, object] = {"label": label}
-        if isinstance(fit, str):
-            rows.append({**row, "notes": fit})
+        if isinstance(law, str):
+            rows.append({**row, "notes": "; ".join([f"no law: {law}", *notes])})
             continue
-        for name, value in (("offset", fit.law.offset), ("scale", fit.law.scale), ("exponent", fit.law.exponent)):
-            low, high = fit.intervals.get(name, (np.nan, np.nan))
+        for name, value in (("offset", law.law.offset), ("scale", law.law.scale), ("exponent", law.law.exponent)):
+            low, high = law.intervals.get(name, (np.nan, np.nan))
             row |= {name: value, f"{name}_low": low, f"{name}_high": high}
-        row |= {"level": fit.level, "from": fit.range[0], "to": fit.range[1], "points": len(fit.x)}
-        row |= {"rms_residual": float(np.sqrt(np.mean(fit.residuals**2)))}
-        rows.append({**row, "notes": "; ".join([*fit.notes, *([fit.no_interval] if fit.no_interval else [])])})
+        row |= {"level": law.level, "from": law.range[0], "to": law.range[1], "points": law.points}
+        row |= {"scatter": law.scatter}
+        rows.append({**row, "notes": "; ".join(notes)})
     columns = ["label"]
     for name in ("offset", "scale", "exponent"):
         columns += [name, f"{name}_low", f"{name}_high"]
-    return pd.DataFrame(rows, columns=[*columns, "level", "from", "to", "points", "rms_residual", "notes"])
+    return pd.DataFrame(rows, columns=[*columns, "level", "from", "to", "points", "scatter", "notes"])
+
+
+def _notes(made: Fit | str | Frontier) -> tuple[str, ...]:
+    """What a reader has to know beside a law or the reason against it."""
+    if isinstance(made, Frontier):
+        return (*(_notes(made.law) if isinstance(made.law, Fit) else ()), *made.notes)
+    if isinstance(made, str):
+        return ()
+    return tuple(note for note in (made.no_interval if not made.no_law else "", *made.notes) if note)
+
+
+def offset_text(law: Fit) -> str:
+    """`4.1 (3.9 to 4.3)`, `below 3.9` or `not told` where the points tell no more; `4.1` without any intervals."""
+    ends = law.intervals.get("offset")
+    if ends is not None:
+        return f"below {ends[1]:.3g}" if ends[0] == 0 else f"{law.law.offset:.3g} ({ends_text(*ends)})"
+    return "not told" if len(law.draws) or not law.law.offset else f"{law.law.offset:.3g}"
 
 
 def ends_text(low: float, high: float) -> str:
@@ -102,18 +130,17 @@ def ends_text(low: float, high: float) -> str:
     return " to ".join(f"{end:#.{digits}g}".rstrip(".") for end in (low, high))
 
 
-def law_sentence(label: str, fit: Fit | str, x: str = "train_flops", y: str = "fid") -> str:
-    """`FCDM-N: fid = 4.1 + 35 x^-1.3 (alpha 1.2 to 1.4 ...)`: the law in words, or why there is none."""
-    if isinstance(fit, str):
-        return f"{label}: no fit: {fit}."
+def law_sentence(label: str, made: Fit | str | Frontier, x: str = "train_flops", y: str = "fid") -> str:
+    """`FCDM-N: fid = 4.1 + 35 (steps)^-1.3; ...`: the law in words, or why there is none."""
+    law, notes = law_or_reason(made), _notes(made)
+    if isinstance(law, str):
+        return f"{label}: no law: {'; '.join([law, *notes])}."
     unit = "FLOPs" if x == "train_flops" else x
-    low, high = fit.range
-    offset = f"{fit.law.offset:.4g} + " if fit.law.offset else ""
-    text = f"{label}: {y} = {offset}{fit.law.scale:.4g} ({unit})^-{fit.law.exponent:.3g}"
-    ends = fit.intervals
+    low, high = law.range
+    offset = f"{law.law.offset:.4g} + " if law.law.offset else ""
+    text = f"{label}: {y} = {offset}{law.law.scale:.4g} ({unit})^-{law.law.exponent:.3g}"
+    ends = law.intervals
     if ends:
-        of_offset = f"E {ends_text(*ends['offset'])}" if "offset" in ends else "E not told by these points"
-        text += f"; {fit.level:.0%} interval: {of_offset}, alpha {ends_text(*ends['exponent'])}"
-    scatter = float(np.sqrt(np.mean(fit.residuals**2)))
-    rest = [f"{low:.3g} to {high:.3g} {unit}", f"{len(fit.x)} points", f"scatter {scatter:.1%}"]
-    return f"{text} ({', '.join([*rest, *filter(None, [fit.no_interval]), *fit.notes])})."
+        text += f"; {law.level:.0%} intervals: E {offset_text(law)}, alpha {ends_text(*ends['exponent'])}"
+    rest = [f"{low:.3g} to {high:.3g} {unit}", plural(law.points, "point"), f"scatter {law.scatter:.1%}"]
+    return f"{text} ({'; '.join([*rest, *notes])})."

@@ -1,0 +1,95 @@
+"""The one rule for when a law is told: what the points do not tell is printed and drawn nowhere.
+
+Every limit was fixed before any fit was looked at. A fit that fails one of them keeps its residuals, so that they can
+be looked at; it has no E, no interval and no line in a table or figure but the reason.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.special import stdtr
+
+from fcdm.analysis.stats.power_law import FLATTEST, STEEPEST, PowerLaw, tangent
+
+MOST_SCATTER = 0.10
+"""Residuals of the means, root mean square with the degrees of freedom taken off, relative. At alpha = 0.3, 10 % of FID
+is a third in compute, as much as the differences that laws are fitted for."""
+LEAST_FALL = 4.0
+"""How many times its noise a curve has to fall over what was measured, or it is flat."""
+UNKNOWN_NOISE = 0.01
+"""Without seeds: what two FIDs of one checkpoint, from 10,000 samples, differ by. A curve is not less noisy."""
+SYSTEMATIC = 0.01
+"""Of true laws with independent noise this share is refused as having systematic residuals."""
+AT_BOUND = 1e-3
+"""A parameter this close to its bound, relative, has run into it; E, which is near its bound by nature, a thousandth of
+that."""
+
+
+def why_untold(law: PowerLaw, x: np.ndarray, lowest: float, scatter: float, noise: float, p_systematic: float) -> str:
+    """Why these points tell no law, "" where they do.
+
+    `x`: what was fitted. `lowest`: the bound of E. `scatter`, `noise` (NaN: no seeds): relative, of a mean.
+    `p_systematic`: of `smooth_residuals`, NaN where it cannot be told.
+    """
+    if scatter > MOST_SCATTER:
+        return f"the points scatter by {scatter:.0%} about it, more than {MOST_SCATTER:.0%}"
+    values = law(np.array([x.min(), x.max()]))
+    fall = float(np.log(values[0] / values[1]))
+    noisy = max(scatter, noise if np.isfinite(noise) else UNKNOWN_NOISE)
+    if fall < LEAST_FALL * noisy:
+        share = max(0.0, 1 - np.exp(-fall))
+        return f"flat: it falls by {share:.1%} in all, less than {LEAST_FALL:g} x its noise of {noisy:.1%}"
+    if law.exponent < FLATTEST * (1 + AT_BOUND) or law.exponent > STEEPEST * (1 - AT_BOUND):
+        return f"alpha ran to its bound, {law.exponent:.3g}"
+    if law.offset > lowest * (1 - AT_BOUND / 1000):
+        return f"E ran to its bound, the lowest measured mean ({lowest:.4g})"
+    if p_systematic < SYSTEMATIC:
+        return f"its residuals are systematic (p = {p_systematic:.1g}): the points bend otherwise than E + A x^-alpha"
+    return ""
+
+
+def smooth_residuals(
+    law: PowerLaw,
+    x: np.ndarray,
+    residuals: np.ndarray,
+    weights: np.ndarray,
+    pieces: np.ndarray,
+    noise: float,
+    noise_freedom: float,
+) -> float:
+    """The p of the next term of log x in the residuals: are they systematic? NaN where nothing tells.
+
+    A law takes a level, a slope and, by E, a bend of its points; the next term is cubic in log x (quadratic where E is
+    0), made orthogonal to what the law can take. Its coefficient against the larger of two estimates of its error: the
+    seeds' (`noise`, of one piece, with its degrees of freedom), and what is left of the residuals without the term.
+    `weights` (n,) sum up to the number of independent pieces, `pieces` (n,) says which each point is of: the residuals
+    of one piece err together.
+    """
+    u = np.log(x)
+    u = (u - u.mean()) / max(float(np.abs(u - u.mean()).max()), 1e-12)
+    root = np.sqrt(weights)
+    takes = tangent(law, x)
+    term = root * u ** (takes.shape[1])
+    basis, _ = np.linalg.qr(root[:, None] * takes)
+    term = term - basis @ (basis.T @ term)
+    size = float(np.sqrt(term @ term))
+    freedom = weights.sum() - takes.shape[1] - 1
+    if size < 1e-9:
+        return float("nan")
+    term /= size
+    seen = root * residuals
+    coefficient = float(term @ seen)
+    left = seen - coefficient * term
+    of_pieces = np.bincount(pieces, root * term)
+    errors = []
+    if freedom > 0.99:
+        errors.append((float(left @ left) / freedom, freedom))
+    if np.isfinite(noise):
+        errors.append((noise**2, noise_freedom))
+    if not errors:
+        return float("nan")
+    variance, freedom = max(errors)
+    error = np.sqrt(variance * float(of_pieces @ of_pieces))
+    if error < 1e-12:
+        return float("nan") if abs(coefficient) < 1e-6 else 0.0
+    return float(2 * stdtr(freedom, -abs(coefficient) / error))
