@@ -148,24 +148,6 @@ def test_a_curve_is_the_mean_of_its_seeds(drawn: dict[str, tuple[Figure, pd.Data
     assert (row["fid_min"].item(), row["fid_max"].item()) == (min(metric), max(metric))
 
 
-def test_the_frontier_has_the_best_of_each_compute_and_a_law_through_it(
-    drawn: dict[str, tuple[Figure, pd.DataFrame]],
-) -> None:
-    figure, numbers = drawn["frontier"]
-    points = numbers[(numbers["kind"] == "point") & (numbers["family"] == "fcdm")].sort_values("train_flops")
-    before = points["fid"].cummin().shift(fill_value=np.inf)
-    assert (points["on_frontier"].astype(bool) == (points["fid"] < before)).all()
-    law = numbers[(numbers["kind"] == "law") & (numbers["family"] == "fcdm")]
-    on = points[points["on_frontier"].astype(bool)]
-    assert law["train_flops"].min() == pytest.approx(on["train_flops"].min())  # as far as was measured
-    assert law["train_flops"].max() == pytest.approx(on["train_flops"].max())
-    assert ((law["low"] <= law["fid"]) & (law["fid"] <= law["high"])).all()
-    dit = numbers[(numbers["kind"] == "law") & (numbers["family"] == "dit")]
-    assert dit["low"].isna().all()  # DiT-B/2 has one seed
-    assert any("1 seed of DiT-B/2" in line for line in numbers.attrs["left_out"])
-    assert len(figure.axes[0].collections) == 1  # one band
-
-
 def test_guidance_joins_the_unguided_result_to_the_guided_ones(drawn: dict[str, tuple[Figure, pd.DataFrame]]) -> None:
     _, numbers = drawn["guidance"]
     own = numbers[numbers["origin"] == "these runs"]
@@ -294,7 +276,15 @@ def test_the_command_writes_every_figure_and_says_what_none_shows(
 ) -> None:
     out = tmp_path / "figures"
     assert plots.main(["--runs", str(runs), "--study", "scaling", "--published", "--out", str(out)]) == 0
-    names = ("fid_vs_steps", "fid_vs_training_flops", "fid_vs_forward_gmacs", "frontier", "guidance", "samples")
+    names = (
+        "fid_vs_steps",
+        "fid_vs_training_flops",
+        "fid_vs_forward_gmacs",
+        "frontier",
+        "fit_residuals",
+        "guidance",
+        "samples",
+    )
     expected = {f"{name}.{suffix}" for name in names for suffix in ("png", "pdf", "csv")} | {"table.csv"}
     assert {path.name for path in out.iterdir()} == expected
     for name in names:
@@ -387,37 +377,14 @@ def test_resolutions_are_never_joined_nor_one_left_out_for_the_other(tmp_path: P
             assert {round(fid, 9) for fid in table["fid"]} <= {round(fid, 9) for fid in numbers["fid"].dropna()}
             assert not any("best of their model" in line for line in numbers.attrs["left_out"])
             if name == "frontier":
-                laws = numbers[numbers["kind"] == "law_parameters"]
-                assert sorted(laws["at"]) == ["16 px", "16 px", "8 px", "8 px"]
+                assert set(numbers["at"]) == {"8 px", "16 px"}
                 words = {text.get_text().split(":")[0] for text in figure.legends[0].get_texts()}
-                assert words == {"FCDM, 8 px", "FCDM, 16 px", "DiT, 8 px", "DiT, 16 px"}
+                assert words >= {"FCDM, 8 px", "FCDM, 16 px", "DiT, 8 px", "DiT, 16 px"}
             else:
                 assert set(numbers["name"]) == {
                     f"{model}, {side} px" for model in ("FCDM-N", "FCDM-M", "DiT-N/2", "DiT-M/2") for side in (8, 16)
                 }
             plt.close(figure)
-
-
-def test_a_frontier_tells_its_law_in_numbers_and_what_it_misses(
-    drawn: dict[str, tuple[Figure, pd.DataFrame]],
-) -> None:
-    figure, numbers = drawn["frontier"]
-    for family, told in (("fcdm", "FCDM"), ("dit", "DiT")):
-        (law,) = (row for _, row in numbers[numbers["kind"] == "law_parameters"].iterrows() if row["family"] == family)
-        curve = numbers[(numbers["kind"] == "law") & (numbers["family"] == family)]
-        of_law = law["offset"] + law["scale"] * curve["train_flops"] ** -law["exponent"]
-        assert curve["fid"].to_numpy() == pytest.approx(of_law.to_numpy())
-        assert (law["exponent_low"] < law["exponent"] < law["exponent_high"]) == (family == "fcdm")
-        (said,) = (text.get_text() for text in figure.legends[0].get_texts() if text.get_text().startswith(told))
-        assert f"scatter {law['rms_residual']:.0%}" in said
-        on = numbers[(numbers["kind"] == "point") & (numbers["family"] == family) & (numbers["on_frontier"] == True)]  # noqa: E712
-        off = on["fid"] / (law["offset"] + law["scale"] * on["train_flops"] ** -law["exponent"]) - 1
-        missed = int((off.abs() > 0.2).sum())
-        lines = [line for line in numbers.attrs["left_out"] if f"{told}'s frontier: the law misses" in line]
-        assert len(lines) == (missed > 0)
-        for line in lines:
-            assert f"misses {missed} of {len(on)} points by more than 20%" in line
-            assert on.loc[off.abs().idxmax(), "label"] in line
 
 
 def test_published_throughputs_claim_no_protocol_and_rings_lie_on_top(

@@ -270,14 +270,14 @@ def test_every_figure_is_written_with_its_numbers(
 ) -> None:
     out = tmp_path / "figures"
     assert plots.main(["--runs", str(study), "--study", "demo", "--out", str(out)]) == 0
-    names = ("fid_vs_steps", "fid_vs_training_flops", "fid_vs_forward_gmacs", "frontier", "samples")
+    names = ("fid_vs_steps", "fid_vs_training_flops", "fid_vs_forward_gmacs", "frontier", "fit_residuals", "samples")
     expected = {f"{name}.{suffix}" for name in names for suffix in ("png", "pdf", "csv")} | {"table.csv"}
     assert {path.name for path in out.iterdir()} == expected
     for name in names:
         with Image.open(out / f"{name}.png") as picture:
             assert picture.info["dpi"][0] >= 200
             inches = picture.width / picture.info["dpi"][0]
-            assert inches == pytest.approx(5.5 if name in ("samples", "fid_vs_forward_gmacs") else 2.7, abs=0.02)
+            assert inches == pytest.approx(2.7 if name in ("fid_vs_steps", "fid_vs_training_flops") else 5.5, abs=0.02)
             assert np.asarray(picture.convert("L")).std() > 10  # something is drawn
     numbers = pd.read_csv(out / "fid_vs_steps.csv")
     assert (numbers["origin"] == "these runs").sum() == 20

@@ -117,13 +117,14 @@ def family_frontiers(known: pd.DataFrame) -> list[FamilyFrontier]:
 
 
 def power_text(value: float) -> str:
-    """`3.2×10⁵`, `0.0032`, `320`: three digits; the power is raised, in letters of the same size."""
+    """`3.2×10⁵`, `0.0032`, `320`: the power is raised, of the font's own letters."""
     if value == 0 or not np.isfinite(value):
         return "0" if value == 0 else "∞"
-    power = int(np.floor(np.log10(abs(value)) + 1e-9))
+    digits, _, exponent = f"{value:.1e}".partition("e")
+    power = int(exponent)
     if -4 < power < 4:
         return f"{value:.3g}"
-    return f"{value / 10.0**power:.2g}×10{str(power).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))}"
+    return f"{float(digits):g}×10{str(power).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))}"
 
 
 def _said(made: Frontier, law: Fit | str) -> list[str]:

@@ -204,7 +204,10 @@ def _offset_ends(
 
     None where the profile is open on both sides: nothing is known of E but what it is by definition.
     """
-    variance, freedom = max(of_fit, (curve.noise**2, curve.noise_freedom))
+    of_seeds, misfit = curve.noise**2, max(0.0, of_fit[0] - curve.noise**2)
+    variance = of_seeds + misfit
+    # Satterthwaite's: a little misfit, of few degrees of freedom, leaves the many of the seeds.
+    freedom = variance**2 / max(of_seeds**2 / curve.noise_freedom + misfit**2 / of_fit[1], 1e-300)
     low, high = offset_profile(law, curve.x, curve.y, curve.weights, curve.lowest, variance, freedom, level, huber)
     if low == 0 and high >= curve.lowest:
         return None

@@ -20,6 +20,10 @@ UNKNOWN_NOISE = 0.01
 """Without seeds: what two FIDs of one checkpoint, from 10,000 samples, differ by. A curve is not less noisy."""
 SYSTEMATIC = 0.01
 """Of true laws with independent noise this share is refused as having systematic residuals."""
+SMOOTH = 0.10
+"""With seeds: how sure it has to be that misfit is smooth, by its rest alone."""
+ROUNDING = 1e-6
+"""Residuals, relative, that are the solver's."""
 AT_BOUND = 1e-3
 """A parameter this close to its bound, relative, has run into it; E, which is near its bound by nature, a thousandth of
 that."""
@@ -60,8 +64,9 @@ def smooth_residuals(
     """The p of the next term of log x in the residuals: are they systematic? NaN where nothing tells.
 
     A law takes a level, a slope and, by E, a bend of its points; the next term is cubic in log x (quadratic where E is
-    0), made orthogonal to what the law can take. Its coefficient against the larger of two estimates of its error: the
-    seeds' (`noise`, of one piece, with its degrees of freedom), and what is left of the residuals without the term.
+    0), made orthogonal to what the law can take. Without seeds its coefficient stands against what is left of the
+    residuals. With them it has to be more than the seeds' noise makes (`noise`, of one piece, with its degrees of
+    freedom), and more smooth than rough: against the rest at SMOOTH. Rough misfit widens intervals instead.
     `weights` (n,) sum up to the number of independent pieces, `pieces` (n,) says which each point is of: the residuals
     of one piece err together.
     """
@@ -81,15 +86,19 @@ def smooth_residuals(
     coefficient = float(term @ seen)
     left = seen - coefficient * term
     of_pieces = np.bincount(pieces, root * term)
-    errors = []
+    shared = float(np.sqrt(of_pieces @ of_pieces))
+    by_rest = by_seeds = float("nan")
     if freedom > 0.99:
-        errors.append((float(left @ left) / freedom, freedom))
+        by_rest = _both_sides(coefficient, np.sqrt(float(left @ left) / freedom) * shared, freedom)
     if np.isfinite(noise):
-        errors.append((noise**2, noise_freedom))
-    if not errors:
-        return float("nan")
-    variance, freedom = max(errors)
-    error = np.sqrt(variance * float(of_pieces @ of_pieces))
-    if error < 1e-12:
-        return float("nan") if abs(coefficient) < 1e-6 else 0.0
-    return float(2 * stdtr(freedom, -abs(coefficient) / error))
+        by_seeds = _both_sides(coefficient, noise * shared, noise_freedom)
+    if np.isnan(by_seeds) or np.isnan(by_rest):
+        return by_rest if np.isnan(by_seeds) else by_seeds
+    return max(by_seeds, by_rest * SYSTEMATIC / SMOOTH)
+
+
+def _both_sides(value: float, error: float, freedom: float) -> float:
+    """Student's p of a value with this standard error."""
+    if abs(value) < ROUNDING:
+        return 1.0
+    return float(2 * stdtr(freedom, -abs(value) / error)) if error > 0 else 0.0
