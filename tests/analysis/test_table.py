@@ -299,7 +299,7 @@ def test_few_or_crowded_budgets_and_several_seeds_draw_too(tmp_path: Path, budge
     for seed in (0, 1):
         make_run(tmp_path, "N", seed=seed, budgets=budgets, grids=seed == 1)
     written, _ = plots.draw(tidy_table(tmp_path), tmp_path / "out")
-    assert sum(path.suffix == ".png" for path in written) == 5
+    assert sum(path.suffix == ".png" for path in written) == 6
 
 
 def test_the_first_tiles_are_shown_in_order(tmp_path: Path) -> None:
@@ -319,7 +319,7 @@ def test_a_run_that_diverged_and_one_without_costs(tmp_path: Path, capsys: pytes
         path.write_text(json.dumps({**content, "metrics": {**content["metrics"], "fid": "NaN"}}))
     table = tidy_table(tmp_path)
     assert table["fid"].isna().sum() == 4
-    assert len(plots.draw(table, tmp_path / "out")[0]) == 1 + 5 * 3
+    assert len(plots.draw(table, tmp_path / "out")[0]) == 1 + 6 * 3
     table[["train_flops", "forward_gmacs"]] = 0.0
     assert len(plots.draw(table, tmp_path / "out")[0]) == 1 + 2 * 3
     assert "no fid_vs_training_flops: " in capsys.readouterr().err
