@@ -179,9 +179,15 @@ def configurations(facts: StudyFacts) -> HTML:
     if not configs:
         return element("p", "No run has been opened yet, so there is no configuration.")
     shared = _shared(list(configs.values()))
-    parts = [details("What all runs have in common", code(_yaml(shared)))] if len(configs) > 1 else []
-    parts += [details(run, code(_yaml(config))) for run, config in configs.items()]
-    return joined(parts)
+    each = [details(run, code(_yaml(config))) for run, config in configs.items()]
+    if len(each) == 1:
+        return joined(each)
+    return joined(
+        [
+            details("What all runs have in common", code(_yaml(shared))),
+            details(f"The whole configuration of each of {plural(len(each), 'run')}", each),
+        ]
+    )
 
 
 def _shared(configs: list[dict[str, Any]]) -> dict[str, Any]:
