@@ -29,6 +29,7 @@ from fcdm.jobstatus.status_table import (
     screen,
     summary,
     table,
+    total,
 )
 from fcdm.jobstatus.watch import EVERY_S, follow, look_again
 from fcdm.paths import place
@@ -131,7 +132,8 @@ def _show(overview: Overview, words: Sequence[str], runs_dir: Path, everything: 
     steps = next_steps(overview, words, str(runs_dir))
     end = ["", *steps]
     if everything:
-        end = ["", summary(rows), *begun_from(overview, str(runs_dir)), *steps]
+        end = ["", *begun_from(overview, str(runs_dir)), *steps]
+        console.print(total(rows), "", sep="\n", markup=False, highlight=False, soft_wrap=True)
         if console.is_terminal:
             console.print(table(rows))
             end = [*log_lines(rows), *end]

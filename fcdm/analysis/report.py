@@ -1,8 +1,9 @@
 """One self-contained page about a study: `python -m analysis.report STUDY [--runs DIR] [--out FILE] [--mlflow [URI]]`.
 
-Question, runs with their states, and for each protocol a part of its own: how it evaluates, FIDs, figures, claims; then
-cost and all that is needed to repeat it. Numbers of different protocols never share a table, a figure or a claim.
-Beside the page stand the tables as LaTeX.
+The question and what was found come first. Each protocol has a part of its own: figures, claims, FIDs, fits, and folded
+how it evaluates. Then come cost, runs with their states (folded too: they may be a thousand) and all that is needed to
+repeat it. Numbers of different protocols never share a table, a figure or a claim. Beside the page stand the tables as
+LaTeX.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from fcdm.analysis.reporting.page import (
     bullets,
     code,
     configurations,
+    cost_section,
     details,
     html_table,
     lead,
@@ -67,15 +69,15 @@ class Report:
 def make_report(facts: StudyFacts, now: float | None = None) -> Report:
     """The report of a study as it stands; what is missing is said in it."""
     tables: list[CellTable] = []
-    sections = [("Runs", runs_section(facts))]
+    sections: list[tuple[str, HTML]] = []
     told = [f"{facts.study.name}: {summary(facts.rows)}"]
-    if len(facts.by_protocol) > 1:
-        sections.append(("Protocols", _differences(facts)))
     headline: list[str] = []
     for results in facts.by_protocol:
         section, found, lines = _evaluated(results)
         headline = headline or lines
         sections.append((_name(facts, results), section))
+        if results is facts.by_protocol[0] and len(facts.by_protocol) > 1:
+            sections.append(("Protocols", _differences(facts)))
         tables += found
         told += lines
     traded = guidance(facts.guidance)
@@ -84,7 +86,8 @@ def make_report(facts: StudyFacts, now: float | None = None) -> Report:
     models = {run: facts.model(run) for run in facts.runs}
     costs, total = cost_table(facts.views.values(), models)
     tables.append(costs)
-    sections.append(("Cost", html_table(costs)))
+    sections.append(("Cost", cost_section(costs, total)))
+    sections.append(("Runs", runs_section(facts)))
     sections.append(("How to repeat it", repeat_section(facts)))
     sections.append(("Configurations", configurations(facts)))
     latex = [details(table.caption, code(latex_table(table))) for table in tables]
@@ -101,7 +104,7 @@ def _differences(facts: StudyFacts) -> HTML:
         element(
             "p",
             f"The study has {len(facts.by_protocol)} protocols, whose numbers cannot be compared. Each has a part "
-            "of its own below, the headline first.",
+            "of its own: the headline above, the others below.",
         )
     ]
     if len(known) > 1:
@@ -117,10 +120,10 @@ def _name(facts: StudyFacts, results: ProtocolResults) -> str:
 
 def _evaluated(results: ProtocolResults) -> tuple[HTML, list[CellTable], list[str]]:
     """(the part of one protocol, its tables, what a terminal shows of it)."""
-    parts: list[HTML] = [element("h3", "Protocol"), protocol_section(results, protocol_rows(results.settings))]
+    how = details("How it evaluates", protocol_section(results, protocol_rows(results.settings)), class_="printed")
     if results.table is None:
         line = f"nothing is evaluated by {results.id} yet ({results.asked} asked)"
-        return joined([*parts, element("p", f"So far {line}.", class_="warning")]), [], [line]
+        return joined([element("p", f"So far {line}.", class_="warning"), how]), [], [line]
     note = protocol_sentence(results.id, results.settings)
     tables = []
     for metric in measured(results.table):
@@ -129,17 +132,18 @@ def _evaluated(results: ProtocolResults) -> tuple[HTML, list[CellTable], list[st
     said = Split.of(results.table)
     claimed = said.tables(results.id)
     first, *rest = [dataclasses.replace(table, notes=table.notes[:-1]) for table in tables]
+    parts = [element("h3", "Figures"), element("div", figures(results.table), class_="figures")]
+    parts += [element("h3", "Claims"), html_table(claimed[0])]
+    parts += [details(found.caption, html_table(found, caption=False)) for found in claimed[1:]]
     parts += [element("h3", "Results"), html_table(first)]
     parts += [details("Other measures", [html_table(table) for table in rest])] if rest else []
     if results.left_out:
         parts += [element("p", "In the table and nowhere else:", class_="warning"), bullets(results.left_out)]
-    parts += [element("h3", "Claims"), html_table(claimed[0])]
-    parts += [details(found.caption, html_table(found, caption=False)) for found in claimed[1:]]
     tables += [dataclasses.replace(found, notes=(*found.notes, note)) for found in claimed]
     laws = fit_tables(results.table, results.id)
     tables += laws
-    parts += [element("h3", "Fits"), *(details(law.caption, html_table(law)) for law in laws)]
-    parts += [element("h3", "Figures"), element("div", figures(results.table), class_="figures")]
+    parts += [element("h3", "Fits"), *(details(law.caption, html_table(law), class_="printed") for law in laws)]
+    parts += [element("h3", "Protocol"), how]
     return joined(parts), tables, [*findings(said.ours), *results.left_out]
 
 

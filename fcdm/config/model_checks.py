@@ -10,6 +10,9 @@ from fcdm.config.schema import FAMILIES, CustomConfig, DiTConfig, FCDMConfig, Mo
 from fcdm.config.user_model_source import dotted
 from fcdm.errors import UserError
 
+ATTENDED = ("hidden", "depthwise")
+"""What `model.channel_attention_on` may be."""
+
 
 def check_model(config: ModelConfig, side: int, resolution: int, downsample: int) -> None:
     """Raise UserError, in the terms that the user typed, where `config` cannot be built or does not fit.
@@ -48,6 +51,10 @@ def _check_fcdm(config: FCDMConfig) -> None:
         raise UserError(
             f"model.kernel_size={config.kernel_size}: an even kernel has no centre pixel and would shift the "
             f"image; write {below} or {above}"
+        )
+    if config.channel_attention_on not in ATTENDED:
+        raise UserError(
+            f"model.channel_attention_on={config.channel_attention_on} is not known: write {' or '.join(ATTENDED)}"
         )
     if config.width % 2:
         raise UserError(

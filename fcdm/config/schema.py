@@ -55,9 +55,15 @@ class FCDMConfig(ModelConfig):
     grn: bool = True
     """Global response normalisation (ConvNeXt V2) inside the bottleneck."""
     channel_attention: bool = False
-    """Compact channel attention (DiCo, arXiv 2505.11196) inside the bottleneck; with `grn=false` in GRN's place."""
+    """Compact channel attention (DiCo, arXiv 2505.11196) in each block; with `grn=false` instead of GRN."""
+    channel_attention_on: str = setting("hidden", applies=when.ATTENDS)
+    """`hidden`: on the bottleneck's channels, in GRN's place; `depthwise`: on the depthwise convolution's, a third as
+    many at `expansion=3`."""
     feed_forward: bool = False
     """A feed-forward branch of its own modulation after each block's convolutional one."""
+    match_macs: str | None = None
+    """Instead of `width`: a preset (`L`) or GMACs; the width at which a forward pass costs as much
+    (`fcdm.cost.match_macs`). A run has that width, and null here."""
 
 
 @dataclass
@@ -70,6 +76,8 @@ class DiTConfig(ModelConfig):
     width: int = MISSING
     heads: int = MISSING
     mlp_ratio: int = 4
+    match_macs: str | None = None
+    """As FCDM's: the width is a multiple of the heads."""
 
 
 @dataclass

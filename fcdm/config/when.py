@@ -57,6 +57,11 @@ INCEPTION = Needs(
     lambda features: features == "inception",
     "only Inception's statistics are read from a file: leave it away",
 )
+ATTENDS = Needs(
+    "model.channel_attention",
+    lambda attends: attends is True,
+    "nothing attends: say model.channel_attention=true too, or leave it away",
+)
 OWN_JOB = Needs(
     "evaluation.where",
     lambda where: where == "job",

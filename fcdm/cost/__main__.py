@@ -40,6 +40,7 @@ keys, as of python -m fcdm.train, several values with commas; others have no eff
 examples
   python -m fcdm.cost model=S,dit/S-2 resolution=256,512
   python -m fcdm.cost model=L model.kernel_size=3,5,7 objective=flow
+  python -m fcdm.cost model=L model.feed_forward=true model.match_macs=L      the width at which it costs what L costs
 """
 USES = (
     *("model", "model.*", "recipe", "resolution", "steps", "batch_size"),
@@ -80,7 +81,7 @@ def cost_rows(words: list[str]) -> list[dict[str, Any]]:
     words = last_of_each(readable(words))
     refuse_unused(words, USES, "a cost")
     said = keys_said(words)
-    named, sized = "model" in said, "resolution" in said
+    named, sized, matched = "model" in said, "resolution" in said, "model.match_macs" in said
     asked = expand(words if named else [f"model={','.join(preset_names())}", *words], [])
     swept = {word for choice in asked for word in choice if not all(word in other for other in asked)}
     rows: list[dict[str, Any]] = []
@@ -93,7 +94,8 @@ def cost_rows(words: list[str]) -> list[dict[str, Any]]:
             differs = [word for word in choice if word in swept and word.partition("=")[0] not in OWN_COLUMNS]
             try:
                 for config in _sizes(composer, choice, named, sized):
-                    rows += [_row(config, steps, differs) for steps in config.steps]
+                    found = [f"model.width={config.model.width}"] if matched else []  # type: ignore[attr-defined]
+                    rows += [_row(config, steps, [*differs, *found]) for steps in config.steps]
             except (UserError, HydraException, OmegaConfBaseException) as error:
                 failure = failure or f"{one_line(error)}  [{' '.join(choice)}]"
                 if named:

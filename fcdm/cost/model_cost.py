@@ -180,13 +180,14 @@ def _conditioner(width: int, classes: int) -> ModelCost:
 def _fcdm_block(config: FCDMConfig, width: int, positions: int) -> ModelCost:
     hidden = config.expansion * width
     cost = _conv(1, width, config.kernel_size, positions, saves_input=False) + _saved(width * positions)
+    if config.channel_attention:
+        attended = hidden if config.channel_attention_on == "hidden" else width
+        cost += _linear(attended, attended) + _saved(attended * positions + attended)  # what is scaled, the sigmoid
     cost += _modulated_norm(width, positions)
     cost += _linear(width, hidden, positions) + _saved(hidden * positions)  # GELU's input
     if config.grn:
         # Its input; and per channel: norm and scale. One more number, the mean.
         cost += ModelCost(parameters=2 * hidden, saved_elements=hidden * positions + 2 * hidden + 1)
-    if config.channel_attention:
-        cost += _linear(hidden, hidden) + _saved(hidden * positions + hidden)  # what is scaled, and the sigmoid
     cost += _linear(hidden, width, positions) + _gate(width, positions)
     if config.feed_forward:
         cost += _modulated_norm(width, positions) + _linear(width, hidden, positions) + _saved(hidden * positions)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from fcdm.config.ema_lag import ema_decay
 from fcdm.config.schema import Config, EMAConfig, PowerEMAConfig
+from fcdm.config.shape import shape_of
 from fcdm.engine.checkpoint import mapped_group, save_checkpoint
 from fcdm.engine.ema import update_ema
 from fcdm.engine.ema_snapshots import PowerAverages
@@ -23,7 +24,6 @@ from fcdm.errors import UserError
 from fcdm.models import build_model
 from fcdm.runs.checkpoints import read_manifest
 from fcdm.runs.tracked_ema import EVERY
-from fcdm.runs.user_models import shape_of
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 

@@ -78,8 +78,10 @@ class GlobalResponseNorm(nn.Module):
 class ChannelAttention(nn.Module):
     """Compact channel attention (DiCo, arXiv 2505.11196) of (B, H, W, C): x * sigmoid(Linear(mean over positions)).
 
-    Table 6 of the FCDM paper puts it in GRN's place. That it works on the bottleneck's hidden width there, with a full
-    Linear of it (more parameters than the block's two 1x1 convolutions together), is our reading: no details are known.
+    Table 6 of the FCDM paper has it instead of GRN, and does not say where. Its MACs (48.3 for L, by third-party notes)
+    fit a Linear of the block's own width: `depthwise`, where it scales that convolution's output, as in DiCo's block.
+    In GRN's own place, on the bottleneck's `hidden` width, the Linear has more parameters than the block's two 1x1
+    convolutions together, and L has 48.6 GMACs.
     """
 
     def __init__(self, width: int) -> None:
@@ -123,16 +125,23 @@ class FCDMBlock(nn.Module):
         self.depthwise = DepthwiseConv(width, config.kernel_size)
         self.expand = nn.Linear(width, hidden)
         self.response_norm = GlobalResponseNorm(hidden) if config.grn else nn.Identity()
-        self.channel_attention = ChannelAttention(hidden) if config.channel_attention else nn.Identity()
+        self.attends_hidden = config.channel_attention_on == "hidden"
+        attended = hidden if self.attends_hidden else width
+        self.channel_attention = ChannelAttention(attended) if config.channel_attention else nn.Identity()
         self.project = nn.Linear(hidden, width)
         self.modulation = nn.Linear(width, 3 * width)
         self.feed_forward = FeedForward(width, config) if config.feed_forward else None
 
     def forward(self, x: Tensor, activated: Tensor) -> Tensor:
         shift, scale, gate = self.modulation(activated)[:, None, None, :].chunk(3, dim=-1)
-        h = F.layer_norm(self.depthwise(x), x.shape[-1:], eps=NORM_EPS)
-        h = F.gelu(self.expand(torch.addcmul(shift, h, 1 + scale)))
-        out = torch.addcmul(x, gate, self.project(self.channel_attention(self.response_norm(h))))
+        h = self.depthwise(x)
+        if not self.attends_hidden:
+            h = self.channel_attention(h)
+        h = F.layer_norm(h, x.shape[-1:], eps=NORM_EPS)
+        h = self.response_norm(F.gelu(self.expand(torch.addcmul(shift, h, 1 + scale))))
+        if self.attends_hidden:
+            h = self.channel_attention(h)
+        out = torch.addcmul(x, gate, self.project(h))
         return out if self.feed_forward is None else self.feed_forward(out, activated)
 
 

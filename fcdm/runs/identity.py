@@ -25,14 +25,15 @@ INTRODUCED: dict[str, Any] = {
     "diffusion.objective": "ddpm",
     "data.latents": "posterior",
     "model.channel_attention": False,
+    "model.channel_attention_on": "hidden",
     "model.feed_forward": False,
     "init_from": None,
     "init_from_weights": "ema",
 }
 
 # In the config for people and for finding things, but not what a run is: the same bytes under another
-# path or preset name are the same data and the same model.
-NOT_IDENTITY = ("model.name", "data.name", "data.path", "data.vae")
+# path or preset name are the same data and the same model. (A run has the width that match_macs found.)
+NOT_IDENTITY = ("model.name", "model.match_macs", "data.name", "data.path", "data.vae")
 
 
 def science(config: Config) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from typing import Any
 
 from fcdm.atomic import write_json
 from fcdm.config.schema import Config, CustomConfig
+from fcdm.config.shape import shape_of
 from fcdm.config.user_model_source import ModelSource, changed_files, dotted, find_source
 from fcdm.cost.model_cost import ModelCost
 from fcdm.errors import UserError
@@ -139,16 +140,6 @@ def custom_cost(model: CustomConfig, *, channels: int, side: int, classes: int, 
     asked = _question(model, channels, side, classes, learn_sigma)
     _find([asked])
     return _known[asked]
-
-
-def shape_of(config: Config) -> dict[str, Any]:
-    """What a run's model is built for."""
-    return {
-        "channels": config.data.channels,
-        "side": config.resolution // config.data.downsample,
-        "classes": config.data.classes,
-        "learn_sigma": config.diffusion.learn_sigma,
-    }
 
 
 def _question(

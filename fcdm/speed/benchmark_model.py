@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from fcdm.config.schema import Config, CustomConfig
+from fcdm.config.shape import shape_of
 from fcdm.data.dataset import Dataset, open_dataset
 from fcdm.engine.environment import deterministic, matmul_precision
 from fcdm.errors import UserError
@@ -22,7 +23,6 @@ from fcdm.plan.evaluation_flops import decoding_macs, digits_cnn_macs, inception
 from fcdm.runs.benchmark_files import benchmark_like, benchmark_name
 from fcdm.runs.revision import code_revision
 from fcdm.runs.run_cost import run_cost
-from fcdm.runs.user_models import shape_of
 from fcdm.speed.ceilings import Ceilings
 from fcdm.speed.operations import profile_step, what_limits
 from fcdm.speed.random_latents import RandomLatents

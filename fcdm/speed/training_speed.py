@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from fcdm.config.schema import Config
+from fcdm.config.shape import shape_of
 from fcdm.data.dataset import Dataset
 from fcdm.diffusion import make_objective
 from fcdm.engine.batches import BatchSource
@@ -21,7 +22,6 @@ from fcdm.engine.train_step import TrainStep
 from fcdm.models import build_model
 from fcdm.plan.estimate import memory
 from fcdm.runs.run_cost import run_cost
-from fcdm.runs.user_models import shape_of
 from fcdm.speed.stopwatch import PhaseClock, free_memory, seconds_per_call, watch_peak
 
 PHASES = ("data", "forward", "backward", "optimiser", "EMA")

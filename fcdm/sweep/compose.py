@@ -13,6 +13,7 @@ import copy
 import sys
 import time
 from collections.abc import Collection, Iterator, Sequence
+from functools import cache
 from typing import Any, TypeVar
 
 from hydra.core.config_loader import ConfigLoader
@@ -23,12 +24,14 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from fcdm.config.check import checked, typed, walk
+from fcdm.config.check import check_asked, typed, walk
 from fcdm.config.keys import families_with
 from fcdm.config.relevance import idle
 from fcdm.config.said import Said
 from fcdm.config.schema import FAMILIES, Config
+from fcdm.cost.match_macs import Match, settle_width
 from fcdm.errors import UserError
+from fcdm.runs.processes import is_first_process
 from fcdm.sweep.expand import keys_of
 from fcdm.sweep.grammar import parse
 from fcdm.sweep.store_defaults import store_overrides
@@ -68,7 +71,9 @@ class Composer:
     def typed(self, choice: Sequence[str]) -> tuple[Config, Said]:
         """The choice as a `Config` that nothing has looked at, and what it says. Raises UserError."""
         composed, said = self._parts(choice)
-        return typed(composed, said), said
+        config = typed(composed, said)
+        tell_of_width(settle_width(config, said))
+        return config, said
 
     def _parts(
         self, choice: Sequence[str], own_store: bool = True, unsaid: Collection[str] = ()
@@ -212,9 +217,22 @@ def configured(composed: DictConfig, said: Said) -> Config:
 
     What was said and means nothing in it is refused.
     """
-    config = checked(composed, said)
+    config = typed(composed, said)
+    tell_of_width(settle_width(config, said))
+    check_asked(config)
     refuse_idle(config, said)
     return config
+
+
+def tell_of_width(match: Match | None) -> None:
+    """A note on stderr about a width that was found, once for each."""
+    if match is not None and is_first_process():
+        _note(str(match))
+
+
+@cache
+def _note(text: str) -> None:
+    print(f"note: {text}", file=sys.stderr)
 
 
 def refuse_idle(config: Config, said: Said) -> None:

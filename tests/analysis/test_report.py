@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from fcdm.analysis import report
 from fcdm.analysis.report import log_report
+from fcdm.analysis.reporting import report_figures
 from fcdm.analysis.reporting.cell_tables import CellTable, Value, number, over_seeds
 from fcdm.analysis.reporting.cost_table import measured_cost
 from fcdm.analysis.reporting.html import HTML, element
@@ -25,7 +26,7 @@ from fcdm.analysis.reporting.latex import escaped, latex_table
 from fcdm.analysis.reporting.study_facts import study_facts
 from fcdm.runs.reader import list_runs
 from fcdm.runs.study_description import leading_comment, question_of
-from tests.support.browser import Seen, look_at
+from tests.support.browser import Seen, look_at, measure
 from tests.support.commands import Command
 from tests.support.fake_runs import MODELS, PROTOCOL, START, evaluate, fid_at, make_run, make_study, protocol_id
 from tests.support.mlflow_server import Server
@@ -145,8 +146,39 @@ def test_in_a_browser(page: Path, tmp_path: Path) -> None:
     assert 0.6 < seen.share("#ffffff", 0) < 0.98  # neither blank nor broken
     assert seen.share(BLUE) > 1e-4  # the curves are drawn: pictures did load
     assert seen.share(VERMILLION) > 1e-4
-    narrow = look_at(page, tmp_path, width=500, height=2000)
-    assert (narrow.pixels[:, -4:] == 255).all()  # nothing stands out on the right
+
+
+def test_nothing_stands_out_of_a_telephone_or_of_paper(page: Path, tmp_path: Path) -> None:
+    narrow = measure(page, tmp_path, 390)
+    assert (narrow.width, narrow.out) == (390, [])
+    tables = [words.partition("\n")[0] for words in narrow.scrolled if "\t" in words]
+    assert any(words.startswith("Run\tModel") for words in tables)  # the widest ones scroll, so nothing is cut
+    paper = measure(page, tmp_path, 688, printed=True)  # A4 without its margins: 182 mm
+    assert (paper.width, paper.out, paper.scrolled) == (688, [], [])
+
+
+def test_a_measure_sees_what_stands_out(tmp_path: Path) -> None:
+    """Else the test above could not fail."""
+    wide = "<div style='width: 900px'>wide</div>"
+    (tmp_path / "bad.html").write_text(
+        f"<html><head></head><body><p>a</p>{wide}<section style='overflow-x: auto'>{wide}</section></body></html>"
+    )
+    found = measure(tmp_path / "bad.html", tmp_path, 390)
+    assert found.out == ["DIV "]
+    assert found.scrolled == ["wide"]
+
+
+def test_the_finding_comes_first_and_what_is_long_is_folded(page: Path) -> None:
+    text = page.read_text()
+    order = ["Found, evaluated by", "<h3>Figures", "<h3>Claims", "<h3>Results", "<h3>Fits", "<h3>Protocol"]
+    order += ["<h2>Cost", "<h2>Runs", "<h2>How to repeat it", "<h2>Configurations"]
+    places = [text.index(words) for words in order]
+    assert places == sorted(places)
+    for table in ("Runs and what became of their budgets: 4 runs", "How it evaluates", "Cost so far, by run"):
+        assert re.search(rf"<details[^>]*><summary>{table}</summary>", text)
+    outside = re.sub(r"<details.*?</details>", "", text, flags=re.DOTALL)
+    assert "N-digits-8px" not in outside.partition("<h2>How to repeat it")[0]  # a thousand runs are a thousand rows
+    assert "3 of 4 runs are not evaluated throughout" in outside
 
 
 def test_the_look_sees_what_is_wrong(tmp_path: Path) -> None:
@@ -204,6 +236,19 @@ def test_a_run_that_diverged_is_named_where_it_is_left_out(tmp_path: Path) -> No
     assert text.count(f"left out: FCDM-N at 400 steps: seed 1 has no FID there (nan; {folders[1].name})") >= 1
     assert "seed 1 not evaluated there" not in text
     assert text.count("Not drawn: ") >= 3
+
+
+def test_a_caveat_is_not_said_to_be_not_drawn() -> None:
+    lines = [
+        "left out: N at 400 steps",
+        "left out, published: FCDM-S: no FID",
+        "one seed: no interval.",
+    ]
+    assert report_figures._remarks(lines) == [
+        "Not drawn: N at 400 steps; published: FCDM-S: no FID.",
+        "One seed: no interval.",
+    ]
+    assert report_figures._remarks([]) == []
 
 
 # --- what cannot be ----------------------------------------------------------------------------------

@@ -16,6 +16,8 @@ ADAPTIVE = (*FLOW, "evaluation.sampler=dopri5")
 GUIDED = ("evaluation.guidance_scale=1.5",)
 BY_WEAKER = (*GUIDED, "evaluation.guidance_weak=run@2", "evaluation.guidance_channels=null")
 
+ATTENDS = (*DIGITS, "model.channel_attention=true")
+
 CASES: list[tuple[tuple[str, ...], str, str, tuple[str, ...] | None]] = [
     # where it means nothing, what is said, what to do instead, where it has an effect
     (DIGITS, "data.vae=ft-mse", "leave it away", LATENTS),
@@ -28,6 +30,7 @@ CASES: list[tuple[tuple[str, ...], str, str, tuple[str, ...] | None]] = [
     ((*DIGITS, "label_drop.probability=0"), "label_drop.mode=independent", "say label_drop.probability=0.1", DIGITS),
     (("model=dit/N-2",), "label_drop.mode=independent", "one label embedder", DIGITS),
     ((*DIGITS, "ema.decay=0"), "ema.rampup=0.2", "no average", DIGITS),
+    (DIGITS, "model.channel_attention_on=depthwise", "say model.channel_attention=true too", ATTENDS),
     (DIGITS, "init_from_weights=raw", "say init_from=<run>@<step> too", (*DIGITS, "init_from=run@2")),
     (DIGITS, "init_path=x", "the commands set it", None),
     (DIGITS, "evaluation.weights_snapshots=x", "the commands set it", None),

@@ -79,6 +79,7 @@ fcdm_configs = st.builds(
     expansion=st.integers(1, 4),
     grn=st.booleans(),
     channel_attention=st.booleans(),
+    channel_attention_on=st.sampled_from(["hidden", "depthwise"]),
     feed_forward=st.booleans(),
 )
 dit_configs = st.builds(
@@ -134,6 +135,12 @@ def saved_bytes(model: nn.Module, batch: int, channels: int, side: int) -> int:
         (load_preset("dit/S-2"), 4, 32),
         (FCDMConfig(name="x", width=16, blocks=[1, 2, 1, 2, 1], expansion=2, grn=False), 4, 16),
         (FCDMConfig(name="x", width=16, blocks=[1, 2, 1, 2, 1], grn=False, channel_attention=True), 4, 16),
+        (
+            FCDMConfig(
+                name="x", width=16, blocks=[1, 2, 1, 2, 1], channel_attention=True, channel_attention_on="depthwise"
+            ),
+            *(4, 16),
+        ),
         (FCDMConfig(name="x", width=16, blocks=[1, 2, 1, 2, 1], feed_forward=True), 4, 16),
         (DiTConfig(name="x", width=32, heads=2, depth=2, patch_size=4, mlp_ratio=2), 4, 16),
     ],

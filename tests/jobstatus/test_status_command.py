@@ -120,7 +120,8 @@ def test_the_table_from_real_output(world: World, commands: Commands, status: Ru
     seven(world, commands)
     done = status("s")
     assert (done.returncode, done.stderr) == (0, "")
-    lines = done.stdout.splitlines()
+    totals, nothing, *lines = done.stdout.splitlines()
+    assert (totals, nothing) == ("1 done, 1 running, 2 waiting, 2 failed, 1 cancelled", "")
     states = ["done", "failed", "failed", "cancelled", "waiting", "waiting", "running"]
     assert [line.split()[2] for line in lines[:7]] == states
     assert "killed by SIGKILL" in lines[1]
@@ -128,7 +129,6 @@ def test_the_table_from_real_output(world: World, commands: Commands, status: Ru
     assert lines[3].endswith("by root, at step 50/100")
     assert "held (job requeued in held state): scontrol release 7_4" in lines[4]
     assert lines[5].endswith("requeued, starts soon, at step 50/100, preempted 1 time, requeued 1 time")
-    assert lines[8] == "1 done, 1 running, 2 waiting, 2 failed, 1 cancelled"
     assert "python -m fcdm.status s --retry-failed" in done.stdout
     assert "go on with the rest: python -m fcdm.train -m study=s" in done.stdout
     (asked,) = commands.called("sacct")

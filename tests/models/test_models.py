@@ -29,6 +29,7 @@ OPTIONS = [
     replace(SMALL_FCDM, grn=False),
     replace(SMALL_FCDM, grn=False, channel_attention=True),
     replace(SMALL_FCDM, channel_attention=True, feed_forward=True),
+    replace(SMALL_FCDM, grn=False, channel_attention=True, channel_attention_on="depthwise"),
     replace(SMALL_FCDM, feed_forward=True, expansion=1),
     replace(SMALL_FCDM, blocks=[3, 1, 1, 2, 1]),
     SMALL_DIT,
@@ -315,6 +316,25 @@ def test_block_variants_in_plain_words() -> None:
     h, gate = modulated(block.feed_forward.modulation, middle)
     expected = middle + gate * block.feed_forward.project(F.gelu(block.feed_forward.expand(h)))
     torch.testing.assert_close(block(x, c), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_channel_attention_on_the_depthwise_convolution() -> None:
+    """As many channels as the block has, before the LayerNorm: DiCo's place, and what Table 6's MACs fit."""
+    config = replace(SMALL_FCDM, grn=False, channel_attention=True, channel_attention_on="depthwise")
+    torch.manual_seed(0)
+    block = FCDMBlock(8, config)
+    with torch.no_grad():
+        for parameter in block.parameters():
+            parameter.normal_(std=0.3)
+    x, c = torch.randn(2, 4, 4, 8), torch.randn(2, 8)
+    gate = block.channel_attention.gate
+    assert gate.weight.shape == (8, 8)
+    h = block.depthwise(x)
+    h = torch.einsum("bhwc,bc->bhwc", h, torch.sigmoid(h.sum((1, 2)) / 16 @ gate.weight.T + gate.bias))
+    shift, scale, out_gate = block.modulation(c).view(2, 1, 1, 3, 8).unbind(3)
+    h = (h - h.mean(-1, keepdim=True)) / (h.var(-1, keepdim=True, unbiased=False) + 1e-6).sqrt()
+    h = block.project(F.gelu(block.expand(h * (1 + scale) + shift)))
+    torch.testing.assert_close(block(x, c), x + out_gate * h, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("key", ["channel_attention", "feed_forward"])

@@ -29,6 +29,7 @@ GOLDEN = {
     ("model=dit/M-2", "optimiser.lr=1e-3"): "2c1028c51a311a6c",
     ("model=XL", "data.checksum=0123"): "a03ecde8ce04d31a",
     ("model=dit/XL-2", "resolution=512", "data.checksum=0123"): "c8a4fda59bb007f7",
+    ("model=N", "model.channel_attention=true", "label_drop.mode=independent"): "68c39254906af13c",
 }
 
 
@@ -95,6 +96,14 @@ def test_runtime_and_request_do_not_move_the_id(override: str) -> None:
 )
 def test_science_moves_the_id(override: str) -> None:
     assert id_of("model=N", override) != id_of("model=N")
+
+
+def test_where_channels_attend_moves_the_id_and_match_macs_does_not() -> None:
+    attends = ("model=N", "model.channel_attention=true")
+    assert id_of(*attends, "model.channel_attention_on=hidden") == id_of(*attends)
+    assert id_of(*attends, "model.channel_attention_on=depthwise") != id_of(*attends)
+    (key,) = [key for key in identity.NOT_IDENTITY if key.endswith("match_macs")]
+    assert key not in identity.identifying(science(composed("model=N")))
 
 
 @pytest.mark.parametrize("model", ["dit/N-2", "dit/M-2"])

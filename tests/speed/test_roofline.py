@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fcdm.config.schema import Config
+from fcdm.config.shape import shape_of
 from fcdm.models import build_model
 from fcdm.runs.run_cost import run_cost
-from fcdm.runs.user_models import shape_of
 from fcdm.speed.ceilings import Ceilings
 from fcdm.speed.roofline import Roofline, training_roofline
 from tests.support.commands import composed

@@ -55,6 +55,50 @@ def look_at(page: Path, scratch: Path, width: int = 1280, height: int = 4000) ->
     return Seen(pixels, console, _asked(log))
 
 
+MEASURE = """<script>
+addEventListener("load", () => {
+  for (const folded of document.querySelectorAll("details")) folded.open = true;
+  const width = document.documentElement.clientWidth, scrolled = [], out = [];
+  const scrolls = (one) => ["auto", "scroll"].includes(getComputedStyle(one).overflowX);
+  for (const one of document.body.querySelectorAll("*")) {
+    if (scrolls(one) && one.scrollWidth > one.clientWidth + 1) scrolled.push(one.innerText.slice(0, 60));
+    let inside = false;
+    for (let up = one.parentElement; up; up = up.parentElement) inside ||= up !== document.body && scrolls(up);
+    if (!inside && one.getBoundingClientRect().right > width + 1) out.push(one.tagName + " " + one.className);
+  }
+  console.log("MEASURED" + JSON.stringify({width, scrolled, out}));
+});
+</script>"""
+
+
+@dataclass
+class Measured:
+    """How a page fits into its window, everything folded unfolded."""
+
+    width: int
+    """In CSS pixels."""
+    scrolled: list[str]
+    """The first words of what scrolls sideways inside itself."""
+    out: list[str]
+    """Tag and class of what stands out of the page on the right, and is cut."""
+
+
+def measure(page: Path, scratch: Path, width: int, printed: bool = False) -> Measured:
+    """Lays a page out at a width, narrower than a window of Chromium's can be too.
+
+    printed: by its style for paper. The script that measures goes into a copy, which is told to let it.
+    """
+    text = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page.read_text())
+    assert "</head>" in text
+    text = text.replace("@media print", "@media all") if printed else text
+    inner, outer = scratch / "measured.html", scratch / "frame.html"
+    inner.write_text(text.replace("</head>", f"{MEASURE}</head>"))
+    outer.write_text(f'<iframe src="{inner.as_uri()}" style="border: 0; width: {width}px; height: 2000px"></iframe>')
+    seen = look_at(outer, scratch)
+    (line,) = [line for line in seen.console if "MEASURED" in line]
+    return Measured(**json.loads(re.search(r"MEASURED(\{.*\})", line)[1].replace('\\"', '"')))
+
+
 def _asked(log: Path) -> list[str]:
     """URLs in Chromium's network log that a page began; the browser's own errands begin with no page."""
     content = json.loads(log.read_text())

@@ -109,7 +109,8 @@ def test_texts_in_the_grids_of_a_file_stay_texts(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", SWEEPS)
 def test_all_sweep_files_compose_without_a_word(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert points(f"+sweeps={name}")
-    assert capsys.readouterr().err == ""
+    told = capsys.readouterr().err.splitlines()
+    assert [line for line in told if not line.startswith("note: model.match_macs=L: width ")] == []
 
 
 @pytest.mark.parametrize(

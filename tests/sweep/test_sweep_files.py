@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from fcdm.config.presets import load_preset
+from fcdm.config.schema import DiTConfig, ResourcesConfig
 from fcdm.cost.model_cost import model_cost
 from fcdm.jobs.job import Job
 from fcdm.jobs.make_jobs import make_jobs
@@ -29,6 +31,8 @@ SWEEPS = ROOT / "sweeps"
 NOWHERE = Path("no-such-runs")
 FILES = sorted(path.stem for path in SWEEPS.glob("*.yaml"))
 PAPER_PROTOCOL = ("ema", "ddpm", 250, False, 50_000, "uniform", "tf32", "inception")
+LISTS = ("paper", "reviewers")
+"""Files that name studies."""
 BUDGETS: dict[str, tuple[int, int, list[int]]] = {
     "scaling_256": (8, 32, [50_000, 100_000, 200_000, 400_000]),
     "steps_256": (2, 13, [1_000_000, 7_000_000]),
@@ -38,12 +42,16 @@ BUDGETS: dict[str, tuple[int, int, list[int]]] = {
     "latents": (6, 12, [400_000]),
     "label_drop": (2, 4, [400_000]),
     "kernel": (5, 5, [200_000]),
-    "block": (6, 6, [200_000]),
+    "block": (5, 5, [200_000]),
     "flow": (8, 8, [400_000]),
     "vae": (3, 6, [400_000]),
     "hyperparameters": (20, 40, [400_000]),
     "flop_matched": (8, 16, [400_000, 669_260, 735_294, 758_221, 788_142]),
+    "precision": (12, 24, [400_000]),
+    "guidance_ratio": (2, 32, [400_000]),
+    "sampling_steps": (2, 24, [400_000]),
     "digits": (4, 16, [800]),
+    "digits_patch": (4, 16, [800]),
     "digits_long": (4, 26, [3_200, 6_400]),
     "digits_resolution": (6, 24, [800]),
     "digits_hyperparameters": (40, 40, [800]),
@@ -68,7 +76,7 @@ def studies_of(jobs: list[Job]) -> set[str]:
     return {part.config.study for job in jobs for part in job.parts}
 
 
-@pytest.mark.parametrize("name", [name for name in FILES if name != "paper"])
+@pytest.mark.parametrize("name", [name for name in FILES if name not in LISTS])
 def test_each_file_plans_without_data_and_is_what_it_says(name: str) -> None:
     jobs = jobs_of(name)
     assert studies_of(jobs) == {name}
@@ -93,15 +101,20 @@ def test_each_file_plans_without_data_and_is_what_it_says(name: str) -> None:
                 asked.weights, asked.sampler, asked.sampling_steps, asked.clip_denoised, asked.samples, asked.labels,
                 asked.precision, asked.features,
             )  # fmt: skip
-            assert protocol == (PAPER_PROTOCOL if name != "flow" else ("ema", "sde", *PAPER_PROTOCOL[2:]))
-            assert (part.batch_size, part.seed) == (256, 0)
-            if name not in ("guidance_256", "guidance_512", "label_drop"):
+            expected = PAPER_PROTOCOL if name != "flow" else ("ema", "sde", *PAPER_PROTOCOL[2:])
+            if name == "sampling_steps":
+                expected = (*expected[:2], asked.sampling_steps, *expected[3:])
+            assert protocol == expected
+            assert part.batch_size == 256
+            assert part.seed == 0 or name == "precision"
+            if name not in ("guidance_256", "guidance_512", "guidance_ratio", "label_drop"):
                 assert asked.guidance_scale == 1.0
-        assert jobs[0].config.evaluation.guidance_scale == 1.0  # the headline
+        headline = jobs[0].config.evaluation
+        assert (headline.guidance_scale, headline.sampling_steps) == (1.0, 250)
 
 
 def test_every_issue_experiment_has_its_file() -> None:
-    assert set(BUDGETS) | {"paper"} <= set(FILES)
+    assert set(BUDGETS) | set(LISTS) <= set(FILES)
 
 
 def test_equal_flops_are_equal() -> None:
@@ -117,12 +130,42 @@ def test_equal_flops_are_equal() -> None:
         assert f"{run_cost(dit.config).forward_macs / 1e9:.5f}" in text
 
 
-def test_block_variants_cost_what_the_comment_says() -> None:
-    costs = [run_cost(job.config) for job in jobs_of("block")]
-    said = re.findall(r"# (\d+) M(?: parameters)?, ([\d.]+) GMACs", (SWEEPS / "block.yaml").read_text())
-    found = [(f"{cost.parameters / 1e6:.0f}", f"{cost.forward_macs / 1e9:.1f}") for cost in costs]
-    assert [found[0], *found[2:]] == said
-    assert costs[1].forward_macs == costs[0].forward_macs
+def test_block_variants_cost_the_same_and_what_the_comment_says() -> None:
+    """Table 6 adjusts the width to equal FLOPs; within half of what one step of the width makes."""
+    configs = [job.config for job in jobs_of("block")]
+    costs = [run_cost(config) for config in configs]
+    said = re.findall(r"# width (\d+): (\d+) M(?: parameters)?, ([\d.]+) GMACs", (SWEEPS / "block.yaml").read_text())
+    widths = [str(config.model.width) for config in configs]  # type: ignore[attr-defined]
+    found = [(f"{cost.parameters / 1e6:.0f}", f"{cost.forward_macs / 1e9:.2f}") for cost in costs]
+    assert [(width, *numbers) for width, numbers in zip(widths, found, strict=True)] == said
+    for cost in costs:
+        assert cost.forward_macs == pytest.approx(costs[0].forward_macs, rel=0.003)
+
+
+def test_precision_differs_in_nothing_else() -> None:
+    """Each float32 run has a bf16 run beside it that is the same but for the precision."""
+    sciences: dict[str, list[str]] = {}
+    for job in jobs_of("precision"):
+        config = job.config
+        rest = str(replace(config, precision="", keep_steps=[], resources=ResourcesConfig()))
+        sciences.setdefault(rest, []).append(config.precision)
+    assert [sorted(found) for found in sciences.values()] == [["bf16", "fp32"]] * 6
+
+
+@pytest.mark.parametrize("name", ["guidance_ratio", "sampling_steps"])
+def test_what_compares_two_families_drops_labels_alike(name: str) -> None:
+    """The public FCDM code's three masks would be a second difference; to a DiT both modes are one."""
+    modes = {job.config.model.family: job.config.label_drop.mode for job in jobs_of(name)}
+    assert modes == {"fcdm": "shared", "dit": "independent"}
+    assert {job.id for job in jobs_of(name)} <= {job.id for job in [*jobs_of("label_drop"), *jobs_of("scaling_256")]}
+
+
+def test_patches_of_the_digits() -> None:
+    models = {job.config.model.name: job.config.model for job in jobs_of("digits_patch")}
+    tokens = {name: (8 // model.patch_size) ** 2 for name, model in models.items() if isinstance(model, DiTConfig)}
+    assert tokens == {"dit/N-1": 64, "dit/N-2": 16, "dit/N-4": 4}
+    macs = {job.config.model.name: run_cost(job.config).forward_macs for job in jobs_of("digits_patch")}
+    assert f"{macs['dit/N-1'] / macs['dit/N-2']:.1f} times the MACs" in (SWEEPS / "digits_patch.yaml").read_text()
 
 
 def test_each_vae_is_data_of_its_own_and_decodes_its_samples() -> None:
@@ -136,9 +179,9 @@ def test_each_vae_is_data_of_its_own_and_decodes_its_samples() -> None:
 
 
 def test_the_whole_paper_shares_its_runs() -> None:
-    named = OmegaConf.load(SWEEPS / "paper.yaml").studies
-    imagenet = [name for name in FILES if not name.startswith("digits") and name != "paper"]
-    assert sorted(named) == imagenet
+    named, more = (list(OmegaConf.load(SWEEPS / f"{name}.yaml").studies) for name in LISTS)
+    imagenet = [name for name in FILES if not name.startswith("digits") and name not in LISTS]
+    assert sorted([*named, *more]) == imagenet
     jobs = jobs_of("paper")
     alone = {name: jobs_of(name) for name in named}
     assert {job.id for job in jobs} == {job.id for some in alone.values() for job in some}
@@ -152,10 +195,12 @@ def test_the_whole_paper_shares_its_runs() -> None:
 
 
 def test_the_documents_numbers_are_the_plans() -> None:
-    sharing = planned(jobs_of("paper")).sharing
+    sharing, more = (planned(jobs_of(name)).sharing for name in LISTS)
     assert sharing is not None
+    assert more is not None
     amounts = {**sharing.studies, "paper": sharing.together, "sum of each alone": sharing.alone}
     amounts["saved by sharing"] = sharing.saved
+    amounts |= {**more.studies, "reviewers": more.together}
     seen = set()
     for line in (SWEEPS.parent / "docs" / "experiments.md").read_text().splitlines():
         cells = [cell.strip(" *").replace(",", "") for cell in line.strip("|").split("|")]

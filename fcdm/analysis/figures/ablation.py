@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, asdict, fields
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -16,6 +16,7 @@ from fcdm.analysis.data.seed_curves import dropped
 from fcdm.analysis.figures.axes import NOTE, Drawn, fid_label
 from fcdm.analysis.figures.styles import DOUBLE, FAMILIES, OTHERS, lighter
 from fcdm.analysis.published import PUBLISHED
+from fcdm.config.presets import load_preset, preset_names
 from fcdm.config.schema import FAMILIES as SCHEMAS
 
 NOT_SHOWN = ("model.name", "model.family")
@@ -73,7 +74,7 @@ def _groups(table: pd.DataFrame, left_out: list[str]) -> list[pd.DataFrame]:
         last = max(shared)
         keys = sorted({key for variant in variants for key in settings[variant] if key.startswith("model.")})
         keys = [key for key in keys if key not in NOT_SHOWN and len({settings[v].get(key) for v in variants}) > 1]
-        plain = _plain(str(family))
+        plain = _plain(str(model), str(family))
         changes = {}
         for variant in variants:
             own = {key: settings[variant].get(key, plain.get(key, "none")) for key in keys}
@@ -93,8 +94,10 @@ def _word(key: str, value: str) -> str:
     return f"{key.removeprefix('model.')} {value}"
 
 
-def _plain(family: str) -> dict[str, str]:
-    """The schema's defaults of a family of models."""
+def _plain(model: str, family: str) -> dict[str, str]:
+    """The schema's defaults of a family of models; of a preset of ours all that it says (its width, its blocks)."""
+    if model in preset_names():
+        return {f"model.{key}": str(value) for key, value in asdict(load_preset(model)).items()}
     known: dict[str, Any] = (
         {field.name: field.default for field in fields(SCHEMAS[family])} if family in SCHEMAS else {}
     )

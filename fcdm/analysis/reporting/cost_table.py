@@ -96,7 +96,7 @@ def cost_table(views: Iterable[RunView], models: dict[str, str]) -> tuple[CellTa
     rows.append(["all", "", *_cells(total)])
     notes = [
         "Hours: the whole time for which processes held their devices, with start-up, repeated steps and evaluation "
-        "that training jobs do; evaluation by jobs of its own is in 'evaluation' only. " + devices_text(total),
+        "that training jobs do; evaluation by jobs of its own is in 'evaluation' only. " + devices_text(total) + ".",
         "Training FLOPs: of the steps reached; three forward passes a step and 2 FLOPs a multiply-accumulate. Sampling "
         "FLOPs: of the network, without decoder and features.",
         "A run that serves several studies is counted whole here.",
@@ -122,7 +122,7 @@ def devices_text(cost: MeasuredCost) -> str:
         f"{name}: {hours:.3g} {'core-hours' if name.startswith('CPU core') else 'GPU-hours'}"
         for name, hours in sorted(cost.hours.items())
     ]
-    return "; ".join(parts) or "No work is recorded."
+    return "; ".join(parts) or "No work is recorded"
 
 
 def _cells(cost: MeasuredCost) -> list[Cell]:

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from fcdm.analysis.reporting.cell_tables import CellTable, Value
+from fcdm.analysis.reporting.cost_table import MeasuredCost, devices_text
 from fcdm.analysis.reporting.html import HTML, Content, element, joined
 from fcdm.analysis.reporting.study_facts import ProtocolResults, StudyFacts, state_text
 from fcdm.formatting import plural
@@ -71,8 +72,9 @@ def bullets(lines: list[str] | tuple[str, ...], class_: str | None = None) -> HT
     return element("ul", [element("li", line) for line in lines], class_=class_)
 
 
-def details(name: Content, *content: Content) -> HTML:
-    return element("details", element("summary", name), content)
+def details(name: Content, *content: Content, class_: str | None = None) -> HTML:
+    """Folded under a name; on paper left away, but with the class `printed` unfolded."""
+    return element("details", element("summary", name), content, class_=class_)
 
 
 def code(text: str) -> HTML:
@@ -80,17 +82,10 @@ def code(text: str) -> HTML:
 
 
 def lead(facts: StudyFacts, findings: list[str], revision: str, now: float) -> HTML:
-    """What is under the title: what it is about, how much of it is there, the `findings`."""
+    """What is under the title: what it is about, the `findings`, how much of it is there."""
     done = sum(row.state == DONE for row in facts.rows)
     when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(now))
-    parts = [
-        element("p", facts.question or "No question was written down for this study.", class_="question"),
-        element(
-            "p",
-            element("strong", f"{done} of {plural(len(facts.rows), 'budget')} evaluated"),
-            f" in {plural(len(facts.runs), 'run')}: {summary(facts.rows)}. Written {when} by revision {revision}.",
-        ),
-    ]
+    parts = [element("p", facts.question or "No question was written down for this study.", class_="question")]
     if findings:
         name = facts.by_protocol[0].id
         parts.append(
@@ -101,6 +96,13 @@ def lead(facts: StudyFacts, findings: list[str], revision: str, now: float) -> H
                 class_="found",
             )
         )
+    parts.append(
+        element(
+            "p",
+            element("strong", f"{done} of {plural(len(facts.rows), 'budget')} evaluated"),
+            f" in {plural(len(facts.runs), 'run')}: {summary(facts.rows)}. Written {when} by revision {revision}.",
+        )
+    )
     if done < len(facts.rows):
         text = "This report is of a part of the study: see "
         parts.append(element("p", text, element("a", "what is missing", href="#runs"), ".", class_="warning"))
@@ -110,7 +112,7 @@ def lead(facts: StudyFacts, findings: list[str], revision: str, now: float) -> H
 
 
 def runs_section(facts: StudyFacts) -> HTML:
-    """A row for each run with the state of every budget, then what is missing."""
+    """What is missing, then folded a row for each run with the state of every budget."""
     several = len(facts.by_protocol) > 1
     differing = any(facts.differing.values())
     columns = ("Run", "Model", "Seed", *(("What differs",) if differing else ()), "Done", "Not done")
@@ -132,9 +134,19 @@ def runs_section(facts: StudyFacts) -> HTML:
         verb = "is" if len(unfinished) == 1 else "are"
         told = (
             f"{len(unfinished)} of {plural(len(facts.runs), 'run')} {verb} not evaluated throughout: what stands under "
-            "'not done' is in no number below."
+            "'not done' is in no number above."
         )
-    return joined([element("p", told), html_table(table, caption=False)])
+    named = f"{table.caption}: {plural(len(rows), 'run')}"
+    return joined([element("p", told), details(named, html_table(table, caption=False))])
+
+
+def cost_section(table: CellTable, total: MeasuredCost) -> HTML:
+    """The sums, then folded a row for each run. `table`: of `fcdm.analysis.reporting.cost_table`."""
+    spent = (
+        f"{devices_text(total)}. {total.train_flops / 1e15:.3g} PFLOPs of training, "
+        f"{total.sampling_flops / 1e15:.3g} of sampling, {total.disk_bytes / 1e6:.3g} MB on disk."
+    )
+    return joined([element("p", spent), details(table.caption, html_table(table, caption=False))])
 
 
 def protocol_section(results: ProtocolResults, rows: list[tuple[str, str, str]]) -> HTML:
@@ -147,6 +159,7 @@ def protocol_section(results: ProtocolResults, rows: list[tuple[str, str, str]])
     ]
     head = element("tr", [element("th", name, scope="col") for name in ("Protocol", "Value", "Key")])
     table = element("table", element("thead", head), element("tbody", body), class_="plain")
+    whole = element("div", table, class_="wide", tabindex="0")
     floor = [
         f"Real images against the reference score {name} {results.floor[key]:.3g}"
         + (
@@ -157,7 +170,7 @@ def protocol_section(results: ProtocolResults, rows: list[tuple[str, str, str]])
         for key, name in (("fid", "FID"), ("fid_pixels", "on raw pixels"))
         if key in results.floor
     ]
-    return joined([table, element("p", ". ".join(floor) + ": the floor under every number here.") if floor else None])
+    return joined([whole, element("p", ". ".join(floor) + ": the floor under every number here.") if floor else None])
 
 
 def configurations(facts: StudyFacts) -> HTML:
@@ -166,9 +179,15 @@ def configurations(facts: StudyFacts) -> HTML:
     if not configs:
         return element("p", "No run has been opened yet, so there is no configuration.")
     shared = _shared(list(configs.values()))
-    parts = [details("What all runs have in common", code(_yaml(shared)))] if len(configs) > 1 else []
-    parts += [details(run, code(_yaml(config))) for run, config in configs.items()]
-    return joined(parts)
+    each = [details(run, code(_yaml(config))) for run, config in configs.items()]
+    if len(each) == 1:
+        return joined(each)
+    return joined(
+        [
+            details("What all runs have in common", code(_yaml(shared))),
+            details(f"The whole configuration of each of {plural(len(each), 'run')}", each),
+        ]
+    )
 
 
 def _shared(configs: list[dict[str, Any]]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -37,6 +38,8 @@ TEXTS = {
     ),
 }
 """Name of a figure -> (title, what is drawn)."""
+LEFT_OUT = ("left out: ", "left out, ")
+"""One of these begins a line about what a figure does not show; other lines are caveats about what it shows."""
 PIXELS = ("samples",)
 """Figures that are pictures: PNG, not SVG."""
 
@@ -80,12 +83,16 @@ def _figure(name: str, title: str, caption: str, drawn: Drawn, alt: str) -> HTML
     picture, width = inlined(figure, "png" if pixels else "svg")
     plt.close(figure)
     image = element("img", src=picture, alt=alt, style=f"width: {width:.1f}rem")
-    sentences = [caption]
-    left_out = [line.removeprefix("left out: ") for line in numbers.attrs.get("left_out", [])]
-    if left_out:
-        sentences.append(f"Not drawn: {'; '.join(left_out)}.")
+    sentences = [caption, *_remarks(numbers.attrs.get("left_out", []))]
     text = element("figcaption", element("strong", f"{title}. "), " ".join(sentences))
     return element("figure", image, text, id=name, class_="whole" if wide else None)
+
+
+def _remarks(lines: Sequence[str]) -> list[str]:
+    """What a figure does not show as one sentence, and each caveat about what it does show as one of its own."""
+    absent = [line[len(LEFT_OUT[0]) :] for line in lines if line.startswith(LEFT_OUT)]
+    caveats = [line[:1].upper() + line[1:].rstrip(".") for line in lines if not line.startswith(LEFT_OUT)]
+    return [f"{text}." for text in (*([f"Not drawn: {'; '.join(absent)}"] if absent else []), *caveats)]
 
 
 def inlined(figure: Figure, kind: str) -> tuple[str, float]:
