@@ -26,9 +26,11 @@ Colour = tuple[float, float, float]
 """Red, green and blue in [0, 1]."""
 FAMILIES: dict[str, tuple[str, Any]] = {"fcdm": (BLUE, "-"), "dit": (VERMILLION, (0, (4, 1.5)))}
 OTHERS = ((GREEN, (0, (1, 1))), (PURPLE, (0, (5, 1, 1, 1))))
-MARKERS = {"fcdm": "oDvp", "dit": "s^<>"}
+MARKERS = "osD^vPX*"
+"""Of what belongs to no family."""
+SHAPES = {"fcdm": "oDvp", "dit": "s^<>"}
 """The first is the family's own; no shape belongs to two families."""
-OTHER_MARKERS = ("d8*", "XPH")
+OTHER_SHAPES = ("d8*", "XPH")
 PALEST = 0.6
 """White in the colour of the smallest of many models."""
 
@@ -55,18 +57,18 @@ class Look:
 
 def family_looks(families: Iterable[str]) -> dict[str, Look]:
     """Family -> its look. FCDM and DiT have theirs everywhere; users' families take turns, in order of their names."""
-    looks = {family: Look(colour, dashes, MARKERS[family]) for family, (colour, dashes) in FAMILIES.items()}
+    looks = {family: Look(colour, dashes, SHAPES[family]) for family, (colour, dashes) in FAMILIES.items()}
     for place, family in enumerate(sorted(set(families) - set(FAMILIES))):
         turn, at = divmod(place, len(OTHERS))
-        markers = OTHER_MARKERS[at][turn % len(OTHER_MARKERS[at]) :] + OTHER_MARKERS[at]  # the next turn: other shapes
+        markers = OTHER_SHAPES[at][turn % len(OTHER_SHAPES[at]) :] + OTHER_SHAPES[at]  # the next turn: other shapes
         colour, dashes = OTHERS[at]
-        looks[family] = Look(colour, dashes, markers[: len(OTHER_MARKERS[at])])
+        looks[family] = Look(colour, dashes, markers[: len(OTHER_SHAPES[at])])
     return looks
 
 
 def marker_of(family: str) -> str:
     """The family by shape, beside its colour."""
-    return MARKERS.get(family, OTHER_MARKERS[0])[0]
+    return SHAPES.get(family, OTHER_SHAPES[0])[0]
 
 
 def family_name(family: str) -> str:
