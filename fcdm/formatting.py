@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
 
 def plural(count: int, noun: str, several: str = "") -> str:
     """`1 job`, `1,438 jobs`; `several`: the noun's plural where that is not with an s."""
@@ -9,11 +11,18 @@ def plural(count: int, noun: str, several: str = "") -> str:
 
 
 def steps_text(steps: float) -> str:
-    """`400K`, `2.352M`: steps, and other large counts, as papers write them."""
-    for size, suffix in ((1e6, "M"), (1e3, "K")):
-        if steps >= size:
-            return f"{steps / size:.4g}{suffix}"
+    """`400K`, `2.352M`, `1B`: steps, and other large counts, as papers write them; `10¹⁵` from there on."""
+    for size, suffix in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")):
+        if steps >= 0.99995 * size:  # what four digits round to 1000 of the smaller unit
+            return f"{steps / size:.4g}{suffix}" if steps < 0.99995e15 else power_text(steps)
     return f"{steps:.4g}"
+
+
+def power_text(value: float) -> str:
+    """`10¹⁵`, `2×10¹¹`, `5×10⁻⁴`: with characters for the exponent, which need no typesetting. `value` above 0."""
+    digits, exponent = f"{value:.2e}".split("e")
+    power = "10" + str(int(exponent)).translate(SUPERSCRIPTS)
+    return power if float(digits) == 1 else f"{float(digits):g}×{power}"
 
 
 def flops_text(value: float) -> str:

@@ -38,6 +38,11 @@ from tests.support.fake_runs import (
 
 BUDGETS = (50_000, 100_000, 200_000, 400_000)
 SCALES = (1.25, 1.5, 2.0)
+SIZES = {
+    "fid_vs_forward_gmacs": "forward_gmacs",
+    "fid_vs_parameters": "parameters",
+    "fid_vs_sampling_flops": "sampling_flops",
+}
 SMALLEST = 7.0
 """Points, in print."""
 
@@ -93,7 +98,7 @@ def drawn(runs: Path) -> Iterator[dict[str, tuple[Figure, pd.DataFrame]]]:
             table = table_of(curves, runs, study)
             points, _ = published_beside(table)
             for name, (make, _) in recipes(table, guidance_table(curves, study), points).items():
-                made = make()
+                made = make() if (name == "ablation") == (study == "block") else None
                 if made is not None:
                     found[name] = made
                     made[0].canvas.draw()
@@ -127,9 +132,17 @@ def test_the_numbers_beside_a_figure_are_those_in_it(drawn: dict[str, tuple[Figu
         figure, numbers = drawn[name]
         assert points_drawn(figure) == points_told(numbers, x, "fid")
         assert set(numbers["origin"]) == {"these runs", "published", "ratio at equal FID"}
-    figure, numbers = drawn["fid_vs_forward_gmacs"]
-    for panel, (kind, y) in enumerate((("fid", "fid"), ("throughput", "images_per_s"))):
-        assert points_drawn(figure, panel) == points_told(numbers[numbers["panel"] == kind], "forward_gmacs", y)
+    for name, x in SIZES.items():
+        figure, numbers = drawn[name]
+        assert points_drawn(figure) == points_told(numbers, x, "fid")
+    figure, numbers = drawn["throughput"]
+    for panel, kind in enumerate(("training", "inference")):
+        told = points_told(numbers[numbers["panel"] == kind], "forward_gmacs", "images_per_s")
+        assert points_drawn(figure, panel) == told
+    figure, numbers = drawn["fid_vs_device_hours"]
+    assert points_drawn(figure) == points_told(numbers, "device_hours", "fid")
+    figure, numbers = drawn["fid_vs_heldout_loss"]
+    assert points_drawn(figure) == points_told(numbers, "heldout_loss", "fid")
     figure, numbers = drawn["frontier"]
     assert points_drawn(figure) == points_told(numbers, "train_flops", "fid")
     figure, numbers = drawn["guidance"]
@@ -215,8 +228,8 @@ def test_ticks_names_and_legends_do_not_overlap(drawn: dict[str, tuple[Figure, p
         renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
         for axes in figure.axes:
             groups = [axes.get_xticklabels(), axes.get_yticklabels()]
-            if name == "fid_vs_forward_gmacs":
-                groups.append(axes.texts)
+            if name in (*SIZES, "throughput", "guidance"):
+                groups.append(axes.texts)  # type: ignore[arg-type]
             for texts in groups:
                 boxes = [text.get_window_extent(renderer) for text in texts if text.get_visible() and text.get_text()]
                 seen = [box for box in boxes if box.width > 0]
@@ -262,7 +275,7 @@ def test_published_points_are_hollow_and_only_on_demand(runs: Path) -> None:
         for published in (None, points):
             made = recipes(table, None, published)["fid_vs_steps"][0]()
             assert made is not None
-            hollow = [line for line in made[0].axes[0].lines if line.get_markerfacecolor() == "none"]
+            hollow = [line for line in made[0].axes[0].lines if line.get_markerfacecolor() == "white"]
             assert bool(hollow) == (published is not None)
             assert ("published" in set(made[1]["origin"])) == (published is not None)
             plt.close(made[0])
@@ -276,15 +289,8 @@ def test_the_command_writes_every_figure_and_says_what_none_shows(
 ) -> None:
     out = tmp_path / "figures"
     assert plots.main(["--runs", str(runs), "--study", "scaling", "--published", "--out", str(out)]) == 0
-    names = (
-        "fid_vs_steps",
-        "fid_vs_training_flops",
-        "fid_vs_forward_gmacs",
-        "frontier",
-        "fit_residuals",
-        "guidance",
-        "samples",
-    )
+    names = ("fid_vs_steps", "fid_vs_training_flops", "fid_vs_device_hours", *SIZES, "fid_vs_heldout_loss")
+    names += ("throughput", "frontier", "fit_residuals", "guidance", "samples")
     expected = {f"{name}.{suffix}" for name in names for suffix in ("png", "pdf", "csv")} | {"table.csv"}
     assert {path.name for path in out.iterdir()} == expected
     for name in names:
@@ -308,7 +314,7 @@ def test_a_run_without_fid_is_named_in_every_figure_of_fids(tmp_path: Path) -> N
         path.write_text(json.dumps({**content, "metrics": {**content["metrics"], "fid": "NaN"}}))
     table = table_of(read_curves(tmp_path), tmp_path)
     with plt.style.context(STYLE):
-        for name in ("fid_vs_steps", "fid_vs_training_flops", "fid_vs_forward_gmacs", "frontier"):
+        for name in ("fid_vs_steps", "fid_vs_training_flops", *SIZES, "fid_vs_heldout_loss", "frontier"):
             made = recipes(table)[name][0]()
             assert made is not None
             plt.close(made[0])
@@ -336,7 +342,7 @@ def test_many_settings_are_all_drawn_and_the_best_are_named(tmp_path: Path) -> N
     figure, numbers = made
     assert len(points_drawn(figure)) == len(numbers) == 10
     texts = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert texts == ["FCDM-N lr=0.004", "DiT-N/2 lr=0.004", "8 other settings"]
+    assert texts == ["FCDM-N lr=0.004", "DiT-N/2 lr=0.004", "8 other settings", f"real images: {FLOOR:.3g}"]
     plt.close(figure)
 
 
@@ -387,31 +393,27 @@ def test_resolutions_are_never_joined_nor_one_left_out_for_the_other(tmp_path: P
             plt.close(figure)
 
 
-def test_published_throughputs_claim_no_protocol_and_rings_lie_on_top(
+def test_published_throughputs_are_of_inference_and_have_a_panel_of_their_own(
     runs: Path, drawn: dict[str, tuple[Figure, pd.DataFrame]]
 ) -> None:
-    left, right = drawn["fid_vs_forward_gmacs"][0].axes
-    assert (right.get_ylabel(), right.get_title("right")) == ("images/s", "published: protocol undisclosed")
-    rings = [cloud.get_zorder() for cloud in left.collections if not len(cloud.get_facecolor())]
-    full = [cloud.get_zorder() for cloud in left.collections if np.allclose(cloud.get_edgecolor(), 1)]
-    assert full
-    assert rings
-    assert min(rings) > max(full)
-    table = table_of(read_curves(runs, "scaling"), runs, "scaling")
-    points, _ = published_beside(table)
+    """What they imply, 2 x GMACs x images/s: 2 x 118.62e9 x 80.5 = 19.1 and 2 x 64.53e9 x 272.7 = 35.2 TFLOP/s."""
+    figure, numbers = drawn["throughput"]
+    left, right = figure.axes
+    assert (left.get_ylabel(), right.get_ylabel()) == ("Training (images/s)", "Inference (images/s)")
+    assert set(numbers["origin"]) == {"these runs", "published"}
+    assert (numbers.loc[numbers["panel"] == "inference", "origin"] == "published").all()
+    implied = numbers.dropna(subset="implied_tflop_per_s").set_index("name")["implied_tflop_per_s"]
+    assert implied["DiT-XL/2"] == pytest.approx(2 * 118.62e9 * 80.5 / 1e12, rel=1e-3)
+    assert implied["FCDM-XL"] == pytest.approx(2 * 64.53e9 * 272.7 / 1e12, rel=1e-3)
+    written = {text.get_text() for text in right.texts}
+    assert {"XL/2: 19.1 TFLOP/s", "XL: 35.2 TFLOP/s"} <= written
+    assert "undisclosed" in right.get_title("right")
+    assert any("TF32" in line and "not disclosed" in line for line in numbers.attrs["left_out"])
     with plt.style.context(STYLE):
-        alone, unsized = (
-            recipes(table, None, given)["fid_vs_forward_gmacs"][0]()
-            for given in (None, points.assign(parameters=np.nan))
-        )
+        alone = recipes(table_of(read_curves(runs, "scaling"), runs, "scaling"))["throughput"][0]()
     assert alone is not None
-    assert unsized is not None
-    assert alone[0].axes[1].get_ylabel() == "Training throughput (images/s)"
-    hollow = {text.get_text() for text in unsized[0].legends[0].get_texts()}
-    assert "unknown size" in hollow
-    assert "unknown size" not in {text.get_text() for text in alone[0].legends[0].get_texts()}
+    assert len(alone[0].axes) == 1
     plt.close(alone[0])
-    plt.close(unsized[0])
 
 
 @pytest.mark.parametrize("axis", ["steps", "train_flops"])
@@ -429,14 +431,11 @@ def test_the_ratio_arrow_ends_on_the_drawn_curves(tmp_path: Path, axis: str) -> 
     figure, numbers = made
     (axes,) = figure.axes
     (arrow,) = [text for text in axes.texts if isinstance(text, Annotation) and text.arrow_patch is not None]
-    curves = [np.column_stack(line.get_data()) for line in axes.lines]
-    for end in (arrow.xy, arrow.xyann):
-        shown = [axes.transData.transform(curve[np.isfinite(curve[:, 1])]) for curve in curves]
-        away = min(np.hypot(*(one - axes.transData.transform(end)).T).min() for one in shown)
-        assert away < 6  # of a figure of 400 pixels: half of one of the 30 pieces that a segment is drawn in
-        x, y = end
-        crossing = [np.interp(np.log(x), np.log(curve[:, 0]), curve[:, 1]) for curve in curves]
-        assert min(abs(np.log(at / y)) for at in crossing if np.isfinite(at)) < 0.003
+    curves = [np.log(np.column_stack(line.get_data())) for line in axes.lines]
+    for x, y in (np.log(arrow.xy), np.log(arrow.xyann)):
+        # Straight lines of the drawn axes: both are logarithmic.
+        crossing = [np.interp(x, curve[:, 0], curve[:, 1], left=np.nan, right=np.nan) for curve in curves]
+        assert np.nanmin(np.abs(np.array(crossing) - y)) < 1e-9
     (row,) = (row for _, row in numbers.iterrows() if row["origin"] == "ratio at equal FID")
     assert (row["ratio_at_fid"], row["ratio_to"], row["ratio_from"]) == (arrow.xy[1], arrow.xy[0], arrow.xyann[0])
     plt.close(figure)
@@ -446,10 +445,13 @@ def test_each_resolution_has_its_floor(tmp_path: Path) -> None:
     with plt.style.context(STYLE):
         made = fid_against(table_of(read_curves(make_two_resolutions(tmp_path)), tmp_path), "steps")
     assert made is not None
-    notes = {text.get_text() for text in made[0].axes[0].texts if text.get_text()}
-    assert notes == {f"real images, 8 px: {FLOOR:.3g}", f"real images, 16 px: {4 * FLOOR:.3g}"}
-    title = made[0].axes[0].get_title("right").splitlines()
+    (axes,) = made[0].axes
+    notes = {text.get_text() for text in made[0].legends[0].get_texts()}
+    assert {f"real images, 8 px: {FLOOR:.3g}", f"real images, 16 px: {4 * FLOOR:.3g}"} <= notes
+    assert not any("real images" in text.get_text() for text in axes.texts)  # on the curves
+    title = axes.get_title("right").splitlines()
     assert len(title) == 2
-    assert "16 px (+3 in CSV)" in title[1]
+    assert title[1] == "FCDM-M against DiT-M/2, 16 px"
+    assert sum(isinstance(text, Annotation) and text.arrow_patch is not None for text in axes.texts) == 1
     assert (made[1]["origin"] == "ratio at equal FID").sum() == 4
     plt.close(made[0])

@@ -270,14 +270,23 @@ def test_every_figure_is_written_with_its_numbers(
 ) -> None:
     out = tmp_path / "figures"
     assert plots.main(["--runs", str(study), "--study", "demo", "--out", str(out)]) == 0
-    names = ("fid_vs_steps", "fid_vs_training_flops", "fid_vs_forward_gmacs", "frontier", "fit_residuals", "samples")
+    names = ("fid_vs_steps", "fid_vs_training_flops", "fid_vs_device_hours", "fid_vs_forward_gmacs")
+    names += (
+        "fid_vs_parameters",
+        "fid_vs_sampling_flops",
+        "fid_vs_heldout_loss",
+        "throughput",
+        "frontier",
+        "fit_residuals",
+        "samples",
+    )
     expected = {f"{name}.{suffix}" for name in names for suffix in ("png", "pdf", "csv")} | {"table.csv"}
     assert {path.name for path in out.iterdir()} == expected
     for name in names:
         with Image.open(out / f"{name}.png") as picture:
             assert picture.info["dpi"][0] >= 200
             inches = picture.width / picture.info["dpi"][0]
-            assert inches == pytest.approx(2.7 if name in ("fid_vs_steps", "fid_vs_training_flops") else 5.5, abs=0.02)
+            assert inches == pytest.approx(5.5 if name in ("frontier", "fit_residuals", "samples") else 2.7, abs=0.02)
             assert np.asarray(picture.convert("L")).std() > 10  # something is drawn
     numbers = pd.read_csv(out / "fid_vs_steps.csv")
     assert (numbers["origin"] == "these runs").sum() == 20
@@ -299,7 +308,7 @@ def test_few_or_crowded_budgets_and_several_seeds_draw_too(tmp_path: Path, budge
     for seed in (0, 1):
         make_run(tmp_path, "N", seed=seed, budgets=budgets, grids=seed == 1)
     written, _ = plots.draw(tidy_table(tmp_path), tmp_path / "out")
-    assert sum(path.suffix == ".png" for path in written) == 6
+    assert sum(path.suffix == ".png" for path in written) == 11
 
 
 def test_the_first_tiles_are_shown_in_order(tmp_path: Path) -> None:
@@ -319,9 +328,9 @@ def test_a_run_that_diverged_and_one_without_costs(tmp_path: Path, capsys: pytes
         path.write_text(json.dumps({**content, "metrics": {**content["metrics"], "fid": "NaN"}}))
     table = tidy_table(tmp_path)
     assert table["fid"].isna().sum() == 4
-    assert len(plots.draw(table, tmp_path / "out")[0]) == 1 + 6 * 3
+    assert len(plots.draw(table, tmp_path / "out")[0]) == 1 + 11 * 3
     table[["train_flops", "forward_gmacs"]] = 0.0
-    assert len(plots.draw(table, tmp_path / "out")[0]) == 1 + 2 * 3
+    assert len(plots.draw(table, tmp_path / "out")[0]) == 1 + 5 * 3
     assert "no fid_vs_training_flops: " in capsys.readouterr().err
     assert len(plots.draw(table[table["fid"].isna()], tmp_path / "out")[0]) == 1
 
@@ -333,7 +342,7 @@ def test_a_floor_far_below_is_a_note_and_does_not_stretch_the_axis(tmp_path: Pat
         made = fid_against(table.assign(floor=floor), "steps")
         assert made is not None
         (axes,) = made[0].axes
-        (note,) = (text.get_text() for text in axes.texts)
+        (note,) = (text.get_text() for text in made[0].legends[0].get_texts() if "real images" in text.get_text())
         assert ("(below the axis)" in note) == below
         assert (axes.get_ylim()[0] < floor) == (not below)
         plt.close(made[0])

@@ -168,7 +168,7 @@ def row_of(run: RunCurves, evaluated: EvaluatedStep, label: str, variant: str) -
         "parameters": int(run.cost["parameters"]),
         "forward_gmacs": macs / 1e9,
         # A training step costs three forward passes, a multiply-accumulate two operations (DiT's convention).
-        "train_flops": 3 * 2 * macs * batch * evaluated.step,
+        "train_flops": 3.0 * 2 * macs * batch * evaluated.step,  # a float: beyond 64 bits at XL
         "images_per_s": float(np.median(speeds)) if len(speeds) else np.nan,
         "seconds": np.nan if evaluated.seconds is None else evaluated.seconds,
         "device_seconds": np.nan if evaluated.device_seconds is None else evaluated.device_seconds,

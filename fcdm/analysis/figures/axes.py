@@ -1,21 +1,35 @@
-"""What the figures share: readable log axes, names of numbers, and what goes with a figure."""
+"""What the figures share: readable log axes, names of numbers, legends that fit, and what goes with a figure."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from textwrap import fill
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
+from matplotlib.legend import Legend
+from matplotlib.legend_handler import HandlerTuple
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-from fcdm.formatting import steps_text
+from fcdm.formatting import power_text, steps_text
 
 Drawn = tuple[Figure, pd.DataFrame]
 """A figure and the numbers in it. `attrs["left_out"]` of the numbers: lines that name what it does not show."""
 
 NOTE = 7
 """Points: no text of a figure is smaller in print."""
+LETTER = 0.058
+"""Inches: how wide letters of 7 pt are on the average."""
+HANDLE = 0.45
+"""Inches of a legend that its letters cannot have."""
+NARROW = 2.0
+"""An axis that spans less than this factor has ticks as of a linear one."""
+LEAST_SPAN = 1.5
+"""An axis spans this factor at least, so that one point has ticks beside it."""
 
 
 def with_left_out(numbers: pd.DataFrame) -> pd.DataFrame:
@@ -35,35 +49,96 @@ def fid_label(table: pd.DataFrame) -> str:
 
 
 def legend_columns(texts: list[str], width: float) -> int:
-    """How many columns of a legend fit into so many inches: letters of 7 pt are 0.06 in wide, a handle 0.35 in."""
-    longest = max((len(text) for text in texts), default=1)
-    return int(np.clip(width / (0.06 * longest + 0.4), 1, 4))
+    """How many columns of a legend fit into so many inches."""
+    longest = max((len(line) for text in texts for line in text.split("\n")), default=1)
+    return int(np.clip(width / (LETTER * longest + HANDLE), 1, 4))
+
+
+def wrapped(text: str, width: float) -> str:
+    """Lines of 7 pt that fit into so many inches; names without spaces are broken as well."""
+    return fill(text, max(8, int(width / LETTER)))
+
+
+def shortened(text: str, most: int) -> str:
+    """`my_rese…ion_v3`: at most so many letters, the beginning and the end."""
+    if len(text) <= most:
+        return text
+    return f"{text[: most // 2]}…{text[len(text) - (most - most // 2 - 1) :]}"
+
+
+def legend_below(figure: Figure, handles: Sequence[Any], texts: Sequence[str], body: float, most: int = 2) -> None:
+    """A legend under the axes, in the most columns up to `most` that fit, no name cut; the figure grows by it.
+
+    `body`: height in inches of the axes with their labels; lines above the axes are added too.
+    """
+    width = figure.get_figwidth()
+    lines = [wrapped(text, width - HANDLE - 0.1) for text in texts]
+    how: dict[str, Any] = {"loc": "outside lower center", "handler_map": {tuple: HandlerTuple(ndivide=None, pad=0.0)}}
+    legend = figure.legend(handles, lines, ncols=1, **how)
+    for columns in range(most, 1, -1):
+        wider = figure.legend(handles, lines, ncols=columns, **how)
+        (legend, rejected) = (wider, legend) if _inches(figure, wider)[0] < width - 0.1 else (legend, wider)
+        rejected.remove()
+        if legend is wider:
+            break
+    above = max((len(title.split("\n")) for axes in figure.axes if (title := axes.get_title("right"))), default=0)
+    figure.set_figheight(body + _inches(figure, legend)[1] + 0.125 * above)
+
+
+def _inches(figure: Figure, legend: Legend) -> tuple[float, float]:
+    box = legend.get_window_extent()
+    return box.width / figure.dpi, box.height / figure.dpi
+
+
+def note_above(axes: Axes, lines: Sequence[str], width: float) -> None:
+    """Lines of 7 pt over the axes, at the right."""
+    if lines:
+        axes.set_title("\n".join(wrapped(line, width) for line in lines), fontsize=NOTE, loc="right")
 
 
 def log_axes(axes: Axes, across: int = 5, up: int = 7) -> None:
-    """Few plain numbers on both log axes, whether they show a tenth of a decade or six."""
+    """Few round numbers on both log axes, whether they show a hundredth of a decade or ten."""
     log_axis(axes.xaxis, across)
     log_axis(axes.yaxis, up)
 
 
 def log_axis(which: Axis, most: int) -> None:
-    low, high = which.get_view_interval()
-    which.set_major_locator(FixedLocator(log_ticks(low, high, most)))
-    which.set_minor_locator(LogLocator(subs=range(2, 10)) if high / low > 3 else NullLocator())
-    which.set_major_formatter(FuncFormatter(_plain))
+    """Round numbers; where the largest or smallest needs an exponent, powers of ten."""
+    low, high = _wide_enough(which)
+    ticks = log_ticks(low, high, most)
+    powers = min(ticks) < 1e-3 or max(ticks) >= 1e5
+    if powers:  # numbers of that size are read by their exponents: no others where there are two of these
+        tens = [10.0**power for power in range(int(np.ceil(np.log10(low))), int(np.floor(np.log10(high))) + 1)]
+        ticks = tens[:: -(-len(tens) // most)] if len(tens) > 1 else log_ticks(low, high, min(most, 4))
+    which.set_major_locator(FixedLocator(ticks))
+    which.set_minor_locator(LogLocator(subs=range(2, 10)) if 3 < high / low < 1e7 else NullLocator())
+    which.set_major_formatter(FuncFormatter(_as_power if powers else _plain))
     which.set_minor_formatter(NullFormatter())
 
 
+def _wide_enough(which: Axis) -> tuple[float, float]:
+    """The ends of a log axis. One of a single value is made as wide as LEAST_SPAN: matplotlib shows two decades."""
+    low, high = which.get_data_interval()
+    if np.isfinite([low, high]).all() and low > 0 and high / low < 1 + 1e-6:
+        ends = (low / LEAST_SPAN, high * LEAST_SPAN)
+        which.set_view_interval(*ends, ignore=True)
+    ends = which.get_view_interval()
+    return float(min(ends)), float(max(ends))
+
+
 def _plain(value: float, _: object = None) -> str:
-    """Plain digits where they are few: 0.02, 300, 2e9. No superscripts: they would be under 7 pt."""
-    if 1e-3 <= value < 1e5:
-        return f"{value:.6g}"
-    power = int(np.floor(np.log10(value) + 1e-9))
-    return f"{value / 10.0**power:.3g}e{power}"
+    return f"{value:.6g}"
+
+
+def _as_power(value: float, _: object = None) -> str:
+    return power_text(value)
 
 
 def log_ticks(low: float, high: float, most: int) -> list[float]:
-    """Round numbers in [low, high], the densest of a few choices that has at most `most`."""
+    """Round numbers in [low, high], the densest of a few choices that has at most `most` and none on another."""
+    if high / low < NARROW:
+        evenly = MaxNLocator(nbins=most - 1, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+        return [float(f"{tick:.6g}") for tick in evenly if low <= tick <= high]
     decades = np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)) + 1)
     for subs in (
         np.arange(1, 10, 0.2),
@@ -76,7 +151,8 @@ def log_ticks(low: float, high: float, most: int) -> list[float]:
     ):
         ticks = [float(f"{sub * 10**decade:.6g}") for decade in decades for sub in subs]
         ticks = [tick for tick in ticks if low <= tick <= high]
-        if len(ticks) <= most:
+        apart = np.diff(np.log(ticks)).min(initial=np.inf)
+        if len(ticks) <= most and apart >= np.log(high / low) / (2.5 * most):
             return ticks
     powers = [10.0**decade for decade in decades if low <= 10.0**decade <= high]
     return powers[:: -(-len(powers) // most)]

@@ -17,8 +17,7 @@ from matplotlib.patches import Patch
 from fcdm.analysis.data.labels import display_name, scales
 from fcdm.analysis.data.seed_curves import dropped
 from fcdm.analysis.figures.axes import NOTE, Drawn, fid_label, legend_columns, log_axes
-from fcdm.analysis.figures.model_size import marker_of
-from fcdm.analysis.figures.styles import DOUBLE, FAMILIES, MARKERS, OTHERS, lighter
+from fcdm.analysis.figures.styles import DOUBLE, FAMILIES, MARKERS, OTHERS, lighter, marker_of
 from fcdm.analysis.stats.frontier_fit import Frontier
 from fcdm.analysis.stats.power_law_fit import Fit
 from fcdm.analysis.stats.study_laws import ends_text, fits_table, frontiers_of, law_or_reason, offset_text

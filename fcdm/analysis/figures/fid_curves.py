@@ -1,7 +1,9 @@
-"""FID against steps and training FLOPs: the figure that answers the question, and the numbers in it."""
+"""FID against steps, images, training FLOPs or device-hours: the figure that answers the question, and its numbers."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -9,93 +11,120 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.patheffects import withStroke
 
 from fcdm.analysis.data.labels import scales
 from fcdm.analysis.data.seed_curves import SeedCurve, dropped, seed_curves
-from fcdm.analysis.figures.axes import (
-    NOTE,
-    Drawn,
-    fid_label,
-    legend_columns,
-    log_axes,
-    step_ticks,
-)
+from fcdm.analysis.figures.axes import NOTE, Drawn, fid_label, legend_below, log_axes, note_above, spread, step_ticks
 from fcdm.analysis.figures.published_points import LEGEND, named_as, unguided
-from fcdm.analysis.figures.styles import FAMILIES, OTHERS, SINGLE, line_styles
+from fcdm.analysis.figures.styles import SINGLE, Look, family_looks, family_name, line_styles, published_handle
 from fcdm.analysis.published import PUBLISHED
 from fcdm.analysis.stats.model_pairs import Comparison, comparisons
-from fcdm.analysis.stats.step_efficiency import RatioRange
+from fcdm.analysis.stats.step_efficiency import RatioRange, ratio_range
 
 FAR_BELOW = 10.0
 """A floor this many times below every FID is told in words: a line for it would flatten the curves."""
 MOST_NAMED = 8
-"""Of more curves than this only the best setting of each model is named; the others are drawn thin."""
+"""Of more curves than this only the best setting of each model is named, of more models only the families."""
+REACHED, FLOOR = (0, (1, 1.5)), (0, (2, 2))
+"""Dashes of what had been reached before, and of what real images score."""
+MOST_ARROWS = 3
+"""Of more asked pairs than this only the largest has an arrow."""
+KEY = 5
+"""Shades that stand for the sizes of a family in a legend."""
 
 RATIO = "ratio at equal FID"
-RATIO_COLUMNS = ["ratio", "ratio_at_fid", "ratio_from", "ratio_to", "unclear"]
-
-AXES = {"steps": "Training steps", "train_flops": "Training compute (FLOPs)"}
+RATIO_COLUMNS = ["ratio", "ratio_at_fid", "ratio_from", "ratio_to", "unclear", "differs"]
 
 
-def fid_against(table: pd.DataFrame, axis: str, published: pd.DataFrame | None = None) -> Drawn | None:
-    """FID against `steps` or `train_flops`, both in log: a line per model (mean of seeds, band from best to worst).
+@dataclass(frozen=True)
+class TrainingAmount:
+    """What is spent on training, as an axis."""
 
-    The dashed grey line is the FID of real images, a note where it is far below; the arrow is the ratio at equal
-    FID, where it was measured and is clear. `published`: points of `published()`, hollow, of the same models.
-    None where nothing can be drawn: no finite FID, or runs without their costs.
+    label: str
+    unit: str
+    column: str
+    """In the figure's numbers."""
+    scale: float = 1.0
+    """What a table's number is multiplied by."""
+
+
+AMOUNTS = {
+    "steps": TrainingAmount("Training steps", "steps", "steps"),
+    "images": TrainingAmount("Training images", "images", "images"),
+    "train_flops": TrainingAmount("Training compute (FLOPs)", "training FLOPs", "train_flops"),
+    "device_seconds": TrainingAmount("Training time (device-hours)", "device-hours", "device_hours", 1 / 3600),
+}
+
+
+def fid_against(
+    table: pd.DataFrame, axis: str, published: pd.DataFrame | None = None, pairs: Sequence[Comparison] | None = None
+) -> Drawn | None:
+    """FID against one of AMOUNTS, both in log: a line per model (mean of seeds, band from best to worst).
+
+    The dashed grey line is the FID of real images, told in words where it is far below. The arrow is the ratio at equal
+    FID of the largest pair that has a clear one; of a few `pairs` (None: an FCDM and the DiT of its size) each has one.
+    `published`: points of `published()`, hollow, of the same models. None where nothing can be drawn: no finite FID,
+    or runs that do not say what they cost.
     """
+    amount = AMOUNTS[axis]
     curves, left_out = _drawable(table, axis)
     if not curves:
         return None
-    pairs = comparisons(table)
-    named = _named(curves, pairs)
+    compared = comparisons(table) if pairs is None else pairs
+    named = _named(curves, compared)
     styles = line_styles([line for line in curves if line.label in named])
     figure, axes = plt.subplots(figsize=(SINGLE, 2.0))
-    axes.set(xscale="log", yscale="log", xlabel=AXES[axis], ylabel=fid_label(table))  # first: one point has limits then
+    axes.set(xscale="log", yscale="log", xlabel=amount.label, ylabel=fid_label(table))  # first: one point has limits
+    looks = family_looks(line.family for line in curves)
     for line in curves:
         if line.label in named:
-            _draw_line(axes, line, axis, styles)
+            _draw_line(axes, line, amount, styles[line.label])
         else:
-            colour = FAMILIES.get(line.family, OTHERS[0])[0]
-            thin = {"color": colour, "alpha": 0.4, "lw": 0.6, "marker": ".", "markersize": 3, "markeredgewidth": 0}
-            axes.plot(line.points[axis], line.points["fid"], zorder=2, **thin)  # type: ignore[arg-type]
-    others = _draw_published(axes, published, curves, axis, left_out, styles)
-    _draw_floors(axes, table, curves)
-    ratios, written = _arrows(axes, pairs, axis)
+            look = looks[line.family]
+            thin: dict[str, Any] = {"alpha": 0.6, "lw": 0.6, "marker": ".", "markersize": 4, "markeredgewidth": 0}
+            thin |= {"color": look.colour, "linestyle": look.dashes}
+            axes.plot(line.points[amount.column], line.points["fid"], zorder=2, **thin)
+    others = _draw_published(axes, published, curves, amount, left_out, styles, looks)
+    handles, texts = _key([line for line in curves if line.label in named], styles)
+    handles += _more_keys(curves, named, others, texts)
+    _draw_floors(axes, table, curves, handles, texts)
+    chosen, ratios = _ratios(compared, axis, every=pairs is not None)
+    _arrows(axes, chosen, axis)
     log_axes(axes)
     if axis == "steps":
         drawn = {int(step) for line in curves for step in line.points["steps"]}
         step_ticks(axes.xaxis, sorted(drawn | set(others["steps"] if len(others) else [])))
-    handles, texts = axes.get_legend_handles_labels()
-    if len(named) < len(curves):
-        handles.append(Line2D([], [], color="0.5", lw=0.6, marker=".", markersize=3))
-        texts.append(f"{len(curves) - len(named)} other settings")
-    if len(others):
-        handles.append(Line2D([], [], color="0.35", marker="o", markerfacecolor="white", lw=0.8, linestyle=":"))
-        texts.append(LEGEND)
-    columns = min(2, legend_columns(texts, SINGLE))
-    figure.set_figheight(2.05 + 0.15 * -(-len(texts) // columns) + 0.125 * written)
-    figure.legend(handles, texts, loc="outside lower center", ncols=columns)
+    several = len(scales(table)) > 1
+    note_above(axes, [line for one in chosen for line in _words(one, axis, several)], SINGLE - 0.15)
+    legend_below(figure, handles, texts, 1.95)
     own = [line.points.assign(label=line.label, seeds=line.seeds, origin="these runs") for line in curves]
     numbers = pd.concat([*own, others, pd.DataFrame(ratios)], ignore_index=True)
-    numbers = numbers.reindex(columns=["label", "origin", "seeds", axis, "fid", "fid_min", "fid_max", *RATIO_COLUMNS])
+    columns = ["label", "origin", "seeds", amount.column, "fid", "fid_min", "fid_max", *RATIO_COLUMNS]
+    numbers = numbers.reindex(columns=columns)
     numbers.attrs["left_out"] = [*left_out, *dropped(table)]
     return figure, numbers
 
 
 def _drawable(table: pd.DataFrame, axis: str) -> tuple[list[SeedCurve], list[str]]:
-    """The lines that have a place on a log axis, and which have none."""
+    """The lines that have a place on a log axis, with the amount in its own unit, and which have none."""
+    amount = AMOUNTS[axis]
     curves, left_out = [], []
     for line in seed_curves(table):
-        if (line.points[axis] > 0).all() and (line.points["fid"] > 0).all():
-            curves.append(line)
+        if axis == "images":
+            spent = line.points["steps"] * line.runs["batch_size"].iloc[0]
         else:
-            left_out.append(f"left out: {line.label}: a log axis has no place for {axis} or FID of 0 or unknown")
+            spent = line.points[axis] * amount.scale
+        if (spent > 0).all():
+            curves.append(replace(line, points=line.points.assign(**{amount.column: spent})))
+        else:
+            left_out.append(f"left out: {line.label}: a log axis has no place for {axis} of 0 or unknown")
     return curves, left_out
 
 
-def _named(curves: list[SeedCurve], pairs: list[Comparison]) -> set[str]:
-    """The labels that stand in the legend."""
+def _named(curves: list[SeedCurve], pairs: Sequence[Comparison]) -> set[str]:
+    """The labels of the curves that are drawn in full: all of a few, else the best setting of each model."""
     if len(curves) <= MOST_NAMED:
         return {line.label for line in curves}
     named = {line.label for pair in pairs for line in (pair.a, pair.b)}
@@ -109,114 +138,154 @@ def _named(curves: list[SeedCurve], pairs: list[Comparison]) -> set[str]:
     return named | {line.label for line in best.values()}
 
 
-def _draw_line(axes: Axes, line: SeedCurve, axis: str, styles: dict[str, dict[str, Any]]) -> None:
-    points, style = line.points, styles[line.label]
-    axes.plot(points[axis], points["fid"], label=line.label, zorder=3, **style)
+def _draw_line(axes: Axes, line: SeedCurve, amount: TrainingAmount, style: dict[str, Any]) -> None:
+    points = line.points
+    axes.plot(points[amount.column], points["fid"], zorder=3, **style)
     if line.seeds > 1:
-        axes.fill_between(points[axis], points["fid_min"], points["fid_max"], color=style["color"], alpha=0.2, lw=0)
+        low, high = points["fid_min"], points["fid_max"]
+        axes.fill_between(points[amount.column], low, high, color=style["color"], alpha=0.2, lw=0)
     lowest = points["fid"].cummin()
     if (points["fid"] > lowest).any():  # what had been reached counts for the ratio: its ends lie on this line
-        axes.plot(points[axis], lowest, color=style["color"], linestyle=(0, (1, 1.5)), lw=0.8, zorder=3)
+        axes.plot(points[amount.column], lowest, color=style["color"], linestyle=REACHED, lw=0.8, zorder=3)
 
 
 def _draw_published(
     axes: Axes,
     published: pd.DataFrame | None,
     curves: list[SeedCurve],
-    axis: str,
+    amount: TrainingAmount,
     left_out: list[str],
     styles: dict[str, dict[str, Any]],
+    looks: dict[str, Look],
 ) -> pd.DataFrame:
     """Hollow points of the models that are drawn, in their markers, joined where one source measured them alike."""
-    if published is None or published.empty:
+    if published is None or published.empty or amount.column not in published:
         return pd.DataFrame()
     points = named_as(unguided(published, left_out), {line.name for line in curves}, left_out)
     points = points[points["fid"].notna()]
     markers = {line.name: styles[line.label]["marker"] for line in curves if line.label in styles}
     for (model, family, series, _), rows in points.groupby(["model", "family", "series", "resolution"]):
-        colour = FAMILIES.get(str(family), OTHERS[0])[0]
-        ordered = rows.sort_values(axis)
-        line = ":" if series else "none"
-        look: dict[str, Any] = {
-            "linestyle": line,
-            "lw": 0.8,
-            "color": colour,
-            "marker": markers.get(str(model), "o"),
-            "markerfacecolor": "none",
-        }
-        axes.plot(ordered[axis], ordered["fid"], zorder=4, **look)
+        look = looks[str(family)].hollow
+        look |= {"marker": markers.get(str(model), look["marker"])} | ({} if series else {"linestyle": "none"})
+        ordered = rows.sort_values(amount.column)
+        axes.plot(ordered[amount.column], ordered["fid"], zorder=4, **look)
     return points.assign(origin=PUBLISHED)
 
 
-def _draw_floors(axes: Axes, table: pd.DataFrame, curves: list[SeedCurve]) -> None:
-    """The floor of each data set and resolution."""
+def _key(named: list[SeedCurve], styles: dict[str, dict[str, Any]]) -> tuple[list[Any], list[str]]:
+    """A legend's handles and texts: each curve, or of many the shades of each family with its smallest and largest."""
+    if len(named) <= MOST_NAMED:
+        return [Line2D([], [], **styles[line.label]) for line in named], [line.label for line in named]
+    handles: list[Any] = []
+    texts = []
+    for family in dict.fromkeys(line.family for line in named):
+        members = [line for line in named if line.family == family]  # in order of their size
+        shades = spread(list(range(len(members))), KEY)
+        handles.append(tuple(Line2D([], [], **styles[members[place].label]) for place in shades))
+        names = [members[0].name, members[-1].name]
+        texts.append(f"{family_name(family)}: {len(members)} models, {names[0]} (light) to {names[1]} (dark)")
+    return handles, texts
+
+
+def _more_keys(curves: list[SeedCurve], named: set[str], others: pd.DataFrame, texts: list[str]) -> list[Any]:
+    """Handles of what else is drawn; their words are added to `texts`."""
+    handles: list[Any] = []
+    if any(line.seeds > 1 for line in curves if line.label in named):
+        handles.append(Patch(color="0.82", lw=0))
+        texts.append("best to worst seed")
+    if any((line.points["fid"] > line.points["fid"].cummin()).any() for line in curves if line.label in named):
+        handles.append(Line2D([], [], color="0.35", linestyle=REACHED, lw=0.8))
+        texts.append("reached before")
+    if len(named) < len(curves):
+        handles.append(Line2D([], [], color="0.5", lw=0.6, marker=".", markersize=3))
+        texts.append(f"{len(curves) - len(named)} other settings")
+    if len(others):
+        handles.append(published_handle())
+        texts.append(LEGEND)
+    return handles
+
+
+def _draw_floors(
+    axes: Axes, table: pd.DataFrame, curves: list[SeedCurve], handles: list[Any], texts: list[str]
+) -> None:
+    """What real images score at each data set and resolution: a line, or words alone where it lies far below.
+
+    Told in the legend, where no curve can run through the words.
+    """
     lowest = min(line.points["fid"].min() for line in curves)
-    below = 0
     at: dict[float, str] = {}
     for scale, rows in scales(table):
         floor = float(rows["floor"].median())
         at[floor] = at.get(floor, "") + scale
     for floor, where in at.items():
-        below += _draw_floor(axes, floor, lowest, where, below)
+        if not (np.isfinite(floor) and floor > 0):
+            continue
+        note = f"real images{where}: {floor:.3g}"
+        if floor * FAR_BELOW < lowest:
+            handles.append(Line2D([], [], linestyle="none"))
+            texts.append(f"{note} (below the axis)")
+            continue
+        low, high = axes.get_ylim()
+        axes.axhline(floor, color="0.35", linestyle=FLOOR, linewidth=0.9, zorder=1)
+        axes.set_ylim(min(low, floor * 0.8), max(high, floor * 1.25))
+        handles.append(Line2D([], [], color="0.35", linestyle=FLOOR, linewidth=0.9))
+        texts.append(note)
 
 
-def _draw_floor(axes: Axes, floor: float, lowest: float, scale: str, below: int) -> bool:
-    """What real images score: a line, or (True) a note above `below` others where it lies far below the curves."""
-    if not (np.isfinite(floor) and floor > 0):
-        return False
-    note = f"real images{scale}: {floor:.3g}"
-    low, high = axes.get_ylim()
-    far = floor * FAR_BELOW < lowest
-    if far:
-        note += " (below the axis)"
-        axes.set_ylim(low / (high / low) ** 0.1, high)  # room for the note under the curves
-    else:
-        axes.axhline(floor, color="0.35", linestyle=(0, (2, 2)), linewidth=0.9, zorder=1)
-        axes.set_ylim(min(low, floor * 0.7), max(high, floor * 2))
-    axes.annotate(
-        note,
-        (0.01, 0.01 if far else floor),
-        (0, 2 + (NOTE + 2) * below * far),
-        xycoords="axes fraction" if far else axes.get_yaxis_transform(),
-        textcoords="offset points",
-        fontsize=NOTE,
-        color="0.35",
-        va="bottom",
-    )
-    return far
+def _ratio(one: Comparison, axis: str) -> RatioRange | str:
+    if axis == "images":
+        amounts = [line.points["steps"] * line.runs["batch_size"].iloc[0] for line in (one.a, one.b)]
+        return ratio_range(amounts[0], one.a.points["fid"], amounts[1], one.b.points["fid"], one.floor)
+    return {"steps": one.steps, "train_flops": one.flops, "device_seconds": one.seconds}[axis]
 
 
-def _arrows(axes: Axes, pairs: list[Comparison], axis: str) -> tuple[list[dict[str, object]], int]:
-    """From the slower model's curve to the faster one's at the headline FID: the ratios, how many lines say them.
+def _ratios(pairs: Sequence[Comparison], axis: str, every: bool) -> tuple[list[Comparison], list[dict[str, object]]]:
+    """(The pairs that the figure tells of, rows of the ratios of all.)
 
-    Above the axes stands the largest pair that has a clear ratio; all are rows of the numbers.
+    Told of are up to MOST_ARROWS where `every`, else the largest that has a clear ratio, or the largest there is.
     """
-    style = {"arrowstyle": "-|>", "color": "0.15", "lw": 0.9, "shrinkA": 0, "shrinkB": 0, "mutation_scale": 7}
-    ratio_texts: list[str] = []
-    unclear: list[str] = []
     rows: list[dict[str, object]] = []
-    several = len({one.a.resolution for one in pairs}) > 1
+    clear = []
     for one in pairs:
-        ratios = one.steps if axis == "steps" else one.flops
-        if not isinstance(ratios, RatioRange):
+        found = _ratio(one, axis)
+        if isinstance(found, str):
             continue
-        at = f", {one.a.resolution} px" if several else ""
-        row = {"label": f"{one.a.label} against {one.b.label}", "origin": RATIO, "ratio": ratios.ratio}
-        row |= {"ratio_at_fid": ratios.target, "ratio_from": ratios.steps_b, "ratio_to": ratios.steps_a}
-        rows.append({**row, "unclear": ratios.unclear or ""})
-        if ratios.unclear:
-            unclear.append(f"{one.a.name} against {one.b.name}{at}: no clear ratio")
-            continue
-        fast, slow = sorted((ratios.steps_a, ratios.steps_b))
-        axes.annotate("", (fast, ratios.target), (slow, ratios.target), arrowprops=style, zorder=4)
-        more_or_less = "fewer" if ratios.ratio >= 1 else "more"
-        times = max(ratios.ratio, 1 / ratios.ratio)
-        ratio_texts.append(f"{one.a.name}: {times:.1f}× {more_or_less} than {one.b.name}{at}")
-    drawn = len(ratio_texts)
-    said = [*unclear, *ratio_texts]
-    if said:
-        what = "steps" if axis == "steps" else "FLOPs"
-        head = f"{what} to equal FID" + ("", " (arrow)", " (arrows)")[min(drawn, 2)]
-        more = f" (+{len(said) - 1} in CSV)" if len(said) > 1 else ""
-        axes.set_title(f"{head}\n{said[-1]}{more}", fontsize=NOTE, loc="right")
-    return rows, 2 if said else 0
+        scale = AMOUNTS[axis].scale
+        row = {"label": f"{one.a.label} against {one.b.label}", "origin": RATIO, "ratio": found.ratio}
+        row |= {"ratio_at_fid": found.target, "ratio_from": found.steps_b * scale, "ratio_to": found.steps_a * scale}
+        rows.append({**row, "unclear": found.unclear or "", "differs": "; ".join(one.differs)})
+        if not found.unclear:
+            clear.append(one)
+    return list(pairs) if every and len(pairs) <= MOST_ARROWS else (clear or list(pairs))[-1:], rows
+
+
+def _arrows(axes: Axes, pairs: Sequence[Comparison], axis: str) -> None:
+    """From the slower model's curve to the faster one's at the headline FID; several are labelled with their ratios."""
+    style = {"arrowstyle": "-|>", "color": "0.15", "lw": 0.9, "shrinkA": 0, "shrinkB": 0, "mutation_scale": 7}
+    found = [(one, _ratio(one, axis)) for one in pairs]
+    clear = [ratio for _, ratio in found if isinstance(ratio, RatioRange) and not ratio.unclear]
+    scale = AMOUNTS[axis].scale
+    for ratio in clear:
+        fast, slow = (end * scale for end in sorted((ratio.steps_a, ratio.steps_b)))
+        axes.annotate("", (fast, ratio.target), (slow, ratio.target), arrowprops=style, zorder=4)
+        if len(clear) > 1:
+            look: dict[str, Any] = {"fontsize": NOTE, "ha": "center", "va": "bottom", "textcoords": "offset points"}
+            look["path_effects"] = [withStroke(linewidth=2, foreground="white")]
+            times = f"{max(ratio.ratio, 1 / ratio.ratio):.1f}×"
+            axes.annotate(times, (float(np.sqrt(fast * slow)), ratio.target), (0, 1), zorder=5, **look)
+
+
+def _words(one: Comparison, axis: str, several: bool) -> list[str]:
+    """The ratio of a pair, and what differs besides the models, a line each; what the command says, in short."""
+    ratio = _ratio(one, axis)
+    names = f"{one.a.name} against {one.b.name}{f', {one.a.resolution} px' if several else ''}"
+    lines = []
+    if isinstance(ratio, RatioRange) and ratio.unclear:
+        lines = [f"{names}: no clear ratio"]
+    elif isinstance(ratio, RatioRange):
+        more_or_less = "fewer" if ratio.ratio >= 1 else "more"
+        times = max(ratio.ratio, 1 / ratio.ratio)
+        lines = [f"{times:.1f}× {more_or_less} {AMOUNTS[axis].unit} to FID {ratio.target:.3g}", names]
+    elif one.differs:
+        lines = [names]
+    return [*lines, *one.differs]

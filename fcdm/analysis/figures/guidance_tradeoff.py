@@ -9,11 +9,11 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.patheffects import withStroke
 
-from fcdm.analysis.figures.axes import NOTE, Drawn, fid_label, legend_columns
+from fcdm.analysis.figures.axes import Drawn, fid_label, legend_below, log_axis
+from fcdm.analysis.figures.point_names import name_points
 from fcdm.analysis.figures.published_points import LEGEND
-from fcdm.analysis.figures.styles import DOUBLE, FAMILIES, MARKERS, OTHERS, SINGLE, lighter
+from fcdm.analysis.figures.styles import DOUBLE, SINGLE, family_looks, published_handle, shade
 from fcdm.analysis.published import PUBLISHED
 from fcdm.formatting import steps_text
 
@@ -46,14 +46,20 @@ def guidance_figure(table: pd.DataFrame, published: pd.DataFrame | None = None) 
             _draw(axes[0, place], rows, x, y, styles.get(str(label)))
         axes[0, place].set(xlabel=names[x], ylabel=names[y])
         axes[0, place].margins(0.12)
+        if y == "fid":
+            axes[0, place].set_yscale("log")
+            axes[0, place].autoscale_view()
+            log_axis(axes[0, place].yaxis, 6)
     handles = [Line2D([], [], **style) for style in styles.values()]
     texts = list(styles)
     if (whole["origin"] == PUBLISHED).any():
-        handles.append(Line2D([], [], color="0.35", marker="o", markerfacecolor="none", lw=0.8, linestyle=":"))
+        handles.append(published_handle())
         texts.append(LEGEND)
-    columns = min(legend_columns(texts, figure.get_figwidth()), 2 if len(panels) > 1 else 1)
-    figure.set_figheight(2.1 + 0.15 * -(-len(texts) // columns))
-    figure.legend(handles, texts, loc="outside lower center", ncols=columns)
+    legend_below(figure, handles, texts, 2.0, most=2 if len(panels) > 1 else 1)
+    figure.draw_without_rendering()  # the layout, which the scales are placed in
+    for place, (x, y) in enumerate(panels):
+        if x != "guidance_scale":
+            name_points(axes[0, place], _scales(whole, x, y), x, y)
     numbers = whole[["label", "origin", "steps", "guidance_scale", *METRICS, "seeds"]]
     numbers.attrs["left_out"] = left_out
     return figure, numbers
@@ -114,38 +120,35 @@ def _published(published: pd.DataFrame | None, left_out: list[str]) -> pd.DataFr
 
 
 def _styles(own: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """Label -> look: the family by colour and dashes, its curves by marker and lightness."""
+    """Label -> look: the family by colour, dashes and markers, its curves by shade and marker."""
     styles: dict[str, dict[str, Any]] = {}
+    looks = family_looks(own["family"])
     for family, rows in own.groupby("family", sort=False):
-        colour, dashes = FAMILIES.get(str(family), OTHERS[0])
+        look = looks[str(family)]
         labels = list(dict.fromkeys(rows["label"]))
         for place, label in enumerate(labels):
-            light = 0.45 * (1 - (place + 1) / len(labels))
-            styles[label] = {"color": lighter(colour, light), "linestyle": dashes}
-            styles[label] |= {"marker": MARKERS[place % len(MARKERS)], "markeredgecolor": "white"}
+            marker = look.markers[place % len(look.markers)]
+            styles[label] = {**look.line, "color": shade(look.colour, place, len(labels)), "marker": marker}
     return styles
 
 
 def _draw(axes: Axes, rows: pd.DataFrame, x: str, y: str, style: dict[str, Any] | None) -> None:
-    """One curve, its first, best and last scale written at the points."""
+    """One curve."""
     rows = rows[rows[x].notna() & rows[y].notna()].sort_values("guidance_scale")
     if rows.empty:
         return
     if style is None:  # published
-        colour = FAMILIES.get(str(rows["family"].iloc[0]), OTHERS[0])[0]
-        style = {"color": colour, "linestyle": ":", "marker": "o", "markerfacecolor": "none", "lw": 0.8}
+        family = str(rows["family"].iloc[0])
+        style = family_looks([family])[family].hollow
     axes.plot(rows[x], rows[y], **style)
-    if x == "guidance_scale":
-        return
-    chosen = {rows.index[0], rows.index[-1], rows["fid"].idxmin()}
-    for place in sorted(chosen):
-        axes.annotate(
-            f"{rows.loc[place, 'guidance_scale']:g}",
-            (rows.loc[place, x], rows.loc[place, y]),
-            (4, 4),
-            textcoords="offset points",
-            fontsize=NOTE,
-            color="0.25",
-            path_effects=[withStroke(linewidth=2, foreground="white")],
-            zorder=5,
-        )
+
+
+def _scales(whole: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
+    """The first, the best and the last scale of each curve, to be written at their points."""
+    parts = []
+    for _, rows in whole.groupby(["origin", "label"], sort=False):
+        known = rows[rows[x].notna() & rows[y].notna()].sort_values("guidance_scale")
+        if len(known):
+            parts.append(known.loc[sorted({known.index[0], known.index[-1], known["fid"].idxmin()})])
+    chosen = pd.concat(parts)
+    return chosen.assign(text=[f"{scale:g}" for scale in chosen["guidance_scale"]], colour="0.25")

@@ -1,43 +1,85 @@
-"""FID and throughput against a model's forward GMACs, each bubble as large as the model has parameters."""
+"""FID against the size of a model: GMACs of its forward pass, parameters, or FLOPs of one sample.
+
+As figure 8 of DiT (arXiv 2212.09748) and figure 1 of EDM2 (arXiv 2312.02696).
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.patheffects import withStroke
+from matplotlib.ticker import FixedLocator, FuncFormatter
 
-from fcdm.analysis.data.labels import display_name, scales
+from fcdm.analysis.data.labels import scales
 from fcdm.analysis.data.seed_curves import dropped, seed_curves
-from fcdm.analysis.figures.axes import NOTE, Drawn, fid_label, legend_columns, log_axes, spread
-from fcdm.analysis.figures.published_points import LEGEND, UNDISCLOSED, named_as, unguided
-from fcdm.analysis.figures.styles import DOUBLE, FAMILIES, OTHERS, Colour, lighter
+from fcdm.analysis.figures.axes import (
+    Drawn,
+    fid_label,
+    legend_below,
+    log_axes,
+    log_ticks,
+    note_above,
+    shortened,
+    spread,
+)
+from fcdm.analysis.figures.point_names import MOST, name_points
+from fcdm.analysis.figures.published_points import LEGEND, named_as, unguided
+from fcdm.analysis.figures.styles import (
+    FAMILIES,
+    SINGLE,
+    Look,
+    family_looks,
+    family_name,
+    family_of,
+    published_handle,
+    shade,
+)
 from fcdm.analysis.published import PUBLISHED
 from fcdm.formatting import steps_text
 
-Box = tuple[float, float, float, float]
-"""Left, lower, right and upper end, in points."""
 MOST_BUDGETS = 4
-LARGEST, SMALLEST = 90.0, 10.0
-"""Areas of bubbles, points squared: in between by parameters."""
-UNKNOWN = 22.0
-"""Area of the crosses that stand for models of unknown size."""
-ELSEWHERE = "0.55"
-"""Colour of families that these runs have none of."""
+LEAST_MODELS = 3
+"""Of fewer a correlation says nothing: of two it is 1 or -1."""
+CORRELATION = "correlation"
+MINUS = "−"
+COLUMNS = ["origin", "label", "name", "family", "steps"]
 
 
-def fid_against_gmacs(table: pd.DataFrame, published: pd.DataFrame | None = None) -> Drawn | None:
-    """Left FID, right the measured training throughput, against the forward pass's GMACs of one image.
+@dataclass(frozen=True)
+class Size:
+    """What a model's size is counted in, as an axis."""
 
-    A line per family, budget, data and resolution, the best setting of each model at each; the later the budget the
-    darker. Published points are hollow, crosses where the model's size is unknown; their throughput is of undisclosed
-    protocol. None where no run says what it costs.
+    label: str
+    unit: str
+
+
+SIZES = {
+    "forward_gmacs": Size("Forward pass of one image (GMACs)", "GMACs"),
+    "parameters": Size("Parameters", "parameters"),
+    "sampling_flops": Size("Sampling one image (FLOPs)", "sampling FLOPs"),
+}
+
+
+def sampling_flops(table: pd.DataFrame) -> pd.Series:
+    """FLOPs of one sample, shape of the table: forward pass x sampling steps, x 2 if guided. NaN: steps not recorded.
+
+    Of the network only. Heun's second stage and the steps that an adaptive solver takes are not counted.
     """
-    best, speeds, left_out = _own(table)
+    steps = table.attrs.get("protocol", {}).get("sampling_steps")
+    guided = np.where(table["guidance_scale"] == 1, 1.0, 2.0)
+    return table["forward_gmacs"] * 2e9 * float(steps or np.nan) * guided
+
+
+def fid_against_size(table: pd.DataFrame, axis: str, published: pd.DataFrame | None = None) -> Drawn | None:
+    """FID against one of SIZES, both in log: a line per family, budget, data and resolution, later budgets darker.
+
+    At each budget the best setting of each model. Above stands the correlation of log FID with log size at the last
+    budget, of each family that has three models there. Published points are hollow. None where no run has that size.
+    """
+    best, left_out = _own(table, axis)
     if best.empty:
         return None
     budgets = spread(sorted(set(best["steps"])), MOST_BUDGETS)
@@ -45,224 +87,120 @@ def fid_against_gmacs(table: pd.DataFrame, published: pd.DataFrame | None = None
     if hidden:
         left_out.append(f"left out: budgets between those drawn ({', '.join(f'{step:,}' for step in hidden)} steps)")
     best = best[best["steps"].isin(budgets)]
-    others = _others(published, budgets, best, left_out)
-    largest = float(pd.concat([best["parameters"], others["parameters"]]).max())
-    timed_elsewhere = bool((others["panel"] == "throughput").any())
-    measured = bool(len(speeds)) or timed_elsewhere
-    figure, panels = plt.subplots(1, 2 if measured else 1, figsize=(DOUBLE, 2.9), squeeze=False)
-    left, right = panels[0, 0], panels[0, -1] if measured else None
+    others = _others(published, axis, budgets, best, left_out)
+    figure, axes = plt.subplots(figsize=(SINGLE, 2.3))
     families = sorted(set(best["family"]), key=lambda family: (family == "dit", family))
-    for family in families:
-        for steps in budgets:
-            rows = best[(best["family"] == family) & (best["steps"] == steps)]
-            _bubbles(left, rows, "fid", family, _shade(family, budgets.index(steps), len(budgets)), largest)
-        if right is not None:
-            rows = speeds[speeds["family"] == family]
-            _bubbles(right, rows, "images_per_s", family, _shade(family, 0, 1), largest)
-    for panel, axes, y in (("fid", left, "fid"), ("throughput", right, "images_per_s")):
-        if axes is not None:
-            _hollow(axes, others[others["panel"] == panel], y, largest)
-    _finish(left, best, "fid", fid_label(table))
-    if right is not None:
-        # Published throughputs say neither of what nor how they were taken: the axis claims no more than its unit.
-        _finish(right, speeds, "images_per_s", "images/s" if timed_elsewhere else "Training throughput (images/s)")
-        if timed_elsewhere:
-            right.set_title(UNDISCLOSED, fontsize=NOTE, loc="right")
-        left_out += _no_speed(best, speeds)
-    _legend(figure, families, budgets, best, others, largest)
+    looks = family_looks([*families, *others["family"]])
+    for (family, steps, _), rows in best.groupby(["family", "steps", "at"], sort=False):
+        look = looks[str(family)]
+        colour = shade(look.colour, budgets.index(int(str(steps))), len(budgets))
+        axes.plot(rows[axis], rows["fid"], **{**look.line, "color": colour}, lw=0.9, zorder=2)
+    for family, rows in others.groupby("family"):
+        axes.plot(rows[axis], rows["fid"], **{**looks[str(family)].hollow, "linestyle": "none"}, zorder=4)
+    axes.set(xscale="log", yscale="log", xlabel=SIZES[axis].label, ylabel=fid_label(table))
+    axes.margins(x=0.15, y=0.15)
+    axes.autoscale_view()
+    log_axes(axes, 4, 7)
+    if axis == "parameters":
+        axes.xaxis.set_major_locator(FixedLocator(log_ticks(*axes.get_xlim(), 4)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: steps_text(value)))
+    found = correlations(best, axis)
+    note_above(axes, _correlation_words(found), SINGLE - 0.15)
+    handles, texts = _legend(families, budgets, others, looks)
+    legend_below(figure, handles, texts, 2.3, most=3)
     figure.draw_without_rendering()  # the layout, which the names are placed in
-    _name_models(left, best, "fid", largest)
-    if right is not None:
-        _name_models(right, speeds, "images_per_s", largest)
-    numbers = pd.concat([best, speeds, others], ignore_index=True)
-    columns = ["panel", "origin", "label", "name", "family", "forward_gmacs", "parameters", "steps"]
-    numbers = numbers[[*columns, "fid", "fid_min", "fid_max", "images_per_s", "device"]]
+    tops = best.sort_values("fid").drop_duplicates("name", keep="last").sort_values(axis)
+    tops = tops.assign(text=tops["name"].map(size_name), colour=[looks[family].colour for family in tops["family"]])
+    name_points(axes, tops, axis, "fid")
+    numbers = pd.concat([best, others, found], ignore_index=True)
+    numbers = numbers.reindex(columns=[*COLUMNS, axis, "fid", "fid_min", "fid_max", "correlation", "models"])
     numbers.attrs["left_out"] = [*left_out, *dropped(table)]
     return figure, numbers
 
 
-def _own(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
-    """(FID of the best setting at each budget, throughput of each model, what has no place)."""
+def correlations(best: pd.DataFrame, axis: str) -> pd.DataFrame:
+    """Pearson's correlation of log FID and log size, a row per family, budget and scale with LEAST_MODELS."""
+    rows = []
+    for (family, steps, at), points in best.groupby(["family", "steps", "at"]):
+        if len(points) >= LEAST_MODELS:
+            value = float(np.corrcoef(np.log(points[axis]), np.log(points["fid"]))[0, 1])
+            row = {"origin": CORRELATION, "family": family, "steps": steps, "at": at, "models": len(points)}
+            rows.append({**row, "name": f"{family_name(str(family))}{at}", "correlation": value})
+    return pd.DataFrame(rows, columns=["origin", "family", "steps", "at", "models", "name", "correlation"])
+
+
+def size_name(name: str) -> str:
+    """`FCDM-XL, 256 px` -> `XL, 256 px`, for the family is told by colour and shape; others shortened in the middle."""
+    return shortened(name.partition("-")[2] if family_of(name) in FAMILIES else name, MOST)
+
+
+def _correlation_words(found: pd.DataFrame) -> list[str]:
+    """`log-log correlation at 64K steps:` and `FCDM −0.99, DiT −0.98 (12 models each)`."""
+    if found.empty:
+        return []
+    last = found[found["steps"] == found["steps"].max()].sort_values("family", ascending=False)
+    alike = last["models"].nunique() == 1
+    each = []
+    for row in last.to_dict("records"):
+        each.append(f"{row['name']} {row['correlation']:.2f}".replace("-", MINUS))
+        each[-1] += "" if alike else f" ({row['models']} models)"
+    models = f" ({last['models'].iloc[0]} models{' each' if len(last) > 1 else ''})" if alike else ""
+    return [f"log-log correlation at {steps_text(last['steps'].iloc[0])} steps:", ", ".join(each) + models]
+
+
+def _own(table: pd.DataFrame, axis: str) -> tuple[pd.DataFrame, list[str]]:
+    """(FID of the best setting of each model at each budget, what has no place)."""
     left_out, parts = [], []
-    for scale, line in [(scale, line) for scale, rows in scales(table) for line in seed_curves(rows)]:
-        if not ((line.points["forward_gmacs"] > 0).all() and (line.points["fid"] > 0).all()):
-            left_out.append(f"left out: {line.label}: GMACs or FID of 0 or unknown have no place on a log axis")
+    sized = table.assign(sampling_flops=sampling_flops(table))
+    for scale, line in [(scale, line) for scale, rows in scales(sized) for line in seed_curves(rows)]:
+        size = float(line.runs[axis].iloc[0])
+        if not size > 0:
+            left_out.append(f"left out: {line.label}: {SIZES[axis].unit} of 0 or unknown have no place on a log axis")
             continue
-        parameters = line.runs["parameters"].iloc[0]
-        name = f"{line.name}{scale}"
-        kept = line.points.assign(label=line.label, name=name, family=line.family, parameters=parameters)
-        parts.append(
-            kept.assign(panel="fid", origin="these runs", model=line.name, at=scale, resolution=line.resolution)
-        )
+        kept = line.points.assign(label=line.label, name=f"{line.name}{scale}", family=line.family, at=scale)
+        parts.append(kept.assign(**{axis: size}, origin="these runs", model=line.name, resolution=line.resolution))
     if not parts:
-        return pd.DataFrame({"steps": [], "parameters": []}), pd.DataFrame(), left_out
+        return pd.DataFrame(), left_out
     whole = pd.concat(parts)
     # Of several settings of one model (at one resolution, of one data set) the best counts at each budget.
-    best = whole.sort_values("fid").drop_duplicates(["name", "steps"]).sort_values("forward_gmacs")
+    best = whole.sort_values("fid").drop_duplicates(["name", "steps"]).sort_values([axis, "steps"])
     behind = sorted(set(whole["label"]) - set(best["label"]))
     if behind:
         left_out.append(f"left out: settings that are the best of their model at no budget ({', '.join(behind)})")
-    timed = table[table["images_per_s"].notna() & (table["images_per_s"] > 0) & (table["forward_gmacs"] > 0)]
-    timed = pd.concat([rows.assign(at=scale) for scale, rows in scales(timed)]) if len(timed) else timed.assign(at="")
-    names = zip(timed["model"], timed["family"], timed["at"], strict=True)
-    timed = timed.assign(name=[f"{display_name(model, family)}{at}" for model, family, at in names])
-    speeds = timed.groupby(["name", "family", "at", "forward_gmacs"], as_index=False).agg(
-        images_per_s=("images_per_s", "median"),
-        parameters=("parameters", "first"),
-        device=("device", lambda names: ", ".join(sorted(set(names)))),
-    )
-    speeds = speeds.sort_values("forward_gmacs").assign(panel="throughput", origin="these runs", label=speeds["name"])
-    return best, speeds, left_out
+    return best, left_out
 
 
 def _others(
-    published: pd.DataFrame | None, budgets: list[int], best: pd.DataFrame, left_out: list[str]
+    published: pd.DataFrame | None, axis: str, budgets: list[int], best: pd.DataFrame, left_out: list[str]
 ) -> pd.DataFrame:
-    """The published points of both panels: of the same models, and of families that these runs have none of."""
-    columns = ["panel", "origin", "label", "name", "family", "at", "forward_gmacs", "parameters", "steps", "fid"]
-    if published is None or published.empty:
-        return pd.DataFrame(columns=[*columns, "images_per_s"])
-    known = published[published["forward_gmacs"].notna()].assign(name=published["model"], origin=PUBLISHED)
-    if len(known) < len(published):
-        left_out.append(f"left out: {len(published) - len(known)} published points of models of unknown GMACs")
-    ours = known["family"].isin(FAMILIES)
-    known = pd.concat([named_as(known[ours], set(best["model"]), left_out), known[~ours]])
-    scale_of = dict(zip(best["resolution"], best["at"], strict=True))  # published points are of one data set
-    at = known["resolution"].map(scale_of)
-    known = known.assign(at=at, name=known["model"] + at)
-    plain = unguided(known, left_out)
-    plain = plain[plain["fid"].notna()]
-    same = plain[plain["steps"].isin(budgets)].assign(panel="fid", images_per_s=np.nan)
-    if len(same) < len(plain):
-        left_out.append(f"left out: {len(plain) - len(same)} published points at budgets that are not drawn")
-    timed = known[known["images_per_s"].notna()].drop_duplicates("name").assign(panel="throughput", fid=np.nan)
-    if len(timed):
-        left_out.append("published throughputs are of undisclosed device, batch size and precision")
-    return pd.concat([same, timed], ignore_index=True)[[*columns, "images_per_s"]]
-
-
-def _area(parameters: Any, largest: float) -> Any:
-    return SMALLEST + (LARGEST - SMALLEST) * np.asarray(parameters, dtype=float) / largest
-
-
-def _shade(family: str, place: int, of: int) -> Colour:
-    return lighter(FAMILIES.get(family, OTHERS[0])[0], 0.55 * (1 - (place + 1) / of))
-
-
-def marker_of(family: str) -> str:
-    """The family by shape, beside its colour."""
-    return {"fcdm": "o", "dit": "s"}.get(family, "D")
-
-
-def _bubbles(axes: Axes, rows: pd.DataFrame, y: str, family: str, colour: Colour, largest: float) -> None:
-    dashes = FAMILIES.get(family, OTHERS[0])[1]
-    for _, of_scale in rows.groupby("at"):
-        axes.plot(of_scale["forward_gmacs"], of_scale[y], color=colour, linestyle=dashes, lw=0.9, zorder=2)
-    sizes = _area(rows["parameters"], largest)
-    look: dict[str, Any] = {"color": [colour], "marker": marker_of(family), "edgecolor": "white", "linewidth": 0.6}
-    axes.scatter(rows["forward_gmacs"], rows[y], s=sizes, zorder=3, **look)
-
-
-def _hollow(axes: Axes, rows: pd.DataFrame, y: str, largest: float) -> None:
-    for family, of_family in rows.groupby("family"):
-        colour = FAMILIES[str(family)][0] if family in FAMILIES else ELSEWHERE
-        sized = of_family[of_family["parameters"].notna()]
-        look: dict[str, Any] = {
-            "marker": marker_of(str(family)),
-            "facecolor": "none",
-            "edgecolor": colour,
-            "linewidth": 0.9,
-        }
-        halo = [withStroke(linewidth=1.8, foreground="white")]  # rings on full bubbles have to be seen
-        axes.scatter(
-            sized["forward_gmacs"], sized[y], s=_area(sized["parameters"], largest), zorder=4, path_effects=halo, **look
-        )
-        unsized = of_family[of_family["parameters"].isna()]
-        if len(unsized):
-            axes.scatter(unsized["forward_gmacs"], unsized[y], s=UNKNOWN, marker="x", color=colour, lw=0.9, zorder=4)
-
-
-def _finish(axes: Axes, rows: pd.DataFrame, y: str, name: str) -> None:
-    axes.set(xscale="log", yscale="log", xlabel="Forward pass of one image (GMACs)", ylabel=name)
-    axes.margins(x=0.15, y=0.15)
-    axes.autoscale_view()
-    log_axes(axes, 4, 7)
-
-
-def _name_models(axes: Axes, rows: pd.DataFrame, y: str, largest: float) -> None:
-    """Each model's name beside its highest bubble, where the fewest bubbles and names are already. Needs the layout."""
-    to_points = 72 / axes.figure.dpi
-    places = to_points * axes.transData.transform(rows[["forward_gmacs", y]].to_numpy(float))
-    radii = np.sqrt(_area(rows["parameters"], largest)) / 2
-    boxes = [(x - r, at - r, x + r, at + r) for (x, at), r in zip(places, radii, strict=True)]
-    corners = to_points * axes.get_window_extent().get_points()
-    tops = (
-        rows.assign(x=places[:, 0], at=places[:, 1], radius=radii).sort_values(y).drop_duplicates("name", keep="last")
-    )
-    for name, family, gmacs, value, x, at, radius in tops[
-        ["name", "family", "forward_gmacs", y, "x", "at", "radius"]
-    ].itertuples(index=False):
-        text = str(name).split("-", 1)[-1]  # the family is told by colour and shape
-        wide, high, away = 4.6 * len(text), 7.5, radius + 2
-        choices: list[tuple[float, int, tuple[float, float], Box]] = []
-        for dx, dy in ((0, 1), (1, 0), (-1, 0), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1)):
-            cx, cy = x + dx * (away + wide / 2), at + dy * (away + high / 2)
-            box = (cx - wide / 2, cy - high / 2, cx + wide / 2, cy + high / 2)
-            inside = corners[0, 0] < box[0] and box[2] < corners[1, 0] and box[3] < corners[1, 1]
-            covered = sum(_overlap(box, other) for other in boxes) + (0 if inside else wide * high)
-            choices.append((round(covered, 1), len(choices), (cx, cy), box))
-        _, _, (cx, cy), box = min(choices)
-        boxes.append(box)
-        axes.annotate(
-            text,
-            (gmacs, value),
-            (cx - x, cy - at),
-            textcoords="offset points",
-            fontsize=NOTE,
-            ha="center",
-            va="center",
-            color=FAMILIES.get(str(family), OTHERS[0])[0],
-            path_effects=[withStroke(linewidth=2, foreground="white")],
-            zorder=5,
-        )
-
-
-def _overlap(a: Box, b: Box) -> float:
-    return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
-
-
-def _no_speed(best: pd.DataFrame, speeds: pd.DataFrame) -> list[str]:
-    lacking = sorted(set(best["name"]) - set(speeds["name"])) if len(speeds) else sorted(set(best["name"]))
-    left_out = [f"left out: throughput of {', '.join(lacking)}: not measured"] if lacking else []
-    devices = sorted(set(speeds["device"])) if len(speeds) else []
-    if len(devices) > 1:
-        left_out.append(f"throughputs are of several devices, not to be compared: {'; '.join(devices)}")
-    return left_out
+    """The published points of the models that are drawn, at their budgets."""
+    columns = [*COLUMNS, axis, "fid"]
+    if published is None or published.empty or axis not in published:
+        return pd.DataFrame(columns=columns)
+    known = named_as(unguided(published, left_out), set(best["model"]), left_out)
+    known = known[known["fid"].notna() & known[axis].notna()]
+    same = known[known["steps"].isin(budgets)]
+    if len(same) < len(known):
+        left_out.append(f"left out: {len(known) - len(same)} published points at budgets that are not drawn")
+    at = same["resolution"].map(dict(zip(best["resolution"], best["at"], strict=True)))  # of one data set
+    return same.assign(name=same["model"] + at, origin=PUBLISHED)[columns]
 
 
 def _legend(
-    figure: Any, families: list[str], budgets: list[int], best: pd.DataFrame, others: pd.DataFrame, largest: float
-) -> None:
-    handles, texts = [], []
-    for family in families:
-        colour, dashes = FAMILIES.get(family, OTHERS[0])
-        handles.append(Line2D([], [], color=colour, linestyle=dashes, marker=marker_of(family)))
-        texts.append(display_name("", family).rstrip("-"))
-    for place, steps in enumerate(budgets):
-        share = lighter((0.2, 0.2, 0.2), 0.55 * (1 - (place + 1) / len(budgets)))
-        handles.append(Line2D([], [], color=share, linestyle="none", marker="o"))
+    families: list[str], budgets: list[int], others: pd.DataFrame, looks: dict[str, Look]
+) -> tuple[list[object], list[str]]:
+    """A row per family in full colour, and one per budget with the points of every family in its shade."""
+    handles: list[object] = [Line2D([], [], **looks[family].line, lw=0.9) for family in families]
+    texts = [family_name(family) for family in families]
+    for place, steps in enumerate(budgets if len(budgets) > 1 else []):
+        marks = []
+        for family in families:
+            look = looks[family]
+            colour = shade(look.colour, place, len(budgets))
+            marks.append(Line2D([], [], **{**look.line, "color": colour, "linestyle": "none"}))
+        handles.append(tuple(marks))
         texts.append(f"{steps_text(steps)} steps")
-    for parameters in sorted({float(best["parameters"].min()), float(best["parameters"].max())}):
-        size = float(np.sqrt(_area(parameters, largest)))
-        handles.append(Line2D([], [], color="0.6", linestyle="none", marker="o", markersize=size))
-        texts.append(f"{steps_text(parameters)} parameters")
     if len(others):
-        handles.append(Line2D([], [], color="0.35", linestyle="none", marker="o", markerfacecolor="none"))
+        handles.append(published_handle())
         texts.append(LEGEND)
-        if others["parameters"].isna().any():
-            handles.append(Line2D([], [], color="0.35", linestyle="none", marker="x"))
-            texts.append("unknown size")
-        if not set(others["family"]) <= set(FAMILIES):
-            handles.append(Line2D([], [], color=ELSEWHERE, linestyle="none", marker="D", markerfacecolor="none"))
-            texts.append("other families")
-    figure.legend(handles, texts, loc="outside lower center", ncols=legend_columns(texts, DOUBLE))
+    return handles, texts

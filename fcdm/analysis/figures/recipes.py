@@ -2,37 +2,72 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import pandas as pd
 
 from fcdm.analysis.figures.ablation import ablation_figure
 from fcdm.analysis.figures.axes import Drawn
 from fcdm.analysis.figures.draw_frontier import frontier_figure
 from fcdm.analysis.figures.draw_residuals import residuals_figure
+from fcdm.analysis.figures.draw_throughput import throughput_figure
 from fcdm.analysis.figures.fid_curves import fid_against
 from fcdm.analysis.figures.guidance_tradeoff import guidance_figure
-from fcdm.analysis.figures.model_size import fid_against_gmacs
+from fcdm.analysis.figures.heldout_loss import fid_against_loss
+from fcdm.analysis.figures.model_size import fid_against_size
 from fcdm.analysis.figures.sample_grid import sample_grid
+from fcdm.analysis.stats.model_pairs import Comparison
+
+COSTS = "no run with a finite FID says what it costs"
 
 
 def recipes(
-    table: pd.DataFrame, guidance: pd.DataFrame | None = None, published: pd.DataFrame | None = None
+    table: pd.DataFrame,
+    guidance: pd.DataFrame | None = None,
+    published: pd.DataFrame | None = None,
+    pairs: Sequence[Comparison] | None = None,
 ) -> dict[str, tuple[Callable[[], Drawn | None], str | None]]:
-    """Name -> (what draws it, why there would be none; None: a figure of its own kind of study, not missed)."""
+    """Name -> (what draws it, why there would be none; None: a figure of its own kind of study, not missed).
+
+    `pairs`: whose ratios are drawn; None: those of an FCDM and the DiT of its size.
+    """
+    batches = table["batch_size"].nunique() > 1
+    hours = hours_refused(table)
+
+    def curves(axis: str) -> Drawn | None:
+        return fid_against(table, axis, published, pairs)
+
     return {
-        "fid_vs_steps": (lambda: fid_against(table, "steps", published), "no run has a finite FID"),
-        "fid_vs_training_flops": (
-            lambda: fid_against(table, "train_flops", published),
-            "no run with a finite FID says what it costs",
+        "fid_vs_steps": (lambda: curves("steps"), "no run has a finite FID"),
+        # Where all batches are of one size it would be the same figure again.
+        "fid_vs_images": (lambda: curves("images") if batches else None, None),
+        "fid_vs_training_flops": (lambda: curves("train_flops"), COSTS),
+        "fid_vs_device_hours": (lambda: None if hours else curves("device_seconds"), hours),
+        "fid_vs_forward_gmacs": (lambda: fid_against_size(table, "forward_gmacs", published), COSTS),
+        "fid_vs_parameters": (lambda: fid_against_size(table, "parameters", published), COSTS),
+        "fid_vs_sampling_flops": (
+            lambda: fid_against_size(table, "sampling_flops", published),
+            "the protocol does not say how many sampling steps there were, or no run says what it costs",
         ),
-        "fid_vs_forward_gmacs": (
-            lambda: fid_against_gmacs(table, published),
-            "no run with a finite FID says what it costs",
-        ),
-        "frontier": (lambda: frontier_figure(table), "no run with a finite FID says what it costs"),
+        "fid_vs_heldout_loss": (lambda: fid_against_loss(table), "no evaluation has a held-out loss"),
+        "throughput": (lambda: throughput_figure(table, published), "no run says how fast it was trained"),
+        "frontier": (lambda: frontier_figure(table), COSTS),
         "fit_residuals": (lambda: residuals_figure(table), "no model has points enough for a fit"),
         "guidance": (lambda: None if guidance is None else guidance_figure(guidance, published), None),
         "ablation": (lambda: ablation_figure(table, published), None),
         "samples": (lambda: sample_grid(table), "no pictures of samples beside the evaluations"),
     }
+
+
+def hours_refused(table: pd.DataFrame) -> str | None:
+    """Why FIDs of these runs are not set against device-hours; None: they can be."""
+    known = table[np.isfinite(table["fid"])]
+    if known.empty:
+        return "no run has a finite FID"
+    devices = sorted(set(known["device"]))
+    if "" in devices or not (known["device_seconds"] > 0).all():
+        return "time and device were not recorded for every run"
+    if len(devices) > 1 or " + " in devices[0]:
+        return f"the runs were trained on different devices ({'; '.join(devices)}), whose hours cannot be compared"
+    return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from textwrap import fill
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -17,6 +18,8 @@ from fcdm.formatting import steps_text
 MOST_COLUMNS = 6
 LEAST_COLUMNS = 4
 MOST_ROWS = 12
+NAME = 24
+"""Letters of a model's name in a line; a longer one goes on in the next."""
 TILES_SHOWN = (2, 5)
 """The first ten samples of each, in rows and columns: the same noise and labels in all."""
 
@@ -34,9 +37,10 @@ def sample_grid(table: pd.DataFrame) -> Drawn | None:
     order = order[:MOST_ROWS]
     budgets = spread(sorted(set(pictured["steps"])), MOST_COLUMNS)
     rows, columns = len(order), max(len(budgets), LEAST_COLUMNS)  # a picture alone is no wider than among others
-    longest = max(len(part) for line in order for part in line.label.split())
+    names = {line.label: "\n".join(fill(part, NAME) for part in line.label.split()) for line in order}
+    longest = max(len(part) for name in names.values() for part in name.split("\n"))
     cell = (DOUBLE - 0.15 - 0.062 * longest) / columns
-    lines_of_label = max(len(line.label.split()) for line in order)
+    lines_of_label = max(name.count("\n") + 1 for name in names.values())
     height = rows * (max(cell * TILES_SHOWN[0] / TILES_SHOWN[1], 0.125 * lines_of_label) + 0.06) + 0.35
     figure, axes = plt.subplots(rows, columns, figsize=(DOUBLE, height), squeeze=False)
     for axis in axes[:, len(budgets) :].flat:
@@ -54,7 +58,7 @@ def sample_grid(table: pd.DataFrame) -> Drawn | None:
             if i == 0:
                 axis.set_title(f"{steps_text(steps)} steps")
             if j == 0:
-                axis.set_ylabel(line.label.replace(" ", "\n"), rotation=0, ha="right", va="center", fontsize=NOTE)
+                axis.set_ylabel(names[line.label], rotation=0, ha="right", va="center", fontsize=NOTE)
             if steps in of_line.index:
                 row = of_line.loc[steps]
                 tiles = _first_tiles(row["grid"], int(row["grid_columns"]))

@@ -26,10 +26,28 @@ TEXTS = {
         "FID against training FLOPs",
         "The same points against the FLOPs of training (three forward passes a step, 2 FLOPs a multiply-accumulate).",
     ),
-    "fid_vs_forward_gmacs": (
-        "FID and throughput against the size of the model",
-        "The best setting of each model at each budget; the larger the bubble, the more parameters.",
+    "fid_vs_images": (
+        "FID against training images",
+        "The same points against steps times batch size, for the batches are not of one size.",
     ),
+    "fid_vs_device_hours": (
+        "FID against device-hours",
+        "The same points against the time that training took, times devices, all of one kind.",
+    ),
+    "fid_vs_forward_gmacs": (
+        "FID against the forward pass",
+        "The best setting of each model at each budget; above them Pearson's correlation of the logarithms.",
+    ),
+    "fid_vs_parameters": ("FID against parameters", "The same points against the size of the model."),
+    "fid_vs_sampling_flops": (
+        "FID against sampling FLOPs",
+        "The same points against what one sample costs: the forward pass times sampling steps, twice with guidance.",
+    ),
+    "fid_vs_heldout_loss": (
+        "FID against held-out loss",
+        "Every budget of every model, means over seeds; the legend has Spearman's rank correlation of each family.",
+    ),
+    "throughput": ("Training throughput", "Median images per second of each model while it was trained."),
     "frontier": ("The compute frontier", "The lowest FID at each training compute, over all models of a family."),
     "ablation": ("Ablations", "What one change to the model does to FID."),
     "samples": (
@@ -113,6 +131,9 @@ def _alt(name: str, table: pd.DataFrame, numbers: pd.DataFrame) -> str:
     labels = set(numbers["label"]) & set(table["label"]) if "label" in numbers else set(table["label"])
     if name == "samples":
         return f"Sample images of {', '.join(sorted(labels))} at {len(set(numbers['steps']))} budgets"
+    if name == "throughput":
+        speeds = [f"{row['name']}: {row['images_per_s']:,.0f} images/s" for row in numbers.to_dict("records")]
+        return f"{title}. {'; '.join(speeds)}"
     parts = []
     for label, points in table[table["label"].isin(labels)].groupby("label"):
         curve = points.groupby("steps")["fid"].mean()

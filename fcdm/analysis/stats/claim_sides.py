@@ -54,6 +54,8 @@ class Pair:
     """How far a FID may be off by this protocol, for the sensitivity of a ratio; NaN: not known."""
     chosen_here: bool = False
     """The settings were chosen on these very runs: no interval over their seeds holds that choice."""
+    differs: tuple[str, ...] = ()
+    """What else than the architecture is not the same on both sides."""
 
     @property
     def status(self) -> str:
@@ -129,6 +131,7 @@ def pairs_of(table: pd.DataFrame, distance: str = "FID") -> list[Pair]:
             differences=differences,
             error=_error(one, protocol) if distance == "FID" else np.nan,
             chosen_here=max(one.tried) > 1,
+            differs=one.differs,
         )
         pairs.append(pair)
     return pairs

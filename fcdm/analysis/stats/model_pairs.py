@@ -40,6 +40,8 @@ class Comparison:
     flops: RatioRange | str
     seconds: RatioRange | str
     """Over device-seconds (GPU-hours x 3600), or why there is no such ratio."""
+    differs: tuple[str, ...] = ()
+    """What else than the architecture is not the same on both sides: `batch_size 512 against 128`."""
 
 
 def of_metric(table: pd.DataFrame, metric: str) -> pd.DataFrame:
@@ -72,7 +74,7 @@ def _of_one_scale(table: pd.DataFrame) -> list[Comparison]:
         rival = min(rivals, key=lambda other: int(other.rsplit("/", 1)[1]))
         a, at_a, absent_a = _best(candidates)
         b, at_b, absent_b = _best(by_name[rival])
-        ratios = [_ratio(a, b, axis, floor) for axis in UNITS]
+        steps, flops, seconds = (_ratio(a, b, axis, floor) for axis in UNITS)
         edge = tuple(
             best.name
             for best, rates in ((a, {x.lr for x in candidates}), (b, {x.lr for x in by_name[rival]}))
@@ -80,7 +82,7 @@ def _of_one_scale(table: pd.DataFrame) -> list[Comparison]:
         )
         tried = (len(candidates) - len(absent_a), len(by_name[rival]) - len(absent_b))
         absent = (*absent_a, *absent_b)
-        pairs.append(Comparison(a, b, floor, samples, tried, (at_a, at_b), absent, edge, *ratios))
+        pairs.append(Comparison(a, b, floor, samples, tried, (at_a, at_b), absent, edge, steps, flops, seconds))
     return sorted(pairs, key=lambda one: one.a.points["forward_gmacs"].iloc[0])
 
 
