@@ -308,7 +308,8 @@ def test_few_or_crowded_budgets_and_several_seeds_draw_too(tmp_path: Path, budge
     for seed in (0, 1):
         make_run(tmp_path, "N", seed=seed, budgets=budgets, grids=seed == 1)
     written, _ = plots.draw(tidy_table(tmp_path), tmp_path / "out")
-    assert sum(path.suffix == ".png" for path in written) == 11
+    # A fit needs four budgets: of fewer there are no residuals to draw.
+    assert sum(path.suffix == ".png" for path in written) == 10 + (len(budgets) > 3)
 
 
 def test_the_first_tiles_are_shown_in_order(tmp_path: Path) -> None:
