@@ -29,7 +29,7 @@ CAUTION = (
 def throughput_figure(table: pd.DataFrame, published: pd.DataFrame | None = None) -> Drawn | None:
     """Images per second against the forward pass's GMACs: measured training, and beside it the papers' inference.
 
-    At the published points stands what they imply: 2 x GMACs x images/s in TFLOP/s. None where nothing was measured.
+    At the published points stands what they imply, in TFLOP/s of forward passes. None where nothing was measured.
     """
     own, left_out = _own(table)
     if own.empty:
@@ -107,8 +107,7 @@ def _published(published: pd.DataFrame | None, left_out: list[str]) -> pd.DataFr
     timed = timed[~unknown]
     several = timed["resolution"].nunique() > 1
     names = timed["model"] + (", " + timed["resolution"].astype(str) + " px" if several else "")
-    implied = 2 * timed["forward_gmacs"] * 1e9 * timed["images_per_s"] / 1e12
-    return timed.assign(panel=INFERENCE, origin=PUBLISHED, name=names, implied_tflop_per_s=implied)[columns]
+    return timed.assign(panel=INFERENCE, origin=PUBLISHED, name=names)[columns]
 
 
 def _finish(axes: Axes, label: str) -> None:
