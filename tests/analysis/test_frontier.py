@@ -19,7 +19,7 @@ from fcdm.analysis.stats.study_laws import frontiers_of, iso_lines, law_or_reaso
 from tests.support.known_surface import OFFSET, SIZES, SURFACES, study
 
 STUDIES = int(os.environ.get("FCDM_COVERAGE_STUDIES", "25"))
-"""Simulated for the coverage; docs/figures.md tells what 300 give."""
+"""Simulated for the coverage; docs/figures.md tells what 200 give."""
 
 
 def frontier_of(curves: dict[str, tuple[list[float], list[float]]]) -> Frontier:

@@ -65,7 +65,7 @@ def frontier_figure(table: pd.DataFrame) -> Drawn | None:
     axes.autoscale_view()
     _write_laws(axes, texts, figure.get_figheight())
     log_axes(axes)
-    names = [f"{name}: lowest, and measured there" for name, _ in texts]
+    names = [f"{name}: envelope, and measured on it" for name, _ in texts]
     _legend(figure, axes, handles, names, numbers)
     numbers = numbers.rename(columns={"x": "train_flops", "y": "fid", "model": "label"})
     wanted = ["kind", "family", "at", "label", "train_flops", "fid", "low", "high", "runs", "on_frontier"]
@@ -196,7 +196,7 @@ def _legend(figure: Any, axes: Axes, handles: list[Any], texts: list[str], numbe
     off = numbers[(numbers["kind"] == "point") & (numbers["on_frontier"] == False)]  # noqa: E712
     if len(off):
         handles.append(Line2D([], [], color="0.6", lw=0.5, marker=".", markersize=4))
-        texts.append("measured, not the lowest")
+        texts.append("measured, not on the envelope")
     if (numbers["kind"] == "law").any():
         handles.append(Line2D([], [], color="black", lw=0.7))
         texts.append("law, where it is fitted")
