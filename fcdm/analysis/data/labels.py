@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -50,6 +51,13 @@ def labels_of(curves: Iterable[RunCurves]) -> tuple[dict[str, tuple[str, str]], 
         labels[run.name] = (name + suffix, variant_of[run.name])
         settings[name + suffix] = {key: own.get(key, "none") for key in differing}
     return labels, settings
+
+
+def config_of(variant: str) -> dict[str, str]:
+    """The configuration that a `variant` of `labels_of` was made of; {} of a table that has none (read from a CSV)."""
+    parts = re.split(r",(?=[a-z_]+(?:\.[A-Za-z_0-9]+)*=)", variant)
+    config = dict(part.split("=", 1) for part in parts if "=" in part)
+    return config if "batch_size" in config else {}
 
 
 def scales(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
