@@ -13,6 +13,8 @@ import pandas as pd
 import pytest
 
 from fcdm.analysis import claims as module
+from fcdm.analysis import notebook
+from fcdm.analysis import table as table_command
 from fcdm.analysis.data.other_protocols import other_tables
 from fcdm.analysis.data.seed_curves import SeedCurve, seed_curves
 from fcdm.analysis.data.tidy_table import read_curves, tidy_table
@@ -365,8 +367,23 @@ def test_other_data_is_never_compared(table: pd.DataFrame) -> None:
 
 
 def test_of_a_csv_it_is_said_what_is_not_known(table: pd.DataFrame) -> None:
-    (one,) = comparisons(table.assign(variant=table["label"], batch_size=table["family"].map({"dit": 64, "fcdm": 128})))
+    batches = table["family"].map({"dit": 64, "fcdm": 128})
+    (one,) = comparisons(table.assign(variant=table["label"], settings=None, batch_size=batches))
     assert one.differs == ("batch_size 128 against 64", "of other settings the table says nothing")
+
+
+def test_a_csv_of_a_study_tells_all_that_differs_between_its_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for model, lr in (("N", 4e-3), ("dit/N-2", 2e-3)):
+        make_run(tmp_path / "runs", model, lr=lr, grids=False)
+    assert table_command.main(["--runs", str(tmp_path / "runs")]) == 0
+    (tmp_path / "mine.csv").write_text(capsys.readouterr().out)
+    monkeypatch.setattr(notebook, "RESULTS", tmp_path)
+    for table in (tidy_table(tmp_path / "runs"), notebook.load_results("mine")):
+        assert set(table["settings"]) == {"batch_size=128,optimiser.lr=0.004", "batch_size=128,optimiser.lr=0.002"}
+        (one,) = comparisons(table)
+        assert one.differs == ("optimiser.lr 0.004 against 0.002",)
 
 
 # --- trends --------------------------------------------------------------------------------------------

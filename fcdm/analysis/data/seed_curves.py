@@ -65,23 +65,26 @@ class SeedCurve:
 
     @property
     def settings(self) -> dict[str, str]:
-        """All that is known of how it was trained, by the configuration's keys: all of it, or what a CSV's columns and
-        label say."""
+        """All that is known of how it was trained, by the configuration's keys: all of it, or what a CSV says."""
         first = self.runs.iloc[0]
-        known = config_of(str(first["variant"]))
-        if not known:
-            words = [word.split("=", 1) for word in self.label.split() if "=" in word]
-            known = dict(words)
-            columns = {"batch_size": "batch_size", "optimiser.lr": "lr"}
-            told = {key: first[column] for key, column in columns.items() if column in first}
-            known = {key: value for key, value in known.items() if key != "lr"}
-            known |= {key: f"{value:g}" for key, value in told.items() if pd.notna(value)}
-        return known
+        if config := config_of(str(first["variant"])):
+            return config
+        columns = {"batch_size": "batch_size", "optimiser.lr": "lr"}
+        told = {key: first[column] for key, column in columns.items() if column in first}
+        known = {key: f"{value:g}" for key, value in told.items() if pd.notna(value)}
+        words = [word.split("=", 1) for word in self.label.split() if "=" in word]
+        apart = config_of(str(first.get("settings", "")))
+        return known | (apart or {key: value for key, value in words if key != "lr"})
 
     @property
     def is_fully_known(self) -> bool:
         """Whether `settings` is the whole configuration."""
         return bool(config_of(str(self.runs["variant"].iloc[0])))
+
+    @property
+    def tells_differences(self) -> bool:
+        """Whether `settings` holds all that may differ from other curves of its table."""
+        return self.is_fully_known or bool(config_of(str(self.runs.iloc[0].get("settings", ""))))
 
     def trajectories(self, axis: str = "steps") -> Trajectories:
         """Every seed's curve over `axis`, seeds in order."""

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from fcdm.analysis.data.curves import METRICS, EvaluatedStep, RunCurves, curve
-from fcdm.analysis.data.labels import labels_of
+from fcdm.analysis.data.labels import differing_settings, labels_of
 from fcdm.analysis.data.noise import NOISE, evaluation_noise, same_but
 from fcdm.analysis.data.one_protocol import choose_protocol, protocol_differences
 from fcdm.errors import UserError
@@ -38,14 +38,15 @@ COLUMNS = (
     *("loss", "parameters", "forward_gmacs", "train_flops", "images_per_s", "seconds", "device_seconds", "device"),
     *("label", "variant", "samples", "floor", "floor_sd", "floor_pixels", "floor_heldout", "floor_pixels_heldout"),
     *("noise", "noise_pixels", "noise_heldout", "noise_pixels_heldout", "noise_repeats"),
-    *("grid", "grid_columns"),
+    *("settings", "grid", "grid_columns"),
 )
 """`images`: steps times the batch. `seconds`: training's wall time; `device_seconds`: times devices; `device`: what it
 trained on, several joined by +. `images_per_s`: median so far. `label`: the line's name in figures; runs that differ in
 nothing but the seed share a `variant`. `floor`: FID of real images, `floor_sd` how far it varies from draw to draw, the
 others for the other distances (held-out ones: training images against held-out ones). `noise`, of each distance: its
 relative standard deviation over evaluations that differ in their seed alone, with `noise_repeats` degrees of freedom,
-one number for the table; NaN: not measured. `grid`: picture of the samples."""
+one number for the table; NaN: not measured. `settings`: the batch and what differs between runs of the table, without
+models, data and seeds. `grid`: picture of the samples."""
 
 FLOORS = {
     "floor": "fid",
@@ -122,6 +123,8 @@ def table_of(
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     table = table.sort_values(["label", "seed", "run", "steps"], ignore_index=True)
     known = {key: value["protocol"] for run, _ in counted for key, value in run.protocols.items()}
+    told_apart = differing_settings([run for run, _ in counted])
+    table["settings"] = table["run"].map(told_apart)
     table = table.assign(**evaluation_noise(curves, known.get(chosen, {})))
     repeats = {key for key, protocol in known.items() if same_but(("seed",), protocol, known.get(chosen, {}))}
     table.attrs["left_out"] = [
@@ -186,6 +189,7 @@ def row_of(run: RunCurves, evaluated: EvaluatedStep, label: str, variant: str) -
         "samples": told["protocol"].get("samples", -1),
         **{column: told["floor"].get(name, np.nan) for column, name in FLOORS.items()},
         **dict.fromkeys((*NOISE.values(), "noise_repeats"), np.nan),  # of a whole table: `table_of`
+        "settings": None,  # of a whole table, too
         "grid": evaluated.grid,
         "grid_columns": evaluated.grid_columns,
     }

@@ -9,7 +9,15 @@ import pandas as pd
 
 from fcdm.analysis.data.seed_curves import SeedCurve, seed_curves
 from fcdm.analysis.stats.claim_sides import Pair, pairs_of
-from fcdm.analysis.stats.model_pairs import METRICS, of_metric, over_targets, times
+from fcdm.analysis.stats.model_pairs import (
+    METRICS,
+    Comparison,
+    comparisons,
+    of_metric,
+    over_targets,
+    times,
+    what_differs,
+)
 from fcdm.analysis.stats.step_efficiency import FLOORS, RatioRange, ratio_range
 from fcdm.analysis.stats.step_ratios import equal_fid, trend, trend_of
 from fcdm.analysis.stats.tuning_trials import Tuned, listed, tune, tuned_as, tuning_cost, unfair
@@ -41,7 +49,8 @@ def digits_result(table: pd.DataFrame, tuning: pd.DataFrame) -> str:
     pairs = {
         metric: pairs_of(of_metric(table, metric), "FID" if metric == "fid" else "distance") for metric in DISTANCES
     }
-    parts = [_chosen(tuned, tuning, table), _fids(table), _ratios(pairs), _trends(pairs), _floors(table)]
+    parts = [_chosen(tuned, tuning, table), *map(_differs, comparisons(table))]
+    parts += [_fids(table), _ratios(pairs), _trends(pairs), _floors(table)]
     parts += [_hours(pair) for pair in pairs["fid"]]
     parts += [_noise(pair) for pair in pairs["fid"]]
     return "\n\n".join(part for part in parts if part)
@@ -60,6 +69,10 @@ def _chosen(tuned: Sequence[Tuned], trials: pd.DataFrame, table: pd.DataFrame) -
             )
     said = [*tuned_as(table, list(tuned)), *tuning_cost(trials, table, list(tuned)), *unfair(list(tuned))]
     return "\n".join(["Chosen by tuning:", "", *lines, *(f"- {line[0].upper()}{line[1:]}." for line in said)])
+
+
+def _differs(one: Comparison) -> str:
+    return f"{one.a.name} against {one.b.name}: {what_differs(one)}."
 
 
 def _fids(table: pd.DataFrame) -> str:

@@ -24,7 +24,7 @@ def differing(a: SeedCurve, b: SeedCurve) -> tuple[str, ...]:
     """Sentences such as `batch_size 512 against 128`, a's first; what cannot be compared is said last."""
     ours, theirs = ({"model.family": line.family, **line.settings} for line in (a, b))
     told = []
-    whole = a.is_fully_known and b.is_fully_known
+    whole = a.tells_differences and b.tells_differences
     for key in sorted(ours.keys() | theirs.keys()):
         if key in ("seed", "resolution") or key.startswith(("model.", "data.")):
             continue
