@@ -316,6 +316,9 @@ def test_unequal_batches_are_said_and_images_are_compared_instead(
     (row,) = [one for one in claims(table, published()) if one.key.endswith("|fid|images")]
     assert row.runs.value == pytest.approx(0.5)
     assert "times fewer steps" not in found
+    (pair,) = pairs_of(table)
+    assert efficiency_curve(pair, "steps").empty
+    assert efficiency_curve(pair, "images")["ratio"].to_numpy() == pytest.approx(0.5)
     (headline,) = findings(claims(table, published()))
     assert "images to equal FID: 2.0x more images" in headline
     (row,) = [one for one in claims(table, published()) if one.key.endswith("|fid|budgets")]

@@ -97,8 +97,12 @@ def equal_fid(pair: Pair, axis: str, target: float | None = None) -> Side:
 
 
 def efficiency_curve(pair: Pair, axis: str = "steps") -> pd.DataFrame:
-    """`ratio_curve` over all shared targets with the interval over seeds: columns low_seeds, high_seeds, note."""
-    ratios = ratio_curve(*pair.curves(axis), pair.floor, pair.error)
+    """`ratio_curve` over all shared targets with the interval over seeds: columns low_seeds, high_seeds, note.
+
+    Without rows where the two are not compared over this axis.
+    """
+    refused = np.empty(0) if pair.refusal(axis) else None
+    ratios = ratio_curve(*pair.curves(axis), pair.floor, pair.error, refused)
     curves = pair.trajectories(axis)
     if curves is None or ratios.empty:
         return ratios.assign(low_seeds=np.nan, high_seeds=np.nan, note="")
