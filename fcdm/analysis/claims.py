@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import argparse
 
+from fcdm.analysis.data.other_protocols import other_tables
 from fcdm.analysis.data.seed_curves import dropped
-from fcdm.analysis.data.tidy_table import tidy_table
+from fcdm.analysis.data.tidy_table import read_curves, table_of, tidy_table
 from fcdm.analysis.published import published
-from fcdm.analysis.stats.paper_claims import ClaimRow, claims, claims_frame
-from fcdm.analysis.stats.tuning_trials import tune, tuned_as, unfair
+from fcdm.analysis.stats.pair_patterns import add_pairs
+from fcdm.analysis.stats.paper_claims import ClaimRow, claims, claims_elsewhere, claims_frame
+from fcdm.analysis.stats.tuning_trials import tune, tuned_as, tuning_cost, unfair
 from fcdm.atomic import write_atomic
 from fcdm.credentials import of_command_line
 from fcdm.errors import UserError, in_one_line
@@ -41,12 +43,16 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--study", help="only this study's runs and budgets")
     parser.add_argument("--protocol", metavar="ID", help="the protocol, where runs were evaluated by several")
     parser.add_argument("--tuning", metavar="STUDY", help="the study that chose the settings: says whether it did")
+    add_pairs(parser)
     parser.add_argument("--csv", type=place, metavar="FILE", help="write the table there as well")
     options = parser.parse_args(arguments)
-    if options.runs is None and (options.study or options.protocol or options.tuning):
-        raise UserError("--study, --protocol and --tuning choose among runs: say which with --runs DIR")
-    table = tidy_table(options.runs, options.study, options.protocol) if options.runs else None
-    claim_rows = claims(table, published())
+    if options.runs is None and (options.study or options.protocol or options.tuning or options.pair):
+        raise UserError("--study, --protocol, --tuning and --pair choose among runs: say which with --runs DIR")
+    curves = read_curves(options.runs, options.study) if options.runs else []
+    table = table_of(curves, options.runs, options.study, options.protocol) if options.runs else None
+    claim_rows = claims(table, published(), options.pair)
+    if table is not None:
+        claim_rows += claims_elsewhere(other_tables(curves, table, options.study), options.pair)
     print_claims(claim_rows)
     if table is not None:
         lines = [*table.attrs["left_out"], *dropped(table), *table.attrs["missing"]]
@@ -56,7 +62,7 @@ def main(arguments: list[str] | None = None) -> None:
             lacking = [
                 f"tuning '{options.tuning}': {line}" for key in ("left_out", "missing") for line in trials.attrs[key]
             ]
-            lines = [*tuned_as(table, tuned), *unfair(tuned), *lacking, *lines]
+            lines = [*tuned_as(table, tuned), *tuning_cost(trials, table, tuned), *unfair(tuned), *lacking, *lines]
         print("\n" + "\n".join(lines) if lines else "")
     if options.csv:
         write_atomic(options.csv, claims_frame(claim_rows).to_csv(index=False))

@@ -85,6 +85,7 @@ def load_results(name: str) -> pd.DataFrame:
         raise UserError(f"{path} lacks {', '.join(lacking)}: write it again with python -m analysis.table")
     table = table.reindex(columns=list(COLUMNS))  # columns of later versions are empty
     table["device"] = table["device"].fillna("")
+    table["images"] = table["steps"] * table["batch_size"]
     # Of one table a label names a variant: it says all that sets a variant apart.
     table = table.assign(variant=table["label"], grid=None, grid_columns=1)[list(COLUMNS)]
     settings = {

@@ -11,6 +11,7 @@ import argparse
 import os
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib as mpl
@@ -31,7 +32,8 @@ from fcdm.analysis.data.tidy_table import INTERNAL, read_curves, table_of
 from fcdm.analysis.figures.axes import with_left_out
 from fcdm.analysis.figures.published_points import published_beside
 from fcdm.analysis.figures.recipes import recipes
-from fcdm.analysis.stats.model_pairs import comparisons, sentence
+from fcdm.analysis.stats.model_pairs import Comparison, comparisons, sentence
+from fcdm.analysis.stats.pair_patterns import add_pairs
 from fcdm.atomic import write_atomic
 from fcdm.credentials import of_command_line
 from fcdm.errors import UserError, in_one_line
@@ -44,10 +46,15 @@ UNBOUNDED = 10_000
 
 
 def draw(
-    table: pd.DataFrame, out: Path, guidance: pd.DataFrame | None = None, published: pd.DataFrame | None = None
+    table: pd.DataFrame,
+    out: Path,
+    guidance: pd.DataFrame | None = None,
+    published: pd.DataFrame | None = None,
+    pairs: Sequence[Comparison] | None = None,
 ) -> tuple[list[Path], list[str]]:
     """Draw every figure of `table` into the folder `out`: the files, and what no figure shows, a line each.
 
+    `pairs`: the comparisons that figures show; None: each FCDM with the DiT of its size.
     Raises UserError if it cannot write.
     """
     written: list[Path] = []
@@ -57,7 +64,7 @@ def draw(
         write_atomic(out / "table.csv", table.drop(columns=list(INTERNAL)).to_csv(index=False))
         written.append(out / "table.csv")
         with plt.style.context(STYLE):
-            for name, (make, reason) in recipes(table, guidance, published).items():
+            for name, (make, reason) in recipes(table, guidance, published, pairs).items():
                 made = make()
                 if made is None:
                     if reason:
@@ -107,9 +114,12 @@ def print_table(table: pd.DataFrame, console: Console) -> None:
     console.print(shown)
 
 
-def ratio_sentences(table: pd.DataFrame) -> list[str]:
-    """One sentence for each FCDM that has a DiT of its size, or why there is none; then what was left out, by name."""
-    sentences = [sentence(one) for one in comparisons(table)]
+def ratio_sentences(table: pd.DataFrame, pairs: Sequence[Comparison] | None = None) -> list[str]:
+    """One sentence for each comparison, or why there is none; then what was left out, by name.
+
+    `pairs`: None: each FCDM with the DiT of its size.
+    """
+    sentences = [sentence(one) for one in (comparisons(table) if pairs is None else pairs)]
     sentences = sentences or [
         "No step ratio: no FCDM and DiT of the same size (such as N and dit/N-2) are in this table."
     ]
@@ -155,16 +165,18 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--protocol", metavar="ID", help="the protocol, where runs were evaluated by several")
     parser.add_argument("--out", default="figures", type=place, help="folder of the figures (default: figures)")
     parser.add_argument("--published", action="store_true", help="the papers' points too, hollow")
+    add_pairs(parser)
     options = parser.parse_args(arguments)
     source = options.uri or options.runs
     console = Console(soft_wrap=False)
     curves = read_curves(source, options.study)
     table = table_of(curves, source, options.study, options.protocol)
     published, told = published_beside(table) if options.published else (None, [])
+    pairs = comparisons(table, options.pair)
     print_table(table, console)
     for line in table.attrs["left_out"]:
         print(line, flush=True)
-    written, left_out = draw(table, options.out, guidance_table(curves, options.study), published)
+    written, left_out = draw(table, options.out, guidance_table(curves, options.study), published, pairs)
     pictures = [path for path in written if path.suffix == ".png"]
     print("\nFigures (with .pdf and .csv beside each):")
     for path in pictures:
@@ -172,7 +184,7 @@ def main(arguments: list[str] | None = None) -> None:
     for line in [*told, *left_out]:
         print(line)
     print()
-    for line in ratio_sentences(table):
+    for line in ratio_sentences(table, pairs):
         print(line)
     commands = next_commands(source, options.study)
     if commands:

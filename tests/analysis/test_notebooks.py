@@ -131,12 +131,12 @@ def test_what_is_shown_has_words_too() -> None:
     pairs = notebook.pairs_to_compare(published(), None, "FCDM-XL", "DiT-XL/2", 256)
     picture = Picture(*pair_figure(pairs, [9.62]))
     assert picture._repr_png_()[:8] == b"\x89PNG\r\n\x1a\n"
-    assert "12.2 times at FID 9.62" in repr(picture)
+    assert "12.6 times at FID 9.62" in repr(picture)
 
 
 def test_ratio_and_size_figures_say_what_they_leave_out() -> None:
     assert (
-        "5.82 at FID 10.72 to 12.2 at 9.62"
+        "5.8 at FID 10.72 to 12.6 at 9.62"
         in ratio_figure(notebook.pairs_to_compare(published(), None, "FCDM-XL", "DiT-XL/2", 256))[1]
     )
     told = ratio_figure(notebook.pairs_to_compare(published(), None, "FCDM-XL", "DiT-XL/2", 512))[1]

@@ -84,6 +84,30 @@ def test_mlflow_gives_the_same_table_and_so_does_the_folder(
 
 @pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_mlflow_says_what_differs_and_how_evaluations_vary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    runs, uri = tmp_path / "runs", f"sqlite:///{tmp_path / 'store.db'}"
+    made = [make_run(runs, model, batch_size=size, grids=False) for model, size in (("N", 256), ("dit/N-2", 128))]
+    make_study(runs, made)
+    for seed, factor in ((1, 1.1), (2, 0.9)):
+        protocol = {**PROTOCOL, "seed": seed}
+        evaluate(made[0], "N", 800, START, protocol, grids=False)
+        path = made[0] / "evaluations" / f"step-00000800-{protocol_id(protocol)}.json"
+        content = json.loads(path.read_text())
+        content["metrics"]["fid"] *= factor
+        path.write_text(json.dumps(content))
+    Forwarder(runs, uri).forward()
+    for source in (runs, uri):
+        table = tidy_table(source, "demo")
+        (one,) = comparisons(table)
+        assert one.differs == ("batch_size 256 against 128",)
+        assert table["noise"].iloc[0] == pytest.approx(0.1)  # standard deviation of 0.9, 1 and 1.1
+        assert table["noise_repeats"].iloc[0] == 2
+        assert table.attrs["left_out"] == []
+
+
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_a_store_that_cannot_be_read_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from fcdm.analysis import claims, tuning
 from fcdm.analysis.data.tidy_table import tidy_table
-from fcdm.analysis.stats.tuning_trials import tune, tuned_as, unfair
+from fcdm.analysis.stats.tuning_trials import tune, tuned_as, tuning_cost, unfair
 from fcdm.errors import UserError
 from tests.support.fake_runs import fid_at, make_run, make_study
 
@@ -89,6 +89,34 @@ def test_the_claim_s_runs_are_held_against_the_tuning(runs: Path) -> None:
     assert all(line.startswith("tuned on the claim's own seeds") for line in tuned_as(fresh.assign(seed=100), tuned))
     other = fresh.assign(variant=fresh["variant"].str.replace("optimiser.lr=0.01", "optimiser.lr=0.004"))
     assert all(line.startswith("not as tuned") for line in tuned_as(pd.concat([fresh, other]), tuned))
+
+
+def test_what_the_tuning_took_is_counted(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """25 steps a second: 800 steps take 32 s. Three settings by two seeds, and two runs of the claim, of each model."""
+    assert claims.main(["--runs", str(runs), "--study", "fresh", "--tuning", "tune"]) == 0
+    said = capsys.readouterr().out
+    hours = 32 / 3600
+    for name in ("FCDM-N", "DiT-N/2"):
+        assert (
+            f"tuning of {name}: 3 settings, 6 runs, {6 * hours:.3g} device-hours, "
+            f"{8 * hours:.3g} with the 2 runs of the claim"
+        ) in said
+    trials, fresh = tidy_table(runs, "tune"), tidy_table(runs, "fresh")
+    lines = tuning_cost(trials.assign(device_seconds=float("nan")), fresh, tune(trials))
+    assert lines[0] == "tuning of FCDM-N: 3 settings, 6 runs, device-hours not recorded"
+
+
+def test_of_a_csv_it_is_said_what_cannot_be_checked(runs: Path) -> None:
+    """Its label names no setting where all runs have one: the learning rate stands in a column, the rest nowhere."""
+    tuned = tune(tidy_table(runs, "tune"))
+    read = tidy_table(runs, "fresh").assign(label=lambda rows: rows["label"].str.split().str[0])
+    read = read.assign(variant=read["label"])
+    assert tuned_as(read, tuned)[0].startswith("tuned: FCDM-N: optimiser.lr=0.01")
+    assert "these runs use it on other seeds" in tuned_as(read, tuned)[0]
+    assert tuned_as(read.assign(lr=4e-3), tuned)[0].startswith("not as tuned: FCDM-N")
+    for trial in tuned[0].trials:
+        trial.values["ema.rampup"] = "0.03"
+    assert "(as far as this table says, which lacks ema.rampup)" in tuned_as(read, tuned)[0]
 
 
 def test_the_commands(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:

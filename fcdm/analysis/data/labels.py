@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -50,6 +51,31 @@ def labels_of(curves: Iterable[RunCurves]) -> tuple[dict[str, tuple[str, str]], 
         labels[run.name] = (name + suffix, variant_of[run.name])
         settings[name + suffix] = {key: own.get(key, "none") for key in differing}
     return labels, settings
+
+
+def differing_settings(curves: Iterable[RunCurves]) -> dict[str, str]:
+    """Run -> its batch size and its values of the keys that differ between these runs, as in a `variant`.
+
+    Without those of models, data and seeds. So two runs of one table differ in nothing else.
+    """
+    configs = {
+        run.name: {
+            key: value
+            for key, value in run.config.items()
+            if key not in NOT_A_VARIANT and not key.startswith(("model.", "data."))
+        }
+        for run in curves
+    }
+    keys = sorted({key for config in configs.values() for key in config})
+    kept = [key for key in keys if key == "batch_size" or len({config.get(key) for config in configs.values()}) > 1]
+    return {name: ",".join(f"{key}={config[key]}" for key in kept if key in config) for name, config in configs.items()}
+
+
+def config_of(variant: str) -> dict[str, str]:
+    """What a `variant` of `labels_of`, or a text of `differing_settings`, was made of; {} of any other text."""
+    parts = re.split(r",(?=[a-z_]+(?:\.[A-Za-z_0-9]+)*=)", variant)
+    config = dict(part.split("=", 1) for part in parts if "=" in part)
+    return config if "batch_size" in config else {}
 
 
 def scales(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:

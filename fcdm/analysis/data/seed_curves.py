@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from fcdm.analysis.data.curves import is_fid
-from fcdm.analysis.data.labels import display_name
+from fcdm.analysis.data.labels import config_of, display_name
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class SeedCurve:
     lr: float
     seeds: int
     points: pd.DataFrame
-    """In order of steps: steps, train_flops, device_seconds, forward_gmacs, fid, fid_min, fid_max (over seeds)."""
+    """In order of steps: steps, images, train_flops, device_seconds, forward_gmacs, fid; of seeds fid_min, fid_max."""
     runs: pd.DataFrame
     """The rows of the table that `points` are the means of: every seed at each of its steps."""
     without: tuple[str, ...] = ()
@@ -49,6 +49,42 @@ class SeedCurve:
     def devices(self) -> list[str]:
         """What its runs were trained on: device-seconds are comparable where this is one name for both models."""
         return sorted(set(self.runs["device"]))
+
+    @property
+    def batch_size(self) -> int | None:
+        """None: the table does not tell."""
+        known = self.runs["batch_size"] if "batch_size" in self.runs else pd.Series(dtype=float)
+        return int(known.iloc[0]) if known.notna().any() else None
+
+    @property
+    def noise(self) -> float:
+        """Of training: the relative standard deviation of FID over seeds, pooled over budgets; NaN with one seed."""
+        by_step = self.runs.groupby("steps")["fid"]
+        relative = (by_step.std(ddof=1) / by_step.mean()).to_numpy()
+        return float(np.sqrt(np.mean(relative**2))) if self.seeds > 1 else float("nan")
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """All that is known of how it was trained, by the configuration's keys: all of it, or what a CSV says."""
+        first = self.runs.iloc[0]
+        if config := config_of(str(first["variant"])):
+            return config
+        columns = {"batch_size": "batch_size", "optimiser.lr": "lr"}
+        told = {key: first[column] for key, column in columns.items() if column in first}
+        known = {key: f"{value:g}" for key, value in told.items() if pd.notna(value)}
+        words = [word.split("=", 1) for word in self.label.split() if "=" in word]
+        apart = config_of(str(first.get("settings", "")))
+        return known | (apart or {key: value for key, value in words if key != "lr"})
+
+    @property
+    def is_fully_known(self) -> bool:
+        """Whether `settings` is the whole configuration."""
+        return bool(config_of(str(self.runs["variant"].iloc[0])))
+
+    @property
+    def tells_differences(self) -> bool:
+        """Whether `settings` holds all that may differ from other curves of its table."""
+        return self.is_fully_known or bool(config_of(str(self.runs.iloc[0].get("settings", ""))))
 
     def trajectories(self, axis: str = "steps") -> Trajectories:
         """Every seed's curve over `axis`, seeds in order."""
@@ -65,7 +101,9 @@ def seed_curves(table: pd.DataFrame) -> list[SeedCurve]:
         rows = every[is_fid(every["fid"]) & every["seed"].isin(seeds) & every["steps"].isin(budgets)]
         if rows.empty:
             continue  # no FID at all, or no budget that every seed has reached yet
+        rows = rows.assign(images=rows["steps"] * rows["batch_size"] if "batch_size" in rows else np.nan)
         points = rows.groupby("steps", as_index=False).agg(
+            images=("images", "first"),
             train_flops=("train_flops", "first"),
             device_seconds=("device_seconds", "mean"),
             forward_gmacs=("forward_gmacs", "first"),

@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 
 from fcdm.analysis.data.curves import METRICS, EvaluatedStep, RunCurves, curve
-from fcdm.analysis.data.labels import labels_of
+from fcdm.analysis.data.labels import differing_settings, labels_of
+from fcdm.analysis.data.noise import NOISE, evaluation_noise, same_but
 from fcdm.analysis.data.one_protocol import choose_protocol, protocol_differences
 from fcdm.errors import UserError
 from fcdm.runs.reader import RunView, list_runs, read_study
@@ -29,18 +30,23 @@ COLUMNS = (
         "batch_size",
         "lr",
         "steps",
+        "images",
         "protocol_id",
         "guidance_scale",
     ),
     *METRICS,
     *("loss", "parameters", "forward_gmacs", "train_flops", "images_per_s", "seconds", "device_seconds", "device"),
     *("label", "variant", "samples", "floor", "floor_sd", "floor_pixels", "floor_heldout", "floor_pixels_heldout"),
-    *("grid", "grid_columns"),
+    *("noise", "noise_pixels", "noise_heldout", "noise_pixels_heldout", "noise_repeats"),
+    *("settings", "grid", "grid_columns"),
 )
-"""`seconds`: training's wall time; `device_seconds`: times devices; `device`: what it trained on, several joined by +.
-`images_per_s`: median so far. `label`: the line's name in figures; runs that differ in nothing but the seed share a
-`variant`. `floor`: FID of real images, `floor_sd` how far it varies from draw to draw, the others for the other
-distances (held-out ones: training images against held-out ones). `grid`: picture of the samples."""
+"""`images`: steps times the batch. `seconds`: training's wall time; `device_seconds`: times devices; `device`: what it
+trained on, several joined by +. `images_per_s`: median so far. `label`: the line's name in figures; runs that differ in
+nothing but the seed share a `variant`. `floor`: FID of real images, `floor_sd` how far it varies from draw to draw, the
+others for the other distances (held-out ones: training images against held-out ones). `noise`, of each distance: its
+relative standard deviation over evaluations that differ in their seed alone, with `noise_repeats` degrees of freedom,
+one number for the table; NaN: not measured. `settings`: the batch and what differs between runs of the table, without
+models, data and seeds. `grid`: picture of the samples."""
 
 FLOORS = {
     "floor": "fid",
@@ -117,12 +123,16 @@ def table_of(
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     table = table.sort_values(["label", "seed", "run", "steps"], ignore_index=True)
     known = {key: value["protocol"] for run, _ in counted for key, value in run.protocols.items()}
+    told_apart = differing_settings([run for run, _ in counted])
+    table["settings"] = table["run"].map(told_apart)
+    table = table.assign(**evaluation_noise(curves, known.get(chosen, {})))
+    repeats = {key for key, protocol in known.items() if same_but(("seed",), protocol, known.get(chosen, {}))}
     table.attrs["left_out"] = [
         f"left out: {len(runs)} run{'s' if len(runs) > 1 else ''} evaluated by {other} "
         f"({protocol_differences({chosen: known.get(chosen, {}), other: known.get(other, {})})}): --protocol {other} "
         f"draws {'them' if len(runs) > 1 else 'it'}"
         for other, runs in sorted(others.items())
-        if protocol is None
+        if protocol is None and other not in repeats
     ]
     told = (run.protocols[chosen]["protocol"] for run, _ in counted if run.protocols.get(chosen, {}).get("protocol"))
     table.attrs["protocol"] = dict(next(told, {}))
@@ -161,6 +171,7 @@ def row_of(run: RunCurves, evaluated: EvaluatedStep, label: str, variant: str) -
         "batch_size": batch,
         "lr": float(run.config.get("optimiser.lr", "nan")),
         "steps": evaluated.step,
+        "images": evaluated.step * batch,
         "protocol_id": evaluated.protocol_id,
         "guidance_scale": float(told["protocol"].get("guidance_scale", np.nan)),
         **{key: evaluated.metrics.get(key, np.nan) for key in METRICS},
@@ -177,6 +188,8 @@ def row_of(run: RunCurves, evaluated: EvaluatedStep, label: str, variant: str) -
         "variant": variant,
         "samples": told["protocol"].get("samples", -1),
         **{column: told["floor"].get(name, np.nan) for column, name in FLOORS.items()},
+        **dict.fromkeys((*NOISE.values(), "noise_repeats"), np.nan),  # of a whole table: `table_of`
+        "settings": None,  # of a whole table, too
         "grid": evaluated.grid,
         "grid_columns": evaluated.grid_columns,
     }

@@ -44,8 +44,14 @@ class Split:
 
 
 def findings(ours: Sequence[ClaimRow]) -> list[str]:
-    """The headline: how many times fewer steps to equal FID, one line for each pair of models."""
-    sentences = [f"{one.claim}: {one.runs.text}" for one in ours if one.key.endswith("|fid|steps")]
+    """The headline: how many times fewer steps to equal FID, one line for each pair; images at unequal batch."""
+    in_images = {one.key.removesuffix("images") for one in ours if one.key.endswith("|fid|images")}
+    sentences = [
+        f"{one.claim}: {one.runs.text}"
+        for one in ours
+        if one.key.endswith("|fid|images")
+        or (one.key.endswith("|fid|steps") and one.key.removesuffix("steps") not in in_images)
+    ]
     return sentences or ["No step ratio: no FCDM and DiT of the same size (such as N and dit/N-2) are evaluated here."]
 
 

@@ -12,6 +12,7 @@ evaluation's seed), so that part is common to all seeds and partly cancels in a 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
@@ -20,7 +21,7 @@ from numpy.typing import ArrayLike
 from scipy.special import stdtrit
 
 from fcdm.analysis.data.seed_curves import Trajectories
-from fcdm.analysis.stats.step_efficiency import log_amounts
+from fcdm.analysis.stats.step_efficiency import LEAST_RANGE, TARGETS, log_amounts
 
 LEVEL = 0.95
 RESAMPLES = 2000
@@ -62,6 +63,63 @@ def ratio_intervals(
             found = _interval(log_ratio, (drawn_a[:, place], len(a)), (drawn_b[:, place], len(b)), level)
             rows.append({**row, "ratio": np.exp(log_ratio), **found})
     return pd.DataFrame(rows, columns=["target", "ratio", "low", "high", "log_se", "df", "note"])
+
+
+@dataclass(frozen=True)
+class Trend:
+    """How the ratio at a low FID stands to that at a high one: `factor` is the second over the first."""
+
+    high_fid: float
+    low_fid: float
+    at_high: float
+    at_low: float
+    """The ratios there."""
+    factor: float
+    low: float
+    high: float
+    """Of the factor's interval; NaN: there is none, and `note` says why."""
+    note: str = ""
+
+    @property
+    def direction(self) -> str | None:
+        """`falls` or `rises`, towards lower FIDs; None: the interval does not exclude 1, or there is none."""
+        return "falls" if self.high < 1 else "rises" if self.low > 1 else None
+
+
+def ratio_trend(
+    a: Trajectories,
+    b: Trajectories,
+    worst: float,
+    best: float,
+    level: float = LEVEL,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Trend:
+    """The ratio of ratios between the ends of a range of FIDs, `worst` > `best`, with its interval over seeds.
+
+    Of both models whole trajectories are drawn anew, and both ends are read off the same resample: what a seed's luck
+    does to both drops out. The ends are moved inwards as far as at most `BEYOND` of the resamples leave what was
+    measured.
+    """
+    targets = np.geomspace(worst, best, TARGETS)
+    logs = mean_log_amounts(b, targets) - mean_log_amounts(a, targets)
+    if min(len(a), len(b)) < 2:
+        return _trend(targets[[0, -1]], logs[[0, -1]], note=ONE_SEED)
+    drawn = [resampled(one, targets, resamples, seed + place) for place, one in enumerate((a, b))]
+    inside = [np.isfinite(of_one).mean(0) >= 1 - BEYOND for of_one in drawn]
+    usable = np.flatnonzero(inside[0] & inside[1] & np.isfinite(logs))
+    if len(usable) < 2 or targets[usable[0]] < LEAST_RANGE * targets[usable[-1]]:
+        return _trend(targets[[0, -1]], logs[[0, -1]], note="the seeds have too narrow a range of FIDs in common")
+    ends = usable[[0, -1]]
+    slopes = [(of_one[:, ends[1]] - of_one[:, ends[0]], len(one)) for of_one, one in zip(drawn, (a, b), strict=True)]
+    kept = [(np.where(np.isfinite(slope), slope, np.nan), count) for slope, count in slopes]
+    found = _interval(float(logs[ends[1]] - logs[ends[0]]), kept[0], kept[1], level)
+    return _trend(targets[ends], logs[ends], float(found["low"]), float(found["high"]), str(found["note"]))
+
+
+def _trend(fids: np.ndarray, logs: np.ndarray, low: float = np.nan, high: float = np.nan, note: str = "") -> Trend:
+    at_high, at_low = map(float, np.exp(logs))
+    return Trend(float(fids[0]), float(fids[1]), at_high, at_low, at_low / at_high, low, high, note)
 
 
 def mean_log_amounts(one: Trajectories, targets: np.ndarray) -> np.ndarray:

@@ -1,17 +1,29 @@
-"""An FCDM and a DiT put side by side, from the papers or from one's own runs; `step_ratios` asks about them."""
+"""Two models put side by side, from the papers or from one's own runs; `step_ratios` asks about them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import pandas as pd
 
 from fcdm.analysis.data.one_protocol import differences_from_published
-from fcdm.analysis.data.seed_curves import SeedCurve, Trajectories
-from fcdm.analysis.published import PUBLISHED, published_curve
-from fcdm.analysis.stats.model_pairs import Comparison, comparisons, how_chosen, of_seeds
-from fcdm.analysis.stats.step_efficiency import FID_ERROR, FidCurve, curve_notes, fid_curve
+from fcdm.analysis.data.seed_curves import SeedCurve, Trajectories, seed_curves
+from fcdm.analysis.published import PUBLISHED, published, published_curve
+from fcdm.analysis.stats.differences import other_data
+from fcdm.analysis.stats.model_pairs import (
+    Comparison,
+    comparisons,
+    how_chosen,
+    incomparable,
+    of_seeds,
+    unequal_batch,
+    what_differs,
+)
+from fcdm.analysis.stats.pair_patterns import PairOfPatterns
+from fcdm.analysis.stats.step_efficiency import FidCurve, curve_notes, fid_curve
 from fcdm.formatting import steps_text
 
 PAPER, THIRD_PARTY, DERIVED, CLAIMED = "paper", "third-party", "derived", "claimed, not recomputable"
@@ -33,6 +45,18 @@ class Side:
 
 
 @dataclass(frozen=True)
+class Noise:
+    """Relative standard deviations of a FID, NaN where they were not measured."""
+
+    evaluation: float = np.nan
+    """Over evaluations of one checkpoint that differ in their seed alone."""
+    training: tuple[float, float] = (np.nan, np.nan)
+    """Of a and of b, over training seeds."""
+    told: tuple[str, ...] = ()
+    """Where they are from, or how they are measured."""
+
+
+@dataclass(frozen=True)
 class Pair:
     """Two models at one resolution: `a` and `b` are points in order of steps, columns as in `SeedCurve.points`."""
 
@@ -50,8 +74,10 @@ class Pair:
     """Of one's own runs."""
     differences: tuple[str, ...] = ()
     """Where the protocol is not the published one: FIDs of the two must not be compared."""
-    error: float = FID_ERROR
-    """How far a FID may be off by this protocol, for the sensitivity of a ratio; NaN: not known."""
+    error: float = np.nan
+    """RELATIVE error of a FID, 0.07 for 7 %: of published points that of their re-measurements, of one's own runs the
+    evaluation's noise; NaN: not known."""
+    noise: Noise = Noise()
     chosen_here: bool = False
     """The settings were chosen on these very runs: no interval over their seeds holds that choice."""
     differs: tuple[str, ...] = ()
@@ -70,6 +96,21 @@ class Pair:
         """`; FCDM-N without seed 1 (not evaluated at 800)`: what a claim's own line must say; "" where all is there."""
         found = self.lines or ()
         return "".join(f"; {line.label} without {', '.join(line.without)}" for line in found if line.without)
+
+    def refusal(self, axis: str) -> str | None:
+        """Why the two are not compared over this axis; None: they may be."""
+        if self.lines is None:
+            return None
+        if why := other_data(*self.lines):
+            return f"refused: {why}"
+        if axis == "steps":
+            return unequal_batch(*self.lines)
+        return incomparable(*self.lines) if axis == "device_seconds" else None
+
+    @property
+    def counted_in(self) -> str:
+        """`steps`; `images` where a step of one is not as many as of the other."""
+        return "images" if self.lines is not None and unequal_batch(*self.lines) else "steps"
 
     def curves(self, axis: str) -> tuple[FidCurve, FidCurve]:
         return fid_curve(self.a[axis], self.a["fid"]), fid_curve(self.b[axis], self.b["fid"])
@@ -97,7 +138,28 @@ def published_pair(table: pd.DataFrame, name_a: str, name_b: str, resolution: in
     if len(decoders) > 1:
         parts.append(f"decoders differ: {' and '.join(sorted(decoders))}")
     samples = ", ".join(sorted({f"FID-{count // 1000}K" for count in [*a["samples"], *b["samples"]]}))
-    return Pair(name_a, name_b, resolution, a, b, PUBLISHED, f"{samples}, no guidance; " + "; ".join(parts))
+    error, of = remeasured()
+    if of:
+        parts.append(f"an error of {error:.1%} is how far two measurements of one model and budget differ ({of})")
+    return Pair(
+        name_a, name_b, resolution, a, b, PUBLISHED, f"{samples}, no guidance; " + "; ".join(parts), error=error
+    )
+
+
+@cache
+def remeasured() -> tuple[float, str]:
+    """(how far unguided FIDs of one model at one budget lie apart in the published points, 1 - lowest / highest, at the
+    most; of which): NaN and "" where nothing was measured twice."""
+    points = published()
+    unguided = points[(points["guidance_scale"] == 1) & points["fid"].notna()]
+    worst, told = float("nan"), ""
+    for (model, resolution, steps), rows in unguided.groupby(["model", "resolution", "steps"]):
+        apart = 1 - float(rows["fid"].min() / rows["fid"].max())
+        if len(rows) > 1 and not apart <= worst:
+            worst = apart
+            fids = " and ".join(f"{fid:g}" for fid in sorted(rows["fid"], reverse=True))
+            told = f"{model} at {steps_text(float(str(steps)))}, {resolution} px: {fids}"
+    return worst, told
 
 
 def _others_of(table: pd.DataFrame, curve: pd.DataFrame) -> list[str]:
@@ -110,13 +172,19 @@ def _others_of(table: pd.DataFrame, curve: pd.DataFrame) -> list[str]:
     ]
 
 
-def pairs_of(table: pd.DataFrame, distance: str = "FID") -> list[Pair]:
-    """The pairs of one's own runs: each FCDM with the DiT of its size, each at its best setting in the table."""
+def pairs_of(table: pd.DataFrame, distance: str = "FID", pairs: Sequence[PairOfPatterns] | None = None) -> list[Pair]:
+    """The pairs of one's own runs, each model at its best setting in the table.
+
+    Each FCDM with the DiT of its size, or `pairs` of patterns. Raises UserError for a pattern that means no model, or
+    several.
+    """
     protocol = table.attrs.get("protocol", {})
     differences = tuple(differences_from_published(protocol))
-    pairs = []
-    for one in comparisons(table):
+    curves = seed_curves(table)
+    found = []
+    for one in comparisons(table, pairs):
         a, b = one.a, one.b
+        noise = _noise(one, curves, protocol)
         pair = Pair(
             name_a=a.label,
             name_b=b.label,
@@ -124,35 +192,72 @@ def pairs_of(table: pd.DataFrame, distance: str = "FID") -> list[Pair]:
             a=a.points,
             b=b.points,
             origin="these runs",
-            rests_on=_rests_on(one, protocol, distance),
+            rests_on=_rests_on(one, protocol, distance, noise),
             floor=one.floor,
             distance=distance,
             lines=(a, b),
             differences=differences,
-            error=_error(one, protocol) if distance == "FID" else np.nan,
+            error=noise.evaluation,
+            noise=noise,
             chosen_here=max(one.tried) > 1,
             differs=one.differs,
         )
-        pairs.append(pair)
-    return pairs
+        found.append(pair)
+    return found
 
 
-def _error(one: Comparison, protocol: dict[str, object]) -> float:
-    """How far a FID may be off: `FID_ERROR` is of Inception's scale; else what real images vary by, where measured."""
-    if str(protocol.get("features", "")).startswith("inception"):
-        return FID_ERROR
-    spread = (
-        pd.concat([one.a.runs["floor_sd"], one.b.runs["floor_sd"]]).median() if "floor_sd" in one.a.runs else np.nan
+LEAST_SEEDS = 3
+"""So many seeds of a smaller model make a noise that a larger one of one seed may be thought to have."""
+
+
+def _noise(one: Comparison, curves: Sequence[SeedCurve], protocol: dict[str, object]) -> Noise:
+    rows = one.a.runs
+    evaluation = float(rows["noise"].iloc[0]) if "noise" in rows else float("nan")
+    told = []
+    if np.isfinite(evaluation):
+        repeats = f" {int(rows['noise_repeats'].iloc[0])}" if "noise_repeats" in rows else ""
+        told.append(
+            f"evaluation's noise: relative standard deviation over evaluation seeds of one checkpoint, from{repeats} "
+            "repeated evaluations"
+        )
+    else:
+        words = [f"{key}={protocol[key]}" for key in ("samples", "sampler", "sampling_steps") if protocol.get(key)]
+        words += [f"guidance_scale={scale}" for scale in [protocol.get("guidance_scale", 1.0)] if scale != 1.0]
+        last = rows.iloc[-1]
+        again = " ".join([f"{last['run']}@{last['steps']}", *words, "seed=1"])
+        told.append(f"evaluation's noise: measured by evaluating checkpoints again, python -m fcdm.evaluate {again}")
+    training = [_noise_of_training(line, curves) for line in (one.a, one.b)]
+    told += [text for _, text in training if text]
+    return Noise(evaluation, (training[0][0], training[1][0]), tuple(told))
+
+
+def _noise_of_training(line: SeedCurve, curves: Sequence[SeedCurve]) -> tuple[float, str]:
+    """(relative standard deviation over seeds, where it is from if not from the model's own seeds)."""
+    if line.seeds > 1:
+        return line.noise, ""
+    gmacs = line.points["forward_gmacs"].iloc[0]
+    smaller = [
+        other
+        for other in curves
+        if other.family == line.family
+        and other.seeds >= LEAST_SEEDS
+        and other.resolution == line.resolution
+        and other.points["forward_gmacs"].iloc[0] < gmacs
+    ]
+    if not smaller:
+        return float("nan"), f"training's noise: {line.label} has one seed, and no smaller {line.family} three"
+    nearest = max(smaller, key=lambda other: (other.points["forward_gmacs"].iloc[0], other.seeds))
+    return nearest.noise, f"training's noise of {line.label}, of one seed, is taken from {nearest.seeds} seeds of " + (
+        nearest.label
     )
-    return float(spread) if spread > 0 else np.nan
 
 
-def _rests_on(one: Comparison, protocol: dict[str, object], distance: str) -> str:
+def _rests_on(one: Comparison, protocol: dict[str, object], distance: str, noise: Noise) -> str:
     a, b = one.a, one.b
     samples = f"{one.samples:,} samples" if one.samples > 0 else "samples not recorded"
     sampler = " ".join(str(protocol[key]) for key in ("sampler", "sampling_steps") if key in protocol)
     parts = [f"{samples} ({sampler})" if sampler else samples, of_seeds(one)]
-    parts += [f"lr {a.lr:g} and {b.lr:g}, {how_chosen(one)}"]
+    parts += [f"lr {a.lr:g} and {b.lr:g}, {how_chosen(one)}", what_differs(one)]
     parts += [f"floor {one.floor:.3g}" if np.isfinite(one.floor) else "floor not measured"]
-    parts += [*curve_notes(a.label, a.points, distance), *curve_notes(b.label, b.points, distance)]
+    parts += [*curve_notes(a.label, a.points, distance), *curve_notes(b.label, b.points, distance), *noise.told]
     return f"{'; '.join(parts)}; the evaluation's noise and labels are common to all seeds"

@@ -1,14 +1,19 @@
-"""The step ratios of a table: which models are compared, at which learning rates, and what is said about it."""
+"""The step ratios of a table: which models are compared, at which settings, and what is said about it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
+from fcdm.analysis.data.noise import NOISE
 from fcdm.analysis.data.seed_curves import SeedCurve, seed_curves
+from fcdm.analysis.stats.differences import differing, other_data
+from fcdm.analysis.stats.pair_patterns import PairOfPatterns, matching, not_there
 from fcdm.analysis.stats.step_efficiency import FLOORS, RatioRange, curve_notes, ratio_range
+from fcdm.errors import UserError
 
 METRICS = {
     "fid": "floor",
@@ -17,12 +22,12 @@ METRICS = {
     "fid_pixels_heldout": "floor_pixels_heldout",
 }
 """A distance that can be compared -> the column of its floor."""
-UNITS = {"steps": "steps", "train_flops": "training FLOPs", "device_seconds": "device-hours"}
+UNITS = {"steps": "steps", "images": "images", "train_flops": "training FLOPs", "device_seconds": "device-hours"}
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """An FCDM against the DiT of its size, each at the best of the settings that were tried."""
+    """Two models, such as an FCDM and the DiT of its size, each at the best of the settings that were tried."""
 
     a: SeedCurve
     b: SeedCurve
@@ -40,29 +45,50 @@ class Comparison:
     flops: RatioRange | str
     seconds: RatioRange | str
     """Over device-seconds (GPU-hours x 3600), or why there is no such ratio."""
+    images: RatioRange | str = "not recorded"
+    """Over images seen: steps times batch."""
     differs: tuple[str, ...] = ()
-    """What else than the architecture is not the same on both sides: `batch_size 512 against 128`."""
+    """What differs besides the architecture: `batch_size 512 against 128`."""
 
 
 def of_metric(table: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """The table with another distance in the place of `fid`, and its floor in that of `floor`."""
-    return table.assign(fid=table[metric], floor=table[METRICS[metric]])
+    """The table with another distance in the place of `fid`, and its floor and noise in those of FID's."""
+    return table.assign(fid=table[metric], floor=table[METRICS[metric]], noise=table.get(NOISE[metric], np.nan))
 
 
-def comparisons(table: pd.DataFrame) -> list[Comparison]:
-    """Each FCDM size that has a DiT of the same letter, against the one with the smallest patch."""
-    pairs = []
-    for _, rows in table.groupby(["data", "resolution"], sort=True):  # FIDs of other data are another scale
-        pairs += _of_one_scale(rows)
-    return pairs
+def comparisons(table: pd.DataFrame, pairs: Sequence[PairOfPatterns] | None = None) -> list[Comparison]:
+    """Each FCDM size that has a DiT of the same letter, against the one with the smallest patch.
+
+    `pairs`: these instead, each two patterns (`pair_patterns`). Raises UserError where one of them means no model, or
+    several.
+    """
+    scales = [rows for _, rows in table.groupby(["data", "resolution"], sort=True)]  # FIDs of others are another scale
+    if pairs is None:
+        return [one for rows in scales for one in _of_one_scale(rows)]
+    found = []
+    for pair in pairs:
+        there = [one for rows in scales for one in _of_patterns(rows, pair)]
+        if not there:
+            raise not_there(pair, seed_curves(table))
+        found += there
+    return found
+
+
+def _of_patterns(table: pd.DataFrame, pair: PairOfPatterns) -> list[Comparison]:
+    """The two on this scale; none where one of them is not on it."""
+    curves = seed_curves(table)
+    a, b = (matching(pattern, curves) for pattern in pair)
+    if not a or not b:
+        return []
+    if _best(a)[0] is _best(b)[0]:
+        raise UserError(f"--pair: '{pair[0]}' and '{pair[1]}' are the same, {_best(a)[0].label}")
+    return [_comparison(a, b, table)]
 
 
 def _of_one_scale(table: pd.DataFrame) -> list[Comparison]:
     by_name: dict[str, list[SeedCurve]] = {}
     for line in seed_curves(table):
         by_name.setdefault(line.name, []).append(line)
-    floor = float(table["floor"].median()) if table["floor"].notna().any() else float("nan")
-    samples = int(table["samples"].max())
     pairs = []
     for candidates in by_name.values():
         if candidates[0].family != "fcdm":
@@ -72,18 +98,43 @@ def _of_one_scale(table: pd.DataFrame) -> list[Comparison]:
         if not rivals:
             continue
         rival = min(rivals, key=lambda other: int(other.rsplit("/", 1)[1]))
-        a, at_a, absent_a = _best(candidates)
-        b, at_b, absent_b = _best(by_name[rival])
-        steps, flops, seconds = (_ratio(a, b, axis, floor) for axis in UNITS)
-        edge = tuple(
-            best.name
-            for best, rates in ((a, {x.lr for x in candidates}), (b, {x.lr for x in by_name[rival]}))
-            if len(rates) > 1 and best.lr in (min(rates), max(rates))
-        )
-        tried = (len(candidates) - len(absent_a), len(by_name[rival]) - len(absent_b))
-        absent = (*absent_a, *absent_b)
-        pairs.append(Comparison(a, b, floor, samples, tried, (at_a, at_b), absent, edge, steps, flops, seconds))
+        pairs.append(_comparison(candidates, by_name[rival], table))
     return sorted(pairs, key=lambda one: one.a.points["forward_gmacs"].iloc[0])
+
+
+def _comparison(ours: list[SeedCurve], theirs: list[SeedCurve], table: pd.DataFrame) -> Comparison:
+    """The best of some settings of one model against the best of some of another's, on one scale."""
+    a, at_a, absent_a = _best(ours)
+    b, at_b, absent_b = _best(theirs)
+    floor = float(table["floor"].median()) if table["floor"].notna().any() else float("nan")
+    edge = tuple(
+        best.name
+        for best, rates in ((a, {x.lr for x in ours}), (b, {x.lr for x in theirs}))
+        if len(rates) > 1 and best.lr in (min(rates), max(rates))
+    )
+    ratios = {axis: _ratio(a, b, axis, floor) for axis in UNITS}
+    return Comparison(
+        a,
+        b,
+        floor,
+        samples=int(table["samples"].max()),
+        tried=(len(ours) - len(absent_a), len(theirs) - len(absent_b)),
+        chosen_at=(at_a, at_b),
+        not_compared=(*absent_a, *absent_b),
+        at_edge=edge,
+        steps=ratios["steps"],
+        flops=ratios["train_flops"],
+        seconds=ratios["device_seconds"],
+        images=ratios["images"],
+        differs=differing(a, b),
+    )
+
+
+def unequal_batch(a: SeedCurve, b: SeedCurve) -> str | None:
+    """Why steps of two lines cannot be compared; None: they can."""
+    if a.batch_size is None or b.batch_size is None or a.batch_size == b.batch_size:
+        return None
+    return f"refused: a step is {a.batch_size:,} images against {b.batch_size:,}; images are compared instead"
 
 
 def incomparable(a: SeedCurve, b: SeedCurve) -> str | None:
@@ -97,7 +148,11 @@ def incomparable(a: SeedCurve, b: SeedCurve) -> str | None:
 
 
 def _ratio(a: SeedCurve, b: SeedCurve, axis: str, floor: float) -> RatioRange | str:
+    if why := other_data(a, b):
+        return f"refused: {why}"
     if axis == "device_seconds" and (why := incomparable(a, b)):
+        return why
+    if axis == "steps" and (why := unequal_batch(a, b)):
         return why
     if not (min(a.points[axis].min(), b.points[axis].min()) > 0):
         return "not recorded"
@@ -122,17 +177,21 @@ def _best(candidates: list[SeedCurve]) -> tuple[SeedCurve, int, list[str]]:
 
 def sentence(one: Comparison) -> str:
     """What was measured, with what it depends on."""
-    a, b, ratio = one.a, one.b, one.steps
+    a, b = one.a, one.b
+    axis = "images" if isinstance(one.steps, str) and unequal_batch(a, b) else "steps"
+    ratio = one.images if axis == "images" else one.steps
     if isinstance(ratio, str):
-        least = bound((a.label, a.points), (b.label, b.points), one.floor)
+        least = bound((a.label, a.points), (b.label, b.points), one.floor, axis)
         return f"{a.label} against {b.label}: {ratio}.{f' {least}.' if least else ''} ({_conditions(one)})"
     text = (
-        f"{a.label} reaches FID {ratio.target:.3g} after {_count(ratio.steps_a)} steps, {b.label} after "
-        f"{_count(ratio.steps_b)}: {_times(ratio.ratio, 'steps')}"
+        f"{a.label} reaches FID {ratio.target:.3g} after {_count(ratio.steps_a)} {UNITS[axis]}, {b.label} after "
+        f"{_count(ratio.steps_b)}: {_times(ratio.ratio, UNITS[axis])}"
     )
     if ratio.unclear:
         text += f", no clear ratio ({ratio.unclear})"
-    text += f"; {ratio.lowest:.1f} to {ratio.highest:.1f} times over FID {ratio.worst:.3g} to {ratio.best:.3g}"
+    text += f"; {over_targets(ratio)}"
+    if axis == "images":
+        text += f"; in steps {one.steps}"
     if isinstance(one.flops, RatioRange):
         flops = one.flops
         text += f"; at FID {flops.target:.3g} {_times(flops.ratio, 'training FLOPs')}"
@@ -142,6 +201,26 @@ def sentence(one: Comparison) -> str:
         text += f"; in training FLOPs: {one.flops}"
     cut = f"; FIDs under {FLOORS * one.floor:.3g}, twice the floor, refused" if ratio.cut_by_floor else ""
     return f"{text} ({_conditions(one)}{cut})."
+
+
+def over_targets(ratio: RatioRange, distance: str = "FID") -> str:
+    """`3.0x at FID 19.7 to 2.5x at FID 2.04`: the highest FID first, its ratio with it; then extremes inside."""
+    named = f"{distance} " if distance else ""
+    again = named if distance == "FID" else ""
+    text = f"{times(ratio.at_worst)} at {named}{ratio.worst:.3g} to {times(ratio.at_best)} at {again}{ratio.best:.3g}"
+    inside = [
+        f"{word} {times(extreme)} at {at:.3g}"
+        for word, extreme, at, beyond in (
+            ("lowest", ratio.lowest, ratio.lowest_at, ratio.lowest < min(ratio.at_worst, ratio.at_best)),
+            ("highest", ratio.highest, ratio.highest_at, ratio.highest > max(ratio.at_worst, ratio.at_best)),
+        )
+        if beyond and times(extreme) not in (times(ratio.at_worst), times(ratio.at_best))
+    ]
+    return text + (f" ({', '.join(inside)})" if inside else "")
+
+
+def times(ratio: float) -> str:
+    return f"{ratio:.1f}x" if ratio >= 1 else f"{ratio:.2f}x"
 
 
 def bound(
@@ -159,9 +238,10 @@ def bound(
         reached, end = ours.iloc[0], theirs.iloc[-1]
         if reached["fid"] >= theirs["fid"].min() or reached["fid"] < FLOORS * floor:
             continue
+        counted = "images" if axis == "images" else "steps"
         text = (
-            f"{slow} did not reach {distance} {reached['fid']:.4g} within {_count(end['steps'])} steps; {fast} was "
-            f"there after {_count(reached['steps'])} or fewer"
+            f"{slow} did not reach {distance} {reached['fid']:.4g} within {_count(end[counted])} {counted}; {fast} was "
+            f"there after {_count(reached[counted])} or fewer"
         )
         if end[axis] > reached[axis] > 0:
             text += f": more than {end[axis] / reached[axis]:.1f} times fewer {UNITS[axis]}"
@@ -199,11 +279,20 @@ def _count(number: float) -> str:
     return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
 
+def what_differs(one: Comparison) -> str:
+    """`differing in batch_size 512 against 128`."""
+    known = [text for text in one.differs if not text.startswith("of other settings")]
+    unknown = [text for text in one.differs if text.startswith("of other settings")]
+    parts = [f"differing in {', '.join(known)}"] if known else []
+    parts += unknown or ([] if known else ["differing in nothing but the model"])
+    return "; ".join(parts)
+
+
 def _conditions(one: Comparison) -> str:
     a, b = one.a, one.b
     floor = f"floor {one.floor:.3g}" if np.isfinite(one.floor) else "floor not measured"
     rates = f"both at lr {a.lr:g}" if a.lr == b.lr else f"lr {a.lr:g} and {b.lr:g}"
     samples = f"{one.samples:,} samples" if one.samples > 0 else "samples not recorded"
     hidden = [*curve_notes(a.label, a.points), *curve_notes(b.label, b.points)]
-    parts = [f"{of_seeds(one)}, {samples}, {floor}", f"{rates}, {how_chosen(one)}", *hidden]
+    parts = [f"{of_seeds(one)}, {samples}, {floor}", f"{rates}, {how_chosen(one)}", what_differs(one), *hidden]
     return f"log FID interpolated over log steps; {'; '.join(parts)}"

@@ -7,17 +7,20 @@ for them, and their own curves speak in own rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache, partial
 
 import numpy as np
 import pandas as pd
 
+from fcdm.analysis.data.seed_curves import seed_curves
 from fcdm.analysis.published import published_curve
 from fcdm.analysis.stats.claim_sides import Pair, Side, pairs_of, published_pair
 from fcdm.analysis.stats.model_pairs import METRICS, of_metric
-from fcdm.analysis.stats.step_ratios import budgets, compute, equal_fid, macs, same_budget, smallest_budget
+from fcdm.analysis.stats.pair_patterns import PairOfPatterns, matching
+from fcdm.analysis.stats.reverses import reverses
+from fcdm.analysis.stats.step_ratios import budgets, compute, equal_fid, macs, same_budget, smallest_budget, trend
 from fcdm.formatting import steps_text
 
 XL = ("FCDM-XL", "DiT-XL/2")
@@ -27,12 +30,17 @@ DISTANCES = {
     "fid_heldout": "FID to held-out images",
     "fid_pixels_heldout": "distance on pixels to held-out images",
 }
-OF_AXIS = {"steps": "steps", "train_flops": "training FLOPs", "device_seconds": "hours on one device"}
+OF_AXIS = {
+    "steps": "steps",
+    "images": "images",
+    "train_flops": "training FLOPs",
+    "device_seconds": "hours on one device",
+}
 
 
 @dataclass(frozen=True)
 class ClaimRow:
-    """One row: `kind` is `budgets`, `equal FID`, `cost` or `same budget`, which are different questions."""
+    """One row: `kind` is `budgets`, `equal FID`, `trend`, `cost`, `same budget` or `reverse`: different questions."""
 
     key: str
     kind: str
@@ -90,6 +98,7 @@ def _paper_claims() -> list[_Paper]:
         at(9.62, "steps", "equal_fid_9.62_steps"),
         at(10.67, "steps", "equal_fid_10.67_steps"),
         over_all("steps"),
+        _Paper("trend_256", "trend", "how the ratio of steps changes towards lower FIDs, 256 px", 256, trend),
         at(9.62, "train_flops", "equal_fid_9.62_flops"),
         at(10.67, "train_flops", "equal_fid_10.67_flops"),
         over_all("train_flops"),
@@ -101,23 +110,67 @@ def _paper_claims() -> list[_Paper]:
     ]
 
 
-def claims(table: pd.DataFrame | None, others: pd.DataFrame) -> list[ClaimRow]:
-    """Every claim, the papers' first. `table`: `tidy_table`'s (None: no runs); `others`: `published`'s."""
-    own = pairs_of(table) if table is not None and len(table) else []
+def claims(
+    table: pd.DataFrame | None, others: pd.DataFrame, pairs: Sequence[PairOfPatterns] | None = None
+) -> list[ClaimRow]:
+    """Every claim, the papers' first. `table`: `tidy_table`'s (None: no runs); `others`: `published`'s.
+
+    `pairs`: two patterns each, of the models to compare; None: each FCDM with the DiT of its size. Raises UserError for
+    a pattern that means no model, or several.
+    """
+    own = pairs_of(table, pairs=pairs) if table is not None and len(table) else []
     claim_rows = []
     pair_of = cache(partial(published_pair, others))
     for one in _paper_claims():
         theirs = pair_of(*one.models, one.resolution)
         side = one.compute(theirs) if theirs is not None else _not_published(others, one.models, one.resolution)
         claim_rows.append(ClaimRow(one.key, one.kind, one.claim, side, _of_runs(one, own)))
+    for reverse in reverses(others):
+        lacking = Side(f"missing: runs of {reverse.models[0]} and {reverse.models[1]} at {reverse.resolution} px")
+        claim_rows.append(ClaimRow(reverse.key, "reverse", reverse.claim, reverse.side, lacking))
     for pair in own:
         claim_rows += _own_claims(pair, "fid", others)
     if table is not None and len(table):
         for metric in METRICS:
             if metric != "fid" and np.isfinite(table[metric]).any():
-                for pair in pairs_of(of_metric(table, metric), DISTANCES[metric]):
+                for pair in pairs_of(of_metric(table, metric), DISTANCES[metric], pairs):
                     claim_rows += _own_claims(pair, metric, others)
     return claim_rows
+
+
+def claims_elsewhere(
+    tables: Mapping[str, pd.DataFrame], pairs: Sequence[PairOfPatterns] | None = None
+) -> list[ClaimRow]:
+    """The ratio at equal FID once more for each of `other_tables`: at other sampling steps, at the best guidance."""
+    claim_rows = []
+    for where, table in tables.items():
+        for pair in _pairs_there(table, pairs):
+            axis = pair.counted_in
+            text = f"{pair.name_a} against {pair.name_b}, {pair.resolution} px, {where}: {OF_AXIS[axis]} to equal FID"
+            key = f"{pair.name_a}|{pair.name_b}|{pair.resolution}|fid|{axis} {where}"
+            side = equal_fid(pair, axis)
+            if table["guidance_scale"].nunique() > 1:
+                side = replace(side, rests_on=f"{_scales(pair)}; {side.rests_on}")
+            claim_rows.append(ClaimRow(key, "equal FID", text, Side("a claim of these runs"), side))
+    return claim_rows
+
+
+def _pairs_there(table: pd.DataFrame, pairs: Sequence[PairOfPatterns] | None) -> list[Pair]:
+    """Those of the pairs that this table has both models of; patterns that were refused before are refused again."""
+    if pairs is None:
+        return pairs_of(table)
+    curves = seed_curves(table)
+    there = [pair for pair in pairs if all(matching(pattern, curves) for pattern in pair)]
+    return pairs_of(table, pairs=there) if there else []
+
+
+def _scales(pair: Pair) -> str:
+    """`FCDM-N: scale 1.5 at 400, 1.25 at 800; ...`."""
+    told = []
+    for line in pair.lines or ():
+        by_step = line.runs.groupby("steps")["guidance_scale"].first()
+        told.append(f"{line.label}: scale {', '.join(f'{scale:g} at {steps:,}' for steps, scale in by_step.items())}")
+    return "; ".join(told)
 
 
 def claims_frame(claim_rows: list[ClaimRow]) -> pd.DataFrame:
@@ -188,10 +241,22 @@ def _own_claims(pair: Pair, metric: str, others: pd.DataFrame) -> list[ClaimRow]
             equal_fid(pair, axis),
         )
         for axis in OF_AXIS
+        if axis != "images" or pair.counted_in == "images"
     ]
+    claim_rows.append(
+        ClaimRow(
+            f"{stem}|trend",
+            "trend",
+            f"{names}: how the ratio of {pair.counted_in} changes towards lower {pair.distance}",
+            trend(theirs) if theirs is not None else nothing,
+            trend(pair),
+        )
+    )
     smallest = smallest_budget(pair)
     side = Side(f"no budget of {pair.name_a} has a {pair.distance} as low as the best of {pair.name_b}", pair.rests_on)
-    if smallest is not None and smallest[0] == smallest[1]:
+    if why := pair.refusal("steps"):
+        side = Side(why, pair.rests_on)
+    elif smallest is not None and smallest[0] == smallest[1]:
         at_budget = same_budget(pair, smallest[0])
         side = Side(f"the same budget: {at_budget.text}", pair.rests_on)
     elif smallest is not None:

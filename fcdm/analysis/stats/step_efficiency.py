@@ -25,8 +25,6 @@ FLOORS = 2.0
 TARGETS = 33
 LEAST_RANGE = 1.1
 """A shared range whose highest FID is less than this many times its lowest is too narrow to tell a ratio."""
-FID_ERROR = 0.5
-"""How far FIDs of one model at one budget differ between re-runs and references: sensitivity is shown for it."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +98,12 @@ class RatioRange:
     best: float
     worst: float
     """The shared range of FIDs: from `worst` down to `best`."""
+    at_worst: float
+    at_best: float
+    """The ratio at the two ends of the range."""
+    lowest_at: float
+    highest_at: float
+    """The FIDs at which it is lowest and highest."""
     cut_by_floor: bool
     """Both models reach lower FIDs than `best`, but those are below twice the floor and were refused."""
 
@@ -202,35 +206,74 @@ def shared_targets(a: FidCurve, b: FidCurve, floor: float = np.nan, count: int =
 
 
 def ratio_curve(
-    a: FidCurve, b: FidCurve, floor: float = np.nan, error: float = FID_ERROR, targets: ArrayLike | None = None
+    a: FidCurve, b: FidCurve, floor: float = np.nan, error: float = np.nan, targets: ArrayLike | None = None
 ) -> pd.DataFrame:
-    """The equal-FID ratio at every shared target, and how far it moves where one curve's FIDs are off by `error`.
+    """The equal-FID ratio at every shared target, and how far it moves where FIDs are off by the relative `error`.
 
-    Columns: target, amount_a, amount_b, ratio, low, high (the extremes over either curve shifted up or down by
-    `error`), low_open, high_open (a shift leaves what was measured: the end is only a bound, the truth may be beyond).
-    `error` NaN, not known: low and high are NaN.
+    Columns: target, amount_a, amount_b, ratio; low, high: the extremes where all FIDs of one of the two are off,
+    times 1 - error or 1 + error; low_both, high_both: where both are off, against each other. The same with `_open`: a
+    shift leaves what was measured, so that the end is only a bound, and the truth may be beyond.
+    `error` NaN, not known: the ends are NaN.
     """
     chosen = shared_targets(a, b, floor) if targets is None else np.atleast_1d(np.asarray(targets, dtype=float))
     at_a, at_b = _logs(a, chosen), _logs(b, chosen)
     with np.errstate(invalid="ignore"):  # inf - inf: neither was measured
         ratio = np.exp(at_b - at_a)
     ratio[~np.isfinite(at_a) | ~np.isfinite(at_b) | (chosen < FLOORS * floor)] = np.nan
+    columns = {"target": chosen}
+    columns |= {
+        f"amount_{name}": np.where(np.isfinite(at), np.exp(at), np.nan) for name, at in (("a", at_a), ("b", at_b))
+    }
+    columns["ratio"] = ratio
+    one_off = [(-error, 0.0), (error, 0.0), (0.0, -error), (0.0, error)]
+    for suffix, shifts in (("", one_off), ("_both", [(-error, error), (error, -error)])):
+        columns |= _moved(a, b, chosen, ratio, shifts, suffix)
+    return pd.DataFrame(columns)
+
+
+def _moved(
+    a: FidCurve,
+    b: FidCurve,
+    targets: np.ndarray,
+    ratio: np.ndarray,
+    shifts: list[tuple[float, float]],
+    suffix: str,
+) -> dict[str, np.ndarray]:
+    """Lowest and highest ratio over relative shifts of a's and b's FIDs, and which of the two are only bounds."""
     low, high = ratio.copy(), ratio.copy()
-    low_open, high_open = np.zeros(len(chosen), dtype=bool), np.zeros(len(chosen), dtype=bool)
-    # A curve shifted up by `error` reaches the target where the unshifted one reaches target - error.
-    for shift_a, shift_b in ((-error, 0.0), (error, 0.0), (0.0, -error), (0.0, error)):
-        moved_a, moved_b = _logs(a, chosen - shift_a), _logs(b, chosen - shift_b)
+    low_open, high_open = np.zeros(len(targets), dtype=bool), np.zeros(len(targets), dtype=bool)
+    for shift_a, shift_b in shifts:
+        # A curve times 1 + shift reaches the target where the unshifted one reaches target / (1 + shift).
+        moved_a, moved_b = _logs(a, targets / (1 + shift_a)), _logs(b, targets / (1 + shift_b))
         # What was not measured counts by the end of the curve that it lies beyond, and that side is open.
         moved = np.exp(_to_the_end(b, moved_b) - _to_the_end(a, moved_a))
         low, high = np.minimum(low, moved), np.maximum(high, moved)
         low_open |= (moved_b == -np.inf) | (moved_a == np.inf)
         high_open |= (moved_a == -np.inf) | (moved_b == np.inf)
-    if np.isnan(error):
+    if np.isnan(shifts).any():
         low, high = np.full_like(ratio, np.nan), np.full_like(ratio, np.nan)
         low_open, high_open = np.zeros_like(low_open), np.zeros_like(high_open)
-    amounts = [np.where(np.isfinite(at), np.exp(at), np.nan) for at in (at_a, at_b)]
-    names = ["target", "amount_a", "amount_b", "ratio", "low", "high", "low_open", "high_open"]
-    return pd.DataFrame(dict(zip(names, (chosen, *amounts, ratio, low, high, low_open, high_open), strict=True)))
+    names = [f"{end}{suffix}{kind}" for kind in ("", "_open") for end in ("low", "high")]
+    return dict(zip(names, (low, high, low_open, high_open), strict=True))
+
+
+def log_slope(curve: FidCurve, target: float, step: float = 1e-3) -> float:
+    """d log amount / d log FID at `target`: per cent of the amount for one of FID; NaN: not measured.
+
+    At a measured point the mean of both sides; at an end of the curve its only side.
+    """
+    around = _logs(curve, target * np.exp([-step, 0.0, step]))
+    measured = np.flatnonzero(np.isfinite(around))
+    if len(measured) < 2:
+        return float("nan")
+    first, last = measured[0], measured[-1]
+    return float((around[last] - around[first]) / (step * (last - first)))
+
+
+def noise_factor(a: FidCurve, b: FidCurve, target: float, error_a: float, error_b: float) -> float:
+    """What independent relative errors of both models' FIDs (1 sd) do to their ratio at `target`: a factor, above 1."""
+    slopes = np.array([log_slope(a, target), log_slope(b, target)])
+    return float(np.exp(np.hypot(*(slopes * [error_a, error_b]))))
 
 
 def ratio_range(
@@ -251,16 +294,22 @@ def ratio_range(
             "where noise decides; evaluate with more samples, or at smaller budgets"
         )
     middle = equal_fid_ratio(a, b, float(np.sqrt(targets[0] * targets[-1])), floor)
-    ratios = [*ratio_curve(a, b, targets=targets)["ratio"], middle.ratio]
+    found = ratio_curve(a, b, targets=np.append(targets, middle.target))
+    ratios = found["ratio"].to_numpy()
+    at_targets = found["target"].to_numpy()
     return RatioRange(
         target=middle.target,
         ratio=middle.ratio,
         steps_a=middle.a.amount,
         steps_b=middle.b.amount,
-        lowest=min(ratios),
-        highest=max(ratios),
+        lowest=float(ratios.min()),
+        highest=float(ratios.max()),
         best=float(targets[-1]),
         worst=float(targets[0]),
+        at_worst=float(ratios[0]),
+        at_best=float(ratios[-2]),
+        lowest_at=float(at_targets[ratios.argmin()]),
+        highest_at=float(at_targets[ratios.argmax()]),
         cut_by_floor=bool(targets[-1] > free[-1]),
     )
 

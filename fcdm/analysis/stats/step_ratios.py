@@ -8,14 +8,16 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from fcdm.analysis.stats.bootstrap import ratio_intervals
+from fcdm.analysis.stats.bootstrap import Trend, ratio_intervals, ratio_trend
 from fcdm.analysis.stats.claim_sides import CLAIMED, DERIVED, Pair, Side
-from fcdm.analysis.stats.model_pairs import UNITS, bound, incomparable
+from fcdm.analysis.stats.model_pairs import UNITS, bound, over_targets, times
 from fcdm.analysis.stats.step_efficiency import (
     FLOORS,
     FidCurve,
+    RatioRange,
     budget_ratio,
     equal_fid_ratio,
+    noise_factor,
     ratio_curve,
     ratio_range,
 )
@@ -24,6 +26,8 @@ from fcdm.formatting import steps_text
 
 def budgets(pair: Pair, steps_a: float, steps_b: float) -> Side:
     """The ratio of two budgets, with what their FIDs say."""
+    if why := pair.refusal("steps"):
+        return Side(why, pair.rests_on)
     fid_a, fid_b = _fid_at(pair.a, steps_a), _fid_at(pair.b, steps_b)
     ratio = budget_ratio(steps_a, steps_b, fid_a, fid_b, pair.b.loc[pair.b["steps"] < steps_b, "fid"])
     status = pair.status
@@ -51,9 +55,9 @@ def budgets(pair: Pair, steps_a: float, steps_b: float) -> Side:
 def equal_fid(pair: Pair, axis: str, target: float | None = None) -> Side:
     """The ratio at one target (None: the middle of all shared ones), how far it moves, and its interval over seeds."""
     rests_on = pair.rests_on
+    if why := pair.refusal(axis):
+        return Side(f"no ratio: {why}", rests_on)
     if pair.lines is not None and axis == "device_seconds":
-        if why := incomparable(*pair.lines):
-            return Side(f"no ratio: {why}", rests_on)
         rests_on += f"; wall time of training on {pair.lines[0].devices[0]}, with whatever else that machine did"
     a, b = pair.curves(axis)
     text = ""
@@ -63,8 +67,7 @@ def equal_fid(pair: Pair, axis: str, target: float | None = None) -> Side:
             least = bound((pair.name_a, pair.a), (pair.name_b, pair.b), pair.floor, axis, pair.distance)
             return Side(f"no ratio: {span}{f'; {least}' if least else ''}{pair.incomplete}", rests_on)
         target = span.target
-        text = f"; {times(span.lowest)} to {times(span.highest)} over {pair.distance} "
-        text += f"{span.worst:.3g} to {span.best:.3g}"
+        text = f"; {over_targets(span, pair.distance)}"
         if span.cut_by_floor:
             text += f" (below twice the floor of {pair.floor:.3g} refused)"
         if span.unclear:
@@ -76,8 +79,7 @@ def equal_fid(pair: Pair, axis: str, target: float | None = None) -> Side:
         why = " and ".join(f"{name}: {at.how}" for name, at in ((pair.name_a, one.a), (pair.name_b, one.b)))
         return Side(f"no ratio at {pair.distance} {target:.4g} ({why}){pair.incomplete}", rests_on)
     text = f"{_fewer(one.ratio)} {UNITS[axis]} at {pair.distance} {target:.4g}{text}"
-    if np.isfinite(pair.error):
-        text += _sensitivity(a, b, target, pair.error)
+    text += _noise(pair, a, b, target) if pair.lines is not None else _sensitivity(a, b, target, pair.error)
     low = high = np.nan
     if (curves := pair.trajectories(axis)) is not None:
         row = ratio_intervals(*curves, target).iloc[0]
@@ -95,13 +97,52 @@ def equal_fid(pair: Pair, axis: str, target: float | None = None) -> Side:
 
 
 def efficiency_curve(pair: Pair, axis: str = "steps") -> pd.DataFrame:
-    """`ratio_curve` over all shared targets with the interval over seeds: columns low_seeds, high_seeds, note."""
-    ratios = ratio_curve(*pair.curves(axis), pair.floor, pair.error)
+    """`ratio_curve` over all shared targets with the interval over seeds: columns low_seeds, high_seeds, note.
+
+    Without rows where the two are not compared over this axis.
+    """
+    refused = np.empty(0) if pair.refusal(axis) else None
+    ratios = ratio_curve(*pair.curves(axis), pair.floor, pair.error, refused)
     curves = pair.trajectories(axis)
     if curves is None or ratios.empty:
         return ratios.assign(low_seeds=np.nan, high_seeds=np.nan, note="")
     ends = ratio_intervals(*curves, ratios["target"])
     return ratios.assign(low_seeds=ends["low"], high_seeds=ends["high"], note=ends["note"])
+
+
+def trend_of(pair: Pair) -> Trend | str:
+    """How the ratio changes from the highest to the lowest FID that both models reach, or why there is none."""
+    axis = pair.counted_in
+    if why := pair.refusal(axis):
+        return why
+    span = ratio_range(pair.a[axis], pair.a["fid"], pair.b[axis], pair.b["fid"], pair.floor)
+    if not isinstance(span, RatioRange):
+        return span
+    curves = pair.trajectories(axis)
+    if curves is None:
+        ends = (span.at_worst, span.at_best)
+        return Trend(span.worst, span.best, *ends, ends[1] / ends[0], np.nan, np.nan, "one run of each")
+    return ratio_trend(*curves, span.worst, span.best)
+
+
+def trend(pair: Pair) -> Side:
+    """Whether the ratio falls or rises towards lower FIDs: told only where the interval of the change excludes 1."""
+    found = trend_of(pair)
+    if isinstance(found, str):
+        return Side(f"no trend is told: {found}", pair.rests_on)
+    again = "FID " if pair.distance == "FID" else ""
+    ends = f"{times(found.at_high)} at {pair.distance} {found.high_fid:.3g} to {times(found.at_low)} at "
+    ends += f"{again}{found.low_fid:.3g}"
+    status = DERIVED if pair.status else ""
+    if not np.isfinite([found.low, found.high]).all():
+        why = found.note or "its interval is open"
+        return Side(f"no trend is told: {ends}; {why}", pair.rests_on, found.factor, status=status)
+    interval = f"a factor of {found.factor:.2f} (95 % interval {found.low:.2f} to {found.high:.2f})"
+    if found.direction is None:
+        text = f"no trend is told: {ends}, {interval}: the interval holds 1"
+    else:
+        text = f"the ratio {found.direction} towards lower {pair.distance}: {ends}, {interval}"
+    return Side(text, pair.rests_on, found.factor, found.low, found.high, status)
 
 
 def macs(pair: Pair) -> Side:
@@ -118,6 +159,8 @@ def macs(pair: Pair) -> Side:
 
 def compute(pair: Pair, steps_a: float, steps_b: float) -> Side:
     """b's training compute over a's at two budgets: MACs x steps, the same batch."""
+    if why := pair.refusal("steps"):
+        return Side(why, pair.rests_on)
     ratio = float(pair.b["forward_gmacs"].iloc[0] * steps_b / (pair.a["forward_gmacs"].iloc[0] * steps_a))
     text = f"{times(ratio)} less compute in MACs x steps ({steps_text(steps_b)} steps against {steps_text(steps_a)})"
     return Side(
@@ -130,6 +173,8 @@ def compute(pair: Pair, steps_a: float, steps_b: float) -> Side:
 
 def same_budget(pair: Pair, steps: float) -> Side:
     """Both FIDs at one budget, and their difference as the value (above 0: a's is lower). No ratio of steps."""
+    if why := pair.refusal("steps"):
+        return Side(why, pair.rests_on)
     fid_a, fid_b = _fid_at(pair.a, steps), _fid_at(pair.b, steps)
     text = f"{pair.distance} {fid_a:.4g} against {fid_b:.4g} at {steps_text(steps)} steps"
     return Side(text + pair.incomplete, pair.rests_on, fid_b - fid_a, status=pair.status)
@@ -150,17 +195,37 @@ def _fewer(ratio: float) -> str:
     return f"{times(ratio)} fewer" if ratio >= 1 else f"{times(1 / ratio)} more"
 
 
-def times(ratio: float) -> str:
-    return f"{ratio:.1f}x" if ratio >= 1 else f"{ratio:.2f}x"
-
-
 def _fid_at(points: pd.DataFrame, steps: float) -> float:
     fids = points.loc[points["steps"] == steps, "fid"]
     return float(fids.iloc[0]) if len(fids) else np.nan
 
 
 def _sensitivity(a: FidCurve, b: FidCurve, target: float, error: float) -> str:
+    """How far the ratio moves where the FIDs of one of the two are off, and of both, against each other."""
+    if np.isnan(error):
+        return ""
     row = ratio_curve(a, b, error=error, targets=[target]).iloc[0]
-    low = f"{times(row['low'])}{' or less' if row['low_open'] else ''}"
-    high = f"{times(row['high'])}{' or more' if row['high_open'] else ''}"
-    return f"; an error of {error:.3g} FID in one model makes it {low} to {high}"
+
+    def ends(suffix: str) -> str:
+        low = f"{times(row['low' + suffix])}{' or less' if row[f'low{suffix}_open'] else ''}"
+        return f"{low} to {times(row['high' + suffix])}{' or more' if row[f'high{suffix}_open'] else ''}"
+
+    return f"; FIDs of one model off by {error:.0%} make it {ends('')}, of both {ends('_both')}"
+
+
+def _noise(pair: Pair, a: FidCurve, b: FidCurve, target: float) -> str:
+    """The noise of evaluation and training, and the factor that one standard deviation of it is on the ratio."""
+    noise = pair.noise
+    parts = []
+    if np.isfinite(noise.evaluation):
+        factor = noise_factor(a, b, target, noise.evaluation, noise.evaluation)
+        parts.append(f"evaluation's noise {noise.evaluation:.1%}, a factor of {factor:.2f} on the ratio")
+    else:
+        parts.append("evaluation's noise not measured")
+    ours, theirs = noise.training
+    if np.isfinite([ours, theirs]).all():
+        factor = noise_factor(a, b, target, ours, theirs)
+        parts.append(f"training's {ours:.1%} and {theirs:.1%}, a factor of {factor:.2f} for one run of each")
+    else:
+        parts.append("training's not known")
+    return f"; {', '.join(parts)}"

@@ -14,6 +14,7 @@ import pandas as pd
 
 from fcdm.analysis.data.curves import is_fid
 from fcdm.analysis.data.labels import display_name
+from fcdm.analysis.data.seed_curves import seed_curves
 from fcdm.errors import UserError
 
 
@@ -149,10 +150,11 @@ def tuned_as(table: pd.DataFrame, tuned: list[Tuned]) -> list[str]:
         rows = table[same & (table["model"] == one.model)]
         if rows.empty or one.best is None:
             continue
-        chosen = {f"{key}={value}" for key, value in one.best.values.items()}
         best = "the best" if one.finished else "the best so far (the tuning is not finished)"
         text = f"{one.name}: {one.best.text}, {best} of {len(one.complete)} settings on seeds {listed(one.seeds)}"
-        if not all(chosen <= set(variant.split(",")) for variant in set(rows["variant"])):
+        as_chosen = [_as_chosen(line.settings, line.is_fully_known, one.best.values) for line in seed_curves(rows)]
+        lacking = sorted({key for found in as_chosen for key in found or ()})
+        if None in as_chosen:
             lines.append(f"not as tuned: {text}; some of these runs use another setting")
         elif shared := sorted(set(one.seeds) & set(rows["seed"])):
             lines.append(
@@ -160,8 +162,51 @@ def tuned_as(table: pd.DataFrame, tuned: list[Tuned]) -> list[str]:
                 "and no interval holds that choice"
             )
         else:
-            lines.append(f"tuned: {text}; these runs use it on other seeds ({listed(sorted(set(rows['seed'])))})")
+            known = f" (as far as this table says, which lacks {listed(lacking)})" if lacking else ""
+            seeds = listed(sorted(set(rows["seed"])))
+            lines.append(f"tuned: {text}; these runs use it{known} on other seeds ({seeds})")
     return lines
+
+
+def _as_chosen(settings: dict[str, str], is_whole: bool, chosen: dict[str, str]) -> tuple[str, ...] | None:
+    """The keys of a choice that cannot be checked, of what is known of a run; None: it is at another setting."""
+    lacking = []
+    for key, value in chosen.items():
+        there = {theirs for name, theirs in settings.items() if name == key or name.endswith(f".{key}")}
+        if not there and not is_whole:
+            lacking.append(key)
+        elif not any(theirs == value or _number(theirs) == _number(value) is not None for theirs in there):
+            return None
+    return tuple(lacking)
+
+
+def tuning_cost(trials: pd.DataFrame, table: pd.DataFrame, tuned: list[Tuned]) -> list[str]:
+    """How many runs each model's tuning took and their device-hours, and those of a claim's own runs with it: lines.
+
+    `trials`: the tuning study's table, `table`: that of the claim's runs.
+    """
+    lines = []
+    for one in tuned:
+        searched, claimed = (
+            rows[(rows["model"] == one.model) & (rows["data"] == one.data) & (rows["resolution"] == one.resolution)]
+            for rows in (trials, table)
+        )
+        if claimed.empty:
+            continue
+        runs, hours, own = searched["run"].nunique(), _hours(searched), _hours(claimed)
+        text = f"tuning of {one.name}: {len(one.trials)} settings, {runs} runs"
+        if not np.isfinite(hours):
+            lines.append(f"{text}, device-hours not recorded")
+            continue
+        with_own = f", {hours + own:.3g} with the {claimed['run'].nunique()} runs of the claim" if own > 0 else ""
+        lines.append(f"{text}, {hours:.3g} device-hours{with_own}")
+    return lines
+
+
+def _hours(rows: pd.DataFrame) -> float:
+    """Device-hours of training the runs of these rows to their last budgets; NaN where one is not known."""
+    last = rows.groupby("run")["device_seconds"].max()
+    return float(last.sum()) / 3600 if len(last) and last.notna().all() else float("nan")
 
 
 def listed(numbers: Iterable[object]) -> str:

@@ -1,0 +1,176 @@
+"""The results in `docs/digits.md`: tables and sentences made of two tables of results, so that none is by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from fcdm.analysis.data.seed_curves import SeedCurve, seed_curves
+from fcdm.analysis.stats.claim_sides import Pair, pairs_of
+from fcdm.analysis.stats.model_pairs import (
+    METRICS,
+    Comparison,
+    comparisons,
+    of_metric,
+    over_targets,
+    times,
+    what_differs,
+)
+from fcdm.analysis.stats.step_efficiency import FLOORS, RatioRange, ratio_range
+from fcdm.analysis.stats.step_ratios import equal_fid, trend, trend_of
+from fcdm.analysis.stats.tuning_trials import Tuned, listed, tune, tuned_as, tuning_cost, unfair
+from fcdm.errors import UserError
+from fcdm.formatting import steps_text
+
+BEGIN = "<!-- written by python tools/digits_page.py: begin -->"
+END = "<!-- written by python tools/digits_page.py: end -->"
+DISTANCES = {
+    "fid": "FID, CNN features, training digits",
+    "fid_heldout": "FID, CNN features, held-out digits",
+    "fid_pixels": "raw pixels, training digits",
+    "fid_pixels_heldout": "raw pixels, held-out digits",
+}
+
+
+def renewed(page: str, table: pd.DataFrame, tuning: pd.DataFrame) -> str:
+    """The page with its marked part written anew. Raises UserError where the marks are not there."""
+    before, begun, rest = page.partition(BEGIN)
+    _, ended, after = rest.partition(END)
+    if not (begun and ended):
+        raise UserError(f"the page lacks its marks, '{BEGIN}' and '{END}': put them around what is written there")
+    return f"{before}{BEGIN}\n\n{digits_result(table, tuning)}\n\n{END}{after}"
+
+
+def digits_result(table: pd.DataFrame, tuning: pd.DataFrame) -> str:
+    """Tuning, tables and sentences in Markdown. `table`, `tuning`: as of `load_results`."""
+    tuned = tune(tuning)
+    pairs = {
+        metric: pairs_of(of_metric(table, metric), "FID" if metric == "fid" else "distance") for metric in DISTANCES
+    }
+    parts = [_chosen(tuned, tuning, table), *map(_differs, comparisons(table))]
+    parts += [_fids(table), _ratios(pairs), _trends(pairs), _floors(table)]
+    parts += [_hours(pair) for pair in pairs["fid"]]
+    parts += [_noise(pair) for pair in pairs["fid"]]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _chosen(tuned: Sequence[Tuned], trials: pd.DataFrame, table: pd.DataFrame) -> str:
+    """What was chosen from which trials, what that cost, and where the choice is not a fair one."""
+    lines = []
+    for one in tuned:
+        if one.best is not None:
+            others = [trial for trial in one.complete if trial is not one.best]
+            next_best = f"; next {others[0].text}, {others[0].mean:.3g}" if others else ""
+            lines.append(
+                f"- {one.name}: {one.best.text}, the lowest mean FID of {len(one.complete)} settings at "
+                f"{one.steps:,} steps over seeds {listed(one.seeds)}: {one.best.mean:.3g}{next_best}."
+            )
+    said = [*tuned_as(table, list(tuned)), *tuning_cost(trials, table, list(tuned)), *unfair(list(tuned))]
+    return "\n".join(["Chosen by tuning:", "", *lines, *(f"- {line[0].upper()}{line[1:]}." for line in said)])
+
+
+def _differs(one: Comparison) -> str:
+    return f"{one.a.name} against {one.b.name}: {what_differs(one)}."
+
+
+def _fids(table: pd.DataFrame) -> str:
+    curves = seed_curves(table)
+    budgets = sorted(set(table["steps"]))
+    rows = []
+    for line in curves:
+        points = line.points.set_index("steps")
+        cells = [
+            f"{row['fid']:.2f} ({row['fid_min']:.2f}, {row['fid_max']:.2f})" if row is not None else ""
+            for row in (points.loc[steps] if steps in points.index else None for steps in budgets)
+        ]
+        rows.append(f"| {line.label} | {' | '.join(cells)} |")
+    seeds = " and ".join(dict.fromkeys(str(line.seeds) for line in curves))
+    head = f"FID after so many steps, mean (lowest, highest) of {seeds} seeds:"
+    titles = f"| | {' | '.join(f'{steps:,}' for steps in budgets)} |"
+    return "\n".join([head, "", titles, "|---" * (len(budgets) + 1) + "|", *rows])
+
+
+def _ratios(pairs: dict[str, list[Pair]]) -> str:
+    """A row for each distance: at the headline target, its interval, the ends of the shared range, and in FLOPs."""
+    rows = []
+    for metric, of_distance in pairs.items():
+        for pair in of_distance:
+            axis = pair.counted_in
+            span = ratio_range(pair.a[axis], pair.a["fid"], pair.b[axis], pair.b["fid"], pair.floor)
+            if not isinstance(span, RatioRange):
+                rows.append(f"| {DISTANCES[metric]} | {span} | | | | |")
+                continue
+            steps, flops = (equal_fid(pair, of_axis) for of_axis in (axis, "train_flops"))
+            cells = [f"{times(steps.value)} at {span.target:.3g}", _ends(steps.low, steps.high)]
+            cells += [over_targets(span, ""), times(flops.value), _ends(flops.low, flops.high)]
+            rows.append(f"| {DISTANCES[metric]} | {' | '.join(cells)} |")
+    fewer = next((pair.name_a for of_distance in pairs.values() for pair in of_distance), "the first")
+    titles = [
+        *("to reach equal", f"{fewer} needs fewer steps", "95 % interval", "over the shared range"),
+        *("fewer training FLOPs", "95 % interval"),
+    ]
+    return "\n".join([f"| {' | '.join(titles)} |", "|---" * len(titles) + "|", *rows])
+
+
+def _ends(low: float, high: float) -> str:
+    if not np.isfinite(low):
+        return "none"
+    return f"{times(low)} to {times(high) if np.isfinite(high) else 'no upper end'}"
+
+
+def _trends(pairs: dict[str, list[Pair]]) -> str:
+    lines = [
+        f"- {DISTANCES[metric]}: {trend(pair).text}." for metric, of_distance in pairs.items() for pair in of_distance
+    ]
+    kinds = {
+        None if isinstance(found, str) else found.direction
+        for of_distance in pairs.values()
+        for found in map(trend_of, of_distance)
+    }
+    (kind,) = kinds if len(kinds) == 1 else ("mixed",)
+    summary = {
+        "falls": "The ratio falls towards lower values, by all distances",
+        "rises": "The ratio rises towards lower values, by all distances",
+        None: "No trend of the ratio is told by any distance",
+    }.get(kind, "The distances do not agree on a trend of the ratio")
+    return "\n".join([f"{summary}:", "", *lines])
+
+
+def _floors(table: pd.DataFrame) -> str:
+    floors = {metric: float(table[column].median()) for metric, column in METRICS.items()}
+    told = ", ".join(f"{floors[metric]:.3g} ({DISTANCES[metric]})" for metric in DISTANCES)
+    samples = int(table["samples"].max())
+    return (
+        f"The floor, what real digits score at {samples:,} samples, is {told}; targets under {FLOORS:g} times "
+        "the floor are refused."
+    )
+
+
+def _hours(pair: Pair) -> str:
+    side = equal_fid(pair, "device_seconds")
+    if not np.isfinite(side.value):
+        return f"In time: {side.text}."
+    device = pair.lines[0].devices[0] if pair.lines else ""
+    interval = f" ({_ends(side.low, side.high)})" if np.isfinite(side.low) else ""
+    at = side.text.split(";")[0]
+    return f"In time, on {device} with whatever else that machine did: {at}{interval}."
+
+
+def _noise(pair: Pair) -> str:
+    """What one run and one evaluation vary by."""
+    told = [_of_seeds(line) for line in pair.lines or ()]
+    evaluation = (
+        f"evaluation, {pair.noise.evaluation:.1%} over its seeds"
+        if np.isfinite(pair.noise.evaluation)
+        else "evaluation, not measured"
+    )
+    return f"Noise of one FID (relative standard deviation): {'; '.join([evaluation, *told])}."
+
+
+def _of_seeds(line: SeedCurve) -> str:
+    last = steps_text(float(line.points["steps"].iloc[-1]))
+    if not np.isfinite(line.noise):
+        return f"training of {line.label}, one seed"
+    return f"training of {line.label}, {line.noise:.1%} over {line.seeds} seeds up to {last} steps"

@@ -1,0 +1,78 @@
+"""What differs between the two sides of a comparison besides the architecture: keys of the configuration.
+
+A key counts only where it has an effect (`applies` in the schema): the noise schedule of a flow has none.
+"""
+
+from __future__ import annotations
+
+import ast
+from typing import Any
+
+from fcdm.analysis.data.seed_curves import SeedCurve
+from fcdm.config import when
+from fcdm.config.keys import config_keys
+from fcdm.config.schema import LabelDropConfig
+from fcdm.runs.identity import INTRODUCED
+
+LABEL_MASKS = "label_drop.mode"
+ONE_MASK = "shared"
+"""What a DiT does, whatever its configuration says: one embedder draws one mask."""
+NOT_KNOWN = "not known"
+
+
+def differing(a: SeedCurve, b: SeedCurve) -> tuple[str, ...]:
+    """Sentences such as `batch_size 512 against 128`, a's first; what cannot be compared is said last."""
+    ours, theirs = ({"model.family": line.family, **line.settings} for line in (a, b))
+    told = []
+    whole = a.tells_differences and b.tells_differences
+    for key in sorted(ours.keys() | theirs.keys()):
+        if key in ("seed", "resolution") or key.startswith(("model.", "data.")):
+            continue
+        values = _value(ours, key, whole), _value(theirs, key, whole)
+        if None not in values and not _same(*values):
+            told.append(f"{key} {values[0]} against {values[1]}")
+    if not whole:
+        told.append("of other settings the table says nothing")
+    return tuple(told)
+
+
+def other_data(a: SeedCurve, b: SeedCurve) -> str | None:
+    """Why the FIDs of the two are of two scales, as far as is known; None: they are of one."""
+    for key in ("data", "resolution"):
+        ours, theirs = a.runs[key].iloc[0], b.runs[key].iloc[0]
+        if ours != theirs:
+            return f"{key} {ours} against {theirs}: FIDs of two scales"
+    ours, theirs = a.settings.get("data.checksum"), b.settings.get("data.checksum")
+    if ours and theirs and ours != theirs:
+        return f"trained on other data (checksum {ours[:8]} against {theirs[:8]})"
+    return None
+
+
+def _value(config: dict[str, str], key: str, whole: bool) -> str | None:
+    """What the key does on this side; None: nothing."""
+    if whole and not _has_effect(config, key):
+        one_mask = key == LABEL_MASKS and not when.SEVERAL_EMBEDDERS.holds(config["model.family"])
+        drops = when.DROPS.holds(_parsed(config.get("label_drop.probability", str(LabelDropConfig.probability))))
+        return ONE_MASK if one_mask and drops else None
+    default = str(INTRODUCED[key]) if key in INTRODUCED else NOT_KNOWN
+    return config.get(key, default)
+
+
+def _has_effect(config: dict[str, str], key: str) -> bool:
+    known = config_keys().get(key)
+    for needs in known.needs if known else ():
+        if needs.key is None or (needs.key in config and not needs.holds(_parsed(config[needs.key]))):
+            return False
+    return True
+
+
+def _parsed(text: str) -> Any:
+    """`0.1` -> 0.1, `None` -> None, `dit` as it is."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _same(one: str | None, other: str | None) -> bool:
+    return one == other or _parsed(str(one)) == _parsed(str(other))

@@ -1,0 +1,65 @@
+"""`docs/digits.md`: what it says of results is made of the committed tables, and its trends follow the numbers."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from fcdm.analysis.notebook import load_results
+from fcdm.analysis.reporting.digits_results import BEGIN, END, digits_result, renewed
+from fcdm.errors import UserError
+from tests.support.commands import ROOT
+
+PAGE = ROOT / "docs" / "digits.md"
+STEPS = np.array([100, 200, 400, 800])
+
+
+def test_the_committed_page_is_current() -> None:
+    text = PAGE.read_text()
+    made = renewed(text, load_results("digits"), load_results("digits_hyperparameters"))
+    assert made == text, "run python tools/digits_page.py"
+
+
+def test_no_number_of_the_result_stands_outside_of_what_is_written_by_the_command() -> None:
+    before, _, rest = PAGE.read_text().partition(BEGIN)
+    outside = before + rest.partition(END)[2]
+    assert not re.search(r"\d[x×](?!\d)|FID \d|mean FID", outside)
+
+
+def results(power: float) -> pd.DataFrame:
+    """The committed table with FIDs of b that fall with another power than those of a, of 1."""
+    table = load_results("digits")
+    random = np.random.default_rng(3)
+    luck = pd.Series(np.exp(0.03 * random.standard_normal(len(set(table["run"])))), index=sorted(set(table["run"])))
+    of_a = table["family"] == "fcdm"
+    fid = (4000 / table["steps"]).where(of_a, 30 * (table["steps"] / 300.0) ** -power)
+    fid = fid * table["run"].map(luck) * np.exp(0.005 * random.standard_normal(len(table)))
+    distances = ("fid", "fid_heldout", "fid_pixels", "fid_pixels_heldout")
+    changed = table.assign(**dict.fromkeys(distances, fid))
+    changed.attrs = table.attrs
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("power", "says"),
+    [
+        (1.5, "The ratio falls towards lower values, by all distances"),
+        (0.7, "The ratio rises towards lower values, by all distances"),
+        (1.0, "No trend of the ratio is told by any distance"),
+    ],
+)
+def test_the_sentence_about_the_trend_follows_the_numbers(power: float, says: str) -> None:
+    """b / a at FID f is proportional to f^(1 - 1 / power) turned round: it falls with f for powers above 1."""
+    made = digits_result(results(power), load_results("digits_hyperparameters"))
+    assert says in made
+    for line in made.splitlines():
+        for high, low in re.findall(r"x at (?:FID |distance )?([\d.]+) to [\d.]+x at (?:FID )?([\d.]+)", line):
+            assert float(high) > float(low)
+
+
+def test_a_page_without_marks_is_one_line() -> None:
+    with pytest.raises(UserError, match="lacks its marks"):
+        renewed("# A page", load_results("digits"), load_results("digits_hyperparameters"))
