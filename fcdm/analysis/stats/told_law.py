@@ -1,8 +1,8 @@
 """The one rule for when a law is told: what the points do not tell is printed and drawn nowhere.
 
 The limits were set on made-up curves, not on any study's results: all but SMOOTH before the first fit, SMOOTH after the
-rule without it had missed a simulated wave. A fit that fails one of them keeps its residuals, so that they can be looked
-at; it has no E, no interval and no line in a table or figure but the reason.
+rule without it had missed a simulated wave. A fit that fails one of them keeps its residuals, so that they can be
+looked at; it has no E, no interval and no line in a table or figure but the reason.
 """
 
 from __future__ import annotations
