@@ -12,7 +12,7 @@ import pytest
 from fcdm.analysis.figures.draw_step_efficiency import size_figure
 from fcdm.analysis.figures.fid_curves import fid_against
 from fcdm.analysis.figures.heldout_loss import fid_against_loss
-from fcdm.analysis.figures.model_size import fid_against_size
+from fcdm.analysis.figures.model_size import fid_against_size, sampling_flops
 from fcdm.analysis.figures.recipes import hours_refused, recipes
 from fcdm.analysis.figures.styles import STYLE
 from fcdm.analysis.published import published
@@ -90,6 +90,16 @@ def test_sampling_costs_a_forward_pass_a_step_and_two_with_guidance(
     assert flops["DiT-04/2"] == pytest.approx(2 * 27e8 * 25 * passes)
     assert fid_against_size(table, "sampling_flops") is None  # how many steps is not recorded
     assert "sampling steps" in str(recipes(table)["fid_vs_sampling_flops"][1])
+
+
+def test_sampling_is_counted_by_the_passes_of_the_sampler(table: pd.DataFrame) -> None:
+    macs = 1e9 * table["forward_gmacs"].to_numpy()
+    known = changed(table)
+    known.attrs["protocol"] = {"sampler": "heun", "sampling_steps": 25}
+    assert sampling_flops(known).to_numpy() == pytest.approx(2 * 2 * 25 * macs)  # two calls a step
+    for unknown in ({"sampler": "dopri5", "sampling_steps": None}, {"sampling_steps": 25, "guidance_weak": "ab@1"}):
+        known.attrs["protocol"] = unknown
+        assert sampling_flops(known).isna().all()
 
 
 def test_quality_against_parameters_takes_the_best_setting_of_each_model(table: pd.DataFrame) -> None:

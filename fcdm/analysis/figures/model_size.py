@@ -38,6 +38,8 @@ from fcdm.analysis.figures.styles import (
     shade,
 )
 from fcdm.analysis.published import PUBLISHED
+from fcdm.config.samplers import ADAPTIVE
+from fcdm.cost.model_cost import FLOPS_PER_MAC, sampling_passes
 from fcdm.formatting import steps_text
 
 MOST_BUDGETS = 4
@@ -64,13 +66,13 @@ SIZES = {
 
 
 def sampling_flops(table: pd.DataFrame) -> pd.Series:
-    """FLOPs of one sample, shape of the table: forward pass x sampling steps, x 2 if guided. NaN: steps not recorded.
-
-    Of the network only. Heun's second stage and the steps that an adaptive solver takes are not counted.
-    """
-    steps = table.attrs.get("protocol", {}).get("sampling_steps")
-    guided = np.where(table["guidance_scale"] == 1, 1.0, 2.0)
-    return table["forward_gmacs"] * 2e9 * float(steps or np.nan) * guided
+    """FLOPs of the network for one sample, shape of the table. NaN where the passes are not known: an adaptive solver's
+    steps, a weaker model that guides and costs what is not in the table."""
+    protocol = table.attrs.get("protocol", {})
+    sampler, steps = str(protocol.get("sampler")), protocol.get("sampling_steps")
+    unknown = not steps or sampler in ADAPTIVE or protocol.get("guidance_weak") is not None
+    passes = [np.nan if unknown else sampling_passes(sampler, int(steps), scale) for scale in table["guidance_scale"]]
+    return pd.Series(table["forward_gmacs"] * 1e9 * FLOPS_PER_MAC * np.array(passes, dtype=float))
 
 
 def fid_against_size(table: pd.DataFrame, axis: str, published: pd.DataFrame | None = None) -> Drawn | None:
