@@ -60,6 +60,15 @@ def test_the_sentence_about_the_trend_follows_the_numbers(power: float, says: st
             assert float(high) > float(low)
 
 
+@pytest.mark.parametrize("page", ["README.md", "docs/experiments.md"])
+def test_other_pages_say_the_same_headline(page: str) -> None:
+    row = r"\| FID, CNN features, training digits \| ([\d.]+)x at [\d.]+ \| ([\d.]+)x to ([\d.]+)x \|"
+    found = re.search(row, PAGE.read_text())
+    assert found is not None
+    ratio, low, high = found.groups()
+    assert re.search(rf"{ratio}(×| times) \({low} to {high}\)", (ROOT / page).read_text())
+
+
 def test_a_page_without_marks_is_one_line() -> None:
     with pytest.raises(UserError, match="lacks its marks"):
         renewed("# A page", load_results("digits"), load_results("digits_hyperparameters"))
