@@ -176,7 +176,8 @@ def main(arguments: list[str] | None = None) -> None:
     print_table(table, console)
     for line in table.attrs["left_out"]:
         print(line, flush=True)
-    written, left_out = draw(table, options.out, guidance_table(curves, options.study), published, pairs)
+    asked = pairs if options.pair else None  # unasked, a figure shows the largest clear pair
+    written, left_out = draw(table, options.out, guidance_table(curves, options.study), published, asked)
     pictures = [path for path in written if path.suffix == ".png"]
     print("\nFigures (with .pdf and .csv beside each):")
     for path in pictures:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -23,6 +24,7 @@ from fcdm.analysis.figures.axes import log_ticks, with_left_out
 from fcdm.analysis.figures.fid_curves import fid_against
 from fcdm.analysis.figures.published_points import published_beside
 from fcdm.analysis.figures.recipes import recipes
+from fcdm.analysis.figures.sample_grid import sample_grid
 from fcdm.analysis.figures.styles import DOUBLE, FAMILIES, OTHERS, SINGLE, STYLE
 from tests.support.fake_runs import (
     FLOOR,
@@ -361,6 +363,39 @@ def test_guidance_without_inception_scores_stands_against_the_scale(tmp_path: Pa
     assert points_drawn(figure) == points_told(numbers, "guidance_scale", "fid")
     assert figure.axes[0].get_xlabel() == "Guidance scale"
     plt.close(figure)
+
+
+@pytest.mark.parametrize(("asked", "drawn_pairs"), [((), None), (("--pair", "FCDM-S", "DiT-S/2"), 1)])
+def test_only_pairs_that_were_asked_for_have_arrows_of_their_own(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: tuple[str, ...], drawn_pairs: int | None
+) -> None:
+    given: list[int | None] = []
+
+    def draw(*arguments: Any) -> tuple[list[Path], list[str]]:
+        given.append(None if arguments[4] is None else len(arguments[4]))
+        return [], []
+
+    monkeypatch.setattr(plots, "draw", draw)
+    assert plots.main(["--runs", str(runs), "--study", "scaling", "--out", str(tmp_path), *asked]) == 0
+    assert given == [drawn_pairs]
+
+
+def test_of_many_settings_each_models_best_are_pictured(tmp_path: Path) -> None:
+    """Twelve rows: five settings more than that would leave none of a DiT, in the order of the labels."""
+    rates = [1e-3 * 1.2**step for step in range(13)]
+    for model, lrs in (("N", rates), ("dit/N-2", rates[:3])):
+        for lr in lrs:
+            make_run(tmp_path, model, lr=lr, budgets=(800,), every=400)
+    table = table_of(read_curves(tmp_path), tmp_path)
+    with plt.style.context(STYLE):
+        made = sample_grid(table)
+    assert made is not None
+    shown = set(made[1]["label"])
+    assert len(shown) == 12
+    last = table.sort_values("fid").groupby("model")["label"].apply(list)
+    assert set(last["dit/N-2"]) <= shown
+    assert set(last["N"][:9]) <= shown
+    plt.close(made[0])
 
 
 def test_ticks_are_plain_and_enough_for_narrow_ranges() -> None:

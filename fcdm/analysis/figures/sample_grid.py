@@ -33,8 +33,8 @@ def sample_grid(table: pd.DataFrame) -> Drawn | None:
     order = [line for line in seed_curves(table) if line.label in set(pictured["label"])]
     if not order:
         return None
-    left_out = _left_out(pictured, order)
-    order = order[:MOST_ROWS]
+    order, hidden = _shown(order)
+    left_out = _left_out(pictured, hidden)
     budgets = spread(sorted(set(pictured["steps"])), MOST_COLUMNS)
     rows, columns = len(order), max(len(budgets), LEAST_COLUMNS)  # a picture alone is no wider than among others
     names = {line.label: "\n".join(fill(part, NAME) for part in line.label.split()) for line in order}
@@ -72,7 +72,17 @@ def sample_grid(table: pd.DataFrame) -> Drawn | None:
     return figure, numbers
 
 
-def _left_out(pictured: pd.DataFrame, order: list[SeedCurve]) -> list[str]:
+def _shown(order: list[SeedCurve]) -> tuple[list[SeedCurve], list[SeedCurve]]:
+    """The MOST_ROWS lines that are shown, and the others: first each model's best setting, then each one's second."""
+    place: dict[str, int] = {}
+    of_model: dict[str, int] = {}
+    for line in sorted(order, key=lambda line: float(line.points["fid"].iloc[-1])):
+        place[line.label] = of_model[line.name] = of_model.get(line.name, -1) + 1
+    chosen = {line.label for line in sorted(order, key=lambda line: place[line.label])[:MOST_ROWS]}
+    return [line for line in order if line.label in chosen], [line for line in order if line.label not in chosen]
+
+
+def _left_out(pictured: pd.DataFrame, not_shown: list[SeedCurve]) -> list[str]:
     """Which seeds, budgets and models of those with pictures are not shown."""
     left_out = []
     several = pictured.groupby("label")["seed"].nunique()
@@ -82,8 +92,8 @@ def _left_out(pictured: pd.DataFrame, order: list[SeedCurve]) -> list[str]:
     hidden = sorted(set(budgets) - set(spread(budgets, MOST_COLUMNS)))
     if hidden:
         left_out.append(f"left out: pictures at {', '.join(f'{step:,}' for step in hidden)} steps")
-    if len(order) > MOST_ROWS:
-        others = ", ".join(line.label for line in order[MOST_ROWS:])
+    if not_shown:
+        others = ", ".join(line.label for line in not_shown)
         left_out.append(f"left out: pictures of {others}: {MOST_ROWS} rows are shown")
     return left_out
 
