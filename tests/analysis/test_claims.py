@@ -321,8 +321,22 @@ def test_unequal_batches_are_said_and_images_are_compared_instead(
     assert efficiency_curve(pair, "images")["ratio"].to_numpy() == pytest.approx(0.5)
     (headline,) = findings(claims(table, published()))
     assert "images to equal FID: 2.0x more images" in headline
+    assert "; differing in batch_size 512 against 128" in headline
     (row,) = [one for one in claims(table, published()) if one.key.endswith("|fid|budgets")]
     assert np.isnan(row.runs.value)
+
+
+def test_of_published_sides_all_that_their_rows_tell_is_compared() -> None:
+    """FCDM-XL: fp32, PyTorch, uniform labels, as the notes say; DiT-XL/2: JAX, and the rest is not told."""
+    said = named(claims(None, published()), "equal_fid_9.62_steps").published.text
+    assert said.endswith(
+        "; differing in labels uniform against unknown, framework PyTorch against JAX, train_precision fp32 against "
+        "unknown"
+    )
+    others = published().assign(labels="unknown", framework="JAX", train_precision="bf16")
+    pair = published_pair(others.assign(decoder=others["model"]), "FCDM-XL", "DiT-XL/2", 256)
+    assert pair is not None
+    assert pair.differs == ("labels unknown of both", "decoder FCDM-XL against DiT-XL/2")
 
 
 def line_of(table: pd.DataFrame, model: str, **settings: str) -> SeedCurve:

@@ -72,7 +72,7 @@ def _chosen(tuned: Sequence[Tuned], trials: pd.DataFrame, table: pd.DataFrame) -
 
 
 def _differs(one: Comparison) -> str:
-    return f"{one.a.name} against {one.b.name}: {what_differs(one)}."
+    return f"{one.a.name} against {one.b.name}: {what_differs(one.differs)}."
 
 
 def _fids(table: pd.DataFrame) -> str:

@@ -12,7 +12,7 @@ import pandas as pd
 from fcdm.analysis.data.one_protocol import differences_from_published
 from fcdm.analysis.data.seed_curves import SeedCurve, Trajectories, seed_curves
 from fcdm.analysis.published import PUBLISHED, published, published_curve
-from fcdm.analysis.stats.differences import other_data
+from fcdm.analysis.stats.differences import differing_as_published, other_data
 from fcdm.analysis.stats.model_pairs import (
     Comparison,
     comparisons,
@@ -92,10 +92,11 @@ class Pair:
         return next((kind for kind in (DERIVED, THIRD_PARTY) if kind in told), PAPER)
 
     @property
-    def incomplete(self) -> str:
-        """`; FCDM-N without seed 1 (not evaluated at 800)`: what a claim's own line must say; "" where all is there."""
+    def provisos(self) -> str:
+        """What a claim's own line must say: `; differing in lr 0.1 against 0.2; FCDM-N without seed 1 (no FID at 8)`."""
         found = self.lines or ()
-        return "".join(f"; {line.label} without {', '.join(line.without)}" for line in found if line.without)
+        without = [f"; {line.label} without {', '.join(line.without)}" for line in found if line.without]
+        return "".join([f"; {what_differs(self.differs)}", *without])
 
     def refusal(self, axis: str) -> str | None:
         """Why the two are not compared over this axis; None: they may be."""
@@ -133,17 +134,14 @@ def published_pair(table: pd.DataFrame, name_a: str, name_b: str, resolution: in
         first = points.iloc[0]
         parts.append(f"{name}: {at} ({first['series']}, {first['confidence']})")
     parts += _others_of(table, a) + _others_of(table, b)
-    decoders = {str(points["decoder"].iloc[0]) for points in (a, b)}
     parts += [*curve_notes(name_a, a), *curve_notes(name_b, b)]
-    if len(decoders) > 1:
-        parts.append(f"decoders differ: {' and '.join(sorted(decoders))}")
+    differs = differing_as_published(a, b)
     samples = ", ".join(sorted({f"FID-{count // 1000}K" for count in [*a["samples"], *b["samples"]]}))
     error, of = remeasured()
     if of:
         parts.append(f"an error of {error:.1%} is how far two measurements of one model and budget differ ({of})")
-    return Pair(
-        name_a, name_b, resolution, a, b, PUBLISHED, f"{samples}, no guidance; " + "; ".join(parts), error=error
-    )
+    rests_on = f"{samples}, no guidance; " + "; ".join(parts)
+    return Pair(name_a, name_b, resolution, a, b, PUBLISHED, rests_on, error=error, differs=differs)
 
 
 @cache
@@ -257,7 +255,7 @@ def _rests_on(one: Comparison, protocol: dict[str, object], distance: str, noise
     samples = f"{one.samples:,} samples" if one.samples > 0 else "samples not recorded"
     sampler = " ".join(str(protocol[key]) for key in ("sampler", "sampling_steps") if key in protocol)
     parts = [f"{samples} ({sampler})" if sampler else samples, of_seeds(one)]
-    parts += [f"lr {a.lr:g} and {b.lr:g}, {how_chosen(one)}", what_differs(one)]
+    parts += [f"lr {a.lr:g} and {b.lr:g}, {how_chosen(one)}", what_differs(one.differs)]
     parts += [f"floor {one.floor:.3g}" if np.isfinite(one.floor) else "floor not measured"]
     parts += [*curve_notes(a.label, a.points, distance), *curve_notes(b.label, b.points, distance), *noise.told]
     return f"{'; '.join(parts)}; the evaluation's noise and labels are common to all seeds"

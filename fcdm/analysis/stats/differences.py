@@ -8,6 +8,8 @@ from __future__ import annotations
 import ast
 from typing import Any
 
+import pandas as pd
+
 from fcdm.analysis.data.seed_curves import SeedCurve
 from fcdm.config import when
 from fcdm.config.keys import config_keys
@@ -33,6 +35,22 @@ def differing(a: SeedCurve, b: SeedCurve) -> tuple[str, ...]:
             told.append(f"{key} {values[0]} against {values[1]}")
     if not whole:
         told.append("of other settings the table says nothing")
+    return tuple(told)
+
+
+OF_PUBLISHED = ("samples", "sampler", "labels", "decoder", "framework", "train_precision")
+"""Columns of the published points that tell how they were made."""
+
+
+def differing_as_published(a: pd.DataFrame, b: pd.DataFrame) -> tuple[str, ...]:
+    """The same of the points of two published models; what a source does not tell of both may differ too."""
+    told = []
+    for column in OF_PUBLISHED:
+        ours, theirs = (" and ".join(sorted(set(points[column].map(str)))) for points in (a, b))
+        if ours == theirs == "unknown":
+            told.append(f"{column} unknown of both")
+        elif ours != theirs:
+            told.append(f"{column} {ours} against {theirs}")
     return tuple(told)
 
 

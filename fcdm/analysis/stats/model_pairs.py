@@ -279,10 +279,10 @@ def _count(number: float) -> str:
     return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
 
-def what_differs(one: Comparison) -> str:
-    """`differing in batch_size 512 against 128`."""
-    known = [text for text in one.differs if not text.startswith("of other settings")]
-    unknown = [text for text in one.differs if text.startswith("of other settings")]
+def what_differs(differs: Sequence[str]) -> str:
+    """`differing in batch_size 512 against 128`, of such sentences as `differences.differing` makes."""
+    known = [text for text in differs if not text.startswith("of other settings")]
+    unknown = [text for text in differs if text.startswith("of other settings")]
     parts = [f"differing in {', '.join(known)}"] if known else []
     parts += unknown or ([] if known else ["differing in nothing but the model"])
     return "; ".join(parts)
@@ -294,5 +294,5 @@ def _conditions(one: Comparison) -> str:
     rates = f"both at lr {a.lr:g}" if a.lr == b.lr else f"lr {a.lr:g} and {b.lr:g}"
     samples = f"{one.samples:,} samples" if one.samples > 0 else "samples not recorded"
     hidden = [*curve_notes(a.label, a.points), *curve_notes(b.label, b.points)]
-    parts = [f"{of_seeds(one)}, {samples}, {floor}", f"{rates}, {how_chosen(one)}", what_differs(one), *hidden]
+    parts = [f"{of_seeds(one)}, {samples}, {floor}", f"{rates}, {how_chosen(one)}", what_differs(one.differs), *hidden]
     return f"log FID interpolated over log steps; {'; '.join(parts)}"

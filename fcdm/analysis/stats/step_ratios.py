@@ -49,7 +49,7 @@ def budgets(pair: Pair, steps_a: float, steps_b: float) -> Side:
         text += f"; {pair.distance} {fid_a:.4g} against {fid_b:.4g}: says nothing of equal FID"
         if ratio.earlier_b <= fid_b:
             text += f", for {pair.name_b} had {ratio.earlier_b:.4g} before"
-    return Side(text + pair.incomplete, pair.rests_on, ratio.ratio, status=status)
+    return Side(text + pair.provisos, pair.rests_on, ratio.ratio, status=status)
 
 
 def equal_fid(pair: Pair, axis: str, target: float | None = None) -> Side:
@@ -65,7 +65,7 @@ def equal_fid(pair: Pair, axis: str, target: float | None = None) -> Side:
         span = ratio_range(pair.a[axis], pair.a["fid"], pair.b[axis], pair.b["fid"], pair.floor)
         if isinstance(span, str):
             least = bound((pair.name_a, pair.a), (pair.name_b, pair.b), pair.floor, axis, pair.distance)
-            return Side(f"no ratio: {span}{f'; {least}' if least else ''}{pair.incomplete}", rests_on)
+            return Side(f"no ratio: {span}{f'; {least}' if least else ''}{pair.provisos}", rests_on)
         target = span.target
         text = f"; {over_targets(span, pair.distance)}"
         if span.cut_by_floor:
@@ -77,7 +77,7 @@ def equal_fid(pair: Pair, axis: str, target: float | None = None) -> Side:
         return Side(f"refused: {one.refused}", rests_on)
     if np.isnan(one.ratio):
         why = " and ".join(f"{name}: {at.how}" for name, at in ((pair.name_a, one.a), (pair.name_b, one.b)))
-        return Side(f"no ratio at {pair.distance} {target:.4g} ({why}){pair.incomplete}", rests_on)
+        return Side(f"no ratio at {pair.distance} {target:.4g} ({why}){pair.provisos}", rests_on)
     text = f"{_fewer(one.ratio)} {UNITS[axis]} at {pair.distance} {target:.4g}{text}"
     text += _noise(pair, a, b, target) if pair.lines is not None else _sensitivity(a, b, target, pair.error)
     low = high = np.nan
@@ -93,7 +93,7 @@ def equal_fid(pair: Pair, axis: str, target: float | None = None) -> Side:
             text += f"; {row['note']}"
     else:
         text += "; one run of each: no interval over training"
-    return Side(text + pair.incomplete, rests_on, one.ratio, low, high, DERIVED if pair.status else "")
+    return Side(text + pair.provisos, rests_on, one.ratio, low, high, DERIVED if pair.status else "")
 
 
 def efficiency_curve(pair: Pair, axis: str = "steps") -> pd.DataFrame:
@@ -177,7 +177,7 @@ def same_budget(pair: Pair, steps: float) -> Side:
         return Side(why, pair.rests_on)
     fid_a, fid_b = _fid_at(pair.a, steps), _fid_at(pair.b, steps)
     text = f"{pair.distance} {fid_a:.4g} against {fid_b:.4g} at {steps_text(steps)} steps"
-    return Side(text + pair.incomplete, pair.rests_on, fid_b - fid_a, status=pair.status)
+    return Side(text + pair.provisos, pair.rests_on, fid_b - fid_a, status=pair.status)
 
 
 def smallest_budget(pair: Pair) -> tuple[float, float] | None:
