@@ -15,6 +15,7 @@ import pytest
 from fcdm.analysis import claims as module
 from fcdm.analysis import notebook
 from fcdm.analysis import table as table_command
+from fcdm.analysis.data.labels import differing_settings
 from fcdm.analysis.data.other_protocols import other_tables
 from fcdm.analysis.data.seed_curves import SeedCurve, seed_curves
 from fcdm.analysis.data.tidy_table import read_curves, tidy_table
@@ -330,8 +331,8 @@ def test_of_published_sides_all_that_their_rows_tell_is_compared() -> None:
     """FCDM-XL: fp32, PyTorch, uniform labels, as the notes say; DiT-XL/2: JAX, and the rest is not told."""
     said = named(claims(None, published()), "equal_fid_9.62_steps").published.text
     assert said.endswith(
-        "; differing in labels uniform against unknown, framework PyTorch against JAX, train_precision fp32 against "
-        "unknown"
+        "; differing in labels uniform against unknown, decoder sd-vae-ft-ema against sd-vae-ft-mse, framework PyTorch "
+        "against JAX, train_precision fp32 against unknown"
     )
     others = published().assign(labels="unknown", framework="JAX", train_precision="bf16")
     pair = published_pair(others.assign(decoder=others["model"]), "FCDM-XL", "DiT-XL/2", 256)
@@ -373,6 +374,36 @@ def test_what_differs_is_what_has_an_effect(
 ) -> None:
     found = differing(line_of(table, "N", **ours), line_of(table, "dit/N-2", **theirs))
     assert tuple(text.split()[0] for text in found) == differs
+
+
+def test_data_keys_and_within_a_family_all_but_the_size_are_compared(table: pd.DataFrame) -> None:
+    store = {"data.name": "imagenet", "data.downsample": "8", "data.path": "/a"}
+    ours = line_of(table, "N", **store, **{"data.flip": "frozen", "data.latents": "frozen"})
+    theirs = line_of(table, "dit/N-2", **{**store, "data.path": "/b"}, **{"data.flip": "random"})
+    assert differing(ours, theirs) == ("data.flip frozen against random", "data.latents frozen against posterior")
+    small = {"model.kernel_size": "3", "model.grn": "False", "model.width": "16", "model.blocks": "[1, 1, 2, 1, 1]"}
+    large = {"model.kernel_size": "7", "model.grn": "True", "model.width": "32", "model.blocks": "[2, 2, 2, 2, 2]"}
+    found = differing(line_of(table, "N", **small), line_of(table, "N", **large))
+    assert found == ("model.grn False against True", "model.kernel_size 3 against 7")
+
+
+def test_a_csv_tells_of_models_of_one_family_and_of_data_what_differs(tmp_path: Path) -> None:
+    make_run(tmp_path, "N", keys={"kernel_size": 3}, grids=False)
+    make_run(tmp_path, "M", grids=False)
+    make_run(tmp_path, "dit/N-2", grids=False)
+    table = tidy_table(tmp_path)
+    assert set(table["settings"]) == {
+        "batch_size=128,model.kernel_size=3", "batch_size=128,model.kernel_size=7", "batch_size=128"
+    }  # fmt: skip
+    as_csv = table.assign(variant=table["label"])
+    (one,) = comparisons(as_csv, [("FCDM-N", "FCDM-M")])
+    assert one.differs == ("model.kernel_size 3 against 7",)
+    (one,) = comparisons(as_csv)
+    assert one.differs == ()
+    curves = read_curves(tmp_path)
+    for run, flip in zip(curves, ("random", "random", "none"), strict=True):
+        run.config["data.flip"] = flip
+    assert len({text for text in differing_settings(curves).values() if "data.flip=none" in text}) == 1
 
 
 def test_other_data_is_never_compared(table: pd.DataFrame) -> None:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from fcdm.analysis.data.curves import RunCurves
 
 NOT_A_VARIANT = ("seed", *NOT_IDENTITY)
+SIZE = tuple(f"model.{key}" for key in ("family", "name", "width", "blocks", "depth", "heads", "patch_size"))
+"""What makes a model of another size, or patch, of the same family."""
 
 
 def display_name(model: str, family: str) -> str:
@@ -24,7 +26,7 @@ def display_name(model: str, family: str) -> str:
     return f"DiT-{size.replace('-', '/', 1)}" if family == "dit" else f"FCDM-{size}"
 
 
-def _short(key: str, value: str) -> str:
+def shortened(key: str, value: str) -> str:
     """The hash of a user's code (`model.source`) as short as in a run's name."""
     return value[:8] if key == "model.source" else value
 
@@ -47,7 +49,7 @@ def labels_of(curves: Iterable[RunCurves]) -> tuple[dict[str, tuple[str, str]], 
         own = variants[variant_of[run.name]]
         keys = sorted({key for config in variants.values() for key in config})
         differing = [key for key in keys if len({config.get(key) for config in variants.values()}) > 1]
-        suffix = "".join(f" {key.rsplit('.', 1)[-1]}={_short(key, own.get(key, 'none'))}" for key in differing)
+        suffix = "".join(f" {key.rsplit('.', 1)[-1]}={shortened(key, own.get(key, 'none'))}" for key in differing)
         labels[run.name] = (name + suffix, variant_of[run.name])
         settings[name + suffix] = {key: own.get(key, "none") for key in differing}
     return labels, settings
@@ -56,19 +58,25 @@ def labels_of(curves: Iterable[RunCurves]) -> tuple[dict[str, tuple[str, str]], 
 def differing_settings(curves: Iterable[RunCurves]) -> dict[str, str]:
     """Run -> its batch size and its values of the keys that differ between these runs, as in a `variant`.
 
-    Without those of models, data and seeds. So two runs of one table differ in nothing else.
+    A model's keys where they differ between runs of its family. Without sizes, seeds and what is a column of its own.
+    So two runs of one table differ in nothing else.
     """
-    configs = {
-        run.name: {
-            key: value
-            for key, value in run.config.items()
-            if key not in NOT_A_VARIANT and not key.startswith(("model.", "data."))
-        }
-        for run in curves
-    }
-    keys = sorted({key for config in configs.values() for key in config})
-    kept = [key for key in keys if key == "batch_size" or len({config.get(key) for config in configs.values()}) > 1]
-    return {name: ",".join(f"{key}={config[key]}" for key in kept if key in config) for name, config in configs.items()}
+    runs = list(curves)
+    ignored = {*NOT_A_VARIANT, *SIZE, "resolution"}
+    values: dict[str, dict[str, set[str | None]]] = {}
+    for family in {run.family for run in runs}:
+        configs = [run.config for run in runs if run.family == family]
+        for key in {key for config in configs for key in config} - ignored:
+            values.setdefault(key, {})[family] = {config.get(key) for config in configs}
+    families = len({run.family for run in runs})
+    kept = []
+    for key, by_family in sorted(values.items()):
+        several = any(len(of_one) > 1 for of_one in by_family.values())
+        if not key.startswith("model."):
+            several = several or len(by_family) < families or len(set.union(*by_family.values())) > 1
+        if several or key == "batch_size":
+            kept.append(key)
+    return {run.name: ",".join(f"{key}={run.config[key]}" for key in kept if key in run.config) for run in runs}
 
 
 def config_of(variant: str) -> dict[str, str]:

@@ -93,7 +93,7 @@ class Pair:
 
     @property
     def provisos(self) -> str:
-        """What a claim's own line must say: `; differing in lr 0.1 against 0.2; FCDM-N without seed 1 (no FID at 8)`."""
+        """What a claim's own line must say: `; differing in ema.decay 0 against 0.9; FCDM-N without seed 1`."""
         found = self.lines or ()
         without = [f"; {line.label} without {', '.join(line.without)}" for line in found if line.without]
         return "".join([f"; {what_differs(self.differs)}", *without])

@@ -1,5 +1,6 @@
 """What differs between the two sides of a comparison besides the architecture: keys of the configuration.
 
+Two families differ in the model's keys by nature, two models of one family in those of size; all else is said.
 A key counts only where it has an effect (`applies` in the schema): the noise schedule of a flow has none.
 """
 
@@ -10,16 +11,19 @@ from typing import Any
 
 import pandas as pd
 
+from fcdm.analysis.data.labels import SIZE, shortened
 from fcdm.analysis.data.seed_curves import SeedCurve
 from fcdm.config import when
 from fcdm.config.keys import config_keys
 from fcdm.config.schema import LabelDropConfig
-from fcdm.runs.identity import INTRODUCED
+from fcdm.runs.identity import INTRODUCED, NOT_IDENTITY
 
 LABEL_MASKS = "label_drop.mode"
 ONE_MASK = "shared"
 """What a DiT does, whatever its configuration says: one embedder draws one mask."""
 NOT_KNOWN = "not known"
+_ELSEWHERE = ("model.family", "seed", "resolution", "data.checksum", *NOT_IDENTITY)
+"""What is no difference: seeds and names; and what `other_data` speaks of."""
 
 
 def differing(a: SeedCurve, b: SeedCurve) -> tuple[str, ...]:
@@ -28,11 +32,11 @@ def differing(a: SeedCurve, b: SeedCurve) -> tuple[str, ...]:
     told = []
     whole = a.tells_differences and b.tells_differences
     for key in sorted(ours.keys() | theirs.keys()):
-        if key in ("seed", "resolution") or key.startswith(("model.", "data.")):
+        if key in _ELSEWHERE or (key.startswith("model.") and (a.family != b.family or key in SIZE)):
             continue
         values = _value(ours, key, whole), _value(theirs, key, whole)
         if None not in values and not _same(*values):
-            told.append(f"{key} {values[0]} against {values[1]}")
+            told.append(f"{key} {shortened(key, str(values[0]))} against {shortened(key, str(values[1]))}")
     if not whole:
         told.append("of other settings the table says nothing")
     return tuple(told)
