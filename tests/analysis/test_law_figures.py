@@ -73,7 +73,10 @@ def test_no_law_is_drawn_that_is_not_told(drawn: dict[str, tuple[pd.DataFrame, F
     _, figure, numbers = drawn["one seed"]
     assert not figure.axes[0].collections  # a law, and no band
     assert "95 % interval of the law" not in [text.get_text() for text in figure.legends[0].get_texts()]
-    assert all("no interval: 1 seed" in text.get_text().replace("\n", " ") for text in figure.axes[0].texts)
+    texts = [text.get_text().replace("\n", " ") for text in figure.axes[0].texts]
+    assert all(("no interval: 1 seed" in text and "E not told" in text) or "no law: " in text for text in texts)
+    assert any("E not told" in text for text in texts)
+    assert numbers["offset"].isna().all()
 
 
 @pytest.mark.parametrize("name", STUDIES)

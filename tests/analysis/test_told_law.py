@@ -80,6 +80,38 @@ def test_a_curve_that_falls_by_more_than_its_noise_is_told() -> None:
     assert enough.no_law == ""
 
 
+def test_without_seeds_no_e_is_known_and_four_points_tell_no_law() -> None:
+    """4.3 to 4.1 over a factor of 8: a law of three numbers meets four points almost whatever they are."""
+    few = fit_power_law(STEPS[:4], [4.3, 4.25, 4.2, 4.1])
+    assert few.no_law.startswith("4 points leave 1 to contradict its 3 numbers")
+    assert "^-" not in law_sentence("FCDM-N", few)
+    open_ended = fit_power_law(STEPS[:5], [60.0, 41.0, 31.0, 21.5, 16.2])
+    assert open_ended.no_law.startswith("any E is as good")
+    one = fit_power_law(STEPS, LAW(STEPS) * np.exp(np.random.default_rng(0).normal(0, 0.003, 7)))
+    assert one.no_law == ""
+    said = law_sentence("FCDM-N", one)
+    assert said.startswith("FCDM-N: fid = E + ")
+    assert "; E not told (" in said
+    assert "no interval: 1 seed" in said
+    assert pd.isna(fits_table({"FCDM-N": one})["offset"].iloc[0])
+
+
+def test_an_e_that_is_only_below_something_has_no_number() -> None:
+    """A law with an E that is a tenth of the lowest value, and seeds that scatter by more than it."""
+    law, random = PowerLaw(offset=0.05, scale=3000.0, exponent=0.9), np.random.default_rng(2)
+    runs = np.repeat(np.arange(3), 7)
+    y = np.tile(law(STEPS[:7]), 3) * np.exp(random.normal(0, 0.03, (3, 1)) + random.normal(0, 0.03, (3, 7))).ravel()
+    fit = fit_power_law(np.tile(STEPS[:7], 3), y, list(runs))
+    assert (fit.no_law, fit.intervals["offset"][0]) == ("", 0.0)
+    assert fit.law.offset > 0
+    said = law_sentence("FCDM-N", fit)
+    assert said.startswith("FCDM-N: fid = E + ")
+    assert "E below " in said
+    row = fits_table({"FCDM-N": fit}).iloc[0]
+    assert pd.isna(row["offset"])
+    assert row["offset_high"] == fit.intervals["offset"][1]
+
+
 def test_the_table_of_a_report_and_the_sentences_refuse_the_same() -> None:
     table = study(1, sizes=(1e7, 4e7))
     flat = table.assign(fid=table["fid"].where(table["label"] != "FCDM-01", 50.0))

@@ -16,7 +16,7 @@ from scipy.special import ndtri, stdtrit
 from fcdm.analysis.stats.measured_points import Points
 from fcdm.analysis.stats.offset_profile import offset_profile
 from fcdm.analysis.stats.power_law import HUBER, PowerLaw, solve
-from fcdm.analysis.stats.told_law import smooth_residuals, why_untold
+from fcdm.analysis.stats.told_law import smooth_residuals, why_untold, why_untold_without_seeds
 from fcdm.errors import UserError
 from fcdm.formatting import plural
 
@@ -75,6 +75,11 @@ class Fit:
     def range(self) -> tuple[float, float]:
         """The fitted x: outside, nothing is said unasked."""
         return float(self.x.min()), float(self.x.max())
+
+    @property
+    def tells_offset(self) -> bool:
+        """Whether E is known as a number: it has an interval, and not down to 0."""
+        return bool(len(self.draws)) and self.offset_ends is not None and self.offset_ends[0] > 0
 
     @property
     def intervals(self) -> dict[str, tuple[float, float]]:
@@ -171,6 +176,9 @@ def fit_curve(curve: Sampled, *, level: float = LEVEL, seed: int = 0, huber: flo
     systematic = smooth_residuals(law, x, residuals, weights, curve.pieces, curve.noise, curve.noise_freedom)
     untold = why_untold(law, x, curve.lowest, scatter, curve.noise, systematic)
     draws, ends, why, notes = np.empty((0, 3)), None, curve.no_interval, curve.notes
+    if not len(curve.draws) and not untold:
+        known = _profile(curve, law, scatter**2, freedom, level, huber) is not None
+        untold = why_untold_without_seeds(min(len(x), curve.points), known)
     if law.offset == 0 and not untold:
         notes += ("the points fall as a pure power, without any E",)
     if len(curve.draws) and not untold:
@@ -208,17 +216,24 @@ def _offset_ends(
     variance = of_seeds + misfit
     # Satterthwaite's: a little misfit, of few degrees of freedom, leaves the many of the seeds.
     freedom = variance**2 / max(of_seeds**2 / curve.noise_freedom + misfit**2 / of_fit[1], 1e-300)
-    low, high = offset_profile(law, curve.x, curve.y, curve.weights, curve.lowest, variance, freedom, level, huber)
-    if low == 0 and high >= curve.lowest:
-        return None
-    if not curve.luck:
-        return low, high
+    ends = _profile(curve, law, variance, freedom, level, huber)
+    if ends is None or not curve.luck:
+        return ends
+    low, high = ends
     shared = float(stdtrit(curve.luck_freedom, (1 + level) / 2)) * curve.luck
     centre = np.clip(law.offset, low, high)
     if centre == 0:
         return low, float(high * np.exp(shared))
     lower = centre * np.exp(-np.hypot(np.log(centre / low), shared)) if low > 0 else 0.0
     return float(lower), float(centre * np.exp(np.hypot(np.log(high / centre), shared)))
+
+
+def _profile(
+    curve: Sampled, law: PowerLaw, variance: float, freedom: float, level: float, huber: float
+) -> tuple[float, float] | None:
+    """`offset_profile` of a sampled curve; None where it is open on both sides."""
+    low, high = offset_profile(law, curve.x, curve.y, curve.weights, curve.lowest, variance, freedom, level, huber)
+    return None if low == 0 and high >= curve.lowest else (low, high)
 
 
 def _means(points: Points, level: float, resamples: int, seed: int) -> Sampled:

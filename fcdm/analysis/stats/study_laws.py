@@ -83,7 +83,7 @@ def _measured(rows: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
 def fits_table(laws: Mapping[str, Fit | str | Frontier]) -> pd.DataFrame:
     """One row per law: the numbers, their intervals, the range, the scatter, and what a reader has to know.
 
-    What the points do not tell has no numbers, only the reason in `notes`.
+    What the points do not tell has no numbers, only the reason in `notes`; an E that is only below something has none.
     """
     rows = []
     for label, made in laws.items():
@@ -92,7 +92,8 @@ def fits_table(laws: Mapping[str, Fit | str | Frontier]) -> pd.DataFrame:
         if isinstance(law, str):
             rows.append({**row, "notes": "; ".join([f"no law: {law}", *notes])})
             continue
-        for name, value in (("offset", law.law.offset), ("scale", law.law.scale), ("exponent", law.law.exponent)):
+        offset = law.law.offset if law.tells_offset else np.nan
+        for name, value in (("offset", offset), ("scale", law.law.scale), ("exponent", law.law.exponent)):
             low, high = law.intervals.get(name, (np.nan, np.nan))
             row |= {name: value, f"{name}_low": low, f"{name}_high": high}
         row |= {"level": law.level, "from": law.range[0], "to": law.range[1], "points": law.points}
@@ -114,11 +115,11 @@ def _notes(made: Fit | str | Frontier) -> tuple[str, ...]:
 
 
 def offset_text(law: Fit) -> str:
-    """`4.1 (3.9 to 4.3)`, `below 3.9` or `not told` where the points tell no more; `4.1` without any intervals."""
+    """`4.1 (3.9 to 4.3)`; `below 3.9` or `not told` where the points tell no more, as ever without intervals."""
     ends = law.intervals.get("offset")
-    if ends is not None:
-        return f"below {ends[1]:.3g}" if ends[0] == 0 else f"{law.law.offset:.3g} ({ends_text(*ends)})"
-    return "not told" if len(law.draws) or not law.law.offset else f"{law.law.offset:.3g}"
+    if ends is None:
+        return "not told"
+    return f"{law.law.offset:.3g} ({ends_text(*ends)})" if law.tells_offset else f"below {ends[1]:.3g}"
 
 
 def ends_text(low: float, high: float) -> str:
@@ -131,15 +132,17 @@ def ends_text(low: float, high: float) -> str:
 
 
 def law_sentence(label: str, made: Fit | str | Frontier, x: str = "train_flops", y: str = "fid") -> str:
-    """`FCDM-N: fid = 4.1 + 35 (steps)^-1.3; ...`: the law in words, or why there is none."""
+    """`FCDM-N: fid = 4.1 + 35 (steps)^-1.3; ...`: the law in words, or why there is none. E is a number where told."""
     law, notes = law_or_reason(made), _notes(made)
     if isinstance(law, str):
         return f"{label}: no law: {'; '.join([law, *notes])}."
     unit = "FLOPs" if x == "train_flops" else x
     low, high = law.range
-    offset = f"{law.law.offset:.4g} + " if law.law.offset else ""
+    offset = (f"{law.law.offset:.4g} + " if law.tells_offset else "E + ") if law.law.offset else ""
     text = f"{label}: {y} = {offset}{law.law.scale:.4g} ({unit})^-{law.law.exponent:.3g}"
     ends = law.intervals
+    if not ends and offset:
+        text += "; E not told"
     if ends:
         text += f"; {law.level:.0%} intervals: E {offset_text(law)}, alpha {ends_text(*ends['exponent'])}"
     rest = [f"{low:.3g} to {high:.3g} {unit}", plural(law.points, "point"), f"scatter {law.scatter:.1%}"]

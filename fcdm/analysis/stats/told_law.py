@@ -23,6 +23,8 @@ SYSTEMATIC = 0.01
 """Of true laws with independent noise this share is refused as having systematic residuals."""
 SMOOTH = 0.10
 """With seeds: how sure it has to be that misfit is smooth, by its rest alone."""
+PARAMETERS, LEAST_FREEDOM = 3, 2
+"""E, A and alpha; and so many points more are needed without seeds, for one is met by chance."""
 ROUNDING = 1e-6
 """Residuals, relative, that are the solver's."""
 AT_BOUND = 1e-3
@@ -50,6 +52,21 @@ def why_untold(law: PowerLaw, x: np.ndarray, lowest: float, scatter: float, nois
         return f"E ran to its bound, the lowest measured mean ({lowest:.4g})"
     if p_systematic < SYSTEMATIC:
         return f"its residuals are systematic (p = {p_systematic:.1g}): the points bend otherwise than E + A x^-alpha"
+    return ""
+
+
+def why_untold_without_seeds(points: int, offset_known: bool) -> str:
+    """Why a curve without an interval tells no law, "" where it does: its points are all that speaks for it.
+
+    `points`: means that were fitted. `offset_known`: whether the profile of E ends on one side at least.
+    """
+    if points - PARAMETERS < LEAST_FREEDOM:
+        return (
+            f"{points} points leave {max(0, points - PARAMETERS)} to contradict its {PARAMETERS} numbers, at least "
+            f"{LEAST_FREEDOM} needed without an interval over seeds"
+        )
+    if not offset_known:
+        return "any E is as good, from 0 to the lowest value, and no seeds tell how sure the rest is"
     return ""
 
 
