@@ -38,7 +38,7 @@ class Comparison:
     chosen_at: tuple[int, int]
     """Budgets at which the settings of each were compared."""
     not_compared: tuple[str, ...]
-    """Settings that were not evaluated at that budget: one of them may be better."""
+    """Settings that were not evaluated at that budget, or are of another batch size: one of them may be better."""
     at_edge: tuple[str, ...]
     """Those whose best learning rate is the lowest or highest tried: a better one may lie outside."""
     steps: RatioRange | str
@@ -80,9 +80,10 @@ def _of_patterns(table: pd.DataFrame, pair: PairOfPatterns) -> list[Comparison]:
     a, b = (matching(pattern, curves) for pattern in pair)
     if not a or not b:
         return []
-    if _best(a)[0] is _best(b)[0]:
-        raise UserError(f"--pair: '{pair[0]}' and '{pair[1]}' are the same, {_best(a)[0].label}")
-    return [_comparison(a, b, table)]
+    one = _comparison(a, b, table)
+    if one.a is one.b:
+        raise UserError(f"--pair: '{pair[0]}' and '{pair[1]}' are the same, {one.a.label}")
+    return [one]
 
 
 def _of_one_scale(table: pd.DataFrame) -> list[Comparison]:
@@ -104,6 +105,7 @@ def _of_one_scale(table: pd.DataFrame) -> list[Comparison]:
 
 def _comparison(ours: list[SeedCurve], theirs: list[SeedCurve], table: pd.DataFrame) -> Comparison:
     """The best of some settings of one model against the best of some of another's, on one scale."""
+    ours, theirs, other_batch = _of_one_batch(ours, theirs)
     a, at_a, absent_a = _best(ours)
     b, at_b, absent_b = _best(theirs)
     floor = float(table["floor"].median()) if table["floor"].notna().any() else float("nan")
@@ -120,7 +122,7 @@ def _comparison(ours: list[SeedCurve], theirs: list[SeedCurve], table: pd.DataFr
         samples=int(table["samples"].max()),
         tried=(len(ours) - len(absent_a), len(theirs) - len(absent_b)),
         chosen_at=(at_a, at_b),
-        not_compared=(*absent_a, *absent_b),
+        not_compared=(*absent_a, *absent_b, *other_batch),
         at_edge=edge,
         steps=ratios["steps"],
         flops=ratios["train_flops"],
@@ -130,6 +132,29 @@ def _comparison(ours: list[SeedCurve], theirs: list[SeedCurve], table: pd.DataFr
     )
 
 
+def _of_one_batch(
+    ours: list[SeedCurve], theirs: list[SeedCurve]
+) -> tuple[list[SeedCurve], list[SeedCurve], tuple[str, ...]]:
+    """The settings of one batch size on each side, the same one where there is one; and the rest, said by label.
+
+    At equal steps a larger batch has seen more images: nothing to choose by. Of several sizes that with the most
+    settings, then the smallest.
+    """
+    sizes = [[line.batch_size or 0 for line in lines] for lines in (ours, theirs)]
+    both = set(sizes[0]) & set(sizes[1])
+
+    def chosen(own: list[int]) -> int:
+        counted = sizes[0] + sizes[1] if both else own
+        return min(both or set(own), key=lambda size: (-counted.count(size), size))
+
+    kept = [
+        [line for line, size in zip(lines, own, strict=True) if size == chosen(own)]
+        for lines, own in zip((ours, theirs), sizes, strict=True)
+    ]
+    left = [line for lines, few in zip((ours, theirs), kept, strict=True) for line in lines if line not in few]
+    return kept[0], kept[1], tuple(f"{line.label} (batch {line.batch_size})" for line in left)
+
+
 def unequal_batch(a: SeedCurve, b: SeedCurve) -> str | None:
     """Why steps of two lines cannot be compared; None: they can."""
     if a.batch_size is None or b.batch_size is None or a.batch_size == b.batch_size:
@@ -137,14 +162,19 @@ def unequal_batch(a: SeedCurve, b: SeedCurve) -> str | None:
     return f"refused: a step is {a.batch_size:,} images against {b.batch_size:,}; images are compared instead"
 
 
-def incomparable(a: SeedCurve, b: SeedCurve) -> str | None:
-    """Why device-seconds of two lines cannot be compared; None: they can."""
-    devices = sorted({*a.devices, *b.devices})
-    if "" in devices or not np.isfinite([*a.points["device_seconds"], *b.points["device_seconds"]]).all():
+def hours_incomparable(rows: pd.DataFrame) -> str | None:
+    """Why device-seconds of the runs of a table's rows cannot be compared; None: they can."""
+    devices = sorted(set(rows["device"]))
+    if "" in devices or not (np.isfinite(rows["device_seconds"]) & (rows["device_seconds"] > 0)).all():
         return "time and device were not recorded for every run"
     if len(devices) > 1 or " + " in devices[0]:
         return f"trained on different devices ({'; '.join(devices)}), whose hours cannot be compared"
     return None
+
+
+def incomparable(a: SeedCurve, b: SeedCurve) -> str | None:
+    """`hours_incomparable` of two lines."""
+    return hours_incomparable(pd.concat([a.runs, b.runs]))
 
 
 def _ratio(a: SeedCurve, b: SeedCurve, axis: str, floor: float) -> RatioRange | str:
