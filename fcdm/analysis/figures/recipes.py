@@ -17,7 +17,7 @@ from fcdm.analysis.figures.guidance_tradeoff import guidance_figure
 from fcdm.analysis.figures.heldout_loss import fid_against_loss
 from fcdm.analysis.figures.model_size import fid_against_size
 from fcdm.analysis.figures.sample_grid import sample_grid
-from fcdm.analysis.stats.model_pairs import Comparison
+from fcdm.analysis.stats.model_pairs import Comparison, hours_incomparable
 
 COSTS = "no run with a finite FID says what it costs"
 
@@ -63,11 +63,4 @@ def recipes(
 def hours_refused(table: pd.DataFrame) -> str | None:
     """Why FIDs of these runs are not set against device-hours; None: they can be."""
     known = table[np.isfinite(table["fid"])]
-    if known.empty:
-        return "no run has a finite FID"
-    devices = sorted(set(known["device"]))
-    if "" in devices or not (known["device_seconds"] > 0).all():
-        return "time and device were not recorded for every run"
-    if len(devices) > 1 or " + " in devices[0]:
-        return f"the runs were trained on different devices ({'; '.join(devices)}), whose hours cannot be compared"
-    return None
+    return "no run has a finite FID" if known.empty else hours_incomparable(known)
