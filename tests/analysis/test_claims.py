@@ -23,6 +23,7 @@ from fcdm.analysis.published import published
 from fcdm.analysis.reporting.claim_tables import findings
 from fcdm.analysis.stats.claim_sides import pairs_of, published_pair, remeasured
 from fcdm.analysis.stats.differences import differing
+from fcdm.analysis.stats.evaluate_again import evaluate_again
 from fcdm.analysis.stats.model_pairs import comparisons, over_targets, sentence
 from fcdm.analysis.stats.paper_claims import ClaimRow, claims, claims_frame
 from fcdm.analysis.stats.step_efficiency import RatioRange, fid_curve, ratio_range, reach
@@ -252,8 +253,10 @@ def test_the_noise_of_evaluation_and_training_is_shown_as_measured(tmp_path: Pat
     make_study(tmp_path, [folder, other], budgets=(100, 200, 400))
     text = equal_fid(pairs_of(tidy_table(tmp_path, "demo"))[0], "steps")
     assert "evaluation's noise not measured, training's not known" in text.text
-    again = f"python -m fcdm.evaluate {folder.name}@400 samples=1000 sampler=ddim sampling_steps=25 seed=1"
-    assert again in text.rests_on
+    # Every key of the protocol, whatever today's recipe says; what has no effect would be refused.
+    again = f"python -m fcdm.evaluate {folder.name}@400 weights=ema sampler=ddim sampling_steps=25 clip_denoised=true "
+    again += "guidance_scale=1.0 samples=1000 labels=balanced precision=fp32 features=digits-cnn "
+    assert f"{again}runs_dir={tmp_path} seed=1" in text.rests_on
     repeated(folder, 200, {0: 19.0, 1: 21.0})
     repeated(folder, 400, {0: 9.5, 1: 10.5})
     table = tidy_table(tmp_path, "demo")
@@ -269,6 +272,45 @@ def test_the_noise_of_evaluation_and_training_is_shown_as_measured(tmp_path: Pat
     factor = np.exp(noise * np.hypot(*slopes))
     assert f"evaluation's noise {noise:.1%}, a factor of {factor:.2f} on the ratio" in side.text
     assert "from 2 repeated evaluations" in side.rests_on
+
+
+def test_a_command_says_all_of_a_protocol_that_has_an_effect() -> None:
+    protocol = {**PROTOCOL, "seed": 4, "sampler": "dopri5", "sampling_steps": None, "rtol": 1e-4, "guidance_scale": 1.5}
+    protocol |= {
+        "guidance_interval": [0.1, 0.5],
+        "features": "inception@12",
+        "reference": "256px@34",
+        "decoder": "ft@5",
+    }
+    config = {"data.classes": "1000", "data.downsample": "8"}
+    assert evaluate_again("r", 8, config, protocol) == (
+        "python -m fcdm.evaluate r@8 weights=ema sampler=dopri5 clip_denoised=true guidance_scale=1.5 "
+        "guidance_channels=null 'guidance_interval=[0.1,0.5]' rtol=0.0001 samples=1000 labels=balanced precision=fp32 "
+        "features=inception reference=PATH decoder=PATH seed=5"
+    )
+    one_class = evaluate_again("r", 8, config | {"data.classes": "1"}, protocol, "my runs")
+    assert "labels=" not in one_class
+    assert "'runs_dir=my runs'" in one_class
+    assert evaluate_again("r", 8, config, {}) == ""
+
+
+@pytest.mark.parametrize("column", ["data", "resolution", "checksum"])
+def test_the_noise_of_a_smaller_model_on_other_data_is_not_taken(tmp_path: Path, column: str) -> None:
+    for seed, off in enumerate((0.9, 1.0, 1.1)):
+        changed(tmp_path, "N", {steps: off * 4000 / steps for steps in (100, 200, 400)}, seed)
+    for model, times in (("M", 0.7), ("dit/M-2", 1.4)):
+        changed(tmp_path, model, {steps: times * 4000 / steps for steps in (100, 200, 400)})
+    table = tidy_table(tmp_path)
+    (pair,) = pairs_of(table)
+    assert np.isfinite(pair.noise.training[0])
+    small = table["model"] == "N"
+    if column == "checksum":
+        other = table["variant"].str.replace("data.checksum=5678abcd", "data.checksum=9999abcd")
+        table = table.assign(variant=other.where(small, table["variant"]))
+    else:
+        table = table.assign(**{column: table[column].where(~small, {"data": "mnist", "resolution": 4}[column])})
+    (pair,) = pairs_of(table)
+    assert np.isnan(pair.noise.training[0])
 
 
 def test_the_noise_of_one_seed_is_taken_from_three_of_a_smaller_size_and_said(tmp_path: Path) -> None:
@@ -518,6 +560,18 @@ def test_a_ratio_by_each_number_of_sampling_steps_and_at_the_best_guidance(
     assert "at 50 sampling steps" not in told(capsys, str(tmp_path), "--study", "alone")
     curves = read_curves(tmp_path, "demo")
     found = other_tables(curves, tidy_table(tmp_path, "demo"), "demo")
+    scales = {"FCDM-N": 1.5, "DiT-N/2": 1.5}
+    (pair,) = pairs_of(list(found.values())[1])
+    assert f"{folders[0].name}@400" in pair.rests_on
+    assert f"guidance_scale={scales['FCDM-N']} guidance_channels=null samples=1000" in pair.rests_on
+    repeat = {**PROTOCOL, "guidance_scale": 1.5, "seed": 1}
+    evaluate(folders[0], "N", 400, START, repeat, grids=False)
+    path = folders[0] / "evaluations" / f"step-00000400-{protocol_id(repeat)}.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"metrics": {**content["metrics"], "fid": 1.1 * 8.0}}))
+    again = other_tables(read_curves(tmp_path, "demo"), tidy_table(tmp_path, "demo"), "demo")
+    (pair,) = pairs_of(again["at the best guidance of each"])
+    assert pair.noise.evaluation == pytest.approx(np.sqrt(2) * 0.05 / 1.05)  # 8 and 8.8
     at_50, guided = (equal_fid(pairs_of(table)[0], "steps") for table in found.values())
     assert at_50.value == pytest.approx(2.0)
     assert guided.value == pytest.approx(ratio_at_best_guidance())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -24,15 +25,15 @@ def same_but(keys: tuple[str, ...], one: dict[str, Any], other: dict[str, Any]) 
     return bool(rest[0]) and rest[0] == rest[1]
 
 
-def evaluation_noise(curves: Sequence[RunCurves], protocol: dict[str, Any]) -> dict[str, float]:
+def evaluation_noise(curves: Sequence[RunCurves], *protocols: dict[str, Any]) -> dict[str, float]:
     """Column -> relative standard deviation (NaN: not measured), and `noise_repeats`, its degrees of freedom.
 
-    Of all checkpoints that were evaluated twice or more by this protocol but for its seed, pooled.
+    Of all checkpoints that were evaluated twice or more by one of these protocols but for its seed, pooled.
     """
     found: dict[str, float] = {}
     for metric, column in NOISE.items():
         variances, freedom = 0.0, 0
-        for run in curves:
+        for run, protocol in product(curves, protocols):
             by_step: dict[int, list[float]] = {}
             for evaluated in run.evaluated:
                 theirs = run.protocols.get(evaluated.protocol_id, {}).get("protocol", {})

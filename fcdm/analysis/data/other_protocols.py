@@ -9,7 +9,7 @@ import pandas as pd
 
 from fcdm.analysis.data.curves import RunCurves, is_fid
 from fcdm.analysis.data.guidance_table import guidance_table
-from fcdm.analysis.data.noise import same_but
+from fcdm.analysis.data.noise import evaluation_noise, same_but
 from fcdm.analysis.data.tidy_table import table_of
 
 
@@ -31,10 +31,14 @@ def other_tables(curves: Sequence[RunCurves], table: pd.DataFrame, study: str | 
     asked = _counted(curves, study)
     for count, key in sorted(steps.items(), key=lambda one: (len(one[0]), one[0])):
         if key in asked:
-            found[f"at {count} sampling steps"] = table_of(curves, "these runs", study, key)
+            found[f"at {count} sampling steps"] = table_of(
+                curves, table.attrs.get("runs_dir", "these runs"), study, key
+            )
     guided = _best_guidance(guidance_table(curves, study), known, ours)
     if guided is not None:
-        guided.attrs = dict(table.attrs)
+        chosen = {key: known[key] for key in sorted(set(guided["protocol_id"]))}
+        guided = guided.assign(**evaluation_noise(curves, *chosen.values()))
+        guided.attrs = table.attrs | {"protocols": chosen}
         found["at the best guidance of each"] = guided
     return found
 

@@ -69,7 +69,8 @@ def tidy_table(source: Path | str, study: str | None = None, protocol: str | Non
     `attrs["left_out"]` of the table: lines that say which results of other protocols it leaves out unasked.
     `attrs["protocol"]`: the protocol itself, as far as it was recorded. `attrs["missing"]`: lines that name what the
     study asked for and nobody has evaluated yet. `attrs["settings"]`: label -> the config's keys and values that set it
-    apart from the same model's other settings.
+    apart from the same model's other settings. `attrs["protocols"]`: id -> protocol, several where a table joins them.
+    `attrs["runs_dir"]`: `source`.
     Raises UserError where there is nothing, or several protocols with no way to choose.
     """
     return table_of(read_curves(source, study), source, study, protocol)
@@ -136,6 +137,8 @@ def table_of(
     ]
     told = (run.protocols[chosen]["protocol"] for run, _ in counted if run.protocols.get(chosen, {}).get("protocol"))
     table.attrs["protocol"] = dict(next(told, {}))
+    table.attrs["protocols"] = {chosen: table.attrs["protocol"]}
+    table.attrs["runs_dir"] = str(source)
     table.attrs["settings"] = settings
     table.attrs["missing"] = _missing(curves, study, chosen, labels) if study is not None else []
     return table

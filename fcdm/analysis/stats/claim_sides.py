@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ from fcdm.analysis.data.one_protocol import differences_from_published
 from fcdm.analysis.data.seed_curves import SeedCurve, Trajectories, seed_curves
 from fcdm.analysis.published import PUBLISHED, published, published_curve
 from fcdm.analysis.stats.differences import differing_as_published, other_data
+from fcdm.analysis.stats.evaluate_again import evaluate_again
 from fcdm.analysis.stats.model_pairs import (
     Comparison,
     comparisons,
@@ -182,7 +184,7 @@ def pairs_of(table: pd.DataFrame, distance: str = "FID", pairs: Sequence[PairOfP
     found = []
     for one in comparisons(table, pairs):
         a, b = one.a, one.b
-        noise = _noise(one, curves, protocol)
+        noise = _noise(one, curves, table.attrs)
         pair = Pair(
             name_a=a.label,
             name_b=b.label,
@@ -208,7 +210,7 @@ LEAST_SEEDS = 3
 """So many seeds of a smaller model make a noise that a larger one of one seed may be thought to have."""
 
 
-def _noise(one: Comparison, curves: Sequence[SeedCurve], protocol: dict[str, object]) -> Noise:
+def _noise(one: Comparison, curves: Sequence[SeedCurve], attrs: Mapping[Any, Any]) -> Noise:
     rows = one.a.runs
     evaluation = float(rows["noise"].iloc[0]) if "noise" in rows else float("nan")
     told = []
@@ -219,11 +221,10 @@ def _noise(one: Comparison, curves: Sequence[SeedCurve], protocol: dict[str, obj
             "repeated evaluations"
         )
     else:
-        words = [f"{key}={protocol[key]}" for key in ("samples", "sampler", "sampling_steps") if protocol.get(key)]
-        words += [f"guidance_scale={scale}" for scale in [protocol.get("guidance_scale", 1.0)] if scale != 1.0]
         last = rows.iloc[-1]
-        again = " ".join([f"{last['run']}@{last['steps']}", *words, "seed=1"])
-        told.append(f"evaluation's noise: measured by evaluating checkpoints again, python -m fcdm.evaluate {again}")
+        protocol = attrs.get("protocols", {}).get(last["protocol_id"], {})
+        again = evaluate_again(last["run"], last["steps"], one.a.settings, protocol, attrs.get("runs_dir", "runs"))
+        told.append(f"evaluation's noise: measured by evaluating checkpoints again{again and f', {again}'}")
     training = [_noise_of_training(line, curves) for line in (one.a, one.b)]
     told += [text for _, text in training if text]
     return Noise(evaluation, (training[0][0], training[1][0]), tuple(told))
@@ -239,7 +240,7 @@ def _noise_of_training(line: SeedCurve, curves: Sequence[SeedCurve]) -> tuple[fl
         for other in curves
         if other.family == line.family
         and other.seeds >= LEAST_SEEDS
-        and other.resolution == line.resolution
+        and other_data(other, line) is None
         and other.points["forward_gmacs"].iloc[0] < gmacs
     ]
     if not smaller:

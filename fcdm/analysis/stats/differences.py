@@ -72,7 +72,7 @@ def other_data(a: SeedCurve, b: SeedCurve) -> str | None:
 
 def _value(config: dict[str, str], key: str, whole: bool) -> str | None:
     """What the key does on this side; None: nothing."""
-    if whole and not _has_effect(config, key):
+    if whole and not has_effect(config, key):
         one_mask = key == LABEL_MASKS and not when.SEVERAL_EMBEDDERS.holds(config["model.family"])
         drops = when.DROPS.holds(_parsed(config.get("label_drop.probability", str(LabelDropConfig.probability))))
         return ONE_MASK if one_mask and drops else None
@@ -80,7 +80,8 @@ def _value(config: dict[str, str], key: str, whole: bool) -> str | None:
     return config.get(key, default)
 
 
-def _has_effect(config: dict[str, str], key: str) -> bool:
+def has_effect(config: dict[str, str], key: str) -> bool:
+    """Whether the schema gives `key` an effect, by what is known of a flat configuration."""
     known = config_keys().get(key)
     for needs in known.needs if known else ():
         if needs.key is None or (needs.key in config and not needs.holds(_parsed(config[needs.key]))):
