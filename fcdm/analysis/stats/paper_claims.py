@@ -38,6 +38,9 @@ OF_AXIS = {
 }
 
 
+NOT_OF_RUNS = Side("no claim about runs: a published number")
+
+
 @dataclass(frozen=True)
 class ClaimRow:
     """One row: `kind` is `budgets`, `equal FID`, `trend`, `cost`, `same budget` or `reverse`: different questions."""
@@ -119,15 +122,17 @@ def claims(
     a pattern that means no model, or several.
     """
     own = pairs_of(table, pairs=pairs) if table is not None and len(table) else []
+    papers = (
+        pairs_of(table) if table is not None and len(table) and pairs else own
+    )  # the papers' pairs, if asked or not
     claim_rows = []
     pair_of = cache(partial(published_pair, others))
     for one in _paper_claims():
         theirs = pair_of(*one.models, one.resolution)
         side = one.compute(theirs) if theirs is not None else _not_published(others, one.models, one.resolution)
-        claim_rows.append(ClaimRow(one.key, one.kind, one.claim, side, _of_runs(one, own)))
+        claim_rows.append(ClaimRow(one.key, one.kind, one.claim, side, _of_runs(one, papers)))
     for reverse in reverses(others):
-        lacking = Side(f"missing: runs of {reverse.models[0]} and {reverse.models[1]} at {reverse.resolution} px")
-        claim_rows.append(ClaimRow(reverse.key, "reverse", reverse.claim, reverse.side, lacking))
+        claim_rows.append(ClaimRow(reverse.key, "reverse", reverse.claim, reverse.side, NOT_OF_RUNS))
     for pair in own:
         claim_rows += _own_claims(pair, "fid", others)
     if table is not None and len(table):
