@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 
 import numpy as np
@@ -9,7 +10,8 @@ import pandas as pd
 import pytest
 
 from fcdm.analysis.notebook import load_results
-from fcdm.analysis.reporting.digits_results import BEGIN, END, digits_result, renewed
+from fcdm.analysis.reporting.digits_results import BEGIN, END, _differs, digits_result, renewed
+from fcdm.analysis.stats.model_pairs import comparisons
 from fcdm.errors import UserError
 from tests.support.commands import ROOT
 
@@ -67,6 +69,27 @@ def test_other_pages_say_the_same_headline(page: str) -> None:
     assert found is not None
     ratio, low, high = found.groups()
     assert re.search(rf"{ratio}(×| times) \({low} to {high}\)", (ROOT / page).read_text())
+
+
+def test_at_unequal_batch_the_table_is_of_images_and_hours_keep_their_own_unit() -> None:
+    table = results(1.0)
+    batch = table["family"].map({"fcdm": 128, "dit": 64})
+    at_one = digits_result(table, load_results("digits_hyperparameters"))
+    assert re.search(r"needs fewer steps \|", at_one)
+    assert re.search(r"whatever else that machine did: \d\.\dx (fewer|more) device-hours at FID [\d.]+ \(", at_one)
+    other = table.assign(batch_size=batch)
+    other.attrs = table.attrs
+    at_two = digits_result(other, load_results("digits_hyperparameters"))
+    assert re.search(r"needs fewer images \|", at_two)
+    assert "fewer steps" not in at_two
+
+
+def test_two_settings_of_one_model_are_told_apart_by_their_labels() -> None:
+    table = results(1.0)
+    one = comparisons(table)[0]
+    same = dataclasses.replace(one.a, label=f"{one.a.name} lr=0.1")
+    assert _differs(dataclasses.replace(one, b=same)).startswith(f"{one.a.label} against {one.a.name} lr=0.1: ")
+    assert _differs(one).startswith(f"{one.a.name} against {one.b.name}: ")
 
 
 def test_a_page_without_marks_is_one_line() -> None:

@@ -11,6 +11,7 @@ from fcdm.analysis.data.seed_curves import SeedCurve, seed_curves
 from fcdm.analysis.stats.claim_sides import Pair, pairs_of
 from fcdm.analysis.stats.model_pairs import (
     METRICS,
+    UNITS,
     Comparison,
     comparisons,
     of_metric,
@@ -19,7 +20,7 @@ from fcdm.analysis.stats.model_pairs import (
     what_differs,
 )
 from fcdm.analysis.stats.step_efficiency import FLOORS, RatioRange, ratio_range
-from fcdm.analysis.stats.step_ratios import equal_fid, trend, trend_of
+from fcdm.analysis.stats.step_ratios import equal_fid, fewer_times, trend, trend_of
 from fcdm.analysis.stats.tuning_trials import Tuned, listed, tune, tuned_as, tuning_cost, unfair
 from fcdm.errors import UserError
 from fcdm.formatting import steps_text
@@ -72,7 +73,9 @@ def _chosen(tuned: Sequence[Tuned], trials: pd.DataFrame, table: pd.DataFrame) -
 
 
 def _differs(one: Comparison) -> str:
-    return f"{one.a.name} against {one.b.name}: {what_differs(one.differs)}."
+    by_name = one.a.name != one.b.name
+    a, b = (line.name if by_name else line.label for line in (one.a, one.b))
+    return f"{a} against {b}: {what_differs(one.differs)}."
 
 
 def _fids(table: pd.DataFrame) -> str:
@@ -106,9 +109,11 @@ def _ratios(pairs: dict[str, list[Pair]]) -> str:
             cells = [f"{times(steps.value)} at {span.target:.3g}", _ends(steps.low, steps.high)]
             cells += [over_targets(span, ""), times(flops.value), _ends(flops.low, flops.high)]
             rows.append(f"| {DISTANCES[metric]} | {' | '.join(cells)} |")
-    fewer = next((pair.name_a for of_distance in pairs.values() for pair in of_distance), "the first")
+    found = [pair for of_distance in pairs.values() for pair in of_distance]
+    fewer = found[0].name_a if found else "the first"
+    unit = " or ".join(dict.fromkeys(UNITS[pair.counted_in] for pair in found)) or UNITS["steps"]
     titles = [
-        *("to reach equal", f"{fewer} needs fewer steps", "95 % interval", "over the shared range"),
+        *("to reach equal", f"{fewer} needs fewer {unit}", "95 % interval", "over the shared range"),
         *("fewer training FLOPs", "95 % interval"),
     ]
     return "\n".join([f"| {' | '.join(titles)} |", "|---" * len(titles) + "|", *rows])
@@ -154,8 +159,10 @@ def _hours(pair: Pair) -> str:
         return f"In time: {side.text}."
     device = pair.lines[0].devices[0] if pair.lines else ""
     interval = f" ({_ends(side.low, side.high)})" if np.isfinite(side.low) else ""
-    at = side.text.split(";")[0]
-    return f"In time, on {device} with whatever else that machine did: {at}{interval}."
+    span = ratio_range(pair.a["device_seconds"], pair.a["fid"], pair.b["device_seconds"], pair.b["fid"], pair.floor)
+    at = f" at {pair.distance} {span.target:.4g}" if isinstance(span, RatioRange) else ""
+    what = f"{fewer_times(side.value)} {UNITS['device_seconds']}{at}"
+    return f"In time, on {device} with whatever else that machine did: {what}{interval}."
 
 
 def _noise(pair: Pair) -> str:

@@ -78,7 +78,7 @@ def equal_fid(pair: Pair, axis: str, target: float | None = None) -> Side:
     if np.isnan(one.ratio):
         why = " and ".join(f"{name}: {at.how}" for name, at in ((pair.name_a, one.a), (pair.name_b, one.b)))
         return Side(f"no ratio at {pair.distance} {target:.4g} ({why}){pair.provisos}", rests_on)
-    text = f"{_fewer(one.ratio)} {UNITS[axis]} at {pair.distance} {target:.4g}{text}"
+    text = f"{fewer_times(one.ratio)} {UNITS[axis]} at {pair.distance} {target:.4g}{text}"
     text += _noise(pair, a, b, target) if pair.lines is not None else _sensitivity(a, b, target, pair.error)
     low = high = np.nan
     if (curves := pair.trajectories(axis)) is not None:
@@ -191,7 +191,8 @@ def smallest_budget(pair: Pair) -> tuple[float, float] | None:
     return None if enough.empty else (float(enough["steps"].iloc[0]), float(best["steps"]))
 
 
-def _fewer(ratio: float) -> str:
+def fewer_times(ratio: float) -> str:
+    """`2.5x fewer`, `2.0x more`."""
     return f"{times(ratio)} fewer" if ratio >= 1 else f"{times(1 / ratio)} more"
 
 
