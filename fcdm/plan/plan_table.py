@@ -19,6 +19,7 @@ from fcdm.plan.estimate import KINDS, START_UP_S, Cost
 from fcdm.plan.model import Plan, PlannedRun, Total, total, totals
 from fcdm.plan.remaining import SKIPPED, evaluations_of
 from fcdm.plan.shared_runs import Amount, Sharing
+from fcdm.plan.tell_apart import off_all_presets
 from fcdm.slurm.resources import Resources
 
 GROUPS_BEYOND = 60
@@ -76,7 +77,7 @@ class PlanRow:
         return cls(
             number=number,
             name=f"{config.model.name.replace('/', '-')}-{config.data.name}-{config.resolution}px",
-            differs=f"{len(runs)} runs",
+            differs=" ".join(filter(None, (f"{len(runs)} runs", off_all_presets([run.job for run in runs])))),
             budgets=_steps(sorted({step for run in runs for step in run.job.budgets})),
             state=", ".join(f"{count} {state}" for state, count in states.items()),
             resources="; ".join(dict.fromkeys(_resources(run.request, run.evaluation) for run in runs)),

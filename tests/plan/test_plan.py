@@ -300,8 +300,19 @@ def test_runs_of_one_name_say_what_tells_them_apart(jobs: Any) -> None:
     for key in ("seed=1", "batch_size=64", "model.grn=false", "optimiser.lr=1e-3", "ema.decay=0.5"):
         many += jobs("model=N", key)
     assert [run.differs for run in make_plan(many, PlanOptions()).runs] == [
-        "as most others", "seed=1", "batch_size=64", "model.grn=False", "optimiser.lr=0.001", "ema.decay=0.5",
+        "as most others", "seed=1", "batch_size=64", "model.grn=false", "optimiser.lr=0.001", "ema.decay=0.5",
     ]  # fmt: skip
+
+
+def test_a_model_that_is_not_its_preset_says_so(jobs: Any, fcdm: Command) -> None:
+    matched = jobs("model=L,dit/L-2", "model.match_macs=L")
+    assert [run.differs for run in make_plan(matched, PlanOptions()).runs] == ["", "model.width=784"]
+    alone = jobs("model=L", "model.feed_forward=true", "model.match_macs=L")
+    assert make_plan(alone, PlanOptions()).runs[0].differs == "model.width=396 model.feed_forward=true"
+    seeds = make_plan(jobs("model=N", "model.kernel_size=5", "seed=0,1"), PlanOptions()).runs
+    assert [run.differs for run in seeds] == ["model.kernel_size=5 seed=0", "model.kernel_size=5 seed=1"]
+    named = ("-m", "model=N", "model.kernel_size=5", "seed=0,1", "hydra/launcher=plan", "hydra.launcher.rows=groups")
+    assert "2 runs model.kernel_size=5" in fcdm(*named).stdout
 
 
 # --- what is on its way, what is measured ----------------------------------------------------------------------
