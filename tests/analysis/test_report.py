@@ -25,7 +25,7 @@ from fcdm.analysis.reporting.html import HTML, element
 from fcdm.analysis.reporting.latex import escaped, latex_table
 from fcdm.analysis.reporting.study_facts import study_facts
 from fcdm.runs.reader import list_runs
-from fcdm.runs.study_description import leading_comment, question_of
+from fcdm.runs.study_description import for_folder, leading_comment, question_of
 from tests.support.browser import Seen, look_at, measure
 from tests.support.commands import Command
 from tests.support.fake_runs import MODELS, PROTOCOL, START, evaluate, fid_at, make_run, make_study, protocol_id
@@ -404,6 +404,16 @@ def test_cost_of_a_run(tmp_path: Path) -> None:
     assert cost.train_flops == 6 * macs * 128 * 200
     assert cost.sampling_flops == 2 * macs * 25 * 1000 * 2
     assert cost.disk_bytes == sum(path.stat().st_size for path in view.folder.rglob("*") if path.is_file())
+
+
+def test_a_recorded_command_has_the_folder_of_its_runs(page: Path, runs: Path) -> None:
+    assert f"python -m fcdm.train -m +sweeps=demo runs_dir={runs}\n" in page.read_text()
+    command = "python -m fcdm.train -m +sweeps=digits"
+    assert [for_folder(command, folder) for folder in ("runs", "./runs/", "/tmp/my runs")] == [
+        *(command, command, f"{command} 'runs_dir=/tmp/my runs'")
+    ]
+    for said in ("runs_dir=elsewhere", "++runs_dir=elsewhere"):
+        assert for_folder(f"{command} {said}", "/tmp/runs") == f"{command} {said}"
 
 
 def test_a_question_is_the_comment_of_the_sweep_file(tmp_path: Path) -> None:
