@@ -18,7 +18,7 @@ from fcdm.config.said import NOTHING, Said
 from fcdm.config.schema import Config, DiTConfig, FCDMConfig
 from fcdm.config.shape import shape_of
 from fcdm.cost.__main__ import cost_rows
-from fcdm.cost.match_macs import MOST_OFF, settle_width
+from fcdm.cost.match_macs import MOST_OFF, Match, settle_width
 from fcdm.cost.model_cost import model_cost
 from fcdm.errors import UserError
 from fcdm.runs.identity import run_id, science
@@ -97,6 +97,11 @@ def test_of_a_dit_the_heads_stay_and_divide_the_width() -> None:
     [
         (["model=L", "model.match_macs=L", "model.width=400"], "model.width=400 says it: leave one of them away"),
         (["model=L", "model.match_macs=LL"], "neither a preset of ours nor a number of GMACs: did you mean L?"),
+        (["model=L", "model.match_macs=l"], "model.match_macs=l is no preset of ours: did you mean L?"),
+        (["model=L", "model.match_macs=DIT/l-2"], "did you mean dit/L-2?"),
+        (["model=L", "model.match_macs=1e9"], "is in GMACs, and 100,000 are the most: did you mean 1?"),
+        (["model=L", "model.match_macs=48_231_000_000"], "did you mean 48.23?"),
+        (["model=L", "model.match_macs=99999999"], "did you mean 0.1?"),
         (["model=L", "model.match_macs=0"], "a number of GMACs above 0"),
         (["model=L", "model.match_macs=nan"], "a number of GMACs above 0"),
         (["model=L", "model.match_macs=dit/L-8", "resolution=288"], "model.match_macs=dit/L-8, which does not fit"),
@@ -119,8 +124,17 @@ def test_the_note_says_of_which_resolution_a_width_is() -> None:
         assert isinstance(config.model, FCDMConfig)
         config.model.match_macs = "L"
         at[resolution] = str(settle_width(config, NOTHING))
-    assert "width 688 at 256 px, " in at[256]
-    assert "width 690 at 512 px, " in at[512]
+    assert at[256].startswith("model=L model.expansion=1 model.match_macs=L: width 688 at 256 px, ")
+    assert at[512].startswith("model=L model.expansion=1 model.match_macs=L: width 690 at 512 px, ")
+
+
+def test_the_note_says_how_far_off_the_width_is() -> None:
+    def told(wanted: float) -> str:
+        return str(Match("model=L", "48", 512, 48_000_000_000, wanted, 256))
+
+    assert told(48e9).endswith("(exactly)")
+    assert told(48e9 + 1).endswith("(0.0%)")
+    assert told(50e9).endswith("(-4.00%)")
 
 
 def test_a_width_that_is_said_wins_over_a_presets_match() -> None:
