@@ -62,12 +62,12 @@ def number_text(value: float | None) -> str:
 
 
 def duration_text(seconds: float) -> str:
-    """`40 s`, `1.5 min`, `12 min`, `3.5 h`, `2 days`."""
+    """`40 s`, `1.5 min`, `12 min`, `24.3 h`, `2 days`."""
     if seconds < 60:
         return f"{seconds:.0f} s"
     size, unit = (60, "min") if seconds < 3600 else (3600, "h") if seconds < 48 * 3600 else (86400, "days")
     value = seconds / size
-    return (f"{value:,.0f}" if value >= 10 else f"{value:.1f}".removesuffix(".0")) + f" {unit}"
+    return (f"{value:,.0f}" if value >= 10 and unit != "h" else f"{value:.1f}".removesuffix(".0")) + f" {unit}"
 
 
 def bytes_text(count: float) -> str:

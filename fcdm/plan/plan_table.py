@@ -124,7 +124,7 @@ def print_tables(plan: Plan, rows: str, console: Console | None = None) -> None:
         console.print(sharing_table(plan.sharing))
     if grouped:
         say(console, f"{len(plan.runs)} runs in {len(lines)} groups; hydra.launcher.rows=all shows each")
-    for text in _explanations(plan):
+    for text in _explanations(plan, grouped):
         say(console, text)
     for text in plan.warnings[:_SHOWN_WARNINGS]:
         say(console, f"warning: {text}", style="yellow")
@@ -145,13 +145,15 @@ def _unit(on_gpus: bool) -> str:
     return "GPU-hours" if on_gpus else "hours of processes"
 
 
-def _explanations(plan: Plan) -> list[str]:
+def _explanations(plan: Plan, grouped: bool) -> list[str]:
     unit = _unit(any(run.on_gpus for run in plan.runs))
     texts = [f"saved: {amount_text(cost, unit)} ({reason})" for reason, cost in plan.savings]
-    longest = [run for run in plan.runs if run.wall_hours]
+    longest = [item for item in enumerate(plan.runs, 1) if item[1].wall_hours]
     if len(longest) > 1:
-        slowest = max(longest, key=lambda run: run.wall_hours or 0.0)
-        texts.append(f"longest job: {_wall(slowest.wall_hours or 0.0)} ({slowest.standing.name})")
+        number, slowest = max(longest, key=lambda item: item[1].wall_hours or 0.0)
+        # The rows of groups have other numbers.
+        which = f" {slowest.differs}".rstrip() if grouped else f", #{number}"
+        texts.append(f"longest job: {_wall(slowest.wall_hours or 0.0)} ({slowest.standing.name}{which})")
     texts += [f"hours: {text}" for text in plan.paces]
     if plan.assumed:
         texts.append("  (say otherwise with hydra.launcher.gpu= and hydra.launcher.mfu=; a first run replaces it)")
