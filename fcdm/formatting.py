@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def plural(count: int, noun: str, several: str = "") -> str:
     """`1 job`, `1,438 jobs`; `several`: the noun's plural where that is not with an s."""
     return f"{count:,} {noun if count == 1 else several or noun + 's'}"
+
+
+def setting_text(key: str, value: Any) -> str:
+    """`optimiser.lr=0.001`, `model.grn=false`, `ema.rampup=null`: a setting much as a command line says it."""
+    if isinstance(value, list):
+        return f"{key}=[{','.join(map(str, value))}]"
+    if isinstance(value, bool):
+        return f"{key}={str(value).lower()}"
+    return f"{key}={'null' if value is None else f'{value:g}' if isinstance(value, float) else value}"
 
 
 def steps_text(steps: float) -> str:
@@ -51,12 +62,12 @@ def number_text(value: float | None) -> str:
 
 
 def duration_text(seconds: float) -> str:
-    """`40 s`, `1.5 min`, `12 min`, `3.5 h`, `2 days`."""
+    """`40 s`, `1.5 min`, `12 min`, `24.3 h`, `2 days`."""
     if seconds < 60:
         return f"{seconds:.0f} s"
     size, unit = (60, "min") if seconds < 3600 else (3600, "h") if seconds < 48 * 3600 else (86400, "days")
     value = seconds / size
-    return (f"{value:,.0f}" if value >= 10 else f"{value:.1f}".removesuffix(".0")) + f" {unit}"
+    return (f"{value:,.0f}" if value >= 10 and unit != "h" else f"{value:.1f}".removesuffix(".0")) + f" {unit}"
 
 
 def bytes_text(count: float) -> str:

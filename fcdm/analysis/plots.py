@@ -39,6 +39,7 @@ from fcdm.credentials import of_command_line
 from fcdm.errors import UserError, in_one_line
 from fcdm.paths import place
 from fcdm.runs.reader import list_studies
+from fcdm.runs.study_description import for_folder
 
 SUFFIXES = (".png", ".pdf")
 UNBOUNDED = 10_000
@@ -136,7 +137,8 @@ def next_commands(runs: Path | str, study: str | None) -> list[str]:
     for found in list_studies(runs):
         if found.command and study == found.name:
             words = [python if word == "python" else word for word in found.command[:1]] + list(found.command[1:])
-            commands.append(f"{shlex.join(words)}    # continues '{found.name}': only what is missing")
+            again = for_folder(shlex.join(words), runs)
+            commands.append(f"{again}    # continues '{found.name}': only what is missing")
     if study == "digits":
         train = f"{python} -m fcdm.train -m"
         commands += [

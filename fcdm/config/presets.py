@@ -6,17 +6,21 @@ says, and the data and the recipe that a preset is meant for.
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
-from fcdm.config.check import near
+from fcdm.config.check import near, walk
 from fcdm.config.schema import FAMILIES, ModelConfig
 from fcdm.errors import UserError
 
 MODELS = Path(__file__).resolve().parent.parent / "conf" / "model"
+_NO_SETTINGS = ("model.name", "model.match_macs", "model.source")
+"""Of a model: its name, and what was found from others of its keys."""
 _SIZES = ("N", "M", "S", "B", "L", "XL")
 
 
@@ -33,6 +37,26 @@ def load_preset(name: str) -> ModelConfig:
     config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(FAMILIES[family]), values))
     assert isinstance(config, ModelConfig)
     return config
+
+
+def off_preset(model: ModelConfig, preset: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Dotted key (`model.width`) -> the model's value, of the keys in which it is not its preset.
+
+    `preset`: dotted key -> value; None: those of our preset of the model's name. Without one nothing is said.
+    """
+    if preset is None:
+        if model.name not in preset_names():
+            return {}
+        preset = _dotted(load_preset(model.name))
+    return {
+        key: value
+        for key, value in _dotted(model).items()
+        if key not in _NO_SETTINGS and (key not in preset or preset[key] != value)
+    }
+
+
+def _dotted(model: ModelConfig) -> dict[str, Any]:
+    return dict(walk(dataclasses.asdict(model), "model."))
 
 
 @cache

@@ -14,9 +14,10 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from fcdm.config.presets import preset_names
+from fcdm.config.presets import off_preset, preset_names
 from fcdm.config.schema import Config
 from fcdm.errors import UserError, in_one_line
+from fcdm.formatting import setting_text
 from fcdm.runs.run_cost import run_cost
 from fcdm.sweep.command_line import readable
 from fcdm.sweep.compose import Composer
@@ -81,7 +82,7 @@ def cost_rows(words: list[str]) -> list[dict[str, Any]]:
     words = last_of_each(readable(words))
     refuse_unused(words, USES, "a cost")
     said = keys_said(words)
-    named, sized, matched = "model" in said, "resolution" in said, "model.match_macs" in said
+    named, sized = "model" in said, "resolution" in said
     asked = expand(words if named else [f"model={','.join(preset_names())}", *words], [])
     swept = {word for choice in asked for word in choice if not all(word in other for other in asked)}
     rows: list[dict[str, Any]] = []
@@ -91,11 +92,12 @@ def cost_rows(words: list[str]) -> list[dict[str, Any]]:
     with initialize_config_module("fcdm.conf", version_base="1.3"):
         composer = Composer.here(searched)
         for choice in asked:
-            differs = [word for word in choice if word in swept and word.partition("=")[0] not in OWN_COLUMNS]
+            differs = [word for word in choice if word in swept and not _shown_anyway(word)]
             try:
                 for config in _sizes(composer, choice, named, sized):
-                    found = [f"model.width={config.model.width}"] if matched else []  # type: ignore[attr-defined]
-                    rows += [_row(config, steps, [*differs, *found]) for steps in config.steps]
+                    own = off_preset(config.model, composer.said(choice).presets)
+                    told = [*(setting_text(key, value) for key, value in own.items()), *differs]
+                    rows += [_row(config, steps, told) for steps in config.steps]
             except (UserError, HydraException, OmegaConfBaseException) as error:
                 failure = failure or f"{one_line(error)}  [{' '.join(choice)}]"
                 if named:
@@ -103,6 +105,12 @@ def cost_rows(words: list[str]) -> list[dict[str, Any]]:
     if not rows:
         raise UserError(failure or f"{' '.join(words)}: fits no preset; try 256 or 512 (latents), 8 (digits)")
     return rows
+
+
+def _shown_anyway(word: str) -> bool:
+    """By a column of its own; of the model's keys where they are not the preset's."""
+    key = word.lstrip("+").partition("=")[0]
+    return key in OWN_COLUMNS or key.startswith("model.")
 
 
 def _sizes(composer: Composer, choice: list[str], named: bool, sized: bool) -> Iterator[Config]:

@@ -14,15 +14,18 @@ from typing import Any
 
 from fcdm.config.check import check_values, near
 from fcdm.config.model_checks import check_model
-from fcdm.config.presets import load_preset, preset_names
+from fcdm.config.presets import load_preset, off_preset, preset_names
 from fcdm.config.said import Said
 from fcdm.config.schema import Config, DiTConfig, FCDMConfig
 from fcdm.config.shape import shape_of
 from fcdm.cost.model_cost import model_cost
 from fcdm.errors import UserError
+from fcdm.formatting import setting_text
 
 MOST_OFF = 0.05
 """How far the nearest width may be from the MACs that are wanted; small models have few widths."""
+MOST_GMACS = 100_000
+"""A number beyond it is not meant: some 200 times DiT-XL/2 at 512 px."""
 WHOLE_TILES = 8
 """Tensor cores take widths that are multiples of this; others are padded, and slow for their MACs."""
 
@@ -31,12 +34,16 @@ WHOLE_TILES = 8
 class Match:
     """The width that was found for a variant."""
 
+    model: str
+    """What it is a width of: `model=L model.expansion=1`."""
     asked: str
     """A preset's name, or GMACs."""
     width: int
     macs: int
     """Of one forward pass of the variant at that width."""
     wanted: float
+    resolution: int
+    """In pixels: another resolution may have another width."""
 
     @property
     def off(self) -> float:
@@ -46,8 +53,8 @@ class Match:
     def __str__(self) -> str:
         name = "are asked for" if _is_number(self.asked) else f"are {self.asked}'s"
         text = (
-            f"model.match_macs={self.asked}: width {self.width}, {_gmacs(self.macs)} GMACs where {_gmacs(self.wanted)} "
-            f"{name} ({self.off:+.2%})"
+            f"{self.model} model.match_macs={self.asked}: width {self.width} at {self.resolution} px, "
+            f"{_gmacs(self.macs)} GMACs where {_gmacs(self.wanted)} {name} ({_off_text(self.off)})"
         )
         if self.width % WHOLE_TILES:
             text += f"; no multiple of {WHOLE_TILES}: to be compared at equal MACs, never by device-hours"
@@ -76,7 +83,7 @@ def settle_width(config: Config, said: Said) -> Match | None:
     place = {"resolution": config.resolution, "downsample": config.data.downsample}
     shape = shape_of(config)
     check_model(replace(model, width=_multiple(model)), shape["side"], **place)
-    found = _nearest(model, asked, _wanted(asked, shape, place), shape)
+    found = _nearest(model, asked, _wanted(asked, shape, place), shape, config.resolution)
     model.width, model.match_macs = found.width, None
     return found
 
@@ -84,10 +91,17 @@ def settle_width(config: Config, said: Said) -> Match | None:
 def _wanted(asked: str, shape: dict[str, Any], place: dict[str, int]) -> float:
     """The MACs that are asked for: of a preset at the run's own resolution and data, or GMACs as they are."""
     if _is_number(asked):
-        if 0 < float(asked) < math.inf:
+        if 0 < float(asked) <= MOST_GMACS:
             return float(asked) * 1e9
+        if MOST_GMACS < float(asked) < math.inf:
+            meant = float(asked) / 1e9
+            raise UserError(
+                f"model.match_macs={asked} is in GMACs, and {MOST_GMACS:,} are the most: did you mean {meant:.4g}?"
+            )
         raise UserError(f"model.match_macs={asked} cannot be: a number of GMACs above 0, or the name of a preset")
     if asked not in preset_names():
+        if same := [name for name in preset_names() if name.lower() == asked.lower()]:
+            raise UserError(f"model.match_macs={asked} is no preset of ours: did you mean {same[0]}?")
         raise UserError(
             f"model.match_macs={asked} is neither a preset of ours nor a number of GMACs: {near(asked, preset_names())}"
         )
@@ -99,13 +113,16 @@ def _wanted(asked: str, shape: dict[str, Any], place: dict[str, int]) -> float:
     return model_cost(preset, **shape).forward_macs
 
 
-def _nearest(model: FCDMConfig | DiTConfig, asked: str, wanted: float, shape: dict[str, Any]) -> Match:
+def _nearest(model: FCDMConfig | DiTConfig, asked: str, wanted: float, shape: dict[str, Any], resolution: int) -> Match:
     """By bisection: MACs grow with the width. Raises UserError where the nearest is not near."""
     step = _multiple(model)
+    settings = [setting_text(key, value) for key, value in off_preset(model).items() if key != "model.width"]
+    name = " ".join([f"model={model.name}", *settings])
 
     def at(times: int) -> Match:
         width = times * step
-        return Match(asked, width, model_cost(replace(model, width=width), **shape).forward_macs, wanted)
+        macs = model_cost(replace(model, width=width), **shape).forward_macs
+        return Match(name, asked, width, macs, wanted, resolution)
 
     high = 1
     while at(high).macs < wanted:
@@ -137,6 +154,13 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _off_text(off: float) -> str:
+    """`+0.05%`, `exactly`."""
+    if not off:
+        return "exactly"
+    return f"{off:+.2%}" if abs(off) >= 0.00005 else "0.0%"
 
 
 def _gmacs(macs: float) -> str:

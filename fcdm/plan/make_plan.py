@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from fcdm.formatting import bytes_text
 from fcdm.jobs.ema_requests import snapshot_bytes
 from fcdm.jobs.job import Job
-from fcdm.jobs.make_jobs import NOT_HERE, data_is_here
+from fcdm.jobs.make_jobs import data_is_here
 from fcdm.plan.estimate import KINDS, Paces, host_bytes, job_cost, process_memory, starts
 from fcdm.plan.model import Plan, PlannedRun
 from fcdm.plan.remaining import SKIPPED, Standing, Standings, evaluations_of
 from fcdm.plan.shared_runs import sharing
+from fcdm.plan.tell_apart import differences
 from fcdm.plan.warnings import warnings_before_submission
 from fcdm.runs.benchmark_files import Benchmarks
-from fcdm.runs.identity import NOT_IDENTITY, flatten, readable_name, science
 from fcdm.runs.run_cost import saved_bytes
 from fcdm.runs.throughput import Speeds
 from fcdm.slurm.options import SlurmOptions
@@ -44,37 +42,6 @@ def make_plan(jobs: list[Job], options: SlurmOptions) -> Plan:
     left = {run.job.id: run.standing for run in runs}
     plan.warnings = warnings_before_submission(open_jobs, paces.device, options.mfu, options, paces, left)
     return plan
-
-
-_TOLD = 4
-"""Keys, beyond which a run is told by those in which it is not as most others of its name."""
-
-
-def differences(jobs: Sequence[Job]) -> dict[str, str]:
-    """Job id -> what tells the run from the others of its name, empty where nothing must."""
-    named: dict[str, list[tuple[str, dict[str, Any]]]] = {}
-    for job in jobs:
-        named.setdefault(readable_name(job.config), []).append((job.id, flatten(science(job.config))))
-    found = {}
-    for same in named.values():
-        first = same[0][1]
-        keys = [
-            key
-            for key in first
-            if key not in NOT_IDENTITY and any(other.get(key) != first[key] for _, other in same[1:])
-        ]
-        usual = {key: Counter(repr(flat.get(key)) for _, flat in same).most_common(1)[0][0] for key in keys}
-        for job_id, flat in same:
-            told = keys if len(keys) <= _TOLD else [key for key in keys if repr(flat.get(key)) != usual[key]]
-            found[job_id] = " ".join(_said(key, flat.get(key)) for key in told) or ("as most others" if keys else "")
-    return found
-
-
-def _said(key: str, value: Any) -> str:
-    if key == "data.checksum" and str(value).startswith(NOT_HERE):
-        return f"data.path={str(value).removeprefix(NOT_HERE)}"
-    text = "null" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
-    return f"{key}={text}"
 
 
 def _planned(job: Job, standing: Standing, differs: str, paces: Paces, options: SlurmOptions) -> PlannedRun:

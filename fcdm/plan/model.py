@@ -20,7 +20,8 @@ class PlannedRun:
     job: Job
     standing: Standing
     differs: str
-    """What tells it from the command's other runs of the same name: `seed=1 optimiser.lr=0.001`."""
+    """What tells it from the command's other runs of the same name, and where its model is not its preset:
+    `model.width=784 seed=1`."""
     request: Resources
     evaluation: Resources | None
     """Of its evaluation job; None: evaluated by the training job."""

@@ -19,6 +19,7 @@ from fcdm.plan.estimate import KINDS, START_UP_S, Cost
 from fcdm.plan.model import Plan, PlannedRun, Total, total, totals
 from fcdm.plan.remaining import SKIPPED, evaluations_of
 from fcdm.plan.shared_runs import Amount, Sharing
+from fcdm.plan.tell_apart import off_all_presets
 from fcdm.slurm.resources import Resources
 
 GROUPS_BEYOND = 60
@@ -76,7 +77,7 @@ class PlanRow:
         return cls(
             number=number,
             name=f"{config.model.name.replace('/', '-')}-{config.data.name}-{config.resolution}px",
-            differs=f"{len(runs)} runs",
+            differs=" ".join(filter(None, (f"{len(runs)} runs", off_all_presets([run.job for run in runs])))),
             budgets=_steps(sorted({step for run in runs for step in run.job.budgets})),
             state=", ".join(f"{count} {state}" for state, count in states.items()),
             resources="; ".join(dict.fromkeys(_resources(run.request, run.evaluation) for run in runs)),
@@ -123,7 +124,7 @@ def print_tables(plan: Plan, rows: str, console: Console | None = None) -> None:
         console.print(sharing_table(plan.sharing))
     if grouped:
         say(console, f"{len(plan.runs)} runs in {len(lines)} groups; hydra.launcher.rows=all shows each")
-    for text in _explanations(plan):
+    for text in _explanations(plan, grouped):
         say(console, text)
     for text in plan.warnings[:_SHOWN_WARNINGS]:
         say(console, f"warning: {text}", style="yellow")
@@ -144,13 +145,15 @@ def _unit(on_gpus: bool) -> str:
     return "GPU-hours" if on_gpus else "hours of processes"
 
 
-def _explanations(plan: Plan) -> list[str]:
+def _explanations(plan: Plan, grouped: bool) -> list[str]:
     unit = _unit(any(run.on_gpus for run in plan.runs))
     texts = [f"saved: {amount_text(cost, unit)} ({reason})" for reason, cost in plan.savings]
-    longest = [run for run in plan.runs if run.wall_hours]
+    longest = [item for item in enumerate(plan.runs, 1) if item[1].wall_hours]
     if len(longest) > 1:
-        slowest = max(longest, key=lambda run: run.wall_hours or 0.0)
-        texts.append(f"longest job: {_wall(slowest.wall_hours or 0.0)} ({slowest.standing.name})")
+        number, slowest = max(longest, key=lambda item: item[1].wall_hours or 0.0)
+        # The rows of groups have other numbers.
+        which = f" {slowest.differs}".rstrip() if grouped else f", #{number}"
+        texts.append(f"longest job: {_wall(slowest.wall_hours or 0.0)} ({slowest.standing.name}{which})")
     texts += [f"hours: {text}" for text in plan.paces]
     if plan.assumed:
         texts.append("  (say otherwise with hydra.launcher.gpu= and hydra.launcher.mfu=; a first run replaces it)")

@@ -23,6 +23,7 @@ from fcdm.plan.estimate import (
 )
 from fcdm.plan.gpus import Device
 from fcdm.plan.remaining import Standing, evaluations_of
+from fcdm.plan.tell_apart import differences
 from fcdm.runs.benchmark_files import Benchmarks
 from fcdm.runs.identity import readable_name
 from fcdm.runs.run_cost import saved_bytes
@@ -52,10 +53,12 @@ def warnings_before_submission(
         runs_dir = Path(jobs[0].config.runs_dir) if jobs else Path()
         paces = Paces(gpu, mfu, Speeds(runs_dir), Benchmarks(runs_dir), guess=gpu is not None)
     troubles: dict[str, list[str]] = {}
+    apart = differences(jobs)
     for job in jobs:
         for text in _of_job(job, standings.get(job.id) if standings else None, gpu, paces, options):
             known = data_is_here(job.config)  # else the id in the name is none
-            troubles.setdefault(text, []).append(job.name if known else readable_name(job.config))
+            name = " ".join(filter(None, (readable_name(job.config), apart[job.id] and f"({apart[job.id]})")))
+            troubles.setdefault(text, []).append(job.name if known else name)
     return [f"{_names(names)}: {text}" for text, names in troubles.items()]
 
 
@@ -167,15 +170,16 @@ def _time(
     count = starts(wall, request, options, saved)
     if count is None or count == 1 or wall is None:
         return
+    usable = f"of which all but {duration_text(limit - useful)} are usable"
+    many = f"needs about {count:,} starts of {duration_text(limit)} ({set_by}), {usable},"
     allowed = options.max_num_timeout
     if allowed is not None and count - 1 > allowed:
         yield (
-            f"needs about {count:,} starts of {duration_text(limit)} ({set_by}) for {duration_text(wall)} of work, but "
+            f"{many} for {duration_text(wall)} of work, but "
             f"hydra.launcher.max_num_timeout={allowed} requeues it {allowed} times only"
         )
     else:
-        many = f"needs about {count:,} starts of {duration_text(limit)} ({set_by})"
-        yield f"{many}: {duration_text(wall)} of work; it is requeued each time"
+        yield f"{many} for {duration_text(wall)} of work; it is requeued each time"
 
 
 def _names(names: list[str]) -> str:

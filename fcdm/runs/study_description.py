@@ -1,10 +1,13 @@
-"""What a study asks, in words: the comment at the top of its sweep file."""
+"""What a study asks, in words: the comment at the top of its sweep file; and the commands that ask for it again."""
 
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
+
+from fcdm.config.schema import Config
 
 _SWEEPS = Path(__file__).resolve().parent.parent / "conf" / "sweeps"
 _CONFIG_DIRS = ("--config-dir", "-cd")
@@ -29,6 +32,14 @@ def question_of(command: Sequence[str], study: str) -> str:
         except OSError:
             continue
     return ""
+
+
+def for_folder(command: str, runs_dir: Path | str) -> str:
+    """The recorded command with the folder of its runs, where it does not say one: it may be typed elsewhere."""
+    said = any(word.lstrip("+").startswith("runs_dir=") for word in shlex.split(command))
+    if said or Path(runs_dir) == Path(Config.runs_dir):
+        return command
+    return f"{command} {shlex.quote(f'runs_dir={runs_dir}')}"
 
 
 def leading_comment(text: str) -> str:

@@ -23,9 +23,10 @@ from fcdm.analysis.reporting.cell_tables import CellTable, Value, number, over_s
 from fcdm.analysis.reporting.cost_table import measured_cost
 from fcdm.analysis.reporting.html import HTML, element
 from fcdm.analysis.reporting.latex import escaped, latex_table
+from fcdm.analysis.reporting.page import with_code
 from fcdm.analysis.reporting.study_facts import study_facts
 from fcdm.runs.reader import list_runs
-from fcdm.runs.study_description import leading_comment, question_of
+from fcdm.runs.study_description import for_folder, leading_comment, question_of
 from tests.support.browser import Seen, look_at, measure
 from tests.support.commands import Command
 from tests.support.fake_runs import MODELS, PROTOCOL, START, evaluate, fid_at, make_run, make_study, protocol_id
@@ -51,7 +52,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_study(folder, [whole, half, opened, never], budgets=BUDGETS)
     shutil.rmtree(never)
     study = json.loads((folder / "studies" / "demo.json").read_text())
-    study |= {"question": "Which needs <fewer> steps & why?", "commands": ["python -m fcdm.train -m +sweeps=demo"]}
+    study |= {"question": "Which needs <fewer> `steps` & why?", "commands": ["python -m fcdm.train -m +sweeps=demo"]}
     (folder / "studies" / "demo.json").write_text(json.dumps(study))
     return folder
 
@@ -125,7 +126,7 @@ def test_the_page_is_whole_and_asks_nothing_of_a_network(page: Path) -> None:
 
 def test_half_of_the_runs_are_missing_and_it_is_said(page: Path, runs: Path) -> None:
     text = Page(page.read_text()).text
-    assert "Which needs <fewer> steps & why?" in text
+    assert "Which needs <fewer>" in text
     assert "6 of 16 budgets evaluated in 4 runs" in text
     assert "3 of 4 runs are not evaluated throughout" in text
     for folder in ("N-digits", "M-digits", "dit-N-2-digits", "dit-M-2-digits"):
@@ -404,6 +405,22 @@ def test_cost_of_a_run(tmp_path: Path) -> None:
     assert cost.train_flops == 6 * macs * 128 * 200
     assert cost.sampling_flops == 2 * macs * 25 * 1000 * 2
     assert cost.disk_bytes == sum(path.stat().st_size for path in view.folder.rglob("*") if path.is_file())
+
+
+def test_a_recorded_command_has_the_folder_of_its_runs(page: Path, runs: Path) -> None:
+    assert f"python -m fcdm.train -m +sweeps=demo runs_dir={runs}\n" in page.read_text()
+    command = "python -m fcdm.train -m +sweeps=digits"
+    assert [for_folder(command, folder) for folder in ("runs", "./runs/", "/tmp/my runs")] == [
+        *(command, command, f"{command} 'runs_dir=/tmp/my runs'")
+    ]
+    for said in ("runs_dir=elsewhere", "++runs_dir=elsewhere"):
+        assert for_folder(f"{command} {said}", "/tmp/runs") == f"{command} {said}"
+
+
+def test_code_in_a_question_is_code_and_escaped(page: Path) -> None:
+    assert "Which needs &lt;fewer&gt; <code>steps</code> &amp; why?" in page.read_text()
+    told = with_code("Is `model.x=<3` & `steps` so? One ` alone")
+    assert told == "Is <code>model.x=&lt;3</code> &amp; <code>steps</code> so? One ` alone"
 
 
 def test_a_question_is_the_comment_of_the_sweep_file(tmp_path: Path) -> None:

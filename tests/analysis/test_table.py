@@ -426,6 +426,9 @@ def test_what_to_type_next(study: Path, tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.prefix", "/usr")
     assert any(line.startswith("python train.py -m") for line in next_commands(study, "demo"))
+    assert "    # continues 'demo'" in next(
+        line for line in next_commands(study, "demo") if f" runs_dir={study} " in line
+    )
     assert not any("train.py" in line for line in next_commands(study, None))
     monkeypatch.setattr("sys.prefix", str(tmp_path / ".venv"))
     monkeypatch.setenv("PATH", "/usr/bin")

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -232,6 +233,34 @@ def test_keys_are_those_of_training(capsys: pytest.CaptureFixture[str]) -> None:
     budgets = rows_of(capsys, "model=N", "steps=100,200", "diffusion.learn_sigma=false")
     assert [row["steps"] for row in budgets] == [100, 200]
     assert budgets[0]["parameters"] < rows_of(capsys, "model=N")[0]["parameters"]
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        ("model=L model.feed_forward=true", ["L model.feed_forward=true"]),
+        ("model=L model.feed_forward=true model.match_macs=L", ["L model.width=396 model.feed_forward=true"]),
+        ("model=L,B model.feed_forward=true", ["L model.feed_forward=true", "B model.feed_forward=true"]),
+        ("model=L model.match_macs=L", ["L"]),
+        ("model=L model.blocks=[2,4,8,4,2]", ["L"]),
+        ("model=L model.kernel_size=5,7", ["L model.kernel_size=5", "L"]),
+        (
+            "model=S model.kernel_size=5 objective=ddpm,flow",
+            [f"S model.kernel_size=5 objective={each}" for each in ("ddpm", "flow")],
+        ),
+        ("model=S model.blocks=[1,1,1,1,1]", ["S model.blocks=[1,1,1,1,1]"]),
+    ],
+)
+def test_a_row_says_where_a_model_is_not_its_preset_and_only_there(words: str, names: list[str]) -> None:
+    assert [row["model"] for row in cost_rows([*words.split(), "resolution=256"])] == names
+
+
+def test_a_preset_of_the_users_own_is_what_its_model_is_held_to(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "wide.yaml").write_text("defaults: [L, _self_]\nname: wide\nwidth: 640\n")
+    own = ["model=wide", "resolution=256", f"--config-dir={tmp_path}"]
+    assert [row["model"] for row in cost_rows(own)] == ["wide"]
+    assert [row["model"] for row in cost_rows([*own, "model.grn=false"])] == ["wide model.grn=false"]
 
 
 def test_without_a_model_those_that_have_the_key(capsys: pytest.CaptureFixture[str]) -> None:

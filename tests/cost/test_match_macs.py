@@ -18,7 +18,7 @@ from fcdm.config.said import NOTHING, Said
 from fcdm.config.schema import Config, DiTConfig, FCDMConfig
 from fcdm.config.shape import shape_of
 from fcdm.cost.__main__ import cost_rows
-from fcdm.cost.match_macs import MOST_OFF, settle_width
+from fcdm.cost.match_macs import MOST_OFF, Match, settle_width
 from fcdm.cost.model_cost import model_cost
 from fcdm.errors import UserError
 from fcdm.runs.identity import run_id, science
@@ -30,17 +30,17 @@ L_GMACS = 48.23096
 
 
 @pytest.mark.parametrize(
-    ("variant", "width", "gmacs"),
+    ("variant", "found", "gmacs"),
     [  # worked out by hand for Table 6 (facts of the paper): feed-forward 396, no inverted bottleneck 688
-        (["model.feed_forward=true"], 396, 48.25),
-        (["model.expansion=1"], 688, 48.17),
-        (["model.grn=false", "model.channel_attention=true", "model.channel_attention_on=depthwise"], 512, 48.27),
-        (["model.grn=false"], 512, 48.23),
+        (["model.feed_forward=true"], ["model.width=396"], 48.25),
+        (["model.expansion=1"], ["model.width=688"], 48.17),
+        (["model.grn=false", "model.channel_attention=true", "model.channel_attention_on=depthwise"], [], 48.27),
+        (["model.grn=false"], [], 48.23),
     ],
 )
-def test_the_widths_of_table_6(variant: list[str], width: int, gmacs: float) -> None:
+def test_the_widths_of_table_6(variant: list[str], found: list[str], gmacs: float) -> None:
     (row,) = cost_rows(["model=L", *variant, "model.match_macs=L", "resolution=256"])
-    assert row["model"] == f"L model.width={width}"
+    assert row["model"] == " ".join(["L", *found, *variant])  # the preset's own width 512 needs no word
     assert row["forward_macs"] / 1e9 == pytest.approx(gmacs, abs=0.005)
 
 
@@ -97,6 +97,11 @@ def test_of_a_dit_the_heads_stay_and_divide_the_width() -> None:
     [
         (["model=L", "model.match_macs=L", "model.width=400"], "model.width=400 says it: leave one of them away"),
         (["model=L", "model.match_macs=LL"], "neither a preset of ours nor a number of GMACs: did you mean L?"),
+        (["model=L", "model.match_macs=l"], "model.match_macs=l is no preset of ours: did you mean L?"),
+        (["model=L", "model.match_macs=DIT/l-2"], "did you mean dit/L-2?"),
+        (["model=L", "model.match_macs=1e9"], "is in GMACs, and 100,000 are the most: did you mean 1?"),
+        (["model=L", "model.match_macs=48_231_000_000"], "did you mean 48.23?"),
+        (["model=L", "model.match_macs=99999999"], "did you mean 0.1?"),
         (["model=L", "model.match_macs=0"], "a number of GMACs above 0"),
         (["model=L", "model.match_macs=nan"], "a number of GMACs above 0"),
         (["model=L", "model.match_macs=dit/L-8", "resolution=288"], "model.match_macs=dit/L-8, which does not fit"),
@@ -110,6 +115,26 @@ def test_what_cannot_be_is_refused(words: list[str], said: str) -> None:
     with pytest.raises(UserError) as refused:
         composed(*words, "data.checksum=0")
     assert said in str(refused.value)
+
+
+def test_the_note_says_of_which_resolution_a_width_is() -> None:
+    at = {}
+    for resolution in (256, 512):
+        config = composed("model=L", f"resolution={resolution}", "model.expansion=1", "data.checksum=0")
+        assert isinstance(config.model, FCDMConfig)
+        config.model.match_macs = "L"
+        at[resolution] = str(settle_width(config, NOTHING))
+    assert at[256].startswith("model=L model.expansion=1 model.match_macs=L: width 688 at 256 px, ")
+    assert at[512].startswith("model=L model.expansion=1 model.match_macs=L: width 690 at 512 px, ")
+
+
+def test_the_note_says_how_far_off_the_width_is() -> None:
+    def told(wanted: float) -> str:
+        return str(Match("model=L", "48", 512, 48_000_000_000, wanted, 256))
+
+    assert told(48e9).endswith("(exactly)")
+    assert told(48e9 + 1).endswith("(0.0%)")
+    assert told(50e9).endswith("(-4.00%)")
 
 
 def test_a_width_that_is_said_wins_over_a_presets_match() -> None:

@@ -270,8 +270,8 @@ def test_numbers_as_texts() -> None:
     numbers = {0: "0", 1e-5: "<0.001", 0.0123: "0.012", 12.3: "12.30", 1234.5: "1,234"}
     assert {value: number_text(value) for value in numbers} == numbers
     assert number_text(None) == "?"
-    assert [duration_text(seconds) for seconds in (4, 60, 90, 1800, 3600, 12_600, 172_799, 259_200, 4e6)] == [
-        *("4 s", "1 min", "1.5 min", "30 min", "1 h", "3.5 h", "48 h", "3 days", "46 days")
+    assert [duration_text(seconds) for seconds in (4, 60, 90, 1800, 3600, 12_600, 87_480, 172_799, 259_200, 4e6)] == [
+        *("4 s", "1 min", "1.5 min", "30 min", "1 h", "3.5 h", "24.3 h", "48 h", "3 days", "46 days")
     ]
     assert [bytes_text(count) for count in (1640, 24e6, 999.6e6, 86.07e9, 1.5e12)] == [
         "1.64 kB",
@@ -300,8 +300,27 @@ def test_runs_of_one_name_say_what_tells_them_apart(jobs: Any) -> None:
     for key in ("seed=1", "batch_size=64", "model.grn=false", "optimiser.lr=1e-3", "ema.decay=0.5"):
         many += jobs("model=N", key)
     assert [run.differs for run in make_plan(many, PlanOptions()).runs] == [
-        "as most others", "seed=1", "batch_size=64", "model.grn=False", "optimiser.lr=0.001", "ema.decay=0.5",
+        "as most others", "seed=1", "batch_size=64", "model.grn=false", "optimiser.lr=0.001", "ema.decay=0.5",
     ]  # fmt: skip
+
+
+def test_a_model_that_is_not_its_preset_says_so(jobs: Any, fcdm: Command) -> None:
+    matched = jobs("model=L,dit/L-2", "model.match_macs=L")
+    assert [run.differs for run in make_plan(matched, PlanOptions()).runs] == ["", "model.width=784"]
+    alone = jobs("model=L", "model.feed_forward=true", "model.match_macs=L")
+    assert make_plan(alone, PlanOptions()).runs[0].differs == "model.width=396 model.feed_forward=true"
+    seeds = make_plan(jobs("model=N", "model.kernel_size=5", "seed=0,1"), PlanOptions()).runs
+    assert [run.differs for run in seeds] == ["model.kernel_size=5 seed=0", "model.kernel_size=5 seed=1"]
+    named = ("-m", "model=N", "model.kernel_size=5", "seed=0,1", "hydra/launcher=plan", "hydra.launcher.rows=groups")
+    assert "2 runs model.kernel_size=5" in fcdm(*named).stdout
+
+
+def test_of_runs_of_one_name_it_is_said_which(fcdm: Command) -> None:
+    asked = ("-m", "model=L", "model.kernel_size=7,9", "resources.hours=24", "hydra/launcher=plan")
+    plan = fcdm(*asked).stdout
+    assert "(L-imagenet-256px, #2)" in plan
+    assert "warning: L-imagenet-256px (model.kernel_size=9): needs about" in plan
+    assert "(L-imagenet-256px model.kernel_size=9)" in fcdm(*asked, "hydra.launcher.rows=groups").stdout
 
 
 # --- what is on its way, what is measured ----------------------------------------------------------------------
@@ -543,10 +562,13 @@ def test_time_limits(jobs: Any) -> None:
     (text,) = warnings_before_submission(jobs("model=S", "resources.hours=0.02"), H100, 0.4, late)
     assert "a start of 120 s (resources.hours) leaves 0 s of work (30 s to start up, and SLURM signals 120 s" in text
     (text,) = warnings_before_submission(jobs("model=S", "resources.hours=0.05"), H100, 0.4, late)
-    assert "starts of 3 min (resources.hours): 1.5 h of work; it is requeued each time" in text
+    assert (
+        "starts of 3 min (resources.hours), of which all but 2.5 min are usable, for 1.5 h of work; it is requeued each time"
+        in text
+    )
     short = SlurmOptions(timeout_min=1, signal_delay_s=15)
     (text,) = warnings_before_submission(jobs("model=S"), H100, 0.4, short)
-    assert "starts of 1 min (hydra.launcher.timeout_min)" in text
+    assert "starts of 1 min (hydra.launcher.timeout_min), of which all but 45 s are usable" in text
     few = SlurmOptions(max_num_timeout=1)
     (text,) = warnings_before_submission(jobs("model=L"), H100, 0.02, few)
     assert "hydra.launcher.max_num_timeout=1 requeues it 1 times only" in text

@@ -81,11 +81,18 @@ def code(text: str) -> HTML:
     return element("pre", element("code", text))
 
 
+def with_code(text: str) -> HTML:
+    """A text whose `spans` are code, all of it escaped."""
+    return joined([element("code", part) if at % 2 else part for at, part in enumerate(re.split("`([^`]+)`", text))])
+
+
 def lead(facts: StudyFacts, findings: list[str], revision: str, now: float) -> HTML:
     """What is under the title: what it is about, the `findings`, how much of it is there."""
     done = sum(row.state == DONE for row in facts.rows)
     when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(now))
-    parts = [element("p", facts.question or "No question was written down for this study.", class_="question")]
+    parts = [
+        element("p", with_code(facts.question or "No question was written down for this study."), class_="question")
+    ]
     if findings:
         name = facts.by_protocol[0].id
         parts.append(

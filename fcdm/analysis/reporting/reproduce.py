@@ -10,6 +10,7 @@ from fcdm.analysis.reporting.html import HTML, element, joined
 from fcdm.analysis.reporting.page import bullets, code
 from fcdm.analysis.reporting.study_facts import StudyFacts
 from fcdm.runs.reader import RunView
+from fcdm.runs.study_description import for_folder
 
 
 def repeat_section(facts: StudyFacts) -> HTML:
@@ -19,7 +20,8 @@ def repeat_section(facts: StudyFacts) -> HTML:
     revisions = recorded(facts.views.values(), "revision") or ([study.revision] if study.revision else [])
     clean = [revision.rstrip("+") for revision in revisions if revision != "unknown"]
     lines = [f"git checkout {clean[-1]}"] if clean else []
-    lines += ["make setup", "source .venv/bin/activate", *commands]
+    lines += ["make setup", "source .venv/bin/activate"]
+    lines += [for_folder(command, facts.runs_dir) for command in commands]
     lines.append(f"python -m analysis.report {shlex.quote(study.name)} --runs {shlex.quote(str(facts.runs_dir))}")
     parts = [
         element("p", "The same commands again continue what is unfinished and repeat nothing:"),
