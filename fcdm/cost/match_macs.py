@@ -37,6 +37,8 @@ class Match:
     macs: int
     """Of one forward pass of the variant at that width."""
     wanted: float
+    resolution: int
+    """In pixels: another resolution may have another width."""
 
     @property
     def off(self) -> float:
@@ -46,8 +48,8 @@ class Match:
     def __str__(self) -> str:
         name = "are asked for" if _is_number(self.asked) else f"are {self.asked}'s"
         text = (
-            f"model.match_macs={self.asked}: width {self.width}, {_gmacs(self.macs)} GMACs where {_gmacs(self.wanted)} "
-            f"{name} ({self.off:+.2%})"
+            f"model.match_macs={self.asked}: width {self.width} at {self.resolution} px, {_gmacs(self.macs)} GMACs "
+            f"where {_gmacs(self.wanted)} {name} ({self.off:+.2%})"
         )
         if self.width % WHOLE_TILES:
             text += f"; no multiple of {WHOLE_TILES}: to be compared at equal MACs, never by device-hours"
@@ -76,7 +78,7 @@ def settle_width(config: Config, said: Said) -> Match | None:
     place = {"resolution": config.resolution, "downsample": config.data.downsample}
     shape = shape_of(config)
     check_model(replace(model, width=_multiple(model)), shape["side"], **place)
-    found = _nearest(model, asked, _wanted(asked, shape, place), shape)
+    found = _nearest(model, asked, _wanted(asked, shape, place), shape, config.resolution)
     model.width, model.match_macs = found.width, None
     return found
 
@@ -99,13 +101,14 @@ def _wanted(asked: str, shape: dict[str, Any], place: dict[str, int]) -> float:
     return model_cost(preset, **shape).forward_macs
 
 
-def _nearest(model: FCDMConfig | DiTConfig, asked: str, wanted: float, shape: dict[str, Any]) -> Match:
+def _nearest(model: FCDMConfig | DiTConfig, asked: str, wanted: float, shape: dict[str, Any], resolution: int) -> Match:
     """By bisection: MACs grow with the width. Raises UserError where the nearest is not near."""
     step = _multiple(model)
 
     def at(times: int) -> Match:
         width = times * step
-        return Match(asked, width, model_cost(replace(model, width=width), **shape).forward_macs, wanted)
+        macs = model_cost(replace(model, width=width), **shape).forward_macs
+        return Match(asked, width, macs, wanted, resolution)
 
     high = 1
     while at(high).macs < wanted:

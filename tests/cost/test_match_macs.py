@@ -112,6 +112,17 @@ def test_what_cannot_be_is_refused(words: list[str], said: str) -> None:
     assert said in str(refused.value)
 
 
+def test_the_note_says_of_which_resolution_a_width_is() -> None:
+    at = {}
+    for resolution in (256, 512):
+        config = composed("model=L", f"resolution={resolution}", "model.expansion=1", "data.checksum=0")
+        assert isinstance(config.model, FCDMConfig)
+        config.model.match_macs = "L"
+        at[resolution] = str(settle_width(config, NOTHING))
+    assert "width 688 at 256 px, " in at[256]
+    assert "width 690 at 512 px, " in at[512]
+
+
 def test_a_width_that_is_said_wins_over_a_presets_match() -> None:
     config = composed("model=L", "model.width=400", "data.checksum=0")
     assert isinstance(config.model, FCDMConfig)
