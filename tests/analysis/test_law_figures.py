@@ -11,7 +11,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from fcdm.analysis.figures.axes import NOTE
-from fcdm.analysis.figures.draw_frontier import frontier_figure, power_text
+from fcdm.analysis.figures.draw_frontier import frontier_figure, scale_text
 from fcdm.analysis.figures.draw_residuals import residuals_figure
 from fcdm.analysis.figures.styles import STYLE
 from fcdm.analysis.published import published
@@ -53,7 +53,7 @@ def test_the_law_stands_in_the_panel_with_its_intervals(
         (low, high) = made.law.intervals["offset"]
         assert f"E {made.law.law.offset:.3g} (" in text
         assert low < made.law.law.offset < high
-        assert f"A {power_text(made.law.law.scale)} (" in text
+        assert f"A {scale_text(made.law.law.scale)} (" in text
         assert f"α {made.law.law.exponent:.3g} (" in text
     laws = numbers[numbers["kind"] == "law"]
     assert (laws["low"] < laws["fid"]).all()
@@ -119,11 +119,12 @@ def test_published_points_are_no_frontier_where_each_model_has_one_budget() -> N
 
 
 def test_powers_are_typeset() -> None:
-    assert power_text(314_159.0) == "3.1×10⁵"
-    assert power_text(2.5e-7) == "2.5×10⁻⁷"
-    assert power_text(0.0321) == "0.0321"
-    assert power_text(99.96e5) == "1×10⁷"
-    assert (power_text(0.0), power_text(float("inf"))) == ("0", "∞")
+    assert scale_text(314_159.0) == "3.1×10⁵"
+    assert scale_text(2.5e-7) == "2.5×10⁻⁷"
+    assert scale_text(0.0321) == "0.0321"
+    assert scale_text(99.96e5) == "10⁷"  # as on the axes
+    assert (scale_text(9_940.0), scale_text(9_960.0)) == ("9940", "10⁴")
+    assert (scale_text(0.0), scale_text(float("inf"))) == ("0", "∞")
 
 
 # --- residuals -----------------------------------------------------------------------------------------

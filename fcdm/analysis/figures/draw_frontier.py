@@ -21,6 +21,7 @@ from fcdm.analysis.figures.styles import DOUBLE, FAMILIES, MARKERS, OTHERS, ligh
 from fcdm.analysis.stats.frontier_fit import Frontier
 from fcdm.analysis.stats.power_law_fit import Fit
 from fcdm.analysis.stats.study_laws import ends_text, fits_table, frontiers_of, law_or_reason, offset_text
+from fcdm.formatting import power_text
 
 POINTS = 60
 PARAMETERS = ("offset", "scale", "exponent")
@@ -115,15 +116,11 @@ def family_frontiers(known: pd.DataFrame) -> list[FamilyFrontier]:
     return sorted(found, key=lambda one: (one.family == "dit", one.family))
 
 
-def power_text(value: float) -> str:
-    """`3.2×10⁵`, `0.0032`, `320`: the power is raised, of the font's own letters."""
-    if value == 0 or not np.isfinite(value):
-        return "0" if value == 0 else "∞"
-    digits, _, exponent = f"{value:.1e}".partition("e")
-    power = int(exponent)
-    if -4 < power < 4:
-        return f"{value:.3g}"
-    return f"{float(digits):g}×10{str(power).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))}"
+def scale_text(value: float) -> str:
+    """`3.2×10⁵`, `0.0032`, `320`: what needs no exponent has none."""
+    if not 9.95e-4 <= value < 9.95e3:
+        return power_text(value, digits=2)
+    return f"{value:.0f}" if value >= 999.5 else f"{value:.3g}"
 
 
 def _said(made: Frontier, law: Fit | str) -> list[str]:
@@ -162,9 +159,9 @@ def _law_lines(name: str, law: Fit | str, reasons: bool) -> list[str]:
     if isinstance(law, str):
         return textwrap.wrap(f"{name}: no law: {law}" if reasons else f"{name}: no law (the CSV says why)", WIDTH)
     ends = law.intervals
-    scale, alpha = power_text(law.law.scale), f"{law.law.exponent:.3g}"
+    scale, alpha = scale_text(law.law.scale), f"{law.law.exponent:.3g}"
     if ends:
-        scale += f" ({' to '.join(power_text(end) for end in ends['scale'])})"
+        scale += f" ({' to '.join(scale_text(end) for end in ends['scale'])})"
         alpha += f" ({ends_text(*ends['exponent'])})"
     lines = [f"{name}: E + A / Cᵅ, scatter {law.scatter:.1%}", f"E {offset_text(law)}", f"A {scale}", f"α {alpha}"]
     return [*lines, *textwrap.wrap(law.no_interval, WIDTH)]
