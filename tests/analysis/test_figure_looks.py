@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -17,18 +17,19 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation, Text
 
-from fcdm.analysis.figures.axes import log_ticks, wrapped
+from fcdm.analysis.figures.axes import log_axes, log_ticks, wrapped
 from fcdm.analysis.figures.draw_step_efficiency import pair_figure, ratio_figure, size_figure
 from fcdm.analysis.figures.draw_throughput import throughput_figure
 from fcdm.analysis.figures.fid_curves import fid_against
 from fcdm.analysis.figures.heldout_loss import fid_against_loss
 from fcdm.analysis.figures.model_size import fid_against_size
 from fcdm.analysis.figures.recipes import recipes
-from fcdm.analysis.figures.styles import STYLE, family_looks
+from fcdm.analysis.figures.styles import SINGLE, STYLE, family_looks
 from fcdm.analysis.plots import ratio_sentences
 from fcdm.analysis.published import published
 from fcdm.analysis.stats.claim_sides import pairs_of, published_pair
 from fcdm.analysis.stats.model_pairs import comparisons
+from fcdm.analysis.stats.step_efficiency import RatioRange
 from fcdm.formatting import power_text, steps_text
 from tests.support.known_surface import study
 
@@ -127,6 +128,23 @@ def test_a_figure_says_what_differs_besides_the_models(few: pd.DataFrame) -> Non
         assert ("batch_size 512 against 128" in axes.get_title("right")) == said
     pair = replace(pairs_of(few)[0], differs=("batch_size 512 against 128",))
     assert "batch_size 512 against 128" in ratio_figure([pair])[0].axes[0].get_title("right").replace("\n", " ")
+
+
+def test_two_settings_of_one_model_are_told_apart_above_the_figure(few: pd.DataFrame) -> None:
+    (pair, *_) = comparisons(few)
+    slower = replace(pair.a, label="FCDM-01 lr=0.002", points=pair.a.points.assign(fid=pair.a.points["fid"] * 1.2))
+    (axes,) = figure_of(fid_against(few, "steps", None, [replace(pair, b=slower)])).axes
+    assert "FCDM-01 against FCDM-01 lr=0.002" in axes.get_title("right").replace("\n", " ")
+
+
+def test_images_are_those_of_the_comparison_and_refused_with_it(few: pd.DataFrame) -> None:
+    (pair, *_) = comparisons(few)
+    assert isinstance(pair.images, RatioRange)
+    for images in (pair.images, "refused: other data"):
+        drawn = fid_against(few, "images", None, [replace(pair, images=images)])
+        (axes,) = figure_of(drawn).axes
+        assert drawn is not None
+        assert len(arrows(axes)) == len(drawn[1].dropna(subset="ratio")) == isinstance(images, RatioRange)
 
 
 def test_the_figure_and_the_commands_last_lines_say_the_same_ratio_at_the_same_fid(few: pd.DataFrame) -> None:
@@ -305,6 +323,25 @@ def test_one_point_and_narrow_ranges_have_readable_axes(axis: str) -> None:
         for which in (axes.xaxis, axes.yaxis):
             inside = [at for at in which.get_majorticklocs() if np.prod(which.get_view_interval() - at) <= 0]
             assert len(inside) >= (1 if axis == "steps" else 2)
+
+
+@pytest.mark.parametrize("span", [1.3, 1.6, 2.1, 2.6, 4, 8, 9.5])
+@pytest.mark.parametrize("low", [6.1e7, 7.5e7, 1.01e8])
+def test_numbers_with_exponents_do_not_overlap_however_little_they_span(low: float, span: float) -> None:
+    figure, axes = plt.subplots(figsize=(SINGLE, 2.0))
+    axes.plot([low, low * span], [1, 10])
+    axes.set(xscale="log", yscale="log", ylabel="FID")
+    log_axes(axes, 4, 7)
+    figure.canvas.draw()
+    renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
+    left, right = axes.get_xlim()
+    seen = [
+        label.get_window_extent(renderer)
+        for label, at in zip(axes.get_xticklabels(), axes.get_xticks(), strict=True)
+        if left <= at <= right
+    ]
+    assert len(seen) >= 2
+    assert all(one.x1 < other.x0 for one, other in pairwise(sorted(seen, key=lambda box: box.x0)))
 
 
 def test_no_axis_mixes_notations(many: pd.DataFrame, few: pd.DataFrame) -> None:

@@ -21,7 +21,7 @@ from fcdm.analysis.figures.published_points import LEGEND, named_as, unguided
 from fcdm.analysis.figures.styles import SINGLE, Look, family_looks, family_name, line_styles, published_handle
 from fcdm.analysis.published import PUBLISHED
 from fcdm.analysis.stats.model_pairs import Comparison, comparisons
-from fcdm.analysis.stats.step_efficiency import RatioRange, ratio_range
+from fcdm.analysis.stats.step_efficiency import RatioRange
 
 FAR_BELOW = 10.0
 """A floor this many times below every FID is told in words: a line for it would flatten the curves."""
@@ -112,10 +112,7 @@ def _drawable(table: pd.DataFrame, axis: str) -> tuple[list[SeedCurve], list[str
     amount = AMOUNTS[axis]
     curves, left_out = [], []
     for line in seed_curves(table):
-        if axis == "images":
-            spent = line.points["steps"] * line.runs["batch_size"].iloc[0]
-        else:
-            spent = line.points[axis] * amount.scale
+        spent = line.points[axis] * amount.scale
         if (spent > 0).all():
             curves.append(replace(line, points=line.points.assign(**{amount.column: spent})))
         else:
@@ -233,10 +230,8 @@ def _draw_floors(
 
 
 def _ratio(one: Comparison, axis: str) -> RatioRange | str:
-    if axis == "images":
-        amounts = [line.points["steps"] * line.runs["batch_size"].iloc[0] for line in (one.a, one.b)]
-        return ratio_range(amounts[0], one.a.points["fid"], amounts[1], one.b.points["fid"], one.floor)
-    return {"steps": one.steps, "train_flops": one.flops, "device_seconds": one.seconds}[axis]
+    ratios = {"steps": one.steps, "images": one.images, "train_flops": one.flops, "device_seconds": one.seconds}
+    return ratios[axis]
 
 
 def _ratios(pairs: Sequence[Comparison], axis: str, every: bool) -> tuple[list[Comparison], list[dict[str, object]]]:
@@ -278,7 +273,8 @@ def _arrows(axes: Axes, pairs: Sequence[Comparison], axis: str) -> None:
 def _words(one: Comparison, axis: str, several: bool) -> list[str]:
     """The ratio of a pair, and what differs besides the models, a line each; what the command says, in short."""
     ratio = _ratio(one, axis)
-    names = f"{one.a.name} against {one.b.name}{f', {one.a.resolution} px' if several else ''}"
+    a, b = (one.a.name, one.b.name) if one.a.name != one.b.name else (one.a.label, one.b.label)  # of settings
+    names = f"{a} against {b}{f', {one.a.resolution} px' if several else ''}"
     lines = []
     if isinstance(ratio, RatioRange) and ratio.unclear:
         lines = [f"{names}: no clear ratio"]
