@@ -46,9 +46,7 @@ def name_points(axes: Axes, named: pd.DataFrame, x: str, y: str, leaders: bool =
         written = axes.annotate(row["text"], (row[x], row[y]), (0, 0), textcoords="offset points", fontsize=NOTE)
         extent = written.get_window_extent()
         wide, tall = to_points * extent.width, to_points * extent.height
-        offset = _place(
-            at, wide, tall, (left, low, right, high), markers, lines, names, [AWAY, *(FURTHER if leaders else ())]
-        )
+        offset = _place(at, wide, tall, frame, markers, lines, names, distances)
         written.remove()
         if offset is None:
             unnamed.append(str(row["text"]))
