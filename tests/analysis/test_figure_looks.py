@@ -116,6 +116,10 @@ def test_each_of_several_asked_pairs_has_an_arrow_with_its_ratio(few: pd.DataFra
     ratios = drawn[1].dropna(subset="ratio")["ratio"]
     assert len(arrows(axes)) == 2
     assert {f"{ratio:.1f}×" for ratio in ratios} == {text.get_text() for text in axes.texts if text.get_text()}
+    assert isinstance(pairs[0].steps, RatioRange)
+    drawn = fid_against(few, "steps", None, [pairs[0], replace(pairs[1], steps=pairs[0].steps)])  # at one FID
+    first, second = (Text.get_window_extent(text) for text in figure_of(drawn).axes[0].texts if text.get_text())
+    assert not first.overlaps(second)
 
 
 def test_a_figure_says_what_differs_besides_the_models(few: pd.DataFrame) -> None:

@@ -260,14 +260,16 @@ def _arrows(axes: Axes, pairs: Sequence[Comparison], axis: str) -> None:
     found = [(one, _ratio(one, axis)) for one in pairs]
     clear = [ratio for _, ratio in found if isinstance(ratio, RatioRange) and not ratio.unclear]
     scale = AMOUNTS[axis].scale
-    for ratio in clear:
+    for place, ratio in enumerate(clear):
         fast, slow = (end * scale for end in sorted((ratio.steps_a, ratio.steps_b)))
         axes.annotate("", (fast, ratio.target), (slow, ratio.target), arrowprops=style, zorder=4)
         if len(clear) > 1:
-            look: dict[str, Any] = {"fontsize": NOTE, "ha": "center", "va": "bottom", "textcoords": "offset points"}
+            below = place % 2 == 1  # ratios of two pairs are often at one FID
+            look: dict[str, Any] = {"fontsize": NOTE, "ha": "center", "textcoords": "offset points"}
+            look["va"] = "top" if below else "bottom"
             look["path_effects"] = [withStroke(linewidth=2, foreground="white")]
             times = f"{max(ratio.ratio, 1 / ratio.ratio):.1f}×"
-            axes.annotate(times, (float(np.sqrt(fast * slow)), ratio.target), (0, 1), zorder=5, **look)
+            axes.annotate(times, (float(np.sqrt(fast * slow)), ratio.target), (0, -2 if below else 1), zorder=5, **look)
 
 
 def _words(one: Comparison, axis: str, several: bool) -> list[str]:
