@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -29,11 +30,13 @@ def steps_text(steps: float) -> str:
     return f"{steps:.4g}"
 
 
-def power_text(value: float) -> str:
-    """`10¹⁵`, `2×10¹¹`, `5×10⁻⁴`: with characters for the exponent, which need no typesetting. `value` above 0."""
-    digits, exponent = f"{value:.2e}".split("e")
+def power_text(value: float, digits: int = 3) -> str:
+    """`10¹⁵`, `2×10¹¹`, `5×10⁻⁴`: with characters for the exponent, which need no typesetting. `value` from 0 to ∞."""
+    if value == 0 or value == math.inf:
+        return "∞" if value else "0"
+    mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
     power = "10" + str(int(exponent)).translate(SUPERSCRIPTS)
-    return power if float(digits) == 1 else f"{float(digits):g}×{power}"
+    return power if float(mantissa) == 1 else f"{float(mantissa):g}×{power}"
 
 
 def flops_text(value: float) -> str:

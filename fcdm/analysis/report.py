@@ -2,8 +2,8 @@
 
 The question and what was found come first. Each protocol has a part of its own: figures, claims, FIDs, fits, and folded
 how it evaluates. Then come cost, runs with their states (folded too: they may be a thousand) and all that is needed to
-repeat it. Numbers of different protocols never share a table, a figure or a claim. Beside the page stand the tables as
-LaTeX.
+repeat it. Numbers of different protocols never share a figure or a claim, and a table only where it compares them by
+name (ratios at other sampling steps, at the best guidance). Beside the page stand the tables as LaTeX.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import argparse
 import dataclasses
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib as mpl
@@ -43,6 +44,7 @@ from fcdm.analysis.reporting.report_figures import figures, guidance
 from fcdm.analysis.reporting.reproduce import repeat_section
 from fcdm.analysis.reporting.result_tables import fit_tables, measured, protocol_rows, protocol_sentence, results_table
 from fcdm.analysis.reporting.study_facts import ProtocolResults, StudyFacts, study_facts
+from fcdm.analysis.stats.pair_patterns import PairOfPatterns, add_pairs
 from fcdm.atomic import write_atomic
 from fcdm.credentials import of_command_line
 from fcdm.errors import in_one_line
@@ -66,14 +68,17 @@ class Report:
     """What a terminal shows of it."""
 
 
-def make_report(facts: StudyFacts, now: float | None = None) -> Report:
-    """The report of a study as it stands; what is missing is said in it."""
+def make_report(facts: StudyFacts, now: float | None = None, pairs: Sequence[PairOfPatterns] | None = None) -> Report:
+    """The report of a study as it stands; what is missing is said in it.
+
+    `pairs`: what the claims compare, as of `comparisons`. Raises UserError where one of them means none or several.
+    """
     tables: list[CellTable] = []
     sections: list[tuple[str, HTML]] = []
     told = [f"{facts.study.name}: {summary(facts.rows)}"]
     headline: list[str] = []
     for results in facts.by_protocol:
-        section, found, lines = _evaluated(results)
+        section, found, lines = _evaluated(results, pairs)
         headline = headline or lines
         sections.append((_name(facts, results), section))
         if results is facts.by_protocol[0] and len(facts.by_protocol) > 1:
@@ -118,7 +123,9 @@ def _name(facts: StudyFacts, results: ProtocolResults) -> str:
     return f"Evaluated by {results.id}{headline}"
 
 
-def _evaluated(results: ProtocolResults) -> tuple[HTML, list[CellTable], list[str]]:
+def _evaluated(
+    results: ProtocolResults, pairs: Sequence[PairOfPatterns] | None
+) -> tuple[HTML, list[CellTable], list[str]]:
     """(the part of one protocol, its tables, what a terminal shows of it)."""
     how = details("How it evaluates", protocol_section(results, protocol_rows(results.settings)), class_="printed")
     if results.table is None:
@@ -129,12 +136,14 @@ def _evaluated(results: ProtocolResults) -> tuple[HTML, list[CellTable], list[st
     for metric in measured(results.table):
         found = results_table(results.table, metric, results.id)
         tables.append(dataclasses.replace(found, notes=(*found.notes, note)))
-    said = Split.of(results.table)
+    said = Split.of(results.table, results.others, pairs)
     claimed = said.tables(results.id)
     first, *rest = [dataclasses.replace(table, notes=table.notes[:-1]) for table in tables]
-    parts = [element("h3", "Figures"), element("div", figures(results.table), class_="figures")]
+    parts = [element("h3", "Figures"), element("div", figures(results.table, pairs), class_="figures")]
     parts += [element("h3", "Claims"), html_table(claimed[0])]
-    parts += [details(found.caption, html_table(found, caption=False)) for found in claimed[1:]]
+    at = 2 if said.elsewhere else 1  # what the study may be about is not folded
+    parts += [html_table(found) for found in claimed[1:at]]
+    parts += [details(found.caption, html_table(found, caption=False)) for found in claimed[at:]]
     parts += [element("h3", "Results"), html_table(first)]
     parts += [details("Other measures", [html_table(table) for table in rest])] if rest else []
     if results.left_out:
@@ -144,7 +153,8 @@ def _evaluated(results: ProtocolResults) -> tuple[HTML, list[CellTable], list[st
     tables += laws
     parts += [element("h3", "Fits"), *(details(law.caption, html_table(law), class_="printed") for law in laws)]
     parts += [element("h3", "Protocol"), how]
-    return joined(parts), tables, [*findings(said.ours), *results.left_out]
+    elsewhere = [f"{one.claim}: {one.runs.text}" for one in said.elsewhere]
+    return joined(parts), tables, [*findings(said.ours), *elsewhere, *results.left_out]
 
 
 def write_report(report: Report, out: Path) -> list[Path]:
@@ -198,9 +208,11 @@ def main(arguments: list[str] | None = None) -> None:
         metavar="URI",
         help="put the page into MLflow too, in place of the last one (default URI: as in fcdm.sync)",
     )
+    add_pairs(parser)
     options = parser.parse_args(arguments)
     out = options.out or Path("reports") / f"{options.study}.html"
-    report = make_report(study_facts(options.runs, options.study, options.question))
+    facts = study_facts(options.runs, options.study, options.question)
+    report = make_report(facts, pairs=options.pair)
     written = write_report(report, out)
     for line in report.told:
         print(line)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -16,19 +16,21 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation, Text
+from matplotlib.transforms import Bbox
 
-from fcdm.analysis.figures.axes import log_ticks, wrapped
+from fcdm.analysis.figures.axes import log_axes, log_ticks, wrapped
 from fcdm.analysis.figures.draw_step_efficiency import pair_figure, ratio_figure, size_figure
 from fcdm.analysis.figures.draw_throughput import throughput_figure
 from fcdm.analysis.figures.fid_curves import fid_against
 from fcdm.analysis.figures.heldout_loss import fid_against_loss
 from fcdm.analysis.figures.model_size import fid_against_size
 from fcdm.analysis.figures.recipes import recipes
-from fcdm.analysis.figures.styles import STYLE, family_looks
+from fcdm.analysis.figures.styles import SINGLE, STYLE, family_looks
 from fcdm.analysis.plots import ratio_sentences
 from fcdm.analysis.published import published
 from fcdm.analysis.stats.claim_sides import pairs_of, published_pair
 from fcdm.analysis.stats.model_pairs import comparisons
+from fcdm.analysis.stats.step_efficiency import RatioRange
 from fcdm.formatting import power_text, steps_text
 from tests.support.known_surface import study
 
@@ -114,6 +116,10 @@ def test_each_of_several_asked_pairs_has_an_arrow_with_its_ratio(few: pd.DataFra
     ratios = drawn[1].dropna(subset="ratio")["ratio"]
     assert len(arrows(axes)) == 2
     assert {f"{ratio:.1f}×" for ratio in ratios} == {text.get_text() for text in axes.texts if text.get_text()}
+    assert isinstance(pairs[0].steps, RatioRange)
+    drawn = fid_against(few, "steps", None, [pairs[0], replace(pairs[1], steps=pairs[0].steps)])  # at one FID
+    first, second = (Text.get_window_extent(text) for text in figure_of(drawn).axes[0].texts if text.get_text())
+    assert not first.overlaps(second)
 
 
 def test_a_figure_says_what_differs_besides_the_models(few: pd.DataFrame) -> None:
@@ -127,6 +133,23 @@ def test_a_figure_says_what_differs_besides_the_models(few: pd.DataFrame) -> Non
         assert ("batch_size 512 against 128" in axes.get_title("right")) == said
     pair = replace(pairs_of(few)[0], differs=("batch_size 512 against 128",))
     assert "batch_size 512 against 128" in ratio_figure([pair])[0].axes[0].get_title("right").replace("\n", " ")
+
+
+def test_two_settings_of_one_model_are_told_apart_above_the_figure(few: pd.DataFrame) -> None:
+    (pair, *_) = comparisons(few)
+    slower = replace(pair.a, label="FCDM-01 lr=0.002", points=pair.a.points.assign(fid=pair.a.points["fid"] * 1.2))
+    (axes,) = figure_of(fid_against(few, "steps", None, [replace(pair, b=slower)])).axes
+    assert "FCDM-01 against FCDM-01 lr=0.002" in axes.get_title("right").replace("\n", " ")
+
+
+def test_images_are_those_of_the_comparison_and_refused_with_it(few: pd.DataFrame) -> None:
+    (pair, *_) = comparisons(few)
+    assert isinstance(pair.images, RatioRange)
+    for images in (pair.images, "refused: other data"):
+        drawn = fid_against(few, "images", None, [replace(pair, images=images)])
+        (axes,) = figure_of(drawn).axes
+        assert drawn is not None
+        assert len(arrows(axes)) == len(drawn[1].dropna(subset="ratio")) == isinstance(images, RatioRange)
 
 
 def test_the_figure_and_the_commands_last_lines_say_the_same_ratio_at_the_same_fid(few: pd.DataFrame) -> None:
@@ -238,6 +261,47 @@ def test_long_names_are_whole_and_inside(few: pd.DataFrame) -> None:
     assert {name.replace(" ", "") for name in LONG.values()} <= letters
 
 
+def markers_and_names(axes: Axes) -> tuple[list[Bbox], dict[str, Bbox]]:
+    """(boxes of all markers, name beside a point -> its box without a leader), in pixels."""
+    markers = []
+    for line in axes.lines:
+        if line.get_marker() in ("None", "none", "", None):
+            continue
+        half = line.get_markersize() / 2 * axes.figure.dpi / 72
+        at = line.get_transform().transform(np.column_stack(line.get_data()).astype(float))
+        markers += [Bbox([[x - half, y - half], [x + half, y + half]]) for x, y in at]
+    return markers, {text.get_text(): Text.get_window_extent(text) for text in axes.texts}
+
+
+def test_names_lie_on_no_marker(many: pd.DataFrame, few: pd.DataFrame) -> None:
+    drawn = [throughput_figure(few, published()), throughput_figure(many, published())]
+    drawn += [fid_against_size(table, axis) for table in (many, few) for axis in ("forward_gmacs", "parameters")]
+    for axes in (axes for one in drawn for axes in figure_of(one).axes):
+        markers, names = markers_and_names(axes)
+        assert names
+        for name, box in names.items():
+            assert not any(box.overlaps(marker) for marker in markers), name
+
+
+def test_of_many_sizes_the_smallest_and_the_largest_are_named(many: pd.DataFrame) -> None:
+    for figure in (figure_of(fid_against_size(many, "forward_gmacs")), figure_of(throughput_figure(many))):
+        assert {text.get_text() for text in figure.axes[0].texts} == {"01", "01/2", "12", "12/2"}
+
+
+def test_every_published_throughput_has_its_name_or_is_said_to_have_none(few: pd.DataFrame) -> None:
+    points = published()
+    known = points.dropna(subset=["images_per_s", "forward_gmacs"]).drop_duplicates(["model", "resolution"])
+    figure = figure_of(throughput_figure(few, points))
+    implied = sorted(f"{value:.1f}" for value in known["implied_tflop_per_s"])
+    assert sorted(text.get_text().rsplit(": ", 1)[1] for text in figure.axes[1].texts) == implied
+    crowd = pd.concat(known[:1].assign(model=f"Another-{place:03}") for place in range(60))  # one on another
+    drawn = throughput_figure(few, crowd)
+    figure = figure_of(drawn)
+    assert drawn is not None
+    (said,) = (line for line in drawn[1].attrs["left_out"] if line.startswith("without a name"))
+    assert said.count("Another-") == 60 - len(figure.axes[1].texts) > 0
+
+
 @given(st.text("abc_.= ", min_size=1, max_size=200), st.floats(0.6, 5.0))
 def test_wrapped_text_keeps_every_letter_and_the_width(text: str, width: float) -> None:
     lines = wrapped(text, width).split("\n")
@@ -246,11 +310,11 @@ def test_wrapped_text_keeps_every_letter_and_the_width(text: str, width: float) 
 
 
 def test_names_lie_on_no_other_name(many: pd.DataFrame) -> None:
-    for drawn in (fid_against_size(many, "forward_gmacs"), throughput_figure(many)):
+    for drawn in (fid_against_size(many, "forward_gmacs"), throughput_figure(many, published())):
         figure = figure_of(drawn)
         renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
-        boxes = [text.get_window_extent(renderer) for text in figure.axes[0].texts]
-        assert len(boxes) > 8
+        boxes = [Text.get_window_extent(text, renderer) for text in figure.axes[-1].texts]
+        assert len(boxes) >= 4
         for one, other in combinations(boxes, 2):
             across = min(one.x1, other.x1) - max(one.x0, other.x0)
             up = min(one.y1, other.y1) - max(one.y0, other.y0)
@@ -305,6 +369,25 @@ def test_one_point_and_narrow_ranges_have_readable_axes(axis: str) -> None:
         for which in (axes.xaxis, axes.yaxis):
             inside = [at for at in which.get_majorticklocs() if np.prod(which.get_view_interval() - at) <= 0]
             assert len(inside) >= (1 if axis == "steps" else 2)
+
+
+@pytest.mark.parametrize("span", [1.3, 1.6, 2.1, 2.6, 4, 8, 9.5])
+@pytest.mark.parametrize("low", [6.1e7, 7.5e7, 1.01e8])
+def test_numbers_with_exponents_do_not_overlap_however_little_they_span(low: float, span: float) -> None:
+    figure, axes = plt.subplots(figsize=(SINGLE, 2.0))
+    axes.plot([low, low * span], [1, 10])
+    axes.set(xscale="log", yscale="log", ylabel="FID")
+    log_axes(axes, 4, 7)
+    figure.canvas.draw()
+    renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
+    left, right = axes.get_xlim()
+    seen = [
+        label.get_window_extent(renderer)
+        for label, at in zip(axes.get_xticklabels(), axes.get_xticks(), strict=True)
+        if left <= at <= right
+    ]
+    assert len(seen) >= 2
+    assert all(one.x1 < other.x0 for one, other in pairwise(sorted(seen, key=lambda box: box.x0)))
 
 
 def test_no_axis_mixes_notations(many: pd.DataFrame, few: pd.DataFrame) -> None:

@@ -11,9 +11,9 @@ import pytest
 from matplotlib.figure import Figure
 
 from fcdm.analysis.figures.axes import NOTE
-from fcdm.analysis.figures.draw_frontier import frontier_figure, power_text
+from fcdm.analysis.figures.draw_frontier import BAND, THICK, family_frontiers, frontier_figure, scale_text
 from fcdm.analysis.figures.draw_residuals import residuals_figure
-from fcdm.analysis.figures.styles import STYLE
+from fcdm.analysis.figures.styles import STYLE, family_looks
 from fcdm.analysis.published import published
 from fcdm.analysis.stats.power_law_fit import Fit
 from fcdm.analysis.stats.study_laws import frontiers_of
@@ -53,12 +53,23 @@ def test_the_law_stands_in_the_panel_with_its_intervals(
         (low, high) = made.law.intervals["offset"]
         assert f"E {made.law.law.offset:.3g} (" in text
         assert low < made.law.law.offset < high
-        assert f"A {power_text(made.law.law.scale)} (" in text
+        assert f"A {scale_text(made.law.law.scale)} (" in text
         assert f"α {made.law.law.exponent:.3g} (" in text
     laws = numbers[numbers["kind"] == "law"]
     assert (laws["low"] < laws["fid"]).all()
     assert (laws["fid"] < laws["high"]).all()
     assert len(axes.collections) == 2  # a band for each family
+    for text in axes.texts:  # no grid line through its letters
+        patch = text.get_bbox_patch()
+        assert patch is not None
+        assert patch.get_facecolor() == (1.0, 1.0, 1.0, 1.0)
+    ends = [line for line in axes.lines if line.get_linewidth() == 0.4]
+    assert len(ends) == 4  # of both bands, and over all that could hide them
+    over = max(line.get_zorder() for line in axes.lines if line.get_linewidth() >= BAND)
+    assert min(line.get_zorder() for line in ends) > over
+    assert max(line.get_linewidth() for line in axes.lines if line.get_linestyle() != "None") <= THICK
+    curves = [line for line in axes.lines if len(line.get_xdata()) > 1 and line.get_zorder() == 3]  # type: ignore[arg-type]
+    assert {line.get_linewidth() for line in curves} == {0.7, BAND}
 
 
 def test_no_law_is_drawn_that_is_not_told(drawn: dict[str, tuple[pd.DataFrame, Figure, pd.DataFrame]]) -> None:
@@ -107,6 +118,15 @@ def test_families_differ_by_marker_and_dashes_as_well_as_colour(
     assert len({str(handle._dash_pattern) for handle in handles}) == 2  # type: ignore[attr-defined]
 
 
+def test_families_of_ones_own_look_on_the_frontier_as_everywhere() -> None:
+    table = study(1, sizes=SIZES[3:6])
+    table = table.assign(family=table["family"].map({"fcdm": "mine", "dit": "yours"}))
+    looks = family_looks(["mine", "yours"])
+    for one in family_frontiers(table):
+        look = looks[one.family]
+        assert (one.colour.upper(), one.dashes, one.marker) == (look.colour, look.dashes, look.markers[0])
+
+
 def test_published_points_are_no_frontier_where_each_model_has_one_budget() -> None:
     points = published()
     at = points[(points["resolution"] == 256) & (points["guidance_scale"] == 1) & (points["steps"] == 400_000)]
@@ -122,11 +142,12 @@ def test_published_points_are_no_frontier_where_each_model_has_one_budget() -> N
 
 
 def test_powers_are_typeset() -> None:
-    assert power_text(314_159.0) == "3.1×10⁵"
-    assert power_text(2.5e-7) == "2.5×10⁻⁷"
-    assert power_text(0.0321) == "0.0321"
-    assert power_text(99.96e5) == "1×10⁷"
-    assert (power_text(0.0), power_text(float("inf"))) == ("0", "∞")
+    assert scale_text(314_159.0) == "3.1×10⁵"
+    assert scale_text(2.5e-7) == "2.5×10⁻⁷"
+    assert scale_text(0.0321) == "0.0321"
+    assert scale_text(99.96e5) == "10⁷"  # as on the axes
+    assert (scale_text(9_940.0), scale_text(9_960.0)) == ("9940", "10⁴")
+    assert (scale_text(0.0), scale_text(float("inf"))) == ("0", "∞")
 
 
 # --- residuals -----------------------------------------------------------------------------------------
@@ -138,6 +159,8 @@ def test_residuals_are_measured_over_law_and_the_band_is_the_seeds_noise() -> No
         made = residuals_figure(table)
     assert made is not None
     figure, numbers = made
+    words = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert words[1:] == ["the frontier's envelope", "measured points on it"]
     law = frontiers_of(table)["fcdm"].law
     assert isinstance(law, Fit)
     means = table.groupby(["label", "train_flops"])["fid"].mean()

@@ -121,7 +121,7 @@ def test_the_better_supported_kernels_are_those_whose_macs_fall_as_the_count_doe
     told = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     counted = np.array([cost["forward_macs"] / 1e9 for cost in told])
     quoted = np.array([TABLE_6[change][0] for change in ("base", "kernel 5x5", "kernel 3x3")])
-    assert np.all(np.round(counted + 0.06, 1) == quoted)  # one constant for all three
+    assert np.diff(counted) == pytest.approx(np.diff(quoted), abs=0.05)  # both are quoted to a decimal place
 
 
 def test_throughputs_are_of_inference_and_imply_tflops(table: pd.DataFrame) -> None:

@@ -217,6 +217,30 @@ def test_protocols_have_parts_of_their_own(tmp_path: Path) -> None:
         assert not (protocol_id(PROTOCOL) in latex_table(table) and protocol_id(OTHER) in latex_table(table))
 
 
+def test_the_ratio_at_other_sampling_steps_is_a_finding_of_the_headline(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = [make_run(tmp_path, model, budgets=BUDGETS) for model in ("N", "dit/N-2")]
+    for folder, model in zip(folders, ("N", "dit/N-2"), strict=True):
+        for steps in BUDGETS:
+            evaluate(folder, model, steps, START + 1e6, OTHER)
+    make_study(tmp_path, folders, budgets=BUDGETS, protocol=OTHER)
+    make_study(tmp_path, folders, budgets=BUDGETS, more=True)
+    claim = "FCDM-N against DiT-N/2, 8 px, at 10 sampling steps: steps to equal FID"
+    made = report.make_report(study_facts(tmp_path, "demo"))
+    lead, headline, *others = re.split(r"<h2>", made.html)
+    assert claim in lead
+    assert claim in headline
+    assert not any(claim in part for part in others if part.startswith("Evaluated by"))
+    assert any(claim in line for line in made.told)
+    report.main(["demo", "--runs", str(tmp_path), "--out", str(tmp_path / "x.html"), "--pair", "DiT-N/2", "FCDM-N"])
+    assert "DiT-N/2 against FCDM-N, 8 px, at 10 sampling steps: steps to equal FID" in capsys.readouterr().out
+    page = (tmp_path / "x.html").read_text()
+    assert "FCDM-N against DiT-N/2, 8 px" not in page
+    words = ["demo", "--runs", tmp_path, "--out", tmp_path / "y.html", "--pair", "N", "nothing"]
+    assert "nothing here is 'nothing'" in refused(capsys, *words)
+
+
 def test_nothing_is_evaluated_yet(tmp_path: Path) -> None:
     folder = make_run(tmp_path, evaluated=False)
     make_study(tmp_path, [folder])

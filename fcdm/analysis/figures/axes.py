@@ -28,6 +28,8 @@ HANDLE = 0.45
 """Inches of a legend that its letters cannot have."""
 NARROW = 2.0
 """An axis that spans less than this factor has ticks as of a linear one."""
+POWER = 0.2
+"""Share of an axis that a number with an exponent takes."""
 LEAST_SPAN = 1.5
 """An axis spans this factor at least, so that one point has ticks beside it."""
 
@@ -109,7 +111,7 @@ def log_axis(which: Axis, most: int) -> None:
     powers = min(ticks) < 1e-3 or max(ticks) >= 1e5
     if powers:  # numbers of that size are read by their exponents: no others where there are two of these
         tens = [10.0**power for power in range(int(np.ceil(np.log10(low))), int(np.floor(np.log10(high))) + 1)]
-        ticks = tens[:: -(-len(tens) // most)] if len(tens) > 1 else log_ticks(low, high, min(most, 4))
+        ticks = tens[:: -(-len(tens) // most)] if len(tens) > 1 else log_ticks(low, high, min(most, 4), POWER)
     which.set_major_locator(FixedLocator(ticks))
     which.set_minor_locator(LogLocator(subs=range(2, 10)) if 3 < high / low < 1e7 else NullLocator())
     which.set_major_formatter(FuncFormatter(_as_power if powers else _plain))
@@ -134,8 +136,12 @@ def _as_power(value: float, _: object = None) -> str:
     return power_text(value)
 
 
-def log_ticks(low: float, high: float, most: int) -> list[float]:
-    """Round numbers in [low, high], the densest of a few choices that has at most `most` and none on another."""
+def log_ticks(low: float, high: float, most: int, least: float = 0.0) -> list[float]:
+    """Round numbers in [low, high], the densest of a few choices that has at most `most` and none on another.
+
+    `least`: the share of the axis that two are apart, where their texts are wide.
+    """
+    least = max(least, 1 / (2.5 * most))
     if high / low < NARROW:
         evenly = MaxNLocator(nbins=most - 1, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
         return [float(f"{tick:.6g}") for tick in evenly if low <= tick <= high]
@@ -152,7 +158,7 @@ def log_ticks(low: float, high: float, most: int) -> list[float]:
         ticks = [float(f"{sub * 10**decade:.6g}") for decade in decades for sub in subs]
         ticks = [tick for tick in ticks if low <= tick <= high]
         apart = np.diff(np.log(ticks)).min(initial=np.inf)
-        if len(ticks) <= most and apart >= np.log(high / low) / (2.5 * most):
+        if len(ticks) <= most and apart >= np.log(high / low) * least:
             return ticks
     powers = [10.0**decade for decade in decades if low <= 10.0**decade <= high]
     return powers[:: -(-len(powers) // most)]

@@ -14,17 +14,20 @@ from matplotlib.colors import to_hex
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from fcdm.analysis.data.labels import display_name, scales
+from fcdm.analysis.data.labels import scales
 from fcdm.analysis.data.seed_curves import dropped
 from fcdm.analysis.figures.axes import NOTE, Drawn, fid_label, legend_columns, log_axes
-from fcdm.analysis.figures.styles import DOUBLE, FAMILIES, MARKERS, OTHERS, lighter, marker_of
+from fcdm.analysis.figures.styles import DOUBLE, family_looks, family_name, lighter
 from fcdm.analysis.stats.frontier_fit import Frontier
 from fcdm.analysis.stats.power_law_fit import Fit
 from fcdm.analysis.stats.study_laws import ends_text, fits_table, frontiers_of, law_or_reason, offset_text
+from fcdm.formatting import power_text
 
 POINTS = 60
 PARAMETERS = ("offset", "scale", "exponent")
 MORE = ("level", "from", "to", "points", "scatter", "notes")
+THICK, BAND = 1.6, 1.0
+"""Width of an envelope, and where a band about its law is to be seen."""
 LAW: dict[str, Any] = {"color": "black", "lw": 0.7, "zorder": 5}
 COLUMNS, WIDTH = 2, 42
 """Of texts side by side above the curves, and letters of 7 pt in each."""
@@ -52,7 +55,7 @@ def frontier_figure(table: pd.DataFrame) -> Drawn | None:
         of = {"family": one.family, "at": one.at}
         parts += [made.curves.assign(kind="point", **of), made.envelope.assign(kind="envelope", **of)]
         _draw_curves(axes, one)
-        look: dict[str, Any] = {"color": one.colour, "linestyle": one.dashes, "marker": one.marker, "lw": 1.6}
+        look: dict[str, Any] = {"color": one.colour, "linestyle": one.dashes, "marker": one.marker, "lw": _width(law)}
         handles.append(Line2D([], [], markeredgecolor="white", **look))
         texts.append((one.name, law))
         left_out += [f"{one.name}'s frontier: {note}" for note in _said(made, law)]
@@ -97,33 +100,25 @@ class FamilyFrontier:
 def family_frontiers(known: pd.DataFrame) -> list[FamilyFrontier]:
     """Each family's: DiT last, scales in order, the last one darkest. Families of one's own differ in marker too."""
     at_scale = scales(known)
-    unknown = [family for family in sorted(set(known["family"])) if family not in FAMILIES]
+    looks = family_looks(known["family"])
     found = []
     for place, (scale, of_scale) in enumerate(at_scale):
         light = 0.5 * (1 - (place + 1) / len(at_scale))
         for family, rows in of_scale.groupby("family", sort=True):
-            if family in FAMILIES:
-                (colour, dashes), marker = FAMILIES[str(family)], marker_of(str(family))
-            else:
-                other = unknown.index(str(family))
-                (colour, dashes), marker = OTHERS[other % len(OTHERS)], MARKERS[2 + other % (len(MARKERS) - 2)]
+            look = looks[str(family)]
             (made,) = frontiers_of(rows).values()
-            name = f"{display_name('', str(family)).rstrip('-')}{scale}"
-            shade = to_hex(lighter(colour, light))
+            name = f"{family_name(str(family))}{scale}"
+            shade = to_hex(lighter(look.colour, light))
             at = scale.removeprefix(", ")
-            found.append(FamilyFrontier(name, at, str(family), shade, dashes, marker, made))
+            found.append(FamilyFrontier(name, at, str(family), shade, look.dashes, look.markers[0], made))
     return sorted(found, key=lambda one: (one.family == "dit", one.family))
 
 
-def power_text(value: float) -> str:
-    """`3.2×10⁵`, `0.0032`, `320`: the power is raised, of the font's own letters."""
-    if value == 0 or not np.isfinite(value):
-        return "0" if value == 0 else "∞"
-    digits, _, exponent = f"{value:.1e}".partition("e")
-    power = int(exponent)
-    if -4 < power < 4:
-        return f"{value:.3g}"
-    return f"{float(digits):g}×10{str(power).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))}"
+def scale_text(value: float) -> str:
+    """`3.2×10⁵`, `0.0032`, `320`: what needs no exponent has none."""
+    if not 9.95e-4 <= value < 9.95e3:
+        return power_text(value, digits=2)
+    return f"{value:.0f}" if value >= 999.5 else f"{value:.3g}"
 
 
 def _said(made: Frontier, law: Fit | str) -> list[str]:
@@ -138,13 +133,18 @@ def _draw_curves(axes: Axes, one: FamilyFrontier) -> None:
     for _, points in made.curves.groupby("model"):
         thin: dict[str, Any] = {"lw": 0.5, "marker": one.marker, "markersize": 2.2, "markeredgewidth": 0}
         axes.plot(points["x"], points["y"], color=lighter(colour, 0.55), zorder=2, **thin)
-    envelope = made.envelope
+    envelope, thick = made.envelope, _width(law_or_reason(made))
     changes = (envelope["model"] != envelope["model"].shift()) | (envelope["limited"] != envelope["limited"].shift())
     for _, part in envelope.groupby(changes.cumsum()):  # where a model's last budget ends it, it jumps: a gap
-        lw = 0.7 if part["limited"].any() else 1.6
+        lw = 0.7 if part["limited"].any() else thick
         axes.plot(part["x"], part["y"], color=lighter(colour, 0.25), linestyle=one.dashes, lw=lw, zorder=3)
     on = made.curves[made.curves["on_frontier"]]
     axes.plot(on["x"], on["y"], linestyle="none", color=colour, marker=one.marker, markeredgecolor="white", zorder=4)
+
+
+def _width(law: Fit | str) -> float:
+    """Of an envelope."""
+    return BAND if isinstance(law, Fit) and law.intervals else THICK
 
 
 def _draw_law(axes: Axes, fit: Fit, one: FamilyFrontier) -> pd.DataFrame:
@@ -153,7 +153,10 @@ def _draw_law(axes: Axes, fit: Fit, one: FamilyFrontier) -> pd.DataFrame:
     drawn = pd.DataFrame({"kind": "law", "x": law.x, "y": law.y})
     if law.low is None or law.high is None:
         return drawn
-    axes.fill_between(law.x, law.low, law.high, color=one.colour, alpha=0.25, lw=0)
+    edges: dict[str, Any] = {"color": one.colour, "lw": 0.4, "zorder": 4.5}
+    axes.fill_between(law.x, law.low, law.high, facecolor=one.colour, alpha=0.3, lw=0, zorder=2.5)
+    for end in (law.low, law.high):
+        axes.plot(law.x, end, **edges)
     return drawn.assign(low=law.low, high=law.high)
 
 
@@ -162,9 +165,9 @@ def _law_lines(name: str, law: Fit | str, reasons: bool) -> list[str]:
     if isinstance(law, str):
         return textwrap.wrap(f"{name}: no law: {law}" if reasons else f"{name}: no law (the CSV says why)", WIDTH)
     ends = law.intervals
-    scale, alpha = power_text(law.law.scale), f"{law.law.exponent:.3g}"
+    scale, alpha = scale_text(law.law.scale), f"{law.law.exponent:.3g}"
     if ends:
-        scale += f" ({' to '.join(power_text(end) for end in ends['scale'])})"
+        scale += f" ({' to '.join(scale_text(end) for end in ends['scale'])})"
         alpha += f" ({ends_text(*ends['exponent'])})"
     lines = [f"{name}: E + A / Cᵅ, scatter {law.scatter:.1%}", f"E {offset_text(law)}", f"A {scale}", f"α {alpha}"]
     return [*lines, *textwrap.wrap(law.no_interval, WIDTH)]
@@ -182,7 +185,8 @@ def _write_laws(axes: Axes, texts: list[tuple[str, Fit | str]], height: float) -
     for row, lines in zip(rows, depth, strict=True):
         for place, block in enumerate(row):
             at = (0.015 + place / COLUMNS, 1 - (top + 0.3) * LINE / panel)
-            axes.text(*at, "\n".join(block), transform=axes.transAxes, fontsize=NOTE, va="top", linespacing=1.15)
+            text = axes.text(*at, "\n".join(block), transform=axes.transAxes, fontsize=NOTE, va="top", linespacing=1.15)
+            text.set(zorder=6, bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})  # no grid through letters
         top += lines + 0.6
     low, high = axes.get_ylim()
     share = whole / panel
@@ -201,7 +205,7 @@ def _legend(figure: Any, axes: Axes, handles: list[Any], texts: list[str], numbe
         handles.append(Line2D([], [], color="black", lw=0.7))
         texts.append("law, where it is fitted")
     if "low" in numbers and numbers["low"].notna().any():
-        handles.append(Patch(color="0.8", lw=0))
+        handles.append(Patch(facecolor="0.8", edgecolor="0.4", lw=0.4))
         texts.append("95 % interval of the law")
     columns = legend_columns(texts, DOUBLE)
     figure.set_figheight(figure.get_figheight() + 0.15 * -(-len(texts) // columns))

@@ -114,6 +114,9 @@ def _legend(figure: Figure, numbers: pd.DataFrame) -> None:
         of = "± 2 standard errors by the seeds; without seeds, of 1 %"
     handles: list[Patch | Line2D] = [Patch(color="0.9", lw=0)]
     texts = [of]
+    if (numbers["kind"] == "envelope").any():
+        handles += [Line2D([], [], color="0.4", lw=1.0), Line2D([], [], color="0.4", marker="o", linestyle="none")]
+        texts += ["the frontier's envelope", "measured points on it"]
     for label, place in _models(numbers):
         handles.append(Line2D([], [], color="0.4", lw=0.6, marker=MARKERS[place % len(MARKERS)]))
         texts.append(label)

@@ -13,13 +13,22 @@ from matplotlib.lines import Line2D
 from fcdm.analysis.data.labels import display_name, scales
 from fcdm.analysis.figures.axes import Drawn, legend_below, log_axes, note_above
 from fcdm.analysis.figures.model_size import size_name
-from fcdm.analysis.figures.point_names import name_points
-from fcdm.analysis.figures.styles import DOUBLE, SINGLE, family_looks, family_name, published_handle
+from fcdm.analysis.figures.point_names import ends_of_many, name_points
+from fcdm.analysis.figures.styles import (
+    DOUBLE,
+    FAMILIES,
+    SINGLE,
+    family_looks,
+    family_name,
+    family_of,
+    published_handle,
+)
 from fcdm.analysis.published import PUBLISHED
 
 TRAINING, INFERENCE = "training", "inference"
 """The two panels, in the column `panel`."""
 UNDISCLOSED = "published inference: device, batch and precision undisclosed"
+IMPLIED = "beside names: TFLOP/s that this implies"
 CAUTION = (
     "the published throughputs are of inference, and device, batch size and precision are not disclosed: torch by "
     "default computes convolutions in TF32 and matrix products not, so their ratios may compare two precisions"
@@ -47,7 +56,7 @@ def throughput_figure(table: pd.DataFrame, published: pd.DataFrame | None = None
         for family, rows in others.groupby("family"):
             axes.plot(rows["forward_gmacs"], rows["images_per_s"], **{**looks[str(family)].hollow, "linestyle": "none"})
         _finish(axes, "Inference (images/s)")
-        note_above(axes, [UNDISCLOSED], SINGLE - 0.15)
+        note_above(axes, [UNDISCLOSED, IMPLIED], SINGLE - 0.15)
         left_out.append(CAUTION)
     families = {family: family_name(family) for family in sorted(set(own["family"]), reverse=True)}
     families |= {row.family: str(row.name).partition("-")[0] for row in others.itertuples(index=False)}
@@ -60,10 +69,18 @@ def throughput_figure(table: pd.DataFrame, published: pd.DataFrame | None = None
     figure.draw_without_rendering()  # the layout, which the names are placed in
     for axes, rows in zip(panels[0], (own, others), strict=False):
         colours = [looks[family].colour for family in rows["family"]]
-        words = rows["name"].map(size_name)
+        words = [size_name(name) for name in rows["name"]]
         if rows is others:
-            words += [f": {implied:.1f} TFLOP/s" for implied in rows["implied_tflop_per_s"]]
-        name_points(axes, rows.assign(text=words, colour=colours), "forward_gmacs", "images_per_s")
+            words = [
+                f"{size_name(name) if family_of(name) in FAMILIES else name}: {implied:.1f}"
+                for name, implied in zip(rows["name"], rows["implied_tflop_per_s"], strict=True)
+            ]
+        named = rows.assign(text=words, colour=colours)
+        if rows is own:
+            named = ends_of_many(named, "forward_gmacs")
+        unnamed = name_points(axes, named, "forward_gmacs", "images_per_s", leaders=True)
+        if unnamed:
+            left_out.append(f"without a name in the panel of {rows['panel'].iloc[0]}: {', '.join(unnamed)}")
     numbers = pd.concat([own, others], ignore_index=True)
     columns = ["panel", "origin", "name", "family", "forward_gmacs", "images_per_s", "implied_tflop_per_s", "device"]
     numbers = numbers.reindex(columns=columns)

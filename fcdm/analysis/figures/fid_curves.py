@@ -21,7 +21,7 @@ from fcdm.analysis.figures.published_points import LEGEND, named_as, unguided
 from fcdm.analysis.figures.styles import SINGLE, Look, family_looks, family_name, line_styles, published_handle
 from fcdm.analysis.published import PUBLISHED
 from fcdm.analysis.stats.model_pairs import Comparison, comparisons
-from fcdm.analysis.stats.step_efficiency import RatioRange, ratio_range
+from fcdm.analysis.stats.step_efficiency import RatioRange
 
 FAR_BELOW = 10.0
 """A floor this many times below every FID is told in words: a line for it would flatten the curves."""
@@ -112,10 +112,7 @@ def _drawable(table: pd.DataFrame, axis: str) -> tuple[list[SeedCurve], list[str
     amount = AMOUNTS[axis]
     curves, left_out = [], []
     for line in seed_curves(table):
-        if axis == "images":
-            spent = line.points["steps"] * line.runs["batch_size"].iloc[0]
-        else:
-            spent = line.points[axis] * amount.scale
+        spent = line.points[axis] * amount.scale
         if (spent > 0).all():
             curves.append(replace(line, points=line.points.assign(**{amount.column: spent})))
         else:
@@ -233,10 +230,8 @@ def _draw_floors(
 
 
 def _ratio(one: Comparison, axis: str) -> RatioRange | str:
-    if axis == "images":
-        amounts = [line.points["steps"] * line.runs["batch_size"].iloc[0] for line in (one.a, one.b)]
-        return ratio_range(amounts[0], one.a.points["fid"], amounts[1], one.b.points["fid"], one.floor)
-    return {"steps": one.steps, "train_flops": one.flops, "device_seconds": one.seconds}[axis]
+    ratios = {"steps": one.steps, "images": one.images, "train_flops": one.flops, "device_seconds": one.seconds}
+    return ratios[axis]
 
 
 def _ratios(pairs: Sequence[Comparison], axis: str, every: bool) -> tuple[list[Comparison], list[dict[str, object]]]:
@@ -265,20 +260,23 @@ def _arrows(axes: Axes, pairs: Sequence[Comparison], axis: str) -> None:
     found = [(one, _ratio(one, axis)) for one in pairs]
     clear = [ratio for _, ratio in found if isinstance(ratio, RatioRange) and not ratio.unclear]
     scale = AMOUNTS[axis].scale
-    for ratio in clear:
+    for place, ratio in enumerate(clear):
         fast, slow = (end * scale for end in sorted((ratio.steps_a, ratio.steps_b)))
         axes.annotate("", (fast, ratio.target), (slow, ratio.target), arrowprops=style, zorder=4)
         if len(clear) > 1:
-            look: dict[str, Any] = {"fontsize": NOTE, "ha": "center", "va": "bottom", "textcoords": "offset points"}
+            below = place % 2 == 1  # ratios of two pairs are often at one FID
+            look: dict[str, Any] = {"fontsize": NOTE, "ha": "center", "textcoords": "offset points"}
+            look["va"] = "top" if below else "bottom"
             look["path_effects"] = [withStroke(linewidth=2, foreground="white")]
             times = f"{max(ratio.ratio, 1 / ratio.ratio):.1f}×"
-            axes.annotate(times, (float(np.sqrt(fast * slow)), ratio.target), (0, 1), zorder=5, **look)
+            axes.annotate(times, (float(np.sqrt(fast * slow)), ratio.target), (0, -2 if below else 1), zorder=5, **look)
 
 
 def _words(one: Comparison, axis: str, several: bool) -> list[str]:
     """The ratio of a pair, and what differs besides the models, a line each; what the command says, in short."""
     ratio = _ratio(one, axis)
-    names = f"{one.a.name} against {one.b.name}{f', {one.a.resolution} px' if several else ''}"
+    a, b = (one.a.name, one.b.name) if one.a.name != one.b.name else (one.a.label, one.b.label)  # of settings
+    names = f"{a} against {b}{f', {one.a.resolution} px' if several else ''}"
     lines = []
     if isinstance(ratio, RatioRange) and ratio.unclear:
         lines = [f"{names}: no clear ratio"]

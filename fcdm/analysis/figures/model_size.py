@@ -25,7 +25,7 @@ from fcdm.analysis.figures.axes import (
     shortened,
     spread,
 )
-from fcdm.analysis.figures.point_names import MOST, name_points
+from fcdm.analysis.figures.point_names import MOST, ends_of_many, name_points
 from fcdm.analysis.figures.published_points import LEGEND, named_as, unguided
 from fcdm.analysis.figures.styles import (
     FAMILIES,
@@ -113,7 +113,7 @@ def fid_against_size(table: pd.DataFrame, axis: str, published: pd.DataFrame | N
     figure.draw_without_rendering()  # the layout, which the names are placed in
     tops = best.sort_values("fid").drop_duplicates("name", keep="last").sort_values(axis)
     tops = tops.assign(text=tops["name"].map(size_name), colour=[looks[family].colour for family in tops["family"]])
-    name_points(axes, tops, axis, "fid")
+    name_points(axes, ends_of_many(tops, axis), axis, "fid")
     numbers = pd.concat([best, others, found], ignore_index=True)
     numbers = numbers.reindex(columns=[*COLUMNS, axis, "fid", "fid_min", "fid_max", "correlation", "models"])
     numbers.attrs["left_out"] = [*left_out, *dropped(table)]

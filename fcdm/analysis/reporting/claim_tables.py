@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -11,7 +11,8 @@ import pandas as pd
 from fcdm.analysis.published import published
 from fcdm.analysis.reporting.cell_tables import CellTable
 from fcdm.analysis.stats.claim_sides import Side
-from fcdm.analysis.stats.paper_claims import ClaimRow, claims
+from fcdm.analysis.stats.pair_patterns import PairOfPatterns
+from fcdm.analysis.stats.paper_claims import ClaimRow, claims, claims_elsewhere
 
 
 @dataclass(frozen=True)
@@ -23,22 +24,34 @@ class Split:
     by_other_distances: tuple[ClaimRow, ...]
     paper: tuple[ClaimRow, ...]
     """For which these runs lack the models, and the published numbers in which FCDM is behind."""
+    elsewhere: tuple[ClaimRow, ...] = ()
+    """At other sampling steps and at the best guidance: of other protocols than the rest."""
 
     @classmethod
-    def of(cls, table: pd.DataFrame) -> Split:
-        claim_rows = claims(table, published())
-        others = tuple(one for one in claim_rows if "|" in one.key and one.key.split("|")[3] != "fid")
+    def of(
+        cls,
+        table: pd.DataFrame,
+        others: Mapping[str, pd.DataFrame] | None = None,
+        pairs: Sequence[PairOfPatterns] | None = None,
+    ) -> Split:
+        """`others`: the same runs by other sampling steps or guidance (`other_tables`). Raises UserError: `pairs`."""
+        claim_rows = claims(table, published(), pairs)
+        distances = tuple(one for one in claim_rows if "|" in one.key and one.key.split("|")[3] != "fid")
         paper = tuple(
             one
             for one in claim_rows
             if "|" not in one.key and (one.kind == "reverse" or one.runs.text.startswith("missing: runs of"))
         )
-        return cls(tuple(one for one in claim_rows if one not in others and one not in paper), others, paper)
+        ours = tuple(one for one in claim_rows if one not in distances and one not in paper)
+        return cls(ours, distances, paper, tuple(claims_elsewhere(others or {}, pairs)))
 
     def tables(self, protocol: str) -> list[CellTable]:
         """Those that have a row, the first for what these runs say."""
         told = [
             claims_table(self.ours, f"claims-{protocol}", "What these runs say"),
+            claims_table(
+                self.elsewhere, f"claims-elsewhere-{protocol}", "At other sampling steps, and at the best guidance"
+            ),
             claims_table(self.by_other_distances, f"claims-other-distances-{protocol}", "The same by other distances"),
             claims_table(
                 self.paper, f"claims-paper-{protocol}", "The paper's claims, for which these runs lack models"

@@ -15,6 +15,8 @@ from fcdm.analysis.figures.guidance_tradeoff import guidance_figure
 from fcdm.analysis.figures.recipes import recipes
 from fcdm.analysis.figures.styles import STYLE
 from fcdm.analysis.reporting.html import HTML, data_uri, element
+from fcdm.analysis.stats.model_pairs import comparisons
+from fcdm.analysis.stats.pair_patterns import PairOfPatterns
 
 TEXTS = {
     "fid_vs_steps": (
@@ -62,11 +64,12 @@ PIXELS = ("samples",)
 """Figures that are pictures: PNG, not SVG."""
 
 
-def figures(table: pd.DataFrame) -> list[HTML]:
+def figures(table: pd.DataFrame, pairs: Sequence[PairOfPatterns] | None = None) -> list[HTML]:
     """Each figure with its caption, or a line that says why it is not drawn."""
     protocol = str(table["protocol_id"].iloc[0])
     made = []
-    for name, (make, reason) in recipes(table).items():
+    compared = None if pairs is None else comparisons(table, pairs)
+    for name, (make, reason) in recipes(table, pairs=compared).items():
         if name not in TEXTS:
             continue
         with mpl.rc_context(), plt.style.context(STYLE):

@@ -13,6 +13,7 @@ import pandas as pd
 from fcdm.analysis.data.curves import RunCurves
 from fcdm.analysis.data.guidance_table import guidance_table
 from fcdm.analysis.data.labels import display_name
+from fcdm.analysis.data.other_protocols import other_tables
 from fcdm.analysis.data.seed_curves import dropped
 from fcdm.analysis.data.tidy_table import read_curves, table_of
 from fcdm.errors import UserError
@@ -37,6 +38,8 @@ class ProtocolResults:
     """As of `fcdm.analysis.data.tidy_table`; None: nothing is evaluated by it yet."""
     asked: int
     """Budgets of runs that the study wants evaluated by it."""
+    others: dict[str, pd.DataFrame] = field(default_factory=dict)
+    """Of the headline: the same runs at other sampling steps and at the best guidance, as of `other_protocols`."""
     left_out: tuple[str, ...] = ()
     """Lines: what is in the table and in no curve, fit or claim, and why."""
 
@@ -109,7 +112,10 @@ def study_facts(runs_dir: Path | str, name: str, question: str | None = None) ->
         rows=tuple(overview.rows),
         problem=overview.problem,
         views=views,
-        by_protocol=tuple(_results_of(curves, folder, study, key, overview.rows, views.values()) for key in protocols),
+        by_protocol=tuple(
+            _results_of(curves, folder, study, key, overview.rows, views.values(), headline=key == protocols[0])
+            for key in protocols
+        ),
         guidance=guidance_table(curves, name),
         differing=differing_settings(views.values()),
     )
@@ -135,6 +141,7 @@ def _results_of(
     protocol: str,
     rows: Iterable[StatusRow],
     views: Iterable[RunView],
+    headline: bool,
 ) -> ProtocolResults:
     mine = [row for row in rows if row.protocol == protocol]
     settings = study.protocol if protocol == study.protocol_id else {}
@@ -143,8 +150,9 @@ def _results_of(
         evaluated for view in views for evaluated in view.evaluations if evaluated.protocol_id == protocol
     ):
         settings, floor = settings or evaluated.protocol, floor or evaluated.floor
-    table = None
+    table, others = None, {}
     if any(row.state == DONE for row in mine):
         table = table_of(curves, folder, study.name, protocol)
+        others = other_tables(curves, table, study.name) if headline else {}
     left_out = tuple(dropped(table)) if table is not None else ()
-    return ProtocolResults(protocol, settings, floor, table, len(mine), left_out)
+    return ProtocolResults(protocol, settings, floor, table, len(mine), others, left_out)
