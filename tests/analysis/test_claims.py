@@ -422,7 +422,7 @@ def test_ends_of_a_range_stand_in_one_order_with_what_lies_inside() -> None:
     steps = np.array([100.0, 200.0, 400.0])
     span = ratio_range(steps, [80.0, 30.0, 20.0], 2 * steps, [80.0, 60.0, 20.0])
     assert isinstance(span, RatioRange)
-    assert over_targets(span).startswith("2.0x at FID 80 to 2.0x at FID 20 (highest 3.")
+    assert over_targets(span).startswith("2.0x from FID 80 to FID 20 (highest 3.")
     falls = ratio_range(steps, [80.0, 40.0, 20.0], steps, [160.0, 50.0, 20.0])
     assert isinstance(falls, RatioRange)
     assert over_targets(falls) == f"{falls.at_worst:.1f}x at FID 80 to 1.0x at FID 20"

@@ -103,8 +103,9 @@ def _ratios(pairs: dict[str, list[Pair]]) -> str:
                 rows.append(f"| {DISTANCES[metric]} | {span} | | | | |")
                 continue
             steps, flops = (equal_fid(pair, of_axis) for of_axis in (axis, "train_flops"))
-            cells = [f"{times(steps.value)} at {span.target:.3g}", _ends(steps.low, steps.high)]
-            cells += [over_targets(span, ""), times(flops.value), _ends(flops.low, flops.high)]
+            headline = "no clear ratio" if span.unclear else f"{times(steps.value)} at {span.target:.3g}"
+            cells = [headline, _ends(steps.low, steps.high)]
+            cells += [over_targets(span, ""), _times_or_none(flops.value), _ends(flops.low, flops.high)]
             rows.append(f"| {DISTANCES[metric]} | {' | '.join(cells)} |")
     fewer = next((pair.name_a for of_distance in pairs.values() for pair in of_distance), "the first")
     titles = [
@@ -112,6 +113,10 @@ def _ratios(pairs: dict[str, list[Pair]]) -> str:
         *("fewer training FLOPs", "95 % interval"),
     ]
     return "\n".join([f"| {' | '.join(titles)} |", "|---" * len(titles) + "|", *rows])
+
+
+def _times_or_none(ratio: float) -> str:
+    return times(ratio) if np.isfinite(ratio) else "no clear ratio"
 
 
 def _ends(low: float, high: float) -> str:
