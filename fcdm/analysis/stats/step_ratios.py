@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from fcdm.analysis.stats.bootstrap import Trend, ratio_intervals, ratio_trend
-from fcdm.analysis.stats.claim_sides import CLAIMED, DERIVED, Pair, Side
+from fcdm.analysis.stats.claim_sides import CLAIMED, DERIVED, LEAST_REPEATS, Pair, Side
 from fcdm.analysis.stats.model_pairs import NOT_ONE, UNITS, between, bound, no_clear, over_targets, times, worded
 from fcdm.analysis.stats.step_efficiency import (
     FLOORS,
@@ -230,9 +230,12 @@ def _noise(pair: Pair, a: FidCurve, b: FidCurve, target: float) -> str:
     parts = []
     if np.isfinite(noise.evaluation):
         factor = noise_factor(a, b, target, noise.evaluation, noise.evaluation)
-        parts.append(f"evaluation's noise {noise.evaluation:.1%}, a factor of {factor:.2f} on the ratio")
+        parts.append(
+            f"evaluation's noise {noise.evaluation:.1%} (of {noise.repeats} repeats), a factor of {factor:.2f} on the ratio"
+        )
     else:
-        parts.append("evaluation's noise not measured")
+        why = f"told from {noise.repeats} of {LEAST_REPEATS} repeats" if noise.repeats else "measured"
+        parts.append(f"evaluation's noise not {why}")
     ours, theirs = noise.training
     if np.isfinite([ours, theirs]).all():
         factor = noise_factor(a, b, target, ours, theirs)
