@@ -230,9 +230,8 @@ def _noise(pair: Pair, a: FidCurve, b: FidCurve, target: float) -> str:
     parts = []
     if np.isfinite(noise.evaluation):
         factor = noise_factor(a, b, target, noise.evaluation, noise.evaluation)
-        parts.append(
-            f"evaluation's noise {noise.evaluation:.1%} (of {noise.repeats} repeats), a factor of {factor:.2f} on the ratio"
-        )
+        told = f"{noise.evaluation:.1%} (of {noise.repeats} repeats)"
+        parts.append(f"evaluation's noise {told}, a factor of {factor:.2f} on the ratio")
     else:
         why = f"told from {noise.repeats} of {LEAST_REPEATS} repeats" if noise.repeats else "measured"
         parts.append(f"evaluation's noise not {why}")
