@@ -6,18 +6,34 @@ A table "claim / from published points / from these runs"; `fcdm.analysis.stats.
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 
 from fcdm.analysis.data.other_protocols import other_tables
 from fcdm.analysis.data.seed_curves import dropped
 from fcdm.analysis.data.tidy_table import read_curves, table_of, tidy_table
 from fcdm.analysis.published import published
+from fcdm.analysis.stats.model_pairs import NOT_TUNED
 from fcdm.analysis.stats.pair_patterns import add_pairs
 from fcdm.analysis.stats.paper_claims import ClaimRow, claims, claims_elsewhere, claims_frame
-from fcdm.analysis.stats.tuning_trials import tune, tuned_as, tuning_cost, unfair
+from fcdm.analysis.stats.tuning_trials import tune, tuned_as, tuning_cost, unfair, untuned
 from fcdm.atomic import write_atomic
 from fcdm.credentials import of_command_line
 from fcdm.errors import UserError, in_one_line
 from fcdm.paths import place
+
+
+def with_tuning(claim_rows: list[ClaimRow], lines: list[str]) -> list[ClaimRow]:
+    """The claims of these runs with what a tuning study says of a pair in the place of "not tuned here".
+
+    `lines`: of `tuned_as`, `tuned: FCDM-N: lr=0.004, ...`.
+    """
+    told = []
+    for one in claim_rows:
+        pair = one.key.split("|")[:2] if "|" in one.key else []
+        of_pair = [line for line in lines if any(line.split(": ")[1] == name.split()[0] for name in pair)]
+        rests_on = one.runs.rests_on.replace(NOT_TUNED, " and ".join(of_pair)) if of_pair else one.runs.rests_on
+        told.append(replace(one, runs=replace(one.runs, rests_on=rests_on)))
+    return told
 
 
 def print_claims(claim_rows: list[ClaimRow]) -> None:
@@ -48,21 +64,24 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.runs is None and (options.study or options.protocol or options.tuning or options.pair):
         raise UserError("--study, --protocol, --tuning and --pair choose among runs: say which with --runs DIR")
+    trials = tidy_table(options.runs, options.tuning) if options.tuning else None  # a wrong name is said first
+    tuned = tune(trials) if trials is not None else []
     curves = read_curves(options.runs, options.study) if options.runs else []
     table = table_of(curves, options.runs, options.study, options.protocol) if options.runs else None
     claim_rows = claims(table, published(), options.pair)
     if table is not None:
         claim_rows += claims_elsewhere(other_tables(curves, table, options.study), options.pair)
+    if table is not None:
+        claim_rows = with_tuning(claim_rows, tuned_as(table, tuned))
     print_claims(claim_rows)
     if table is not None:
         lines = [*table.attrs["left_out"], *dropped(table), *table.attrs["missing"]]
-        if options.tuning:
-            trials = tidy_table(options.runs, options.tuning)
-            tuned = tune(trials)
+        if trials is not None:
             lacking = [
                 f"tuning '{options.tuning}': {line}" for key in ("left_out", "missing") for line in trials.attrs[key]
             ]
             lines = [*tuned_as(table, tuned), *tuning_cost(trials, table, tuned), *unfair(tuned), *lacking, *lines]
+            lines += untuned(table, tuned)
         print("\n" + "\n".join(lines) if lines else "")
     if options.csv:
         write_atomic(options.csv, claims_frame(claim_rows).to_csv(index=False))

@@ -285,10 +285,13 @@ def bound(
     return ""
 
 
+NOT_TUNED = "not tuned here"
+
+
 def how_chosen(one: Comparison) -> str:
     """Where the settings of the two come from, and which were not compared."""
     if one.tried == (1, 1):
-        text = "one setting of each, not tuned here"
+        text = f"one setting of each, {NOT_TUNED}"
     else:
         at = dict.fromkeys(f"{steps:,}" for steps, tried in zip(one.chosen_at, one.tried, strict=True) if tried > 1)
         text = f"the best of {one.tried[0]} and {one.tried[1]} settings, chosen at {' and '.join(at)} steps"
