@@ -19,6 +19,7 @@ from fcdm.analysis.stats.tuning_trials import tune, tuned_as, tuning_cost, unfai
 from fcdm.atomic import write_atomic
 from fcdm.credentials import of_command_line
 from fcdm.errors import UserError, in_one_line
+from fcdm.formatting import plural
 from fcdm.paths import place
 
 
@@ -36,16 +37,39 @@ def with_tuning(claim_rows: list[ClaimRow], lines: list[str]) -> list[ClaimRow]:
     return told
 
 
-def print_claims(claim_rows: list[ClaimRow]) -> None:
-    """Each claim with both halves, and what they rest on where it is not what the line above rested on."""
-    rested_on = ""
-    for one in claim_rows:
+SAID_ONCE = ("evaluation's noise not ", "one seed: no interval")
+NOT_OF_THE_PAPERS = ("a claim of these runs", "not a published distance")
+
+
+def print_claims(claim_rows: list[ClaimRow], of_runs: bool) -> None:
+    """Each claim with both halves; what they rest on, and what is not known, once for each pair and distance.
+
+    `of_runs`: these runs' claims first, and those of the paper for which runs are missing in one line.
+    """
+    folded = [one for one in claim_rows if of_runs and one.runs.text.startswith("missing: runs of")]
+    shown = [one for one in claim_rows if one not in folded]
+    rested_on: list[str] = []
+    known: set[tuple[str, ...]] = set()
+    for one in sorted(shown, key=lambda one: of_runs and "|" not in one.key):
         print(f"\n{one.claim} [{one.kind}]")
         for name, side in (("published", one.published), ("these runs", one.runs)):
-            print(f"  {name + ':':12s}{side.text}")
-            if side.rests_on not in ("", rested_on):
-                print(f"              rests on: {side.rests_on}")
-            rested_on = side.rests_on or rested_on
+            if side.text in NOT_OF_THE_PAPERS:
+                continue
+            pair = (name, *one.key.split("|")[:4])
+            kept = [part for part in side.text.split("; ") if one.kind == "trend" or (*pair, part) not in known]
+            known |= {(*pair, part) for part in kept if part.startswith(SAID_ONCE)}
+            print(f"  {name + ':':12s}{'; '.join(kept)}")
+            if side.rests_on and side.rests_on not in rested_on:
+                before = next((text for text in rested_on if side.rests_on.startswith(f"{text}; ")), "")
+                more = f"and {side.rests_on[len(before) + 2 :]}" if before else f"rests on: {side.rests_on}"
+                print(f"              {more}")
+                rested_on.append(side.rests_on)
+    if folded:
+        models = dict.fromkeys(one.runs.text.removeprefix("missing: runs of ") for one in folded)
+        print(
+            f"\n{plural(len(folded), 'claim')} of the paper not told: runs are missing of {'; '.join(models)} "
+            "(published halves: without --runs, or in --csv)"
+        )
 
 
 @in_one_line()
@@ -73,7 +97,7 @@ def main(arguments: list[str] | None = None) -> None:
         claim_rows += claims_elsewhere(other_tables(curves, table, options.study), options.pair)
     if table is not None:
         claim_rows = with_tuning(claim_rows, tuned_as(table, tuned))
-    print_claims(claim_rows)
+    print_claims(claim_rows, table is not None)
     if table is not None:
         lines = [*table.attrs["left_out"], *dropped(table), *table.attrs["missing"]]
         if trials is not None:

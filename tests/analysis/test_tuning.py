@@ -109,6 +109,13 @@ def test_what_the_tuning_took_is_counted(runs: Path, capsys: pytest.CaptureFixtu
     said = capsys.readouterr().out
     assert "one setting of each, tuned: FCDM-N: optimiser.lr=0.01, the best of 3 settings" in said
     assert "not tuned here" not in said
+    assert said.count("missing") == 1  # the paper's claims without runs: one line, after these runs' own
+    assert said.index("FCDM-N against DiT-N/2") < said.index(
+        "claims of the paper not told: runs are missing of FCDM-XL"
+    )
+    assert said.count("floor 4.1") == 1  # what a pair rests on stands once for each distance
+    assert said.count("and wall time of training on") == 4
+    assert said.count("evaluation's noise not measured") == 4
     hours = 32 / 3600
     for name in ("FCDM-N", "DiT-N/2"):
         assert (
