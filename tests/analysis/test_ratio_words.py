@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 
+from fcdm.analysis.data.tidy_table import tidy_table
 from fcdm.analysis.stats.claim_sides import Pair
-from fcdm.analysis.stats.model_pairs import between
+from fcdm.analysis.stats.model_pairs import between, comparisons, sentence
+from fcdm.analysis.stats.step_efficiency import RatioRange
 from fcdm.analysis.stats.step_ratios import budgets, equal_fid, trend
+from tests.support.fake_runs import make_run
 
 STEPS = np.array([100.0, 200.0, 400.0, 800.0])
 
@@ -60,3 +66,16 @@ def test_without_a_clear_ratio_there_is_no_headline() -> None:
 )
 def test_an_interval_has_the_headlines_direction(low: float, high: float, headline: float, told: str) -> None:
     assert between(low, high, headline) == told
+
+
+def test_what_was_not_interpolated_or_compared_is_not_told_at_length(tmp_path: Path) -> None:
+    for model in ("N", "M", "dit/N-2"):
+        make_run(tmp_path, model, grids=False)
+    (one,) = comparisons(tidy_table(tmp_path))
+    assert isinstance(one.steps, RatioRange)
+    said = sentence(one)
+    assert "log FID interpolated over log steps" in said
+    assert " fewer training FLOPs at FID " in said
+    assert "interpolated" not in sentence(replace(one, steps="not reached", images="not reached"))
+    assert "not compared: a; b" in sentence(replace(one, tried=(2, 1), not_compared=("a", "b")))
+    assert "not compared: 9 settings" in sentence(replace(one, tried=(2, 1), not_compared=tuple("abcdefghi")))

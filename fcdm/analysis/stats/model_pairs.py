@@ -285,6 +285,8 @@ def bound(
     return ""
 
 
+MOST_NAMED = 3
+"""More settings than this that were not compared are told as a number."""
 NOT_TUNED = "not tuned here"
 
 
@@ -296,7 +298,8 @@ def how_chosen(one: Comparison) -> str:
         at = dict.fromkeys(f"{steps:,}" for steps, tried in zip(one.chosen_at, one.tried, strict=True) if tried > 1)
         text = f"the best of {one.tried[0]} and {one.tried[1]} settings, chosen at {' and '.join(at)} steps"
     if one.not_compared:
-        text += f"; not compared: {'; '.join(one.not_compared)}"
+        left = one.not_compared
+        text += f"; not compared: {'; '.join(left) if len(left) <= MOST_NAMED else f'{len(left)} settings'}"
     if one.at_edge:
         text += f"; best lr of {' and '.join(one.at_edge)} at the edge of those tried"
     return text
@@ -334,4 +337,10 @@ def _conditions(one: Comparison) -> str:
     samples = f"{one.samples:,} samples" if one.samples > 0 else "samples not recorded"
     hidden = [*curve_notes(a.label, a.points), *curve_notes(b.label, b.points)]
     parts = [f"{of_seeds(one)}, {samples}, {floor}", f"{rates}, {how_chosen(one)}", what_differs(one), *hidden]
-    return f"log FID interpolated over log steps; {'; '.join(parts)}"
+    if any(isinstance(found, RatioRange) and not _is_measured(one, found.target) for found in (one.steps, one.images)):
+        parts.insert(0, "log FID interpolated over log steps")
+    return "; ".join(parts)
+
+
+def _is_measured(one: Comparison, target: float) -> bool:
+    return all(np.isclose(line.points["fid"], target, rtol=1e-9).any() for line in (one.a, one.b))
