@@ -6,30 +6,70 @@ A table "claim / from published points / from these runs"; `fcdm.analysis.stats.
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 
 from fcdm.analysis.data.other_protocols import other_tables
 from fcdm.analysis.data.seed_curves import dropped
 from fcdm.analysis.data.tidy_table import read_curves, table_of, tidy_table
 from fcdm.analysis.published import published
+from fcdm.analysis.stats.model_pairs import NOT_TUNED
 from fcdm.analysis.stats.pair_patterns import add_pairs
 from fcdm.analysis.stats.paper_claims import ClaimRow, claims, claims_elsewhere, claims_frame
-from fcdm.analysis.stats.tuning_trials import tune, tuned_as, tuning_cost, unfair
+from fcdm.analysis.stats.tuning_trials import tune, tuned_as, tuning_cost, unfair, untuned
 from fcdm.atomic import write_atomic
 from fcdm.credentials import of_command_line
 from fcdm.errors import UserError, in_one_line
+from fcdm.formatting import plural
 from fcdm.paths import place
 
 
-def print_claims(claim_rows: list[ClaimRow]) -> None:
-    """Each claim with both halves, and what they rest on where it is not what the line above rested on."""
-    rested_on = ""
+def with_tuning(claim_rows: list[ClaimRow], lines: list[str]) -> list[ClaimRow]:
+    """The claims of these runs with what a tuning study says of a pair in the place of "not tuned here".
+
+    `lines`: of `tuned_as`, `tuned: FCDM-N: lr=0.004, ...`.
+    """
+    told = []
     for one in claim_rows:
+        pair = one.key.split("|")[:2] if "|" in one.key else []
+        of_pair = [line for line in lines if any(line.split(": ")[1] == name.split()[0] for name in pair)]
+        rests_on = one.runs.rests_on.replace(NOT_TUNED, " and ".join(of_pair)) if of_pair else one.runs.rests_on
+        told.append(replace(one, runs=replace(one.runs, rests_on=rests_on)))
+    return told
+
+
+SAID_ONCE = ("evaluation's noise not ", "one seed: no interval")
+NOT_OF_THE_PAPERS = ("a claim of these runs", "not a published distance")
+
+
+def print_claims(claim_rows: list[ClaimRow], of_runs: bool) -> None:
+    """Each claim with both halves; what they rest on, and what is not known, once for each pair and distance.
+
+    `of_runs`: these runs' claims first, and those of the paper for which runs are missing in one line.
+    """
+    folded = [one for one in claim_rows if of_runs and one.runs.text.startswith("missing: runs of")]
+    shown = [one for one in claim_rows if one not in folded]
+    rested_on: list[str] = []
+    known: set[tuple[str, ...]] = set()
+    for one in sorted(shown, key=lambda one: of_runs and "|" not in one.key):
         print(f"\n{one.claim} [{one.kind}]")
         for name, side in (("published", one.published), ("these runs", one.runs)):
-            print(f"  {name + ':':12s}{side.text}")
-            if side.rests_on not in ("", rested_on):
-                print(f"              rests on: {side.rests_on}")
-            rested_on = side.rests_on or rested_on
+            if side.text in NOT_OF_THE_PAPERS:
+                continue
+            pair = (name, *one.key.split("|")[:4])
+            kept = [part for part in side.text.split("; ") if one.kind == "trend" or (*pair, part) not in known]
+            known |= {(*pair, part) for part in kept if part.startswith(SAID_ONCE)}
+            print(f"  {name + ':':12s}{'; '.join(kept)}")
+            if side.rests_on and side.rests_on not in rested_on:
+                before = next((text for text in rested_on if side.rests_on.startswith(f"{text}; ")), "")
+                more = f"and {side.rests_on[len(before) + 2 :]}" if before else f"rests on: {side.rests_on}"
+                print(f"              {more}")
+                rested_on.append(side.rests_on)
+    if folded:
+        models = dict.fromkeys(one.runs.text.removeprefix("missing: runs of ") for one in folded)
+        print(
+            f"\n{plural(len(folded), 'claim')} of the paper not told: runs are missing of {'; '.join(models)} "
+            "(published halves: without --runs, or in --csv)"
+        )
 
 
 @in_one_line()
@@ -48,21 +88,24 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.runs is None and (options.study or options.protocol or options.tuning or options.pair):
         raise UserError("--study, --protocol, --tuning and --pair choose among runs: say which with --runs DIR")
+    trials = tidy_table(options.runs, options.tuning) if options.tuning else None  # a wrong name is said first
+    tuned = tune(trials) if trials is not None else []
     curves = read_curves(options.runs, options.study) if options.runs else []
     table = table_of(curves, options.runs, options.study, options.protocol) if options.runs else None
     claim_rows = claims(table, published(), options.pair)
     if table is not None:
         claim_rows += claims_elsewhere(other_tables(curves, table, options.study), options.pair)
-    print_claims(claim_rows)
+    if table is not None:
+        claim_rows = with_tuning(claim_rows, tuned_as(table, tuned))
+    print_claims(claim_rows, table is not None)
     if table is not None:
         lines = [*table.attrs["left_out"], *dropped(table), *table.attrs["missing"]]
-        if options.tuning:
-            trials = tidy_table(options.runs, options.tuning)
-            tuned = tune(trials)
+        if trials is not None:
             lacking = [
                 f"tuning '{options.tuning}': {line}" for key in ("left_out", "missing") for line in trials.attrs[key]
             ]
             lines = [*tuned_as(table, tuned), *tuning_cost(trials, table, tuned), *unfair(tuned), *lacking, *lines]
+            lines += untuned(table, tuned)
         print("\n" + "\n".join(lines) if lines else "")
     if options.csv:
         write_atomic(options.csv, claims_frame(claim_rows).to_csv(index=False))

@@ -12,7 +12,15 @@ import argparse
 from fcdm.analysis.data.tidy_table import tidy_table
 from fcdm.analysis.stats.frontier_fit import Frontier
 from fcdm.analysis.stats.power_law_fit import Fit
-from fcdm.analysis.stats.study_laws import fits_of, fits_table, frontiers_of, iso_lines, law_sentence
+from fcdm.analysis.stats.study_laws import (
+    family_frontier,
+    fits_of,
+    fits_table,
+    frontiers_of,
+    iso_lines,
+    law_sentences,
+    name_of,
+)
 from fcdm.atomic import write_atomic
 from fcdm.credentials import of_command_line
 from fcdm.errors import in_one_line
@@ -39,11 +47,13 @@ def main(arguments: list[str] | None = None) -> None:
     for line in table.attrs["left_out"]:
         print(line)
     fits = fits_of(table, x, options.of)
-    frontiers = {f"frontier of {family}": made for family, made in frontiers_of(table, x, options.of).items()}
-    print(f"{options.of} = E + A x^-alpha, x in {x_text}; robust fit of means; intervals hold seeds and misfit:")
+    frontiers = {family_frontier(family): made for family, made in frontiers_of(table, x, options.of).items()}
+    print(
+        f"{name_of(options.of)} = E + A x^-alpha, x in {x_text}; robust fit of means; intervals hold seeds and misfit:"
+    )
     laws: dict[str, Fit | str | Frontier] = {**fits, **frontiers}
-    for label, law in laws.items():
-        print(f"  {law_sentence(label, law, x, options.of)}")
+    for line in law_sentences(laws, x, options.of):
+        print(f"  {line}")
     same = iso_lines(table, x, options.of)
     if same:
         print(f"At the same {x_text} (means over seeds, interpolated between measured points):")

@@ -246,7 +246,7 @@ def repeated(folder: Path, step: int, fids: dict[int, float]) -> None:
 
 
 def test_the_noise_of_evaluation_and_training_is_shown_as_measured(tmp_path: Path) -> None:
-    """Two checkpoints evaluated again: relative deviations of 5 % each way about 20 and 10, so sqrt(2) x 5 %."""
+    """Three checkpoints evaluated again: relative deviations of 5 % each way about 40, 20 and 10, so sqrt(2) x 5 %."""
     curve: dict[int, float | str] = {100: 40.0, 200: 20.0, 400: 10.0}
     folder = changed(tmp_path, "N", curve)
     other = changed(tmp_path, "dit/N-2", {steps: 2 * float(fid) for steps, fid in curve.items()})
@@ -259,19 +259,23 @@ def test_the_noise_of_evaluation_and_training_is_shown_as_measured(tmp_path: Pat
     assert f"{again}runs_dir={tmp_path} seed=1" in text.rests_on
     repeated(folder, 200, {0: 19.0, 1: 21.0})
     repeated(folder, 400, {0: 9.5, 1: 10.5})
+    few = equal_fid(pairs_of(tidy_table(tmp_path, "demo"))[0], "steps")
+    assert "evaluation's noise not told from 2 of 3 repeats" in few.text
+    assert "takes 1 more repeated evaluation by other seeds" in few.rests_on
+    assert again.replace("seed=1", "seed=3") in few.rests_on
+    repeated(folder, 100, {0: 38.0, 1: 42.0})
     table = tidy_table(tmp_path, "demo")
     noise = 0.05 * np.sqrt(2)
-    assert set(table["noise_repeats"]) == {2}
+    assert set(table["noise_repeats"]) == {3}
     assert table["noise"].iloc[0] == pytest.approx(noise)
     assert table.attrs["left_out"] == []  # they are not left out: the noise is made of them
     (pair,) = pairs_of(table)
     assert pair.error == pytest.approx(noise)
     side = equal_fid(pair, "steps")
-    # The headline is sqrt(38 x 20) = 27.6, where a (from 40 to 19) and b (from 40 to 20) halve FID in a factor of 2.
-    slopes = np.log(2) / np.log(40 / 19), 1.0
+    # The headline is sqrt(38 x 20) = 27.6, where a falls from 38 to 19, and b from 40 to 20, in a factor of 2.
+    slopes = 1.0, 1.0
     factor = np.exp(noise * np.hypot(*slopes))
-    assert f"evaluation's noise {noise:.1%}, a factor of {factor:.2f} on the ratio" in side.text
-    assert "from 2 repeated evaluations" in side.rests_on
+    assert f"evaluation's noise {noise:.1%} (of 3 repeats), a factor of {factor:.2f} on the ratio" in side.text
 
 
 def test_a_command_says_all_of_a_protocol_that_has_an_effect() -> None:
@@ -509,7 +513,7 @@ def test_ends_of_a_range_stand_in_one_order_with_what_lies_inside() -> None:
     steps = np.array([100.0, 200.0, 400.0])
     span = ratio_range(steps, [80.0, 30.0, 20.0], 2 * steps, [80.0, 60.0, 20.0])
     assert isinstance(span, RatioRange)
-    assert over_targets(span).startswith("2.0x at FID 80 to 2.0x at FID 20 (highest 3.")
+    assert over_targets(span).startswith("2.0x from FID 80 to FID 20 (highest 3.")
     falls = ratio_range(steps, [80.0, 40.0, 20.0], steps, [160.0, 50.0, 20.0])
     assert isinstance(falls, RatioRange)
     assert over_targets(falls) == f"{falls.at_worst:.1f}x at FID 80 to 1.0x at FID 20"

@@ -192,3 +192,8 @@ def test_a_finer_grid_is_no_more_sure(monkeypatch: pytest.MonkeyPatch) -> None:
         assert middle.high is not None
         widths.append((np.ptp(law.intervals["offset"]), float(np.log(middle.high / middle.low)[0])))
     assert widths[1] == pytest.approx(widths[0], rel=0.15)
+
+
+def test_one_model_makes_no_frontier() -> None:
+    made = fit_frontier([1e9, 2e9, 4e9, 8e9], [40.0, 20.0, 10.0, 8.0], ["run"] * 4, ["FCDM-N"] * 4)
+    assert made.law == "one model: a frontier needs 3"

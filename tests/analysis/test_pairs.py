@@ -35,6 +35,7 @@ def table(runs: Path) -> pd.DataFrame:
         ("model=N", "model=M", ("FCDM-N lr=0.004", "FCDM-M lr=0.004")),
         ("FCDM-N lr=0.001", "FCDM-N lr=0.004", ("FCDM-N lr=0.001", "FCDM-N lr=0.004")),
         ("model=N,lr=1e-3", "model=N,optimiser.lr=0.004", ("FCDM-N lr=0.001", "FCDM-N lr=0.004")),
+        ("DIT/n-2", "fcdm-n LR=0.004", ("DiT-N/2 lr=0.004", "FCDM-N lr=0.004")),
         ("dit/N-2", "FCDM-N", ("DiT-N/2 lr=0.004", "FCDM-N lr=0.004")),  # the other way round
         ("family=dit", "N blocks=[1,1,2,1,1]", ("DiT-N/2 lr=0.004", "FCDM-N lr=0.004")),
     ],
@@ -57,8 +58,9 @@ def test_one_setting_of_two_differs_in_what_it_says(table: pd.DataFrame) -> None
 @pytest.mark.parametrize(
     ("a", "b", "says"),
     [
-        ("FCDM-XL", "FCDM-N", "nothing here is 'FCDM-XL'; there: FCDM-N lr=0.001, FCDM-N lr=0.004, FCDM-M"),
-        ("FCDM-N", "model=N,lr=7", "nothing here is 'model=N,lr=7'; there: "),
+        ("FCDM-XL", "FCDM-N", "nothing here is 'FCDM-XL': no model 'FCDM-XL', did you mean FCDM-"),
+        ("FCDM-N", "model=N,lr=7", "nothing here is 'model=N,lr=7': no run has lr=7: lr is 0.001, 0.004 here; there: "),
+        ("FCDM-N", "M optimizer.lr=0.004", "no run has the key optimizer.lr: did you mean optimiser.lr?"),
         ("lr=0.001", "FCDM-N", "'lr=0.001' means FCDM-N lr=0.001, FCDM-M lr=0.001, DiT-N/2 lr=0.001: add model="),
         ("FCDM-N", "model=N,lr=0.004", "are the same, FCDM-N lr=0.004"),
         (" ", "FCDM-N", "an empty pattern names no model"),

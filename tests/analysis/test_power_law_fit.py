@@ -24,6 +24,7 @@ from fcdm.analysis.stats.study_laws import (
     frontiers_of,
     law_or_reason,
     law_sentence,
+    law_sentences,
     offset_text,
 )
 from fcdm.errors import UserError
@@ -280,7 +281,7 @@ def test_the_laws_on_the_command_line(runs: Path, tmp_path: Path, capsys: pytest
     for part in ("(steps)^-1.3", "95% intervals: E ", "100 to 3.2e+03 steps", "18 points"):
         assert part in line
     numbers = pd.read_csv(written)
-    assert set(numbers["label"]) == {"FCDM-N", "FCDM-M", "DiT-N/2", "frontier of fcdm", "frontier of dit"}
+    assert set(numbers["label"]) == {"FCDM-N", "FCDM-M", "DiT-N/2", "FCDM's frontier", "DiT's frontier"}
     assert scaling.main(["--runs", str(runs), "--csv", str(tmp_path / "none" / "laws.csv")]) == 1
     said = capsys.readouterr()
     assert str(tmp_path / "none" / "laws.csv") in said.err
@@ -293,7 +294,13 @@ def test_the_laws_on_the_command_line(runs: Path, tmp_path: Path, capsys: pytest
     common = table.groupby("family")["train_flops"].max().min()
     assert f"at {common:.3g} FLOPs" in fcdm
     mean = table[table["label"] == "FCDM-M"].groupby("train_flops")["fid"].mean()
-    assert f"lowest fid {np.exp(np.interp(np.log(common), np.log(mean.index), np.log(mean))):.4g}, FCDM-M" in fcdm
+    assert f"lowest FID {np.exp(np.interp(np.log(common), np.log(mean.index), np.log(mean))):.4g}, FCDM-M" in fcdm
+
+
+def test_equal_reasons_are_one_sentence() -> None:
+    few = {f"FCDM-N lr={place}": "one budget" for place in range(20)}
+    assert law_sentences(few) == ["20 settings: no law: one budget."]
+    assert law_sentences({"a": "one", "b": "two", "c": "one"}) == ["a, c: no law: one.", "b: no law: two."]
 
 
 def test_a_study_too_small_for_a_law_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -123,4 +123,4 @@ def test_the_table_of_a_report_and_the_sentences_refuse_the_same() -> None:
         assert (list(cells[label]) == [MISSING] * 5) == isinstance(law_or_reason(made), str)
     assert list(cells["FCDM-01"]) == [MISSING] * 5
     assert any(note.startswith("FCDM-01: no law: flat") for note in by_compute.notes)
-    assert list(cells["frontier of FCDM"]) == [MISSING] * 5
+    assert list(cells["FCDM's frontier"]) == [MISSING] * 5

@@ -10,7 +10,7 @@ import pytest
 
 from fcdm.analysis import claims, tuning
 from fcdm.analysis.data.tidy_table import tidy_table
-from fcdm.analysis.stats.tuning_trials import tune, tuned_as, tuning_cost, unfair
+from fcdm.analysis.stats.tuning_trials import tune, tuned_as, tuning_cost, unfair, untuned
 from fcdm.errors import UserError
 from tests.support.fake_runs import fid_at, make_run, make_study
 
@@ -91,15 +91,36 @@ def test_the_claim_s_runs_are_held_against_the_tuning(runs: Path) -> None:
     assert all(line.startswith("not as tuned") for line in tuned_as(pd.concat([fresh, other]), tuned))
 
 
+def test_models_without_trials_are_named_and_an_absent_study_is_said_first(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fresh = tidy_table(runs, "fresh")
+    only_fcdm = [one for one in tune(tidy_table(runs, "tune")) if one.model == "N"]
+    assert untuned(fresh, only_fcdm) == ["not tuned: DiT-N/2 has no trials there"]
+    assert claims.main(["--runs", str(runs), "--study", "fresh", "--tuning", "absent"]) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "no study 'absent'" in said.err
+
+
 def test_what_the_tuning_took_is_counted(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """25 steps a second: 800 steps take 32 s. Three settings by two seeds, and two runs of the claim, of each model."""
     assert claims.main(["--runs", str(runs), "--study", "fresh", "--tuning", "tune"]) == 0
     said = capsys.readouterr().out
+    assert "one setting of each, tuned: FCDM-N: optimiser.lr=0.01, the best of 3 settings" in said
+    assert "not tuned here" not in said
+    assert said.count("missing") == 1  # the paper's claims without runs: one line, after these runs' own
+    assert said.index("FCDM-N against DiT-N/2") < said.index(
+        "claims of the paper not told: runs are missing of FCDM-XL"
+    )
+    assert said.count("floor 4.1") == 1  # what a pair rests on stands once for each distance
+    assert said.count("and wall time of training on") == 4
+    assert said.count("evaluation's noise not measured") == 4
     hours = 32 / 3600
     for name in ("FCDM-N", "DiT-N/2"):
         assert (
             f"tuning of {name}: 3 settings, 6 runs, {6 * hours:.3g} device-hours, "
-            f"{8 * hours:.3g} with the 2 runs of the claim"
+            f"{8 * hours:.3g} with 2 runs of the claim"
         ) in said
     trials, fresh = tidy_table(runs, "tune"), tidy_table(runs, "fresh")
     lines = tuning_cost(trials.assign(device_seconds=float("nan")), fresh, tune(trials))

@@ -18,9 +18,10 @@ from fcdm.analysis.stats.model_pairs import (
     over_targets,
     times,
     what_differs,
+    worded,
 )
 from fcdm.analysis.stats.step_efficiency import FLOORS, RatioRange, ratio_range
-from fcdm.analysis.stats.step_ratios import equal_fid, fewer_times, trend, trend_of
+from fcdm.analysis.stats.step_ratios import equal_fid, trend, trend_of
 from fcdm.analysis.stats.tuning_trials import Tuned, listed, tune, tuned_as, tuning_cost, unfair
 from fcdm.errors import UserError
 from fcdm.formatting import steps_text
@@ -106,8 +107,9 @@ def _ratios(pairs: dict[str, list[Pair]]) -> str:
                 rows.append(f"| {DISTANCES[metric]} | {span} | | | | |")
                 continue
             steps, flops = (equal_fid(pair, of_axis) for of_axis in (axis, "train_flops"))
-            cells = [f"{times(steps.value)} at {span.target:.3g}", _ends(steps.low, steps.high)]
-            cells += [over_targets(span, ""), times(flops.value), _ends(flops.low, flops.high)]
+            headline = "no clear ratio" if span.unclear else f"{times(steps.value)} at {span.target:.3g}"
+            cells = [headline, _ends(steps.low, steps.high)]
+            cells += [over_targets(span, ""), _times_or_none(flops.value), _ends(flops.low, flops.high)]
             rows.append(f"| {DISTANCES[metric]} | {' | '.join(cells)} |")
     found = [pair for of_distance in pairs.values() for pair in of_distance]
     fewer = found[0].name_a if found else "the first"
@@ -117,6 +119,10 @@ def _ratios(pairs: dict[str, list[Pair]]) -> str:
         *("fewer training FLOPs", "95 % interval"),
     ]
     return "\n".join([f"| {' | '.join(titles)} |", "|---" * len(titles) + "|", *rows])
+
+
+def _times_or_none(ratio: float) -> str:
+    return times(ratio) if np.isfinite(ratio) else "no clear ratio"
 
 
 def _ends(low: float, high: float) -> str:
@@ -161,7 +167,7 @@ def _hours(pair: Pair) -> str:
     interval = f" ({_ends(side.low, side.high)})" if np.isfinite(side.low) else ""
     span = ratio_range(pair.a["device_seconds"], pair.a["fid"], pair.b["device_seconds"], pair.b["fid"], pair.floor)
     at = f" at {pair.distance} {span.target:.4g}" if isinstance(span, RatioRange) else ""
-    what = f"{fewer_times(side.value)} {UNITS['device_seconds']}{at}"
+    what = f"{worded(side.value)} {UNITS['device_seconds']}{at}"
     return f"In time, on {device} with whatever else that machine did: {what}{interval}."
 
 

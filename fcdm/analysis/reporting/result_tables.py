@@ -8,13 +8,14 @@ import numpy as np
 import pandas as pd
 
 from fcdm.analysis.data.curves import METRICS
-from fcdm.analysis.data.labels import display_name, scales
+from fcdm.analysis.data.labels import scales
 from fcdm.analysis.figures.axes import fid_label
 from fcdm.analysis.reporting.cell_tables import MISSING, Cell, CellTable, number, over_seeds
 from fcdm.analysis.stats.frontier_fit import Frontier
 from fcdm.analysis.stats.power_law_fit import Fit
 from fcdm.analysis.stats.study_laws import (
     ends_text,
+    family_frontier,
     fits_of,
     fits_table,
     frontiers_of,
@@ -126,7 +127,7 @@ def _fit_table(table: pd.DataFrame, axis: str, x_text: str, protocol: str) -> Ce
     laws: dict[str, Fit | str | Frontier] = dict(fits_of(table, axis))
     for scale, rows_of in scales(table):
         for family, made in frontiers_of(rows_of, axis).items():
-            laws[f"frontier of {display_name('', family).rstrip('-')}{scale}"] = made
+            laws[f"{family_frontier(family)}{scale}"] = made
     rows: list[list[Cell]] = []
     notes = [
         "Robust fit of means over seeds; intervals (95 %) hold the seeds and how far the law misses the means. "

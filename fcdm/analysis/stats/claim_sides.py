@@ -26,7 +26,7 @@ from fcdm.analysis.stats.model_pairs import (
 )
 from fcdm.analysis.stats.pair_patterns import PairOfPatterns
 from fcdm.analysis.stats.step_efficiency import FidCurve, curve_notes, fid_curve
-from fcdm.formatting import steps_text
+from fcdm.formatting import plural, steps_text
 
 PAPER, THIRD_PARTY, DERIVED, CLAIMED = "paper", "third-party", "derived", "claimed, not recomputable"
 """How sure a published half is: read in a paper, told by others of it, computed here, or told without its FIDs."""
@@ -50,6 +50,8 @@ class Side:
 class Noise:
     """Relative standard deviations of a FID, NaN where they were not measured."""
 
+    repeats: int = 0
+    """Degrees of freedom of `evaluation`; under LEAST_REPEATS it is not told."""
     evaluation: float = np.nan
     """Over evaluations of one checkpoint that differ in their seed alone."""
     training: tuple[float, float] = (np.nan, np.nan)
@@ -206,6 +208,8 @@ def pairs_of(table: pd.DataFrame, distance: str = "FID", pairs: Sequence[PairOfP
     return found
 
 
+LEAST_REPEATS = 3
+"""Fewer degrees of freedom than this tell no noise: of one, a standard deviation may be off by a factor of 30."""
 LEAST_SEEDS = 3
 """So many seeds of a smaller model make a noise that a larger one of one seed may be thought to have."""
 
@@ -213,21 +217,24 @@ LEAST_SEEDS = 3
 def _noise(one: Comparison, curves: Sequence[SeedCurve], attrs: Mapping[Any, Any]) -> Noise:
     rows = one.a.runs
     evaluation = float(rows["noise"].iloc[0]) if "noise" in rows else float("nan")
-    told = []
+    repeats = 0
     if np.isfinite(evaluation):
-        repeats = f" {int(rows['noise_repeats'].iloc[0])}" if "noise_repeats" in rows else ""
-        told.append(
-            f"evaluation's noise: relative standard deviation over evaluation seeds of one checkpoint, from{repeats} "
-            "repeated evaluations"
-        )
+        counted = rows["noise_repeats"].iloc[0] if "noise_repeats" in rows else np.nan
+        repeats = int(counted) if np.isfinite(counted) else LEAST_REPEATS  # of a table that does not say, as it is
+    told = []
+    if repeats >= LEAST_REPEATS:
+        told.append("evaluation's noise: relative standard deviation over evaluation seeds of one checkpoint, pooled")
     else:
+        evaluation = float("nan")
+        lacking = plural(LEAST_REPEATS - repeats, "more repeated evaluation")
         last = rows.iloc[-1]
         protocol = attrs.get("protocols", {}).get(last["protocol_id"], {})
-        again = evaluate_again(last["run"], last["steps"], one.a.settings, protocol, attrs.get("runs_dir", "runs"))
-        told.append(f"evaluation's noise: measured by evaluating checkpoints again{again and f', {again}'}")
+        where = attrs.get("runs_dir", "runs")
+        again = evaluate_again(last["run"], last["steps"], one.a.settings, protocol, where, repeats)
+        told.append(f"evaluation's noise: takes {lacking} by other seeds{again and f', {again}'}")
     training = [_noise_of_training(line, curves) for line in (one.a, one.b)]
     told += [text for _, text in training if text]
-    return Noise(evaluation, (training[0][0], training[1][0]), tuple(told))
+    return Noise(repeats, evaluation, (training[0][0], training[1][0]), tuple(told))
 
 
 def _noise_of_training(line: SeedCurve, curves: Sequence[SeedCurve]) -> tuple[float, str]:
@@ -244,7 +251,10 @@ def _noise_of_training(line: SeedCurve, curves: Sequence[SeedCurve]) -> tuple[fl
         and other.points["forward_gmacs"].iloc[0] < gmacs
     ]
     if not smaller:
-        return float("nan"), f"training's noise: {line.label} has one seed, and no smaller {line.family} three"
+        return float("nan"), (
+            f"training's noise not known: needs {LEAST_SEEDS} seeds of {line.label} or of a smaller "
+            f"{'FCDM' if line.family == 'fcdm' else 'DiT' if line.family == 'dit' else line.family}"
+        )
     nearest = max(smaller, key=lambda other: (other.points["forward_gmacs"].iloc[0], other.seeds))
     return nearest.noise, f"training's noise of {line.label}, of one seed, is taken from {nearest.seeds} seeds of " + (
         nearest.label

@@ -17,12 +17,12 @@ OF_FILES = ("reference", "decoder")
 
 
 def evaluate_again(
-    run: str, step: int, config: dict[str, str], protocol: dict[str, Any], runs_dir: str = "runs"
+    run: str, step: int, config: dict[str, str], protocol: dict[str, Any], runs_dir: str = "runs", repeats: int = 0
 ) -> str:
     """`python -m fcdm.evaluate RUN@STEP ... seed=1`.
 
     Every key of the protocol that has an effect is said, since what is not said is as in today's recipe. `config`: the
-    run's, flat, as far as it is known. Empty where no protocol was recorded.
+    run's, flat, as far as it is known. `repeats`: how many there are already, by the next seeds. Empty where no protocol was recorded.
     """
     if not protocol:
         return ""
@@ -39,7 +39,7 @@ def evaluate_again(
     if runs_dir != "runs" and "://" not in runs_dir:
         words.append(f"runs_dir={runs_dir}")
     return shlex.join(
-        ["python", "-m", "fcdm.evaluate", f"{run}@{step}", *words, f"seed={1 + int(protocol.get('seed', 0))}"]
+        ["python", "-m", "fcdm.evaluate", f"{run}@{step}", *words, f"seed={1 + repeats + int(protocol.get('seed', 0))}"]
     )
 
 

@@ -110,6 +110,8 @@ def _thinned(places: np.ndarray) -> np.ndarray:
 
 def _too_little(table: pd.DataFrame, fitted: np.ndarray, best: np.ndarray) -> str:
     """Why the fitted part of an envelope is too short for a law; "" where it is not."""
+    if len(set(table["model"])) == 1:
+        return f"one model: a frontier needs {LEAST_MODELS}"
     if not len(fitted):
         return "at no compute are two models measured where the trained budgets do not limit the envelope"
     if len(set(best)) < LEAST_MODELS:

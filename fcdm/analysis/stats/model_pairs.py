@@ -213,40 +213,76 @@ def sentence(one: Comparison) -> str:
     if isinstance(ratio, str):
         least = bound((a.label, a.points), (b.label, b.points), one.floor, axis)
         return f"{a.label} against {b.label}: {ratio}.{f' {least}.' if least else ''} ({_conditions(one)})"
-    text = (
-        f"{a.label} reaches FID {ratio.target:.3g} after {_count(ratio.steps_a)} {UNITS[axis]}, {b.label} after "
-        f"{_count(ratio.steps_b)}: {_times(ratio.ratio, UNITS[axis])}"
-    )
     if ratio.unclear:
-        text += f", no clear ratio ({ratio.unclear})"
-    text += f"; {over_targets(ratio)}"
+        text = f"{a.label} against {b.label}: {no_clear(ratio, UNITS[axis])}"
+    else:
+        text = (
+            f"{a.label} reaches FID {ratio.target:.3g} after {_count(ratio.steps_a)} {UNITS[axis]}, {b.label} after "
+            f"{_count(ratio.steps_b)}: {_times(ratio.ratio, UNITS[axis])}; {over_targets(ratio)}"
+        )
     if axis == "images":
         text += f"; in steps {one.steps}"
     if isinstance(one.flops, RatioRange):
         flops = one.flops
-        text += f"; at FID {flops.target:.3g} {_times(flops.ratio, 'training FLOPs')}"
-        if flops.unclear:
-            text += f", no clear ratio ({flops.lowest:.1f} to {flops.highest:.1f} times)"
+        clear = f"{_times(flops.ratio, UNITS['train_flops'])} at FID {flops.target:.3g}"
+        text += f"; {no_clear(flops, UNITS['train_flops']) if flops.unclear else clear}"
     else:
         text += f"; in training FLOPs: {one.flops}"
     cut = f"; FIDs under {FLOORS * one.floor:.3g}, twice the floor, refused" if ratio.cut_by_floor else ""
     return f"{text} ({_conditions(one)}{cut})."
 
 
+def no_clear(ratio: RatioRange, unit: str, distance: str = "FID") -> str:
+    """`no clear ratio of steps: 1.1x more at FID 17.6 to 1.3x fewer at FID 2.02; it lies on both sides of 1`."""
+    return f"no clear ratio of {unit}: {over_targets(ratio, distance)}; {ratio.unclear}"
+
+
 def over_targets(ratio: RatioRange, distance: str = "FID") -> str:
-    """`3.0x at FID 19.7 to 2.5x at FID 2.04`: the highest FID first, its ratio with it; then extremes inside."""
+    """`3.0x at FID 19.7 to 2.5x at FID 2.04`: the highest FID first, its ratio with it; then extremes inside.
+
+    Below 1 it is told the other way round, as the headline is, and every number says so: `4.1x more at FID 17.6`.
+    """
     named = f"{distance} " if distance else ""
     again = named if distance == "FID" else ""
-    text = f"{times(ratio.at_worst)} at {named}{ratio.worst:.3g} to {times(ratio.at_best)} at {again}{ratio.best:.3g}"
+    tell = worded if ratio.lowest < NOT_ONE else times
+    ends = (tell(ratio.at_worst), tell(ratio.at_best))
+    if ends[0] == ends[1]:
+        text = f"{ends[0]} from {named}{ratio.worst:.3g} to {again}{ratio.best:.3g}"
+    else:
+        text = f"{ends[0]} at {named}{ratio.worst:.3g} to {ends[1]} at {again}{ratio.best:.3g}"
+    extremes = [
+        (ratio.lowest, ratio.lowest_at, ratio.lowest < min(ratio.at_worst, ratio.at_best)),
+        (ratio.highest, ratio.highest_at, ratio.highest > max(ratio.at_worst, ratio.at_best)),
+    ]
+    names = ("lowest", "highest")
+    if ratio.highest < 1:  # the highest of these is the fewest times more
+        extremes.reverse()
     inside = [
-        f"{word} {times(extreme)} at {at:.3g}"
-        for word, extreme, at, beyond in (
-            ("lowest", ratio.lowest, ratio.lowest_at, ratio.lowest < min(ratio.at_worst, ratio.at_best)),
-            ("highest", ratio.highest, ratio.highest_at, ratio.highest > max(ratio.at_worst, ratio.at_best)),
-        )
-        if beyond and times(extreme) not in (times(ratio.at_worst), times(ratio.at_best))
+        f"{word} {tell(extreme)} at {at:.3g}"
+        for word, (extreme, at, beyond) in zip(names, extremes, strict=True)
+        if beyond and tell(extreme) not in ends
     ]
     return text + (f" ({', '.join(inside)})" if inside else "")
+
+
+NOT_ONE = 1 - 1e-6
+"""Ratios below this are told as `more`; above, a computed 1 is 1."""
+
+
+def worded(ratio: float) -> str:
+    """`3.0x fewer`, `4.1x more`: b's amount over a's, told of a."""
+    return f"{times(ratio)} fewer" if ratio >= NOT_ONE else f"{times(1 / ratio) if ratio > 0 else 'any number'} more"
+
+
+def between(low: float, high: float, headline: float) -> str:
+    """Two ends of a ratio in the headline's direction: `2.2x to 2.8x`, `1.1x more to 1.4x fewer`, `2.0x more to 3.0x
+    more`; `no upper end` where one is open."""
+    if headline >= NOT_ONE and low >= NOT_ONE:
+        ends = [times(end) if np.isfinite(end) else "no upper end" for end in (low, high)]
+    else:
+        ends = [worded(end) if np.isfinite(end) and end > 0 else "no upper end" for end in (low, high)]
+        ends = ends[::-1] if headline < NOT_ONE else ends
+    return " to ".join(ends)
 
 
 def times(ratio: float) -> str:
@@ -279,15 +315,21 @@ def bound(
     return ""
 
 
+MOST_NAMED = 3
+"""More settings than this that were not compared are told as a number."""
+NOT_TUNED = "not tuned here"
+
+
 def how_chosen(one: Comparison) -> str:
     """Where the settings of the two come from, and which were not compared."""
     if one.tried == (1, 1):
-        text = "one setting of each, not tuned here"
+        text = f"one setting of each, {NOT_TUNED}"
     else:
         at = dict.fromkeys(f"{steps:,}" for steps, tried in zip(one.chosen_at, one.tried, strict=True) if tried > 1)
         text = f"the best of {one.tried[0]} and {one.tried[1]} settings, chosen at {' and '.join(at)} steps"
     if one.not_compared:
-        text += f"; not compared: {'; '.join(one.not_compared)}"
+        left = one.not_compared
+        text += f"; not compared: {'; '.join(left) if len(left) <= MOST_NAMED else f'{len(left)} settings'}"
     if one.at_edge:
         text += f"; best lr of {' and '.join(one.at_edge)} at the edge of those tried"
     return text
@@ -325,4 +367,10 @@ def _conditions(one: Comparison) -> str:
     samples = f"{one.samples:,} samples" if one.samples > 0 else "samples not recorded"
     hidden = [*curve_notes(a.label, a.points), *curve_notes(b.label, b.points)]
     parts = [f"{of_seeds(one)}, {samples}, {floor}", f"{rates}, {how_chosen(one)}", what_differs(one.differs), *hidden]
-    return f"log FID interpolated over log steps; {'; '.join(parts)}"
+    if any(isinstance(found, RatioRange) and not _is_measured(one, found.target) for found in (one.steps, one.images)):
+        parts.insert(0, "log FID interpolated over log steps")
+    return "; ".join(parts)
+
+
+def _is_measured(one: Comparison, target: float) -> bool:
+    return all(np.isclose(line.points["fid"], target, rtol=1e-9).any() for line in (one.a, one.b))

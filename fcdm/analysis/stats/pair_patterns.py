@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 
 from fcdm.analysis.data.seed_curves import SeedCurve
+from fcdm.config.check import near
 from fcdm.errors import UserError
 
 MOST_TOLD = 12
@@ -21,7 +22,7 @@ PairOfPatterns = tuple[str, str]
 
 def matching(pattern: str, curves: Sequence[SeedCurve]) -> list[SeedCurve]:
     """The curves that a pattern means, of one data set: all of one model, or none. Raises UserError if of several."""
-    exact = [line for line in curves if line.label == pattern.strip()]
+    exact = [line for line in curves if line.label.lower() == pattern.strip().lower()]
     found = exact or [line for line in curves if all(_holds(word, line) for word in _words(pattern))]
     names = sorted({line.name for line in found})
     if len(names) > 1:
@@ -40,12 +41,30 @@ def not_there(pair: PairOfPatterns, curves: Sequence[SeedCurve]) -> UserError:
     """What is wrong with a pair that is nowhere: one of it is not there, or both are, on two scales."""
     for pattern in pair:
         if not any(_holds_all(pattern, line) for line in curves):
-            return UserError(f"--pair: nothing here is '{pattern}'; there: {told(curves)}")
+            return UserError(
+                f"--pair: nothing here is '{pattern}': {_unmatched(pattern, curves)}; there: {told(curves)}"
+            )
     return UserError(f"--pair: '{pair[0]}' and '{pair[1]}' have no data and resolution in common: FIDs of two scales")
 
 
+def _unmatched(pattern: str, curves: Sequence[SeedCurve]) -> str:
+    """Which part of a pattern holds for no curve, and what is near to it; or that no one curve has all parts."""
+    for word in _words(pattern):
+        if any(_holds(word, line) for line in curves):
+            continue
+        key, equals, value = word.partition("=")
+        if not equals or key.lower() == "model":
+            return f"no model '{value or key}', {near(value or key, {line.name for line in curves})}"
+        known = {name: theirs for line in curves for name, theirs in _known(line).items()}
+        if not any(_is_key(name, key) for name in known):
+            return f"no run has the key {key}: {near(key, known, MOST_TOLD)}"
+        values = {theirs for line in curves for name, theirs in _known(line).items() if _is_key(name, key)}
+        return f"no run has {word}: {key} is {', '.join(sorted(values)[:MOST_TOLD])} here"
+    return "its parts hold for different settings"
+
+
 def _holds_all(pattern: str, line: SeedCurve) -> bool:
-    return line.label == pattern.strip() or all(_holds(word, line) for word in _words(pattern))
+    return line.label.lower() == pattern.strip().lower() or all(_holds(word, line) for word in _words(pattern))
 
 
 def _words(pattern: str) -> list[str]:
@@ -58,14 +77,19 @@ def _words(pattern: str) -> list[str]:
 
 def _holds(word: str, line: SeedCurve) -> bool:
     key, equals, value = word.partition("=")
-    if not equals:
-        return word in (line.name, line.model)
-    if key == "model":
-        return value in (line.name, line.model)
+    if not equals or key.lower() == "model":
+        return (value if equals else word).lower() in (line.name.lower(), line.model.lower())
+    return any(_equal(value, theirs) for name, theirs in _known(line).items() if _is_key(name, key))
+
+
+def _known(line: SeedCurve) -> dict[str, str]:
+    """What a pattern may ask of a curve, by key."""
     known = {"family": line.family, "resolution": str(line.resolution), "data": str(line.runs["data"].iloc[0])}
-    known |= line.settings
-    of_key = {theirs for name, theirs in known.items() if name == key or name.endswith(f".{key}")}
-    return any(_equal(value, theirs) for theirs in of_key)
+    return known | line.settings
+
+
+def _is_key(name: str, key: str) -> bool:
+    return name.lower() == key.lower() or name.lower().endswith(f".{key.lower()}")
 
 
 def _equal(asked: str, there: str) -> bool:

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from fcdm.analysis.stats.bootstrap import Trend, ratio_intervals, ratio_trend
-from fcdm.analysis.stats.claim_sides import CLAIMED, DERIVED, Pair, Side
-from fcdm.analysis.stats.model_pairs import UNITS, bound, over_targets, times
+from fcdm.analysis.stats.claim_sides import CLAIMED, DERIVED, LEAST_REPEATS, Pair, Side
+from fcdm.analysis.stats.model_pairs import NOT_ONE, UNITS, between, bound, no_clear, over_targets, times, worded
 from fcdm.analysis.stats.step_efficiency import (
     FLOORS,
     FidCurve,
@@ -31,7 +31,10 @@ def budgets(pair: Pair, steps_a: float, steps_b: float) -> Side:
     fid_a, fid_b = _fid_at(pair.a, steps_a), _fid_at(pair.b, steps_b)
     ratio = budget_ratio(steps_a, steps_b, fid_a, fid_b, pair.b.loc[pair.b["steps"] < steps_b, "fid"])
     status = pair.status
-    text = f"{times(ratio.ratio)}: {steps_text(steps_b)} steps over {steps_text(steps_a)}"
+    more = ratio.ratio < NOT_ONE
+    amount = worded(ratio.ratio) if more else times(ratio.ratio)
+    over = (steps_a, steps_b) if more else (steps_b, steps_a)
+    text = f"{amount}: {steps_text(over[0])} steps over {steps_text(over[1])}"
     if np.isnan(fid_a) or np.isnan(fid_b):
         lacking = " and ".join(
             f"{name} at {steps_text(steps)}"
@@ -44,7 +47,8 @@ def budgets(pair: Pair, steps_a: float, steps_b: float) -> Side:
         text += f"; {pair.distance} {fid_a:.4g} against {fid_b:.4g}, below {FLOORS:g} times the floor of "
         text += f"{pair.floor:.3g}, where noise decides: says nothing of equal FID"
     elif ratio.bounds_equal_fid:
-        text += f"; {pair.distance} {fid_a:.4g} against {fid_b:.4g}, so at {fid_b:.4g} at least {times(ratio.ratio)}"
+        text += f"; {pair.distance} {fid_a:.4g} against {fid_b:.4g}, so at {fid_b:.4g} "
+        text += f"at {'most' if more else 'least'} {amount}"
     else:
         text += f"; {pair.distance} {fid_a:.4g} against {fid_b:.4g}: says nothing of equal FID"
         if ratio.earlier_b <= fid_b:
@@ -66,26 +70,26 @@ def equal_fid(pair: Pair, axis: str, target: float | None = None) -> Side:
         if isinstance(span, str):
             least = bound((pair.name_a, pair.a), (pair.name_b, pair.b), pair.floor, axis, pair.distance)
             return Side(f"no ratio: {span}{f'; {least}' if least else ''}{pair.provisos}", rests_on)
-        target = span.target
-        text = f"; {over_targets(span, pair.distance)}"
-        if span.cut_by_floor:
-            text += f" (below twice the floor of {pair.floor:.3g} refused)"
+        cut = f" (below twice the floor of {pair.floor:.3g} refused)" if span.cut_by_floor else ""
         if span.unclear:
-            text += f", so no clear ratio: {span.unclear}"
+            text = f"{no_clear(span, UNITS[axis], pair.distance)}{cut}{pair.provisos}"
+            return Side(text, rests_on, status=DERIVED if pair.status else "")
+        target = span.target
+        text = f"; {over_targets(span, pair.distance)}{cut}"
     one = equal_fid_ratio(a, b, target, pair.floor)
     if one.refused:
         return Side(f"refused: {one.refused}", rests_on)
     if np.isnan(one.ratio):
         why = " and ".join(f"{name}: {at.how}" for name, at in ((pair.name_a, one.a), (pair.name_b, one.b)))
         return Side(f"no ratio at {pair.distance} {target:.4g} ({why}){pair.provisos}", rests_on)
-    text = f"{fewer_times(one.ratio)} {UNITS[axis]} at {pair.distance} {target:.4g}{text}"
+    text = f"{worded(one.ratio)} {UNITS[axis]} at {pair.distance} {target:.4g}{text}"
     text += _noise(pair, a, b, target) if pair.lines is not None else _sensitivity(a, b, target, pair.error)
     low = high = np.nan
     if (curves := pair.trajectories(axis)) is not None:
         row = ratio_intervals(*curves, target).iloc[0]
         low, high = float(row["low"]), float(row["high"])
         if np.isfinite(low):
-            ends = f"{times(low)} to {times(high) if np.isfinite(high) else 'no upper end'}"
+            ends = between(low, high, one.ratio)
             text += f"; 95 % interval over {len(curves[0])} and {len(curves[1])} training seeds: {ends}"
             if pair.chosen_here:
                 text += ", which does not hold the choice of the settings on these same seeds"
@@ -131,17 +135,23 @@ def trend(pair: Pair) -> Side:
     if isinstance(found, str):
         return Side(f"no trend is told: {found}", pair.rests_on)
     again = "FID " if pair.distance == "FID" else ""
-    ends = f"{times(found.at_high)} at {pair.distance} {found.high_fid:.3g} to {times(found.at_low)} at "
+    both = (found.at_high, found.at_low)
+    tell = worded if min(both) < NOT_ONE else times
+    ends = f"{tell(found.at_high)} at {pair.distance} {found.high_fid:.3g} to {tell(found.at_low)} at "
     ends += f"{again}{found.low_fid:.3g}"
     status = DERIVED if pair.status else ""
     if not np.isfinite([found.low, found.high]).all():
         why = found.note or "its interval is open"
         return Side(f"no trend is told: {ends}; {why}", pair.rests_on, found.factor, status=status)
-    interval = f"a factor of {found.factor:.2f} (95 % interval {found.low:.2f} to {found.high:.2f})"
-    if found.direction is None:
+    factor, low, high, direction = found.factor, found.low, found.high, found.direction
+    if max(both) < NOT_ONE:  # told the other way round, so what falls rises
+        factor, low, high = 1 / factor, 1 / high, 1 / low
+        direction = {"falls": "rises", "rises": "falls"}.get(direction or "")
+    interval = f"a factor of {factor:.2f} (95 % interval {low:.2f} to {high:.2f})"
+    if direction is None:
         text = f"no trend is told: {ends}, {interval}: the interval holds 1"
     else:
-        text = f"the ratio {found.direction} towards lower {pair.distance}: {ends}, {interval}"
+        text = f"the ratio {direction} towards lower {pair.distance}: {ends}, {interval}"
     return Side(text, pair.rests_on, found.factor, found.low, found.high, status)
 
 
@@ -191,11 +201,6 @@ def smallest_budget(pair: Pair) -> tuple[float, float] | None:
     return None if enough.empty else (float(enough["steps"].iloc[0]), float(best["steps"]))
 
 
-def fewer_times(ratio: float) -> str:
-    """`2.5x fewer`, `2.0x more`."""
-    return f"{times(ratio)} fewer" if ratio >= 1 else f"{times(1 / ratio)} more"
-
-
 def _fid_at(points: pd.DataFrame, steps: float) -> float:
     fids = points.loc[points["steps"] == steps, "fid"]
     return float(fids.iloc[0]) if len(fids) else np.nan
@@ -208,8 +213,13 @@ def _sensitivity(a: FidCurve, b: FidCurve, target: float, error: float) -> str:
     row = ratio_curve(a, b, error=error, targets=[target]).iloc[0]
 
     def ends(suffix: str) -> str:
-        low = f"{times(row['low' + suffix])}{' or less' if row[f'low{suffix}_open'] else ''}"
-        return f"{low} to {times(row['high' + suffix])}{' or more' if row[f'high{suffix}_open'] else ''}"
+        low, high = (float(row[f"{end}{suffix}"]) for end in ("low", "high"))
+        told = between(low, high, float(row["ratio"])).split(" to ")
+        is_open = [row[f"low{suffix}_open"], row[f"high{suffix}_open"]]
+        words = [" or less", " or more"]
+        if row["ratio"] < NOT_ONE:
+            is_open.reverse()
+        return " to ".join(text + (word if at else "") for text, at, word in zip(told, is_open, words, strict=True))
 
     return f"; FIDs of one model off by {error:.0%} make it {ends('')}, of both {ends('_both')}"
 
@@ -220,9 +230,11 @@ def _noise(pair: Pair, a: FidCurve, b: FidCurve, target: float) -> str:
     parts = []
     if np.isfinite(noise.evaluation):
         factor = noise_factor(a, b, target, noise.evaluation, noise.evaluation)
-        parts.append(f"evaluation's noise {noise.evaluation:.1%}, a factor of {factor:.2f} on the ratio")
+        told = f"{noise.evaluation:.1%} (of {noise.repeats} repeats)"
+        parts.append(f"evaluation's noise {told}, a factor of {factor:.2f} on the ratio")
     else:
-        parts.append("evaluation's noise not measured")
+        why = f"told from {noise.repeats} of {LEAST_REPEATS} repeats" if noise.repeats else "measured"
+        parts.append(f"evaluation's noise not {why}")
     ours, theirs = noise.training
     if np.isfinite([ours, theirs]).all():
         factor = noise_factor(a, b, target, ours, theirs)

@@ -68,11 +68,11 @@ def iso_lines(table: pd.DataFrame, x: str = "train_flops", y: str = "fid") -> li
                 lines.append(f"{head}: no model was measured on both sides")
                 continue
             each = [f"{row.model} {row.fid:.4g}" for row in there.itertuples()]
-            others = f" (then {', '.join(each[1:])})" if len(each) > 1 else ""
+            others = f" (then {each[1]})" if len(each) > 1 else ""
             best = str(there["model"].iloc[0])
             ended = float(curve.loc[curve["model"] == best, "x"].max()) <= common * (1 + 1e-9)
             at_end = " at its last budget" if ended else ""
-            lines.append(f"{head}: lowest {y} {there['fid'].iloc[0]:.4g}, {best}{at_end}{others}")
+            lines.append(f"{head}: lowest {name_of(y)} {there['fid'].iloc[0]:.4g}, {best}{at_end}{others}")
     return lines
 
 
@@ -131,15 +131,42 @@ def ends_text(low: float, high: float) -> str:
     return " to ".join(f"{end:#.{digits}g}".rstrip(".") for end in (low, high))
 
 
+def name_of(y: str) -> str:
+    """A column as figures call it: `FID`; others by their own names."""
+    return "FID" if y == "fid" else y
+
+
+def family_frontier(family: str) -> str:
+    """`FCDM's frontier`, `DiT's frontier, 16 px`, for a key of `frontiers_of`."""
+    name, comma, scale = family.partition(",")
+    return f"{display_name('', name).rstrip('-')}'s frontier{comma}{scale}"
+
+
+def law_sentences(laws: Mapping[str, Fit | str | Frontier], x: str = "train_flops", y: str = "fid") -> list[str]:
+    """`law_sentence` of each; settings that have no law for one same reason make one sentence."""
+    by_reason: dict[str, list[str]] = {}
+    for label, made in laws.items():
+        by_reason.setdefault(law_sentence("", made, x, y), []).append(label)
+    told = []
+    for text, labels in by_reason.items():
+        many = len(labels) > MOST_NAMED
+        told.append(f"{plural(len(labels), 'setting') if many else ', '.join(labels)}{text}")
+    return told
+
+
+MOST_NAMED = 4
+"""More settings than this are told as a number where one sentence is true of them all."""
+
+
 def law_sentence(label: str, made: Fit | str | Frontier, x: str = "train_flops", y: str = "fid") -> str:
-    """`FCDM-N: fid = 4.1 + 35 (steps)^-1.3; ...`: the law in words, or why there is none. E is a number where told."""
+    """`FCDM-N: FID = 4.1 + 35 (steps)^-1.3; ...`: the law in words, or why there is none. E is a number where told."""
     law, notes = law_or_reason(made), _notes(made)
     if isinstance(law, str):
         return f"{label}: no law: {'; '.join([law, *notes])}."
     unit = "FLOPs" if x == "train_flops" else x
     low, high = law.range
     offset = (f"{law.law.offset:.4g} + " if law.tells_offset else "E + ") if law.law.offset else ""
-    text = f"{label}: {y} = {offset}{law.law.scale:.4g} ({unit})^-{law.law.exponent:.3g}"
+    text = f"{label}: {name_of(y)} = {offset}{law.law.scale:.4g} ({unit})^-{law.law.exponent:.3g}"
     ends = law.intervals
     if not ends and offset:
         text += "; E not told"

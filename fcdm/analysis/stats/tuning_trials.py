@@ -16,6 +16,7 @@ from fcdm.analysis.data.curves import is_fid
 from fcdm.analysis.data.labels import display_name
 from fcdm.analysis.data.seed_curves import seed_curves
 from fcdm.errors import UserError
+from fcdm.formatting import plural
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,7 @@ def tuned_as(table: pd.DataFrame, tuned: list[Tuned]) -> list[str]:
         if rows.empty or one.best is None:
             continue
         best = "the best" if one.finished else "the best so far (the tuning is not finished)"
-        text = f"{one.name}: {one.best.text}, {best} of {len(one.complete)} settings on seeds {listed(one.seeds)}"
+        text = f"{one.name}: {one.best.text}, {best} of {plural(len(one.complete), 'setting')} on {_seeds(one.seeds)}"
         as_chosen = [_as_chosen(line.settings, line.is_fully_known, one.best.values) for line in seed_curves(rows)]
         lacking = sorted({key for found in as_chosen for key in found or ()})
         if None in as_chosen:
@@ -166,6 +167,14 @@ def tuned_as(table: pd.DataFrame, tuned: list[Tuned]) -> list[str]:
             seeds = listed(sorted(set(rows["seed"])))
             lines.append(f"tuned: {text}; these runs use it{known} on other seeds ({seeds})")
     return lines
+
+
+def untuned(table: pd.DataFrame, tuned: list[Tuned]) -> list[str]:
+    """The models of a claim that a tuning study has no trials of: a line each."""
+    known = {(one.model, one.data, one.resolution) for one in tuned}
+    models = table[["model", "family", "data", "resolution"]].drop_duplicates()
+    lacking = [row for row in models.itertuples() if (row.model, row.data, row.resolution) not in known]
+    return [f"not tuned: {display_name(str(row.model), str(row.family))} has no trials there" for row in lacking]
 
 
 def _as_chosen(settings: dict[str, str], is_whole: bool, chosen: dict[str, str]) -> tuple[str, ...] | None:
@@ -194,11 +203,11 @@ def tuning_cost(trials: pd.DataFrame, table: pd.DataFrame, tuned: list[Tuned]) -
         if claimed.empty:
             continue
         runs, hours, own = searched["run"].nunique(), _hours(searched), _hours(claimed)
-        text = f"tuning of {one.name}: {len(one.trials)} settings, {runs} runs"
+        text = f"tuning of {one.name}: {plural(len(one.trials), 'setting')}, {plural(runs, 'run')}"
         if not np.isfinite(hours):
             lines.append(f"{text}, device-hours not recorded")
             continue
-        with_own = f", {hours + own:.3g} with the {claimed['run'].nunique()} runs of the claim" if own > 0 else ""
+        with_own = f", {hours + own:.3g} with {plural(claimed['run'].nunique(), 'run')} of the claim" if own > 0 else ""
         lines.append(f"{text}, {hours:.3g} device-hours{with_own}")
     return lines
 
@@ -207,6 +216,10 @@ def _hours(rows: pd.DataFrame) -> float:
     """Device-hours of training the runs of these rows to their last budgets; NaN where one is not known."""
     last = rows.groupby("run")["device_seconds"].max()
     return float(last.sum()) / 3600 if len(last) and last.notna().all() else float("nan")
+
+
+def _seeds(seeds: tuple[int, ...]) -> str:
+    return f"{'seed' if len(seeds) == 1 else 'seeds'} {listed(seeds)}"
 
 
 def listed(numbers: Iterable[object]) -> str:
