@@ -22,7 +22,8 @@ def evaluate_again(
     """`python -m fcdm.evaluate RUN@STEP ... seed=1`.
 
     Every key of the protocol that has an effect is said, since what is not said is as in today's recipe. `config`: the
-    run's, flat, as far as it is known. `repeats`: how many there are already, by the next seeds. Empty where no protocol was recorded.
+    run's, flat, as far as it is known. `repeats`: how many there are already, by the next seeds. Empty where no
+    protocol was recorded.
     """
     if not protocol:
         return ""
