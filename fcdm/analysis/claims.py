@@ -47,7 +47,8 @@ def print_claims(claim_rows: list[ClaimRow], of_runs: bool) -> None:
     `of_runs`: these runs' claims first, and those of the paper for which runs are missing in one line.
     """
     folded = [one for one in claim_rows if of_runs and one.runs.text.startswith("missing: runs of")]
-    shown = [one for one in claim_rows if one not in folded]
+    reverses = [one for one in claim_rows if of_runs and one.kind == "reverse"]
+    shown = [one for one in claim_rows if one not in folded and one not in reverses]
     rested_on: list[str] = []
     known: set[tuple[str, ...]] = set()
     for one in sorted(shown, key=lambda one: of_runs and "|" not in one.key):
@@ -70,6 +71,8 @@ def print_claims(claim_rows: list[ClaimRow], of_runs: bool) -> None:
             f"\n{plural(len(folded), 'claim')} of the paper not told: runs are missing of {'; '.join(models)} "
             "(published halves: without --runs, or in --csv)"
         )
+    if reverses:
+        print(f"{plural(len(reverses), 'published number')} in which FCDM is behind: there too")
 
 
 @in_one_line()

@@ -48,7 +48,8 @@ def test_without_a_clear_ratio_there_is_no_headline() -> None:
     """a needs 2 times more at FID 80, and half as much at FID 20."""
     found = pair(np.array([100.0, 80.0, 20.0, 10.0]), np.array([80.0, 60.0, 40.0, 20.0]))
     side = equal_fid(found, "steps")
-    start = "no clear ratio of steps: 2.0x more at FID 80 to 2.0x fewer at FID 20; it lies on both sides of 1"
+    start = "no clear ratio of steps: 2.0x more at FID 80 to 2.0x fewer at FID 20; it lies on both sides of 1; "
+    start += "differing in nothing but the model"
     assert side.text == start
     assert np.isnan([side.value, side.low, side.high]).all()
 

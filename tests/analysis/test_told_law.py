@@ -90,7 +90,7 @@ def test_without_seeds_no_e_is_known_and_four_points_tell_no_law() -> None:
     one = fit_power_law(STEPS, LAW(STEPS) * np.exp(np.random.default_rng(0).normal(0, 0.003, 7)))
     assert one.no_law == ""
     said = law_sentence("FCDM-N", one)
-    assert said.startswith("FCDM-N: fid = E + ")
+    assert said.startswith("FCDM-N: FID = E + ")
     assert "; E not told (" in said
     assert "no interval: 1 seed" in said
     assert pd.isna(fits_table({"FCDM-N": one})["offset"].iloc[0])
@@ -105,7 +105,7 @@ def test_an_e_that_is_only_below_something_has_no_number() -> None:
     assert (fit.no_law, fit.intervals["offset"][0]) == ("", 0.0)
     assert fit.law.offset > 0
     said = law_sentence("FCDM-N", fit)
-    assert said.startswith("FCDM-N: fid = E + ")
+    assert said.startswith("FCDM-N: FID = E + ")
     assert "E below " in said
     row = fits_table({"FCDM-N": fit}).iloc[0]
     assert pd.isna(row["offset"])

@@ -162,7 +162,7 @@ def test_a_study_at_work_says_that_the_choice_may_change(tmp_path: Path, capsys:
     make_study(tmp_path, fresh, "fresh", budgets=(800,))
     assert claims.main(["--runs", str(tmp_path), "--study", "fresh", "--tuning", "tune"]) == 0
     said = capsys.readouterr().out
-    assert "the best so far (the tuning is not finished) of 1 settings" in said
+    assert "the best so far (the tuning is not finished) of 1 setting" in said
     assert said.count("tuning 'tune': not evaluated yet: FCDM-N") == 2
 
 
