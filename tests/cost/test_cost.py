@@ -264,7 +264,9 @@ def test_a_preset_of_the_users_own_is_what_its_model_is_held_to(tmp_path: Path) 
 
 
 def test_without_a_model_those_that_have_the_key(capsys: pytest.CaptureFixture[str]) -> None:
-    assert {row["model"] for row in rows_of(capsys, "model.kernel_size=5")} == {"N", "M", "S", "B", "L", "XL"}
+    presets = ("N", "M", "S", "B", "L", "XL")
+    found = {row["model"] for row in rows_of(capsys, "model.kernel_size=5")}
+    assert found == {f"{preset} model.kernel_size=5" for preset in presets}
     assert {row["model"] for row in rows_of(capsys, "resolution=8")} == {"N", "M", "dit/N-2", "dit/M-2"}
 
 

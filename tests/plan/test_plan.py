@@ -481,7 +481,9 @@ def test_memory_that_cannot_fit_comes_with_what_would(jobs: Any) -> None:
     many = jobs("model=XL", "resolution=512", "seed=0,1,2")
     (text,) = warnings_before_submission(many, H100, mfu=1.0)
     cost = model_cost(load_preset("XL"), channels=4, side=64, classes=1000)
-    assert text.startswith("XL-imagenet-512px and 2 more: needs about 86.1 GB for each GPU, and the H100 has 80 GB")
+    assert text.startswith(
+        "XL-imagenet-512px (seed=0) and 2 more: needs about 86.1 GB for each GPU, and the H100 has 80 GB"
+    )
     for way in ("micro_batch=32 (", "activation_checkpointing=true (", "resources.gpus=8 ("):
         assert way in text
     fixed, each = cost.training_bytes_parts("bf16", activation_checkpointing=False)
