@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,10 @@ pytest_plugins = [
 
 # cuBLAS looks once, at the first product of the process, and `deterministic=true` of a later test needs it.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+# A shell's background job (`make test &`) has SIGINT ignored, its children would too, and tests send it to commands.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Never a timed test: these machines are shared.
 settings.register_profile("untimed", deadline=None)
