@@ -95,11 +95,11 @@ def main(arguments: list[str] | None = None) -> None:
     tuned = tune(trials) if trials is not None else []
     curves = read_curves(options.runs, options.study) if options.runs else []
     table = table_of(curves, options.runs, options.study, options.protocol) if options.runs else None
-    claim_rows = claims(table, published(), options.pair)
+    claim_rows, chosen = claims(table, published(), options.pair), []
     if table is not None:
         claim_rows += claims_elsewhere(other_tables(curves, table, options.study), options.pair)
-    if table is not None:
-        claim_rows = with_tuning(claim_rows, tuned_as(table, tuned))
+        chosen = tuned_as(table, tuned)
+        claim_rows = with_tuning(claim_rows, chosen)
     print_claims(claim_rows, table is not None)
     if table is not None:
         lines = [*table.attrs["left_out"], *dropped(table), *table.attrs["missing"]]
@@ -107,7 +107,7 @@ def main(arguments: list[str] | None = None) -> None:
             lacking = [
                 f"tuning '{options.tuning}': {line}" for key in ("left_out", "missing") for line in trials.attrs[key]
             ]
-            lines = [*tuned_as(table, tuned), *tuning_cost(trials, table, tuned), *unfair(tuned), *lacking, *lines]
+            lines = [*chosen, *tuning_cost(trials, table, tuned), *unfair(tuned), *lacking, *lines]
             lines += untuned(table, tuned)
         print("\n" + "\n".join(lines) if lines else "")
     if options.csv:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 from fcdm.config.ema_lag import lag_warning
@@ -52,14 +53,19 @@ def warnings_before_submission(
     if paces is None:  # where the GPU is not known, hours are not guessed either
         runs_dir = Path(jobs[0].config.runs_dir) if jobs else Path()
         paces = Paces(gpu, mfu, Speeds(runs_dir), Benchmarks(runs_dir), guess=gpu is not None)
-    troubles: dict[str, list[str]] = {}
-    apart = differences(jobs)
+    troubles: dict[str, list[Job]] = {}
     for job in jobs:
         for text in _of_job(job, standings.get(job.id) if standings else None, gpu, paces, options):
-            known = data_is_here(job.config)  # else the id in the name is none
-            name = " ".join(filter(None, (readable_name(job.config), apart[job.id] and f"({apart[job.id]})")))
-            troubles.setdefault(text, []).append(job.name if known else name)
-    return [f"{_names(names)}: {text}" for text, names in troubles.items()]
+            troubles.setdefault(text, []).append(job)
+    apart = cache(lambda: differences(jobs))  # of a launch without trouble nobody asks
+
+    def name(job: Job) -> str:
+        if data_is_here(job.config):
+            return job.name  # else the id in it is none
+        told = apart()[job.id]
+        return f"{readable_name(job.config)} ({told})" if told else readable_name(job.config)
+
+    return [f"{_names(list(map(name, troubled)))}: {text}" for text, troubled in troubles.items()]
 
 
 def _of_job(

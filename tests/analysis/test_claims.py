@@ -24,8 +24,9 @@ from fcdm.analysis.reporting.claim_tables import Split, findings
 from fcdm.analysis.stats.claim_sides import pairs_of, published_pair, remeasured
 from fcdm.analysis.stats.differences import differing
 from fcdm.analysis.stats.evaluate_again import evaluate_again
-from fcdm.analysis.stats.model_pairs import comparisons, over_targets, sentence
+from fcdm.analysis.stats.model_pairs import comparisons, sentence
 from fcdm.analysis.stats.paper_claims import ClaimRow, claims, claims_frame
+from fcdm.analysis.stats.ratio_words import over_targets
 from fcdm.analysis.stats.step_efficiency import RatioRange, fid_curve, ratio_range, reach
 from fcdm.analysis.stats.step_ratios import budgets, efficiency_curve, equal_fid, trend
 from tests.support.fake_runs import PROTOCOL, START, evaluate, make_run, make_study, protocol_id

@@ -11,7 +11,8 @@ import pytest
 
 from fcdm.analysis.data.tidy_table import tidy_table
 from fcdm.analysis.stats.claim_sides import Pair
-from fcdm.analysis.stats.model_pairs import between, comparisons, sentence
+from fcdm.analysis.stats.model_pairs import comparisons, sentence
+from fcdm.analysis.stats.ratio_words import between
 from fcdm.analysis.stats.step_efficiency import RatioRange
 from fcdm.analysis.stats.step_ratios import budgets, equal_fid, trend
 from tests.support.fake_runs import make_run

@@ -291,15 +291,20 @@ def test_response_norm_of_a_dead_channel_has_no_nan() -> None:
     assert torch.isfinite(x.grad).all()
 
 
-def test_block_variants_in_plain_words() -> None:
-    """Channel attention scales each hidden channel of an image; the feed-forward branch is a second residual."""
-    config = replace(SMALL_FCDM, grn=False, channel_attention=True, feed_forward=True)
+def random_block(config: FCDMConfig) -> tuple[FCDMBlock, Tensor, Tensor]:
+    """A block of 8 channels with no weight at 0, an input (2, 4, 4, 8) and a condition (2, 8)."""
     torch.manual_seed(0)
     block = FCDMBlock(8, config)
     with torch.no_grad():
         for parameter in block.parameters():
             parameter.normal_(std=0.3)
-    x, c = torch.randn(2, 4, 4, 8), torch.randn(2, 8)
+    return block, torch.randn(2, 4, 4, 8), torch.randn(2, 8)
+
+
+def test_block_variants_in_plain_words() -> None:
+    """Channel attention scales each hidden channel of an image; the feed-forward branch is a second residual."""
+    config = replace(SMALL_FCDM, grn=False, channel_attention=True, feed_forward=True)
+    block, x, c = random_block(config)
 
     def modulated(layer: nn.Linear, h: Tensor) -> tuple[Tensor, Tensor]:
         shift, scale, gate = layer(c).view(2, 1, 1, 3, 8).unbind(3)
@@ -321,12 +326,7 @@ def test_block_variants_in_plain_words() -> None:
 def test_channel_attention_on_the_depthwise_convolution() -> None:
     """As many channels as the block has, before the LayerNorm: DiCo's place, and what Table 6's MACs fit."""
     config = replace(SMALL_FCDM, grn=False, channel_attention=True, channel_attention_on="depthwise")
-    torch.manual_seed(0)
-    block = FCDMBlock(8, config)
-    with torch.no_grad():
-        for parameter in block.parameters():
-            parameter.normal_(std=0.3)
-    x, c = torch.randn(2, 4, 4, 8), torch.randn(2, 8)
+    block, x, c = random_block(config)
     gate = block.channel_attention.gate
     assert gate.weight.shape == (8, 8)
     h = block.depthwise(x)

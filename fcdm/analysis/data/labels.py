@@ -26,6 +26,11 @@ def display_name(model: str, family: str) -> str:
     return f"DiT-{size.replace('-', '/', 1)}" if family == "dit" else f"FCDM-{size}"
 
 
+def family_name(family: str) -> str:
+    """`FCDM`, `DiT`; a user's own as it is."""
+    return display_name("", family).rstrip("-")
+
+
 def shortened(key: str, value: str) -> str:
     """The hash of a user's code (`model.source`) as short as in a run's name."""
     return value[:8] if key == "model.source" else value

@@ -14,10 +14,10 @@ from matplotlib.colors import to_hex
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from fcdm.analysis.data.labels import scales
+from fcdm.analysis.data.labels import family_name, scales
 from fcdm.analysis.data.seed_curves import dropped
 from fcdm.analysis.figures.axes import NOTE, Drawn, fid_label, legend_columns, log_axes
-from fcdm.analysis.figures.styles import DOUBLE, family_looks, family_name, lighter
+from fcdm.analysis.figures.styles import DOUBLE, family_looks, lighter
 from fcdm.analysis.stats.frontier_fit import Frontier
 from fcdm.analysis.stats.power_law_fit import Fit
 from fcdm.analysis.stats.study_laws import ends_text, fits_table, frontiers_of, law_or_reason, offset_text

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from fcdm.analysis.data.labels import display_name, scales
+from fcdm.analysis.data.labels import display_name, family_name, scales
 from fcdm.analysis.figures.axes import Drawn, legend_below, log_axes, note_above
 from fcdm.analysis.figures.model_size import size_name
 from fcdm.analysis.figures.point_names import ends_of_many, name_points
@@ -19,7 +19,6 @@ from fcdm.analysis.figures.styles import (
     FAMILIES,
     SINGLE,
     family_looks,
-    family_name,
     family_of,
     published_handle,
 )

@@ -14,11 +14,11 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 
-from fcdm.analysis.data.labels import scales
+from fcdm.analysis.data.labels import family_name, scales
 from fcdm.analysis.data.seed_curves import SeedCurve, dropped, seed_curves
 from fcdm.analysis.figures.axes import NOTE, Drawn, fid_label, legend_below, log_axes, note_above, spread, step_ticks
 from fcdm.analysis.figures.published_points import LEGEND, named_as, unguided
-from fcdm.analysis.figures.styles import SINGLE, Look, family_looks, family_name, line_styles, published_handle
+from fcdm.analysis.figures.styles import SINGLE, Look, family_looks, line_styles, published_handle
 from fcdm.analysis.published import PUBLISHED
 from fcdm.analysis.stats.model_pairs import Comparison, comparisons
 from fcdm.analysis.stats.step_efficiency import RatioRange

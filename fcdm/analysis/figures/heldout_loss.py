@@ -10,10 +10,10 @@ import pandas as pd
 from matplotlib.lines import Line2D
 from scipy.stats import spearmanr
 
-from fcdm.analysis.data.labels import scales
+from fcdm.analysis.data.labels import family_name, scales
 from fcdm.analysis.data.seed_curves import dropped, seed_curves
 from fcdm.analysis.figures.axes import Drawn, fid_label, legend_below, log_axes, shortened
-from fcdm.analysis.figures.styles import SINGLE, family_looks, family_name, shade
+from fcdm.analysis.figures.styles import SINGLE, family_looks, shade
 
 LEAST_POINTS = 4
 """Of three points a rank correlation of 1 is chance in one of six cases."""

@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
-from fcdm.analysis.data.labels import scales
+from fcdm.analysis.data.labels import family_name, scales
 from fcdm.analysis.data.seed_curves import dropped, seed_curves
 from fcdm.analysis.figures.axes import (
     Drawn,
@@ -32,7 +32,6 @@ from fcdm.analysis.figures.styles import (
     SINGLE,
     Look,
     family_looks,
-    family_name,
     family_of,
     published_handle,
     shade,

@@ -13,7 +13,6 @@ from typing import Any
 from matplotlib.colors import to_rgb
 from matplotlib.lines import Line2D
 
-from fcdm.analysis.data.labels import display_name
 from fcdm.analysis.data.seed_curves import SeedCurve
 
 STYLE = Path(__file__).with_name("fcdm.mplstyle")
@@ -64,16 +63,6 @@ def family_looks(families: Iterable[str]) -> dict[str, Look]:
         colour, dashes = OTHERS[at]
         looks[family] = Look(colour, dashes, markers[: len(OTHER_SHAPES[at])])
     return looks
-
-
-def marker_of(family: str) -> str:
-    """The family by shape, beside its colour."""
-    return SHAPES.get(family, OTHER_SHAPES[0])[0]
-
-
-def family_name(family: str) -> str:
-    """`FCDM`, `DiT`; a user's own as it is."""
-    return display_name("", family).rstrip("-")
 
 
 def family_of(name: str) -> str:

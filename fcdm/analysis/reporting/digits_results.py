@@ -11,15 +11,12 @@ from fcdm.analysis.data.seed_curves import SeedCurve, seed_curves
 from fcdm.analysis.stats.claim_sides import Pair, pairs_of
 from fcdm.analysis.stats.model_pairs import (
     METRICS,
-    UNITS,
     Comparison,
     comparisons,
     of_metric,
-    over_targets,
-    times,
     what_differs,
-    worded,
 )
+from fcdm.analysis.stats.ratio_words import UNITS, over_targets, times, worded
 from fcdm.analysis.stats.step_efficiency import FLOORS, RatioRange, ratio_range
 from fcdm.analysis.stats.step_ratios import equal_fid, trend, trend_of
 from fcdm.analysis.stats.tuning_trials import Tuned, listed, tune, tuned_as, tuning_cost, unfair

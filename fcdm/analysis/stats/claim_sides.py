@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from fcdm.analysis.data.labels import family_name
 from fcdm.analysis.data.one_protocol import differences_from_published
 from fcdm.analysis.data.seed_curves import SeedCurve, Trajectories, seed_curves
 from fcdm.analysis.published import PUBLISHED, published, published_curve
@@ -19,8 +20,8 @@ from fcdm.analysis.stats.model_pairs import (
     Comparison,
     comparisons,
     how_chosen,
-    incomparable,
     of_seeds,
+    refusal,
     unequal_batch,
     what_differs,
 )
@@ -30,6 +31,12 @@ from fcdm.formatting import plural, steps_text
 
 PAPER, THIRD_PARTY, DERIVED, CLAIMED = "paper", "third-party", "derived", "claimed, not recomputable"
 """How sure a published half is: read in a paper, told by others of it, computed here, or told without its FIDs."""
+
+
+def weakest(confidences: Iterable[str]) -> str:
+    """How sure something is that rests on published points of these confidences."""
+    told = set(confidences)
+    return next((kind for kind in (DERIVED, THIRD_PARTY) if kind in told), PAPER)
 
 
 @dataclass(frozen=True)
@@ -92,8 +99,7 @@ class Pair:
         """The weakest of what its published points are; "" for one's own runs."""
         if self.origin != PUBLISHED:
             return ""
-        told = {*self.a["confidence"], *self.b["confidence"]}
-        return next((kind for kind in (DERIVED, THIRD_PARTY) if kind in told), PAPER)
+        return weakest([*self.a["confidence"], *self.b["confidence"]])
 
     @property
     def provisos(self) -> str:
@@ -104,13 +110,7 @@ class Pair:
 
     def refusal(self, axis: str) -> str | None:
         """Why the two are not compared over this axis; None: they may be."""
-        if self.lines is None:
-            return None
-        if why := other_data(*self.lines):
-            return f"refused: {why}"
-        if axis == "steps":
-            return unequal_batch(*self.lines)
-        return incomparable(*self.lines) if axis == "device_seconds" else None
+        return None if self.lines is None else refusal(*self.lines, axis)
 
     @property
     def counted_in(self) -> str:
@@ -253,7 +253,7 @@ def _noise_of_training(line: SeedCurve, curves: Sequence[SeedCurve]) -> tuple[fl
     if not smaller:
         return float("nan"), (
             f"training's noise not known: needs {LEAST_SEEDS} seeds of {line.label} or of a smaller "
-            f"{'FCDM' if line.family == 'fcdm' else 'DiT' if line.family == 'dit' else line.family}"
+            f"{family_name(line.family)}"
         )
     nearest = max(smaller, key=lambda other: (other.points["forward_gmacs"].iloc[0], other.seeds))
     return nearest.noise, f"training's noise of {line.label}, of one seed, is taken from {nearest.seeds} seeds of " + (

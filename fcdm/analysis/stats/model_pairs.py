@@ -12,6 +12,7 @@ from fcdm.analysis.data.noise import NOISE
 from fcdm.analysis.data.seed_curves import SeedCurve, seed_curves
 from fcdm.analysis.stats.differences import differing, other_data
 from fcdm.analysis.stats.pair_patterns import PairOfPatterns, matching, not_there
+from fcdm.analysis.stats.ratio_words import UNITS, amount_text, bound, no_clear, over_targets, times_told
 from fcdm.analysis.stats.step_efficiency import FLOORS, RatioRange, curve_notes, ratio_range
 from fcdm.errors import UserError
 
@@ -22,7 +23,6 @@ METRICS = {
     "fid_pixels_heldout": "floor_pixels_heldout",
 }
 """A distance that can be compared -> the column of its floor."""
-UNITS = {"steps": "steps", "images": "images", "train_flops": "training FLOPs", "device_seconds": "device-hours"}
 
 
 @dataclass(frozen=True)
@@ -172,17 +172,17 @@ def hours_incomparable(rows: pd.DataFrame) -> str | None:
     return None
 
 
-def incomparable(a: SeedCurve, b: SeedCurve) -> str | None:
-    """`hours_incomparable` of two lines."""
-    return hours_incomparable(pd.concat([a.runs, b.runs]))
+def refusal(a: SeedCurve, b: SeedCurve, axis: str) -> str | None:
+    """Why two lines are not compared over an axis; None: they may be."""
+    if why := other_data(a, b):
+        return f"refused: {why}"
+    if axis == "steps":
+        return unequal_batch(a, b)
+    return hours_incomparable(pd.concat([a.runs, b.runs])) if axis == "device_seconds" else None
 
 
 def _ratio(a: SeedCurve, b: SeedCurve, axis: str, floor: float) -> RatioRange | str:
-    if why := other_data(a, b):
-        return f"refused: {why}"
-    if axis == "device_seconds" and (why := incomparable(a, b)):
-        return why
-    if axis == "steps" and (why := unequal_batch(a, b)):
+    if why := refusal(a, b, axis):
         return why
     if not (min(a.points[axis].min(), b.points[axis].min()) > 0):
         return "not recorded"
@@ -217,102 +217,20 @@ def sentence(one: Comparison) -> str:
         text = f"{a.label} against {b.label}: {no_clear(ratio, UNITS[axis])}"
     else:
         text = (
-            f"{a.label} reaches FID {ratio.target:.3g} after {_count(ratio.steps_a)} {UNITS[axis]}, {b.label} after "
-            f"{_count(ratio.steps_b)}: {_times(ratio.ratio, UNITS[axis])}; {over_targets(ratio)}"
+            f"{a.label} reaches FID {ratio.target:.3g} after {amount_text(ratio.steps_a)} {UNITS[axis]}, "
+            f"{b.label} after {amount_text(ratio.steps_b)}: {times_told(ratio.ratio, UNITS[axis])}; "
+            f"{over_targets(ratio)}"
         )
     if axis == "images":
         text += f"; in steps {one.steps}"
     if isinstance(one.flops, RatioRange):
         flops = one.flops
-        clear = f"{_times(flops.ratio, UNITS['train_flops'])} at FID {flops.target:.3g}"
+        clear = f"{times_told(flops.ratio, UNITS['train_flops'])} at FID {flops.target:.3g}"
         text += f"; {no_clear(flops, UNITS['train_flops']) if flops.unclear else clear}"
     else:
         text += f"; in training FLOPs: {one.flops}"
     cut = f"; FIDs under {FLOORS * one.floor:.3g}, twice the floor, refused" if ratio.cut_by_floor else ""
     return f"{text} ({_conditions(one)}{cut})."
-
-
-def no_clear(ratio: RatioRange, unit: str, distance: str = "FID") -> str:
-    """`no clear ratio of steps: 1.1x more at FID 17.6 to 1.3x fewer at FID 2.02; it lies on both sides of 1`."""
-    return f"no clear ratio of {unit}: {over_targets(ratio, distance)}; {ratio.unclear}"
-
-
-def over_targets(ratio: RatioRange, distance: str = "FID") -> str:
-    """`3.0x at FID 19.7 to 2.5x at FID 2.04`: the highest FID first, its ratio with it; then extremes inside.
-
-    Below 1 it is told the other way round, as the headline is, and every number says so: `4.1x more at FID 17.6`.
-    """
-    named = f"{distance} " if distance else ""
-    again = named if distance == "FID" else ""
-    tell = worded if ratio.lowest < NOT_ONE else times
-    ends = (tell(ratio.at_worst), tell(ratio.at_best))
-    if ends[0] == ends[1]:
-        text = f"{ends[0]} from {named}{ratio.worst:.3g} to {again}{ratio.best:.3g}"
-    else:
-        text = f"{ends[0]} at {named}{ratio.worst:.3g} to {ends[1]} at {again}{ratio.best:.3g}"
-    extremes = [
-        (ratio.lowest, ratio.lowest_at, ratio.lowest < min(ratio.at_worst, ratio.at_best)),
-        (ratio.highest, ratio.highest_at, ratio.highest > max(ratio.at_worst, ratio.at_best)),
-    ]
-    names = ("lowest", "highest")
-    if ratio.highest < 1:  # the highest of these is the fewest times more
-        extremes.reverse()
-    inside = [
-        f"{word} {tell(extreme)} at {at:.3g}"
-        for word, (extreme, at, beyond) in zip(names, extremes, strict=True)
-        if beyond and tell(extreme) not in ends
-    ]
-    return text + (f" ({', '.join(inside)})" if inside else "")
-
-
-NOT_ONE = 1 - 1e-6
-"""Ratios below this are told as `more`; above, a computed 1 is 1."""
-
-
-def worded(ratio: float) -> str:
-    """`3.0x fewer`, `4.1x more`: b's amount over a's, told of a."""
-    return f"{times(ratio)} fewer" if ratio >= NOT_ONE else f"{times(1 / ratio) if ratio > 0 else 'any number'} more"
-
-
-def between(low: float, high: float, headline: float) -> str:
-    """Two ends of a ratio in the headline's direction: `2.2x to 2.8x`, `1.1x more to 1.4x fewer`, `2.0x more to 3.0x
-    more`; `no upper end` where one is open."""
-    if headline >= NOT_ONE and low >= NOT_ONE:
-        ends = [times(end) if np.isfinite(end) else "no upper end" for end in (low, high)]
-    else:
-        ends = [worded(end) if np.isfinite(end) and end > 0 else "no upper end" for end in (low, high)]
-        ends = ends[::-1] if headline < NOT_ONE else ends
-    return " to ".join(ends)
-
-
-def times(ratio: float) -> str:
-    return f"{ratio:.1f}x" if ratio >= 1 else f"{ratio:.2f}x"
-
-
-def bound(
-    a: tuple[str, pd.DataFrame],
-    b: tuple[str, pd.DataFrame],
-    floor: float = np.nan,
-    axis: str = "steps",
-    distance: str = "FID",
-) -> str:
-    """What can be said without extrapolation where two curves do not overlap: what one had reached, the other did not.
-
-    `a`, `b`: name and points. "" where nothing can be said, or only of FIDs below twice the floor.
-    """
-    for (fast, ours), (slow, theirs) in ((a, b), (b, a)):
-        reached, end = ours.iloc[0], theirs.iloc[-1]
-        if reached["fid"] >= theirs["fid"].min() or reached["fid"] < FLOORS * floor:
-            continue
-        counted = "images" if axis == "images" else "steps"
-        text = (
-            f"{slow} did not reach {distance} {reached['fid']:.4g} within {_count(end[counted])} {counted}; {fast} was "
-            f"there after {_count(reached[counted])} or fewer"
-        )
-        if end[axis] > reached[axis] > 0:
-            text += f": more than {end[axis] / reached[axis]:.1f} times fewer {UNITS[axis]}"
-        return text
-    return ""
 
 
 MOST_NAMED = 3
@@ -341,14 +259,6 @@ def of_seeds(one: Comparison) -> str:
     parts = ["one seed each" if (a.seeds, b.seeds) == (1, 1) else f"{a.seeds} and {b.seeds} seeds"]
     parts += [f"{line.label} without {', '.join(line.without)}" for line in (a, b) if line.without]
     return "; ".join(parts)
-
-
-def _times(ratio: float, what: str) -> str:
-    return f"{ratio:.1f} times fewer {what}" if ratio >= 1 else f"{1 / ratio:.1f} times more {what}"
-
-
-def _count(number: float) -> str:
-    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
 
 def what_differs(differs: Sequence[str]) -> str:

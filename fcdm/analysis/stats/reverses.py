@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from fcdm.analysis.stats.claim_sides import DERIVED, PAPER, THIRD_PARTY, Side
+from fcdm.analysis.stats.claim_sides import Side, weakest
 from fcdm.formatting import steps_text
 
 BETTER = {"fid": -1, "sfid": -1, "inception_score": 1, "precision": 1, "recall": 1}
@@ -53,8 +53,7 @@ def reverses(points: pd.DataFrame) -> list[Reverse]:
 def _reverse(metric: str, ours: pd.Series, theirs: pd.Series) -> Reverse:
     values = [f"{row['model']} {row[metric]:g} at {steps_text(float(row['steps']))}" for row in (ours, theirs)]
     budgets = "" if ours["steps"] == theirs["steps"] else " (at different budgets)"
-    told = {str(row["confidence"]) for row in (ours, theirs)}
-    status = next((kind for kind in (DERIVED, THIRD_PARTY) if kind in told), PAPER)
+    status = weakest(str(row["confidence"]) for row in (ours, theirs))
     sources = "; ".join(f"{row['model']}: {row['source']} ({row['confidence']})" for row in (ours, theirs))
     gap = float(theirs[metric] - ours[metric])
     side = Side(f"{NAMES.get(metric, metric)}: {values[0]} against {values[1]}{budgets}", sources, gap, status=status)

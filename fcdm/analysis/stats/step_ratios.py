@@ -10,7 +10,17 @@ import pandas as pd
 
 from fcdm.analysis.stats.bootstrap import Trend, ratio_intervals, ratio_trend
 from fcdm.analysis.stats.claim_sides import CLAIMED, DERIVED, LEAST_REPEATS, Pair, Side
-from fcdm.analysis.stats.model_pairs import NOT_ONE, UNITS, between, bound, no_clear, over_targets, times, worded
+from fcdm.analysis.stats.ratio_words import (
+    NOT_ONE,
+    UNITS,
+    between,
+    bound,
+    ends_told,
+    no_clear,
+    over_targets,
+    times,
+    worded,
+)
 from fcdm.analysis.stats.step_efficiency import (
     FLOORS,
     FidCurve,
@@ -214,7 +224,7 @@ def _sensitivity(a: FidCurve, b: FidCurve, target: float, error: float) -> str:
 
     def ends(suffix: str) -> str:
         low, high = (float(row[f"{end}{suffix}"]) for end in ("low", "high"))
-        told = between(low, high, float(row["ratio"])).split(" to ")
+        told = ends_told(low, high, float(row["ratio"]))
         is_open = [row[f"low{suffix}_open"], row[f"high{suffix}_open"]]
         words = [" or less", " or more"]
         if row["ratio"] < NOT_ONE:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from fcdm.analysis.data.labels import display_name, scales
+from fcdm.analysis.data.labels import family_name, scales
 from fcdm.analysis.stats.frontier import at_compute, curves_of, measured_table
 from fcdm.analysis.stats.frontier_fit import Frontier, fit_frontier
 from fcdm.analysis.stats.measured_points import Points
@@ -62,7 +62,7 @@ def iso_lines(table: pd.DataFrame, x: str = "train_flops", y: str = "fid") -> li
             continue
         common = min(float(curve["x"].max()) for curve in curves.values())
         for family, curve in curves.items():
-            head = f"{display_name('', family).rstrip('-')}{scale} at {common:.3g} {unit}"
+            head = f"{family_name(family)}{scale} at {common:.3g} {unit}"
             there = at_compute(curve, [common]).sort_values("fid")
             if there.empty:
                 lines.append(f"{head}: no model was measured on both sides")
@@ -139,7 +139,7 @@ def name_of(y: str) -> str:
 def family_frontier(family: str) -> str:
     """`FCDM's frontier`, `DiT's frontier, 16 px`, for a key of `frontiers_of`."""
     name, comma, scale = family.partition(",")
-    return f"{display_name('', name).rstrip('-')}'s frontier{comma}{scale}"
+    return f"{family_name(name)}'s frontier{comma}{scale}"
 
 
 def law_sentences(laws: Mapping[str, Fit | str | Frontier], x: str = "train_flops", y: str = "fid") -> list[str]:
