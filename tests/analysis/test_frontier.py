@@ -47,6 +47,16 @@ def test_a_point_above_another_models_interpolated_curve_is_not_on_the_frontier(
     assert between["y"].to_numpy() == pytest.approx(expected)
 
 
+def test_what_less_compute_had_reached_before_is_on_no_frontier() -> None:
+    """N ends at 100 with 2. M, measured alone from there on, has 4 at 120 and passes 2 in the middle, at 346.4."""
+    made = frontier_of({"N": ([1.0, 100.0], [40.0, 2.0]), "M": ([10.0, 120.0, 1000.0], [30.0, 4.0, 1.0])})
+    on = made.curves.set_index(["model", "x"])["on_frontier"]
+    assert on["M"].to_dict() == {10.0: False, 120.0: False, 1000.0: True}
+    after = made.envelope[made.envelope["x"] > 100]
+    assert after["x"].min() == pytest.approx(np.sqrt(120 * 1000), rel=0.05)
+    assert (after["y"] <= 2).all()
+
+
 @hypothesis_settings(max_examples=40)
 @given(
     st.lists(

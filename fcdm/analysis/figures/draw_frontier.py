@@ -134,7 +134,9 @@ def _draw_curves(axes: Axes, one: FamilyFrontier) -> None:
         thin: dict[str, Any] = {"lw": 0.5, "marker": one.marker, "markersize": 2.2, "markeredgewidth": 0}
         axes.plot(points["x"], points["y"], color=lighter(colour, 0.55), zorder=2, **thin)
     envelope, thick = made.envelope, _width(law_or_reason(made))
-    changes = (envelope["model"] != envelope["model"].shift()) | (envelope["limited"] != envelope["limited"].shift())
+    changes = envelope.index.to_series().diff() != 1
+    for column in ("model", "limited"):
+        changes |= envelope[column] != envelope[column].shift()
     for _, part in envelope.groupby(changes.cumsum()):  # where a model's last budget ends it, it jumps: a gap
         lw = 0.7 if part["limited"].any() else thick
         axes.plot(part["x"], part["y"], color=lighter(colour, 0.25), linestyle=one.dashes, lw=lw, zorder=3)

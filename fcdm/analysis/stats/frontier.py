@@ -88,14 +88,24 @@ def lowest_of(curves: Sequence[ModelCurve], at: np.ndarray) -> tuple[np.ndarray,
     return filled[best, np.arange(len(at))], best, there.sum(axis=0)
 
 
+def beaten_before(curves: Sequence[ModelCurve], at: np.ndarray) -> np.ndarray:
+    """True at the computes (m,) where a model whose budgets ended before had a lower value than all measured there.
+
+    More compute never costs what less has reached: such a place is on no frontier.
+    """
+    ended = [np.where(at > curve.x[-1] * (1 + AT_ONCE), curve.logs.min(), np.inf) for curve in curves]
+    return np.asarray(np.min(ended, axis=0) < lowest_of(curves, at)[0] - AT_ONCE)
+
+
 def measured_table(curves: Sequence[ModelCurve]) -> pd.DataFrame:
-    """Every mean: model, x, y, runs, on_frontier (no other curve is lower there), last_budget (it is its model's).
+    """Every mean: model, x, y, runs, on_frontier (no other curve is lower, there or before), last_budget (its model's).
 
     A model with one budget has no curve: its point is on the frontier only where it beats another's.
     """
     rows = []
     for curve in curves:
         lowest, _, there = lowest_of(curves, curve.x)
+        beaten = beaten_before(curves, curve.x)
         for place, x in enumerate(curve.x):
             rows.append(
                 {
@@ -104,7 +114,9 @@ def measured_table(curves: Sequence[ModelCurve]) -> pd.DataFrame:
                     "y": float(np.exp(curve.logs[place])),
                     "runs": len(curve.deviations),
                     "on_frontier": bool(
-                        curve.logs[place] <= lowest[place] + AT_ONCE and (len(curve.x) > 1 or there[place] > 1)
+                        curve.logs[place] <= lowest[place] + AT_ONCE
+                        and not beaten[place]
+                        and (len(curve.x) > 1 or there[place] > 1)
                     ),
                     "last_budget": place == len(curve.x) - 1,
                 }

@@ -16,6 +16,7 @@ from scipy.special import ndtri, stdtrit
 
 from fcdm.analysis.stats.frontier import (
     ModelCurve,
+    beaten_before,
     curves_of,
     limited_by_budgets,
     lowest_of,
@@ -55,7 +56,7 @@ class Frontier:
     """Every mean: model, x, y, runs, on_frontier, last_budget."""
     envelope: pd.DataFrame
     """x, y, model, limited, fitted: the lowest interpolated value, where the trained budgets limit it, and where a law
-    is fitted. Empty where there is none."""
+    is fitted. Without the places that a model had beaten with less compute. Empty where there is none."""
     law: Fit | str
     """The fit, or why there is none. Whether it may be told: its `no_law`."""
     notes: tuple[str, ...] = ()
@@ -90,11 +91,12 @@ def fit_frontier(
     places = np.geomspace(min(curve.x[0] for curve in curves), max(curve.x[-1] for curve in curves), GRID)
     logs, best, there = lowest_of(curves, places)
     limited = limited_by_budgets(curves, places)
-    fitted = (there >= 2) & ~limited
+    stands = (there > 0) & ~beaten_before(curves, places)
+    fitted = (there >= 2) & ~limited & stands
     names = np.array([curve.name for curve in curves])
     envelope = pd.DataFrame(
         {"x": places, "y": np.exp(logs), "model": names[best], "limited": limited, "fitted": fitted}
-    )[there > 0]
+    )[stands]
     notes += _edges(table, places, limited & (there > 0))
     why = _too_little(table, places[fitted], names[best][fitted])
     if why:
