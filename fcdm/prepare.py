@@ -1,4 +1,4 @@
-"""`python -m fcdm.prepare latents ...`: what a study on ImageNet needs before its first step.
+"""`python -m fcdm.prepare images ...`, `latents ...`, `reference ...`: what a study needs before its first step.
 
 The same command again continues. Under torchrun, or `srun` with several tasks, the processes share the work.
 """
@@ -17,6 +17,14 @@ from fcdm.paths import home_expanded, place
 
 if TYPE_CHECKING:
     from fcdm.images.image_stream import Images
+
+IMAGES_EXAMPLES = """examples:
+  python -m fcdm.prepare images images=photos resolution=64 out=data/photos-64
+  python -m fcdm.prepare images images=cifar10 resolution=32 out=data/cifar10-32
+  python -m fcdm.prepare images images=fashion-mnist resolution=16 pad=32 out=data/fashion-16
+
+Then: python -m fcdm.train model=N data.path=data/cifar10-32. The same command again continues; torchrun and srun share
+the work."""
 
 EXAMPLES = """examples:
   python -m fcdm.prepare latents --images /data/imagenet/train --resolution 256
@@ -49,25 +57,56 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = OneLineParser(prog="python -m fcdm.prepare", description="Makes what a study needs before its first step.")
     commands = parser.add_subparsers(title="what to prepare", metavar="WHAT", required=True)
+    _add_images(commands.add_parser)
     _add_latents(commands.add_parser)
     _add_reference(commands.add_parser)
     return parser
 
 
-def _add_latents(add: Callable[..., argparse.ArgumentParser]) -> None:
-    latents = add(
-        "latents",
-        help="a folder of images -> a store of VAE latents (mean and standard deviation) to train on",
-        description="A folder of images (in class folders, with EDM2's dataset.json or a file of labels, or without "
-        "labels), or a HF datasets copy (parquet or arrow files; docs/data.md) -> a store of VAE latents: mean and "
-        "standard deviation of each image and of its mirror image, in float16.",
-        epilog=EXAMPLES,
+def _add_images(add: Callable[..., argparse.ArgumentParser]) -> None:
+    images = add(
+        "images",
+        help="images of any layout -> a store of their pixels to train on",
+        description="A folder of images (in class folders, with a file of labels, or without labels), a HF datasets "
+        "copy (parquet or arrow files), an .npz or .npy, or IDX files -> a store of square 8-bit images, grey or RGB, "
+        "cut as ADM cuts them. A test split of the source's own is held out, else a tenth of each class; some images "
+        "are set aside for networks that evaluate (`fcdm.prepare features`), and no generator sees them.",
+        epilog=IMAGES_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    latents.set_defaults(run=_latents)
-    option = latents.add_argument
+    images.set_defaults(run=_store, vae=None, device="cpu", batch=256, tf32=False)
+    option = images.add_argument
+    _add_source(option)
+    option("--resolution", type=int, required=True, help="side of the square images in pixels")
+    option("--out", type=place, metavar="FOLDER", help="the store (default: data/<name>-<resolution>)")
+    option("--channels", type=int, choices=(1, 3), help="1: grey, 3: RGB (default: grey where images have no colour)")
     option(
-        "--images", type=place, required=True, metavar="PLACE", help="a folder, or a parquet, arrow, .npz or .npy file"
+        "--pad",
+        type=int,
+        metavar="SIDE",
+        help="set each image on a black square of that side, whose blocks are averaged",
+    )
+    option(
+        "--smaller",
+        choices=("refuse", "upscale"),
+        default="refuse",
+        help="what to do about images smaller than the resolution (default: refuse)",
+    )
+    option(
+        "--heldout", type=float, help="fraction of each class never trained on (default: its own test split, else 0.1)"
+    )
+    option("--aside", type=float, help="fraction of the rest for networks that evaluate (default: 0.1 to 0.25)")
+    _add_work(option)
+
+
+def _add_source(option: Callable[..., argparse.Action]) -> None:
+    """What says which images, and their labels."""
+    option(
+        "--images",
+        type=place,
+        required=True,
+        metavar="PLACE",
+        help="a folder, or a parquet, arrow, .npz, .npy or IDX file",
     )
     option(
         "--labels",
@@ -80,18 +119,38 @@ def _add_latents(add: Callable[..., argparse.ArgumentParser]) -> None:
     option("--split", metavar="NAME", help="of several in parquet and arrow files (default: train)")
     option("--range", help="of floats in an .npz or .npy: 0..1, -1..1 or 0..255")
     option("--layout", help="of an .npz or .npy whose shape does not tell: NHWC or NCHW")
+
+
+def _add_work(option: Callable[..., argparse.Action]) -> None:
+    """How the images are read and written."""
+    option("--unreadable", choices=("refuse", "skip"), default="refuse", help="what to do about damaged images")
+    option("--workers", type=int, metavar="N", help="threads that read and crop (default: the cores, at most 16)")
+    option("--shard", type=int, default=4096, metavar="IMAGES", help="images per shard file (default: 4096)")
+    option("--huge", action="store_true", help="take images over Pillow's limit of 89 million pixels too")
+    option("--yes", action="store_true", help="start even if the disk looks too small")
+
+
+def _add_latents(add: Callable[..., argparse.ArgumentParser]) -> None:
+    latents = add(
+        "latents",
+        help="a folder of images -> a store of VAE latents (mean and standard deviation) to train on",
+        description="A folder of images (in class folders, with EDM2's dataset.json or a file of labels, or without "
+        "labels), or a HF datasets copy (parquet or arrow files; docs/data.md) -> a store of VAE latents: mean and "
+        "standard deviation of each image and of its mirror image, in float16.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    latents.set_defaults(run=_store, channels=None, pad=None, smaller="upscale", aside=0.0)
+    option = latents.add_argument
+    _add_source(option)
     option("--resolution", type=int, default=256, help="side of the cropped images in pixels (default: 256)")
     option("--out", type=place, metavar="FOLDER", help="the store (default: data/imagenet-<resolution>)")
     option("--vae", default="ft-ema", help="folder, hub id, ft-ema or ft-mse (default: ft-ema, the papers')")
     option("--batch", type=int, default=32, help="images per pass of the VAE; halved where memory runs out")
     option("--device", default="auto", help="auto, cpu, cuda or cuda:K (default: auto)")
-    option("--unreadable", choices=("refuse", "skip"), default="refuse", help="what to do about damaged images")
-    option("--workers", type=int, metavar="N", help="threads that read and crop (default: the cores, at most 16)")
     option("--heldout", type=float, default=0.01, help="fraction of each class never trained on (default: 0.01)")
-    option("--shard", type=int, default=4096, metavar="IMAGES", help="images per shard file (default: 4096)")
-    option("--huge", action="store_true", help="take images over Pillow's limit of 89 million pixels too")
     option("--tf32", action="store_true", help="TF32 in the encoder: faster, latents differ by some 1e-3")
-    option("--yes", action="store_true", help="start even if the disk looks too small")
+    _add_work(option)
 
 
 def _add_reference(add: Callable[..., argparse.ArgumentParser]) -> None:
@@ -120,17 +179,21 @@ def _add_reference(add: Callable[..., argparse.ArgumentParser]) -> None:
     option("--layout", help="of an array whose shape does not tell: NHWC or NCHW")
 
 
-def _latents(options: argparse.Namespace) -> None:
+def _store(options: argparse.Namespace) -> None:
     from fcdm.data.encoding import StoreRequest
-    from fcdm.data.prepare_latents import prepare_latents
+    from fcdm.data.prepare_store import prepare_store
     from fcdm.engine.distributed import Ranks
     from fcdm.jobs.image_progress import TerminalBar
 
     request = StoreRequest(
         images=options.images,
         resolution=options.resolution,
-        out=options.out or Path(f"data/imagenet-{options.resolution}"),
+        out=options.out or Path(f"data/{_name(options)}-{options.resolution}"),
         vae=options.vae,
+        channels=options.channels,
+        pad=options.pad,
+        smaller=options.smaller,
+        aside=options.aside,
         labels=options.labels,
         value_range=options.range,
         layout=options.layout,
@@ -149,9 +212,16 @@ def _latents(options: argparse.Namespace) -> None:
     ranks = Ranks.from_environment(options.device)
     try:
         with TerminalBar(ranks.world_size) as shown:
-            prepare_latents(request, ranks, shown)
+            prepare_store(request, ranks, shown)
     finally:
         ranks.close()
+
+
+def _name(options: argparse.Namespace) -> str:
+    """What a store is called that nobody has named."""
+    from fcdm.data.manifest import store_name
+
+    return "imagenet" if options.vae is not None else store_name(options.images.with_suffix(""))
 
 
 def _reference(options: argparse.Namespace) -> None:

@@ -36,7 +36,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "init_from_weights": ("ema", "raw"),
     "evaluation.where": ("inline", "job"),
     "evaluation.precision": PRECISIONS,
-    "evaluation.features": ("digits-cnn", "inception"),
+    "evaluation.features": ("digits-cnn", "pixels", "classifier", "inception", "dinov2", "dinov2-pil"),
 }
 
 FREE = ("grids.", "model.options.")

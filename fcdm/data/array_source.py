@@ -61,4 +61,5 @@ def array_source(path: Path, labels: str | None, value_range: str | None, layout
         [UNLABELLED] if numbers is None else [str(label) for label in range(int(numbers.max()) + 1)],
         read,
         tuple(notes),
+        (path.name,),
     )

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
+
 from fcdm.config.schema import Config, DataConfig
 from fcdm.errors import UserError
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
+    from numpy.typing import NDArray
 
     from fcdm.data.latents import HostBatch
     from fcdm.randomness import Asked
@@ -33,9 +35,9 @@ def data_checksum(data: DataConfig, resolution: int) -> str:
         folder = Path(data.path)
         if not folder.exists():
             raise UserError(
-                f"no latents store of {data.name} at {folder} (data.path): `python -m fcdm.prepare latents "
-                f"images=<folder of images> resolution={resolution} out={folder}` makes one, or model=N trains on the "
-                "bundled digits"
+                f"no store of {data.name} at {folder} (data.path): `python -m fcdm.prepare "
+                f"{'images' if data.downsample == 1 else 'latents'} images=<folder of images> resolution={resolution} "
+                f"out={folder}` makes one, or model=N trains on the bundled digits"
             )
         check_manifest(
             folder,
@@ -48,7 +50,7 @@ def data_checksum(data: DataConfig, resolution: int) -> str:
         )
         known = manifest_checksum(folder)
     else:
-        raise UserError(f"data.name={data.name} is not known: digits, or data.path=<a latents store>")
+        raise UserError(f"data.name={data.name} is not known: digits, or data.path=<a store>")
     if data.checksum not in (None, known):
         raise UserError(f"data.checksum={data.checksum} asks for other data than {data.name} has ({known})")
     return known
@@ -90,7 +92,16 @@ def open_dataset(config: Config, device: torch.device) -> Dataset:
     """The data that the configuration names. Raises UserError where it is not there or of another kind."""
     if config.data.name == "digits":
         return PixelDataset(config, device)
-    return LatentsDataset(config, device)
+    return PixelStoreDataset(config, device) if config.data.downsample == 1 else LatentsDataset(config, device)
+
+
+FROZEN_SEED = 0
+"""Of the one flip per image that `data.flip=frozen` means, whatever the run's seed."""
+
+
+def from_uint8(pixels: torch.Tensor) -> torch.Tensor:
+    """Bytes as models see them: float32, 0 is -1 and 255 is 1."""
+    return pixels.float().div_(127.5).sub_(1)
 
 
 class PixelDataset:
@@ -140,6 +151,65 @@ class PixelDataset:
 
     def heldout_part(self, start: int, end: int) -> tuple[torch.Tensor, torch.Tensor]:
         return self.heldout_images[start:end], self.heldout_labels[start:end]
+
+
+class PixelStoreDataset:
+    """A store of `python -m fcdm.prepare images`, read from the page cache as it is needed."""
+
+    reads_files = True
+    host_draws: tuple[Asked, ...] = ()
+
+    def __init__(self, config: Config, device: torch.device) -> None:
+        from fcdm.data.pixel_store import PixelStore
+        from fcdm.randomness import Purpose, Uniform
+
+        data = config.data
+        assert data.path is not None
+        self.store = PixelStore(data.path, resolution=config.resolution, channels=data.channels, classes=data.classes)
+        if data.checksum not in (None, self.store.checksum):
+            raise UserError(f"the store {data.path} is another than the run's: its manifest has changed")
+        self.device, self.flip = device, data.flip
+        self.device_draws: tuple[Asked, ...] = (Uniform(Purpose.FLIP, ()),) if data.flip == "random" else ()
+
+    def __len__(self) -> int:
+        return len(self.store.train_indices)
+
+    def fetch(
+        self, items: np.ndarray, drawn: Sequence[torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        return self._read(self.store.train_indices[items])
+
+    def finish(
+        self, fetched: tuple[torch.Tensor, torch.Tensor, torch.Tensor], drawn: Sequence[torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        import torch
+
+        from fcdm.randomness import Purpose, uniform
+
+        pixels, labels, numbers = (part.to(self.device, non_blocking=True) for part in fetched)
+        x0 = from_uint8(pixels)
+        if self.flip != "none":
+            toss = drawn[0] if drawn else uniform(FROZEN_SEED, Purpose.FLIP, 0, numbers, ())
+            x0 = torch.where((toss < 0.5)[:, None, None, None], x0.flip(-1), x0)
+        return x0, labels
+
+    @property
+    def heldout(self) -> int:
+        return len(self.store.heldout_indices)
+
+    def heldout_part(self, start: int, end: int) -> tuple[torch.Tensor, torch.Tensor]:
+        pixels, labels, _ = self._read(self.store.heldout_indices[start:end])
+        return from_uint8(pixels.to(self.device)), labels.to(self.device)
+
+    def _read(self, numbers: NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Pixels (n, C, S, S) uint8, labels (n,) and numbers (n,) in the store, on the CPU."""
+        import torch
+
+        pin = self.device.type == "cuda"
+        pixels = torch.empty((len(numbers), *self.store.row_shape), dtype=torch.uint8, pin_memory=pin)
+        self.store.read(numbers, pixels.numpy())
+        labels, places = torch.from_numpy(self.store.labels[numbers]), torch.from_numpy(np.ascontiguousarray(numbers))
+        return (pixels, labels.pin_memory(), places.pin_memory()) if pin else (pixels, labels, places)
 
 
 class LatentsDataset:

@@ -1,24 +1,24 @@
-"""One process's part in making a latents store: its shards through the VAE, and for the main process the end."""
+"""One process's part in making a store: its shards, through the VAE for latents; for the main process the end."""
 
 from __future__ import annotations
 
 import platform
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fcdm.data.image_sources import ImageSource
 from fcdm.data.shards import Skipped, StorePlan, Work
+from fcdm.data.store_contents import Latents, Square
 from fcdm.errors import UserError
 from fcdm.formatting import duration_text
-from fcdm.images.crop import Unreadable, pillow_settings, read_square_and_turn, turned_text
+from fcdm.images.crop import Unreadable, pillow_settings, turned_text
 from fcdm.paths import place
 from fcdm.runs.peers import peers
 from fcdm.runs.processes import cores
@@ -35,8 +35,8 @@ PATIENCE = 1800.0
 """Seconds without a new shard from anybody, after which the main process takes the others for dead."""
 _HOW = ("labels", "image_key", "label_key", "split", "value_range", "layout")
 
-Square = tuple[NDArray[np.uint8], bool]
-"""A cropped image, and whether it carries an EXIF orientation."""
+Encode = Callable[[NDArray[np.uint8]], NDArray[Any]]
+"""Square images (n, S, S, channels) -> what the store keeps of them, (n, ...)."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,14 @@ class StoreRequest:
     images: Path
     resolution: int
     out: Path
-    vae: str
+    vae: str | None = None
+    """Whose latents are kept; null: the pixels are."""
+    channels: int | None = None
+    """Of pixels: 1 grey, 3 RGB; null: grey where the first images are."""
+    pad: int | None = None
+    """Of pixels: the side of the black square in which each image stands, in the place of the crop."""
+    smaller: str = "upscale"
+    """What becomes of images smaller than the resolution: `upscale` or `refuse`; of latents they are scaled up."""
     labels: str | None = None
     image_key: str | None = None
     label_key: str | None = None
@@ -61,7 +68,10 @@ class StoreRequest:
     out, and listed."""
     workers: int | None = None
     """Threads that read and crop; null: this process's share of the cores, at most 16."""
-    heldout: float = 0.01
+    heldout: float | None = 0.01
+    """Fraction of each class; null: the source's own test split, or a tenth where it has none."""
+    aside: float | None = 0.0
+    """Fraction of the rest, of each class, for networks that evaluate; null: by the rule of `prepare_store`."""
     shard_images: int = 4096
     huge: bool = False
     tf32: bool = False
@@ -117,7 +127,7 @@ class ShardEncoder:
         self.done_before = self._images(self.stood)
         self.others, self.looked = 0, 0.0
 
-    def encode(self, vae: Vae, shards: list[int]) -> None:
+    def encode(self, encode: Encode, shards: list[int]) -> None:
         """Encodes the shards, in order. Images that cannot be read are told, and refused or left out."""
         workers = self.request.workers or max(1, min(16, cores() // peers().local_count))
         positions = [index for shard in shards for index in self.plan.positions(shard)]
@@ -125,18 +135,18 @@ class ShardEncoder:
             self.shown.start(len(self.plan.source), self.done_before)
         with pillow_settings(), ThreadPoolExecutor(workers, "decode") as pool:
             ahead = max(2 * self.request.batch, 2 * workers)
-            squares = _squares(self.plan.source, positions, self.plan.resolution, self.request.huge, pool, ahead)
+            squares = _squares(self.plan, positions, self.request.huge, pool, ahead)
             try:
                 for shard in shards:
                     began = time.monotonic()
-                    self._shard(vae, shard, squares)
+                    self._shard(encode, shard, squares)
                     self.slowest = max(self.slowest, time.monotonic() - began)
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
 
-    def _shard(self, vae: Vae, shard: int, squares: Iterator[Square | Unreadable]) -> None:
+    def _shard(self, encode: Encode, shard: int, squares: Iterator[Square | Unreadable]) -> None:
         positions = self.plan.positions(shard)
-        rows = np.empty((len(positions), *self.plan.row_shape), dtype=np.float16)
+        rows = np.empty((len(positions), *self.plan.row_shape), dtype=self.plan.content.dtype)
         done = turned = 0
         bad: list[Skipped] = []
         waiting: list[NDArray[np.uint8]] = []
@@ -149,7 +159,7 @@ class ShardEncoder:
                 waiting.append(square[0])
                 turned += square[1]
             if len(waiting) == self.request.batch or (waiting and index == positions[-1]):
-                rows[done : done + len(waiting)] = self._encoded(vae, waiting, index)
+                rows[done : done + len(waiting)] = self._encoded(encode, waiting, index)
                 done += len(waiting)
                 waiting = []
                 self._progress(done)
@@ -168,19 +178,22 @@ class ShardEncoder:
             self.shown.warn(f"{self.plan.source.root / self.plan.source.names[index]} cannot be read ({why}): {then}")
         self.warned = True
 
-    def _encoded(self, vae: Vae, squares: list[NDArray[np.uint8]], last: int) -> NDArray[np.float16]:
-        """(n, 2 flips, 2, C, h, w) of n squares (S, S, 3)."""
-        import torch
-
-        images = torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2).contiguous()
-        flips = [torch.stack(vae.encode(part), dim=1) for part in (images, images.flip(-1))]
-        found: NDArray[np.float16] = torch.stack(flips, dim=1).half().cpu().numpy()
-        if not np.isfinite(found).all():
+    def _encoded(self, encode: Encode, squares: list[NDArray[np.uint8]], last: int) -> NDArray[Any]:
+        """(n, ...) of n squares (S, S, channels)."""
+        found = encode(np.stack(squares))
+        if found.dtype.kind == "f" and not np.isfinite(found).all():
             raise UserError(
                 f"{self.request.vae} gives latents that are no float16 numbers (NaN, or beyond 65504) near image "
                 f"{self.plan.source.names[last]}: is it the VAE that you mean?"
             )
         return found
+
+    def _made_with(self) -> dict[str, Any]:
+        content = self.plan.content
+        if not isinstance(content, Latents):
+            return {"stamp": self.plan.source.stamp()}
+        assert self.request.vae is not None
+        return {"vae": asdict(content.vae) | {"asked": _anywhere(self.request.vae)}}
 
     def _progress(self, doing: int) -> None:
         """`doing`: images of the present shard that are done."""
@@ -240,7 +253,7 @@ class ShardEncoder:
             "source": str(self.request.images.absolute()),
             **{key: value for key in _HOW if (value := getattr(self.request, key)) is not None},
             "exif_orientation": (turned := self.work.turned(self.plan.shards)),
-            "vae": asdict(self.plan.vae) | {"asked": _anywhere(self.request.vae)},
+            **self._made_with(),
             "host": platform.node(),
             "device": str(self.group.device),
             "processes": self.group.world_size,
@@ -253,9 +266,27 @@ class ShardEncoder:
         if turned:
             self.shown.note(turned_text(turned))
         self.shown.note(
-            f"{self.request.out} is whole: {images:,} images; {self.own:,} encoded here in {seconds:,.1f} s"
+            f"{self.request.out} is whole: {images:,} images; {self.own:,} of them made here in {seconds:,.1f} s"
             + (f"; {left_out:,} left out, see {self.request.out / 'skipped.txt'}" if left_out else "")
         )
+
+
+def latents_of(vae: Vae) -> Encode:
+    """Mean and standard deviation of images and of their mirror images: (n, 2 flips, 2, C, h, w) float16."""
+    import torch
+
+    def encode(squares: NDArray[np.uint8]) -> NDArray[Any]:
+        images = torch.from_numpy(squares).permute(0, 3, 1, 2).contiguous()
+        flips = [torch.stack(vae.encode(part), dim=1) for part in (images, images.flip(-1))]
+        found: NDArray[np.float16] = torch.stack(flips, dim=1).half().cpu().numpy()
+        return found
+
+    return encode
+
+
+def pixels_of(squares: NDArray[np.uint8]) -> NDArray[Any]:
+    """The pixels as models read them: (n, C, S, S)."""
+    return np.ascontiguousarray(squares.transpose(0, 3, 1, 2))
 
 
 def _anywhere(vae: str) -> str:
@@ -265,13 +296,13 @@ def _anywhere(vae: str) -> str:
 
 
 def _squares(
-    source: ImageSource, positions: Iterable[int], size: int, huge: bool, pool: ThreadPoolExecutor, ahead: int
+    plan: StorePlan, positions: Iterable[int], huge: bool, pool: ThreadPoolExecutor, ahead: int
 ) -> Iterator[Square | Unreadable]:
     """The images at `positions`, in order, read by the pool `ahead` of the reader."""
 
     def square(index: int) -> Square | Unreadable:
         try:
-            return read_square_and_turn(source.read(index), size, huge)
+            return plan.content.square(plan.source.read(index), huge)
         except Unreadable as error:
             return error
 

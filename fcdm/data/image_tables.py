@@ -70,6 +70,7 @@ def table_source(files: TableFiles, image_key: str | None, label_key: str | None
         _classes(root, labels, tables[0].classes) if label_key else [UNLABELLED],
         read,
         tuple(notes),
+        tuple(files.names),
     )
 
 

@@ -35,9 +35,22 @@ class ImageSource:
     """Image number -> its file, its bytes or its pixels. Safe in threads. Raises Unreadable."""
     notes: tuple[str, ...] = ()
     """What a person should know of it."""
+    files: tuple[str, ...] | None = None
+    """Below the root: those that hold the images; null: the names themselves."""
+    test: NDArray[np.bool_] | None = None
+    """(N,): which images are of the source's own test split; null: it has none, or it was not asked for."""
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def stamp(self) -> str:
+        """Changes when a file does: sha256 of the names, sizes and times of the files that it was listed from."""
+        files = self.names if self.files is None else self.files
+        digest = hashlib.sha256()
+        for name in files:
+            status = (self.root / name).stat()
+            digest.update(f"{name}\t{status.st_size}\t{status.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
+        return digest.hexdigest()
 
     def checksum(self) -> str:
         """sha256 of the names and labels in their order; not of where they lie, nor of the pixels."""

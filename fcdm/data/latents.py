@@ -7,28 +7,19 @@
     names.txt         one source image per line, in the order of the store
     made.json         for people: paths, the VAE's name, host, time        skipped.txt  images left out, and why
 
-Written by `fcdm.data.prepare_latents`. Importing this is torch-free.
+Written by `fcdm.data.prepare_store`. Importing this is torch-free.
 """
 
 from __future__ import annotations
 
-import contextlib
-import mmap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fcdm.data.manifest import (
-    HELDOUT,
-    LABELS,
-    Shard,
-    check_manifest,
-    manifest_checksum,
-    read_manifest,
-)
-from fcdm.errors import UserError
+from fcdm.data import manifest
+from fcdm.data.mapped_store import MappedStore
 
 if TYPE_CHECKING:
     import torch
@@ -51,28 +42,15 @@ class HostBatch(NamedTuple):
     """(n,) int64."""
 
 
-class LatentsStore:
-    """Random access to a store. Shards are mapped: what was read once comes from the page cache.
-
-    `asked`: the kind of store that is wanted, as `check_manifest` takes it. Raises UserError, in one line, where the
-    folder is no whole store, or one of another kind.
-    """
+class LatentsStore(MappedStore):
+    """Random access to a store of latents; arguments as `MappedStore`."""
 
     def __init__(self, folder: str | Path, **asked: Any) -> None:
-        self.folder = Path(folder)
-        self.manifest = read_manifest(self.folder)
-        check_manifest(self.folder, self.manifest, **asked)
-        self.checksum = manifest_checksum(self.folder)
-        self.labels: NDArray[np.int64] = self._array(LABELS, np.int32).astype(np.int64)
-        """(N,), in the order of the store."""
-        heldout = self._array(HELDOUT, np.bool_)
-        self.heldout_indices: NDArray[np.int64] = np.flatnonzero(heldout)
-        self.train_indices: NDArray[np.int64] = np.flatnonzero(~heldout)
-        self._starts = np.cumsum([0, *(shard.images for shard in self.manifest.shards)])
-        self._shards = [self._map(shard) for shard in self.manifest.shards]
+        super().__init__(folder, np.dtype(np.float16), kind=manifest.LATENTS, **asked)
 
-    def __len__(self) -> int:
-        return self.manifest.images
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        return 2, 2, *self.latent_shape
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -91,13 +69,13 @@ class LatentsStore:
         """
         found = np.empty((len(indices), 2, *self.latent_shape), dtype=np.float16) if out is None else out
         flips = [0] * len(indices) if mirrored is None else mirrored.astype(np.intp).tolist()
-        shards, rows = self._places(indices)
+        shards, rows = self.places(indices)
         # The kernel is told of all of them first and reads them at once: cold, 4.6 times as fast as one after another.
         for shard, row, flip in zip(shards, rows, flips, strict=True):
-            self._shards[shard].will_need(2 * row + flip)
+            self.shards[shard].will_need(2 * row + flip, 2)
         # In the order of the disk. A plain loop: items of one batch seldom share a shard.
         for item in np.argsort(indices, kind="stable").tolist():
-            found[item] = self._shards[shards[item]].array[rows[item], flips[item]]
+            found[item] = self.shards[shards[item]].array[rows[item], flips[item]]
         return found
 
     def batch(
@@ -167,51 +145,3 @@ class LatentsStore:
             eps = normal(FROZEN_SEED, Purpose.POSTERIOR, 0, numbers, self.latent_shape)
         scaled = torch.addcmul(mean, std, eps.to(device)).sub_(self.manifest.shift_factor)
         return scaled.mul_(self.manifest.scaling_factor), fetched.labels.to(device, non_blocking=True)
-
-    def _places(self, indices: NDArray[np.int64]) -> tuple[list[int], list[int]]:
-        if len(indices) and not 0 <= int(indices.min()) <= int(indices.max()) < len(self):
-            raise IndexError(f"indices from {indices.min()} to {indices.max()}, but the store has {len(self)} images")
-        shards = np.searchsorted(self._starts, indices, side="right") - 1
-        return shards.tolist(), (indices - self._starts[shards]).tolist()
-
-    def _array(self, name: str, dtype: Any) -> NDArray[Any]:
-        path = self.folder / name
-        try:
-            found = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise UserError(f"{path} cannot be read ({error}): make the store anew") from None
-        if found.shape != (len(self),) or found.dtype != dtype:
-            raise UserError(f"{path} has shape {found.shape} and type {found.dtype}, not those of its manifest")
-        return np.asarray(found)
-
-    def _map(self, shard: Shard) -> _Mapped:
-        path = self.folder / shard.file
-        shape = (shard.images, 2, 2, *self.latent_shape)
-        try:
-            with path.open("rb") as file:
-                header = np.lib.format.read_magic(file) == (1, 0) and np.lib.format.read_array_header_1_0(file)
-                offset = file.tell()
-                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path} cannot be read ({error}): make the store anew, or copy it again") from None
-        # Checked here: to touch a page behind the end of a file would kill the process.
-        if header != (shape, False, np.dtype(np.float16)) or len(mapped) != offset + 2 * int(np.prod(shape)):
-            raise UserError(f"{path} is not as its manifest says (cut short?): make the store anew, or copy it again")
-        return _Mapped(mapped, offset, shape)
-
-
-class _Mapped:
-    """One shard, mapped read-only."""
-
-    def __init__(self, mapped: mmap.mmap, offset: int, shape: tuple[int, ...]) -> None:
-        self._mapped, self._offset = mapped, offset
-        self.array: NDArray[np.float16] = np.frombuffer(mapped, np.float16, offset=offset).reshape(shape)
-        self._item = 2 * int(np.prod(shape[2:]))
-        """Bytes of one flip of one image."""
-
-    def will_need(self, item: int) -> None:
-        start = self._offset + item * self._item
-        page = start - start % mmap.PAGESIZE
-        if hasattr(mmap, "MADV_WILLNEED"):
-            with contextlib.suppress(OSError):
-                self._mapped.madvise(mmap.MADV_WILLNEED, page, start + self._item - page)

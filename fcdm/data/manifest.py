@@ -1,4 +1,4 @@
-"""manifest.json of a latents store: what it holds, whether that is what is asked for, and its identity. Torch-free."""
+"""manifest.json of a store: what it holds, whether that is what is asked for, and its identity. Torch-free."""
 
 from __future__ import annotations
 
@@ -17,6 +17,10 @@ from fcdm.paths import place
 
 FORMAT = 1
 MANIFEST, MADE, LABELS, HELDOUT, NAMES = "manifest.json", "made.json", "labels.npy", "heldout.npy", "names.txt"
+ASIDE = "aside.npy"
+
+LATENTS, PIXELS = "latents", "pixels"
+"""Kinds of stores. A manifest that says none is of latents."""
 
 PAPERS = "imagenet"
 """The name of the papers' data."""
@@ -33,16 +37,20 @@ class Shard:
 class Manifest:
     """What a store holds, from its manifest.json."""
 
+    kind: str
+    """`latents` or `pixels`."""
     images: int
     resolution: int
     """Side of the images in pixels."""
     channels: int
     side: int
-    """Of the latents, in latent pixels."""
+    """Of the latents, in latent pixels; of pixels the resolution."""
     scaling_factor: float
     shift_factor: float
     vae_sha256: str
-    """Of the weights of the VAE that encoded them."""
+    """Of the weights of the VAE that encoded them; empty for pixels."""
+    aside: int
+    """Images that are set aside for networks that evaluate."""
     classes: tuple[str, ...]
     class_counts: tuple[int, ...]
     shards: tuple[Shard, ...]
@@ -78,15 +86,21 @@ def read_manifest(folder: Path) -> Manifest:
         values = json.loads(_manifest_bytes(folder))
         if values.get("format") != FORMAT:
             raise UserError(f"{path} has format {values.get('format')}, this fcdm reads {FORMAT}: make the store anew")
+        kind = str(values.get("kind", LATENTS))
+        if kind not in (LATENTS, PIXELS):
+            raise UserError(f"{path} is of a store of {kind}, which this fcdm does not know")
+        pixels = kind == PIXELS
         found = Manifest(
+            kind=kind,
             images=int(values["images"]),
             resolution=int(values["resolution"]),
             channels=int(values["channels"]),
             side=int(values["side"]),
-            scaling_factor=float(values["scaling_factor"]),
-            shift_factor=float(values["shift_factor"]),
+            scaling_factor=1.0 if pixels else float(values["scaling_factor"]),
+            shift_factor=0.0 if pixels else float(values["shift_factor"]),
             files=dict(values["files"]),
-            vae_sha256=values["vae"]["weights_sha256"],
+            vae_sha256="" if pixels else values["vae"]["weights_sha256"],
+            aside=int(values["aside"]["images"]) if "aside" in values else 0,
             classes=tuple(values["classes"]),
             class_counts=tuple(values["class_counts"]),
             shards=tuple(Shard(**shard) for shard in values["shards"]),
@@ -103,6 +117,7 @@ def check_manifest(
     folder: Path,
     manifest: Manifest,
     *,
+    kind: str | None = None,
     resolution: int | None = None,
     channels: int | None = None,
     downsample: int | None = None,
@@ -113,6 +128,10 @@ def check_manifest(
 
     vae: a name (hub id, `ft-ema`, folder) or the sha256 of the weights.
     """
+    if kind is not None and kind != manifest.kind:
+        raise UserError(f"{folder} is a store of {manifest.kind}, and one of {kind} is asked for: say another folder")
+    if vae is not None and manifest.kind == PIXELS:
+        raise UserError(f"{folder} is a store of pixels, which no VAE has encoded: leave data.vae={vae} away")
     has = {
         "resolution": (resolution, manifest.resolution),
         "data.channels": (channels, manifest.channels),
@@ -122,14 +141,19 @@ def check_manifest(
     for key, (asked, found) in has.items():
         if asked is not None and asked != found:
             raise UserError(
-                f"the latents store {folder} has {key}={found}, {key}={asked} is asked for: say data.path=<another "
-                f"store>, or make one with `python -m fcdm.prepare latents`"
+                f"the {manifest.kind} store {folder} has {key}={found}, {key}={asked} is asked for: say "
+                f"data.path=<another store>, or make one with `python -m fcdm.prepare {_command(manifest.kind)}`"
             )
     if vae is not None and (why := _differs(vae, manifest)):
         raise UserError(
             f"the latents store {folder} was made with {manifest.vae or 'a VAE'} (weights {manifest.vae_sha256[:8]}), "
             f"{why}, data.path=<another store>, or make one with `python -m fcdm.prepare latents`"
         )
+
+
+def _command(kind: str) -> str:
+    """What of `python -m fcdm.prepare` makes a store of the kind."""
+    return "images" if kind == PIXELS else "latents"
 
 
 def store_name(folder: Path, resolution: int | None = None) -> str:
@@ -156,12 +180,14 @@ def store_vae(manifest: Manifest) -> str | None:
     return asked if found and found == manifest.vae_sha256 else None
 
 
-def prepare_command(images: Path, resolution: int = 256) -> str:
-    """`make one by ...`: the command that makes a store of these images, and what to say of it then."""
-    source = shlex.quote(str(images))
-    out = shlex.quote(f"{str(images).rstrip('/')}-{resolution}")
-    command = f"python -m fcdm.prepare latents images={source} resolution={resolution} out={out}"
-    return f"make a store of them by `{command}`, then say data.path={out}"
+def prepare_command(images: Path) -> str:
+    """`make a store of them by ...`: the commands that make one of these images, and what to say of it then."""
+    source, out = shlex.quote(str(images)), shlex.quote(f"{str(images).rstrip('/')}-32")
+    command = f"python -m fcdm.prepare images images={source} resolution=32 out={out}"
+    return (
+        f"make a store of their pixels by `{command}` (or of a VAE's latents by `fcdm.prepare latents ... "
+        f"resolution=256`), then say data.path={out}"
+    )
 
 
 def _manifest_bytes(folder: Path) -> bytes:
@@ -170,15 +196,15 @@ def _manifest_bytes(folder: Path) -> bytes:
     except OSError as error:
         if (folder / "work").is_dir():
             unfinished = "it is unfinished: run the command that makes it again"
-            raise UserError(f"no latents store at {folder}: {MANIFEST}: {error.strerror} ({unfinished})") from None
+            raise UserError(f"no store at {folder}: {MANIFEST}: {error.strerror} ({unfinished})") from None
         if folder.name == MANIFEST and folder.is_file():
             raise UserError(f"data.path={folder} is a store's {MANIFEST}: say data.path={folder.parent}") from None
         if folder.exists():
             raise UserError(
-                f"data.path={folder} is no latents store (it has no {MANIFEST}), and models train on stores: if these "
+                f"data.path={folder} is no store (it has no {MANIFEST}), and models train on stores: if these "
                 f"are images, {prepare_command(folder)}"
             ) from None
-        raise UserError(f"no latents store at {folder}: {MANIFEST}: {error.strerror}") from None
+        raise UserError(f"no store at {folder}: {MANIFEST}: {error.strerror}") from None
 
 
 def _is_imagenet(classes: int, images: int) -> bool:

@@ -1,4 +1,4 @@
-"""An unfinished latents store on disk: what is planned, which shards stand, which images could not be read.
+"""An unfinished store on disk: what is planned, which shards stand, which images could not be read.
 
 Everything unfinished lies in `<store>/work/`, which goes when the manifest comes:
 
@@ -33,9 +33,9 @@ from fcdm.atomic import (
     write_atomic,
     write_json,
 )
-from fcdm.codecs.vae_files import VaeIdentity
-from fcdm.data.image_sources import ImageSource
-from fcdm.data.manifest import FORMAT, HELDOUT, LABELS, MADE, MANIFEST, NAMES
+from fcdm.data.labelled_images import ImageSource
+from fcdm.data.manifest import ASIDE, FORMAT, HELDOUT, LABELS, MADE, MANIFEST, NAMES
+from fcdm.data.store_contents import Content
 from fcdm.errors import UserError
 from fcdm.hashing import has_sha256
 
@@ -49,12 +49,12 @@ Skipped = tuple[int, str]
 class StorePlan:
     """What decides a store's content."""
 
-    resolution: int
+    content: Content
     shard_images: int
-    heldout: float
-    precision: str
-    """`fp32` or `tf32`: of the encoder's products on a GPU."""
-    vae: VaeIdentity
+    heldout: float | None
+    """Fraction of each class that is evaluated on and never trained on; null: the source's own test split."""
+    aside: float
+    """Fraction of each class, of the others, for networks that evaluate: no generator sees it."""
     source: ImageSource
 
     @property
@@ -62,17 +62,17 @@ class StorePlan:
         return -(-len(self.source) // self.shard_images)
 
     @property
-    def side(self) -> int:
-        return self.resolution // self.vae.downsample
+    def resolution(self) -> int:
+        return self.content.resolution
 
     @property
     def row_shape(self) -> tuple[int, ...]:
-        """Of one image: (2 flips, 2 mean and std, C, h, w)."""
-        return 2, 2, self.vae.channels, self.side, self.side
+        """Of one image."""
+        return self.content.row_shape
 
     @property
     def image_bytes(self) -> int:
-        return 2 * int(np.prod(self.row_shape))
+        return int(self.content.dtype.itemsize * np.prod(self.row_shape))
 
     def positions(self, shard: int) -> range:
         """Numbers of the shard's images in the source; unreadable ones are left out later."""
@@ -86,12 +86,26 @@ class StorePlan:
             "resolution": self.resolution,
             "shard_images": self.shard_images,
             "heldout": self.heldout,
-            "precision": self.precision,
-            "vae": self.vae.weights_sha256,
-            "scaling_factor": self.vae.scaling_factor,
-            "shift_factor": self.vae.shift_factor,
+            **({"aside": self.aside} if self.aside else {}),
+            **self.content.plan(),
             "source": self.source.checksum(),
         }
+
+    def split(self, names: Sequence[str], labels: NDArray[np.int32], kept: list[int]) -> tuple[NDArray[np.bool_], ...]:
+        """Which of the images (N,) are held out, and which set aside: no image is both.
+
+        names, labels: of those that could be read, `kept` their numbers in the source.
+        """
+        if self.heldout is None:
+            assert self.source.test is not None
+            heldout = self.source.test[kept]
+        else:
+            heldout = heldout_mask(names, labels, self.heldout)
+        aside = np.zeros_like(heldout)
+        left = np.flatnonzero(~heldout)
+        # Under names of their own: with the same keys those next to the held out ones would go.
+        aside[left] = heldout_mask([f"aside/{names[index]}" for index in left.tolist()], labels[left], self.aside)
+        return heldout, aside
 
     def number(self) -> int:
         """20 bits of what is planned, for processes to compare."""
@@ -135,7 +149,7 @@ class Work:
         self._mark_path(shard).unlink(missing_ok=True)
         return False
 
-    def write(self, shard: int, rows: NDArray[np.float16], skipped: list[Skipped], huge: bool, turned: int) -> None:
+    def write(self, shard: int, rows: NDArray[Any], skipped: list[Skipped], huge: bool, turned: int) -> None:
         """Puts the shard's (n, ...) rows on the disk, then its mark. turned: images with an EXIF orientation.
 
         Raises UserError.
@@ -205,12 +219,14 @@ class Work:
         if not kept:
             raise UserError(f"none of the {len(source):,} images of {source.root} can be read")
         names, labels = [source.names[index] for index in kept], source.labels[kept]
-        heldout = heldout_mask(names, labels, plan.heldout)
+        heldout, aside = plan.split(names, labels, kept)
         files = {
             LABELS: write_npy(self.out / LABELS, labels.astype(np.int32)),
             HELDOUT: write_npy(self.out / HELDOUT, heldout),
             NAMES: _write_lines(self.out / NAMES, names),
         }
+        if plan.aside:
+            files[ASIDE] = write_npy(self.out / ASIDE, aside)
         if left_out:
             lines = [f"{source.names[index]}\t{left_out[index]}" for index in sorted(left_out)]
             files[SKIPPED] = _write_lines(self.out / SKIPPED, lines)
@@ -223,13 +239,10 @@ class Work:
                 "format": FORMAT,
                 "images": len(kept),
                 "resolution": plan.resolution,
-                "channels": plan.vae.channels,
-                "side": plan.side,
-                "scaling_factor": plan.vae.scaling_factor,
-                "shift_factor": plan.vae.shift_factor,
-                "vae": {"weights_sha256": plan.vae.weights_sha256, "precision": plan.precision},
+                **plan.content.manifest(),
                 "source": {"checksum": source.checksum(), "images": len(source), "left_out": len(left_out)},
                 "heldout": {"fraction": plan.heldout, "images": int(heldout.sum())},
+                **({"aside": {"fraction": plan.aside, "images": int(aside.sum())}} if plan.aside else {}),
                 "shard_images": plan.shard_images,
                 "classes": source.classes,
                 "class_counts": np.bincount(labels, minlength=len(source.classes)).tolist(),

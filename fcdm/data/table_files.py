@@ -88,6 +88,12 @@ def choose_tables(root: Path, tables: Sequence[str], files: Sequence[str], split
     return TableFiles(root, kinds[0], part.files, tuple(notes))
 
 
+def table_splits(root: Path, tables: Sequence[str], files: Sequence[str]) -> set[str]:
+    """The splits of which there is exactly one part: `train`, `validation`, `test`. Arguments as in `choose_tables`."""
+    splits = [part.split for part in _parts(_saved(root, [name for name in tables if not _is_cache(name)], files))]
+    return {split for split in splits if split and splits.count(split) == 1}
+
+
 def _is_cache(name: str) -> bool:
     return PurePosixPath(name).match("cache-*.arrow")
 

@@ -53,9 +53,7 @@ def evaluate_weights(weights: Weights, config: Config, out: Path, worker: Worker
             ranks = worker.ranks
             data = open_dataset(config, ranks.device) if has_data else None
             if data is None and ranks.is_main:
-                worker.progress.note(
-                    f"no latents store at {config.data.path}, so no held-out loss; all else needs none"
-                )
+                worker.progress.note(f"no store at {config.data.path}, so no held-out loss; all else needs none")
             model = open_model(weights, config, ranks.device)
             with matmul_precision(config.evaluation.precision):
                 partial = _partial(out, name, ranks, config.evaluation.batch_size)

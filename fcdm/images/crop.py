@@ -60,9 +60,22 @@ def read_square(source: Source, size: int, huge: bool = False) -> NDArray[np.uin
     return read_square_and_turn(source, size, huge)[0]
 
 
-def read_square_and_turn(source: Source, size: int, huge: bool = False) -> tuple[NDArray[np.uint8], bool]:
-    """What `read_square` gives, and whether the file carries an EXIF orientation by which it was not turned."""
-    return _read(source, huge, lambda image: (centre_crop(_to_rgb(image), size, huge), _is_turned(image)))
+def read_square_and_turn(
+    source: Source, size: int, huge: bool = False, pad: int | None = None, upscale: bool = True
+) -> tuple[NDArray[np.uint8], bool]:
+    """What `read_square` gives, and whether the file carries an EXIF orientation by which it was not turned.
+
+    pad: by `padded` instead of the crop. upscale=False: Unreadable for an image with a side below `size`.
+    """
+
+    def square(image: Image.Image) -> NDArray[np.uint8]:
+        if pad is not None:
+            return padded(image, pad, size)
+        if not upscale and min(image.size) < size:
+            raise Unreadable(f"{image.width} x {image.height} pixels, smaller than {size} x {size}")
+        return centre_crop(image, size, huge)
+
+    return _read(source, huge, lambda image: (square(_to_rgb(image)), _is_turned(image)))
 
 
 def read_whole(source: Source) -> NDArray[np.uint8]:
@@ -108,6 +121,18 @@ def centre_crop(image: Image.Image, size: int, huge: bool = False) -> NDArray[np
     image = image.resize((width, height), Image.Resampling.BICUBIC)
     left, top = (width - size) // 2, (height - size) // 2
     return np.asarray(image.crop((left, top, left + size, top + size)), dtype=np.uint8)
+
+
+def padded(image: Image.Image, side: int, size: int) -> NDArray[np.uint8]:
+    """An RGB image in the middle of a black square of `side` pixels, its blocks averaged to (size, size, 3) uint8.
+
+    `side` is a multiple of `size`; averages are rounded to the nearest byte. Raises Unreadable for a larger image.
+    """
+    if max(image.size) > side:
+        raise Unreadable(f"{image.width} x {image.height} pixels, more than pad={side}")
+    square = Image.new("RGB", (side, side))
+    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+    return np.asarray(square.resize((size, size), Image.Resampling.BOX), dtype=np.uint8)
 
 
 def turned_text(count: int) -> str:

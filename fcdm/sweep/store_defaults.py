@@ -1,4 +1,4 @@
-"""`data.path=STORE` suffices: what a latents store is, it says itself.
+"""`data.path=STORE` suffices: what a store is, it says itself.
 
 What the user says comes first, then the store, then the presets. A preset that means the bundled digits (N, M) is
 trained on a store by the recipe `small` and evaluated as latents are; data of one's own has an EMA that any budget can
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fcdm.config.said import Said
-from fcdm.data.manifest import MANIFEST, Manifest, prepare_command, read_manifest, store_name, store_vae
+from fcdm.data.manifest import MANIFEST, PIXELS, Manifest, prepare_command, read_manifest, store_name, store_vae
 from fcdm.errors import UserError
 from fcdm.paths import place
 from fcdm.runs.processes import is_first_process
@@ -30,17 +30,20 @@ def store_overrides(path: str | None, said: Said, chosen: Mapping[str, Any]) -> 
         return []
     presets, is_said = said.presets or {}, "data.path" in said.keys
     folder = place(path)
+    manifest = _manifest(folder, _stamp(folder)) if folder.exists() else None
+    pixels = manifest is not None and manifest.kind == PIXELS
     if is_said and chosen.get("data") == "digits":
         raise UserError(
             f"data=digits are the bundled digits, and data.path={path} is other data: leave data=digits away"
             f"{_instead(folder)}"
         )
     added = []
-    if presets.get("data.path") is None and "data" not in chosen:  # the preset means the digits
-        added.append("data=imagenet")
-        added += [] if "recipe" in chosen else ["recipe=small"]
-    if folder.exists():
-        manifest = _manifest(folder, _stamp(folder))
+    small = presets.get("data.path") is None and "data" not in chosen  # the preset means the digits
+    if "data" not in chosen and (small or pixels):
+        added.append("data=pixels" if pixels else "data=imagenet")
+    if (small or pixels) and "recipe" not in chosen:
+        added.append(f"recipe={('pixels' if small else 'pixels_paper') if pixels else 'small'}")
+    if manifest is not None:
         if not manifest.is_imagenet and "ema" not in chosen:
             added.append("ema=ramped")
         values: dict[str, Any] = {
@@ -53,7 +56,7 @@ def store_overrides(path: str | None, said: Said, chosen: Mapping[str, Any]) -> 
         }
         if len(manifest.classes) == 1:
             values["label_drop.probability"] = 0.0  # there is no label to drop
-        if "data.vae" not in said.keys:
+        if "data.vae" not in said.keys and not pixels:
             values["data.vae"] = _vae(folder, _stamp(folder), "evaluation.decoder" in said.keys)
     else:
         values = {"data.name": store_name(folder)} if is_said else {}
@@ -63,7 +66,7 @@ def store_overrides(path: str | None, said: Said, chosen: Mapping[str, Any]) -> 
 def _instead(folder: Path) -> str:
     if (folder / MANIFEST).exists():
         return ""
-    return f". It is no latents store: if these are images, {prepare_command(folder)}"
+    return f". It is no store: if these are images, {prepare_command(folder)}"
 
 
 def _stamp(folder: Path) -> int:

@@ -128,7 +128,7 @@ def test_a_class_by_its_number_or_its_name(
         (["label=99"], "label=99 cannot be: a class from 0 to 11, or 12, the null class (unconditional)"),
         (["label=-1"], "label=-1 is no class's number or name"),
         (["label=x", "data.path={other}"], "is not what this model was trained on"),
-        (["label=x", "data.path=nowhere"], "no latents store at nowhere"),
+        (["label=x", "data.path=nowhere"], "no store at nowhere"),
     ],
 )
 def test_a_class_that_is_none_is_one_line(
@@ -152,7 +152,7 @@ def test_without_the_store_there_are_numbers_only(
         assert sample([*words, "label=3", "--dry-run"]) == 0
         assert "all of class 3, whose name the latents store knows (data.path=STORE)" in capsys.readouterr().out
         assert sample([*words, "label=faces", "--dry-run"]) == 1
-        assert "no latents store at" in capsys.readouterr().err
+        assert "no store at" in capsys.readouterr().err
         assert sample([*words, "label=faces", f"data.path={folder / 'away'}", "--dry-run"]) == 0
         assert "all of class 11, faces" in capsys.readouterr().out
     finally:

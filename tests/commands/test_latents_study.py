@@ -160,7 +160,7 @@ def test_frozen_latents_and_flips_are_another_run(lab: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (["data.path=nowhere"], "no latents store"),
+        (["data.path=nowhere"], "no store"),
         (["data.classes=4"], "data.classes=3"),
         (["resolution=64"], "resolution=32"),
         (["evaluation.reference=null"], "evaluation.reference has no value"),

@@ -187,5 +187,5 @@ def test_a_damaged_store_says_which_file(copy: Path, tmp_path: Path) -> None:
     (copy / "manifest.json").write_text("{")
     with pytest.raises(UserError, match="is damaged"):
         LatentsStore(copy)
-    with pytest.raises(UserError, match=r"no latents store at .*nowhere: manifest\.json: No such file"):
+    with pytest.raises(UserError, match=r"no store at .*nowhere: manifest\.json: No such file"):
         manifest_checksum(tmp_path / "nowhere")

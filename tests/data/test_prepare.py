@@ -23,7 +23,7 @@ from fcdm.data.encoding import ShardEncoder, StoreRequest
 from fcdm.data.image_sources import open_source
 from fcdm.data.latents import LatentsStore
 from fcdm.data.manifest import check_manifest, manifest_checksum, read_manifest
-from fcdm.data.prepare_latents import plan_of
+from fcdm.data.prepare_store import plan_of
 from fcdm.data.shards import Work, heldout_mask
 from fcdm.errors import UserError
 from fcdm.images.crop import pillow_settings, read_square
@@ -393,7 +393,7 @@ def test_a_disk_that_is_too_small_is_refused_with_numbers(
     import shutil
 
     small = shutil.disk_usage(tmp_path)._replace(free=10_000)
-    monkeypatch.setattr("fcdm.data.prepare_latents.shutil.disk_usage", lambda path: small)
+    monkeypatch.setattr("fcdm.data.prepare_store.shutil.disk_usage", lambda path: small)
     assert prepare(images, vae, tmp_path / "store") == 1
     told = one_line(capsys)
     assert "needs 23 kB and the disk has 10 kB free" in told

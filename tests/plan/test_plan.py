@@ -187,7 +187,7 @@ def test_evaluation_jobs_are_shown_on_their_own(fcdm: Command) -> None:
         ("hydra.launcher.rows=some", "hydra.launcher.rows=some is not known: auto, all, groups"),
         ("data.downsample=12", "is not a multiple of 12"),
         ("model=Q", "model=Q is not known"),
-        ("data.path=.", "is no latents store"),
+        ("data.path=.", "is no store"),
     ],
 )
 def test_bad_input_is_one_line(fcdm: Command, tmp_path: Path, option: str, says: str) -> None:

@@ -207,10 +207,10 @@ RAW = "python -m fcdm.prepare latents images=img resolution=256 out=img-256"
             ["model=N", "data=digits", "data.path=mine"],
             ["data=digits are the bundled digits", "leave data=digits away"],
         ),
-        (["model=N", "data.path=img"], ["is no latents store", RAW, "data.path=img-256"]),
-        (["model=S", "data.path=img"], ["is no latents store", RAW]),
-        (["model=S", "data=imagenet", "data.path=img/"], ["is no latents store", RAW]),
-        (["model=N", "data.path=img/1.png"], ["is no latents store"]),
+        (["model=N", "data.path=img"], ["is no store", RAW, "data.path=img-256"]),
+        (["model=S", "data.path=img"], ["is no store", RAW]),
+        (["model=S", "data=imagenet", "data.path=img/"], ["is no store", RAW]),
+        (["model=N", "data.path=img/1.png"], ["is no store"]),
         (["model=N", "data.path=half"], ["it is unfinished"]),
         (["model=N", "data.path=mine", "recipe=digits"], ["digits-cnn knows the digits alone", "use inception"]),
     ],
@@ -253,7 +253,7 @@ def test_where_the_data_is_not_a_plan_goes_on_as_the_presets_say() -> None:
     assert (config.ema.rampup, config.steps) == (0.1, [800])
     (job,) = make_jobs([config], data_needed=False)
     assert job.config.data.checksum == "not-here:/scratch/flowers-256"
-    with pytest.raises(UserError, match="no latents store of flowers at /scratch/flowers-256"):
+    with pytest.raises(UserError, match="no store of flowers at /scratch/flowers-256"):
         make_jobs([config])
     assert facts(composed("model=S")) == ("imagenet", 4, 1000, 8, 256)
 

@@ -1,0 +1,262 @@
+"""Makes a store: list the images, encode them shard by shard, write the manifest.
+
+Any number of processes share the work without talking: process r of W takes shards r, r + W, ..., and the main one
+waits until all stand. A start after kill -9 keeps the shards that stand and makes the others again, to the same bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from fcdm.atomic import read_json
+from fcdm.codecs.vae_files import vae_identity
+from fcdm.data.encoding import Encode, Group, ImageProgress, ShardEncoder, StoreRequest, latents_of, pixels_of
+from fcdm.data.image_sources import ImageSource, open_source
+from fcdm.data.manifest import MADE, MANIFEST, PIXELS, check_manifest, read_manifest
+from fcdm.data.own_split import open_with_test
+from fcdm.data.shards import StorePlan, Work
+from fcdm.data.store_contents import Content, Latents, Pixels
+from fcdm.errors import UserError
+from fcdm.formatting import bytes_text, plural
+from fcdm.images.crop import Unreadable, pillow_settings, read_whole
+from fcdm.runs.run_lock import Holder, claim
+
+LOOKED = 32
+"""So many images, all over the source, say whether it is grey."""
+HELDOUT = 0.1
+"""Of a source without a test split of its own: the fraction of pixels that is held out."""
+ASIDE, ASIDE_MOST, ENOUGH = 0.1, 0.25, 2000
+"""Set aside is this fraction of each class, or what gives `ENOUGH` images, up to the second fraction."""
+
+
+def prepare_store(request: StoreRequest, group: Group, shown: ImageProgress) -> Path:
+    """Makes the store at `request.out`, or finishes it; returns its folder. Raises UserError, in one line."""
+    _check(request)
+    work = Work(request.out)
+    with contextlib.ExitStack() as stack:
+        failure: UserError | None = None
+        plan: StorePlan | None = None
+        holder: Holder | None = None
+        whole = False
+        try:
+            plan = plan_of(request)
+            whole = _whole(request, plan)
+            if group.rank == 0 and not whole:
+                _check_space(request, plan, work)
+                holder = stack.enter_context(claim(work.folder))
+                work.start(plan)
+        except UserError as error:
+            failure = error
+        _together(group, failure)
+        assert plan is not None
+        group.agree(plan.number(), "the images, the VAE and the options")
+        if whole:
+            _tell(shown, group, f"{request.out} is whole already: {read_manifest(request.out).images:,} images")
+            if group.rank == 0:
+                shutil.rmtree(work.folder, ignore_errors=True)
+            group.close()
+            return request.out
+        for note in (*plan.source.notes, *_sizes(request, plan, group)):
+            _tell(shown, group, note)
+        mine = range(group.rank, plan.shards, group.world_size)
+        try:
+            refuse = request.unreadable == "refuse"
+            missing = [shard for shard in mine if not work.checked(shard, refuse, request.huge)]
+            encode = _encode(request, group)
+        except UserError as error:
+            failure = error
+        # Nobody looks at another's shards before all have checked theirs. From here on nobody talks to the others.
+        _together(group, failure)
+        group.close()
+        if group.rank == 0 and (kept := len(work.ended())):
+            shown.note(f"{kept:,} of {plan.shards:,} shards stand and are kept")
+        encoder = ShardEncoder(request, plan, work, group, shown, holder)
+        try:
+            encoder.encode(encode, missing)
+        except UserError as error:
+            work.fail(group.rank, str(error))
+            raise
+        if group.rank == 0:
+            encoder.wait()
+            encoder.finish()
+    return request.out
+
+
+def _check(request: StoreRequest) -> None:
+    for name, value in (("batch", request.batch), ("shard", request.shard_images), ("resolution", request.resolution)):
+        if value < 1:
+            raise UserError(f"{name}={value} cannot be: it must be at least 1")
+    if request.workers is not None and request.workers < 1:
+        raise UserError(f"workers={request.workers} cannot be: it must be at least 1")
+    for name, fraction in (("heldout", request.heldout), ("aside", request.aside)):
+        if fraction is not None and not 0 <= fraction < 1:
+            raise UserError(f"{name}={fraction} cannot be: a fraction of the images, 0 or more and below 1")
+    pad = request.pad
+    if pad is not None and (pad < request.resolution or pad % request.resolution):
+        raise UserError(
+            f"pad={pad} cannot be: a multiple of resolution={request.resolution}, for its blocks are averaged to that"
+        )
+
+
+def plan_of(request: StoreRequest) -> StorePlan:
+    """What the request comes to: the images are listed, the VAE's files found. Raises UserError."""
+    of_source = request.labels, request.image_key, request.label_key, request.split, request.value_range, request.layout
+    if request.vae is not None:
+        content: Content = _latents(request, request.vae)
+        return StorePlan(content, request.shard_images, request.heldout, 0.0, open_source(request.images, *of_source))
+    source = (open_with_test if request.heldout is None else open_source)(request.images, *of_source)
+    if request.pad is None and request.smaller == "refuse":
+        _refuse_smaller(source, request)
+    channels = request.channels or _channels(source)
+    content = Pixels(request.resolution, channels, request.channels == 1, request.pad, request.smaller == "upscale")
+    heldout = HELDOUT if request.heldout is None and source.test is None else request.heldout
+    aside = request.aside
+    if aside is None:
+        left = len(source) - (int(source.test.sum()) if source.test is not None else int((heldout or 0) * len(source)))
+        aside = round(min(ASIDE_MOST, max(ASIDE, ENOUGH / max(1, left))), 4)
+    return StorePlan(content, request.shard_images, heldout, aside, source)
+
+
+def _latents(request: StoreRequest, name: str) -> Latents:
+    vae = vae_identity(name)
+    if request.resolution % vae.downsample:
+        raise UserError(
+            f"resolution={request.resolution} is not a multiple of {vae.downsample}, the side in pixels of one latent "
+            f"of {vae.name}"
+        )
+    return Latents(request.resolution, vae, "tf32" if request.tf32 else "fp32")
+
+
+def _channels(source: ImageSource) -> int:
+    """1 where the images looked at have no colour, else 3. What cannot be read is told later."""
+    colours = []
+    with pillow_settings():
+        for index in _spread(source):
+            with contextlib.suppress(Unreadable):
+                pixels = read_whole(source.read(index))
+                colours.append(bool((pixels != pixels[..., :1]).any()))
+    return 3 if any(colours) else 1
+
+
+def _refuse_smaller(source: ImageSource, request: StoreRequest) -> None:
+    """Raises UserError where a first look meets an image smaller than the resolution; others are met as they come."""
+    with pillow_settings():
+        for index in _spread(source):
+            with contextlib.suppress(Unreadable):
+                height, width = read_whole(source.read(index)).shape[:2]
+                if min(height, width) < request.resolution:
+                    raise UserError(
+                        f"{source.names[index]} has {width} x {height} pixels, and resolution={request.resolution} is "
+                        "asked for: say a smaller resolution=, smaller=upscale to scale such images up, or "
+                        f"pad={request.resolution} to set them on black"
+                    )
+
+
+def _spread(source: ImageSource) -> list[int]:
+    """Numbers of images all over the source, in order."""
+    return sorted({int(index) for index in np.linspace(0, len(source) - 1, min(LOOKED, len(source)))})
+
+
+def _encode(request: StoreRequest, group: Group) -> Encode:
+    if request.vae is None:
+        return pixels_of
+    from fcdm.codecs.vae import open_vae
+
+    return latents_of(open_vae(request.vae, group.device, request.batch, request.tf32))
+
+
+def _whole(request: StoreRequest, plan: StorePlan) -> bool:
+    """Whether the store stands already. Raises UserError where another one does."""
+    out = request.out
+    if not (out / MANIFEST).exists():
+        return False
+    manifest = read_manifest(out)
+    content = plan.content
+    vae = content.vae.weights_sha256 if isinstance(content, Latents) else None
+    check_manifest(out, manifest, kind=content.kind, resolution=plan.resolution, vae=vae)
+    stands = read_json(out / MANIFEST)
+    if stands["source"]["checksum"] != plan.source.checksum():
+        if [*manifest.classes] != plan.source.classes and stands["source"]["images"] == len(plan.source):
+            raise UserError(
+                f"{out} is a whole store of as many images with other classes ({_classes(manifest.classes)}; "
+                f"{request.images} has {_classes(plan.source.classes)}): remove it, or say out=<another folder>"
+            )
+        raise UserError(
+            f"{out} is a whole store of other images ({stands['source']['images']:,}; {request.images} has "
+            f"{len(plan.source):,}): remove it, or say out=<another folder>"
+        )
+    asked = {"heldout": plan.heldout, "aside": plan.aside, **content.options()}
+    for what, found in {
+        "heldout": stands["heldout"]["fraction"],
+        "aside": stands["aside"]["fraction"] if "aside" in stands else 0.0,
+        **content.options_of(stands),
+    }.items():
+        if found != asked[what]:
+            raise UserError(
+                f"{out} is a whole store with {what} {found}, not {asked[what]}: remove it, or choose another --out"
+            )
+    made = read_json(out / MADE)
+    if content.kind == PIXELS and "stamp" in made and made["stamp"] != plan.source.stamp():
+        raise UserError(
+            f"{out} is a whole store of {request.images} before its files changed (sizes or times): remove it, or say "
+            "out=<another folder>"
+        )
+    return True
+
+
+def _classes(names: Sequence[str]) -> str:
+    return f"{plural(len(names), 'class', 'classes')}, first {names[0]}"
+
+
+def _together(group: Group, failure: UserError | None) -> None:
+    """All go on or all stop; the main process's reason is told alone."""
+    main_failed = group.any(failure is not None and group.rank == 0)
+    if group.any(failure is not None):
+        if failure is not None and (group.rank == 0 or not main_failed):
+            raise failure
+        raise SystemExit(1)
+
+
+def _sizes(request: StoreRequest, plan: StorePlan, group: Group) -> list[str]:
+    count = len(plan.source)
+    images, classes = plural(count, "image"), plural(len(plan.source.classes), "class", "classes")
+    processes = f"{group.world_size} processes on {group.device.type}" if group.world_size > 1 else str(group.device)
+    return [
+        f"{images} of {classes} in {request.images}, at {plan.resolution} pixels",
+        *_of_content(plan),
+        f"{request.out}: {bytes_text(count * plan.image_bytes)} in {plural(plan.shards, 'shard')} "
+        f"({plan.content.told}: {bytes_text(plan.image_bytes)} an image); {processes}",
+    ]
+
+
+def _of_content(plan: StorePlan) -> list[str]:
+    content = plan.content
+    if isinstance(content, Latents):
+        shape = " x ".join(str(n) for n in plan.row_shape[2:])
+        return [f"VAE {content.vae.id}: latents {shape}, scaling factor {content.vae.scaling_factor}"]
+    test = plan.source.test
+    heldout = f"{plan.heldout:g} of each class" if test is None else f"its own test split ({int(test.sum()):,} images)"
+    rest = "of each class" if test is None else "of each class of the others"
+    return [f"held out: {heldout}; set aside for networks that evaluate: {plan.aside:g} {rest}"]
+
+
+def _check_space(request: StoreRequest, plan: StorePlan, work: Work) -> None:
+    stands = len(work.ended()) * plan.shard_images
+    needed = max(0, len(plan.source) - stands) * (plan.image_bytes + 64)
+    folder = next(path for path in (request.out.absolute(), *request.out.absolute().parents) if path.exists())
+    free = shutil.disk_usage(folder if folder.is_dir() else folder.parent).free
+    if needed > free and not request.anyway:
+        raise UserError(
+            f"{request.out} needs {bytes_text(needed)} and the disk has {bytes_text(free)} free: free some space, "
+            "choose another --out, or say --yes to start all the same"
+        )
+
+
+def _tell(shown: ImageProgress, group: Group, text: str) -> None:
+    if group.rank == 0:
+        shown.note(text)
