@@ -36,8 +36,11 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "init_from_weights": ("ema", "raw"),
     "evaluation.where": ("inline", "job"),
     "evaluation.precision": PRECISIONS,
-    "evaluation.features": ("digits-cnn", "inception"),
+    "evaluation.features": ("digits-cnn", "pixels", "inception"),
 }
+
+OF_DIGITS = ("digits-cnn", "pixels")
+"""Spaces of features of the bundled digits, and of them alone."""
 
 FREE = ("grids.", "model.options.")
 """Below these, keys are the user's own."""
@@ -172,10 +175,11 @@ def check(config: Config) -> None:
             f"data.name=digits is the bundled digits' name, and data.path={config.data.path} is other data: leave one "
             "of the two away"
         )
-    if config.data.name == "digits" and config.evaluation.features != "digits-cnn":
-        raise UserError(f"evaluation.features={config.evaluation.features} does not fit data=digits: use digits-cnn")
-    if config.data.name != "digits" and config.evaluation.features == "digits-cnn":
-        raise UserError("evaluation.features=digits-cnn knows the digits alone (as recipe=digits does): use inception")
+    features = config.evaluation.features
+    if config.data.name == "digits" and features not in OF_DIGITS:
+        raise UserError(f"evaluation.features={features} does not fit data=digits: use {' or '.join(OF_DIGITS)}")
+    if config.data.name != "digits" and features in OF_DIGITS:
+        raise UserError(f"evaluation.features={features} knows the digits alone (as recipe=digits does): use inception")
     check_model(config.model, config.resolution // config.data.downsample, config.resolution, config.data.downsample)
 
 
