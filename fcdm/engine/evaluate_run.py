@@ -99,7 +99,8 @@ class Evaluator:
                     if self.ranks.is_main:
                         self.worker.beat()
                         self._write(step, part, result, records, average or {})
-                        self.worker.progress.evaluated(step, result.metrics, result.floor)
+                        features = part.protocol["features"]
+                        self.worker.progress.evaluated(step, result.metrics, result.floor, features)
                     self.ranks.barrier()
         finally:
             model.train(was_training)

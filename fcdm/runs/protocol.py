@@ -77,11 +77,15 @@ def sharing_samples(parts: Sequence[Part]) -> list[list[Part]]:
     """
     groups: dict[str, list[Part]] = {}
     for part in parts:
-        unmeasured: dict[str, Any] = dict.fromkeys(OF_METRICS)
-        evaluation = dataclasses.replace(part.config.evaluation, **unmeasured)
-        alike = dataclasses.replace(part.config, evaluation=evaluation, steps=[], study="")
-        groups.setdefault(repr(alike), []).append(part)
+        groups.setdefault(samples_key(part.config), []).append(part)
     return list(groups.values())
+
+
+def samples_key(config: Config) -> str:
+    """The same for two configurations of one run where one process draws the same samples for both."""
+    unmeasured: dict[str, Any] = dict.fromkeys(OF_METRICS)
+    evaluation = dataclasses.replace(config.evaluation, **unmeasured)
+    return repr(dataclasses.replace(config, evaluation=evaluation, steps=[], study=""))
 
 
 def protocol_of(config: Config) -> dict[str, Any]:

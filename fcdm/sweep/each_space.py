@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from fcdm.config.keys import config_keys
 from fcdm.config.spaces import KEY, spaces_of
+from fcdm.errors import UserError
 from fcdm.sweep.expand import keys_of, override_text
 from fcdm.sweep.grammar import parse
 
@@ -30,6 +31,9 @@ def said_spaces(choice: Sequence[str]) -> list[list[str]]:
     Raises UserError for a wrong list, and what Hydra raises for what it cannot read.
     """
     words = [word for word in choice if word.partition("=")[0] == KEY]
+    if words and parse(words[-1]).is_sweep_override():
+        listed = words[-1].partition("=")[2]
+        raise UserError(f"{words[-1]} is a sweep, and this command does one thing: say '{KEY}=[{listed}]'")
     names = spaces_of(parse(words[-1]).value()) if words else None
     return [list(choice)] if names is None else in_each_space(choice, names)
 
