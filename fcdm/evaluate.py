@@ -113,7 +113,7 @@ def _weights(asked: Words) -> None:
     from fcdm.config.conditions import check_labels
     from fcdm.runs.find_weights import SUFFIXES, find_run_named, find_weights
     from fcdm.runs.run_paths import step_of
-    from fcdm.sweep.sampling_config import run_config, source_config, value_of
+    from fcdm.sweep.sampling_config import run_config, source_config, spaces_said, value_of
 
     assert asked.source is not None
     runs_dir = value_of(asked.overrides, "runs_dir") or "runs"
@@ -125,12 +125,13 @@ def _weights(asked: Words) -> None:
         if weights.run is None:
             if (value_of(asked.overrides, "mlflow_uri") or "off") != "off":
                 raise UserError("mlflow_uri has no effect on the evaluation of a file, which stands in results/")
-            config = source_config(weights, asked.overrides)
-            with worker_of(config.device, config.threads) as worker:
+            configs = [source_config(weights, words) for words in spaces_said(asked.overrides)]
+            with worker_of(configs[0].device, configs[0].threads) as worker:
                 from fcdm.engine.evaluate_files import evaluate_weights
 
-                result = evaluate_weights(weights, config, _out(asked), worker)
-            _show(result)
+                results = evaluate_weights(weights, configs, _out(asked), worker)
+            for result in results:
+                _show(result)
             return
         run, steps = weights.run, [weights.step or 0]
     else:
@@ -138,11 +139,12 @@ def _weights(asked: Words) -> None:
         steps = _budgets(run)
     if "out" in asked.own:
         raise UserError("out= is for files: a run's evaluations stand in its folder")
-    config = run_config(run, asked.overrides)
-    check_labels(config)
-    config.steps = steps
-    config.runs_dir = str(run.folder.parent)
-    _evaluate_run(run, config)
+    configs = [run_config(run, words) for words in spaces_said(asked.overrides)]
+    for config in configs:
+        check_labels(config)
+        config.steps = steps
+        config.runs_dir = str(run.folder.parent)
+    _evaluate_run(run, configs)
 
 
 def _budgets(run: Run) -> list[int]:
@@ -158,24 +160,24 @@ def _budgets(run: Run) -> list[int]:
     return found
 
 
-def _evaluate_run(run: Run, config: Any) -> None:
+def _evaluate_run(run: Run, configs: list[Any]) -> None:
     """As a job of its own does it: the claim, the evaluation files and MLflow are those of `evaluation=job`."""
     from fcdm.jobs.job import EVALUATE, Job
     from fcdm.jobs.run_job import do_here
     from fcdm.runs.protocol import Part
 
-    part = Part(config)
-    job = Job(run.id, run.folder, (part,), work=EVALUATE)
+    job = Job(run.id, run.folder, tuple(map(Part, configs)), work=EVALUATE)
     if job.left():
-        _tell([(config, step) for step in job.left()])
+        _tell([(job.config, step) for step in job.left()])
         from fcdm.tracking.background import forwarding
 
-        do_here(job, forwarding(config, only=run.name))
+        do_here(job, forwarding(job.config, only=run.name))
     if is_first_process():
         for step in job.budgets:
-            path = run.evaluation(step, part.protocol_id)
-            if path.exists():
-                _show(path)
+            for part in job.parts:
+                path = run.evaluation(step, part.protocol_id)
+                if path.exists():
+                    _show(path)
 
 
 def _tell(evaluations: list[tuple[Any, int]]) -> None:

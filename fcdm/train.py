@@ -15,7 +15,7 @@ from fcdm.jobs.record_study import record_study, refuse_lost_requests, this_comm
 from fcdm.jobs.run_job import train_here
 from fcdm.runs.processes import is_first_process
 from fcdm.sweep.command_line import readable
-from fcdm.sweep.compose import one_config
+from fcdm.sweep.compose import one_choice
 from fcdm.sweep.expand import last_of_each
 from fcdm.sweep.hydra_errors import is_users, one_line
 from fcdm.sweep.hydra_schema import register_schema
@@ -34,7 +34,8 @@ def compose_and_train(composed: DictConfig) -> None:
     """
     global _failure
     try:
-        jobs = make_jobs([one_config("fcdm.train", "run")])
+        composer, choice = one_choice("fcdm.train", "run")
+        jobs = make_jobs([composer.config(one) for one in composer.each_space(choice)])
         refuse_lost_requests(jobs)
         if is_first_process():
             record_study(jobs, this_command())

@@ -39,6 +39,9 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "evaluation.features": ("digits-cnn", "pixels", "classifier", "inception", "dinov2", "dinov2-pil"),
 }
 
+OF_DIGITS = ("digits-cnn", "pixels")
+"""Spaces of features of the bundled digits."""
+
 FREE = ("grids.", "model.options.")
 """Below these, keys are the user's own."""
 
@@ -172,10 +175,15 @@ def check(config: Config) -> None:
             f"data.name=digits is the bundled digits' name, and data.path={config.data.path} is other data: leave one "
             "of the two away"
         )
-    if config.data.name == "digits" and config.evaluation.features != "digits-cnn":
-        raise UserError(f"evaluation.features={config.evaluation.features} does not fit data=digits: use digits-cnn")
-    if config.data.name != "digits" and config.evaluation.features == "digits-cnn":
-        raise UserError("evaluation.features=digits-cnn knows the digits alone (as recipe=digits does): use inception")
+    features = config.evaluation.features
+    if config.data.name == "digits" and features not in OF_DIGITS:
+        raise UserError(f"evaluation.features={features} does not fit data=digits: use {' or '.join(OF_DIGITS)}")
+    of_pixels = config.data.downsample == 1
+    if config.data.name != "digits" and features == "digits-cnn":
+        instead = "classifier" if of_pixels else "inception"
+        raise UserError(f"evaluation.features=digits-cnn knows the digits alone (as recipe=digits does): use {instead}")
+    if features in ("pixels", "classifier") and not of_pixels:
+        raise UserError(f"evaluation.features={features} is of data of pixels, and these are latents: use inception")
     check_model(config.model, config.resolution // config.data.downsample, config.resolution, config.data.downsample)
 
 

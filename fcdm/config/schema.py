@@ -230,8 +230,10 @@ class EvaluationConfig:
     """`uniform`: each label drawn i.i.d. (the papers' rule); `balanced`: equally many of each class."""
     precision: str = "fp32"
     """As `precision`, of the network; the decoder is float32 or, unless this is `fp32`, TF32; features are float32."""
-    features: str = MISSING
-    """`digits-cnn` or `inception`."""
+    features: Any = MISSING
+    """The space that distances are taken in: `digits-cnn`, `pixels`, `inception`. A list (`[digits-cnn,pixels]`) is
+    several evaluations of the same samples, the first of them the study's headline; once composed, each has one
+    (`fcdm.config.spaces`)."""
     reference: str | None = setting(None, applies=when.INCEPTION, path=True)
     """For `inception`: statistics in ADM's format, in the key by the file's sha256, or a folder, .npz or .npy of real
     images, in the key by their content."""

@@ -1,4 +1,9 @@
-"""A share of many images, each batch measured as it comes: what was measured is kept at a stop and every so often."""
+"""A share of many images, each batch measured as it comes: what was measured is kept at a stop and every so often.
+
+Several measures may look at the same images. Each keeps what it has in a file of its own, with the number of batches
+that it has seen: after a kill they may differ. Then images are drawn again from where the one furthest behind is, and
+the others leave out what they have.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +11,7 @@ import contextlib
 import io
 import time
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -46,32 +51,56 @@ def draw_and_measure(
     partial: Path,
     worker: Worker,
 ) -> Drawn:
-    """This rank's share of the batches, from where `partial` left off. Raises Stopped, with all of it in `partial`.
+    """`draw_for_all` of one measure, whose file is `partial`."""
+    (drawn,) = draw_for_all(images, batches, {partial: measure}, step, worker)
+    return drawn
 
-    images: images(from, to) -> the samples so numbered, (n, C, side, side) uint8; asked for in ascending order. A batch
-    in which it raises Interrupted is dropped.
+
+def draw_for_all(
+    images: Callable[[int, int], Tensor],
+    batches: list[tuple[int, int]],
+    measures: Mapping[Path, Gathered],
+    step: int,
+    worker: Worker,
+) -> list[Drawn]:
+    """This rank's share of the batches, from where each measure's file left off. Raises Stopped, with all in the files.
+
+    images: images(from, to) -> the samples so numbered, (n, C, side, side) uint8; asked for in ascending order, once
+    for all measures. A batch in which it raises Interrupted is dropped. measures: each by its file.
     """
-    drawn = Drawn(measure, partial)
+    drawn = [Drawn(measure, partial) for partial, measure in measures.items()]
     samples, share = batches[-1][1], worker.ranks.world_size * batches[0][1]
+    save_every_s = max(one.measure.save_every_s for one in drawn)  # all together: the one behind draws for all
+
+    def tell() -> None:
+        worker.progress.sampling(step, min(samples, min(one.batches for one in drawn) * share), samples)
+
     saved_at = time.monotonic()
-    worker.progress.sampling(step, min(samples, drawn.batches * share), samples)
+    tell()
     try:
         for turn, batch in enumerate(worker.rounds(batches)):
-            if turn < drawn.batches or batch is None:
+            behind = [one for one in drawn if one.batches <= turn]
+            if not behind or batch is None:
                 continue
             try:
                 made = images(*batch)
             except Interrupted:
                 continue  # all ranks stop before the next
-            drawn.add(made, batch[0])
-            worker.progress.sampling(step, min(samples, drawn.batches * share), samples)
-            if time.monotonic() - saved_at > measure.save_every_s:
-                drawn.save()
+            for one in behind:
+                one.add(made, batch[0])
+            tell()
+            if time.monotonic() - saved_at > save_every_s:
+                save_all(drawn)
                 saved_at = time.monotonic()
     except Stopped:
-        drawn.save()
+        save_all(drawn)
         raise
     return drawn
+
+
+def save_all(drawn: Iterable[Drawn]) -> None:
+    for one in drawn:
+        one.save()
 
 
 class Drawn:

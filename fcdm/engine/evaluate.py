@@ -1,5 +1,7 @@
 """Weights -> sampler -> images -> features -> metrics.
 
+Several spaces of features share the samples: they are drawn and decoded once, and the held-out loss is computed once.
+
 The i-th sample is a function of (evaluation.seed, i) alone, to float tolerance, whatever the batch size and the
 number of ranks. Resumable: what was sampled is kept at a stop and every `save_every_s` of the metrics.
 """
@@ -8,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from fcdm.config.schema import Config
 from fcdm.data.dataset import Dataset
 from fcdm.diffusion import make_objective
 from fcdm.diffusion.process import split_output
-from fcdm.engine.draw_and_measure import draw_and_measure
+from fcdm.engine.draw_and_measure import draw_for_all, save_all
 from fcdm.engine.environment import autocast_of_many_calls
 from fcdm.engine.image_grid import COLUMNS, tile
 from fcdm.engine.sampler import Sampler
@@ -47,6 +49,7 @@ class EvaluationResult:
     (GRID or fewer, C, side, side) uint8.
     """
     seconds: float
+    """Since the evaluation before it of the same samples, or since they were begun: sums to what all of them took."""
 
     @property
     def content(self) -> dict[str, Any]:
@@ -61,34 +64,42 @@ class EvaluationResult:
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, config: Config, data: Dataset | None, step: int, partial: Path, worker: Worker
-) -> EvaluationResult:
-    """Evaluate `model` (in eval mode) as of `step`. All ranks return the same metrics; only rank 0's grid is whole.
+    model: nn.Module, asked: Mapping[Path, Config], data: Dataset | None, step: int, worker: Worker
+) -> Iterator[EvaluationResult]:
+    """Evaluate `model` (in eval mode) as of `step` in each of these spaces, in their order, as soon as each is known.
 
-    Without `data` there is no held-out loss.
+    asked: configurations that differ in what is measured of the samples, by the file of each that keeps what was
+    measured so far. All ranks have the same metrics; only rank 0's grid is whole. Without `data` there is no held-out
+    loss.
 
     Raises:
-        Stopped: a signal came; what was sampled is in `partial`.
+        Stopped: a signal came; what was sampled is in the files.
         UserError: samples that are not finite.
     """
     began = time.monotonic()
+    config = next(iter(asked.values()))
     sampler = Sampler(model, config, worker.ranks.device, interrupt=worker.interrupt)
-    measure = open_measure(config, data, worker)
+    measures = {partial: open_measure(one, data, worker) for partial, one in asked.items()}
 
     def images(first: int, last: int) -> Tensor:
         return sampler.images(torch.arange(first, last, device=worker.ranks.device))
 
-    asked = config.evaluation
-    drawn = draw_and_measure(images, in_batches(asked.samples, asked.batch_size), measure, step, partial, worker)
+    batches = in_batches(config.evaluation.samples, config.evaluation.batch_size)
+    drawn = draw_for_all(images, batches, measures, step, worker)
     try:
         bins = heldout_loss(model, config, data, worker) if data is not None else []
     except Stopped:
-        drawn.save()
+        save_all(drawn)
         raise
-    metrics, floor = measure.result(worker.ranks, worker.progress.note)
-    if data is not None and data.heldout:
-        metrics["heldout_loss"] = float(np.mean(bins))
-    return EvaluationResult(metrics, bins, floor, drawn.grid, time.monotonic() - began)
+    # A kill between two results must not cost the samples of those that are still to come.
+    save_all(drawn[1:])
+    for one, measure in zip(drawn, measures.values(), strict=True):
+        metrics, floor = measure.result(worker.ranks, worker.progress.note)
+        if data is not None and data.heldout:
+            metrics["heldout_loss"] = float(np.mean(bins))
+        now = time.monotonic()
+        yield EvaluationResult(metrics, bins, floor, one.grid, now - began)
+        began = now
 
 
 @torch.no_grad()

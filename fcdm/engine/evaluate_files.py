@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,38 +38,52 @@ from fcdm.runs.protocol import protocol_id, protocol_of
 from fcdm.runs.revision import code_revision
 
 
-def evaluate_weights(weights: Weights, config: Config, out: Path, worker: Worker) -> Path:
-    """The result of a file's weights under the configuration's protocol, made unless it is there. Raises Stopped."""
-    protocol = protocol_of(config)
-    has_data = config.data.downsample == 1 or bool(config.data.path and Path(config.data.path).exists())
-    if has_data:
-        config.data.checksum = data_checksum(config.data, config.resolution)
-    evaluated = _evaluated(weights, config)
-    # The protocol's readable half, and one hash of it with all that the command line says of the file.
-    name = f"{protocol_id(protocol).rpartition('-')[0]}-{short_hash({**evaluated, 'protocol': protocol})}"
-    name = f"weights-{weights.id.removeprefix('sha256:')[:8]}-{name}"
-    with _once(out, name, worker) as worker_here:
+def evaluate_weights(weights: Weights, configs: Sequence[Config], out: Path, worker: Worker) -> list[Path]:
+    """The result of a file's weights under each configuration's protocol, made unless it is there. Raises Stopped.
+
+    The configurations differ in what is measured of the samples, which are drawn once.
+    """
+    asked = [_Asked(weights, config) for config in configs]
+    names = [one.name for one in asked]
+    with _once(out, names, worker) as worker_here:
         if worker_here is not None:
-            ranks = worker.ranks
-            data = open_dataset(config, ranks.device) if has_data else None
+            ranks, config = worker.ranks, configs[0]
+            stands = ranks.first_does(lambda: [(out / f"{name}.json").exists() for name in names])
+            left = [one for one, done in zip(asked, stands, strict=True) if not done]
+            data = open_dataset(config, ranks.device) if asked[0].has_data else None
             if data is None and ranks.is_main:
                 worker.progress.note(f"no store at {config.data.path}, so no held-out loss; all else needs none")
             model = open_model(weights, config, ranks.device)
             with matmul_precision(config.evaluation.precision):
-                partial = _partial(out, name, ranks, config.evaluation.batch_size)
-                result = evaluate(model, config, data, 0, partial, worker_here)
-            content: dict[str, Any] = {
-                "file": weights.path.name,
-                "model": config.model.name,
-                "judged": evaluated,
-                "protocol_id": protocol_id(protocol),
-                "protocol": protocol,
-                **result.content,
-            }
-            if ranks.is_main:
-                write_atomic(out / f"{name}.png", png(result.grid))
-                _write(out / f"{name}.json", content, result.seconds)
-    return out / f"{name}.json"
+                size = config.evaluation.batch_size
+                measured = {_partial(out, one.name, ranks, size): one.config for one in left}
+                for one, result in zip(left, evaluate(model, measured, data, 0, worker_here), strict=True):
+                    if ranks.is_main:
+                        write_atomic(out / f"{one.name}.png", png(result.grid))
+                        _write(out / f"{one.name}.json", one.content | result.content, result.seconds)
+    return [out / f"{name}.json" for name in names]
+
+
+class _Asked:
+    """One result that is asked of a file: its name, and what it says besides what was measured."""
+
+    def __init__(self, weights: Weights, config: Config) -> None:
+        self.config = config
+        protocol = protocol_of(config)
+        self.has_data = config.data.downsample == 1 or bool(config.data.path and Path(config.data.path).exists())
+        if self.has_data:
+            config.data.checksum = data_checksum(config.data, config.resolution)
+        evaluated = _evaluated(weights, config)
+        # The protocol's readable half, and one hash of it with all that the command line says of the file.
+        name = f"{protocol_id(protocol).rpartition('-')[0]}-{short_hash({**evaluated, 'protocol': protocol})}"
+        self.name = f"weights-{weights.id.removeprefix('sha256:')[:8]}-{name}"
+        self.content: dict[str, Any] = {
+            "file": weights.path.name,
+            "model": config.model.name,
+            "judged": evaluated,
+            "protocol_id": protocol_id(protocol),
+            "protocol": protocol,
+        }
 
 
 def _evaluated(weights: Weights, config: Config) -> dict[str, Any]:
@@ -116,7 +130,7 @@ def evaluate_samples(
     if samples.said:
         protocol["read_as"] = samples.said
     name = f"samples-{digest[:8]}-{short_hash(protocol)}"
-    with samples, _once(out, name, worker) as worker_here:
+    with samples, _once(out, [name], worker) as worker_here:
         if worker_here is not None:
             began = time.monotonic()
             worker.progress.note(f"samples: {samples.path}: {samples.told}")
@@ -150,14 +164,14 @@ def _is_grey(reference: Reference) -> bool | None:
 
 
 @contextlib.contextmanager
-def _once(out: Path, name: str, worker: Worker) -> Iterator[Worker | None]:
-    """Claims the making of a result; None where it is there. Partial results go when the block ends well."""
-    work = out / f".{name}"
-    with worker.claiming([work], (out / f"{name}.json").exists) as worker_here:
+def _once(out: Path, names: Sequence[str], worker: Worker) -> Iterator[Worker | None]:
+    """Claims the making of results; None where all are there. Partial results go when the block ends well."""
+    work = [out / f".{name}" for name in names]
+    with worker.claiming(work, lambda: all((out / f"{name}.json").exists() for name in names)) as worker_here:
         yield worker_here
         worker.ranks.barrier()
         if worker.ranks.is_main:
-            for leftover in work.glob("*.npz"):
+            for leftover in (path for folder in work for path in folder.glob("*.npz")):
                 leftover.unlink(missing_ok=True)
 
 

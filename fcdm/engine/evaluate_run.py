@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +23,17 @@ from fcdm.errors import UserError
 from fcdm.runs.checkpoints import CannotEvaluate, checkpoints
 from fcdm.runs.find_weights import checkpoint_of
 from fcdm.runs.folder import Run
-from fcdm.runs.protocol import Part, changed_reference
+from fcdm.runs.protocol import Part, budgets_of, changed_reference
 from fcdm.runs.records import RecordWriter
 
 
 class Evaluator:
-    """Evaluates a run's checkpoints under the protocol of its configuration."""
+    """Evaluates a run's checkpoints under the protocols of parts that share their samples, each drawn once."""
 
-    def __init__(self, run: Run, part: Part, data: Dataset, worker: Worker) -> None:
-        self.run, self.config, self.data, self.worker, self.ranks = run, part.config, data, worker, worker.ranks
-        self.protocol, self.protocol_id = part.protocol, part.protocol_id
+    def __init__(self, run: Run, parts: Sequence[Part], data: Dataset, worker: Worker) -> None:
+        """parts: one group of `sharing_samples`."""
+        self.run, self.data, self.worker, self.ranks = run, data, worker, worker.ranks
+        self.parts, self.config = parts, parts[0].config
         self.failed: list[str] = []
         """Why some budgets could not be evaluated."""
 
@@ -42,7 +43,7 @@ class Evaluator:
             if self.ranks.any(self.ranks.is_main and step in dict(checkpoints(self.run.checkpoints))):
                 with self._noting_failure():
                     self._checkpoint(step, records)
-            elif self.ranks.is_main and not self.run.evaluation(step, self.protocol_id).exists():
+            elif self._left(step) and self.ranks.is_main:
                 self.worker.progress.note(f"step {step} has no checkpoint (yet), so it is not evaluated")
 
     def trained(self, step: int, state: TrainState, records: RecordWriter | None) -> None:
@@ -67,7 +68,7 @@ class Evaluator:
             self.failed.append(str(error))
 
     def _checkpoint(self, step: int, records: RecordWriter | None) -> None:
-        if self._stands(step):
+        if not self._left(step):
             return
         model = create_model(self.config, self.ranks.device).eval()
         asked = self.config.evaluation
@@ -79,43 +80,54 @@ class Evaluator:
     def _weights(
         self, step: int, records: RecordWriter | None, model: nn.Module, average: dict[str, Any] | None = None
     ) -> None:
-        """Evaluate these weights as the checkpoint of `step`; does nothing where that is done already.
+        """Evaluate these weights as the checkpoint of `step`, by what is not done already.
 
         `average`: how they were made, if by putting averages together.
 
         Raises Stopped; what was sampled so far is kept, but for the batch in hand.
         """
-        if self._stands(step):
+        parts = [part for part in self._left(step) if self._is_unchanged(part)]
+        if not parts:
             return
-        if changed := self.ranks.first_does(lambda: changed_reference(self.config, self.protocol)):
-            raise CannotEvaluate(changed)
         was_training = model.training
         model.eval()
         try:
             with matmul_precision(self.config.evaluation.precision):
-                result = evaluate(model, self.config, self.data, step, self._partial(step), self.worker)
+                asked = {self._partial(step, part): part.config for part in parts}
+                results = evaluate(model, asked, self.data, step, self.worker)
+                for part, result in zip(parts, results, strict=True):
+                    if self.ranks.is_main:
+                        self.worker.beat()
+                        self._write(step, part, result, records, average or {})
+                        features = part.protocol["features"]
+                        self.worker.progress.evaluated(step, result.metrics, result.floor, features)
+                    self.ranks.barrier()
         finally:
             model.train(was_training)
-        if self.ranks.is_main:
-            self.worker.beat()
-            self._write(step, result, records, average or {})
-            self.worker.progress.evaluated(step, result.metrics, result.floor)
-        self.ranks.barrier()
 
-    def _stands(self, step: int) -> bool:
-        """Whether the evaluation's file is there; then its line in the records is too."""
-        path = self.run.evaluation(step, self.protocol_id)
-        return self.ranks.any(self.ranks.is_main and path.exists())
+    def _left(self, step: int) -> list[Part]:
+        """The parts that want this step evaluated, each protocol once, without those whose file is there; the same on
+        all ranks. Where the file is there, its line in the records is too."""
+        asked = {part.protocol_id: part for part in self.parts if step in part.budgets}
+        stands = self.ranks.first_does(lambda: [self.run.evaluation(step, name).exists() for name in asked])
+        return [part for part, done in zip(asked.values(), stands, strict=True) if not done]
+
+    def _is_unchanged(self, part: Part) -> bool:
+        """Whether its reference is still that of its protocol; what it is now is noted in `failed`."""
+        changed = self.ranks.first_does(lambda: changed_reference(part.config, part.protocol))
+        if changed:
+            self.failed.append(changed)
+        return not changed
 
     def _write(
-        self, step: int, result: EvaluationResult, records: RecordWriter | None, average: dict[str, Any]
+        self, step: int, part: Part, result: EvaluationResult, records: RecordWriter | None, average: dict[str, Any]
     ) -> None:
-        path = self.run.evaluation(step, self.protocol_id)
+        path = self.run.evaluation(step, part.protocol_id)
         content: dict[str, Any] = {
             "step": step,
             "time": round(time.time(), 3),
-            "protocol_id": self.protocol_id,
-            "protocol": self.protocol,
+            "protocol_id": part.protocol_id,
+            "protocol": part.protocol,
             **result.content,
             "seconds": round(result.seconds, 2),
             **({"average": average} if average else {}),
@@ -126,26 +138,27 @@ class Evaluator:
         write_atomic(path.with_suffix(".png"), png(result.grid))
         # The record next: once the evaluation's file is there, nobody looks at this checkpoint again.
         if records is not None:
-            records.write(step, {"protocol": self.protocol_id, **result.metrics})
+            records.write(step, {"protocol": part.protocol_id, **result.metrics})
             records.sync()
         write_json(path, content)
         for leftover in self.run.evaluations.glob(f".{path.stem}-rank*.npz"):
             leftover.unlink(missing_ok=True)
 
-    def _partial(self, step: int) -> Path:
-        """Where this rank keeps what it has sampled so far; of no use under another split into batches."""
-        stem = self.run.evaluation(step, self.protocol_id).stem
+    def _partial(self, step: int, part: Part) -> Path:
+        """Where this rank keeps what it has measured so far; of no use under another split into batches."""
+        stem = self.run.evaluation(step, part.protocol_id).stem
         share = self.ranks.share_name(self.config.evaluation.batch_size)
         return self.run.evaluations / f".{stem}-{share}.npz"
 
 
-def evaluate_checkpoints(run: Run, part: Part, worker: Worker) -> None:
-    """Evaluate every budget of the part that has a checkpoint, without training.
+def evaluate_checkpoints(run: Run, parts: Sequence[Part], worker: Worker) -> None:
+    """Evaluate every budget that has a checkpoint, without training; parts: one group of `sharing_samples`.
 
     The worker holds the run's evaluations. Nothing is written but evaluation files, so training may go on beside.
     Raises Stopped, and UserError after the others are evaluated where a checkpoint is broken or a snapshot missing.
     """
-    prepare_machine(part.config, run.records, worker.ranks, worker.progress.note)
-    evaluator = Evaluator(run, part, open_dataset(part.config, worker.ranks.device), worker)
-    evaluator.checkpoints(part.budgets, None)
+    config = parts[0].config
+    prepare_machine(config, run.records, worker.ranks, worker.progress.note)
+    evaluator = Evaluator(run, parts, open_dataset(config, worker.ranks.device), worker)
+    evaluator.checkpoints(budgets_of(parts), None)
     evaluator.refuse_failed("all others that are trained are")

@@ -54,10 +54,9 @@ class DigitsMeasure:
 
     def __init__(self, config: Config, data: PixelDataset, device: torch.device) -> None:
         self.data, self.samples = data, config.evaluation.samples
-        self.spaces: dict[str, Extractor] = {
-            "fid": open_extractor(config.evaluation.features, device),
-            "fid_pixels": open_extractor("pixels", device),
-        }
+        self.spaces: dict[str, Extractor] = {"fid": open_extractor(config.evaluation.features, device)}
+        if config.evaluation.features != "pixels":
+            self.spaces["fid_pixels"] = open_extractor("pixels", device)
         self.statistics = {name: FeatureStatistics(extractor.dim) for name, extractor in self.spaces.items()}
 
     def update(self, images: Tensor, first: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 
 from fcdm.data.dataset import open_dataset
 from fcdm.diffusion import make_objective
@@ -18,21 +19,22 @@ from fcdm.engine.stop import Stopped
 from fcdm.engine.train_step import TrainStep
 from fcdm.engine.worker import Worker
 from fcdm.runs.folder import Run
-from fcdm.runs.protocol import Part
+from fcdm.runs.protocol import Part, budgets_of
 from fcdm.runs.records import RecordWriter
 
 
-def train(run: Run, part: Part, worker: Worker, keep: set[int], evaluate: bool = True) -> None:
+def train(run: Run, parts: Sequence[Part], worker: Worker, keep: set[int], evaluate: bool = True) -> None:
     """Train a run to the last of its budgets, with a checkpoint and, if `evaluate`, an evaluation at each.
 
-    The worker holds the run's folder; only rank 0 writes. `keep`: steps whose checkpoints other requests still want.
+    The worker holds the run's folder; only rank 0 writes. parts: one group of `fcdm.runs.protocol.sharing_samples`.
+    `keep`: steps whose checkpoints other requests still want.
 
     Raises:
         UserError: a loss that is not finite, a disk that refuses, a budget that can no longer be evaluated.
         Stopped: after a signal, once the state is on disk.
     """
     ranks, progress = worker.ranks, worker.progress
-    config, budgets = part.config, part.budgets
+    config, budgets = parts[0].config, budgets_of(parts)
     checkpoint_steps = sorted(set(budgets) | {step for step in config.keep_steps if step < budgets[-1]})
     prepare_machine(config, run.records, ranks, progress.note)
     data = open_dataset(config, ranks.device)
@@ -46,7 +48,7 @@ def train(run: Run, part: Part, worker: Worker, keep: set[int], evaluate: bool =
     columns = int(state.model.label_embedders)  # type: ignore[arg-type]
     batches = BatchSource(config, data, objective, columns, *ranks.share(config.batch_size))
     train_step = TrainStep(config, objective, state, ranks)
-    evaluator = Evaluator(run, part, data, worker)
+    evaluator = Evaluator(run, parts, data, worker)
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(matmul_precision(config.precision))

@@ -26,8 +26,8 @@ class Progress(Protocol):
     def sampling(self, step: int, done: int, samples: int) -> None:
         """`done` of `samples` samples are drawn to evaluate the checkpoint of `step`."""
 
-    def evaluated(self, step: int, metrics: dict[str, float], floor: dict[str, float]) -> None:
-        """The checkpoint of `step` has its metrics; `floor` is what real images score."""
+    def evaluated(self, step: int, metrics: dict[str, float], floor: dict[str, float], features: str) -> None:
+        """The checkpoint of `step` has its metrics in a space of features; `floor` is what real images score."""
 
     def note(self, text: str) -> None:
         """Something a person should read."""

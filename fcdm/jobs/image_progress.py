@@ -99,7 +99,7 @@ class BarProgress:
             self.started = True
         self.bar.update(done)
 
-    def evaluated(self, step: int, metrics: dict[str, float], floor: dict[str, float]) -> None:
+    def evaluated(self, step: int, metrics: dict[str, float], floor: dict[str, float], features: str) -> None:
         """The command shows them."""
 
     def note(self, text: str) -> None:

@@ -19,7 +19,7 @@ from fcdm.errors import UserError
 from fcdm.runs.checkpoints import checkpoints
 from fcdm.runs.folder import Run, check_frozen, open_run
 from fcdm.runs.identity import science
-from fcdm.runs.protocol import Part
+from fcdm.runs.protocol import Part, budgets_of
 from fcdm.runs.run_paths import RUN_FILE
 from fcdm.runs.user_models import news_of_source
 
@@ -54,7 +54,7 @@ class Job:
 
     @cached_property
     def budgets(self) -> list[int]:
-        return sorted({step for part in self.parts for step in part.budgets})
+        return budgets_of(self.parts)
 
     @property
     def is_begun(self) -> bool:

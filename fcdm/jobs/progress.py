@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from fcdm.atomic import plain
+from fcdm.features.distance_names import distance_name, shown_of, value_text
 
 PROGRESS_FILE = "progress.json"
 EVALUATION_PROGRESS_FILE = "progress-judge.json"
@@ -42,7 +43,7 @@ class JobProgress:
     samples_wanted: int = 0
     """Drawn, and to be drawn, for the evaluation under way."""
     evaluated: dict[str, Any] | None = None
-    """Step, metrics and floor of the last evaluation."""
+    """Step, metrics, floor and features of the last evaluation."""
     time: float = 0.0
     """Unix time at which its file was written."""
 
@@ -110,12 +111,18 @@ def bars(console: Console) -> Progress:
     )
 
 
-def metrics_text(step: int, metrics: dict[str, float], floor: dict[str, float]) -> str:
-    """One line: the FID with what real images score beside it, and the held-out loss."""
+def metrics_text(step: int, metrics: dict[str, float], floor: dict[str, float], features: str = "") -> str:
+    """One line: the distance, by its name in these features, with what real images score, and the held-out loss."""
     # float: JSON has no NaN, so a file says "NaN".
-    fid = f"FID {float(metrics['fid']):.2f}" + (f" (real images {float(floor['fid']):.2f})" if "fid" in floor else "")
-    rest = f", held-out loss {float(metrics['heldout_loss']):.4f}" if "heldout_loss" in metrics else ""
-    return f"step {step}: {fid}{rest}"
+    parts = []
+    if (shown := shown_of(metrics)) is not None:
+        text = f"{distance_name(shown, features)} {value_text(shown, float(metrics[shown]))}"
+        if shown == "kid" and "kid_se" in metrics:
+            text += f" ± {value_text(shown, float(metrics['kid_se']))}"
+        parts.append(text + (f" (real images {value_text(shown, float(floor[shown]))})" if shown in floor else ""))
+    if "heldout_loss" in metrics:
+        parts.append(f"held-out loss {float(metrics['heldout_loss']):.4f}")
+    return f"step {step}: {', '.join(parts)}"
 
 
 class TerminalProgress:
@@ -146,8 +153,8 @@ class TerminalProgress:
         self.state = self.state.sampling(step, done, samples)
         self.bars.update(self.task, completed=step, doing=self.state.text)
 
-    def evaluated(self, step: int, metrics: dict[str, float], floor: dict[str, float]) -> None:
-        self._say(f"{self.name}: {metrics_text(step, metrics, floor)}")
+    def evaluated(self, step: int, metrics: dict[str, float], floor: dict[str, float], features: str) -> None:
+        self._say(f"{self.name}: {metrics_text(step, metrics, floor, features)}")
 
     def note(self, text: str) -> None:
         self._say(f"{self.name}: {text}")
@@ -173,8 +180,9 @@ class FileProgress:
         self.state = self.state.sampling(step, done, samples)
         self._write(now=True)
 
-    def evaluated(self, step: int, metrics: dict[str, float], floor: dict[str, float]) -> None:
-        self.state = replace(self.state, evaluated={"step": step, "metrics": metrics, "floor": floor})
+    def evaluated(self, step: int, metrics: dict[str, float], floor: dict[str, float], features: str) -> None:
+        said = {"step": step, "metrics": metrics, "floor": floor, "features": features}
+        self.state = replace(self.state, evaluated=said)
         print(self.state.evaluated_text, flush=True)
         self._write(now=True)
 

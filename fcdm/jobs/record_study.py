@@ -174,6 +174,7 @@ def _add_to_study(path: Path, study: str, asked: list[tuple[Job, Part]], command
             "protocol_id": asked[0][1].protocol_id,
             "protocol": asked[0][1].protocol,
             "requests": list(requests.values()),
+            "spaces": known.get("spaces", {}) | {part.protocol_id: part.protocol["features"] for _, part in asked},
         }
         write_json(path, known)
         return _Change(path, old, path.read_bytes())

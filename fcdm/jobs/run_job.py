@@ -17,6 +17,7 @@ from fcdm.jobs.job import EVALUATE, Job
 from fcdm.runs.folder import Run, check_frozen
 from fcdm.runs.identity import science
 from fcdm.runs.processes import is_first_process
+from fcdm.runs.protocol import sharing_samples
 from fcdm.runs.reader import budgets_asked_of
 from fcdm.runs.run_paths import evaluation_files
 from fcdm.runs.user_models import check_source
@@ -53,11 +54,11 @@ def do_job(job: Job, worker: Worker) -> None:
         if worker.ranks.is_main and job.work != EVALUATE:
             for text in job.lag_notes():
                 worker.progress.note(text)
-        for part in job.parts:
+        for parts in sharing_samples(job.parts):
             if job.work == EVALUATE:
-                evaluate_checkpoints(run, part, holder)
+                evaluate_checkpoints(run, parts, holder)
             else:
-                train(run, part, holder, keep=set(job.budgets) | _asked_before(run), evaluate=job.work == "all")
+                train(run, parts, holder, keep=set(job.budgets) | _asked_before(run), evaluate=job.work == "all")
     if worker.ranks.is_main and (missing := job.left()):
         wanted = "trained" if job.work == "train" else "evaluated"
         raise UserError(

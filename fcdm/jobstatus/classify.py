@@ -50,7 +50,7 @@ def _row(key: Key, run: RunFiles, attempts: Sequence[Attempt], asked: Collection
     budget, protocol = key
     row = StatusRow(run.folder.name, budget, protocol)
     if key in run.evaluated:
-        return replace(row, state=DONE, fid=run.evaluated[key].fid)
+        return replace(row, state=DONE, fid=run.evaluated[key].fid, distance=run.evaluated[key].distance)
     mine = [attempt for attempt in attempts if _covers(attempt, key, asked)]
     trainers = [attempt for attempt in mine if attempt.task.work != EVALUATE]
     evaluators = [attempt for attempt in mine if attempt.task.work == EVALUATE]

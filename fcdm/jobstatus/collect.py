@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from fcdm.errors import UserError
+from fcdm.features.distance_names import space_of
 from fcdm.jobs.job import BENCHMARK
 from fcdm.jobstatus.classify import rows_of
 from fcdm.jobstatus.last_words import is_trouble, last_words, why
@@ -160,6 +161,7 @@ class Looker:
         rows: list[StatusRow] = []
         for name, keys in asked.runs.items():
             rows += rows_of(keys, runs[name], attempts.get(name, []), moment)
+        rows = _in_spaces(rows, asked.studies)
         return Overview(with_unasked(rows, attempts, asked.everything), asked, problems, attempts, unseen)
 
     def _asked_slurm(self, job: str) -> bool | None:
@@ -246,6 +248,15 @@ class Looker:
                 if not info.active:
                     self._ended[conf, job] = info
         return history
+
+
+def _in_spaces(rows: Sequence[StatusRow], studies: Sequence[Study]) -> list[StatusRow]:
+    """The rows, those of runs that are evaluated in several spaces of features with theirs."""
+    known = {protocol: space_of(features) for study in studies for protocol, features in study.spaces.items()}
+    of_run: dict[str, set[str]] = {}
+    for row in rows:
+        of_run.setdefault(row.run, set()).add(known.get(row.protocol, ""))
+    return [replace(row, space=known.get(row.protocol, "")) if len(of_run[row.run]) > 1 else row for row in rows]
 
 
 def _in_queue(task: Task, queue: Mapping[Name, JobInfo]) -> bool:

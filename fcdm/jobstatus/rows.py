@@ -92,6 +92,10 @@ class StatusRow:
     samples: tuple[int, int] | None = None
     """Drawn, of how many."""
     fid: float | None = None
+    distance: str = ""
+    """What is shown of its evaluation: `FID 12.34`."""
+    space: str = ""
+    """Where the run is evaluated in several spaces of features: which of them this is."""
     error: str | None = None
     log: str | None = None
     requeued: int = 0

@@ -18,9 +18,10 @@ from typing import Any
 from fcdm.atomic import read_json_if_whole
 from fcdm.config.schema import Config, DataConfig, EvaluationConfig, ModelConfig
 from fcdm.errors import UserError
+from fcdm.features.distance_names import distance_name, shown_of, value_text
 from fcdm.jobs.job import end_file
 from fcdm.jobs.progress import EVALUATION_PROGRESS_FILE, PROGRESS_FILE, JobProgress, read_progress
-from fcdm.runs.formats import read_evaluation
+from fcdm.runs.formats import Evaluation, read_evaluation
 from fcdm.runs.lock_files import Claim, claim_path, highest, read_claim
 from fcdm.runs.protocol import protocol_id, protocol_of
 from fcdm.runs.run_lock import HolderInfo, current_holder
@@ -37,7 +38,10 @@ ROOM_BYTES = 100_000
 class Evaluated:
     """One evaluation, as far as a table shows it."""
 
-    fid: float
+    fid: float | None
+    """None: too few samples for a Fréchet distance."""
+    distance: str
+    """What is shown of it, by its name: `FID 12.34`, `KDD 0.00123`."""
     seconds: float | None
 
 
@@ -111,8 +115,7 @@ class FileReader:
             key = (step, protocol)
             if str(path) not in self._evaluated:
                 try:
-                    read = read_evaluation(path)
-                    self._evaluated[str(path)] = Evaluated(read.metrics["fid"], read.seconds)
+                    self._evaluated[str(path)] = _evaluated(read_evaluation(path))
                 except FileNotFoundError:
                     continue
                 except (UserError, KeyError, OSError):
@@ -157,6 +160,15 @@ class FileReader:
             jobs={path: job_notes(path) for path in job_files},
             local=job_notes(folder / "jobs" / max(local, key=_number)) if local else None,
         )
+
+
+def _evaluated(read: Evaluation) -> Evaluated:
+    """Raises KeyError for one without any distance, which is damaged."""
+    shown = shown_of(read.metrics)
+    if shown is None:
+        raise KeyError("fid")
+    name = distance_name(shown, str(read.protocol.get("features", "")))
+    return Evaluated(read.metrics.get("fid"), f"{name} {value_text(shown, read.metrics[shown])}", read.seconds)
 
 
 def read_tail(path: Path) -> Tail:

@@ -43,7 +43,7 @@ PAGE = 30
 def what(row: StatusRow, log: bool = True) -> str:
     """Everything about a row besides its run, budget and state, in one line."""
     if row.state == DONE:
-        return "" if row.fid is None else f"FID {row.fid:.2f}"
+        return row.distance
     parts = [row.text] if row.text else []
     if row.state == RUNNING:
         parts.append(f"step {row.step or 0}/{row.budget}")
@@ -130,7 +130,7 @@ def commands(overview: Overview, rows: Sequence[StatusRow]) -> list[str]:
 
 def as_json(row: StatusRow) -> dict[str, Any]:
     """A row for programs; seconds and steps."""
-    names = "run budget protocol state text active job step images_per_s fid error log"
+    names = "run budget protocol space state text active job step images_per_s fid distance error log"
     return {
         **{name: getattr(row, name) for name in names.split()},
         "eta_s": row.eta,
@@ -142,7 +142,7 @@ def as_json(row: StatusRow) -> dict[str, Any]:
 
 
 def cells(row: StatusRow, protocols: bool, log: bool = True) -> list[str]:
-    by = [row.protocol] if protocols else []
+    by = [f"{row.protocol} in {row.space}" if row.space else row.protocol] if protocols else []
     return [row.run, str(row.budget), *by, row.state, row.job or "-", what(row, log)]
 
 

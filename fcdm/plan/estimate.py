@@ -16,9 +16,10 @@ from fcdm.config.schema import Config
 from fcdm.cost.model_cost import FLOAT_BYTES, FLOPS_PER_MAC, sampling_passes
 from fcdm.errors import UserError
 from fcdm.formatting import flops_text
-from fcdm.plan.evaluation_flops import decoding_macs, metrics_macs, weak_macs
+from fcdm.plan.evaluation_flops import decoding_macs, features_macs, metrics_macs, weak_macs
 from fcdm.plan.gpus import DEFAULT_GPU, DEFAULT_MFU, Device, device_named, known_device
 from fcdm.runs.benchmark_files import Benchmarks, Rate
+from fcdm.runs.protocol import samples_key
 from fcdm.runs.run_cost import average_bytes, checkpoint_bytes, run_cost
 from fcdm.runs.throughput import Speed, Speeds, alike
 from fcdm.slurm.options import SlurmOptions
@@ -182,8 +183,10 @@ ADAPTIVE_CALLS = 36
 """Of `dopri5`, which takes the steps that it needs: 28 to 36 on mixtures of Gaussians at its default tolerances."""
 
 
-def evaluation_flops(config: Config) -> dict[str, int]:
-    """FLOPs of one evaluation, by kind."""
+def evaluation_flops(config: Config, samples_are_drawn: bool = False) -> dict[str, int]:
+    """FLOPs of one evaluation, by kind; in a second space of features those of the same samples' features alone."""
+    if samples_are_drawn:
+        return {"sampling": 0, "decoding": 0, "metrics": FLOPS_PER_MAC * features_macs(config)}
     forward = run_cost(config).forward_macs
     asked = config.evaluation
     steps = ADAPTIVE_CALLS if asked.sampler in ADAPTIVE else asked.sampling_steps
@@ -219,11 +222,17 @@ def job_cost(
     request: Resources,
     evaluation: Resources,
 ) -> Cost:
-    """The cost of `steps` of training on `request` and of `evaluations` on `evaluation` (the same where inline)."""
+    """The cost of `steps` of training on `request` and of `evaluations` on `evaluation` (the same where inline).
+
+    Those of one checkpoint that share their samples draw them once.
+    """
     training = run_cost(config).train_flops(config.batch_size, steps)
     work = [("training", training, config, request)]
-    for part, _ in evaluations:
-        work += [(kind, amount, part, evaluation) for kind, amount in evaluation_flops(part).items()]
+    drawn: set[tuple[str, int]] = set()
+    for part, step in evaluations:
+        samples = samples_key(part), step
+        work += [(kind, amount, part, evaluation) for kind, amount in evaluation_flops(part, samples in drawn).items()]
+        drawn.add(samples)
     flops: dict[str, float] = dict.fromkeys(KINDS, 0.0)
     seconds: dict[str, float | None] = dict.fromkeys(KINDS, 0.0)
     for kind, amount, part, where in work:

@@ -107,11 +107,17 @@ def decoding_macs(config: Config) -> int:
 def metrics_macs(config: Config, forward_macs: int) -> int:
     """MACs of one evaluation behind the sampler: features of the samples (the digits: of the real images too), and the
     held-out loss where the data has held-out images."""
-    samples = config.evaluation.samples
     if config.evaluation.features == "inception":
+        return features_macs(config)
+    return features_macs(config) + HELDOUT_BINS * DIGITS_HELDOUT * forward_macs
+
+
+def features_macs(config: Config) -> int:
+    """MACs of one evaluation's features: of the samples, and of the digits those of the real images too."""
+    samples, features = config.evaluation.samples, config.evaluation.features
+    if features == "inception":
         return samples * inception_macs()
-    features = (samples + DIGITS_TRAIN + DIGITS_HELDOUT) * digits_cnn_macs()
-    return features + HELDOUT_BINS * DIGITS_HELDOUT * forward_macs
+    return 0 if features == "pixels" else (samples + DIGITS_TRAIN + DIGITS_HELDOUT) * digits_cnn_macs()
 
 
 def weak_macs(config: Config) -> int:

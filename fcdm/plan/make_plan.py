@@ -16,6 +16,7 @@ from fcdm.plan.shared_runs import sharing
 from fcdm.plan.tell_apart import differences
 from fcdm.plan.warnings import warnings_before_submission
 from fcdm.runs.benchmark_files import Benchmarks
+from fcdm.runs.protocol import sharing_samples
 from fcdm.runs.run_cost import saved_bytes
 from fcdm.runs.throughput import Speeds
 from fcdm.slurm.options import SlurmOptions
@@ -39,9 +40,21 @@ def make_plan(jobs: list[Job], options: SlurmOptions) -> Plan:
         plan.notes.append(f"{', '.join(absent)} is not on this machine: what is done already cannot be told")
     if on_disk := sum(snapshot_bytes(job) for job in open_jobs):
         plan.notes.append(f"snapshots of power function averages will take {bytes_text(on_disk)} on disk, for good")
+    plan.notes += _several_spaces(jobs)
     left = {run.job.id: run.standing for run in runs}
     plan.warnings = warnings_before_submission(open_jobs, paces.device, options.mfu, options, paces, left)
     return plan
+
+
+def _several_spaces(jobs: Iterable[Job]) -> list[str]:
+    """A note for each set of spaces that samples are measured in, where they are several."""
+    groups = [group for job in jobs for group in sharing_samples(job.parts)]
+    sets = {tuple(dict.fromkeys(part.config.evaluation.features for part in group)) for group in groups}
+    return [
+        f"evaluated in {' and '.join(names)}: of the same samples, drawn and decoded once"
+        for names in sorted(sets)
+        if len(names) > 1
+    ]
 
 
 def _planned(job: Job, standing: Standing, differs: str, paces: Paces, options: SlurmOptions) -> PlannedRun:

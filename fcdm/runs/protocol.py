@@ -7,6 +7,7 @@ record and no second one, and results of different protocols cannot be mixed unn
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -37,6 +38,10 @@ INTRODUCED: dict[str, Any] = {
 """Keys of later versions and the values that mean what was before them: left out, so that no protocol's id changes."""
 
 
+OF_METRICS = ("features", "reference")
+"""Keys of `evaluation` that say what is measured of the samples, which do not depend on them."""
+
+
 @dataclass(frozen=True)
 class Part:
     """What one command asks of a run: its budgets, evaluated by one protocol. The configuration is a checked one.
@@ -58,6 +63,29 @@ class Part:
     @cached_property
     def protocol_id(self) -> str:
         return protocol_id(self.protocol)
+
+
+def budgets_of(parts: Sequence[Part]) -> list[int]:
+    """All that some part asks for, in their order."""
+    return sorted({step for part in parts for step in part.budgets})
+
+
+def sharing_samples(parts: Sequence[Part]) -> list[list[Part]]:
+    """The parts of one run in groups that are one process's work on the same samples, in their order.
+
+    Those of a group differ in what is measured of the samples, in their budgets and in the study that asks.
+    """
+    groups: dict[str, list[Part]] = {}
+    for part in parts:
+        groups.setdefault(samples_key(part.config), []).append(part)
+    return list(groups.values())
+
+
+def samples_key(config: Config) -> str:
+    """The same for two configurations of one run where one process draws the same samples for both."""
+    unmeasured: dict[str, Any] = dict.fromkeys(OF_METRICS)
+    evaluation = dataclasses.replace(config.evaluation, **unmeasured)
+    return repr(dataclasses.replace(config, evaluation=evaluation, steps=[], study=""))
 
 
 def protocol_of(config: Config) -> dict[str, Any]:
@@ -97,7 +125,7 @@ def sampling_protocol(config: Config) -> dict[str, Any]:
     if protocol["sampler"] in ADAPTIVE:
         protocol["sampling_steps"] = None  # it takes the steps that it needs
     protocol["rounding"] = ROUNDING
-    for key in ("features", "reference", "decoder"):
+    for key in (*OF_METRICS, "decoder"):
         del protocol[key]
     if config.data.downsample > 1:
         protocol["decoder"] = vae_identity(decoder_of(config)).id

@@ -29,9 +29,12 @@ from fcdm.config.keys import families_with
 from fcdm.config.relevance import idle
 from fcdm.config.said import Said
 from fcdm.config.schema import FAMILIES, Config
+from fcdm.config.spaces import KEY as SPACES
+from fcdm.config.spaces import spaces_of
 from fcdm.cost.match_macs import Match, settle_width
 from fcdm.errors import UserError
 from fcdm.runs.processes import is_first_process
+from fcdm.sweep.each_space import in_each_space
 from fcdm.sweep.expand import keys_of
 from fcdm.sweep.grammar import parse
 from fcdm.sweep.store_defaults import store_overrides
@@ -67,6 +70,15 @@ class Composer:
         are nobody's saying. Raises UserError, and what Hydra raises for what it refuses.
         """
         return configured(*self._parts(choice, own_store, unsaid))
+
+    def each_space(self, choice: Sequence[str]) -> list[list[str]]:
+        """The choice once for each space of features that it names, the headline's first. Raises UserError."""
+        try:
+            value = OmegaConf.select(self.composed(choice), SPACES)
+        except OmegaConfBaseException:
+            return [list(choice)]  # what is wrong with it is said where all values are read
+        names = spaces_of(OmegaConf.to_container(value) if OmegaConf.is_list(value) else value)
+        return [list(choice)] if names is None else in_each_space(choice, names)
 
     def typed(self, choice: Sequence[str]) -> tuple[Config, Said]:
         """The choice as a `Config` that nothing has looked at, and what it says. Raises UserError."""
@@ -241,8 +253,8 @@ def refuse_idle(config: Config, said: Said) -> None:
         raise UserError(str(setting))
 
 
-def one_config(command: str, noun: str) -> Config:
-    """The configuration of Hydra's command line without -m, checked. Raises UserError, also for what needs -m.
+def one_choice(command: str, noun: str) -> tuple[Composer, list[str]]:
+    """Hydra's command line without -m, as a choice and what composes it. Raises UserError for what needs -m.
 
     command: `fcdm.train`; noun: what it does one of.
     """
@@ -251,10 +263,20 @@ def one_config(command: str, noun: str) -> Config:
         # Hydra would ignore it, and do it here: on a cluster's login node, say.
         name = hydra_config.runtime.choices["hydra/launcher"]
         raise UserError(f"hydra/launcher={name} needs -m, for one {noun} too: python -m {command} -m ...")
-    config = Composer.here(hydra_config.overrides.hydra).config(hydra_config.overrides.task)
-    if config.grids or config.studies:
+    composer, choice = Composer.here(hydra_config.overrides.hydra), list(hydra_config.overrides.task)
+    composed = composer.composed(choice)
+    if composed.grids or composed.studies:
         raise UserError(f"a sweep file is for a sweep: python -m {command} -m +sweeps=...")
-    return config
+    return composer, choice
+
+
+def one_config(command: str, noun: str) -> Config:
+    """What `one_choice` composes, checked: one configuration. Raises UserError."""
+    composer, choice = one_choice(command, noun)
+    first, *others = composer.each_space(choice)
+    if others:
+        raise UserError(f"{SPACES} names several spaces, and {command} takes one at a time: say {SPACES}=NAME")
+    return composer.config(first)
 
 
 def with_progress(items: Sequence[T], doing: str) -> Iterator[T]:

@@ -1,4 +1,7 @@
-"""The points of a sweep as configurations: a setting that has an effect at some of them only is one value elsewhere."""
+"""The points of a sweep as configurations: a setting that has an effect at some of them only is one value elsewhere.
+
+The spaces of features that one choice names are points too.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,7 @@ def configs_of(composer: Composer, choices: Sequence[list[str]]) -> list[Config]
     Where a setting has no effect, though it has one at another point, it has the presets' value, and a note says so.
     Raises UserError for what no choice may say, and for a setting without effect at any point.
     """
-    points = [_point(composer, choice) for choice in with_progress(choices, "composing")]
+    points = [point for choice in with_progress(choices, "composing") for point in _points(composer, choice)]
     used = {key for point in points for key in differing(point.config, point.said) if key not in point.idle}
     used |= {key for point in points for key in point.said.keys - point.idle.keys() if key.startswith("model.")}
     for point in points:
@@ -51,6 +54,13 @@ def configs_of(composer: Composer, choices: Sequence[list[str]]) -> list[Config]
     for note in _notes(points):
         print(f"note: {note}", file=sys.stderr)
     return list(distinct.values())
+
+
+def _points(composer: Composer, choice: list[str]) -> list[_Point]:
+    """One for each space of features that the choice names."""
+    with _naming(choice):
+        spaces = composer.each_space(choice)
+    return [_point(composer, one) for one in spaces]
 
 
 def _point(composer: Composer, choice: list[str]) -> _Point:

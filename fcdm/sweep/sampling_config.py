@@ -34,6 +34,7 @@ from fcdm.runs.run_paths import RUN_FILE
 from fcdm.runs.tracked_ema import settled
 from fcdm.sweep.command_line import readable, text_of
 from fcdm.sweep.compose import Composer, refuse_idle
+from fcdm.sweep.each_space import said_spaces
 from fcdm.sweep.grammar import quoted
 from fcdm.sweep.hydra_errors import is_users, one_line
 from fcdm.sweep.hydra_schema import register_schema
@@ -140,6 +141,14 @@ def value_of(overrides: list[str], key: str) -> str | None:
     """The last value that the command line gives to `key`; of a path with the home folder in place of `~`."""
     values = [text_of(word) for word in overrides if word.partition("=")[0] == key]
     return home_expanded(values[-1]) if values and values[-1] is not None else None
+
+
+def spaces_said(overrides: list[str]) -> list[list[str]]:
+    """The overrides once for each space of features that they name (`evaluation.features=[a,b]`). Raises UserError."""
+    try:
+        return said_spaces(overrides)
+    except Exception as error:
+        raise _told(error) from None
 
 
 def source_config(weights: Weights, overrides: list[str]) -> Config:

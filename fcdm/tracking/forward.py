@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from fcdm.errors import UserError
+from fcdm.features.distance_names import distance_name, shown_of
 from fcdm.redact import redacted
 from fcdm.runs.formats import Study
 from fcdm.runs.reader import RunView, list_studies, run_folders
@@ -269,11 +270,24 @@ def _tags(view: RunView, headline: str | None) -> dict[str, str]:
         asked = [f"{key}: {','.join(map(str, budgets))}" for key, budgets in study.asked(view.id).items()]
         tags[metric_name(f"study.{study.name}")] = "; ".join(asked)
         tags[metric_name(f"study_protocol.{study.name}")] = study.protocol_id
+    if names := _distances(view, headline):
+        tags["distances"] = "; ".join(f"{key}: {name}" for key, name in names.items())[:TAG_LIMIT]
     for evaluated in view.evaluations:
         if evaluated.protocol:
             told = {"protocol": evaluated.protocol, "floor": evaluated.floor}
             tags[metric_name(f"protocol.{evaluated.protocol_id}")] = json.dumps(told, sort_keys=True)
     return {key: value for key, value in tags.items() if value}
+
+
+def _distances(view: RunView, headline: str | None) -> dict[str, str]:
+    """Metric -> what people call it: `fid/ddim25-...` is FD-DINOv2 where its protocol's features are."""
+    found = {}
+    for evaluated in view.evaluations:
+        shown = shown_of(evaluated.metrics)
+        if shown is not None and evaluated.protocol:
+            key = shown if evaluated.protocol_id == headline else f"{shown}@{evaluated.protocol_id}"
+            found[metric_name(key)] = distance_name(shown, str(evaluated.protocol.get("features", "")))
+    return dict(sorted(found.items()))
 
 
 def _gone(there: Mapping[str, str], view: RunView, headline: str | None) -> list[str]:

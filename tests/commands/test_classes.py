@@ -58,7 +58,7 @@ def trained(folder: Path, vae: Path, classes: int, *more: str) -> Run:
     (job,) = make_jobs([composed(*words)])
     run, config = job.open(), job.parts[0].config
     worker = Worker(Ranks(0, 1, CPU), Silent())
-    train(run, job.parts[0], worker, keep=set(), evaluate=False)
+    train(run, job.parts[:1], worker, keep=set(), evaluate=False)
     model = open_model(find_weights(f"{run.folder}@2", str(folder / "runs")), config, CPU)
     with torch.no_grad():
         bins = heldout_loss(model, config, open_dataset(config, CPU), worker)

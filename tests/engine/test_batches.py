@@ -152,7 +152,7 @@ class Quiet:
             self.then()
 
     def sampling(self, step: int, done: int, samples: int) -> None: ...
-    def evaluated(self, step: int, metrics: dict[str, float], floor: dict[str, float]) -> None: ...
+    def evaluated(self, step: int, metrics: dict[str, float], floor: dict[str, float], features: str) -> None: ...
     def note(self, text: str) -> None: ...
 
 
@@ -167,7 +167,7 @@ def trained(folder: Path, runs: Path, steps: int, progress: Quiet, stop: StopSig
     words = [f"steps={steps}", f"runs_dir={runs}", "log_every=1", "data.vae=null", *evaluated]
     (job,) = make_jobs([of_store(folder, *words)])
     run = job.open()
-    train(run, job.parts[0], Worker(Ranks(0, 1, CPU), progress, stop or StopSignal()), keep=set(), evaluate=False)
+    train(run, job.parts[:1], Worker(Ranks(0, 1, CPU), progress, stop or StopSignal()), keep=set(), evaluate=False)
     return run
 
 

@@ -260,7 +260,7 @@ def test_training_ends_soon_after_a_checkpoint_that_cannot_be_written(
     (job,) = make_jobs([composed(*words, "threads=1")])
     run = job.open()
     with pytest.raises(UserError, match=r"the disk is full .* of step 3"):
-        train(run, job.parts[0], Worker(ONE, Silent()), keep=set())
+        train(run, job.parts[:1], Worker(ONE, Silent()), keep=set())
     assert not list(run.checkpoints.iterdir())
 
 

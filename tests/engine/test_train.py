@@ -29,7 +29,7 @@ class StopsAt:
             self.stop.signum = signal.SIGTERM
 
     def sampling(self, step: int, done: int, samples: int) -> None: ...
-    def evaluated(self, step: int, metrics: dict[str, float], floor: dict[str, float]) -> None: ...
+    def evaluated(self, step: int, metrics: dict[str, float], floor: dict[str, float], features: str) -> None: ...
     def note(self, text: str) -> None: ...
 
 
@@ -41,8 +41,8 @@ def test_a_signal_at_a_budget_s_last_step_loses_none_of_its_snapshots(tmp_path: 
     for step in (2, 4):
         stop = StopSignal()
         with pytest.raises(Stopped):
-            train(run, job.parts[0], Worker(ranks, StopsAt(step, stop), stop), keep=set())
-    train(run, job.parts[0], Worker(ranks, StopsAt(0, StopSignal())), keep=set())
+            train(run, job.parts[:1], Worker(ranks, StopsAt(step, stop), stop), keep=set())
+    train(run, job.parts[:1], Worker(ranks, StopsAt(0, StopSignal())), keep=set())
     names = [checkpoint_name(2), checkpoint_name(4)]
     assert sorted(path.name for path in run.snapshots.iterdir()) == names
     assert [path.name[: len(names[0])] for path in sorted(run.evaluations.glob("step-*.json"))] == names
@@ -71,7 +71,7 @@ def test_training_is_deterministic_unless_asked_otherwise(tmp_path: Path, asked:
     )
     (job,) = make_jobs([composed(*words)])
     run, looks = job.open(), Looks()
-    train(run, job.parts[0], Worker(Ranks(0, 1, torch.device("cpu")), looks, looks.stop), keep=set(), evaluate=False)
+    train(run, job.parts[:1], Worker(Ranks(0, 1, torch.device("cpu")), looks, looks.stop), keep=set(), evaluate=False)
     assert looks.seen == {asked}
     assert not torch.are_deterministic_algorithms_enabled()
     start = json.loads(run.records.read_text().splitlines()[0])

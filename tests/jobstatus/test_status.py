@@ -751,3 +751,36 @@ def test_a_disk_that_is_full_now_is_no_cause(
     said = world.rows()[0].text
     assert said.startswith(text)
     assert ("is full now" in said) == ("is full now" in text)
+
+
+def test_a_kernel_distance_is_shown_by_its_name_where_there_is_no_other(world: World) -> None:
+    world.study()
+    world.run(step=100)
+    content = {"step": 100, "time": world.now, "protocol_id": PROTOCOL, "protocol": {"features": "dinov2@12345678"}}
+    path = world.runs / "N" / "evaluations" / f"step-{100:08d}-{PROTOCOL}.json"
+    path.write_text(json.dumps({**content, "metrics": {"kid": 0.012345, "kid_se": 0.001}}))
+    (row,) = (row for row in world.look().rows if row.budget == 100)
+    assert (row.state, what(row), row.fid) == ("done", "KDD 0.0123", None)
+    assert as_json(row)["distance"] == "KDD 0.0123"
+    path.write_text(json.dumps({**content, "metrics": {"heldout_loss": 0.5}}))
+    world.looker = Looker(world.runs, lambda conf: world.scheduler)  # what stands is read once
+    (row,) = (row for row in world.look().rows if row.budget == 100)
+    assert row.state == "damaged"
+
+
+def test_the_spaces_of_a_run_are_told_apart(world: World) -> None:
+    """Also of what is not evaluated yet; a run that is evaluated in one space has no need of it."""
+    world.study()
+    world.run(step=100, evaluated=[100])
+    study = world.runs / "studies" / "s.json"
+    content = json.loads(study.read_text())
+    (request,) = content["requests"]
+    content["requests"].append({**request, "protocol_id": OTHER})
+    content["spaces"] = {PROTOCOL: "digits-cnn@12345678", OTHER: "pixels-8x8"}
+    study.write_text(json.dumps(content))
+    rows = world.look().rows
+    assert {(row.protocol, row.space) for row in rows} == {(PROTOCOL, "digits-cnn"), (OTHER, "pixels")}
+    assert any(f"{OTHER} in pixels" in line for line in plain_lines(rows))
+    content["spaces"] = dict.fromkeys((PROTOCOL, OTHER), "digits-cnn@12345678")
+    study.write_text(json.dumps(content))
+    assert {row.space for row in world.look().rows} == {""}

@@ -42,6 +42,7 @@ from fcdm.plan.estimate import (
     process_memory,
     useful_seconds,
 )
+from fcdm.plan.estimate import evaluation_flops as evaluation_flops_of
 from fcdm.plan.gpus import DEFAULT_MFU, DEVICES, device_named, known_device
 from fcdm.plan.make_plan import make_plan
 from fcdm.plan.model import Plan
@@ -459,6 +460,26 @@ def test_parts_that_differ_at_runtime_only_are_evaluated_once(jobs: Any) -> None
     assert len(remaining.evaluations_of(job)) == 1
     (two,) = jobs("model=N", "evaluation.seed=0,1", "steps=10")
     assert len(remaining.evaluations_of(two)) == 2
+
+
+def test_a_second_space_costs_its_features_alone(jobs: Any) -> None:
+    """Samples and held-out losses of both are drawn and computed once; the pixels of digits cost nothing."""
+    (job,) = jobs("model=N", "evaluation.features=digits-cnn,pixels", "steps=[10,20]")
+    (one,) = jobs("model=N", "evaluation.features=digits-cnn", "steps=[10,20]")
+    (pixels,) = jobs("model=N", "evaluation.features=pixels", "steps=[10,20]")
+    both, alone, apart = (make_plan([each], PlanOptions()).runs[0].whole.flops for each in (job, one, pixels))
+    assert both == alone
+    assert apart["sampling"] == alone["sampling"], "without the other, its own samples"
+    assert make_plan([job], PlanOptions()).notes == [
+        "evaluated in digits-cnn and pixels: of the same samples, drawn and decoded once"
+    ]
+    (inception,) = jobs("model=S", "evaluation.reference=x.npz", "steps=[10]")
+    asked = inception.config
+    once = evaluation_flops_of(asked)
+    second = evaluation_flops_of(asked, samples_are_drawn=True)
+    assert second == {"sampling": 0, "decoding": 0, "metrics": 2 * 50_000 * INCEPTION_MACS}
+    assert once["metrics"] == second["metrics"]
+    assert once["decoding"] > 0
 
 
 def test_jobs_of_data_that_is_elsewhere(jobs: Any, composer: Composer) -> None:

@@ -1,0 +1,63 @@
+"""What a distance is called: by the space of features that it is taken in. The one home of these names. Torch-free.
+
+An evaluation's file calls every Fréchet distance `fid` and every kernel distance `kid`, in whatever space its protocol
+names; people call them FID and KID in Inception's, FD-DINOv2 (arXiv 2306.04675) and KDD in DINOv2's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+SHOWN = ("fid", "kid")
+"""What is shown of an evaluation: the first of these that it has. With too few samples for a Fréchet distance there is
+a kernel distance alone."""
+
+_FRECHET = {
+    "": "FID",
+    "inception": "FID",
+    "digits-cnn": "FID",
+    "dinov2": "FD-DINOv2",
+    "dinov2-pil": "FD-DINOv2 (PIL)",
+    "pixels": "FD-pixels",
+    "classifier": "FD-classifier",
+}
+_KERNEL = {
+    "": "KID",
+    "inception": "KID",
+    "digits-cnn": "KID",
+    "dinov2": "KDD",
+    "dinov2-pil": "KDD (PIL)",
+}
+_REST = {
+    "heldout": "to held-out images",
+    "pixels": "on pixels",
+    "second": "by the second classifier",
+}
+"""What follows in a metric's name: `fid_heldout_second`."""
+
+
+def space_of(features: str) -> str:
+    """`dinov2` of `dinov2@1a2b3c4d`, as a protocol has it under `features`; "" of nothing."""
+    space = features.partition("@")[0]
+    return "pixels" if space.startswith("pixels-") else space
+
+
+def distance_name(metric: str, features: str = "") -> str:
+    """`FD-DINOv2 to held-out images` of `fid_heldout` by a protocol with these `features`; of no distance its key."""
+    kind, *rest = metric.split("_")
+    space = space_of(features)
+    if kind not in SHOWN or not set(rest) <= _REST.keys():
+        return metric
+    own = space.rpartition(".")[2]  # the class of a user's own extractor
+    name = _FRECHET.get(space, f"FD-{own}") if kind == "fid" else _KERNEL.get(space, f"kernel distance ({own})")
+    return " ".join([name, *(_REST[word] for word in rest)])
+
+
+def shown_of(metrics: Collection[str]) -> str | None:
+    """Which metric stands for an evaluation; None: it has no distance."""
+    return next((metric for metric in SHOWN if metric in metrics), None)
+
+
+def value_text(metric: str, value: float) -> str:
+    """`12.34` of a Fréchet distance; a kernel distance, which is small, to three digits: `0.00123`."""
+    return f"{value:.2f}" if metric.startswith("fid") else f"{value:.3g}"
