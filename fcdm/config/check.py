@@ -20,9 +20,10 @@ from fcdm.config.fast_config import NotExact, exactly
 from fcdm.config.keys import config_keys
 from fcdm.config.model_checks import check_model
 from fcdm.config.said import NOTHING, Said
-from fcdm.config.samplers import SAMPLERS
-from fcdm.config.schema import FAMILIES, PRECISIONS, Config, CustomConfig
+from fcdm.config.samplers import CUSTOM, SAMPLERS
+from fcdm.config.schema import FAMILIES, PRECISIONS, Config
 from fcdm.config.texts import refuse_secrets, settle_texts
+from fcdm.config.user_code import OPTIONS, check_codes, codes_of
 from fcdm.errors import UserError
 
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -30,7 +31,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "data.latents": ("posterior", "frozen"),
     "precision": PRECISIONS,
     "label_drop.mode": ("independent", "shared"),
-    "diffusion.objective": tuple(SAMPLERS),
+    "diffusion.objective": (*SAMPLERS, CUSTOM),
     "evaluation.sampler": tuple(name for names in SAMPLERS.values() for name in names),
     "evaluation.labels": ("uniform", "balanced"),
     "init_from_weights": ("ema", "raw"),
@@ -39,7 +40,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "evaluation.features": ("digits-cnn", "pixels", "classifier", "inception", "dinov2", "dinov2-pil"),
 }
 
-FREE = ("grids.", "model.options.")
+FREE = ("grids.", *OPTIONS)
 """Below these, keys are the user's own."""
 
 RESOURCES: dict[str, tuple[float, bool, float]] = {
@@ -113,8 +114,8 @@ def typed(composed: DictConfig, said: Said = NOTHING) -> Config:
             raise UserError(unknown_key(key, known))
     config = settle(config_from(plain), said)
     _check_name("data.name", config.data.name)  # not of frozen runs, whose folders are there
-    if isinstance(config.model, CustomConfig):
-        refuse_secrets(config.model.options)
+    for code in codes_of(config):
+        refuse_secrets(code.options, code.kind.options, code.kind.noun)
     return config
 
 
@@ -145,6 +146,7 @@ def check(config: Config) -> None:
     _check_resources(config)
     _check_sampling(config)
     check_averages(config)
+    check_codes(config)
     if not config.runs_dir.strip():
         raise UserError("runs_dir is empty: say runs_dir=runs")
     if len(config.optimiser.betas) != 2 or not all(0 <= beta < 1 for beta in config.optimiser.betas):
@@ -189,7 +191,7 @@ def check_values(config: Config) -> None:
     """Raise UserError for the first value that is right in no configuration: no known choice, out of bounds."""
     values = dict(walk(dataclasses.asdict(config)))
     for key, choices in CHOICES.items():
-        if values[key] not in choices:
+        if values[key] not in choices and not _is_own(key, values):
             raise UserError(f"{key}={values[key]} is not known: {near(str(values[key]), choices)}")
     for key, (low, inclusive, high) in BOUNDS.items():
         value = values[key]
@@ -202,9 +204,23 @@ def check_values(config: Config) -> None:
             raise UserError(f"{key}={value} cannot be: it must be {wanted}")
 
 
+def _is_own(key: str, values: dict[str, Any]) -> bool:
+    """Whether the value is a name of the user's own code, and so none of our choices."""
+    if key == "evaluation.sampler":
+        return bool(values["diffusion.objective"] == CUSTOM)
+    return key == "evaluation.features" and "." in values[key]
+
+
 def _check_sampling(config: Config) -> None:
     objective, evaluation = config.diffusion.objective, config.evaluation
-    if evaluation.sampler not in SAMPLERS[objective]:
+    if (objective == CUSTOM) != (config.diffusion.target is not None):
+        raise UserError(
+            "objective=custom is one of your own: say which, diffusion.target=my_objective.Cosine"
+            if objective == CUSTOM
+            else f"diffusion.target={config.diffusion.target} has no effect at diffusion.objective={objective}: say "
+            "objective=custom too, or leave it away"
+        )
+    if objective != CUSTOM and evaluation.sampler not in SAMPLERS[objective]:
         other = next(name for name, samplers in SAMPLERS.items() if evaluation.sampler in samplers)
         raise UserError(
             f"evaluation.sampler={evaluation.sampler} samples models of objective={other}, not of {objective}: "

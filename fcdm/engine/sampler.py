@@ -13,8 +13,10 @@ from fcdm.config.schema import Config
 from fcdm.diffusion import make_objective
 from fcdm.diffusion.guidance import Guided
 from fcdm.diffusion.objective import Sampling
+from fcdm.diffusion.user_objective import unknown_sampler
 from fcdm.engine.environment import autocast_of_many_calls, compiled, explaining
 from fcdm.engine.load_model import weaker_model
+from fcdm.errors import UserError
 from fcdm.metrics.rounding import to_uint8
 from fcdm.randomness import Draws, Normal, Purpose, integers, normal
 from fcdm.runs.protocol import decoder_of
@@ -49,6 +51,8 @@ class Sampler:
         weak = weaker_model(config, device)
         self.weak = compiled(weak, config, device) if weak else None
         asked = config.evaluation
+        if asked.sampler not in self.objective.samplers:
+            raise UserError(unknown_sampler(asked.sampler, self.objective, config.diffusion.objective))
         self.sampling = Sampling(
             asked.sampler, asked.sampling_steps, asked.clip_denoised, atol=asked.atol, rtol=asked.rtol
         )

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import json
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,11 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from fcdm.config.code_source import CodeSource, find_source
+from fcdm.config.load_code import load_factory, refuse
 from fcdm.config.schema import CustomConfig
-from fcdm.config.user_model_source import ModelSource, find_source
 from fcdm.errors import UserError
-from fcdm.models.user_model import build_custom, load_factory, refuse
+from fcdm.models.user_model import build_custom, code_of_model
 
 FLOAT_BYTES = 4
 SMALL_MACS, SMALL_PARAMETERS = 2e9, 5e7
@@ -67,8 +67,8 @@ def measure(question: Question) -> Measured:
 
     Raises UserError for a model that cannot be built, run or trained, in one line, with the user's file and line.
     """
-    target, source = question.model.target, find_source(question.model.target)
-    load_factory(question.model, source)  # what modules make when they are imported is not to be made on meta
+    code, source = code_of_model(question.model), find_source(question.model.target)
+    load_factory(code, source)  # what modules make when they are imported is not to be made on meta
     failure: Exception | None = None
     # On meta nothing is computed and nothing can be read; a constructor or a forward that reads values needs more.
     for built_on, runs_on in (("meta", "meta"), ("cpu", "meta"), ("cpu", "cpu")):
@@ -89,10 +89,10 @@ def measure(question: Question) -> Measured:
             failure = error
         _forget(source)
     assert failure is not None
-    return refuse(target, "cannot be run", failure, source)
+    return refuse(code, "cannot be run", failure, source)
 
 
-def _forget(source: ModelSource) -> None:
+def _forget(source: CodeSource) -> None:
     """Import the user's modules anew: they may keep tensors of the device before, such as a table that they cache."""
     files = {str(path.resolve()) for path in source.files.values()}
     for name, module in list(sys.modules.items()):
@@ -175,7 +175,8 @@ def _check_training(question: Question, model: nn.Module, device: str) -> None:
     try:
         copy.deepcopy(model)
     except Exception as error:
-        refuse(target, "cannot be copied, as the average of its weights (EMA) must be", error, find_source(target))
+        code = code_of_model(question.model)
+        refuse(code, "cannot be copied, as the average of its weights (EMA) must be", error)
     before = {name: (buffer, buffer._version) for name, buffer in model.named_buffers()}
     out = _forward(question, model, 2, torch.int64, device)
     for name, buffer in model.named_buffers():
@@ -215,19 +216,3 @@ def _saved_bytes(question: Question, model: nn.Module, count: int, device: str) 
 
 def _storage(tensor: Tensor) -> int:
     return int(tensor.untyped_storage()._cdata)
-
-
-def main(answers: Path) -> None:
-    questions = json.load(sys.stdin)
-    answers.write_text(json.dumps([_answer(question) for question in questions]))
-
-
-def _answer(question: dict[str, Any]) -> dict[str, Any]:
-    try:
-        return asdict(measure(Question(**{**question, "model": CustomConfig(**question["model"])})))
-    except UserError as error:
-        return {"error": str(error)}
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

@@ -97,7 +97,7 @@ def sampling_protocol(config: Config) -> dict[str, Any]:
     if protocol["sampler"] in ADAPTIVE:
         protocol["sampling_steps"] = None  # it takes the steps that it needs
     protocol["rounding"] = ROUNDING
-    for key in ("features", "reference", "decoder"):
+    for key in ("features", "features_options", "features_source", "reference", "decoder"):
         del protocol[key]
     if config.data.downsample > 1:
         protocol["decoder"] = vae_identity(decoder_of(config)).id

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fcdm.config.schema import Config, CustomConfig, ModelConfig
 from fcdm.config.shape import shape_of
 from fcdm.cost.model_cost import FLOAT_BYTES, ModelCost, model_cost
-from fcdm.runs.user_models import custom_cost
+from fcdm.runs.trials import custom_cost
 
 
 def run_cost(config: Config) -> ModelCost:
