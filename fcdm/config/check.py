@@ -19,11 +19,12 @@ from fcdm.config.ema_profiles import check_averages
 from fcdm.config.fast_config import NotExact, exactly
 from fcdm.config.keys import config_keys
 from fcdm.config.model_checks import check_model
+from fcdm.config.own_checks import check_own
 from fcdm.config.said import NOTHING, Said
 from fcdm.config.samplers import CUSTOM, SAMPLERS
 from fcdm.config.schema import FAMILIES, PRECISIONS, Config
 from fcdm.config.texts import refuse_secrets, settle_texts
-from fcdm.config.user_code import OPTIONS, check_codes, codes_of
+from fcdm.config.user_code import OPTIONS, codes_of
 from fcdm.errors import UserError
 
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -146,7 +147,7 @@ def check(config: Config) -> None:
     _check_resources(config)
     _check_sampling(config)
     check_averages(config)
-    check_codes(config)
+    check_own(config)
     if not config.runs_dir.strip():
         raise UserError("runs_dir is empty: say runs_dir=runs")
     if len(config.optimiser.betas) != 2 or not all(0 <= beta < 1 for beta in config.optimiser.betas):
@@ -174,7 +175,8 @@ def check(config: Config) -> None:
             f"data.name=digits is the bundled digits' name, and data.path={config.data.path} is other data: leave one "
             "of the two away"
         )
-    if config.data.name == "digits" and config.evaluation.features != "digits-cnn":
+    features = config.evaluation.features
+    if config.data.name == "digits" and features != "digits-cnn" and "." not in features:
         raise UserError(f"evaluation.features={config.evaluation.features} does not fit data=digits: use digits-cnn")
     if config.data.name != "digits" and config.evaluation.features == "digits-cnn":
         raise UserError("evaluation.features=digits-cnn knows the digits alone (as recipe=digits does): use inception")
@@ -213,13 +215,6 @@ def _is_own(key: str, values: dict[str, Any]) -> bool:
 
 def _check_sampling(config: Config) -> None:
     objective, evaluation = config.diffusion.objective, config.evaluation
-    if (objective == CUSTOM) != (config.diffusion.target is not None):
-        raise UserError(
-            "objective=custom is one of your own: say which, diffusion.target=my_objective.Cosine"
-            if objective == CUSTOM
-            else f"diffusion.target={config.diffusion.target} has no effect at diffusion.objective={objective}: say "
-            "objective=custom too, or leave it away"
-        )
     if objective != CUSTOM and evaluation.sampler not in SAMPLERS[objective]:
         other = next(name for name, samplers in SAMPLERS.items() if evaluation.sampler in samplers)
         raise UserError(

@@ -123,6 +123,8 @@ class DataConfig:
     latents: str = setting("posterior", applies=when.LATENTS)
     """Of a latents store: `posterior`: drawn anew at each visit; `frozen`: one draw per image for good (the public
     code). Means nothing for pixels."""
+    conditions: dict[str, list[int]] = field(default_factory=dict)
+    """What else a data set of the user's own gives to a model of the user's own: name -> shape of one image's."""
     target: str | None = None
     """`my_data.Shapes`: a data set of the user's own (docs/bring_your_own.md), as Python would import it."""
     options: dict[str, Any] = field(default_factory=dict)

@@ -100,7 +100,7 @@ SCIENCE = (MODEL, DATA, OBJECTIVE, OPTIMISER)
 """Part of the run's id."""
 KINDS = (*SCIENCE, FEATURES)
 KIND = {kind.section: kind for kind in KINDS}
-OPTIONS = tuple(f"{kind.options}." for kind in KINDS)
+OPTIONS = (*(f"{kind.options}." for kind in KINDS), "data.conditions.")
 """Below these, keys are the user's own."""
 
 
@@ -124,6 +124,11 @@ class UserCode:
         """Of its source and options: 64 hex digits."""
         text = json.dumps([self.target, self.options, self.source], sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def short_id(self) -> str:
+        """`my_features.Edges@3f2a91bc`: how a protocol names an extractor."""
+        return f"{self.target}@{self.identity[:8]}"
 
 
 def codes_of(config: Config, kinds: tuple[Kind, ...] = KINDS) -> Iterator[UserCode]:
@@ -160,19 +165,6 @@ def dotted(target: str, kind: Kind = MODEL) -> str:
     if parts[0] in OURS:
         raise UserError(f"{kind.target}={target}: {parts[0]} is fcdm's own; {kind.ours}")
     return name
-
-
-def check_codes(config: Config) -> None:
-    """Raise UserError for a target or an option that cannot be, and for options of nothing."""
-    for code in codes_of(config):
-        check_code(code)
-    for kind in KINDS:
-        options = getattr(getattr(config, kind.section), kind.names[1], None)
-        if options and code_of(config, kind) is None:
-            raise UserError(
-                f"{kind.options}.{next(iter(options))} has no effect without a {kind.noun} of your own: say "
-                f"{kind.target}={kind.example} too, or leave it away"
-            )
 
 
 def check_code(code: UserCode) -> None:

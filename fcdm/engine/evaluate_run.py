@@ -20,9 +20,11 @@ from fcdm.engine.load_model import load_named
 from fcdm.engine.state import TrainState, create_model
 from fcdm.engine.worker import Worker
 from fcdm.errors import UserError
+from fcdm.features.user_extractor import changed_extractor
 from fcdm.runs.checkpoints import CannotEvaluate, checkpoints
 from fcdm.runs.find_weights import checkpoint_of
 from fcdm.runs.folder import Run
+from fcdm.runs.kept_source import keep_extractor
 from fcdm.runs.protocol import Part, changed_reference
 from fcdm.runs.records import RecordWriter
 
@@ -87,7 +89,7 @@ class Evaluator:
         """
         if self._stands(step):
             return
-        if changed := self.ranks.first_does(lambda: changed_reference(self.config, self.protocol)):
+        if changed := self.ranks.first_does(lambda: self._changed()):
             raise CannotEvaluate(changed)
         was_training = model.training
         model.eval()
@@ -101,6 +103,10 @@ class Evaluator:
             self._write(step, result, records, average or {})
             self.worker.progress.evaluated(step, result.metrics, result.floor)
         self.ranks.barrier()
+
+    def _changed(self) -> str | None:
+        """Why this evaluation can no longer be what was asked for, or None."""
+        return changed_extractor(self.config, self.protocol) or changed_reference(self.config, self.protocol)
 
     def _stands(self, step: int) -> bool:
         """Whether the evaluation's file is there; then its line in the records is too."""
@@ -122,6 +128,7 @@ class Evaluator:
         }
         with file_errors(path):
             path.parent.mkdir(exist_ok=True)
+            keep_extractor(self.config, self.run.folder)
         # The picture first: whoever sees the evaluation finds its picture.
         write_atomic(path.with_suffix(".png"), png(result.grid))
         # The record next: once the evaluation's file is there, nobody looks at this checkpoint again.

@@ -84,7 +84,7 @@ class TrainStep:
         """Add a part's gradients to .grad; returns its share, (), of the mean loss over `images`."""
         x_t = self.objective.corrupt(part.x0, part.t, part.noise)
         with autocast(self.config.precision, self.ranks.device):
-            output = self.model(x_t, part.t, part.labels)
+            output = self.model(x_t, part.t, part.labels, **part.conditions)
         losses = self.objective.loss(output, part.x0, x_t, part.t, part.noise).loss
         # Each part weighs by its images, so micro-batches and ranks (whose gradients DDP averages) make the mean over
         # the global batch.

@@ -37,7 +37,27 @@ def _try_optimiser(code: UserCode, **facts: Any) -> dict[str, Any]:
     return {}
 
 
-TRIALS = {"model": _try_model, "diffusion": _try_objective, "optimiser": _try_optimiser}
+def _try_data(code: UserCode, **facts: Any) -> dict[str, Any]:
+    from fcdm.data.user_data import try_data
+
+    try_data(code, **facts)
+    return {}
+
+
+def _try_extractor(code: UserCode, **facts: Any) -> dict[str, Any]:
+    from fcdm.features.user_extractor import try_extractor
+
+    try_extractor(code, **facts)
+    return {}
+
+
+TRIALS = {
+    "model": _try_model,
+    "data": _try_data,
+    "diffusion": _try_objective,
+    "optimiser": _try_optimiser,
+    "evaluation": _try_extractor,
+}
 
 
 def answer(question: dict[str, Any]) -> dict[str, Any]:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import inspect
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,8 @@ class Question:
     classes: int
     learn_sigma: bool
     activation_checkpointing: bool = False
+    conditions: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    """Name -> shape of what is given besides for each image (`data.conditions`)."""
 
     def build(self) -> nn.Module:
         return build_custom(
@@ -102,6 +106,7 @@ def _forget(source: CodeSource) -> None:
 
 
 def _measure(question: Question, model: nn.Module, device: str) -> Measured:
+    _check_conditions(question, model)
     model.train()
     with contextlib.ExitStack() as stack:
         counter = stack.enter_context(FlopCounterMode(display=False))
@@ -124,17 +129,31 @@ def _measure(question: Question, model: nn.Module, device: str) -> Measured:
     )
 
 
+def _check_conditions(question: Question, model: nn.Module) -> None:
+    """Raise UserError where forward takes no keyword that the data gives."""
+    taken = inspect.signature(model.forward).parameters
+    if any(parameter.kind == parameter.VAR_KEYWORD for parameter in taken.values()):
+        return
+    for name in question.conditions:
+        if name not in taken:
+            raise UserError(
+                f"model.target={question.model.target}: forward takes no keyword {name}, which data.conditions gives: "
+                f"forward(self, x, t, labels, {', '.join(question.conditions)})"
+            )
+
+
 def _forward(question: Question, model: nn.Module, count: int, time_type: torch.dtype, device: str) -> Tensor:
     """(count, C, side, side) of timesteps and labels as training gives them; raises UserError for another shape."""
     target, channels, side = question.model.target, question.channels, question.side
     x = torch.randn(count, channels, side, side, device=device)
     t = torch.arange(count, device=device).to(time_type)
     columns = int(model.label_embedders)  # type: ignore[arg-type]  # build_custom sees to it
-    shape = (count,) if columns == 1 or time_type == torch.float32 else (count, columns)
-    labels = torch.full(shape, question.classes, dtype=torch.int64, device=device)
+    columns_shape = (count,) if columns == 1 or time_type == torch.float32 else (count, columns)
+    labels = torch.full(columns_shape, question.classes, dtype=torch.int64, device=device)
     labels[0] = 0
+    given = {name: torch.randn(count, *shape, device=device) for name, shape in question.conditions.items()}
     with _label_tables_checked(question, model, labels):
-        out = model(x, t, labels)
+        out = model(x, t, labels, **given)
     wanted = (count, channels * (2 if question.learn_sigma else 1), side, side)
     if not isinstance(out, Tensor):
         raise UserError(f"model.target={target} gives a {type(out).__name__}, not one tensor of shape {wanted}")

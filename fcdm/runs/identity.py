@@ -31,6 +31,7 @@ INTRODUCED: dict[str, Any] = {
     "init_from_weights": "ema",
     **{f"{section}.target": None for section in ("data", "diffusion", "optimiser")},
     **{f"{section}.options": {} for section in ("data", "diffusion", "optimiser")},
+    "data.conditions": {},
     **{f"{section}.source": None for section in ("data", "diffusion", "optimiser")},
 }
 

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -75,7 +75,7 @@ def _questions(config: Config) -> Iterator[_Asked]:
     shape, asked = shape_of(config), config.evaluation
     of_data = {name: shape[name] for name in ("channels", "side")}
     facts: dict[str, dict[str, Any]] = {
-        DATA.section: {**of_data, "classes": config.data.classes},
+        DATA.section: {**of_data, "classes": config.data.classes, "conditions": config.data.conditions},
         OBJECTIVE.section: {
             **of_data,
             "learn_sigma": config.diffusion.learn_sigma,
@@ -93,17 +93,31 @@ def _questions(config: Config) -> Iterator[_Asked]:
             yield _Asked.of(code, facts[code.kind.section])
             continue
         for checkpointing in sorted({False, config.activation_checkpointing}):
-            yield _Asked.of(code, {**shape, "activation_checkpointing": checkpointing})
+            yield _of_model(code, shape, config.data.conditions, checkpointing)
 
 
-def custom_cost(model: CustomConfig, *, channels: int, side: int, classes: int, learn_sigma: bool) -> ModelCost:
+def _of_model(
+    code: UserCode, shape: dict[str, Any], conditions: Mapping[str, Sequence[int]], checkpointing: bool
+) -> _Asked:
+    return _Asked.of(code, {**shape, "conditions": dict(conditions), "activation_checkpointing": checkpointing})
+
+
+def custom_cost(
+    model: CustomConfig,
+    *,
+    channels: int,
+    side: int,
+    classes: int,
+    learn_sigma: bool,
+    conditions: Mapping[str, Sequence[int]] | None = None,
+) -> ModelCost:
     """As `fcdm.cost.model_cost`, but counted. Activation checkpointing is taken to save nothing: an upper bound.
 
     Raises UserError for a model that cannot be built or run.
     """
     shape = {"channels": channels, "side": side, "classes": classes, "learn_sigma": learn_sigma}
     code = UserCode(MODEL, model.target, model.options, model.source)
-    asked = _Asked.of(code, {**shape, "activation_checkpointing": False})
+    asked = _of_model(code, shape, conditions or {}, False)
     _find([asked])
     answer = _known[asked]
     return ModelCost(
