@@ -16,9 +16,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from hydra import compose, initialize_config_module
 
 from fcdm.config.check import checked
+from fcdm.config.shape import shape_of
 from fcdm.models import build_model
 from fcdm.runs.run_cost import run_cost
-from fcdm.runs.user_models import shape_of
 from fcdm.speed.ceilings import Ceilings
 from fcdm.speed.roofline import KINDS, training_roofline
 from fcdm.sweep.hydra_schema import register_schema

@@ -40,6 +40,8 @@ class Purpose(IntEnum):
     SAMPLE_LABEL = 8
     HELDOUT_NOISE = 9
     MODEL = 10
+    OPTIMISER = 11
+    SAMPLE_CONDITION = 12
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,12 @@ from fcdm.config.ema_profiles import check_averages
 from fcdm.config.fast_config import NotExact, exactly
 from fcdm.config.keys import config_keys
 from fcdm.config.model_checks import check_model
+from fcdm.config.own_checks import check_own
 from fcdm.config.said import NOTHING, Said
-from fcdm.config.samplers import SAMPLERS
-from fcdm.config.schema import FAMILIES, PRECISIONS, Config, CustomConfig
+from fcdm.config.samplers import CUSTOM, SAMPLERS
+from fcdm.config.schema import FAMILIES, PRECISIONS, Config
 from fcdm.config.texts import refuse_secrets, settle_texts
+from fcdm.config.user_code import OPTIONS, codes_of
 from fcdm.errors import UserError
 
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -30,7 +32,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "data.latents": ("posterior", "frozen"),
     "precision": PRECISIONS,
     "label_drop.mode": ("independent", "shared"),
-    "diffusion.objective": tuple(SAMPLERS),
+    "diffusion.objective": (*SAMPLERS, CUSTOM),
     "evaluation.sampler": tuple(name for names in SAMPLERS.values() for name in names),
     "evaluation.labels": ("uniform", "balanced"),
     "init_from_weights": ("ema", "raw"),
@@ -42,7 +44,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
 OF_DIGITS = ("digits-cnn", "pixels")
 """Spaces of features of the bundled digits."""
 
-FREE = ("grids.", "model.options.")
+FREE = ("grids.", *OPTIONS)
 """Below these, keys are the user's own."""
 
 RESOURCES: dict[str, tuple[float, bool, float]] = {
@@ -116,8 +118,8 @@ def typed(composed: DictConfig, said: Said = NOTHING) -> Config:
             raise UserError(unknown_key(key, known))
     config = settle(config_from(plain), said)
     _check_name("data.name", config.data.name)  # not of frozen runs, whose folders are there
-    if isinstance(config.model, CustomConfig):
-        refuse_secrets(config.model.options)
+    for code in codes_of(config):
+        refuse_secrets(code.options, code.kind.options, code.kind.noun)
     return config
 
 
@@ -148,6 +150,7 @@ def check(config: Config) -> None:
     _check_resources(config)
     _check_sampling(config)
     check_averages(config)
+    check_own(config)
     if not config.runs_dir.strip():
         raise UserError("runs_dir is empty: say runs_dir=runs")
     if len(config.optimiser.betas) != 2 or not all(0 <= beta < 1 for beta in config.optimiser.betas):
@@ -176,7 +179,8 @@ def check(config: Config) -> None:
             "of the two away"
         )
     features = config.evaluation.features
-    if config.data.name == "digits" and features not in OF_DIGITS:
+    own_extractor = "." in str(features)
+    if config.data.name == "digits" and features not in OF_DIGITS and not own_extractor:
         raise UserError(f"evaluation.features={features} does not fit data=digits: use {' or '.join(OF_DIGITS)}")
     of_pixels = config.data.downsample == 1
     if config.data.name != "digits" and features == "digits-cnn":
@@ -197,7 +201,7 @@ def check_values(config: Config) -> None:
     """Raise UserError for the first value that is right in no configuration: no known choice, out of bounds."""
     values = dict(walk(dataclasses.asdict(config)))
     for key, choices in CHOICES.items():
-        if values[key] not in choices:
+        if values[key] not in choices and not _is_own(key, values):
             raise UserError(f"{key}={values[key]} is not known: {near(str(values[key]), choices)}")
     for key, (low, inclusive, high) in BOUNDS.items():
         value = values[key]
@@ -210,9 +214,16 @@ def check_values(config: Config) -> None:
             raise UserError(f"{key}={value} cannot be: it must be {wanted}")
 
 
+def _is_own(key: str, values: dict[str, Any]) -> bool:
+    """Whether the value is a name of the user's own code, and so none of our choices."""
+    if key == "evaluation.sampler":
+        return bool(values["diffusion.objective"] == CUSTOM)
+    return key == "evaluation.features" and "." in values[key]
+
+
 def _check_sampling(config: Config) -> None:
     objective, evaluation = config.diffusion.objective, config.evaluation
-    if evaluation.sampler not in SAMPLERS[objective]:
+    if objective != CUSTOM and evaluation.sampler not in SAMPLERS[objective]:
         other = next(name for name, samplers in SAMPLERS.items() if evaluation.sampler in samplers)
         raise UserError(
             f"evaluation.sampler={evaluation.sampler} samples models of objective={other}, not of {objective}: "

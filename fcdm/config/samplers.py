@@ -5,6 +5,9 @@ from __future__ import annotations
 SAMPLERS = {"ddpm": ("ddpm", "ddim"), "flow": ("euler", "heun", "dopri5", "sde")}
 """Objective -> its samplers; the functions are in `fcdm/diffusion/gaussian.py` and `solvers.py`."""
 
+CUSTOM = "custom"
+"""The objective that is a user's own (`diffusion.target`), whose samplers it names itself."""
+
 CALLS_A_STEP = {"heun": 2}
 """Calls of the model a step; of all others 1."""
 

@@ -82,7 +82,7 @@ class DiTConfig(ModelConfig):
 
 @dataclass
 class CustomConfig(ModelConfig):
-    """A model of the user's own (docs/your_model.md): a class, or a function that returns a module."""
+    """A model of the user's own (docs/bring_your_own.md): a class, or a function that returns a module."""
 
     family: str = "custom"
     target: str = MISSING
@@ -90,7 +90,7 @@ class CustomConfig(ModelConfig):
     options: dict[str, Any] = field(default_factory=dict)
     """Keywords for it, plain values; what it is given besides: channels, out_channels, side, classes."""
     source: str | None = None
-    """sha256 of its source files; null: of those that are there (`fcdm.config.user_model_source`)."""
+    """sha256 of its source files; null: of those that are there (`fcdm.config.code_source`)."""
 
     @property
     def kind(self) -> str:
@@ -123,6 +123,14 @@ class DataConfig:
     latents: str = setting("posterior", applies=when.LATENTS)
     """Of a latents store: `posterior`: drawn anew at each visit; `frozen`: one draw per image for good (the public
     code). Means nothing for pixels."""
+    conditions: dict[str, list[int]] = field(default_factory=dict)
+    """What else a data set of the user's own gives to a model of the user's own: name -> shape of one image's."""
+    target: str | None = None
+    """`my_data.Shapes`: a data set of the user's own (docs/bring_your_own.md), as Python would import it."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Keywords for it, plain values."""
+    source: str | None = None
+    """sha256 of its source files; null: of those that are there (`fcdm.config.code_source`)."""
 
 
 @dataclass
@@ -131,12 +139,18 @@ class DiffusionConfig:
 
     objective: str = "ddpm"
     """`ddpm`: predict the noise; `flow`: predict the velocity of the linear path (SiT, arXiv 2401.08740), for which
-    `timesteps` and the betas mean nothing."""
+    `timesteps` and the betas mean nothing; `custom`: `target`, for which they mean nothing either."""
     timesteps: int = setting(1000, applies=when.NOISE_SCHEDULE)
     beta_start: float = setting(1e-4, applies=when.NOISE_SCHEDULE)
     beta_end: float = setting(2e-2, applies=when.NOISE_SCHEDULE)
     learn_sigma: bool = True
     """The network's second half of channels interpolates the log-variance; adds the variational bound to the loss."""
+    target: str | None = None
+    """`my_objective.Cosine`: an objective of the user's own (docs/bring_your_own.md), with `objective=custom`."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Keywords for it, plain values."""
+    source: str | None = None
+    """sha256 of its source files; null: of those that are there (`fcdm.config.code_source`)."""
 
 
 @dataclass
@@ -154,11 +168,17 @@ class OptimiserConfig:
     """AdamW with a constant learning rate: nothing in a run depends on its last step, so budgets can be joined."""
 
     lr: float = MISSING
-    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
-    weight_decay: float = 0.0
+    betas: list[float] = setting(lambda: [0.9, 0.999], applies=when.ADAMW)
+    weight_decay: float = setting(0.0, applies=when.ADAMW)
     warmup_steps: int = 0
     """Linear warm-up of the learning rate over this many steps."""
     clip_grad_norm: float | None = None
+    target: str | None = None
+    """`my_optimiser.Lion`: an optimiser of the user's own (docs/bring_your_own.md) instead of AdamW."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Keywords for it, plain values; what it is given besides: the weights and lr."""
+    source: str | None = None
+    """sha256 of its source files; null: of those that are there (`fcdm.config.code_source`)."""
 
 
 @dataclass
@@ -231,9 +251,13 @@ class EvaluationConfig:
     precision: str = "fp32"
     """As `precision`, of the network; the decoder is float32 or, unless this is `fp32`, TF32; features are float32."""
     features: Any = MISSING
-    """The space that distances are taken in: `digits-cnn`, `pixels`, `inception`. A list (`[digits-cnn,pixels]`) is
-    several evaluations of the same samples, the first of them the study's headline; once composed, each has one
-    (`fcdm.config.spaces`)."""
+    """The space that distances are taken in: `digits-cnn`, `pixels`, `inception`; or `my_features.Edges`: an extractor
+    of the user's own (docs/bring_your_own.md). A list (`[digits-cnn,pixels]`) is several evaluations of the same
+    samples, the first of them the study's headline; once composed, each has one (`fcdm.config.spaces`)."""
+    features_options: dict[str, Any] = field(default_factory=dict)
+    """Keywords for the user's own extractor, plain values."""
+    features_source: str | None = setting(None, applies=when.BY_COMMANDS)
+    """sha256 of its source files; set at submission."""
     reference: str | None = setting(None, applies=when.INCEPTION, path=True)
     """For `inception`: statistics in ADM's format, in the key by the file's sha256, or a folder, .npz or .npy of real
     images, in the key by their content."""

@@ -23,11 +23,11 @@ class Needs:
 
 
 def setting(default: Any = MISSING, *, applies: Needs | tuple[Needs, ...] = (), path: bool = False) -> Any:
-    """A field with a default; a dataclass as the default is made anew each time.
+    """A field with a default; what a function gives, or a dataclass, is made anew each time.
 
     applies: what has to hold for it to have an effect, all of it. path: it may name a place on this machine.
     """
     metadata = {"applies": (applies,) if isinstance(applies, Needs) else applies, "path": path}
-    if isinstance(default, type):
+    if callable(default):
         return dataclasses.field(default_factory=default, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)

@@ -13,7 +13,7 @@ UNMIRRORED = Needs(
 LATENTS = Needs("data.downsample", lambda side: side > 1, "these are pixels, and no latents of a VAE: leave it away")
 SEVERAL_CLASSES = Needs("data.classes", lambda count: count > 1, "all labels are the same: leave it away")
 NOISE_SCHEDULE = Needs(
-    "diffusion.objective", lambda name: name == "ddpm", "flow matching has no noise schedule: leave it away"
+    "diffusion.objective", lambda name: name == "ddpm", "that has no noise schedule, or one of its own: leave it away"
 )
 DROPS = Needs(
     "label_drop.probability",
@@ -24,6 +24,11 @@ SEVERAL_EMBEDDERS = Needs(
     "model.family",
     lambda family: family != "dit",
     "a DiT has one label embedder, so that both modes are one: leave it away",
+)
+ADAMW = Needs(
+    "optimiser.target",
+    lambda target: target is None,
+    "it is AdamW's: say what yours takes, +optimiser.options.NAME=VALUE",
 )
 AVERAGES = Needs("ema.decay", lambda decay: decay > 0, "that is no average: leave it away")
 BEGINS = Needs("init_from", lambda source: source is not None, "init_from names none: say init_from=<run>@<step> too")

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from fcdm.config.schema import Config, DataConfig
+from fcdm.data.pixel_batches import from_uint8, mirrored
+from fcdm.data.user_data import UserDataset, own_checksum
 from fcdm.errors import UserError
 
 if TYPE_CHECKING:
@@ -21,7 +23,9 @@ if TYPE_CHECKING:
 
 def data_checksum(data: DataConfig, resolution: int) -> str:
     """The identity of the training data, without loading it. Raises UserError where the data is not there."""
-    if data.name == "digits":
+    if data.target is not None:
+        known = own_checksum(data)
+    elif data.name == "digits":
         from fcdm.data.digits import DIGITS_CHECKSUM, RESOLUTIONS
 
         if (data.channels, data.classes, data.downsample) != (1, 10, 1):
@@ -90,18 +94,11 @@ class Dataset(Protocol):
 
 def open_dataset(config: Config, device: torch.device) -> Dataset:
     """The data that the configuration names. Raises UserError where it is not there or of another kind."""
+    if config.data.target is not None:
+        return UserDataset(config, device)
     if config.data.name == "digits":
         return PixelDataset(config, device)
     return PixelStoreDataset(config, device) if config.data.downsample == 1 else LatentsDataset(config, device)
-
-
-FROZEN_SEED = 0
-"""Of the one flip per image that `data.flip=frozen` means, whatever the run's seed."""
-
-
-def from_uint8(pixels: torch.Tensor) -> torch.Tensor:
-    """Bytes as models see them: float32, 0 is -1 and 255 is 1."""
-    return pixels.float().div_(127.5).sub_(1)
 
 
 class PixelDataset:
@@ -182,16 +179,8 @@ class PixelStoreDataset:
     def finish(
         self, fetched: tuple[torch.Tensor, torch.Tensor, torch.Tensor], drawn: Sequence[torch.Tensor]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        import torch
-
-        from fcdm.randomness import Purpose, uniform
-
         pixels, labels, numbers = (part.to(self.device, non_blocking=True) for part in fetched)
-        x0 = from_uint8(pixels)
-        if self.flip != "none":
-            toss = drawn[0] if drawn else uniform(FROZEN_SEED, Purpose.FLIP, 0, numbers, ())
-            x0 = torch.where((toss < 0.5)[:, None, None, None], x0.flip(-1), x0)
-        return x0, labels
+        return mirrored(from_uint8(pixels), self.flip, drawn, numbers), labels
 
     @property
     def heldout(self) -> int:

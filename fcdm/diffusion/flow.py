@@ -11,13 +11,14 @@ from torch import Tensor
 
 from fcdm.diffusion.dopri5 import like
 from fcdm.diffusion.objective import Denoise, Loss, Noise, OnStep, Sampling, Solution
-from fcdm.diffusion.solvers import solve
+from fcdm.diffusion.solvers import FLOW_SAMPLERS, solve
 from fcdm.randomness import Purpose, Uniform
 
 
 class FlowMatching:
     """An `Objective`: times are float32 in [0, 1), the model predicts the velocity, the same at each t of a path."""
 
+    samplers: tuple[str, ...] = FLOW_SAMPLERS
     times = Uniform(Purpose.TIMESTEP, ())
 
     def times_in_bin(self, number: int, bins: int, u: Tensor) -> Tensor:

@@ -27,6 +27,10 @@ class GaussianDiffusion:
     _respaced: dict[int, Process] = field(default_factory=dict, init=False, repr=False)
 
     @property
+    def samplers(self) -> tuple[str, ...]:
+        return SAMPLERS["ddpm"]
+
+    @property
     def times(self) -> Integers:
         return Integers(Purpose.TIMESTEP, len(self.process))
 

@@ -8,16 +8,16 @@ velocity: each is a linear function of the score, which is what guidance extrapo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from fcdm.errors import UserError
 
-Model = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""model(x (n, C, ...), t (n,), labels (n,) or (n, K) int64) -> (n, C or 2C, ...)."""
+Model = Callable[..., Tensor]
+"""model(x (n, C, ...), t (n,), labels (n,) or (n, K) int64, **conditions) -> (n, C or 2C, ...)."""
 
 TOLERANCE = 1e-6
 """An interval's ends, and times that are float32, are meant to this."""
@@ -55,6 +55,8 @@ class Guided:
     weak: Model | None = None
     """A smaller or less trained model of the same data, called with the same labels. It may have or lack variance
     channels, whatever `model` has."""
+    conditions: Mapping[str, Tensor] = field(default_factory=dict)
+    """Keywords for both models, (n, ...) each; the same with and without the label."""
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.scale):
@@ -76,7 +78,7 @@ class Guided:
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         if self.scale == 1.0:
-            return self.model(x, t, self.labels)
+            return self.model(x, t, self.labels, **self.conditions)
         channels = x.shape[1] if self.channels is None else self.channels
         if not 1 <= channels <= x.shape[1]:
             raise UserError(
@@ -88,7 +90,7 @@ class Guided:
             return self._combined(conditional, base, channels)
         rows = self._inside(t)
         if len(rows) == 0:
-            return self.model(x, t, self.labels).float()
+            return self.model(x, t, self.labels, **self.conditions).float()
         # Where samples have times of their own, only those inside the interval pay for a second forward pass.
         conditional, base = self._both(x, t, x[rows], t[rows], rows)
         conditional[rows] = self._combined(conditional[rows], base, channels)
@@ -97,9 +99,11 @@ class Guided:
     def _both(self, x: Tensor, t: Tensor, x2: Tensor, t2: Tensor, rows: Tensor | slice) -> tuple[Tensor, Tensor]:
         """What is asked for, of x, and what is led away from, of its rows x2; float32."""
         if self.weak is not None:
-            return self.model(x, t, self.labels).float(), self.weak(x2, t2, self.labels[rows]).float()
+            weak = self.weak(x2, t2, self.labels[rows], **{name: c[rows] for name, c in self.conditions.items()})
+            return self.model(x, t, self.labels, **self.conditions).float(), weak.float()
         labels = torch.cat([self.labels, torch.full_like(self.labels, self.null_class)[rows]])
-        output = self.model(torch.cat([x, x2]), torch.cat([t, t2]), labels).float()
+        both = {name: torch.cat([c, c[rows]]) for name, c in self.conditions.items()}
+        output = self.model(torch.cat([x, x2]), torch.cat([t, t2]), labels, **both).float()
         return output[: len(x)], output[len(x) :]
 
     def _combined(self, conditional: Tensor, base: Tensor, channels: int) -> Tensor:

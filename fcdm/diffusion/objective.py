@@ -1,8 +1,8 @@
 """What a model learns and how samples come of it: the one interface between the engine and DDPM, flow, or another.
 
-Another objective is a module beside `gaussian.py` and `flow.py`, its name in `make_objective` and in
-`fcdm/config/samplers.py`, and a file in `fcdm/conf/objective/`. Another sampler is a function beside those of its
-objective, and its name in `fcdm/config/samplers.py`.
+A user's own is named by `diffusion.target` (docs/bring_your_own.md). Another of ours is a module beside `gaussian.py`
+and `flow.py`, its name in `make_objective` and in `fcdm/config/samplers.py`, and a file in `fcdm/conf/objective/`.
+Another sampler is a function beside those of its objective, and its name in `fcdm/config/samplers.py`.
 """
 
 from __future__ import annotations
@@ -61,6 +61,10 @@ class Solution(NamedTuple):
 
 class Objective(Protocol):
     """Data x0 (n, C, ...), noise alike, times t (n,); an output has C channels, or 2C with a learned variance."""
+
+    @property
+    def samplers(self) -> tuple[str, ...]:
+        """What `evaluation.sampler` may be."""
 
     @property
     def times(self) -> Asked:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from torch import Tensor
 from fcdm.config.schema import Config
 from fcdm.data.dataset import Dataset
 from fcdm.diffusion.objective import Objective
+from fcdm.engine.conditions import Conditions, of_batch
 from fcdm.engine.distributed import work_for
 from fcdm.randomness import Asked, Draws, Normal, Purpose, Uniform
 
@@ -31,6 +32,8 @@ class Batch:
     """(n,) times, as the objective draws them."""
     noise: Tensor
     """Like x0."""
+    conditions: Conditions = field(default_factory=dict)
+    """What the model is given besides: name -> (n, ...)."""
 
     def __len__(self) -> int:
         return len(self.x0)
@@ -38,7 +41,11 @@ class Batch:
     def split(self, size: int) -> list[Batch]:
         """Micro-batches of at most `size` images."""
         parts = zip(*(torch.split(x, size) for x in (self.x0, self.labels, self.t, self.noise)), strict=True)
-        return [Batch(*part) for part in parts]
+        conditions = {name: torch.split(tensor, size) for name, tensor in self.conditions.items()}
+        return [
+            Batch(x0, labels, t, noise, {name: split[number] for name, split in conditions.items()})
+            for number, (x0, labels, t, noise) in enumerate(parts)
+        ]
 
 
 class BatchSource:
@@ -86,7 +93,8 @@ class BatchSource:
         x0, labels = self.data.finish(fetched, rest)
         dropped = drop < self.config.label_drop.probability
         labels = torch.where(dropped, self.config.data.classes, labels[:, None].expand(-1, self.columns))
-        return Batch(x0, labels[:, 0] if self.columns == 1 else labels, t, noise)
+        labels = labels[:, 0] if self.columns == 1 else labels
+        return Batch(x0, labels, t, noise, of_batch(self.data, fetched))
 
     def _of_places(self, device: torch.device, asked: Sequence[Asked]) -> Draws:
         places = torch.arange(self.start, self.start + self.count, device=device)

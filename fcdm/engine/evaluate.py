@@ -23,6 +23,7 @@ from fcdm.config.schema import Config
 from fcdm.data.dataset import Dataset
 from fcdm.diffusion import make_objective
 from fcdm.diffusion.process import split_output
+from fcdm.engine.conditions import of_heldout
 from fcdm.engine.draw_and_measure import draw_for_all, save_all
 from fcdm.engine.environment import autocast_of_many_calls
 from fcdm.engine.image_grid import COLUMNS, tile
@@ -134,7 +135,7 @@ def _heldout_loss_of_bin(
         u = uniform(seed, Purpose.HELDOUT_NOISE, 2 * number, places, ())
         t = objective.times_in_bin(number, HELDOUT_BINS, u)
         eps = normal(seed, Purpose.HELDOUT_NOISE, 2 * number + 1, places, shape)
-        output = model(objective.corrupt(x, t, eps), t, labels)
+        output = model(objective.corrupt(x, t, eps), t, labels, **of_heldout(data, start, start + len(x)))
         answer, _ = split_output(output, x.shape[1])
         total += float((objective.target(x, eps, t) - answer).square().mean(dim=(1, 2, 3)).double().sum())
     return total / max(1, data.heldout)

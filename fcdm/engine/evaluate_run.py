@@ -20,9 +20,11 @@ from fcdm.engine.load_model import load_named
 from fcdm.engine.state import TrainState, create_model
 from fcdm.engine.worker import Worker
 from fcdm.errors import UserError
+from fcdm.features.user_extractor import changed_extractor
 from fcdm.runs.checkpoints import CannotEvaluate, checkpoints
 from fcdm.runs.find_weights import checkpoint_of
 from fcdm.runs.folder import Run
+from fcdm.runs.kept_source import keep_extractor
 from fcdm.runs.protocol import Part, budgets_of, changed_reference
 from fcdm.runs.records import RecordWriter
 
@@ -114,7 +116,7 @@ class Evaluator:
 
     def _is_unchanged(self, part: Part) -> bool:
         """Whether its reference is still that of its protocol; what it is now is noted in `failed`."""
-        changed = self.ranks.first_does(lambda: changed_reference(part.config, part.protocol))
+        changed = self.ranks.first_does(lambda: _changed(part))
         if changed:
             self.failed.append(changed)
         return not changed
@@ -134,6 +136,7 @@ class Evaluator:
         }
         with file_errors(path):
             path.parent.mkdir(exist_ok=True)
+            keep_extractor(part.config, self.run.folder)
         # The picture first: whoever sees the evaluation finds its picture.
         write_atomic(path.with_suffix(".png"), png(result.grid))
         # The record next: once the evaluation's file is there, nobody looks at this checkpoint again.
@@ -162,3 +165,8 @@ def evaluate_checkpoints(run: Run, parts: Sequence[Part], worker: Worker) -> Non
     evaluator = Evaluator(run, parts, open_dataset(config, worker.ranks.device), worker)
     evaluator.checkpoints(budgets_of(parts), None)
     evaluator.refuse_failed("all others that are trained are")
+
+
+def _changed(part: Part) -> str | None:
+    """Why this evaluation can no longer be what was asked for, or None."""
+    return changed_extractor(part.config, part.protocol) or changed_reference(part.config, part.protocol)

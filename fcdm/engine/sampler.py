@@ -13,8 +13,11 @@ from fcdm.config.schema import Config
 from fcdm.diffusion import make_objective
 from fcdm.diffusion.guidance import Guided
 from fcdm.diffusion.objective import Sampling
+from fcdm.diffusion.user_objective import unknown_sampler
+from fcdm.engine.conditions import of_samples
 from fcdm.engine.environment import autocast_of_many_calls, compiled, explaining
 from fcdm.engine.load_model import weaker_model
+from fcdm.errors import UserError
 from fcdm.metrics.rounding import to_uint8
 from fcdm.randomness import Draws, Normal, Purpose, integers, normal
 from fcdm.runs.protocol import decoder_of
@@ -48,7 +51,10 @@ class Sampler:
         self.vae = _decoder(config, device) if decode and config.data.downsample > 1 else None
         weak = weaker_model(config, device)
         self.weak = compiled(weak, config, device) if weak else None
+        self.given = of_samples(config, device, label)
         asked = config.evaluation
+        if asked.sampler not in self.objective.samplers:
+            raise UserError(unknown_sampler(asked.sampler, self.objective, config.diffusion.objective))
         self.sampling = Sampling(
             asked.sampler, asked.sampling_steps, asked.clip_denoised, atol=asked.atol, rtol=asked.rtol
         )
@@ -71,6 +77,7 @@ class Sampler:
             interval=(interval[0], interval[1]) if interval else None,
             time=self.objective.diffusion_time,
             weak=self.weak,
+            conditions=self.given.conditions(numbers) if self.given else {},
         )
         start = normal(protocol.seed, Purpose.SAMPLE_START, 0, numbers, self.shape)
         noise = _StepNoise(protocol.seed, numbers, self.shape)
@@ -88,6 +95,8 @@ class Sampler:
         classes = self.config.data.classes
         if self.label is not None:
             return torch.full_like(numbers, self.label)
+        if self.given is not None:
+            return self.given.labels(numbers)
         if self.config.evaluation.labels == "balanced":
             return numbers % classes
         return integers(self.config.evaluation.seed, Purpose.SAMPLE_LABEL, 0, numbers, classes)

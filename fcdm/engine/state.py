@@ -1,11 +1,11 @@
-"""What training changes: weights, their average, the optimiser's moments, the step; and how it goes to disk."""
+"""What training changes: weights, their average, the optimiser's state, the step; and how it goes to disk."""
 
 from __future__ import annotations
 
 import copy
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,11 @@ from fcdm.engine.checkpoint import mapped_group, save_checkpoint
 from fcdm.engine.ema import update_ema
 from fcdm.engine.ema_snapshots import PowerAverages
 from fcdm.engine.host_copy import Groups
+from fcdm.engine.optimisers import STATE, make_optimiser, packed, rates_of, restore
 from fcdm.errors import UserError
 from fcdm.models import build_model
 from fcdm.runs.checkpoints import read_manifest
 from fcdm.runs.tracked_ema import EVERY
-
-MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def create_model(config: Config, device: torch.device) -> nn.Module:
@@ -44,7 +43,7 @@ class TrainState:
 
     model: nn.Module
     ema: nn.Module
-    optimiser: torch.optim.AdamW
+    optimiser: torch.optim.Optimizer
     step: int
     """Optimiser steps done."""
     loss_sum: Tensor
@@ -53,6 +52,10 @@ class TrainState:
     power: PowerAverages
     bad_step: Tensor
     """First step of this process whose loss was not finite, else 0; on the device, so that nothing waits."""
+    own_optimiser: bool = False
+    """Whether the optimiser is the user's own."""
+    rates: list[float] = field(default_factory=list)
+    """The learning rate of each group of its weights, before any warm-up."""
 
     @classmethod
     def create(cls, config: Config, device: torch.device) -> TrainState:
@@ -63,16 +66,12 @@ class TrainState:
     def of(cls, model: nn.Module, config: Config, device: torch.device) -> TrainState:
         """That of a model before its first step, whatever its weights are."""
         ema = copy.deepcopy(model).eval().requires_grad_(False)
-        optimiser = torch.optim.AdamW(
-            model.parameters(),
-            lr=config.optimiser.lr,
-            betas=(config.optimiser.betas[0], config.optimiser.betas[1]),
-            weight_decay=config.optimiser.weight_decay,
-            fused=True,
-        )
+        optimiser = make_optimiser(model, config.optimiser)
         power = PowerAverages(config.power_ema.sigma_rel or [], model, config.power_ema.every)
         zero = torch.zeros((), device=device)
-        return cls(model, ema, optimiser, 0, zero, 0, power, torch.zeros((), dtype=torch.int64, device=device))
+        bad_step = torch.zeros((), dtype=torch.int64, device=device)
+        own, rates = config.optimiser.target is not None, rates_of(optimiser)
+        return cls(model, ema, optimiser, 0, zero, 0, power, bad_step, own, rates)
 
     def start_from(self, weights: Mapping[str, Tensor]) -> None:
         """Begin with these weights instead of drawn ones: the model, and all of its averages with it."""
@@ -119,14 +118,10 @@ class TrainState:
 
     def contents(self) -> tuple[Groups, dict[str, Any]]:
         """What the checkpoint of the present step holds: the tensors themselves, by group, and what is no tensor."""
-        moments: dict[str, Tensor] = {}
-        for name, parameter in self.model.named_parameters():
-            for moment in MOMENTS:
-                if parameter in self.optimiser.state:
-                    moments[f"{name}.{moment}"] = self.optimiser.state[parameter][moment]
+        moments, plain = packed(self.optimiser, self.model, self.own_optimiser)
         moments["loss_sum"] = self.loss_sum
-        groups = {"model": self.model.state_dict(), "ema": self.ema.state_dict(), "optimiser": moments}
-        return groups | self.power.groups(), {"loss_count": self.loss_count, EVERY: self.power.every}
+        groups = {"model": self.model.state_dict(), "ema": self.ema.state_dict(), STATE: moments}
+        return groups | self.power.groups(), {"loss_count": self.loss_count, EVERY: self.power.every, **plain}
 
     def save(self, folder: Path) -> Path:
         """Write the checkpoint of the present step into `folder` here and now (training has `Saver`)."""
@@ -144,16 +139,10 @@ class TrainState:
         load_weights(self.ema, mapped_group(path, "ema"))
         self.power = PowerAverages([], self.model)  # what a new run would track goes, before what this one does comes
         self.power = PowerAverages.restored(asked, path, manifest["extra"], self.model)
-        moments = mapped_group(path, "optimiser")
+        moments = mapped_group(path, STATE)
         self.loss_sum = moments["loss_sum"].to(self.loss_sum.device, copy=True)
         self.loss_count = int(manifest["extra"]["loss_count"])
-        for name, parameter in self.model.named_parameters():
-            if not parameter.requires_grad:  # a user's model may keep some weights as they are
-                continue
-            self.optimiser.state[parameter] = {
-                "step": torch.tensor(float(self.step), device=parameter.device),
-                **{moment: torch.empty_like(parameter).copy_(moments[f"{name}.{moment}"]) for moment in MOMENTS},
-            }
+        restore(self.optimiser, self.model, self.own_optimiser, moments, manifest["extra"], self.step)
 
 
 def load_weights(module: nn.Module, tensors: dict[str, Any]) -> None:

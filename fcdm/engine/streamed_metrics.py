@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fcdm.config.schema import Config
 from fcdm.data.dataset import Dataset, PixelDataset
+from fcdm.data.user_data import UserDataset
 from fcdm.engine.distributed import Ranks
 from fcdm.engine.draw_and_measure import Arrays, Gathered, states_of_all
 from fcdm.engine.reference_statistics import open_reference
@@ -21,6 +22,7 @@ from fcdm.engine.worker import Worker
 from fcdm.features import Extractor, open_extractor
 from fcdm.features.reference import Reference
 from fcdm.features.sample_statistics import SampleStatistics
+from fcdm.features.user_extractor import own_extractor
 from fcdm.metrics.frechet import FeatureStatistics, frechet_distance, resampling_floor
 from fcdm.metrics.inception_score import shuffled
 from fcdm.metrics.rounding import to_uint8
@@ -43,7 +45,7 @@ def open_measure(config: Config, data: Dataset | None, worker: Worker) -> Measur
         if config.evaluation.labels == "balanced":
             places = shuffled(config.evaluation.samples, config.evaluation.seed)
         return InceptionMeasure(open_reference(reference_of(config), config.resolution, worker), device, places)
-    assert isinstance(data, PixelDataset)
+    assert isinstance(data, PixelDataset | UserDataset)
     return DigitsMeasure(config, data, device)
 
 
@@ -52,10 +54,12 @@ class DigitsMeasure:
 
     save_every_s = 20.0
 
-    def __init__(self, config: Config, data: PixelDataset, device: torch.device) -> None:
+    def __init__(self, config: Config, data: PixelDataset | UserDataset, device: torch.device) -> None:
         self.data, self.samples = data, config.evaluation.samples
-        self.spaces: dict[str, Extractor] = {"fid": open_extractor(config.evaluation.features, device)}
-        if config.evaluation.features != "pixels":
+        self.spaces: dict[str, Extractor] = {
+            "fid": own_extractor(config, device) or open_extractor(config.evaluation.features, device)
+        }
+        if isinstance(data, PixelDataset) and config.evaluation.features != "pixels":
             self.spaces["fid_pixels"] = open_extractor("pixels", device)
         self.statistics = {name: FeatureStatistics(extractor.dim) for name, extractor in self.spaces.items()}
 

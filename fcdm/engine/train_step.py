@@ -36,8 +36,8 @@ class TrainStep:
         parts = batch.split(config.micro_batch or len(batch))
         if not self.buckets_stand:
             self._settle_buckets(parts[0])
-        for group in state.optimiser.param_groups:
-            group["lr"] = learning_rate(config, state.step)
+        for group, rate in zip(state.optimiser.param_groups, state.rates, strict=True):
+            group["lr"] = rate * warm_up(config, state.step)
         if state.model.is_stochastic:
             seed_model(config.seed, state.step, self.first_image)
         loss = self._backward(parts, len(batch))
@@ -46,6 +46,8 @@ class TrainStep:
             norm = nn.utils.clip_grad_norm_(state.weights, config.optimiser.clip_grad_norm)
         elif measure_norm:
             norm = nn.utils.get_total_norm([w.grad for w in state.weights if w.grad is not None])
+        if state.own_optimiser:  # alike on all ranks, whose weights are one
+            torch.manual_seed(int(integers(config.seed, Purpose.OPTIMISER, state.step, torch.tensor([0]), 2**31)))
         state.optimiser.step()
         state.optimiser.zero_grad(set_to_none=True)
         self.mark("optimiser")
@@ -82,7 +84,7 @@ class TrainStep:
         """Add a part's gradients to .grad; returns its share, (), of the mean loss over `images`."""
         x_t = self.objective.corrupt(part.x0, part.t, part.noise)
         with autocast(self.config.precision, self.ranks.device):
-            output = self.model(x_t, part.t, part.labels)
+            output = self.model(x_t, part.t, part.labels, **part.conditions)
         losses = self.objective.loss(output, part.x0, x_t, part.t, part.noise).loss
         # Each part weighs by its images, so micro-batches and ranks (whose gradients DDP averages) make the mean over
         # the global batch.
@@ -96,10 +98,10 @@ class TrainStep:
 def _unmarked(phase: str) -> None: ...
 
 
-def learning_rate(config: Config, step: int) -> float:
-    """The rate of step `step` (counted from 0): constant after a linear warm-up."""
+def warm_up(config: Config, step: int) -> float:
+    """The share of the learning rate that step `step` (counted from 0) takes: 1 after a linear warm-up."""
     warmup = config.optimiser.warmup_steps
-    return config.optimiser.lr * (min(1.0, (step + 1) / warmup) if warmup else 1.0)
+    return min(1.0, (step + 1) / warmup) if warmup else 1.0
 
 
 def seed_model(seed: int, step: int, first_image: int) -> None:

@@ -14,14 +14,14 @@ from typing import Any
 from fcdm.atomic import file_errors, write_json
 from fcdm.config.check import config_from
 from fcdm.config.ema_lag import lag_text, lag_warning, lags
-from fcdm.config.schema import Config, CustomConfig
+from fcdm.config.schema import Config
 from fcdm.errors import UserError
 from fcdm.runs.checkpoints import checkpoints
 from fcdm.runs.folder import Run, check_frozen, open_run
 from fcdm.runs.identity import science
+from fcdm.runs.kept_source import news_of_source
 from fcdm.runs.protocol import Part, budgets_of
 from fcdm.runs.run_paths import RUN_FILE
-from fcdm.runs.user_models import news_of_source
 
 EVALUATE = "judge"
 """Work of a job that only evaluates; the word is that of job files since version 0.1."""
@@ -71,8 +71,7 @@ class Job:
         run = open_run(self.config)
         if run.folder.name != self.name:
             raise UserError(f"another command has just begun this run as {run.folder}; the same command goes on")
-        model = self.config.model
-        if isinstance(model, CustomConfig) and (news := news_of_source(model, run.folder)):
+        if news := news_of_source(self.config, run.folder):
             print(f"note: {news}", file=sys.stderr)
         return run
 

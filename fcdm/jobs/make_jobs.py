@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from operator import attrgetter
 from pathlib import Path
 
-from fcdm.config.schema import Config, CustomConfig
+from fcdm.config.schema import Config
 from fcdm.data.dataset import data_checksum
 from fcdm.errors import UserError
 from fcdm.jobs.ema_requests import agreed_averages, with_snapshots
@@ -15,8 +15,9 @@ from fcdm.jobs.job import Job
 from fcdm.jobs.pin_weights import resolved_sources
 from fcdm.runs.folder import Run, find_runs, folder_name
 from fcdm.runs.identity import run_id, science
+from fcdm.runs.kept_source import with_sources
 from fcdm.runs.protocol import Part
-from fcdm.runs.user_models import check_models, with_source
+from fcdm.runs.trials import try_codes
 
 NOT_HERE = "not-here:"
 """With the data's path behind it, in the place of the checksum of data that is not on this machine; for plans only."""
@@ -28,13 +29,13 @@ def data_is_here(config: Config) -> bool:
 
 
 def make_jobs(configs: Iterable[Config], data_needed: bool = True) -> list[Job]:
-    """Join what is asked into jobs: one per run, budgets joined. Users' own models are tried (`fcdm.runs.user_models`).
+    """Join what is asked into jobs: one per run, budgets joined. Users' own code is tried (`fcdm.runs.trials`).
 
-    Raises UserError for a model that does not run, and for data that is not there; with `data_needed=False` its
+    Raises UserError for code that does not run, and for data that is not there; with `data_needed=False` its
     checksum is `NOT_HERE` and its path.
     """
-    configs = [with_own_source(config) for config in configs]
-    check_models(configs)
+    configs = [with_sources(config) for config in configs]
+    try_codes(configs)
     asked: dict[str, list[Config]] = {}
     for config in configs:
         config = _resolved(config, data_needed)
@@ -87,13 +88,6 @@ def _joined(configs: list[Config]) -> list[Config]:
 
 def _budgets(configs: list[Config]) -> list[int]:
     return sorted({step for config in configs for step in config.steps})
-
-
-def with_own_source(config: Config) -> Config:
-    """The configuration with the hash of the model's source, where the model is the user's own."""
-    if not isinstance(config.model, CustomConfig):
-        return config
-    return dataclasses.replace(config, model=with_source(config.model))
 
 
 def _checksum(config: Config, data_needed: bool) -> str:

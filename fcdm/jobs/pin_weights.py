@@ -17,18 +17,19 @@ from pathlib import Path
 from typing import Any
 
 from fcdm.config.ema_profiles import power_length
-from fcdm.config.schema import Config, CustomConfig, ModelConfig
+from fcdm.config.schema import Config, CustomConfig
+from fcdm.config.user_code import MODEL, UserCode, code_of, codes_of
 from fcdm.errors import UserError
 from fcdm.paths import home_expanded
 from fcdm.runs.checkpoints import checkpoints
 from fcdm.runs.find_weights import Weights, find_weights
 from fcdm.runs.folder import Run, find_run, frozen_science
 from fcdm.runs.identity import INTRODUCED, flatten, run_id, science
+from fcdm.runs.kept_source import check_source, with_source
 from fcdm.runs.protocol import Part
 from fcdm.runs.reader import budgets_asked_of
 from fcdm.runs.run_paths import folders_of_runs, run_facts, step_of
 from fcdm.runs.tracked_ema import tracked
-from fcdm.runs.user_models import check_source, with_source
 
 SAME_MODEL = ("data.channels", "data.classes", "diffusion.learn_sigma")
 """What besides `model` gives weights their shapes. Neither model's weights depend on the resolution."""
@@ -43,7 +44,8 @@ SAME_PROBLEM = (
     "diffusion.beta_start",
     "diffusion.beta_end",
 )
-"""What a weaker model must share to guide another."""
+"""What a weaker model must share to guide another; and OBJECTIVE_OF_OWN."""
+OBJECTIVE_OF_OWN = ("diffusion.target", "diffusion.options", "diffusion.source")
 
 
 def resolved_sources(config: Config, data_here: bool = True) -> Config:
@@ -76,16 +78,20 @@ def resolved_sources(config: Config, data_here: bool = True) -> Config:
     return config
 
 
-def models_of(parts: Sequence[Part]) -> list[ModelConfig]:
-    """The models that these parts of one run need code of: its own, and weaker ones that guide it."""
-    models = [parts[0].config.model]
+def codes_needed(parts: Sequence[Part]) -> list[UserCode]:
+    """The users' code that these parts of one run need: what they name, and models of weaker runs that guide."""
+    codes = [code for part in parts for code in codes_of(part.config)]
     for evaluation in (part.config.evaluation for part in parts):
         path = Path(evaluation.guidance_weak_path or "")
         if evaluation.guidance_weak is not None and path.parent.name == "checkpoints":
-            weak = frozen_science(path.parent.parent)["model"]
-            if "target" in weak:
-                models.append(CustomConfig(**weak))
-    return models
+            codes += _frozen_model(path.parent.parent)
+    return codes
+
+
+def _frozen_model(run: Path) -> list[UserCode]:
+    """The user's own model that a run was trained with; none where it is one of ours."""
+    frozen = frozen_science(run)["model"]
+    return [UserCode(MODEL, frozen["target"], frozen["options"], frozen["source"])] if "target" in frozen else []
 
 
 def _snapshots(name: str, weights: Weights) -> str | None:
@@ -169,8 +175,10 @@ def _check_same_model(config: Config, weights: Weights) -> None:
         return  # of a file nothing is known until it is read
     theirs, ours = _flat(frozen_science(weights.run.folder)), _flat(science(config))
     if isinstance(config.model, CustomConfig):  # its options may be anything: the reader compares the tensors, by name
-        if theirs.get("model.source") not in (None, with_source(config.model).source):
-            note = f"note: init_from={weights.name} was trained with other code of {config.model.target}"
+        own = code_of(config, MODEL)
+        assert own is not None
+        if theirs.get("model.source") not in (None, with_source(own).source):
+            note = f"note: init_from={weights.name} was trained with other code of {own.target}"
             print(note, file=sys.stderr)
         return
     keys = [key for key in ours | theirs if key.startswith("model.") and key != "model.name"] + list(SAME_MODEL)
@@ -182,14 +190,14 @@ def _check_same_problem(config: Config, weights: Weights, data_here: bool) -> No
         return
     theirs, ours = _flat(frozen_science(weights.run.folder)), _flat(science(config))
     keys = [key for key in SAME_PROBLEM if data_here or key != "data.checksum"]
+    keys += sorted(key for key in theirs | ours if key.startswith(OBJECTIVE_OF_OWN))
     _refuse_differences(f"evaluation.guidance_weak={weights.name} cannot guide this run", theirs, ours, keys)
 
 
 def _check_code(weights: Weights) -> None:
     """Raise UserError where the weaker model is a user's own and its code is not what it was trained with."""
-    frozen = frozen_science(weights.run.folder)["model"] if weights.run else {}
-    if weights.run and "target" in frozen:
-        check_source(CustomConfig(**frozen), weights.run.folder)
+    if weights.run:
+        check_source(_frozen_model(weights.run.folder), weights.run.folder)
 
 
 def _flat(science_config: dict[str, Any]) -> dict[str, Any]:

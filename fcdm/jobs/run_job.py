@@ -10,17 +10,17 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from fcdm.atomic import remove_unfinished
-from fcdm.config.schema import CustomConfig
+from fcdm.config.user_code import SCIENCE, codes_of
 from fcdm.engine.stop import StopSignal
 from fcdm.errors import UserError
 from fcdm.jobs.job import EVALUATE, Job
 from fcdm.runs.folder import Run, check_frozen
 from fcdm.runs.identity import science
+from fcdm.runs.kept_source import check_source
 from fcdm.runs.processes import is_first_process
 from fcdm.runs.protocol import sharing_samples
 from fcdm.runs.reader import budgets_asked_of
 from fcdm.runs.run_paths import evaluation_files
-from fcdm.runs.user_models import check_source
 from fcdm.tracking.background import forwarding
 
 if TYPE_CHECKING:
@@ -37,8 +37,7 @@ def do_job(job: Job, worker: Worker) -> None:
 
     run = job.run
     check_frozen(run.folder, science(job.config))
-    if isinstance(job.config.model, CustomConfig):
-        check_source(job.config.model, run.folder)
+    check_source(codes_of(job.config, SCIENCE), run.folder)
 
     # An evaluation has a claim of its own: training may go on, or be continued, while it works.
     folders = {"train": [run.folder], EVALUATE: [run.evaluations]}.get(job.work, [run.folder, run.evaluations])

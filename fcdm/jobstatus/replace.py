@@ -13,16 +13,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from fcdm.atomic import file_errors, locked, read_json
-from fcdm.config.schema import CustomConfig
+from fcdm.config.user_code import SCIENCE, UserCode, codes_of
 from fcdm.errors import UserError
 from fcdm.jobs.job import Job
-from fcdm.jobs.pin_weights import models_of
+from fcdm.jobs.pin_weights import codes_needed
 from fcdm.jobstatus.actions import Done, Submitter, end_jobs
 from fcdm.jobstatus.collect import Asked, Looker, Overview
 from fcdm.jobstatus.rows import Attempt
 from fcdm.runs.identity import run_id, science
+from fcdm.runs.kept_source import check_source
 from fcdm.runs.revision import code_revision
-from fcdm.runs.user_models import check_source
 from fcdm.slurm.code_snapshot import CODE, take_snapshot
 from fcdm.slurm.ledger import LAUNCHES, Task, new_launch, write_launch
 
@@ -78,7 +78,7 @@ def replace_jobs(looker: Looker, asked: Asked, runs: Collection[str]) -> Done:
 
 def _code_for(tasks: Sequence[Task], runs_dir: Path) -> Path:
     """A copy of the code of now. Raises UserError where it makes another run of one of the jobs, or none at all."""
-    models = []
+    codes: list[UserCode] = []
     for task in tasks:
         if not task.job_file.exists():
             raise UserError(f"the folder of {task.run.name} was deleted: --cancel its job")
@@ -88,10 +88,9 @@ def _code_for(tasks: Sequence[Task], runs_dir: Path) -> Path:
                 f"to this code the configuration of {job.name} is another run ({now[:8]}): --cancel its job, and give "
                 "the command again"
             )
-        if isinstance(job.config.model, CustomConfig):
-            check_source(job.config.model, task.run)
-        models += models_of(job.parts)
-    return take_snapshot(runs_dir, models)
+        check_source(codes_of(job.config, SCIENCE), task.run)
+        codes += codes_needed(job.parts)
+    return take_snapshot(runs_dir, codes)
 
 
 def _code_of(launch: Path) -> Path:

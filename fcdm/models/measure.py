@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import json
+import inspect
 import sys
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,11 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from fcdm.config.code_source import CodeSource, find_source
+from fcdm.config.load_code import load_factory, refuse
 from fcdm.config.schema import CustomConfig
-from fcdm.config.user_model_source import ModelSource, find_source
 from fcdm.errors import UserError
-from fcdm.models.user_model import build_custom, load_factory, refuse
+from fcdm.models.user_model import build_custom, code_of_model
 
 FLOAT_BYTES = 4
 SMALL_MACS, SMALL_PARAMETERS = 2e9, 5e7
@@ -39,6 +41,8 @@ class Question:
     classes: int
     learn_sigma: bool
     activation_checkpointing: bool = False
+    conditions: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    """Name -> shape of what is given besides for each image (`data.conditions`)."""
 
     def build(self) -> nn.Module:
         return build_custom(
@@ -67,8 +71,8 @@ def measure(question: Question) -> Measured:
 
     Raises UserError for a model that cannot be built, run or trained, in one line, with the user's file and line.
     """
-    target, source = question.model.target, find_source(question.model.target)
-    load_factory(question.model, source)  # what modules make when they are imported is not to be made on meta
+    code, source = code_of_model(question.model), find_source(question.model.target)
+    load_factory(code, source)  # what modules make when they are imported is not to be made on meta
     failure: Exception | None = None
     # On meta nothing is computed and nothing can be read; a constructor or a forward that reads values needs more.
     for built_on, runs_on in (("meta", "meta"), ("cpu", "meta"), ("cpu", "cpu")):
@@ -89,10 +93,10 @@ def measure(question: Question) -> Measured:
             failure = error
         _forget(source)
     assert failure is not None
-    return refuse(target, "cannot be run", failure, source)
+    return refuse(code, "cannot be run", failure, source)
 
 
-def _forget(source: ModelSource) -> None:
+def _forget(source: CodeSource) -> None:
     """Import the user's modules anew: they may keep tensors of the device before, such as a table that they cache."""
     files = {str(path.resolve()) for path in source.files.values()}
     for name, module in list(sys.modules.items()):
@@ -102,6 +106,7 @@ def _forget(source: ModelSource) -> None:
 
 
 def _measure(question: Question, model: nn.Module, device: str) -> Measured:
+    _check_conditions(question, model)
     model.train()
     with contextlib.ExitStack() as stack:
         counter = stack.enter_context(FlopCounterMode(display=False))
@@ -124,17 +129,31 @@ def _measure(question: Question, model: nn.Module, device: str) -> Measured:
     )
 
 
+def _check_conditions(question: Question, model: nn.Module) -> None:
+    """Raise UserError where forward takes no keyword that the data gives."""
+    taken = inspect.signature(model.forward).parameters
+    if any(parameter.kind == parameter.VAR_KEYWORD for parameter in taken.values()):
+        return
+    for name in question.conditions:
+        if name not in taken:
+            raise UserError(
+                f"model.target={question.model.target}: forward takes no keyword {name}, which data.conditions gives: "
+                f"forward(self, x, t, labels, {', '.join(question.conditions)})"
+            )
+
+
 def _forward(question: Question, model: nn.Module, count: int, time_type: torch.dtype, device: str) -> Tensor:
     """(count, C, side, side) of timesteps and labels as training gives them; raises UserError for another shape."""
     target, channels, side = question.model.target, question.channels, question.side
     x = torch.randn(count, channels, side, side, device=device)
     t = torch.arange(count, device=device).to(time_type)
     columns = int(model.label_embedders)  # type: ignore[arg-type]  # build_custom sees to it
-    shape = (count,) if columns == 1 or time_type == torch.float32 else (count, columns)
-    labels = torch.full(shape, question.classes, dtype=torch.int64, device=device)
+    columns_shape = (count,) if columns == 1 or time_type == torch.float32 else (count, columns)
+    labels = torch.full(columns_shape, question.classes, dtype=torch.int64, device=device)
     labels[0] = 0
+    given = {name: torch.randn(count, *shape, device=device) for name, shape in question.conditions.items()}
     with _label_tables_checked(question, model, labels):
-        out = model(x, t, labels)
+        out = model(x, t, labels, **given)
     wanted = (count, channels * (2 if question.learn_sigma else 1), side, side)
     if not isinstance(out, Tensor):
         raise UserError(f"model.target={target} gives a {type(out).__name__}, not one tensor of shape {wanted}")
@@ -175,7 +194,8 @@ def _check_training(question: Question, model: nn.Module, device: str) -> None:
     try:
         copy.deepcopy(model)
     except Exception as error:
-        refuse(target, "cannot be copied, as the average of its weights (EMA) must be", error, find_source(target))
+        code = code_of_model(question.model)
+        refuse(code, "cannot be copied, as the average of its weights (EMA) must be", error)
     before = {name: (buffer, buffer._version) for name, buffer in model.named_buffers()}
     out = _forward(question, model, 2, torch.int64, device)
     for name, buffer in model.named_buffers():
@@ -215,19 +235,3 @@ def _saved_bytes(question: Question, model: nn.Module, count: int, device: str) 
 
 def _storage(tensor: Tensor) -> int:
     return int(tensor.untyped_storage()._cdata)
-
-
-def main(answers: Path) -> None:
-    questions = json.load(sys.stdin)
-    answers.write_text(json.dumps([_answer(question) for question in questions]))
-
-
-def _answer(question: dict[str, Any]) -> dict[str, Any]:
-    try:
-        return asdict(measure(Question(**{**question, "model": CustomConfig(**question["model"])})))
-    except UserError as error:
-        return {"error": str(error)}
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

@@ -1,22 +1,16 @@
-"""Building a user's own model: imported, called, and looked over; whatever goes wrong is one line with their file's."""
+"""Building a user's own model: called, and looked over; whatever goes wrong is one line."""
 
 from __future__ import annotations
 
-import difflib
-import importlib
-import inspect
-import traceback
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
-from fcdm.config.model_checks import CHECKPOINTING, GIVEN
+from fcdm.config.load_code import build
 from fcdm.config.schema import CustomConfig
-from fcdm.config.user_model_source import ModelSource, find_source
+from fcdm.config.user_code import MODEL, UserCode
 from fcdm.errors import UserError
 
 STORED = (
@@ -24,6 +18,35 @@ STORED = (
     *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
 )
 """Types that a checkpoint can hold."""
+
+INSTEAD = {
+    **dict.fromkeys(
+        ("loss", "compute_loss", "training_loss", "get_loss", "loss_fn", "criterion", "p_losses", "training_losses"),
+        "the loss is the objective's: bring one of your own by diffusion.target",
+    ),
+    **dict.fromkeys(
+        ("training_step", "train_step", "validation_step", "test_step", "predict_step", "fit", "optimizer_step"),
+        "the training loop is fcdm's: bring a loss by diffusion.target, an optimiser by optimiser.target",
+    ),
+    **dict.fromkeys(
+        ("configure_optimizers", "configure_optimisers", "configure_optimizer", "configure_optimiser"),
+        "bring an optimiser by optimiser.target",
+    ),
+    **dict.fromkeys(
+        ("sample", "generate", "p_sample", "p_sample_loop", "ddim_sample"),
+        "samplers are the objective's: bring one of your own by diffusion.target",
+    ),
+    **dict.fromkeys(
+        ("train_dataloader", "val_dataloader", "prepare_data", "setup_data"), "bring a data set by data.target"
+    ),
+}
+"""Methods that other programs call and this one would not -> what to bring instead."""
+LIBRARIES = ("torch", "lightning", "pytorch_lightning", "transformers", "diffusers", "timm", "builtins", "fcdm")
+"""What their base classes have is not the user's saying."""
+
+
+def code_of_model(config: CustomConfig) -> UserCode:
+    return UserCode(MODEL, config.target, config.options, config.source)
 
 
 def build_custom(
@@ -40,126 +63,24 @@ def build_custom(
     Raises UserError: the source is not there or not what the configuration was frozen with, it cannot be imported or
     built, or it is no module that can be trained and saved.
     """
-    source = find_source(config.target)
-    factory = load_factory(config, source)
-    keywords: dict[str, Any] = {
+    given: dict[str, Any] = {
         "channels": channels,
         "out_channels": channels * (2 if learn_sigma else 1),
         "side": side,
         "classes": classes,
-        **config.options,
+        **({"activation_checkpointing": True} if activation_checkpointing else {}),
     }
-    if activation_checkpointing:
-        keywords[CHECKPOINTING] = True
-    _check_keywords(config.target, factory, keywords)
-    try:
-        model = factory(**keywords)
-    except Exception as error:
-        refuse(config.target, "cannot be built", error, source)
+    model = build(code_of_model(config), given)
     _look_over(config.target, model, classes)
     assert isinstance(model, nn.Module)
     return model
-
-
-def verify(target: str, sha256: str) -> None:
-    """Import the model's code and raise UserError where that does not work or it is not the code of this hash."""
-    config = CustomConfig(name="", target=target, source=sha256)
-    load_factory(config, find_source(target))
-
-
-def refuse(target: str, what: str, error: BaseException, source: ModelSource) -> NoReturn:
-    """Raise UserError: `model.target=my_unet.MyUNet cannot be built: KeyError: 'x' (my_unet.py:12)`."""
-    if isinstance(error, UserError):
-        raise error
-    where = _place(error, source)
-    text = " ".join((error.msg if isinstance(error, SyntaxError) else str(error)).split())
-    if len(text) > 400:
-        text = f"{text[:400]} ..."
-    raise UserError(
-        f"model.target={target} {what}: {type(error).__name__}: {text}{f' ({where})' if where else ''}"
-    ) from error
-
-
-def _place(error: BaseException, source: ModelSource) -> str:
-    """`/home/me/my_unet.py:12`: the innermost line of the user's own on the way to the error, or nothing."""
-    own = {path.resolve() for path in source.files.values()}
-    if isinstance(error, SyntaxError) and error.filename:
-        return f"{error.filename}:{error.lineno}"
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).resolve() in own]
-    return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""
-
-
-def load_factory(config: CustomConfig, source: ModelSource) -> Callable[..., Any]:
-    """What `model.target` names. Raises UserError."""
-    target = config.target
-    if config.source is not None and source.sha256 != config.source:
-        raise UserError(
-            f"model.target={target}: its code has changed ({source.file}; sha256 {source.sha256[:8]}, not "
-            f"{config.source[:8]}): put it back, or give the command again: with other code it is another run"
-        )
-    try:
-        module = importlib.import_module(source.module)
-    except (Exception, SystemExit) as error:
-        refuse(target, "cannot be imported", error, source)
-    found = Path(getattr(module, "__file__", None) or "nowhere")
-    if found.resolve() != source.file.resolve():
-        raise UserError(
-            f"model.target={target}: another module of the name {source.module} is loaded already ({found}), so "
-            f"{source.file} needs another name"
-        )
-    value: Any = module
-    for name in source.attribute.split("."):
-        if not hasattr(value, name):
-            near = difflib.get_close_matches(name, [n for n in vars(value) if not n.startswith("_")], n=1, cutoff=0.6)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise UserError(f"model.target={target}: {source.file} has no {name}{hint}")
-        value = getattr(value, name)
-    if not callable(value):
-        raise UserError(f"model.target={target} is a {type(value).__name__}: it must be a class or a function")
-    return value  # type: ignore[no-any-return]
-
-
-def _check_keywords(target: str, factory: Callable[..., Any], keywords: dict[str, Any]) -> None:
-    """Raise UserError where the constructor takes other keywords than it would be given."""
-    name = target.rsplit(".", 1)[-1]
-    try:
-        parameters = inspect.signature(factory).parameters.values()
-    except (ValueError, TypeError):
-        return  # written in C, say: then calling it tells
-    if any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters):
-        taken = set(keywords)
-    else:
-        taken = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
-    for keyword in keywords:
-        if keyword in taken:
-            continue
-        own = sorted(taken - {*GIVEN, CHECKPOINTING})
-        if keyword in GIVEN:
-            raise UserError(
-                f"model.target={target}: {name} must take the keywords {', '.join(GIVEN)}: it takes no {keyword}"
-            )
-        if keyword == CHECKPOINTING:
-            raise UserError(f"{CHECKPOINTING}=true: {name} takes no keyword {CHECKPOINTING}, so it cannot be asked to")
-        near = difflib.get_close_matches(keyword, own, n=1, cutoff=0.6)
-        hint = f"did you mean model.options.{near[0]}?" if near else f"it takes {', '.join(own) or 'none'}"
-        raise UserError(f"model.options.{keyword}: {name} takes no such option; {hint}")
-    missing = [
-        parameter.name
-        for parameter in parameters
-        if parameter.default is parameter.empty
-        and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
-        and parameter.name not in keywords
-    ]
-    if missing:
-        raise UserError(
-            f"model.options.{missing[0]} has no value, and {name} needs one: say +model.options.{missing[0]}=..."
-        )
 
 
 def _look_over(target: str, model: object, classes: int) -> None:
     """Raise UserError for what could not be trained, saved and continued."""
     if not isinstance(model, nn.Module):
         raise UserError(f"model.target={target} gives a {type(model).__name__}, no torch.nn.Module")
+    refuse_uncalled(target, type(model))
     parameters = dict(model.named_parameters())
     for name, parameter in parameters.items():
         if isinstance(parameter, UninitializedParameter):
@@ -180,3 +101,14 @@ def _look_over(target: str, model: object, classes: int) -> None:
         raise UserError(f"model.target={target}: label_embedders is {embedders!r}: a number of at least 1")
     model.label_embedders = embedders  # type: ignore[assignment]
     model.is_stochastic = True  # type: ignore[assignment]  # for all that is known: dropout, say
+
+
+def refuse_uncalled(target: str, model: type) -> None:
+    """Raise UserError for a method that the user wrote for another program: nothing here would call it."""
+    for name, instead in INSTEAD.items():
+        for owner in model.__mro__:
+            if name in vars(owner) and owner.__module__.split(".")[0] not in LIBRARIES:
+                raise UserError(
+                    f"model.target={target}: nothing would call {owner.__name__}.{name}: {instead} "
+                    f"(docs/bring_your_own.md), and remove it, or call it _{name} where forward uses it"
+                )

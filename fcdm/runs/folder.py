@@ -16,12 +16,12 @@ from typing import Any
 import yaml
 
 from fcdm.atomic import describe_oserror, sync_folder
-from fcdm.config.schema import Config, CustomConfig
+from fcdm.config.schema import Config
 from fcdm.errors import UserError
 from fcdm.runs.identity import SCHEMA_VERSION, identifying, readable_name, run_id, science
+from fcdm.runs.kept_source import keep_source
 from fcdm.runs.run_cost import run_cost
 from fcdm.runs.run_paths import RUN_FILE, evaluation_name, run_facts
-from fcdm.runs.user_models import keep_source
 
 
 @dataclass(frozen=True)
@@ -166,8 +166,7 @@ def _create(folder: Path, identity: str, wanted: dict[str, Any], config: Config)
         temporary.mkdir(parents=True)
         (temporary / RUN_FILE).write_text(json.dumps(described, indent=1) + "\n")
         (temporary / "config.yaml").write_text(yaml.safe_dump(wanted, sort_keys=False))
-        if isinstance(config.model, CustomConfig):
-            keep_source(config.model, temporary)
+        keep_source(config, temporary)
         for name in (RUN_FILE, "config.yaml"):
             with open(temporary / name, "rb") as written:
                 os.fsync(written.fileno())

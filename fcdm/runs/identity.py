@@ -29,6 +29,10 @@ INTRODUCED: dict[str, Any] = {
     "model.feed_forward": False,
     "init_from": None,
     "init_from_weights": "ema",
+    **{f"{section}.target": None for section in ("data", "diffusion", "optimiser")},
+    **{f"{section}.options": {} for section in ("data", "diffusion", "optimiser")},
+    "data.conditions": {},
+    **{f"{section}.source": None for section in ("data", "diffusion", "optimiser")},
 }
 
 # In the config for people and for finding things, but not what a run is: the same bytes under another

@@ -17,11 +17,13 @@ from fcdm.codecs.vae_files import vae_identity
 from fcdm.config.ema_profiles import power_length, weights_text
 from fcdm.config.samplers import ADAPTIVE
 from fcdm.config.schema import RUNTIME_EVALUATION, Config
+from fcdm.config.user_code import FEATURES, code_of
 from fcdm.errors import UserError
 from fcdm.features import extractor_id
 from fcdm.features.find_reference import reference_identity
 from fcdm.runs.find_weights import PINNED, find_weights
 from fcdm.runs.identity import short_hash
+from fcdm.runs.kept_source import with_source
 
 # How generated and real images become bytes before any feature is taken (DiT's and ADM's rule).
 ROUNDING = "truncate-uint8"
@@ -38,7 +40,7 @@ INTRODUCED: dict[str, Any] = {
 """Keys of later versions and the values that mean what was before them: left out, so that no protocol's id changes."""
 
 
-OF_METRICS = ("features", "reference")
+OF_METRICS = ("features", "features_options", "features_source", "reference")
 """Keys of `evaluation` that say what is measured of the samples, which do not depend on them."""
 
 
@@ -91,7 +93,11 @@ def samples_key(config: Config) -> str:
 def protocol_of(config: Config) -> dict[str, Any]:
     """The protocol that this configuration asks for (checksums filled in)."""
     protocol = sampling_protocol(config)
-    protocol["features"] = extractor_id(config.evaluation.features)
+    own = code_of(config, FEATURES)
+    if own is not None:
+        protocol["features"] = own.short_id if own.source else with_source(own).short_id
+    else:
+        protocol["features"] = extractor_id(config.evaluation.features)
     if config.evaluation.features == "inception":
         protocol["reference"] = f"{config.resolution}px@{_reference_identity(config)}"
         if config.evaluation.labels == "balanced":

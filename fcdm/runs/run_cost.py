@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from fcdm.config.schema import Config, CustomConfig, ModelConfig
 from fcdm.config.shape import shape_of
 from fcdm.cost.model_cost import FLOAT_BYTES, ModelCost, model_cost
-from fcdm.runs.user_models import custom_cost
+from fcdm.runs.trials import custom_cost
 
 
 def run_cost(config: Config) -> ModelCost:
     """Parameters, MACs and FLOPs of the run's model on its data."""
-    return cost_of(config.model, **shape_of(config))
+    return cost_of(config.model, **shape_of(config), conditions=config.data.conditions)
 
 
-def cost_of(model: ModelConfig, *, channels: int, side: int, classes: int, learn_sigma: bool = True) -> ModelCost:
-    """`fcdm.cost.model_cost`, also of a user's own model. Raises UserError for one that cannot be built or run."""
+def cost_of(
+    model: ModelConfig,
+    *,
+    channels: int,
+    side: int,
+    classes: int,
+    learn_sigma: bool = True,
+    conditions: Mapping[str, Sequence[int]] | None = None,
+) -> ModelCost:
+    """`fcdm.cost.model_cost`, also of a user's own model. Raises UserError for one that cannot be built or run.
+
+    conditions: what a user's own is given besides: name -> shape of one image's.
+    """
+    shape: dict[str, Any] = {"channels": channels, "side": side, "classes": classes, "learn_sigma": learn_sigma}
     if isinstance(model, CustomConfig):
-        return custom_cost(model, channels=channels, side=side, classes=classes, learn_sigma=learn_sigma)
-    return model_cost(model, channels=channels, side=side, classes=classes, learn_sigma=learn_sigma)
+        return custom_cost(model, **shape, conditions=conditions)
+    return model_cost(model, **shape)
 
 
 def average_bytes(config: Config) -> int:

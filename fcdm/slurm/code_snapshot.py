@@ -1,7 +1,7 @@
 """A copy of the code for jobs to run, so that edits made while they wait change nothing.
 
 Named by its content below `runs/code/`, so that launches of the same code share one; compiled there once, and
-imported once in a fresh process before anything is submitted. Users' own models stand beside the package.
+imported once in a fresh process before anything is submitted. Users' own code stands beside the package.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from pathlib import Path
 
 import fcdm
 from fcdm.atomic import file_errors
-from fcdm.config.schema import CustomConfig, ModelConfig
+from fcdm.config.user_code import KIND, UserCode
 from fcdm.errors import UserError
+from fcdm.runs.kept_source import source_of
 from fcdm.runs.revision import REVISION_FILE, code_revision
-from fcdm.runs.user_models import source_of
 
 CODE = "code"
 PACKAGE = Path(fcdm.__file__).resolve().parent
@@ -29,26 +29,27 @@ _VERIFIED = ".imports"
 _REFUSED = 3
 _VERIFY = """
 import sys
+from fcdm.config.load_code import verify
+from fcdm.config.user_code import KIND, UserCode
 from fcdm.errors import UserError
-from fcdm.models.user_model import verify
 try:
-    for target, source in {models!r}:
-        verify(target, source)
+    for kind, target, source in {codes!r}:
+        verify(UserCode(KIND[kind], target, {{}}, source))
 except UserError as error:
     print(error, file=sys.stderr)
     sys.exit({refused})
 """
 
 
-def take_snapshot(runs_dir: Path, models: Iterable[ModelConfig] = ()) -> Path:
+def take_snapshot(runs_dir: Path, codes: Iterable[UserCode] = ()) -> Path:
     """The folder to put on PYTHONPATH. Raises UserError where the code cannot be imported, or not be written.
 
-    `models`: of the jobs; those of users bring their source along.
+    `codes`: the users' own that the jobs need, whose source comes along.
     """
-    own = {(model.target, model.source): model for model in models if isinstance(model, CustomConfig)}
+    own = list(dict.fromkeys((code.kind.section, code.target, code.source) for code in codes))
     files = {f"fcdm/{path.relative_to(PACKAGE)}": path for path in _files()}
-    for target, _ in own:
-        files |= source_of(target).files
+    for kind, target, _ in own:
+        files |= source_of(target, KIND[kind]).files
     digest = hashlib.sha256(sys.version.encode())
     for name, path in sorted(files.items()):
         digest.update(f"{name}\0{path.stat().st_size}\0".encode())
@@ -59,7 +60,7 @@ def take_snapshot(runs_dir: Path, models: Iterable[ModelConfig] = ()) -> Path:
     with file_errors(folder, "copying the code for the jobs"):
         if not folder.exists():
             _copy(files, folder)
-    _verify(folder, list(own))
+    _verify(folder, own)
     return folder
 
 
@@ -89,16 +90,16 @@ def _copy(files: dict[str, Path], folder: Path) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _verify(folder: Path, own: list[tuple[str, str | None]]) -> None:
+def _verify(folder: Path, own: list[tuple[str, str, str | None]]) -> None:
     """Import it as a job will, in a process of its own, which also leaves the compiled files.
 
-    `own`: target and source of users' models. They must be found in the folder alone, as they were when hashed.
+    `own`: kind, target and source of users' code. It must be found in the folder alone, as it was when hashed.
     """
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
     environment["PYTHONPATH"] = str(folder)
     check = f"{_IMPORTS}; assert fcdm.__file__.startswith({str(folder)!r}), fcdm.__file__"
     if own:
-        check += _VERIFY.format(models=own, refused=_REFUSED)
+        check += _VERIFY.format(codes=own, refused=_REFUSED)
     done = subprocess.run(
         [sys.executable, "-P", "-c", check], cwd="/", env=environment, capture_output=True, text=True, check=False
     )
@@ -107,7 +108,7 @@ def _verify(folder: Path, own: list[tuple[str, str | None]]) -> None:
         places = [line.strip() for line in lines if line.strip().startswith("File ") and str(folder) in line]
         where = places[-1].replace(str(folder / "fcdm"), str(PACKAGE)) if places else ""
         shutil.rmtree(folder, ignore_errors=True)
-        if done.returncode == _REFUSED:  # a user's model
+        if done.returncode == _REFUSED:  # users' code
             raise UserError(f"{lines[-1]}; nothing was submitted")
         raise UserError(
             f"the code in {PACKAGE} cannot be imported, so no job could run: {lines[-1]} ({where}); nothing was "

@@ -17,7 +17,7 @@ from typing import Any
 from fcdm.atomic import locked
 from fcdm.errors import Unsure, UserError
 from fcdm.jobs.job import BENCHMARK, EVALUATE, Job
-from fcdm.jobs.pin_weights import models_of
+from fcdm.jobs.pin_weights import codes_needed
 from fcdm.runs.revision import code_revision
 from fcdm.runs.run_cost import saved_bytes
 from fcdm.slurm.absolute_paths import from_anywhere
@@ -82,7 +82,7 @@ def submit(
     conf = this_conf(options.slurm_conf)
     # One launcher at a time: two of the same sweep would both find a run neither done nor queued.
     with locked(runs_dir / LAUNCHES / ".lock"):
-        code = take_snapshot(runs_dir, [model for job in jobs for model in models_of(job.parts)])
+        code = take_snapshot(runs_dir, [code for job in jobs for code in codes_needed(job.parts)])
         unfinished = {job.name for job in jobs if not is_done_already(job)}
         on_their_way = in_flight(runs_dir, unfinished, lambda name: scheduler if name == conf else elsewhere(name))
         refuse_passed(jobs, on_their_way)

@@ -12,10 +12,10 @@ from fcdm.config.schema import Config, ResourcesConfig
 from fcdm.errors import UserError
 from fcdm.formatting import plural
 from fcdm.jobs.job import BENCHMARK, BenchmarkJob
-from fcdm.jobs.make_jobs import with_own_source
 from fcdm.runs.benchmark_files import FOLDER, benchmark_name
+from fcdm.runs.kept_source import with_sources
 from fcdm.runs.protocol import Part
-from fcdm.runs.user_models import check_models
+from fcdm.runs.trials import try_codes
 from fcdm.sweep.sweeper import StudySweeper
 
 START_S = 240.0
@@ -26,8 +26,8 @@ def benchmark_jobs(configs: Iterable[Config], seconds: float, profile: bool) -> 
     """One job for each different model, resolution and precision. Raises UserError for a model that does not run."""
     if not 1 <= seconds <= 3600:
         raise UserError(f"seconds={seconds:g} cannot be: from 1 to 3600, for each model")
-    configs = [with_own_source(config) for config in configs]
-    check_models(configs)
+    configs = [with_sources(config) for config in configs]
+    try_codes(configs)
     jobs: dict[Path, BenchmarkJob] = {}
     for config in configs:
         gpus = min(1, config.resources.gpus)

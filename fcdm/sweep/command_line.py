@@ -18,6 +18,7 @@ from hydra.errors import HydraException
 from fcdm import credentials
 from fcdm.config.check import known_keys, unknown_key
 from fcdm.config.keys import Key, config_keys, keys_of
+from fcdm.config.user_code import OPTIONS
 from fcdm.errors import UserError
 from fcdm.paths import home_expanded, place
 from fcdm.runs.processes import is_first_process
@@ -26,7 +27,7 @@ from fcdm.sweep.grammar import parse, quoted, reads_otherwise
 FOLDERS = ("--config-dir", "-cd")
 """Hydra's own options that take a folder."""
 _OVERRIDE = re.compile(r"(?P<plus>\+{0,2})(?P<key>[A-Za-z_][\w./@:-]*)=(?P<value>.*)", re.DOTALL)
-_FREE = re.compile(r"model\.options\.|hydra\.|grids")
+_FREE = re.compile("|".join(map(re.escape, (*OPTIONS, "hydra.", "grids"))))
 _LAUNCHER = "hydra.launcher."
 
 

@@ -12,10 +12,11 @@ from yaml import MarkedYAMLError
 
 from fcdm.config.check import first_line, known_keys, near, unknown_key
 from fcdm.config.keys import families_with
+from fcdm.config.user_code import OPTIONS
 from fcdm.errors import UserError
 from fcdm.redact import redacted
 
-FREE = ("hydra.launcher.additional_parameters", "model.options")
+FREE = ("hydra.launcher.additional_parameters.", *OPTIONS)
 
 
 def is_users(error: BaseException) -> bool:
@@ -45,8 +46,8 @@ def _one_line(error: BaseException) -> str:
     if found := re.search(r"(?:Could not override|Error merging override) '?\+*([^'=]+)", text):
         if "not in struct" in str(error) or "Could not override" in text:
             for free in FREE:
-                if found[1].startswith(f"{free}."):
-                    return f"a new entry needs a +: say '+{free}.NAME=VALUE', once for each"
+                if found[1].startswith(free):
+                    return f"a new entry needs a +: say '+{free}NAME=VALUE', once for each"
             return _not_in(found[1], known_keys() | _launcher_keys())
         cause = error.__cause__
         if isinstance(cause, OmegaConfBaseException):

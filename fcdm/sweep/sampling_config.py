@@ -22,14 +22,15 @@ from fcdm.config.conditions import settle
 from fcdm.config.ema_profiles import power_length
 from fcdm.config.presets import preset_names
 from fcdm.config.schema import Config, EvaluationConfig
+from fcdm.config.user_code import FEATURES
 from fcdm.data.dataset import data_checksum
 from fcdm.errors import UserError
-from fcdm.jobs.make_jobs import with_own_source
 from fcdm.jobs.pin_weights import resolved_sources
 from fcdm.paths import home_expanded, place
 from fcdm.runs.find_weights import SUFFIXES, Weights
 from fcdm.runs.folder import Run, frozen_science
 from fcdm.runs.identity import run_id, science
+from fcdm.runs.kept_source import with_sources
 from fcdm.runs.run_paths import RUN_FILE
 from fcdm.runs.tracked_ema import settled
 from fcdm.sweep.command_line import readable, text_of
@@ -191,7 +192,7 @@ def run_config(run: Run, overrides: list[str]) -> Config:
         config.data.path = path
     check(config)
     refuse_idle(config, said)
-    return _with_weak(_with_snapshots(config, run))
+    return _with_weak(_with_snapshots(with_sources(config, (FEATURES,)), run))
 
 
 def _file_config(weights: Weights, overrides: list[str]) -> Config:
@@ -201,7 +202,7 @@ def _file_config(weights: Weights, overrides: list[str]) -> Config:
             raise UserError(f"{weights.path} does not say which model it is: say {key}=...{known}")
     # A public file knows nothing of a store that happens to be where ours would be.
     config = _composing(overrides, lambda composer, words: composer.config(words, own_store=False))
-    config = with_own_source(config)
+    config = with_sources(config)
     if power_length(config.evaluation.weights) is not None:
         raise UserError(f"{weights.path} is a file: {config.evaluation.weights} is made of a run's snapshots")
     if config.data.path is None:  # bundled: part of the protocol, as the reference

@@ -22,7 +22,7 @@ from fcdm.engine.ema import update_ema
 from fcdm.engine.evaluate import EvaluationResult, evaluate
 from fcdm.engine.state import create_model
 from fcdm.engine.stop import Stopped, StopSignal
-from fcdm.engine.train_step import learning_rate
+from fcdm.engine.train_step import warm_up
 from fcdm.engine.worker import Worker
 from tests.support.commands import composed
 from tests.support.silent import Silent
@@ -118,8 +118,8 @@ def test_ema_update_is_the_formula() -> None:
 
 def test_warm_up_is_linear_then_constant(config: Config) -> None:
     warm = dataclasses.replace(config, optimiser=dataclasses.replace(config.optimiser, lr=1.0, warmup_steps=4))
-    assert [learning_rate(warm, step) for step in range(6)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
-    assert learning_rate(config, 0) == config.optimiser.lr
+    assert [warm_up(warm, step) for step in range(6)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+    assert warm_up(config, 0) == 1.0
 
 
 def _trained(config: Config) -> torch.nn.Module:

@@ -18,9 +18,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fcdm.config.code_source import find_source
 from fcdm.config.presets import load_preset
 from fcdm.config.schema import Config, CustomConfig
-from fcdm.config.user_model_source import find_source
 from fcdm.cost.model_cost import model_cost
 from fcdm.engine.state import TrainState
 from fcdm.errors import UserError
@@ -28,7 +28,8 @@ from fcdm.jobs.make_jobs import make_jobs
 from fcdm.models import build_model
 from fcdm.models.measure import Question, measure
 from fcdm.runs.identity import run_id, science
-from fcdm.runs.user_models import custom_cost, source_of, with_source
+from fcdm.runs.kept_source import source_of, with_sources
+from fcdm.runs.trials import custom_cost
 from tests.support.commands import TINY, Command, composed, evaluations, values, weights
 from tests.support.slurm_lab import starts
 from tests.support.user_model_page import MODULE, block, write_page
@@ -150,7 +151,7 @@ def test_a_slow_constructor_is_waited_for_and_said(
 ) -> None:
     """No process needs less than the patience that is set here: it imports torch first."""
     write_page(tmp_path)
-    monkeypatch.setattr("fcdm.runs.user_models.PATIENCE", 0.01)
+    monkeypatch.setattr("fcdm.runs.trials.PATIENCE", 0.01)
     model = CustomConfig(name="my_unet", target="my_unet.MyUNet", options={"width": 16})
     assert custom_cost(model, channels=1, side=8, classes=10, learn_sigma=True).parameters
     assert capfd.readouterr().err == "trying model.target=my_unet.MyUNet in a process of its own ...\n"
@@ -208,7 +209,7 @@ def identity(config: Config) -> str:
     assert isinstance(config.model, CustomConfig)
     source_of.cache_clear()
     data = dataclasses.replace(config.data, checksum="0" * 64)
-    return run_id(science(dataclasses.replace(config, data=data, model=with_source(config.model))))
+    return run_id(science(with_sources(dataclasses.replace(config, data=data))))
 
 
 def test_code_and_options_are_the_run_and_places_and_spellings_are_not(

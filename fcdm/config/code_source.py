@@ -1,8 +1,8 @@
-"""The source of a user's own model: which files it is made of, found and hashed without running any of them.
+"""The source of a user's own code: which files it is made of, found and hashed without running any of them.
 
 So without torch, and before anything starts. Of a package that is its whole folder; of a single file that file; and of
 both whatever else of the user's they import by name, wherever Python would find it. What pip installed is left out,
-unless the model itself is there: then its package counts, and no other.
+unless the code itself is there: then its package counts, and no other.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from fcdm.config.user_code import MODEL, OURS, Kind, dotted
 from fcdm.errors import UserError
 from fcdm.hashing import file_sha256
 
@@ -27,13 +28,12 @@ SUFFIXES = (".py", ".so", ".json", ".yaml", ".yml", ".toml")
 """What of a package's folder is its source: code, and what code is usually told by. Weights are not."""
 YAML = (".yaml", ".yml")
 CONFIGS = ("conf", "data", "model", "recipe", "resources", "sweeps")
-"""Folders that `--config-dir` makes Hydra's groups, and that which holds them: YAML there is not the model's."""
-_OURS = ("fcdm", "hydra_plugins")
+"""Folders that `--config-dir` makes Hydra's groups, and that which holds them: YAML there is not the code's."""
 
 
 @dataclass(frozen=True)
-class ModelSource:
-    """Where a model comes from. `files`: by their place below a folder on Python's path (`my_lab/blocks.py`)."""
+class CodeSource:
+    """Where a user's code comes from. `files`: by their place below a folder on Python's path (`my_lab/blocks.py`)."""
 
     module: str
     attribute: str
@@ -93,41 +93,27 @@ def _is_configs(folder: Path) -> bool:
     return folder.name in CONFIGS and not any(folder.glob("*.py"))
 
 
-def dotted(target: str) -> str:
-    """`model.target` in its one spelling: `my_unet:MyUNet` is `my_unet.MyUNet`. Raises UserError."""
-    name = target.replace(":", ".", 1)
-    parts = name.split(".")
-    if len(parts) < 2 or not all(part.isidentifier() for part in parts):
-        raise UserError(
-            f"model.target={target} names no model: say module.Class, such as my_unet.MyUNet for the class MyUNet in "
-            "my_unet.py"
-        )
-    if parts[0] in _OURS:
-        raise UserError(f"model.target={target}: {parts[0]} is fcdm's own; its models are model=S, model=dit/S-2 ...")
-    return name
-
-
-def find_source(target: str) -> ModelSource:
-    """The source of `model.target`, as Python would find it now.
+def find_source(target: str, kind: Kind = MODEL) -> CodeSource:
+    """The source of a target, as Python would find it now.
 
     Raises UserError for a module that is nowhere, or has no file; and for a file that cannot be read.
     """
     look_in_working_directory()
     importlib.invalidate_caches()
-    parts = dotted(target).split(".")
+    key, parts = f"{kind.target}={target}", dotted(target, kind).split(".")
     units, spec, depth = _descend(parts)
     if spec is None or spec.origin is None or not units:
-        raise UserError(_nowhere(target, parts))
+        raise UserError(_nowhere(key, parts))
     if depth == len(parts):
-        raise UserError(f"model.target={target} is a module: say which class of it, {target}.NAME")
+        raise UserError(f"{key} is a module: say which class of it, {target}.NAME")
     if not Path(spec.origin).is_file() or not spec.origin.endswith(".py"):
-        raise UserError(f"model.target={target}: {'.'.join(parts[:depth])} has no source file ({spec.origin})")
+        raise UserError(f"{key}: {'.'.join(parts[:depth])} has no source file ({spec.origin})")
     files = dict(sorted(_closure(units[0])))
     try:
         digests = {name: file_sha256(path) for name, path in files.items()}
     except OSError as error:
-        raise UserError(f"model.target={target}: {error.filename} cannot be read: {error.strerror}") from None
-    return ModelSource(".".join(parts[:depth]), ".".join(parts[depth:]), Path(spec.origin), files, digests)
+        raise UserError(f"{key}: {error.filename} cannot be read: {error.strerror}") from None
+    return CodeSource(".".join(parts[:depth]), ".".join(parts[depth:]), Path(spec.origin), files, digests)
 
 
 def look_in_working_directory() -> None:
@@ -155,7 +141,7 @@ def _closure(first: _Unit) -> Iterator[tuple[str, Path]]:
             if unit.installed or not name.endswith(".py"):
                 continue
             for imported in _imports(name, path):
-                if imported.split(".")[0] in _OURS or imported.split(".")[0] in sys.stdlib_module_names:
+                if imported.split(".")[0] in OURS or imported.split(".")[0] in sys.stdlib_module_names:
                     continue
                 for found in _descend(imported.split("."))[0][:1]:
                     if found.name not in units and not found.installed:
@@ -203,13 +189,13 @@ def _imports(name: str, path: Path) -> Iterator[str]:
             yield from (f"{base}.{alias.name}" if base else alias.name for alias in node.names)
 
 
-def _nowhere(target: str, parts: list[str]) -> str:
+def _nowhere(key: str, parts: list[str]) -> str:
     here = Path.cwd()
     names = [path.stem for path in here.glob("*.py")] + [path.parent.name for path in here.glob("*/__init__.py")]
     near = difflib.get_close_matches(parts[0], names, n=1, cutoff=0.6)
     hint = f"; did you mean {near[0]}?" if near and near[0] != parts[0] else ""
     module = ".".join(parts[:-1])
     return (
-        f"model.target={target}: there is no module {module} in the working directory ({here}), in PYTHONPATH or among "
+        f"{key}: there is no module {module} in the working directory ({here}), in PYTHONPATH or among "
         f"the installed packages{hint}"
     )
