@@ -254,6 +254,11 @@ class Work:
             raise UserError(f"none of the {len(source):,} images of {source.root} can be read")
         names, labels = [source.names[index] for index in kept], source.labels[kept]
         heldout, aside = plan.split(names, labels, kept)
+        if (heldout | aside).all():
+            raise UserError(
+                f"none of the {len(kept):,} images is left to train on: {int(heldout.sum()):,} are held out and "
+                f"{int(aside.sum()):,} set aside: say less of heldout= and aside="
+            )
         files = {
             LABELS: write_npy(self.out / LABELS, labels.astype(np.int32)),
             HELDOUT: write_npy(self.out / HELDOUT, heldout),
