@@ -147,7 +147,7 @@ def padded(image: Image.Image, side: int, size: int) -> NDArray[np.uint8]:
         raise Unreadable(f"{image.width} x {image.height} pixels, more than pad={side}")
     square = Image.new("RGB", (side, side))
     square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
-    return np.asarray(square.resize((size, size), Image.Resampling.BOX), dtype=np.uint8)
+    return np.asarray(square.reduce(side // size), dtype=np.uint8)
 
 
 def turned_text(count: int) -> str:
