@@ -64,3 +64,38 @@ def image_folder(folder: Path, count: int, side: int, first: int = 0, classes: t
 
 def _labels(count: int) -> NDArray[np.uint8]:
     return (np.arange(count) % len(CLASSES)).astype(np.uint8)
+
+
+def pixel_store(
+    folder: Path, images: int = 40, side: int = 8, channels: int = 3, classes: int = 3, heldout: int = 6, aside: int = 6
+) -> Path:
+    """A store of pixels as `python -m fcdm.prepare images` leaves it, in shards of 16; the last images are held out.
+
+    Every pixel of image number n has the value n, but for the left column, which is n + 100.
+    """
+    from fcdm.data.manifest import ASIDE, HELDOUT, LABELS, MANIFEST
+    from fcdm.data.shards import write_npy
+
+    (folder / "shards").mkdir(parents=True)
+    data = np.broadcast_to(
+        np.arange(images, dtype=np.uint8)[:, None, None, None], (images, channels, side, side)
+    ).copy()
+    data[..., 0] += 100
+    shards = []
+    for start in range(0, images, 16):
+        part, file = data[start : start + 16], f"shards/{start // 16:05d}.npy"
+        shards.append({"file": file, "images": len(part), "sha256": write_npy(folder / file, part)})
+    labels = np.arange(images, dtype=np.int32) % classes
+    places = np.arange(images)
+    write_npy(folder / LABELS, labels)
+    write_npy(folder / HELDOUT, places >= images - heldout)
+    write_npy(folder / ASIDE, (places >= images - heldout - aside) & (places < images - heldout))
+    manifest = {
+        "format": 1, "kind": "pixels", "images": images, "resolution": side, "side": side, "channels": channels,
+        "pad": None, "source": {"checksum": "", "images": images, "left_out": 0},
+        "heldout": {"fraction": None, "images": heldout}, "aside": {"fraction": 0.1, "images": aside}, "files": {},
+        "classes": [str(number) for number in range(classes)], "shards": shards,
+        "class_counts": np.bincount(labels, minlength=classes).tolist(),
+    }  # fmt: skip
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    return folder
