@@ -221,7 +221,8 @@ def _name(options: argparse.Namespace) -> str:
     """What a store is called that nobody has named."""
     from fcdm.data.manifest import store_name
 
-    return "imagenet" if options.vae is not None else store_name(options.images.with_suffix(""))
+    path: Path = options.images
+    return "imagenet" if options.vae is not None else store_name(path if path.is_dir() else path.with_suffix(""))
 
 
 def _reference(options: argparse.Namespace) -> None:

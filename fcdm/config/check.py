@@ -22,7 +22,7 @@ from fcdm.config.model_checks import check_model
 from fcdm.config.own_checks import check_own
 from fcdm.config.said import NOTHING, Said
 from fcdm.config.samplers import CUSTOM, SAMPLERS
-from fcdm.config.schema import FAMILIES, PRECISIONS, Config
+from fcdm.config.schema import FAMILIES, PRECISIONS, Config, DataConfig
 from fcdm.config.texts import refuse_secrets, settle_texts
 from fcdm.config.user_code import OPTIONS, codes_of
 from fcdm.errors import UserError
@@ -188,7 +188,20 @@ def check(config: Config) -> None:
         raise UserError(f"evaluation.features=digits-cnn knows the digits alone (as recipe=digits does): use {instead}")
     if features in ("pixels", "classifier") and not of_pixels:
         raise UserError(f"evaluation.features={features} is of data of pixels, and these are latents: use inception")
-    check_model(config.model, config.resolution // config.data.downsample, config.resolution, config.data.downsample)
+    check_model(
+        config.model,
+        config.resolution // config.data.downsample,
+        config.resolution,
+        config.data.downsample,
+        _of_store(config.data),
+    )
+
+
+def _of_store(data: DataConfig) -> str:
+    """How a store of another resolution is made; nothing where the data are bundled, or come of a user's own code."""
+    if data.path is None or data.target is not None:
+        return ""
+    return f", by making a store of it: python -m fcdm.prepare {'images' if data.downsample == 1 else 'latents'} ..."
 
 
 def check_asked(config: Config) -> None:

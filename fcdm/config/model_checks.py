@@ -12,23 +12,25 @@ ATTENDED = ("hidden", "depthwise")
 """What `model.channel_attention_on` may be."""
 
 
-def check_model(config: ModelConfig, side: int, resolution: int, downsample: int) -> None:
+def check_model(config: ModelConfig, side: int, resolution: int, downsample: int, instead: str = "") -> None:
     """Raise UserError, in the terms that the user typed, where `config` cannot be built or does not fit.
 
-    `side`: the latents' side in latent pixels; `resolution`: the images' side in pixels = side * downsample.
+    `side`: the latents' side in latent pixels; `resolution`: the images' side in pixels = side * downsample. instead:
+    how another resolution comes about, where saying one is not enough.
     """
+    what = "latents" if downsample > 1 else "images"
     if isinstance(config, FCDMConfig):
         _check_fcdm(config)
-        multiple, reason = 4, "FCDM halves twice, so the latents' side must be a multiple of 4"
+        multiple, reason = 4, f"FCDM halves twice, so the {what}' side must be a multiple of 4"
         unit = "4*downsample"
     elif isinstance(config, DiTConfig):
         _check_dit(config)
         multiple = config.patch_size
-        reason = f"DiT cuts patches, so the latents' side must be a multiple of model.patch_size={multiple}"
+        reason = f"DiT cuts patches, so the {what}' side must be a multiple of model.patch_size={multiple}"
         unit = "patch_size*downsample"
     elif isinstance(config, CustomConfig):
         check_custom(config)
-        multiple, reason, unit = 1, "the latents' side must be a whole number", "downsample"
+        multiple, reason, unit = 1, f"the {what}' side must be a whole number", "downsample"
     else:
         raise UserError(f"model.family={config.family!r}: unknown; write {', '.join(FAMILIES)}")
     if side < 1 or side % multiple or side * downsample != resolution:
@@ -36,7 +38,7 @@ def check_model(config: ModelConfig, side: int, resolution: int, downsample: int
         below = resolution // step * step
         tries = f"{below} or {below + step}" if below > 0 else f"{step} or {2 * step}"
         raise UserError(
-            f"resolution={resolution}: {reason}: resolution must be a multiple of {unit} = {step}; try {tries}"
+            f"resolution={resolution}: {reason}: resolution must be a multiple of {unit} = {step}; try {tries}{instead}"
         )
 
 

@@ -106,10 +106,11 @@ class DataConfig:
     """What is trained on. `checksum` is its identity; `name` and `path` are not part of the run's id."""
 
     name: str = MISSING
-    """`digits` (bundled 8x8 digits); of a store of VAE latents what runs are called after: the store's own name."""
+    """`digits` (bundled 8x8 digits); of a store what runs are called after: the store's own name."""
     path: str | None = setting(None, path=True)
-    """Folder of the latents store, which says all below of itself but what is said here; null: data that is bundled."""
-    vae: str | None = setting(None, applies=when.NOT_DIGITS, path=True)
+    """Folder of the store, of VAE latents or of pixels, which says all below of itself but what is said here; null:
+    data that is bundled."""
+    vae: str | None = setting(None, applies=when.LATENTS, path=True)
     """The VAE that the store was made with (hub id, folder, `ft-ema`): a store of another is refused. Not part of the
     id, which the store's checksum is; null: whichever it is."""
     checksum: str | None = None

@@ -6,7 +6,6 @@ from fcdm.config.samplers import ADAPTIVE
 from fcdm.config.setting import Needs
 
 BY_COMMANDS = Needs(None, lambda _: False, "the commands set it: leave it away")
-NOT_DIGITS = Needs("data.name", lambda name: name != "digits", "the digits are pixels, and bundled: leave it away")
 UNMIRRORED = Needs(
     "data.name", lambda name: name != "digits", "a mirrored digit is no digit, so that none is: leave it away"
 )

@@ -80,7 +80,7 @@ def settle_width(config: Config, said: Said) -> Match | None:
             f"model.match_macs={asked} finds the width and model.width={model.width} says it: leave one of them away"
         )
     check_values(config)
-    place = {"resolution": config.resolution, "downsample": config.data.downsample}
+    place: dict[str, Any] = {"resolution": config.resolution, "downsample": config.data.downsample}
     shape = shape_of(config)
     check_model(replace(model, width=_multiple(model)), shape["side"], **place)
     found = _nearest(model, asked, _wanted(asked, shape, place), shape, config.resolution)
@@ -88,7 +88,7 @@ def settle_width(config: Config, said: Said) -> Match | None:
     return found
 
 
-def _wanted(asked: str, shape: dict[str, Any], place: dict[str, int]) -> float:
+def _wanted(asked: str, shape: dict[str, Any], place: dict[str, Any]) -> float:
     """The MACs that are asked for: of a preset at the run's own resolution and data, or GMACs as they are."""
     if _is_number(asked):
         if 0 < float(asked) <= MOST_GMACS:

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fcdm.data.shards import Skipped, StorePlan, Work
-from fcdm.data.store_contents import Latents, Square
+from fcdm.data.shards import How, Skipped, StorePlan, Work
+from fcdm.data.store_contents import Latents
 from fcdm.errors import UserError
 from fcdm.formatting import duration_text
-from fcdm.images.crop import Unreadable, pillow_settings, turned_text
+from fcdm.images.crop import Square, Unreadable, pillow_settings, turned_text
 from fcdm.paths import place
 from fcdm.runs.peers import peers
 from fcdm.runs.processes import cores
@@ -34,6 +34,9 @@ SHOWN = 20
 PATIENCE = 1800.0
 """Seconds without a new shard from anybody, after which the main process takes the others for dead."""
 _HOW = ("labels", "image_key", "label_key", "split", "value_range", "layout")
+
+Read = tuple[Square, tuple[str, ...]] | Unreadable
+"""What `Content.square` gives, or raises."""
 
 Encode = Callable[[NDArray[np.uint8]], NDArray[Any]]
 """Square images (n, S, S, channels) -> what the store keeps of them, (n, ...)."""
@@ -144,11 +147,13 @@ class ShardEncoder:
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
 
-    def _shard(self, encode: Encode, shard: int, squares: Iterator[Square | Unreadable]) -> None:
+    def _shard(self, encode: Encode, shard: int, squares: Iterator[Read]) -> None:
         positions = self.plan.positions(shard)
+        stamp = self.plan.stamp(shard)
         rows = np.empty((len(positions), *self.plan.row_shape), dtype=self.plan.content.dtype)
         done = turned = 0
         bad: list[Skipped] = []
+        asked: set[str] = set()
         waiting: list[NDArray[np.uint8]] = []
         for index in positions:
             square = next(squares)
@@ -156,8 +161,9 @@ class ShardEncoder:
                 bad.append((index, str(square)))
                 self._warn(index, square)
             else:
-                waiting.append(square[0])
-                turned += square[1]
+                waiting.append(square[0].pixels)
+                turned += square[0].turned
+                asked.update(square[1])
             if len(waiting) == self.request.batch or (waiting and index == positions[-1]):
                 rows[done : done + len(waiting)] = self._encoded(encode, waiting, index)
                 done += len(waiting)
@@ -166,7 +172,8 @@ class ShardEncoder:
         if bad and self.request.unreadable == "refuse":
             self.work.refuse(shard, bad)
         else:
-            self.work.write(shard, rows[:done], bad, self.request.huge, turned)
+            how = How(self.request.huge, self.plan.content.allows)
+            self.work.write(shard, rows[:done], bad, how, turned, asked, stamp)
         self.own += len(positions)
         self._progress(0)
 
@@ -297,16 +304,16 @@ def _anywhere(vae: str) -> str:
 
 def _squares(
     plan: StorePlan, positions: Iterable[int], huge: bool, pool: ThreadPoolExecutor, ahead: int
-) -> Iterator[Square | Unreadable]:
+) -> Iterator[Read]:
     """The images at `positions`, in order, read by the pool `ahead` of the reader."""
 
-    def square(index: int) -> Square | Unreadable:
+    def square(index: int) -> Read:
         try:
             return plan.content.square(plan.source.read(index), huge)
         except Unreadable as error:
             return error
 
-    waiting: deque[Future[Square | Unreadable]] = deque()
+    waiting: deque[Future[Read]] = deque()
     for index in positions:
         waiting.append(pool.submit(square, index))
         if len(waiting) > ahead:

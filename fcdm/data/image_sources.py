@@ -1,4 +1,4 @@
-"""Images to train on, with their labels: a folder in any layout, a HF `datasets` copy (parquet, arrow), .npz, .npy."""
+"""Images to train on, with labels: a folder in any layout, a HF `datasets` copy (parquet, arrow), .npz, .npy, IDX."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from pathlib import Path
 import numpy as np
 
 from fcdm.atomic import describe_oserror
-from fcdm.data.array_source import array_source
+from fcdm.data.array_source import array_source, array_splits
+from fcdm.data.idx_source import IdxFiles, idx_files, idx_source, is_idx
 from fcdm.data.image_folders import NONE, folder_source
 from fcdm.data.image_tables import table_source
 from fcdm.data.labelled_images import ImageSource, some
 from fcdm.data.table_files import choose_tables
 from fcdm.errors import UserError
-from fcdm.images.listing import ARRAYS, TABLES, files_below
+from fcdm.images.listing import ARRAYS, TABLES, files_below, is_image
+from fcdm.images.splits import split_named
 
 __all__ = ["ImageSource", "open_source"]
 
@@ -29,17 +31,19 @@ def open_source(
     split: str | None = None,
     value_range: str | None = None,
     layout: str | None = None,
+    beside: str | None = None,
 ) -> ImageSource:
-    """Lists the images in `root`: a folder, or one parquet, arrow, .npz or .npy file. docs/data.md says what is read.
+    """Lists the images in `root`: a folder, or a parquet, arrow, .npz, .npy or IDX file. What is read: docs/data.md.
 
     labels: a json, csv or tsv file of labels; `folders`: class folders, whatever else is there; `none`: one class.
     Null: the data set's own, and one class where it has none. image_key, label_key: columns of tables. split: one
-    of several in tables, such as `validation`. value_range, layout: of arrays. Raises UserError, in one line.
+    of several, such as `validation`. value_range, layout: of arrays. beside: the split that the caller reads too, so
+    that nothing is told of it. Raises UserError, in one line.
     """
     try:
         if not root.exists():
             raise UserError(
-                f"images={root} does not exist: say a folder of images, or a parquet, arrow, .npz or .npy file"
+                f"images={root} does not exist: say a folder of images, or a parquet, arrow, .npz, .npy or IDX file"
             )
         files = files_below(root) if root.is_dir() else [root.name]
     except OSError as error:
@@ -49,17 +53,22 @@ def open_source(
     of_tables = {"image_key": image_key, "label_key": label_key, "split": split}
     of_arrays = {"range": value_range, "layout": layout}
     is_array = root.is_file() and root.suffix in ARRAYS
+    idx = _idx(root, files)
     if not is_array and (asked := [key for key, value in of_arrays.items() if value]):
         raise UserError(f"images={root}: {asked[0]} is for .npz and .npy files: leave it away")
+    if (is_array or idx) and (asked := [key for key in ("image_key", "label_key") if of_tables[key]]):
+        raise UserError(f"images={root}: {asked[0]} is for parquet and arrow files: leave it away")
     if is_array:
-        if asked := [key for key, value in of_tables.items() if value]:
-            raise UserError(f"images={root}: {asked[0]} is for parquet and arrow files: leave it away")
-        source = array_source(root, labels, value_range, layout)
+        if split and not array_splits(root):
+            raise UserError(f"images={root}: split is for parquet and arrow files: leave it away")
+        source = array_source(root, labels, value_range, layout, split)
+    elif idx:
+        source = _of_idx(root, idx, labels, split, beside)
     elif labels in (None, NONE) and tables:
-        chosen = choose_tables(root, tables, files, split)
+        chosen = choose_tables(root, tables, files, split, beside)
         source = table_source(chosen, image_key, label_key, unlabelled=labels == NONE)
     elif root.is_file():
-        other = _label_key(labels, tables) or _unpack(packed) or ", nor a parquet, arrow, .npz or .npy file"
+        other = _label_key(labels, tables) or _unpack(packed) or ", nor a parquet, arrow, .npz, .npy or IDX file"
         raise UserError(f"images={root} is a file, not a folder{other}")
     elif asked := [key for key, value in of_tables.items() if value]:
         why = f"labels={labels} asks for its image files" if tables else "it holds none"
@@ -67,6 +76,30 @@ def open_source(
     else:
         source = folder_source(root, files, labels, _label_key(labels, tables) or _unpack(packed))
     return dataclasses.replace(source, notes=(*source.notes, *_of_classes(source)))
+
+
+def _idx(root: Path, files: list[str]) -> IdxFiles | None:
+    """The IDX files of a folder that holds no tables and no image files, or the one that is named."""
+    if root.is_file():
+        return IdxFiles(root.name, None) if is_idx(root) else None
+    if any(name.endswith(TABLES) or is_image(name) for name in files):
+        return None
+    return idx_files(root, files)
+
+
+def _of_idx(root: Path, files: IdxFiles, labels: str | None, split: str | None, beside: str | None) -> ImageSource:
+    """The images to train on, or those of the split that is asked for. Raises UserError."""
+    folder = root.parent if root.is_file() else root
+    word = split_named(split or "train")
+    if word not in ("train", "test") or (word == "test" and files.test is None):
+        raise UserError(
+            f"images={root} has no split {split}" + (": say split=train or split=test" if files.test else "")
+        )
+    found = idx_source(folder, files.test if word == "test" and files.test else files.train, labels)
+    if split or beside or files.test is None:
+        return found
+    note = f"of its splits, train is taken (test, {files.test}, left out); split=test takes that"
+    return dataclasses.replace(found, notes=(*found.notes, note))
 
 
 def open_tables(root: Path, image_key: str | None = None, split: str | None = None) -> ImageSource:

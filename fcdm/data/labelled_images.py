@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable
@@ -43,13 +44,19 @@ class ImageSource:
     def __len__(self) -> int:
         return len(self.names)
 
-    def stamp(self) -> str:
-        """Changes when a file does: sha256 of the names, sizes and times of the files that it was listed from."""
-        files = self.names if self.files is None else self.files
+    def stamp(self, images: range | None = None) -> str:
+        """Changes when a file does: sha256 of the names, sizes and times of the files that it was listed from.
+
+        images: numbers of images; of a source with a file for each, theirs alone. A file that is gone is no error.
+        """
+        one_each = self.names if images is None else self.names[images.start : images.stop]
         digest = hashlib.sha256()
-        for name in files:
-            status = (self.root / name).stat()
-            digest.update(f"{name}\t{status.st_size}\t{status.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
+        for name in one_each if self.files is None else self.files:
+            size, time = 0, 0
+            with contextlib.suppress(OSError):
+                status = (self.root / name).stat()
+                size, time = status.st_size, status.st_mtime_ns
+            digest.update(f"{name}\t{size}\t{time}\n".encode("utf-8", "surrogateescape"))
         return digest.hexdigest()
 
     def checksum(self) -> str:

@@ -185,8 +185,8 @@ def prepare_command(images: Path) -> str:
     source, out = shlex.quote(str(images)), shlex.quote(f"{str(images).rstrip('/')}-32")
     command = f"python -m fcdm.prepare images images={source} resolution=32 out={out}"
     return (
-        f"make a store of their pixels by `{command}` (or of a VAE's latents by `fcdm.prepare latents ... "
-        f"resolution=256`), then say data.path={out}"
+        f"make a store of their pixels by `{command}`, then say data.path={out} (python -m fcdm.prepare latents makes "
+        "one of a VAE's latents)"
     )
 
 

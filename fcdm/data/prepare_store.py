@@ -13,21 +13,21 @@ from pathlib import Path
 
 import numpy as np
 
-from fcdm.atomic import read_json
+from fcdm.atomic import read_json, read_json_if_whole
 from fcdm.codecs.vae_files import vae_identity
 from fcdm.data.encoding import Encode, Group, ImageProgress, ShardEncoder, StoreRequest, latents_of, pixels_of
 from fcdm.data.image_sources import ImageSource, open_source
 from fcdm.data.manifest import MADE, MANIFEST, PIXELS, check_manifest, read_manifest
 from fcdm.data.own_split import open_with_test
-from fcdm.data.shards import StorePlan, Work
+from fcdm.data.shards import How, StorePlan, Work
 from fcdm.data.store_contents import Content, Latents, Pixels
 from fcdm.errors import UserError
 from fcdm.formatting import bytes_text, plural
-from fcdm.images.crop import Unreadable, pillow_settings, read_whole
+from fcdm.images.crop import SMALLER, Unreadable, pillow_settings, read_whole
 from fcdm.runs.run_lock import Holder, claim
 
-LOOKED = 32
-"""So many images, all over the source, say whether it is grey."""
+LOOKED = 64
+"""So many images, all over the source, say whether it is grey, and large enough."""
 HELDOUT = 0.1
 """Of a source without a test split of its own: the fraction of pixels that is held out."""
 ASIDE, ASIDE_MOST, ENOUGH = 0.1, 0.25, 2000
@@ -65,8 +65,8 @@ def prepare_store(request: StoreRequest, group: Group, shown: ImageProgress) -> 
             _tell(shown, group, note)
         mine = range(group.rank, plan.shards, group.world_size)
         try:
-            refuse = request.unreadable == "refuse"
-            missing = [shard for shard in mine if not work.checked(shard, refuse, request.huge)]
+            refuse, how = request.unreadable == "refuse", How(request.huge, plan.content.allows)
+            missing = [shard for shard in mine if not work.checked(shard, refuse, how, plan.stamp(shard))]
             encode = _encode(request, group)
         except UserError as error:
             failure = error
@@ -101,6 +101,8 @@ def _check(request: StoreRequest) -> None:
         raise UserError(
             f"pad={pad} cannot be: a multiple of resolution={request.resolution}, for its blocks are averaged to that"
         )
+    if pad is not None and request.smaller == "upscale" and request.vae is None:
+        raise UserError(f"pad={pad} sets images on black as they are, and smaller=upscale scales them: leave one away")
 
 
 def plan_of(request: StoreRequest) -> StorePlan:
@@ -110,16 +112,17 @@ def plan_of(request: StoreRequest) -> StorePlan:
         content: Content = _latents(request, request.vae)
         return StorePlan(content, request.shard_images, request.heldout, 0.0, open_source(request.images, *of_source))
     source = (open_with_test if request.heldout is None else open_source)(request.images, *of_source)
-    if request.pad is None and request.smaller == "refuse":
-        _refuse_smaller(source, request)
-    channels = request.channels or _channels(source)
+    channels = _looked_at(source, request)
     content = Pixels(request.resolution, channels, request.channels == 1, request.pad, request.smaller == "upscale")
     heldout = HELDOUT if request.heldout is None and source.test is None else request.heldout
-    aside = request.aside
-    if aside is None:
-        left = len(source) - (int(source.test.sum()) if source.test is not None else int((heldout or 0) * len(source)))
-        aside = round(min(ASIDE_MOST, max(ASIDE, ENOUGH / max(1, left))), 4)
+    aside = _aside(source, heldout) if request.aside is None else request.aside
     return StorePlan(content, request.shard_images, heldout, aside, source)
+
+
+def _aside(source: ImageSource, heldout: float | None) -> float:
+    """The fraction that is set aside where nobody says one."""
+    held = int(source.test.sum()) if source.test is not None else (heldout or 0) * len(source)
+    return round(min(ASIDE_MOST, max(ASIDE, ENOUGH / max(1, len(source) - held))), 4)
 
 
 def _latents(request: StoreRequest, name: str) -> Latents:
@@ -132,29 +135,26 @@ def _latents(request: StoreRequest, name: str) -> Latents:
     return Latents(request.resolution, vae, "tf32" if request.tf32 else "fp32")
 
 
-def _channels(source: ImageSource) -> int:
-    """1 where the images looked at have no colour, else 3. What cannot be read is told later."""
-    colours = []
+def _looked_at(source: ImageSource, request: StoreRequest) -> int:
+    """The channels of the store: as asked, else 1 where the images looked at have no colour.
+
+    What cannot be read is told later. Raises UserError where one is smaller than the resolution, and none may be.
+    """
+    smaller_is_wrong = request.pad is None and request.smaller == "refuse"
+    colour = False
     with pillow_settings():
         for index in _spread(source):
             with contextlib.suppress(Unreadable):
                 pixels = read_whole(source.read(index))
-                colours.append(bool((pixels != pixels[..., :1]).any()))
-    return 3 if any(colours) else 1
-
-
-def _refuse_smaller(source: ImageSource, request: StoreRequest) -> None:
-    """Raises UserError where a first look meets an image smaller than the resolution; others are met as they come."""
-    with pillow_settings():
-        for index in _spread(source):
-            with contextlib.suppress(Unreadable):
-                height, width = read_whole(source.read(index)).shape[:2]
-                if min(height, width) < request.resolution:
+                height, width = pixels.shape[:2]
+                if smaller_is_wrong and min(height, width) < request.resolution:
                     raise UserError(
-                        f"{source.names[index]} has {width} x {height} pixels, and resolution={request.resolution} is "
-                        "asked for: say a smaller resolution=, smaller=upscale to scale such images up, or "
-                        f"pad={request.resolution} to set them on black"
+                        f"{source.root / source.names[index]} has {width} x {height} pixels, and "
+                        f"resolution={request.resolution} is asked for: {SMALLER}, or pad={request.resolution} to set "
+                        "all on black"
                     )
+                colour = colour or bool((pixels != pixels[..., :1]).any())
+    return request.channels or (3 if colour else 1)
 
 
 def _spread(source: ImageSource) -> list[int]:
@@ -200,11 +200,11 @@ def _whole(request: StoreRequest, plan: StorePlan) -> bool:
             raise UserError(
                 f"{out} is a whole store with {what} {found}, not {asked[what]}: remove it, or choose another --out"
             )
-    made = read_json(out / MADE)
+    made = read_json_if_whole(out / MADE)
     if content.kind == PIXELS and "stamp" in made and made["stamp"] != plan.source.stamp():
         raise UserError(
-            f"{out} is a whole store of {request.images} before its files changed (sizes or times): remove it, or say "
-            "out=<another folder>"
+            f"{out} is a whole store of {request.images} as it was before its files changed (sizes or times): say "
+            "out=<another folder>, or remove it"
         )
     return True
 

@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 import struct
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,13 +34,15 @@ from fcdm.atomic import (
     write_json,
 )
 from fcdm.data.labelled_images import ImageSource
-from fcdm.data.manifest import ASIDE, FORMAT, HELDOUT, LABELS, MADE, MANIFEST, NAMES
+from fcdm.data.manifest import ASIDE, FORMAT, HELDOUT, LABELS, MADE, MANIFEST, NAMES, PIXELS
 from fcdm.data.store_contents import Content
 from fcdm.errors import UserError
 from fcdm.hashing import has_sha256
 
 SKIPPED = "skipped.txt"
 PAGE = 4096
+FEW = 10
+"""Images of a class from which at least one is held out."""
 Skipped = tuple[int, str]
 """Number of an image in its source, and why it cannot be read."""
 
@@ -79,6 +81,10 @@ class StorePlan:
         start = shard * self.shard_images
         return range(start, min(start + self.shard_images, len(self.source)))
 
+    def stamp(self, shard: int) -> str:
+        """Changes when a file does that the shard is made of."""
+        return self.source.stamp(self.positions(shard))
+
     def values(self) -> dict[str, Any]:
         """Everything that must be the same for a start to continue another."""
         return {
@@ -96,6 +102,8 @@ class StorePlan:
 
         names, labels: of those that could be read, `kept` their numbers in the source.
         """
+        if self.content.kind == PIXELS:
+            labels = _small_together(labels)
         if self.heldout is None:
             assert self.source.test is not None
             heldout = self.source.test[kept]
@@ -110,6 +118,15 @@ class StorePlan:
     def number(self) -> int:
         """20 bits of what is planned, for processes to compare."""
         return int.from_bytes(hashlib.sha256(json.dumps(self.values()).encode()).digest()[:3], "big") >> 4
+
+
+@dataclass(frozen=True)
+class How:
+    """How a command wants images taken, beside what decides the store's content."""
+
+    huge: bool
+    allows: tuple[str, ...] = ()
+    """As `Content.allows`."""
 
 
 class Work:
@@ -137,25 +154,42 @@ class Work:
                     left.unlink(missing_ok=True)
         write_json(path, values)
 
-    def checked(self, shard: int, refuse: bool, huge: bool) -> bool:
-        """Whether the shard stands, whole and good for this command; what is there else is removed."""
+    def checked(self, shard: int, refuse: bool, how: How, stamp: str) -> bool:
+        """Whether the shard stands, whole and good for this command; what is there else is removed.
+
+        stamp: of the files that it is made of, as `StorePlan.stamp` has it.
+        """
         mark, path = self.mark(shard), self.path(shard)
         if mark is None:
             return False
-        whole = mark["images"] == 0 or has_sha256(path, mark["sha256"])
+        # An older fcdm has noted no stamp, and knew no `allows`.
+        whole = mark.get("stamp", stamp) == stamp and (mark["images"] == 0 or has_sha256(path, mark["sha256"]))
+        allowed = set(mark.get("asked", ())) <= set(how.allows)
         # Left out images are a matter of how the command was given.
-        if whole and (not mark["skipped"] or (not refuse and mark["huge"] == huge)):
+        same = mark["huge"] == how.huge and tuple(mark.get("allows", ())) == how.allows
+        if whole and allowed and (not mark["skipped"] or (not refuse and same)):
             return True
         self._mark_path(shard).unlink(missing_ok=True)
         return False
 
-    def write(self, shard: int, rows: NDArray[Any], skipped: list[Skipped], huge: bool, turned: int) -> None:
-        """Puts the shard's (n, ...) rows on the disk, then its mark. turned: images with an EXIF orientation.
+    def write(
+        self,
+        shard: int,
+        rows: NDArray[Any],
+        skipped: list[Skipped],
+        how: How,
+        turned: int,
+        asked: Collection[str],
+        stamp: str,
+    ) -> None:
+        """Puts the shard's (n, ...) rows on the disk, then its mark.
 
-        Raises UserError.
+        turned: images with an EXIF orientation; asked: what of `how.allows` was done to images; stamp: of their files,
+        before they were read. Raises UserError.
         """
         checksum = write_npy(self.path(shard), rows) if len(rows) else ""
-        mark = {"images": len(rows), "sha256": checksum, "skipped": skipped, "huge": huge, "turned": turned}
+        mark = {"images": len(rows), "sha256": checksum, "skipped": skipped, "turned": turned}
+        mark |= {"huge": how.huge, "allows": how.allows, "asked": sorted(asked), "stamp": stamp}
         write_json(self._mark_path(shard), mark)
 
     def refuse(self, shard: int, bad: list[Skipped]) -> None:
@@ -220,6 +254,11 @@ class Work:
             raise UserError(f"none of the {len(source):,} images of {source.root} can be read")
         names, labels = [source.names[index] for index in kept], source.labels[kept]
         heldout, aside = plan.split(names, labels, kept)
+        if (heldout | aside).all():
+            raise UserError(
+                f"none of the {len(kept):,} images is left to train on: {int(heldout.sum()):,} are held out and "
+                f"{int(aside.sum()):,} set aside: say less of heldout= and aside="
+            )
         files = {
             LABELS: write_npy(self.out / LABELS, labels.astype(np.int32)),
             HELDOUT: write_npy(self.out / HELDOUT, heldout),
@@ -254,17 +293,26 @@ class Work:
         return len(kept)
 
 
+def _small_together(labels: NDArray[np.int32]) -> NDArray[np.int32]:
+    """The labels (N,), one in the place of all with less than `FEW` images: else none of theirs would be held out."""
+    counts = np.bincount(labels)
+    few = counts < FEW
+    if not few.any():
+        return labels
+    return np.where(few[labels], few.argmax(), labels).astype(np.int32)
+
+
 def heldout_mask(names: Sequence[str], labels: NDArray[np.int32], fraction: float) -> NDArray[np.bool_]:
-    """Which images (N,) are held out: of each class the rounded fraction, at least one where it has ten or more.
+    """Which images (N,) are held out: of each class the rounded fraction, at least one where it has `FEW` or more.
 
     Those whose name has the lowest sha256, so that an image stays on its side when others come or go.
     """
     found = np.zeros(len(names), dtype=np.bool_)
-    if fraction == 0:
+    if fraction == 0 or not len(names):
         return found
     keys = [hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest() for name in names]
     for members in np.split(np.argsort(labels, kind="stable"), np.cumsum(np.bincount(labels))[:-1]):
-        count = max(round(fraction * len(members)), 1 if len(members) >= 10 else 0)
+        count = max(round(fraction * len(members)), 1 if len(members) >= FEW else 0)
         found[sorted(members.tolist(), key=lambda index: keys[index])[:count]] = True
     return found
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from fcdm.codecs.vae_files import VaeIdentity
 from fcdm.data.manifest import LATENTS, PIXELS
-from fcdm.images.crop import Source, Unreadable, read_square_and_turn
+from fcdm.images.crop import Source, Square, Unreadable, square_of
 
-Square = tuple[NDArray[np.uint8], bool]
-"""A square image (S, S, channels), and whether it carries an EXIF orientation."""
+SMALLER, GREYED = "smaller=upscale", "channels=1"
+"""What must have been asked for before it is done to an image."""
 
 
 class Content(Protocol):
@@ -47,8 +47,12 @@ class Content(Protocol):
     def options_of(self, manifest: dict[str, Any]) -> dict[str, Any]:
         """The same of a store that stands."""
 
-    def square(self, source: Source, huge: bool) -> Square:
-        """The image as it is encoded. Safe in threads. Raises Unreadable."""
+    @property
+    def allows(self) -> tuple[str, ...]:
+        """Of `SMALLER` and `GREYED`, what was asked for. An image to which it need not be done is the same without."""
+
+    def square(self, source: Source, huge: bool) -> tuple[Square, tuple[str, ...]]:
+        """The image as it is encoded, and what of `allows` was done to it. Safe in threads. Raises Unreadable."""
 
 
 @dataclass(frozen=True)
@@ -98,8 +102,12 @@ class Latents:
     def options_of(self, manifest: dict[str, Any]) -> dict[str, Any]:
         return {"precision": manifest["vae"]["precision"]}
 
-    def square(self, source: Source, huge: bool) -> Square:
-        return read_square_and_turn(source, self.resolution, huge)
+    @property
+    def allows(self) -> tuple[str, ...]:
+        return ()
+
+    def square(self, source: Source, huge: bool) -> tuple[Square, tuple[str, ...]]:
+        return square_of(source, self.resolution, huge), ()
 
 
 @dataclass(frozen=True)
@@ -128,26 +136,31 @@ class Pixels:
         return f"{'grey' if self.channels == 1 else 'RGB'}, 8 bits"
 
     def plan(self) -> dict[str, Any]:
-        return {"kind": self.kind, "channels": self.channels, **self._rule()}
+        return {"kind": self.kind, **self.options()}
 
     def manifest(self) -> dict[str, Any]:
-        return {"kind": self.kind, "channels": self.channels, "side": self.resolution, "rule": self._rule()}
+        return {"kind": self.kind, "side": self.resolution, **self.options()}
 
     def options(self) -> dict[str, Any]:
-        return {"channels": self.channels, **self._rule()}
+        return {"channels": self.channels, "pad": self.pad}
 
     def options_of(self, manifest: dict[str, Any]) -> dict[str, Any]:
-        return {"channels": manifest["channels"], **manifest["rule"]}
+        return {"channels": manifest["channels"], "pad": manifest["pad"]}
 
-    def _rule(self) -> dict[str, Any]:
-        return {"converts": self.converts, "pad": self.pad, "upscale": self.upscale}
+    @property
+    def allows(self) -> tuple[str, ...]:
+        asked = {SMALLER: self.upscale, GREYED: self.converts}
+        return tuple(word for word, is_asked in asked.items() if is_asked)
 
-    def square(self, source: Source, huge: bool) -> Square:
-        found, turned = read_square_and_turn(source, self.resolution, huge, self.pad, self.upscale)
+    def square(self, source: Source, huge: bool) -> tuple[Square, tuple[str, ...]]:
+        found = square_of(source, self.resolution, huge, self.pad, self.upscale)
+        done = (SMALLER,) if found.scaled_up else ()
         if self.channels == 3:
-            return found, turned
-        if (found == found[..., :1]).all():
-            return found[..., :1], turned
+            return found, done
+        rgb = found.pixels
+        if (rgb == rgb[..., :1]).all():
+            return dataclasses.replace(found, pixels=rgb[..., :1]), done
         if not self.converts:
-            raise Unreadable("it has colour, and the first images are grey: say channels=3, or channels=1 for all grey")
-        return np.asarray(Image.fromarray(found).convert("L"), dtype=np.uint8)[..., None], turned
+            raise Unreadable("it has colour, and the images looked at first are grey: say channels=3, or channels=1")
+        grey = np.asarray(Image.fromarray(rgb).convert("L"), dtype=np.uint8)[..., None]
+        return dataclasses.replace(found, pixels=grey), (*done, GREYED)

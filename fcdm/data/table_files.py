@@ -55,10 +55,13 @@ class _Part:
         return [*filter(None, (self.name.split("-")[-1], self.name)), *reversed(PurePosixPath(self.folder).parts)]
 
 
-def choose_tables(root: Path, tables: Sequence[str], files: Sequence[str], split: str | None) -> TableFiles:
+def choose_tables(
+    root: Path, tables: Sequence[str], files: Sequence[str], split: str | None, beside: str | None = None
+) -> TableFiles:
     """Of the `tables` below `root`, those of one split. Raises UserError where names cannot tell which.
 
-    files: all files below the root. split: which one, where several can be told apart; null: train.
+    files: all files below the root. split: which one, where several can be told apart; null: train. beside: a split
+    that the caller reads too.
     """
     if root.is_file():
         if split:
@@ -79,7 +82,7 @@ def choose_tables(root: Path, tables: Sequence[str], files: Sequence[str], split
     if part is None:
         raise UserError(f"images={root} holds several data sets or splits: say one of {_choices(root, parts)}")
     notes = [*_incomplete(root, part)]
-    if others := [other for other in parts if other is not part]:
+    if others := [other for other in parts if other is not part and (not beside or other.split != beside)]:
         left = some([_called(other) for other in others])
         what = part.split or part.name
         notes.append(f"of its splits, {what} is taken ({left} left out); split= says another")

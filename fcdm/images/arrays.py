@@ -25,6 +25,8 @@ from fcdm.images.listing import content_sha256
 KEYS = ("arr_0", "arr")
 """ADM's, and the public FCDM code's."""
 LABELS = "arr_1"
+KERAS = {"train": ("x_train", "y_train"), "test": ("x_test", "y_test")}
+"""Split -> its images and its labels in the .npz files of Keras, such as mnist.npz."""
 RANGES = {"0..1": (0.0, 1.0), "-1..1": (-1.0, 1.0), "0..255": (0.0, 255.0)}
 """What floats may mean: black and white."""
 LAYOUTS = ("NHWC", "NCHW")
@@ -139,11 +141,25 @@ class ImageArray(Images):
         return self._stream
 
 
-def open_array(path: Path, value_range: str | None = None, layout: str | None = None) -> ImageArray:
+def array_names(path: Path) -> list[str]:
+    """What the arrays of an .npz are called; none of a .npy. Raises UserError."""
+    if is_npy(path):
+        return []
+    with readable_file(path), zipfile.ZipFile(path) as archive:
+        return [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+
+
+def open_array(
+    path: Path,
+    value_range: str | None = None,
+    layout: str | None = None,
+    names: tuple[str, str] | None = None,
+) -> ImageArray:
     """The images of an .npz (`arr_0`, `arr`, or its one array) or a .npy: (n, h, w, c), (n, c, h, w) or (n, h, w).
 
     Reads the header only, and unpickles nothing. value_range: what floats mean, one of RANGES. layout: NHWC or NCHW,
-    where the shape does not tell. Raises UserError for anything else, and where labels are not as many as images.
+    where the shape does not tell. names: of the images and labels in an .npz, which has them, where they are others.
+    Raises UserError for anything else, and where labels are not as many as images.
     """
     if is_npy(path):
         with readable_file(path), open(path, "rb") as file:
@@ -153,7 +169,8 @@ def open_array(path: Path, value_range: str | None = None, layout: str | None = 
         return ImageArray(path, None, header, value_range, layout)
     with readable_file(path), zipfile.ZipFile(path) as archive:
         keys = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
-        key = next((key for key in KEYS if key in keys), keys[0] if len(keys) == 1 else None)
+        key, of_labels = names or (None, LABELS)
+        key = key or next((key for key in KEYS if key in keys), keys[0] if len(keys) == 1 else None)
         if key is None:
             there = f"only {', '.join(keys[:6])}" if keys else "no array at all"
             raise UserError(
@@ -161,23 +178,23 @@ def open_array(path: Path, value_range: str | None = None, layout: str | None = 
                 f"{there}"
             )
         header = _member_header(path, archive, key)
-        labels = _member_header(path, archive, LABELS) if LABELS in keys and key != LABELS else None
+        labels = _member_header(path, archive, of_labels) if of_labels in keys and key != of_labels else None
     found = ImageArray(path, key, header, value_range, layout)
     if labels is not None and labels.shape[:1] != (found.count,):
         many = f"{labels.shape[0]:,} labels" if labels.shape else "a single number"
         raise UserError(
-            f"{path}: {found.count:,} images in `{key}`, but {many} in `{LABELS}`: they belong together, so the "
+            f"{path}: {found.count:,} images in `{key}`, but {many} in `{of_labels}`: they belong together, so the "
             "file was put together wrongly or cut short: make it again"
         )
     return found
 
 
-def read_labels(path: Path) -> NDArray[np.generic] | None:
-    """The array `arr_1` of an .npz beside its images; None where there is none. Nothing is unpickled."""
+def read_labels(path: Path, name: str = LABELS) -> NDArray[np.generic] | None:
+    """The array of that name in an .npz beside its images; None where there is none. Nothing is unpickled."""
     if is_npy(path):
         return None
     with readable_file(path), np.load(path, allow_pickle=False) as arrays:
-        found: NDArray[np.generic] | None = arrays[LABELS] if LABELS in arrays and len(arrays.files) > 1 else None
+        found: NDArray[np.generic] | None = arrays[name] if name in arrays and len(arrays.files) > 1 else None
     return found
 
 

@@ -11,6 +11,7 @@ import contextlib
 import io
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -24,12 +25,27 @@ _T = TypeVar("_T")
 Source = Path | bytes | NDArray[np.uint8]
 """An image file, its bytes, or pixels (h, w, 1 or 3)."""
 
+SMALLER = "say smaller=upscale to scale such images up, or a smaller resolution="
+"""What to do about an image of fewer pixels than are wanted."""
+
 LARGEST = 89_478_485
 """Pixels. Pillow's own limit for what may be a decompression bomb: 0.27 GB as RGB."""
 
 
 class Unreadable(Exception):
     """Why an image cannot be used, in a few words."""
+
+
+@dataclass(frozen=True)
+class Square:
+    """A square picture, and what became of the image on the way."""
+
+    pixels: NDArray[np.uint8]
+    """(S, S, channels)."""
+    turned: bool
+    """Whether the file carries an EXIF orientation, by which it was not turned."""
+    scaled_up: bool
+    """Whether it had fewer pixels than the picture has."""
 
 
 @contextlib.contextmanager
@@ -57,25 +73,24 @@ def read_square(source: Source, size: int, huge: bool = False) -> NDArray[np.uin
 
     huge: take pictures of more than `LARGEST` pixels too. Raises Unreadable.
     """
-    return read_square_and_turn(source, size, huge)[0]
+    return square_of(source, size, huge).pixels
 
 
-def read_square_and_turn(
-    source: Source, size: int, huge: bool = False, pad: int | None = None, upscale: bool = True
-) -> tuple[NDArray[np.uint8], bool]:
-    """What `read_square` gives, and whether the file carries an EXIF orientation by which it was not turned.
+def square_of(source: Source, size: int, huge: bool = False, pad: int | None = None, upscale: bool = True) -> Square:
+    """As `read_square`, with what became of the image.
 
     pad: by `padded` instead of the crop. upscale=False: Unreadable for an image with a side below `size`.
     """
 
-    def square(image: Image.Image) -> NDArray[np.uint8]:
+    def square(image: Image.Image) -> Square:
+        rgb, turned, small = _to_rgb(image), _is_turned(image), min(image.size) < size
         if pad is not None:
-            return padded(image, pad, size)
-        if not upscale and min(image.size) < size:
-            raise Unreadable(f"{image.width} x {image.height} pixels, smaller than {size} x {size}")
-        return centre_crop(image, size, huge)
+            return Square(padded(rgb, pad, size), turned, scaled_up=False)
+        if small and not upscale:
+            raise Unreadable(f"{image.width} x {image.height} pixels, and {size} x {size} are wanted: {SMALLER}")
+        return Square(centre_crop(rgb, size, huge), turned, scaled_up=small)
 
-    return _read(source, huge, lambda image: (square(_to_rgb(image)), _is_turned(image)))
+    return _read(source, huge, square)
 
 
 def read_whole(source: Source) -> NDArray[np.uint8]:
@@ -132,7 +147,7 @@ def padded(image: Image.Image, side: int, size: int) -> NDArray[np.uint8]:
         raise Unreadable(f"{image.width} x {image.height} pixels, more than pad={side}")
     square = Image.new("RGB", (side, side))
     square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
-    return np.asarray(square.resize((size, size), Image.Resampling.BOX), dtype=np.uint8)
+    return np.asarray(square.reduce(side // size), dtype=np.uint8)
 
 
 def turned_text(count: int) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcdm.errors import UserError
-from fcdm.images.crop import Source, Unreadable, pillow_settings, read_square_and_turn, read_whole
+from fcdm.images.crop import Source, Unreadable, pillow_settings, read_whole, square_of
 from fcdm.images.image_stream import Images
 from fcdm.images.listing import files_sha256, names_checksum
 
@@ -84,12 +84,12 @@ class PictureFiles(Images):
     def squares(self, numbers: Sequence[int], side: int, huge: bool = False) -> list[NDArray[np.uint8] | Unreadable]:
         def square(number: int) -> NDArray[np.uint8] | Unreadable:
             try:
-                found, turned = read_square_and_turn(self._file_of(number), side, huge)
+                found = square_of(self._file_of(number), side, huge)
             except Unreadable as error:
                 return error
-            if turned:
+            if found.turned:
                 self.turned.add(number)
-            return found
+            return found.pixels
 
         return list(self._threads().map(square, numbers))
 

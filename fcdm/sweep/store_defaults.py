@@ -1,8 +1,8 @@
 """`data.path=STORE` suffices: what a store is, it says itself.
 
 What the user says comes first, then the store, then the presets. A preset that means the bundled digits (N, M) is
-trained on a store by the recipe `small` and evaluated as latents are; data of one's own has an EMA that any budget can
-be evaluated by.
+trained on a store of latents by the recipe `small`, on one of pixels by `pixels`; the others on pixels by
+`pixels_paper`. Data of one's own has an EMA that any budget can be evaluated by.
 """
 
 from __future__ import annotations
@@ -30,13 +30,15 @@ def store_overrides(path: str | None, said: Said, chosen: Mapping[str, Any]) -> 
         return []
     presets, is_said = said.presets or {}, "data.path" in said.keys
     folder = place(path)
-    manifest = _manifest(folder, _stamp(folder)) if folder.exists() else None
-    pixels = manifest is not None and manifest.kind == PIXELS
     if is_said and chosen.get("data") == "digits":
         raise UserError(
             f"data=digits are the bundled digits, and data.path={path} is other data: leave data=digits away"
             f"{_instead(folder)}"
         )
+    manifest = _manifest(folder, _stamp(folder)) if folder.exists() else None
+    pixels = manifest is not None and manifest.kind == PIXELS
+    if manifest is not None:
+        _refuse_other_kind(path, manifest, chosen)
     added = []
     small = presets.get("data.path") is None and "data" not in chosen  # the preset means the digits
     if "data" not in chosen and (small or pixels):
@@ -56,11 +58,27 @@ def store_overrides(path: str | None, said: Said, chosen: Mapping[str, Any]) -> 
         }
         if len(manifest.classes) == 1:
             values["label_drop.probability"] = 0.0  # there is no label to drop
-        if "data.vae" not in said.keys and not pixels:
+        if not pixels and "data.vae" not in said.keys:
             values["data.vae"] = _vae(folder, _stamp(folder), "evaluation.decoder" in said.keys)
     else:
         values = {"data.name": store_name(folder)} if is_said else {}
     return added + [override_text(key, value) for key, value in values.items() if key not in said.keys]
+
+
+OF_PIXELS = {"data": ("pixels",), "recipe": ("pixels", "pixels_paper")}
+"""Options of groups that are for stores of pixels."""
+OF_LATENTS = {"data": ("imagenet",), "recipe": ("small",)}
+
+
+def _refuse_other_kind(path: str | None, manifest: Manifest, chosen: Mapping[str, Any]) -> None:
+    """Raises UserError where the user chose what is for the other kind of store."""
+    for group, options in (OF_LATENTS if manifest.kind == PIXELS else OF_PIXELS).items():
+        if chosen.get(group) in options:
+            other = "a VAE's latents" if manifest.kind == PIXELS else "pixels"
+            raise UserError(
+                f"{group}={chosen[group]} is for stores of {other}, and data.path={path} is one of {manifest.kind}: "
+                f"leave {group}={chosen[group]} away, or say data.path=<another store>"
+            )
 
 
 def _instead(folder: Path) -> str:

@@ -263,7 +263,7 @@ def test_a_folder_without_images(names: tuple[str, ...], say: str, tmp_path: Pat
 def test_a_file_that_is_no_data_set(tmp_path: Path) -> None:
     touch(tmp_path, "dataset.zip", "a.png")
     assert "is a file, not a folder: unpack dataset.zip" in refused(tmp_path / "dataset.zip")
-    assert "is a file, not a folder, nor a parquet, arrow, .npz or .npy file" in refused(tmp_path / "a.png")
+    assert "is a file, not a folder, nor a parquet, arrow, .npz, .npy or IDX file" in refused(tmp_path / "a.png")
     assert "does not exist" in refused(tmp_path / "nothing")
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fcdm.images.crop import LARGEST, Unreadable, centre_crop, pillow_settings, read_square, read_square_and_turn
+from fcdm.images.crop import LARGEST, Unreadable, centre_crop, pillow_settings, read_square, square_of
 from tests.support.tiny_images import bad_images, encoded, huge_png, odd_images, picture
 
 
@@ -175,8 +175,9 @@ def test_an_orientation_by_which_a_picture_is_not_turned_is_told(
         exif[0x0112] = orientation
     how = {} if kind == "JPEG" else {"compression": None} if kind == "TIFF" else {"lossless": True}
     image = Image.fromarray(picture(1))
-    square, turned = read_square_and_turn(encoded(image, kind, exif=exif, **how), 32)
-    assert turned is told
+    found = square_of(encoded(image, kind, exif=exif, **how), 32)
+    square = found.pixels
+    assert found.turned is told
     if kind == "PNG":
         assert np.array_equal(square, centre_crop(image, 32)), "as it is stored"
     if kind == "TIFF":
@@ -185,6 +186,6 @@ def test_an_orientation_by_which_a_picture_is_not_turned_is_told(
 
 def test_damaged_metadata_are_no_news() -> None:
     data = encoded(Image.fromarray(picture(1)), "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\x7f")
-    square, turned = read_square_and_turn(data, 32)
-    assert square.shape == (32, 32, 3)
-    assert not turned
+    found = square_of(data, 32)
+    assert found.pixels.shape == (32, 32, 3)
+    assert not found.turned

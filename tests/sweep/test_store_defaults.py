@@ -196,7 +196,7 @@ def test_a_run_is_evaluated_as_before(tmp_path: Path) -> None:
     assert run_config(digits, []).evaluation.features == "digits-cnn"
 
 
-RAW = "python -m fcdm.prepare latents images=img resolution=256 out=img-256"
+RAW = "python -m fcdm.prepare images images=img resolution=32 out=img-32"
 
 
 @pytest.mark.parametrize(
@@ -207,7 +207,7 @@ RAW = "python -m fcdm.prepare latents images=img resolution=256 out=img-256"
             ["model=N", "data=digits", "data.path=mine"],
             ["data=digits are the bundled digits", "leave data=digits away"],
         ),
-        (["model=N", "data.path=img"], ["is no store", RAW, "data.path=img-256"]),
+        (["model=N", "data.path=img"], ["is no store", RAW, "data.path=img-32 (python -m fcdm.prepare latents"]),
         (["model=S", "data.path=img"], ["is no store", RAW]),
         (["model=S", "data=imagenet", "data.path=img/"], ["is no store", RAW]),
         (["model=N", "data.path=img/1.png"], ["is no store"]),
@@ -233,9 +233,9 @@ def test_the_command_that_is_advised_works(capsys: pytest.CaptureFixture[str]) -
     command, then = str(refusal.value).partition("`")[2].split("`")
     words = shlex.split(command)
     assert words[:3] == ["python", "-m", "fcdm.prepare"]
-    small = [word for word in words[3:] if not word.startswith("resolution=")]
-    assert prepare([*small, "resolution=32", f"vae={save_vae(Path('vae'))}", "device=cpu"]) == 0
-    assert facts(composed("model=N", then.removeprefix(", then say "))) == ("my-images-256", 4, 3, 8, 32)
+    assert prepare(words[3:]) == 0
+    said = then.removeprefix(", then say ").partition(" (")[0]
+    assert facts(composed("model=N", said)) == ("my-images", 3, 3, 1, 32)
 
 
 def test_the_command_refuses_in_one_line_and_leaves_nothing(fcdm: Command, tmp_path: Path) -> None:
