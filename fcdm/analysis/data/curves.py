@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fcdm.features.distance_names import shown_of
-
 METRICS = (
     *("fid", "fid_heldout", "fid_pixels", "fid_pixels_heldout", "heldout_loss"),
     *("sfid", "inception_score", "precision", "recall"),
@@ -58,11 +56,11 @@ class RunCurves:
     """Study -> (its headline protocol, that of its last command; budgets, by whatever protocol)."""
 
 
-def with_shown(metrics: dict[str, float]) -> dict[str, float]:
-    """The metrics; of too few samples for a Fréchet distance, with the kernel distances in the places of those."""
-    if shown_of(metrics) != "kid":
-        return metrics
-    return metrics | {key.replace("kid", "fid", 1): value for key, value in metrics.items() if key.startswith("kid")}
+def with_shown(values: dict[str, float], shown: str | None) -> dict[str, float]:
+    """Metrics or floors; where `kid` is shown, for there is no Fréchet distance, kernel distances in their places."""
+    if shown != "kid":
+        return values
+    return values | {key.replace("kid", "fid", 1): value for key, value in values.items() if key.startswith("kid")}
 
 
 def curve(points: list[tuple[int, float]]) -> tuple[np.ndarray, np.ndarray]:

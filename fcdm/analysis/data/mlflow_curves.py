@@ -86,7 +86,13 @@ def _curves(client: Any, run: Any) -> RunCurves:
             # A run that changed its number of devices on the way tells its device-seconds in its folder only.
             device_seconds = seconds * int(devices) if seconds is not None and devices.isdigit() else None
             shown = shown_of(values) or "fid"
-            evaluated.append(EvaluatedStep(step, protocol_id, with_shown(values), seconds, device_seconds, shown=shown))
+            evaluated.append(
+                EvaluatedStep(step, protocol_id, with_shown(values, shown), seconds, device_seconds, shown=shown)
+            )
+    protocols = {k.removeprefix("protocol."): json.loads(v) for k, v in tags.items() if k.startswith("protocol.")}
+    for one in evaluated:
+        if told := protocols.get(one.protocol_id):
+            told["floor"] = with_shown(told["floor"], one.shown)
     studies = {}
     for key, value in tags.items():
         if key.startswith("study."):
@@ -104,6 +110,6 @@ def _curves(client: Any, run: Any) -> RunCurves:
         training={key: curve(list(history(key).items())) for key in ("loss", "images_per_s")},
         evaluated=evaluated,
         device=tags.get("places", ""),
-        protocols={k.removeprefix("protocol."): json.loads(v) for k, v in tags.items() if k.startswith("protocol.")},
+        protocols=protocols,
         studies=studies,
     )

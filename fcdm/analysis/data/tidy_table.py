@@ -230,7 +230,7 @@ def _curves(view: RunView) -> RunCurves:
             EvaluatedStep(
                 step=e.step,
                 protocol_id=e.protocol_id,
-                metrics=with_shown(e.metrics),
+                metrics=with_shown(e.metrics, shown_of(e.metrics)),
                 shown=shown_of(e.metrics) or "fid",
                 seconds=view.training_seconds(e.step),
                 device_seconds=view.training_device_seconds(e.step),
@@ -241,7 +241,7 @@ def _curves(view: RunView) -> RunCurves:
         ],
         device=" + ".join(view.places),
         protocols={
-            e.protocol_id: {"protocol": e.protocol, "floor": with_shown(e.floor)}
+            e.protocol_id: {"protocol": e.protocol, "floor": with_shown(e.floor, shown_of(e.metrics))}
             for e in view.evaluations
             if e.protocol
         },
