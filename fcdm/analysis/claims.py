@@ -102,7 +102,7 @@ def main(arguments: list[str] | None = None) -> None:
         claim_rows = with_tuning(claim_rows, chosen)
     print_claims(claim_rows, table is not None)
     if table is not None:
-        lines = [*table.attrs["left_out"], *dropped(table), *table.attrs["missing"]]
+        lines = [*table.attrs["instead"], *table.attrs["left_out"], *dropped(table), *table.attrs["missing"]]
         if trials is not None:
             lacking = [
                 f"tuning '{options.tuning}': {line}" for key in ("left_out", "missing") for line in trials.attrs[key]

@@ -8,10 +8,11 @@ PNG, PDF and the CSV of its numbers, and prints the table, what no figure shows,
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
@@ -27,16 +28,19 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from fcdm.analysis.data.guidance_table import guidance_table
+from fcdm.analysis.data.labels import distance_of
+from fcdm.analysis.data.other_protocols import other_tables, spaces_beside
 from fcdm.analysis.data.seed_curves import dropped
 from fcdm.analysis.data.tidy_table import INTERNAL, read_curves, table_of
 from fcdm.analysis.figures.axes import with_left_out
 from fcdm.analysis.figures.published_points import published_beside
 from fcdm.analysis.figures.recipes import recipes
 from fcdm.analysis.stats.model_pairs import Comparison, comparisons, sentence
-from fcdm.analysis.stats.pair_patterns import add_pairs
+from fcdm.analysis.stats.pair_patterns import PairOfPatterns, add_pairs
 from fcdm.atomic import write_atomic
 from fcdm.credentials import of_command_line
 from fcdm.errors import UserError, in_one_line
+from fcdm.features.distance_names import value_text
 from fcdm.paths import place
 from fcdm.runs.reader import list_studies
 from fcdm.runs.study_description import for_folder
@@ -52,10 +56,12 @@ def draw(
     guidance: pd.DataFrame | None = None,
     published: pd.DataFrame | None = None,
     pairs: Sequence[Comparison] | None = None,
+    beside: Mapping[str, pd.DataFrame] | None = None,
 ) -> tuple[list[Path], list[str]]:
     """Draw every figure of `table` into the folder `out`: the files, and what no figure shows, a line each.
 
-    `pairs`: the comparisons that figures show; None: each FCDM with the DiT of its size.
+    `pairs`: the comparisons that figures show; None: each FCDM with the DiT of its size. `beside`: tables of the same
+    samples in other spaces of features.
     Raises UserError if it cannot write.
     """
     written: list[Path] = []
@@ -65,7 +71,7 @@ def draw(
         write_atomic(out / "table.csv", table.drop(columns=list(INTERNAL)).to_csv(index=False))
         written.append(out / "table.csv")
         with plt.style.context(STYLE):
-            for name, (make, reason) in recipes(table, guidance, published, pairs).items():
+            for name, (make, reason) in recipes(table, guidance, published, pairs, beside).items():
                 made = make()
                 if made is None:
                     if reason:
@@ -94,7 +100,9 @@ def print_table(table: pd.DataFrame, console: Console) -> None:
     shown.add_column("run", style="dim")
     if several_seeds:
         shown.add_column("seed", justify="right")
-    for column in ("steps", "FID", "FID\npixels", "forward\nGMACs", "training\nFLOPs", "images/s"):
+    distance, on_pixels = distance_of(table), table["fid_pixels"].notna().any()
+    measured = (distance, *(("FID\npixels",) if on_pixels else ()))
+    for column in ("steps", *measured, "forward\nGMACs", "training\nFLOPs", "images/s"):
         shown.add_column(column, justify="right", no_wrap=True)
     last = ""
     for row in table.itertuples():
@@ -106,7 +114,8 @@ def print_table(table: pd.DataFrame, console: Console) -> None:
         cells = [str(row.label) if first else "", run.rsplit("-", 1)[-1] if first else ""]
         if several_seeds:
             cells.append(str(row.seed) if first else "")
-        cells += [f"{row.steps:,}", f"{row.fid:.2f}", f"{row.fid_pixels:.2f}"]
+        cells += [f"{row.steps:,}", value_text(distance, float(str(row.fid)))]
+        cells += [f"{row.fid_pixels:.2f}"] if on_pixels else []
         cells += [f"{row.forward_gmacs:.4g}", f"{row.train_flops:.3g}", f"{row.images_per_s:,.0f}"]
         shown.add_row(*cells)
     if not console.is_terminal:  # a pipe has no width, and half a number helps nobody
@@ -125,6 +134,15 @@ def ratio_sentences(table: pd.DataFrame, pairs: Sequence[Comparison] | None = No
         "No step ratio: no FCDM and DiT of the same size (such as N and dit/N-2) are in this table."
     ]
     return [*sentences, *dropped(table), *table.attrs.get("missing", [])]
+
+
+def elsewhere(beside: Mapping[str, pd.DataFrame], pairs: Sequence[PairOfPatterns] | None) -> list[str]:
+    """The same ratios in the other spaces of features, each with its space: `in FD-DINOv2: ...`."""
+    told = []
+    for where, other in beside.items():
+        with contextlib.suppress(UserError):  # a pair that is not evaluated there
+            told += [f"{where}: {sentence(one)}" for one in comparisons(other, pairs)]
+    return told
 
 
 def next_commands(runs: Path | str, study: str | None) -> list[str]:
@@ -176,10 +194,12 @@ def main(arguments: list[str] | None = None) -> None:
     published, told = published_beside(table) if options.published else (None, [])
     pairs = comparisons(table, options.pair)
     print_table(table, console)
-    for line in table.attrs["left_out"]:
+    for line in [*table.attrs["instead"], *table.attrs["left_out"]]:
         print(line, flush=True)
     asked = pairs if options.pair else None  # unasked, a figure shows the largest clear pair
-    written, left_out = draw(table, options.out, guidance_table(curves, options.study), published, asked)
+    guided = guidance_table(curves, options.study)
+    beside = spaces_beside(other_tables(curves, table, options.study))
+    written, left_out = draw(table, options.out, guided, published, asked, beside)
     pictures = [path for path in written if path.suffix == ".png"]
     print("\nFigures (with .pdf and .csv beside each):")
     for path in pictures:
@@ -188,6 +208,8 @@ def main(arguments: list[str] | None = None) -> None:
         print(line)
     print()
     for line in ratio_sentences(table, pairs):
+        print(line)
+    for line in elsewhere(beside, options.pair):
         print(line)
     commands = next_commands(source, options.study)
     if commands:

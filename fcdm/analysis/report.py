@@ -22,6 +22,7 @@ from fcdm.atomic import file_errors
 mpl.use("Agg")
 
 from fcdm.analysis.data.one_protocol import protocol_differences
+from fcdm.analysis.data.other_protocols import spaces_beside
 from fcdm.analysis.reporting.cell_tables import CellTable
 from fcdm.analysis.reporting.claim_tables import Split, findings
 from fcdm.analysis.reporting.cost_table import cost_table, devices_text
@@ -139,7 +140,10 @@ def _evaluated(
     said = Split.of(results.table, results.others, pairs)
     claimed = said.tables(results.id)
     first, *rest = [dataclasses.replace(table, notes=table.notes[:-1]) for table in tables]
-    parts = [element("h3", "Figures"), element("div", figures(results.table, pairs), class_="figures")]
+    parts = [
+        element("h3", "Figures"),
+        element("div", figures(results.table, pairs, spaces_beside(results.others)), class_="figures"),
+    ]
     parts += [element("h3", "Claims"), html_table(claimed[0])]
     at = 2 if said.elsewhere else 1  # what the study may be about is not folded
     parts += [html_table(found) for found in claimed[1:at]]

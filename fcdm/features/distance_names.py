@@ -59,5 +59,5 @@ def shown_of(metrics: Collection[str]) -> str | None:
 
 
 def value_text(metric: str, value: float) -> str:
-    """`12.34` of a Fréchet distance; a kernel distance, which is small, to three digits: `0.00123`."""
-    return f"{value:.2f}" if metric.startswith("fid") else f"{value:.3g}"
+    """`12.34` of a Fréchet distance, by its key or its name; a kernel distance, which is small, as `0.00123`."""
+    return f"{value:.2f}" if metric.startswith(("fid", "FID", "FD")) else f"{value:.3g}"

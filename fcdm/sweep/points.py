@@ -6,7 +6,7 @@ The spaces of features that one choice names are points too.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -59,14 +59,14 @@ def configs_of(composer: Composer, choices: Sequence[list[str]]) -> list[Config]
 def _points(composer: Composer, choice: list[str]) -> list[_Point]:
     """One for each space of features that the choice names."""
     with _naming(choice):
-        spaces = composer.each_space(choice)
-    return [_point(composer, one) for one in spaces]
-
-
-def _point(composer: Composer, choice: list[str]) -> _Point:
-    with _naming(choice):
         others = composer.of_other_families(choice)
-        rest = [word for word in choice if word not in others]
+        spaces = composer.each_space([word for word in choice if word not in others])
+    return [_point(composer, rest, others) for rest in spaces]
+
+
+def _point(composer: Composer, rest: list[str], others: Mapping[str, list[str]]) -> _Point:
+    """others: words of the choice that mean something to models of other families alone."""
+    with _naming([*rest, *others]):
         config, said = composer.typed(rest)
         check_values(config)  # first: what a mistyped word makes of other settings helps nobody
         found = idle(config, said)

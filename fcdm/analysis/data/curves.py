@@ -12,7 +12,11 @@ from numpy.typing import ArrayLike
 METRICS = (
     *("fid", "fid_heldout", "fid_pixels", "fid_pixels_heldout", "heldout_loss"),
     *("sfid", "inception_score", "precision", "recall"),
+    *("fid_second", "fid_heldout_second", "kid", "kid_se", "kid_heldout", "kid_heldout_se"),
+    *("kid_second", "kid_heldout_second"),
 )
+"""`second`: by the second of two classifiers of one kind, which a ranking must not depend on. `se`: standard error."""
+SECOND = "_second"
 
 
 @dataclass
@@ -22,10 +26,13 @@ class EvaluatedStep:
     step: int
     protocol_id: str
     metrics: dict[str, float]
+    """As of `with_shown`: under `fid` stands what is shown, and under `fid_heldout` and the like what goes with it."""
     seconds: float | None
     device_seconds: float | None = None
     grid: Path | None = None
     grid_columns: int = 1
+    shown: str = "fid"
+    """Which of its metrics is under `fid`: `fid` itself, or `kid` where there is no Fréchet distance."""
 
 
 @dataclass
@@ -47,6 +54,13 @@ class RunCurves:
     """Protocol id -> {"protocol": {...}, "floor": {...}}."""
     studies: dict[str, tuple[str, tuple[int, ...]]] = field(default_factory=dict)
     """Study -> (its headline protocol, that of its last command; budgets, by whatever protocol)."""
+
+
+def with_shown(values: dict[str, float], shown: str | None) -> dict[str, float]:
+    """Metrics or floors; where `kid` is shown, for there is no Fréchet distance, kernel distances in their places."""
+    if shown != "kid":
+        return values
+    return values | {key.replace("kid", "fid", 1): value for key, value in values.items() if key.startswith("kid")}
 
 
 def curve(points: list[tuple[int, float]]) -> tuple[np.ndarray, np.ndarray]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from fcdm.features.distance_names import distance_name
 from fcdm.runs.identity import NOT_IDENTITY
 
 if TYPE_CHECKING:
@@ -106,3 +107,18 @@ def scales(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
         words = [str(first["data"])] * ("data" in varied) + [f"{first['resolution']} px"] * ("resolution" in varied)
         found.append((f", {' '.join(words)}", rows))
     return found
+
+
+def distance_of(table: pd.DataFrame) -> str:
+    """What a table has under `fid`, by its name: `FID`, `FD-DINOv2`, `kernel distance (classifier)`."""
+    known = list(table["distance"].dropna()) if "distance" in table else []
+    return str(known[0]) if known else "FID"
+
+
+def metric_name(table: pd.DataFrame, metric: str) -> str:
+    """What a table's column of a distance is called: `FD-DINOv2 to held-out images`; another's own key."""
+    kind, *rest = metric.split("_")
+    whole = distance_name(metric, str(table.attrs.get("protocol", {}).get("features", "")))
+    if kind != "fid":
+        return whole
+    return " ".join([distance_of(table), *distance_name(metric).split()[1:]]) if rest else distance_of(table)

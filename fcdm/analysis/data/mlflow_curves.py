@@ -11,8 +11,9 @@ import os
 from typing import Any
 
 from fcdm import credentials
-from fcdm.analysis.data.curves import METRICS, EvaluatedStep, RunCurves, curve
+from fcdm.analysis.data.curves import METRICS, EvaluatedStep, RunCurves, curve, with_shown
 from fcdm.errors import UserError
+from fcdm.features.distance_names import shown_of
 from fcdm.tracking.mlflow_store import EXPERIMENT, missing_package, reason, store_uri
 
 
@@ -84,7 +85,14 @@ def _curves(client: Any, run: Any) -> RunCurves:
             seconds = trained.get(step)
             # A run that changed its number of devices on the way tells its device-seconds in its folder only.
             device_seconds = seconds * int(devices) if seconds is not None and devices.isdigit() else None
-            evaluated.append(EvaluatedStep(step, protocol_id, values, seconds, device_seconds))
+            shown = shown_of(values) or "fid"
+            evaluated.append(
+                EvaluatedStep(step, protocol_id, with_shown(values, shown), seconds, device_seconds, shown=shown)
+            )
+    protocols = {k.removeprefix("protocol."): json.loads(v) for k, v in tags.items() if k.startswith("protocol.")}
+    for one in evaluated:
+        if told := protocols.get(one.protocol_id):
+            told["floor"] = with_shown(told["floor"], one.shown)
     studies = {}
     for key, value in tags.items():
         if key.startswith("study."):
@@ -102,6 +110,6 @@ def _curves(client: Any, run: Any) -> RunCurves:
         training={key: curve(list(history(key).items())) for key in ("loss", "images_per_s")},
         evaluated=evaluated,
         device=tags.get("places", ""),
-        protocols={k.removeprefix("protocol."): json.loads(v) for k, v in tags.items() if k.startswith("protocol.")},
+        protocols=protocols,
         studies=studies,
     )

@@ -1,14 +1,15 @@
-"""The same runs by protocols that differ from a table's in one thing: sampling steps, or the scale of guidance."""
+"""The same runs by protocols that differ from a table's in one thing: features, sampling steps or guidance scale."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
 from fcdm.analysis.data.curves import RunCurves, is_fid
 from fcdm.analysis.data.guidance_table import guidance_table
+from fcdm.analysis.data.labels import distance_of
 from fcdm.analysis.data.noise import evaluation_noise, same_but
 from fcdm.analysis.data.tidy_table import table_of
 
@@ -16,24 +17,29 @@ from fcdm.analysis.data.tidy_table import table_of
 def other_tables(curves: Sequence[RunCurves], table: pd.DataFrame, study: str | None) -> dict[str, pd.DataFrame]:
     """`at 50 sampling steps` -> a tidy table by the protocol that differs in that alone; also at the best guidance.
 
-    In the latter every model has, at each budget, the scale of its lowest mean FID: `guidance_scale` says which.
+    First come those of the same samples in other features: `in FD-DINOv2`. At the best guidance every model has, at
+    each budget, the scale of its lowest mean FID: `guidance_scale` says which.
     Without a protocol that was recorded, and where all was evaluated by one, there is none.
     """
     known = {key: value["protocol"] for run in curves for key, value in run.protocols.items()}
     ours = known.get(str(table["protocol_id"].iloc[0]), {})
     found = {}
+    asked = _counted(curves, study)
+    source = table.attrs.get("runs_dir", "these runs")
+    for key, protocol in sorted(known.items()):
+        if key in asked and protocol.get("features") != ours.get("features") and same_but(OF_SPACE, protocol, ours):
+            other = table_of(curves, source, study, key)
+            name = f"in {distance_of(other)}"
+            found[f"{name} ({protocol['features']})" if name in found else name] = other
     steps = {
         str(protocol["sampling_steps"]): key
         for key, protocol in known.items()
         if protocol.get("sampling_steps") != ours.get("sampling_steps")
         and same_but(("sampling_steps",), protocol, ours)
     }
-    asked = _counted(curves, study)
     for count, key in sorted(steps.items(), key=lambda one: (len(one[0]), one[0])):
         if key in asked:
-            found[f"at {count} sampling steps"] = table_of(
-                curves, table.attrs.get("runs_dir", "these runs"), study, key
-            )
+            found[f"at {count} sampling steps"] = table_of(curves, source, study, key)
     guided = _best_guidance(guidance_table(curves, study), known, ours)
     if guided is not None:
         chosen = {key: known[key] for key in sorted(set(guided["protocol_id"]))}
@@ -41,6 +47,15 @@ def other_tables(curves: Sequence[RunCurves], table: pd.DataFrame, study: str | 
         guided.attrs = table.attrs | {"protocols": chosen}
         found["at the best guidance of each"] = guided
     return found
+
+
+OF_SPACE = ("features", "reference", "splits")
+"""What of a protocol is about the space of features alone, and not about the samples."""
+
+
+def spaces_beside(tables: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """Those of `other_tables` that are of the same samples in other features."""
+    return {name: table for name, table in tables.items() if name.startswith("in ")}
 
 
 def _counted(curves: Sequence[RunCurves], study: str | None) -> set[str]:

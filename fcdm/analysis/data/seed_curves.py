@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from fcdm.analysis.data.curves import is_fid
-from fcdm.analysis.data.labels import config_of, display_name
+from fcdm.analysis.data.labels import config_of, display_name, distance_of
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,11 @@ class SeedCurve:
     @property
     def resolution(self) -> int:
         return int(self.runs["resolution"].iloc[0])
+
+    @property
+    def distance(self) -> str:
+        """What its FIDs are, by name: `FID`, `FD-DINOv2`, `KDD`."""
+        return distance_of(self.runs)
 
     @property
     def devices(self) -> list[str]:
@@ -133,7 +138,8 @@ def dropped(table: pd.DataFrame) -> list[str]:
             if steps in budgets:
                 continue
             broken = evaluated[~is_fid(evaluated["fid"])]
-            reasons = [f"seed {row.seed} has no FID there ({row.fid:g}; {row.run})" for row in broken.itertuples()]
+            name = distance_of(rows)
+            reasons = [f"seed {row.seed} has no {name} there ({row.fid:g}; {row.run})" for row in broken.itertuples()]
             absent = sorted(seeds - set(evaluated["seed"]))
             reasons += [f"seed {', '.join(map(str, absent))} not evaluated there"] if absent else []
             lines.append(f"left out: {label} at {steps:,} steps: {'; '.join(reasons)}")
@@ -169,7 +175,7 @@ def _seeds_without(rows: pd.DataFrame, seeds: set[int]) -> list[tuple[int, str]]
         broken = mine[~is_fid(mine["fid"])]
         at = ", ".join(f"{row.steps:,} ({row.fid:g})" for row in broken.itertuples())
         absent = sorted(set(rows["steps"]) - set(mine["steps"]))
-        reasons = [f"no FID at {at}"] if at else []
+        reasons = [f"no {distance_of(rows)} at {at}"] if at else []
         reasons += [f"not evaluated at {', '.join(f'{steps:,}' for steps in absent)}"] if absent else []
         lacking.append((int(str(seed)), " and ".join(reasons)))
     return lacking

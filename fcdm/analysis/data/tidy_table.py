@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fcdm.analysis.data.curves import METRICS, EvaluatedStep, RunCurves, curve
-from fcdm.analysis.data.labels import differing_settings, labels_of
+from fcdm.analysis.data.curves import METRICS, EvaluatedStep, RunCurves, curve, with_shown
+from fcdm.analysis.data.labels import differing_settings, distance_of, labels_of
 from fcdm.analysis.data.noise import NOISE, evaluation_noise, same_but
 from fcdm.analysis.data.one_protocol import choose_protocol, protocol_differences
 from fcdm.errors import UserError
+from fcdm.features.distance_names import distance_name, shown_of
 from fcdm.runs.reader import RunView, list_runs, read_study
 
 COLUMNS = (
@@ -38,7 +39,7 @@ COLUMNS = (
     *("loss", "parameters", "forward_gmacs", "train_flops", "images_per_s", "seconds", "device_seconds", "device"),
     *("label", "variant", "samples", "floor", "floor_sd", "floor_pixels", "floor_heldout", "floor_pixels_heldout"),
     *("noise", "noise_pixels", "noise_heldout", "noise_pixels_heldout", "noise_repeats"),
-    *("settings", "grid", "grid_columns"),
+    *("settings", "grid", "grid_columns", "distance"),
 )
 """`images`: steps times the batch. `seconds`: training's wall time; `device_seconds`: times devices; `device`: what it
 trained on, several joined by +. `images_per_s`: median so far. `label`: the line's name in figures; runs that differ in
@@ -46,7 +47,8 @@ nothing but the seed share a `variant`. `floor`: FID of real images, `floor_sd` 
 others for the other distances (held-out ones: training images against held-out ones). `noise`, of each distance: its
 relative standard deviation over evaluations that differ in their seed alone, with `noise_repeats` degrees of freedom,
 one number for the table; NaN: not measured. `settings`: the batch and what differs between runs of the table, without
-models, data and seeds. `grid`: picture of the samples."""
+models, data and seeds. `grid`: picture of the samples. `distance`: what is under `fid`, by its name: FID, FD-DINOv2, or
+a kernel distance where there were too few samples for a Fréchet distance."""
 
 FLOORS = {
     "floor": "fid",
@@ -70,7 +72,7 @@ def tidy_table(source: Path | str, study: str | None = None, protocol: str | Non
     `attrs["protocol"]`: the protocol itself, as far as it was recorded. `attrs["missing"]`: lines that name what the
     study asked for and nobody has evaluated yet. `attrs["settings"]`: label -> the config's keys and values that set it
     apart from the same model's other settings. `attrs["protocols"]`: id -> protocol, several where a table joins them.
-    `attrs["runs_dir"]`: `source`.
+    `attrs["runs_dir"]`: `source`. `attrs["instead"]`: a line where a kernel distance stands in the place of FID.
     Raises UserError where there is nothing, or several protocols with no way to choose.
     """
     return table_of(read_curves(source, study), source, study, protocol)
@@ -140,8 +142,19 @@ def table_of(
     table.attrs["protocols"] = {chosen: table.attrs["protocol"]}
     table.attrs["runs_dir"] = str(source)
     table.attrs["settings"] = settings
+    table.attrs["instead"] = _instead(table, [evaluated for _, evaluated in counted if evaluated.protocol_id == chosen])
     table.attrs["missing"] = _missing(curves, study, chosen, labels) if study is not None else []
     return table
+
+
+def _instead(table: pd.DataFrame, evaluated: Sequence[EvaluatedStep]) -> list[str]:
+    """A line where a kernel distance is shown."""
+    if not any(one.shown == "kid" for one in evaluated):
+        return []
+    return [
+        f"shown: {distance_of(table)} (with its standard error in kid_se): {int(table['samples'].max()):,} samples are "
+        "too few for a Fréchet distance in these features"
+    ]
 
 
 def _missing(curves: Sequence[RunCurves], study: str, chosen: str, labels: dict[str, tuple[str, str]]) -> list[str]:
@@ -195,6 +208,7 @@ def row_of(run: RunCurves, evaluated: EvaluatedStep, label: str, variant: str) -
         "settings": None,  # of a whole table, too
         "grid": evaluated.grid,
         "grid_columns": evaluated.grid_columns,
+        "distance": distance_name(evaluated.shown, str(told["protocol"].get("features", ""))),
     }
 
 
@@ -216,7 +230,8 @@ def _curves(view: RunView) -> RunCurves:
             EvaluatedStep(
                 step=e.step,
                 protocol_id=e.protocol_id,
-                metrics=e.metrics,
+                metrics=with_shown(e.metrics, shown_of(e.metrics)),
+                shown=shown_of(e.metrics) or "fid",
                 seconds=view.training_seconds(e.step),
                 device_seconds=view.training_device_seconds(e.step),
                 grid=e.grid,
@@ -225,6 +240,10 @@ def _curves(view: RunView) -> RunCurves:
             for e in view.evaluations
         ],
         device=" + ".join(view.places),
-        protocols={e.protocol_id: {"protocol": e.protocol, "floor": e.floor} for e in view.evaluations if e.protocol},
+        protocols={
+            e.protocol_id: {"protocol": e.protocol, "floor": with_shown(e.floor, shown_of(e.metrics))}
+            for e in view.evaluations
+            if e.protocol
+        },
         studies={study.name: (study.protocol_id, study.budgets(view.id)) for study in view.studies},
     )

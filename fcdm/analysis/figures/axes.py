@@ -15,6 +15,7 @@ from matplotlib.legend import Legend
 from matplotlib.legend_handler import HandlerTuple
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
+from fcdm.analysis.data.labels import distance_of
 from fcdm.formatting import power_text, steps_text
 
 Drawn = tuple[Figure, pd.DataFrame]
@@ -43,11 +44,12 @@ def with_left_out(numbers: pd.DataFrame) -> pd.DataFrame:
 
 
 def fid_label(table: pd.DataFrame) -> str:
-    """`FID-10k` for 10,000 samples; features and reference are the protocol's."""
-    samples = int(table["samples"].max())
+    """`FID-10k` for 10,000 samples, `FD-DINOv2-10k`; `kernel distance (classifier), 1k samples`."""
+    samples, name = int(table["samples"].max()), distance_of(table)
     if samples <= 0:
-        return "FID"
-    return f"FID-{samples // 1000}k" if samples % 1000 == 0 else f"FID-{samples}"
+        return name
+    count = f"{samples // 1000}k" if samples % 1000 == 0 else str(samples)
+    return f"{name}, {count} samples" if name.endswith(")") else f"{name}-{count}"
 
 
 def legend_columns(texts: list[str], width: float) -> int:

@@ -22,6 +22,7 @@ from fcdm.analysis.figures.styles import SINGLE, Look, family_looks, line_styles
 from fcdm.analysis.published import PUBLISHED
 from fcdm.analysis.stats.model_pairs import Comparison, comparisons
 from fcdm.analysis.stats.step_efficiency import RatioRange
+from fcdm.analysis.stats.two_classifiers import NO_RESULT
 
 FAR_BELOW = 10.0
 """A floor this many times below every FID is told in words: a line for it would flatten the curves."""
@@ -283,7 +284,9 @@ def _words(one: Comparison, axis: str, several: bool) -> list[str]:
     elif isinstance(ratio, RatioRange):
         more_or_less = "fewer" if ratio.ratio >= 1 else "more"
         times = max(ratio.ratio, 1 / ratio.ratio)
-        lines = [f"{times:.1f}× {more_or_less} {AMOUNTS[axis].unit} to FID {ratio.target:.3g}", names]
+        lines = [f"{times:.1f}× {more_or_less} {AMOUNTS[axis].unit} to {one.a.distance} {ratio.target:.3g}", names]
+    elif isinstance(ratio, str) and ratio.startswith(NO_RESULT):
+        lines = [f"{names}: the two classifiers disagree"]
     elif one.differs:
         lines = [names]
     return [*lines, *one.differs]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -17,6 +17,7 @@ from fcdm.analysis.figures.guidance_tradeoff import guidance_figure
 from fcdm.analysis.figures.heldout_loss import fid_against_loss
 from fcdm.analysis.figures.model_size import fid_against_size
 from fcdm.analysis.figures.sample_grid import sample_grid
+from fcdm.analysis.figures.several_spaces import spaces_figure
 from fcdm.analysis.stats.model_pairs import Comparison, hours_incomparable
 
 COSTS = "no run with a finite FID says what it costs"
@@ -27,10 +28,12 @@ def recipes(
     guidance: pd.DataFrame | None = None,
     published: pd.DataFrame | None = None,
     pairs: Sequence[Comparison] | None = None,
+    beside: Mapping[str, pd.DataFrame] | None = None,
 ) -> dict[str, tuple[Callable[[], Drawn | None], str | None]]:
     """Name -> (what draws it, why there would be none; None: a figure of its own kind of study, not missed).
 
-    `pairs`: whose ratios are drawn; None: those of an FCDM and the DiT of its size.
+    `pairs`: whose ratios are drawn; None: those of an FCDM and the DiT of its size. `beside`: tables of the same
+    samples in other spaces of features.
     """
     batches = table["batch_size"].nunique() > 1
     hours = hours_refused(table)
@@ -56,6 +59,7 @@ def recipes(
         "fit_residuals": (lambda: residuals_figure(table), "no model has points enough for a fit"),
         "guidance": (lambda: None if guidance is None else guidance_figure(guidance, published), None),
         "ablation": (lambda: ablation_figure(table, published), None),
+        "spaces": (lambda: spaces_figure(table, beside or {}), None),
         "samples": (lambda: sample_grid(table), "no pictures of samples beside the evaluations"),
     }
 

@@ -25,7 +25,7 @@ class Split:
     paper: tuple[ClaimRow, ...]
     """For which these runs lack the models, and the published numbers in which FCDM is behind."""
     elsewhere: tuple[ClaimRow, ...] = ()
-    """At other sampling steps and at the best guidance: of other protocols than the rest."""
+    """In other features, at other sampling steps and at the best guidance: of other protocols than the rest."""
 
     @classmethod
     def of(
@@ -50,7 +50,9 @@ class Split:
         told = [
             claims_table(self.ours, f"claims-{protocol}", "What these runs say"),
             claims_table(
-                self.elsewhere, f"claims-elsewhere-{protocol}", "At other sampling steps, and at the best guidance"
+                self.elsewhere,
+                f"claims-elsewhere-{protocol}",
+                "In other features, at other sampling steps, and at the best guidance",
             ),
             claims_table(self.by_other_distances, f"claims-other-distances-{protocol}", "The same by other distances"),
             claims_table(

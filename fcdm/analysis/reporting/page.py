@@ -13,6 +13,7 @@ from fcdm.analysis.reporting.cell_tables import CellTable, Value
 from fcdm.analysis.reporting.cost_table import MeasuredCost, devices_text
 from fcdm.analysis.reporting.html import HTML, Content, element, joined
 from fcdm.analysis.reporting.study_facts import ProtocolResults, StudyFacts, state_text
+from fcdm.features.distance_names import distance_name
 from fcdm.formatting import plural
 from fcdm.jobstatus.rows import DONE
 from fcdm.jobstatus.status_table import summary
@@ -167,6 +168,7 @@ def protocol_section(results: ProtocolResults, rows: list[tuple[str, str, str]])
     head = element("tr", [element("th", name, scope="col") for name in ("Protocol", "Value", "Key")])
     table = element("table", element("thead", head), element("tbody", body), class_="plain")
     whole = element("div", table, class_="wide", tabindex="0")
+    features = str(results.settings.get("features", ""))
     floor = [
         f"Real images against the reference score {name} {results.floor[key]:.3g}"
         + (
@@ -174,7 +176,7 @@ def protocol_section(results: ProtocolResults, rows: list[tuple[str, str, str]])
             if f"{key}_sd" in results.floor
             else ""
         )
-        for key, name in (("fid", "FID"), ("fid_pixels", "on raw pixels"))
+        for key, name in (("fid", distance_name("fid", features)), ("fid_pixels", "on raw pixels"))
         if key in results.floor
     ]
     return joined([whole, element("p", ". ".join(floor) + ": the floor under every number here.") if floor else None])

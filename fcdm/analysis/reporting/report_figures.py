@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
+from fcdm.analysis.data.labels import distance_of
 from fcdm.analysis.figures.axes import Drawn, fid_label
 from fcdm.analysis.figures.guidance_tradeoff import guidance_figure
 from fcdm.analysis.figures.recipes import recipes
@@ -52,6 +53,10 @@ TEXTS = {
     "throughput": ("Training throughput", "Median images per second of each model while it was trained."),
     "frontier": ("The compute frontier", "The lowest FID at each training compute, over all models of a family."),
     "ablation": ("Ablations", "What one change to the model does to FID."),
+    "spaces": (
+        "The same samples in other features",
+        "A panel for each space of features: a ranking that is another in another space depends on who looks.",
+    ),
     "samples": (
         "Samples along the budgets",
         "The first ten samples of each model's lowest seed: the same noise and classes in all pictures, not chosen.",
@@ -64,21 +69,31 @@ PIXELS = ("samples",)
 """Figures that are pictures: PNG, not SVG."""
 
 
-def figures(table: pd.DataFrame, pairs: Sequence[PairOfPatterns] | None = None) -> list[HTML]:
-    """Each figure with its caption, or a line that says why it is not drawn."""
+def figures(
+    table: pd.DataFrame,
+    pairs: Sequence[PairOfPatterns] | None = None,
+    beside: Mapping[str, pd.DataFrame] | None = None,
+) -> list[HTML]:
+    """Each figure with its caption, or a line that says why it is not drawn. `beside`: as of `recipes`."""
     protocol = str(table["protocol_id"].iloc[0])
     made = []
     compared = None if pairs is None else comparisons(table, pairs)
-    for name, (make, reason) in recipes(table, pairs=compared).items():
+    for name, (make, reason) in recipes(table, pairs=compared, beside=beside).items():
         if name not in TEXTS:
             continue
         with mpl.rc_context(), plt.style.context(STYLE):
             drawn = make()
             if drawn is not None:
-                made.append(_figure(f"{name}-{protocol}", *TEXTS[name], drawn, _alt(name, table, drawn[1])))
+                made.append(_figure(f"{name}-{protocol}", *_texts(name, table), drawn, _alt(name, table, drawn[1])))
             elif reason:
                 made.append(element("p", f"{TEXTS[name][0]}: not drawn, for {reason}.", class_="absent"))
     return made
+
+
+def _texts(name: str, table: pd.DataFrame) -> tuple[str, str]:
+    """Title and caption, of the distance that the table has."""
+    title, caption = (text.replace("FID", distance_of(table)) for text in TEXTS[name])
+    return title, caption
 
 
 def guidance(table: pd.DataFrame) -> HTML | None:
@@ -130,7 +145,7 @@ def inlined(figure: Figure, kind: str) -> tuple[str, float]:
 
 def _alt(name: str, table: pd.DataFrame, numbers: pd.DataFrame) -> str:
     """What is seen, for who does not see it; the numbers themselves stand in the table."""
-    title = TEXTS[name][0]
+    title = TEXTS[name][0].replace("FID", distance_of(table), 1)
     labels = set(numbers["label"]) & set(table["label"]) if "label" in numbers else set(table["label"])
     if name == "samples":
         return f"Sample images of {', '.join(sorted(labels))} at {len(set(numbers['steps']))} budgets"

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from fcdm.analysis.data.curves import METRICS
-from fcdm.analysis.data.labels import scales
+from fcdm.analysis.data.labels import distance_of, metric_name, scales
 from fcdm.analysis.figures.axes import fid_label
 from fcdm.analysis.reporting.cell_tables import MISSING, Cell, CellTable, number, over_seeds
 from fcdm.analysis.stats.frontier_fit import Frontier
@@ -25,8 +25,6 @@ from fcdm.analysis.stats.study_laws import (
 from fcdm.formatting import steps_text
 
 METRIC_NAMES = {
-    "fid": "FID",
-    "fid_heldout": "FID to held-out images",
     "fid_pixels": "Fréchet distance on raw pixels",
     "fid_pixels_heldout": "Fréchet distance on raw pixels, to held-out images",
     "heldout_loss": "Held-out loss",
@@ -75,7 +73,7 @@ def results_table(table: pd.DataFrame, metric: str, protocol: str) -> CellTable:
             cell = over_seeds(list(values)) if len(values) else MISSING
             cells.append(f"{cell}{short}" if short else cell)
         rows.append(cells)
-    name = fid_label(table) if metric == "fid" else METRIC_NAMES.get(metric, metric)
+    name = fid_label(table) if metric == "fid" else METRIC_NAMES.get(metric) or metric_name(table, metric)
     uncertainty = (
         "Mean over seeds ± half of Student's 95 % interval for the mean, of training seeds alone"
         if max(counts, default=0) > 1
@@ -92,8 +90,10 @@ def results_table(table: pd.DataFrame, metric: str, protocol: str) -> CellTable:
 
 
 def measured(table: pd.DataFrame) -> list[str]:
-    """The metrics that the table has numbers of, FID first."""
-    return [metric for metric in METRICS if metric in table and table[metric].notna().any()]
+    """The metrics that the table has numbers of, what is under `fid` first; each once, without standard errors."""
+    found = [metric for metric in METRICS if metric in table and table[metric].notna().any()]
+    kernel = "kid" in found and table["fid"].equals(table["kid"])  # it is under `fid` then
+    return [metric for metric in found if not metric.endswith("_se") and not (kernel and metric.startswith("kid"))]
 
 
 def protocol_rows(settings: dict[str, Any]) -> list[tuple[str, str, str]]:
@@ -145,7 +145,7 @@ def _fit_table(table: pd.DataFrame, axis: str, x_text: str, protocol: str) -> Ce
         if row["notes"]:
             notes.append(f"{label}: {row['notes']}.")
     columns = ("Model", "E", "A", "alpha", f"Range ({x_text})", "Scatter")
-    caption = f"FID = E + A x^-alpha over {x_text}"
+    caption = f"{distance_of(table)} = E + A x^-alpha over {x_text}"
     return CellTable(f"fits-{axis.replace('_', '-')}-{protocol}", caption, columns, rows, tuple(notes))
 
 

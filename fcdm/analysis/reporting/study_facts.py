@@ -39,7 +39,7 @@ class ProtocolResults:
     asked: int
     """Budgets of runs that the study wants evaluated by it."""
     others: dict[str, pd.DataFrame] = field(default_factory=dict)
-    """Of the headline: the same runs at other sampling steps and at the best guidance, as of `other_protocols`."""
+    """Of the headline: the same runs in other features, at other sampling steps, ..., as of `other_protocols`."""
     left_out: tuple[str, ...] = ()
     """Lines: what is in the table and in no curve, fit or claim, and why."""
 
@@ -154,5 +154,5 @@ def _results_of(
     if any(row.state == DONE for row in mine):
         table = table_of(curves, folder, study.name, protocol)
         others = other_tables(curves, table, study.name) if headline else {}
-    left_out = tuple(dropped(table)) if table is not None else ()
+    left_out = (*table.attrs["instead"], *dropped(table)) if table is not None else ()
     return ProtocolResults(protocol, settings, floor, table, len(mine), others, left_out)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fcdm.analysis.data.labels import family_name
+from fcdm.analysis.data.labels import distance_of, family_name
 from fcdm.analysis.data.one_protocol import differences_from_published
 from fcdm.analysis.data.seed_curves import SeedCurve, Trajectories, seed_curves
 from fcdm.analysis.published import PUBLISHED, published, published_curve
@@ -174,12 +174,15 @@ def _others_of(table: pd.DataFrame, curve: pd.DataFrame) -> list[str]:
     ]
 
 
-def pairs_of(table: pd.DataFrame, distance: str = "FID", pairs: Sequence[PairOfPatterns] | None = None) -> list[Pair]:
-    """The pairs of one's own runs, each model at its best setting in the table.
+def pairs_of(
+    table: pd.DataFrame, distance: str | None = None, pairs: Sequence[PairOfPatterns] | None = None
+) -> list[Pair]:
+    """The pairs of one's own runs, each model at its best setting in the table. distance: its name; None: the table's.
 
     Each FCDM with the DiT of its size, or `pairs` of patterns. Raises UserError for a pattern that means no model, or
     several.
     """
+    distance = distance or distance_of(table)
     protocol = table.attrs.get("protocol", {})
     differences = tuple(differences_from_published(protocol))
     curves = seed_curves(table)

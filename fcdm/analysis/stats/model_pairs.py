@@ -8,12 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from fcdm.analysis.data.curves import SECOND
 from fcdm.analysis.data.noise import NOISE
 from fcdm.analysis.data.seed_curves import SeedCurve, seed_curves
 from fcdm.analysis.stats.differences import differing, other_data
 from fcdm.analysis.stats.pair_patterns import PairOfPatterns, matching, not_there
 from fcdm.analysis.stats.ratio_words import UNITS, amount_text, bound, no_clear, over_targets, times_told
 from fcdm.analysis.stats.step_efficiency import FLOORS, RatioRange, curve_notes, ratio_range
+from fcdm.analysis.stats.two_classifiers import NO_RESULT, disagreement
 from fcdm.errors import UserError
 
 METRICS = {
@@ -53,7 +55,10 @@ class Comparison:
 
 def of_metric(table: pd.DataFrame, metric: str) -> pd.DataFrame:
     """The table with another distance in the place of `fid`, and its floor and noise in those of FID's."""
-    return table.assign(fid=table[metric], floor=table[METRICS[metric]], noise=table.get(NOISE[metric], np.nan))
+    others = {"floor": table[METRICS[metric]], "noise": table.get(NOISE[metric], np.nan)}
+    if f"fid{SECOND}" in table:
+        others[f"fid{SECOND}"] = table.get(f"{metric}{SECOND}", np.nan)
+    return table.assign(fid=table[metric], **others)
 
 
 def comparisons(table: pd.DataFrame, pairs: Sequence[PairOfPatterns] | None = None) -> list[Comparison]:
@@ -176,6 +181,8 @@ def refusal(a: SeedCurve, b: SeedCurve, axis: str) -> str | None:
     """Why two lines are not compared over an axis; None: they may be."""
     if why := other_data(a, b):
         return f"refused: {why}"
+    if why := disagreement(a, b, axis):
+        return why
     if axis == "steps":
         return unequal_batch(a, b)
     return hours_incomparable(pd.concat([a.runs, b.runs])) if axis == "device_seconds" else None
@@ -201,7 +208,7 @@ def _best(candidates: list[SeedCurve]) -> tuple[SeedCurve, int, list[str]]:
             evaluated.setdefault(int(steps), {})[line.label] = float(fid)
     last = max(evaluated, key=lambda steps: (min(len(evaluated[steps]), 2), steps))
     at = evaluated[last]
-    absent = [f"{line.label} (no FID at {last:,})" for line in candidates if line.label not in at]
+    absent = [f"{line.label} (no {line.distance} at {last:,})" for line in candidates if line.label not in at]
     return min((line for line in candidates if line.label in at), key=lambda line: at[line.label]), last, absent
 
 
@@ -211,25 +218,27 @@ def sentence(one: Comparison) -> str:
     axis = "images" if isinstance(one.steps, str) and unequal_batch(a, b) else "steps"
     ratio = one.images if axis == "images" else one.steps
     if isinstance(ratio, str):
-        least = bound((a.label, a.points), (b.label, b.points), one.floor, axis)
+        least = ""
+        if not ratio.startswith(NO_RESULT):
+            least = bound((a.label, a.points), (b.label, b.points), one.floor, axis, a.distance)
         return f"{a.label} against {b.label}: {ratio}.{f' {least}.' if least else ''} ({_conditions(one)})"
     if ratio.unclear:
-        text = f"{a.label} against {b.label}: {no_clear(ratio, UNITS[axis])}"
+        text = f"{a.label} against {b.label}: {no_clear(ratio, UNITS[axis], a.distance)}"
     else:
         text = (
-            f"{a.label} reaches FID {ratio.target:.3g} after {amount_text(ratio.steps_a)} {UNITS[axis]}, "
+            f"{a.label} reaches {a.distance} {ratio.target:.3g} after {amount_text(ratio.steps_a)} {UNITS[axis]}, "
             f"{b.label} after {amount_text(ratio.steps_b)}: {times_told(ratio.ratio, UNITS[axis])}; "
-            f"{over_targets(ratio)}"
+            f"{over_targets(ratio, a.distance)}"
         )
     if axis == "images":
         text += f"; in steps {one.steps}"
     if isinstance(one.flops, RatioRange):
         flops = one.flops
-        clear = f"{times_told(flops.ratio, UNITS['train_flops'])} at FID {flops.target:.3g}"
-        text += f"; {no_clear(flops, UNITS['train_flops']) if flops.unclear else clear}"
+        clear = f"{times_told(flops.ratio, UNITS['train_flops'])} at {a.distance} {flops.target:.3g}"
+        text += f"; {no_clear(flops, UNITS['train_flops'], a.distance) if flops.unclear else clear}"
     else:
         text += f"; in training FLOPs: {one.flops}"
-    cut = f"; FIDs under {FLOORS * one.floor:.3g}, twice the floor, refused" if ratio.cut_by_floor else ""
+    cut = f"; {a.distance}s under {FLOORS * one.floor:.3g}, twice the floor, refused" if ratio.cut_by_floor else ""
     return f"{text} ({_conditions(one)}{cut})."
 
 
@@ -275,10 +284,10 @@ def _conditions(one: Comparison) -> str:
     floor = f"floor {one.floor:.3g}" if np.isfinite(one.floor) else "floor not measured"
     rates = f"both at lr {a.lr:g}" if a.lr == b.lr else f"lr {a.lr:g} and {b.lr:g}"
     samples = f"{one.samples:,} samples" if one.samples > 0 else "samples not recorded"
-    hidden = [*curve_notes(a.label, a.points), *curve_notes(b.label, b.points)]
+    hidden = [note for line in (a, b) for note in curve_notes(line.label, line.points, line.distance)]
     parts = [f"{of_seeds(one)}, {samples}, {floor}", f"{rates}, {how_chosen(one)}", what_differs(one.differs), *hidden]
     if any(isinstance(found, RatioRange) and not _is_measured(one, found.target) for found in (one.steps, one.images)):
-        parts.insert(0, "log FID interpolated over log steps")
+        parts.insert(0, f"log {a.distance} interpolated over log steps")
     return "; ".join(parts)
 
 

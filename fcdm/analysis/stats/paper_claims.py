@@ -14,6 +14,7 @@ from functools import cache, partial
 import numpy as np
 import pandas as pd
 
+from fcdm.analysis.data.labels import metric_name
 from fcdm.analysis.data.seed_curves import seed_curves
 from fcdm.analysis.published import published_curve
 from fcdm.analysis.stats.claim_sides import Pair, Side, pairs_of, published_pair
@@ -24,12 +25,8 @@ from fcdm.analysis.stats.step_ratios import budgets, compute, equal_fid, macs, s
 from fcdm.formatting import steps_text
 
 XL = ("FCDM-XL", "DiT-XL/2")
-DISTANCES = {
-    "fid": "FID",
-    "fid_pixels": "distance on pixels",
-    "fid_heldout": "FID to held-out images",
-    "fid_pixels_heldout": "distance on pixels to held-out images",
-}
+FID = "FID"
+ON_PIXELS = {"fid_pixels": "distance on pixels", "fid_pixels_heldout": "distance on pixels to held-out images"}
 OF_AXIS = {
     "steps": "steps",
     "images": "images",
@@ -138,7 +135,8 @@ def claims(
     if table is not None and len(table):
         for metric in METRICS:
             if metric != "fid" and np.isfinite(table[metric]).any():
-                for pair in pairs_of(of_metric(table, metric), DISTANCES[metric], pairs):
+                name = ON_PIXELS.get(metric) or metric_name(table, metric)
+                for pair in pairs_of(of_metric(table, metric), name, pairs):
                     claim_rows += _own_claims(pair, metric, others)
     return claim_rows
 
@@ -146,12 +144,13 @@ def claims(
 def claims_elsewhere(
     tables: Mapping[str, pd.DataFrame], pairs: Sequence[PairOfPatterns] | None = None
 ) -> list[ClaimRow]:
-    """The ratio at equal FID once more for each of `other_tables`: at other sampling steps, at the best guidance."""
+    """The ratio at equal distance once more for each of `other_tables`: in other features, at other sampling steps."""
     claim_rows = []
     for where, table in tables.items():
         for pair in _pairs_there(table, pairs):
             axis = pair.counted_in
-            text = f"{pair.name_a} against {pair.name_b}, {pair.resolution} px, {where}: {OF_AXIS[axis]} to equal FID"
+            names = f"{pair.name_a} against {pair.name_b}, {pair.resolution} px"
+            text = f"{names}, {where}: {OF_AXIS[axis]} to equal {pair.distance}"
             key = f"{pair.name_a}|{pair.name_b}|{pair.resolution}|fid|{axis} {where}"
             side = equal_fid(pair, axis)
             if table["guidance_scale"].nunique() > 1:
@@ -200,6 +199,8 @@ def _of_runs(one: _Paper, own: list[Pair]) -> Side:
     pair = next((p for p in own if _names(p) == one.models and p.resolution == one.resolution), None)
     if pair is None:
         return Side(f"missing: runs of {names}")
+    if one.kind != "cost" and pair.distance != FID:
+        return Side(f"refused: the paper's claim is of {FID}, and these runs have {pair.distance}", pair.rests_on)
     if one.at_published_fid and pair.differences:
         return Side(f"refused: not evaluated as published ({'; '.join(pair.differences)})", pair.rests_on)
     if one.kind in ("budgets", "same budget"):
@@ -234,9 +235,10 @@ def _own_claims(pair: Pair, metric: str, others: pd.DataFrame) -> list[ClaimRow]
     names = f"{pair.name_a} against {pair.name_b}, {pair.resolution} px"
     stem = f"{pair.name_a}|{pair.name_b}|{pair.resolution}|{metric}"
     theirs = None
-    if metric == "fid":
+    is_published = metric == "fid" and pair.distance == FID
+    if is_published:
         theirs = published_pair(others, *models, pair.resolution)
-    nothing = _not_published(others, models, pair.resolution) if metric == "fid" else Side("not a published distance")
+    nothing = _not_published(others, models, pair.resolution) if is_published else Side("not a published distance")
     claim_rows = [
         ClaimRow(
             f"{stem}|{axis}",
@@ -270,6 +272,7 @@ def _own_claims(pair: Pair, metric: str, others: pd.DataFrame) -> list[ClaimRow]
     text = f"{names}: budgets, by {pair.distance} ({best})"
     claim_rows.append(ClaimRow(f"{stem}|budgets", "budgets", text, Side("a claim of these runs"), side))
     if metric == "fid":
-        cost = macs(theirs) if theirs is not None else nothing
+        counted = published_pair(others, *models, pair.resolution)
+        cost = macs(counted) if counted is not None else nothing
         claim_rows.append(ClaimRow(f"{stem}|macs", "cost", f"{names}: forward MACs", cost, macs(pair)))
     return claim_rows

@@ -31,6 +31,7 @@ from fcdm.analysis.stats.step_efficiency import (
     ratio_curve,
     ratio_range,
 )
+from fcdm.analysis.stats.two_classifiers import NO_RESULT
 from fcdm.formatting import steps_text
 
 
@@ -70,7 +71,7 @@ def equal_fid(pair: Pair, axis: str, target: float | None = None) -> Side:
     """The ratio at one target (None: the middle of all shared ones), how far it moves, and its interval over seeds."""
     rests_on = pair.rests_on
     if why := pair.refusal(axis):
-        return Side(f"no ratio: {why}", rests_on)
+        return Side(why if why.startswith(NO_RESULT) else f"no ratio: {why}", rests_on)
     if pair.lines is not None and axis == "device_seconds":
         rests_on += f"; wall time of training on {pair.lines[0].devices[0]}, with whatever else that machine did"
     a, b = pair.curves(axis)
