@@ -156,7 +156,7 @@ def _add_latents(add: Callable[..., argparse.ArgumentParser]) -> None:
 def _add_reference(add: Callable[..., argparse.ArgumentParser]) -> None:
     reference = add(
         "reference",
-        help="a folder of images -> reference statistics (FID, sFID, precision and recall), in ADM's file format",
+        help="a folder of images -> reference statistics (FID, KID, precision and recall), in ADM's file format",
         description="A folder of images of any layout, an .npz or .npy of images (or a HF datasets copy: parquet or "
         "arrow files) -> one .npz in ADM's own format: mu, sigma, mu_s, sigma_s of all images, and some of the images "
         "themselves, for precision and recall. The same command again continues; under torchrun, or srun with several "
@@ -168,7 +168,9 @@ def _add_reference(add: Callable[..., argparse.ArgumentParser]) -> None:
     option("--resolution", type=int, default=256, help="side of the cropped images in pixels (default: 256)")
     option("--out", type=place, metavar="FILE", help="the file (default: data/reference-<resolution>.npz)")
     option("--keep", type=int, default=10_000, help="images kept for precision and recall (default: 10,000)")
-    option("--batch", type=int, default=64, help="images per pass of Inception")
+    option("--batch", type=int, default=64, help="images per pass of the network")
+    option("--features", choices=("inception", "dinov2", "dinov2-pil", "pixels"), default="inception")
+    option("--dinov2", metavar="MODEL", help="of features=dinov2: a hub id or folder (default: evaluation.dinov2's)")
     option("--device", default="auto", help="auto, cpu, cuda or cuda:K (default: auto)")
     option("--unreadable", choices=("refuse", "skip"), default="refuse", help="what to do about damaged images")
     option("--workers", type=int, metavar="N", help="threads that read and crop (default: the cores, at most 16)")
@@ -226,6 +228,8 @@ def _name(options: argparse.Namespace) -> str:
 
 def _reference(options: argparse.Namespace) -> None:
     from fcdm.evaluate import worker_of
+    from fcdm.features.dinov2_files import RESIZES
+    from fcdm.features.space import Space
     from fcdm.runs.peers import peers
     from fcdm.runs.processes import cores
 
@@ -235,6 +239,9 @@ def _reference(options: argparse.Namespace) -> None:
             raise UserError(f"{name}={getattr(options, name)} cannot be: at least 1")
     if options.workers is not None and options.workers < 1:
         raise UserError(f"workers={options.workers} cannot be: at least 1")
+    if options.dinov2 is not None and options.features not in RESIZES:
+        raise UserError(f"dinov2={options.dinov2} has no effect at features={options.features}: leave it away")
+    space = Space(options.features, options.dinov2, channels=3)
     with worker_of(options.device, None) as worker:
         from fcdm.engine.reference_statistics import ReferenceRequest, make_reference
 
@@ -242,7 +249,7 @@ def _reference(options: argparse.Namespace) -> None:
         # What the first refuses is said once.
         images = worker.ranks.own_after_first(lambda: _images(options, workers))
         request = ReferenceRequest(
-            out, options.resolution, options.keep, options.batch, options.unreadable, options.huge
+            out, options.resolution, options.keep, options.batch, options.unreadable, options.huge, space=space
         )
         for note in images.notes:
             worker.progress.note(note)
