@@ -114,7 +114,7 @@ def _write(
 def _is_made(path: Path, store: PixelStore, extractor: Extractor) -> bool:
     """Whether the file is whole and of this store; else it is made again."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return (str(arrays["store"]), str(arrays["extractor"])) == (store.checksum, extractor.id)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return False
