@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from fcdm.config.schema import EvaluationConfig
 from fcdm.errors import UserError
+from fcdm.features.classifier_files import NONE_YET, ClassifierFiles, find_classifier
 from fcdm.features.dinov2_files import RESIZES, dinov2_id
 from fcdm.features.inception_weights import inception_id
 from fcdm.hashing import known_sha256
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     import torch
 
 DIGITS_CNN_WEIGHTS = Path(__file__).with_name("digits_cnn.safetensors")
-EXTRACTORS = ("digits-cnn", "pixels", "inception", *RESIZES)
+EXTRACTORS = ("digits-cnn", "pixels", "classifier", "inception", *RESIZES)
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def digits_cnn_id() -> str:
     return "digits-cnn@" + known_sha256(DIGITS_CNN_WEIGHTS)[:8]
 
 
-def extractor_id(name: str, weights: str | Path | None = None, channels: int = 1) -> str:
+def extractor_id(name: str, weights: str | Path | None = None, channels: int = 1, store: str | None = None) -> str:
     """The id of the extractor `name`, without loading it; other arguments as in `open_extractor`.
 
     Inception's is the public file's even where that is not there yet. UserError for an unknown name, and for weights
@@ -82,11 +83,18 @@ def extractor_id(name: str, weights: str | Path | None = None, channels: int = 1
         return dinov2_id(name, _dinov2(weights))
     if name == "digits-cnn":
         return digits_cnn_id()
+    if name == "classifier":
+        found = _classifier(weights, store)
+        return found.id if found else NONE_YET
     return "pixels-8x8" if channels == 1 else "pixels-4x4x3"
 
 
 def open_extractor(
-    name: str, device: str | torch.device = "cpu", weights: str | Path | None = None, channels: int = 1
+    name: str,
+    device: str | torch.device = "cpu",
+    weights: str | Path | None = None,
+    channels: int = 1,
+    store: str | None = None,
 ) -> Extractor:
     """The extractor `name`, ready on `device`; UserError for an unknown name.
 
@@ -96,7 +104,9 @@ def open_extractor(
     - `inception`: what published FIDs are taken over (`fcdm.features.inception`), of images of any size. Its
       weights are at `weights`, else $FCDM_INCEPTION, else in the cache folder;
     - `dinov2`, `dinov2-pil`: what FD-DINOv2 is taken over (`fcdm.features.dinov2`), of images of any size. `weights` is
-      a hub id or a folder, else the configuration's default.
+      a hub id or a folder, else the configuration's default;
+    - `classifier`: 64 features each of two small networks that were trained on images of the store of pixels at
+      `weights`, of the checksum `store` (`fcdm.features.classifier`).
 
     UserError where weights are missing. The first two compute in float64 (autocast and TF32 leave it alone), so batch
     size and device move a feature by no more than its float32 rounding.
@@ -109,6 +119,16 @@ def open_extractor(
         from fcdm.features.dinov2 import open_dinov2
 
         return open_dinov2(name, _dinov2(weights), device)
+    if name == "classifier":
+        from fcdm.features.classifier import open_classifier
+
+        found = _classifier(weights, store)
+        if found is None:
+            raise UserError(
+                f"the store {weights} has no classifier yet: `python -m fcdm.prepare features data.path={weights}` "
+                "makes it"
+            )
+        return open_classifier(found, device)
     identity = extractor_id(name, weights, channels)
     if name == "pixels":
         from fcdm.features.averaged_pixels import pixel_values
@@ -127,6 +147,12 @@ def open_extractor(
         return network.features(to_8x8(images.to(device))).float()
 
     return Extractor(identity, FEATURES, penultimate)
+
+
+def _classifier(folder: str | Path | None, store: str | None) -> ClassifierFiles | None:
+    if folder is None or store is None:
+        raise UserError("features=classifier are those of a store of pixels: say data.path=STORE")
+    return find_classifier(Path(folder), store)
 
 
 def _dinov2(weights: str | Path | None) -> str | Path:

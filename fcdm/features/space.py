@@ -34,16 +34,18 @@ class Space:
     """Of the images, for the user's own extractors."""
     own: UserCode | None = None
     """Of the user's own, instead of the name."""
+    store: str | None = None
+    """Checksum of the store at `weights`, whose classifier it is."""
 
     @property
     def id(self) -> str:
         """Names the weights too. Raises UserError where they are not there."""
-        return self.own.short_id if self.own else extractor_id(self.name, self.weights, self.channels)
+        return self.own.short_id if self.own else extractor_id(self.name, self.weights, self.channels, self.store)
 
     def open(self, device: torch.device) -> Extractor:
         """Ready on the device. Raises UserError."""
         if self.own is None:
-            return open_extractor(self.name, device, self.weights, self.channels)
+            return open_extractor(self.name, device, self.weights, self.channels, self.store)
         from fcdm.features.user_extractor import open_own
 
         return open_own(self.own, device, channels=self.channels, side=self.side)
@@ -56,8 +58,11 @@ def asked_space(config: Config) -> Space:
     """The one that the configuration names."""
     asked = config.evaluation
     weights = asked.dinov2 if asked.features in RESIZES else None
+    if asked.features == "classifier":
+        weights = config.data.path
     channels = config.data.channels if compared_with(config) != "reference" else 3
-    return Space(asked.features, weights, channels, config.resolution, code_of(config, FEATURES))
+    own = code_of(config, FEATURES)
+    return Space(asked.features, weights, channels, config.resolution, own, config.data.checksum)
 
 
 def compared_with(config: Config) -> str:
