@@ -46,9 +46,8 @@ class ClassifierFiles:
         facts = self.facts
         shares = " and ".join(f"{100 * share:.1f} %" for share in facts["accuracy"])
         what = f"{facts['classes']} classes" if facts["task"] == "labels" else "four rotations"
-        return (
-            f"{what}, {shares} of {facts['tested']:,} images that it never saw (chance {100 * facts['chance']:.1f} %)"
-        )
+        chance = f"chance {100 * facts['chance']:.1f} %"
+        return f"{what}, {shares} right of {facts['tested']:,} images that they never saw ({chance})"
 
 
 def facts_file(store: Path, checksum: str) -> Path:
