@@ -6,6 +6,7 @@ The same command again continues. Under torchrun, or `srun` with several tasks, 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -42,7 +43,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs one subcommand. Returns the exit code: 1 after a one-line message."""
     words = sys.argv[1:] if arguments is None else arguments
     try:
-        options = _parser().parse_args(as_options(words))
+        named = [re.sub(r"^(?:--)?data\.path=", "--data-path=", word) for word in words]
+        options = _parser().parse_args(as_options(named))
         run: Callable[[argparse.Namespace], None] = options.run
         run(options)
     except UserError as error:
@@ -60,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_images(commands.add_parser)
     _add_latents(commands.add_parser)
     _add_reference(commands.add_parser)
+    _add_features(commands.add_parser)
     return parser
 
 
@@ -156,7 +159,7 @@ def _add_latents(add: Callable[..., argparse.ArgumentParser]) -> None:
 def _add_reference(add: Callable[..., argparse.ArgumentParser]) -> None:
     reference = add(
         "reference",
-        help="a folder of images -> reference statistics (FID, sFID, precision and recall), in ADM's file format",
+        help="a folder of images -> reference statistics (FID, KID, precision and recall), in ADM's file format",
         description="A folder of images of any layout, an .npz or .npy of images (or a HF datasets copy: parquet or "
         "arrow files) -> one .npz in ADM's own format: mu, sigma, mu_s, sigma_s of all images, and some of the images "
         "themselves, for precision and recall. The same command again continues; under torchrun, or srun with several "
@@ -168,7 +171,9 @@ def _add_reference(add: Callable[..., argparse.ArgumentParser]) -> None:
     option("--resolution", type=int, default=256, help="side of the cropped images in pixels (default: 256)")
     option("--out", type=place, metavar="FILE", help="the file (default: data/reference-<resolution>.npz)")
     option("--keep", type=int, default=10_000, help="images kept for precision and recall (default: 10,000)")
-    option("--batch", type=int, default=64, help="images per pass of Inception")
+    option("--batch", type=int, default=64, help="images per pass of the network")
+    option("--features", choices=("inception", "dinov2", "dinov2-pil", "pixels"), default="inception")
+    option("--dinov2", metavar="MODEL", help="of features=dinov2: a hub id or folder (default: evaluation.dinov2's)")
     option("--device", default="auto", help="auto, cpu, cuda or cuda:K (default: auto)")
     option("--unreadable", choices=("refuse", "skip"), default="refuse", help="what to do about damaged images")
     option("--workers", type=int, metavar="N", help="threads that read and crop (default: the cores, at most 16)")
@@ -177,6 +182,40 @@ def _add_reference(add: Callable[..., argparse.ArgumentParser]) -> None:
     option("--split", help="of tables with several: validation, test, ... (default: train)")
     option("--range", help="of floats in an array: 0..1, -1..1 or 0..255")
     option("--layout", help="of an array whose shape does not tell: NHWC or NCHW")
+
+
+def _add_features(add: Callable[..., argparse.ArgumentParser]) -> None:
+    features = add(
+        "features",
+        help="a store of pixels -> its classifier, whose features images are compared by",
+        description="Trains two small networks of two seeds on the images of a store of pixels that are set aside for "
+        "that, and that no generator sees: on their labels where classes have enough images, else on which quarter "
+        "turn an image is rotated by. Prints how well they read held-out images, beside chance; networks that read no "
+        "better are refused as evaluators. Kept in the store; the same command again shows what is there. "
+        "evaluation.features=classifier makes it by itself where it is not there yet.",
+    )
+    features.set_defaults(run=_features)
+    features.add_argument("--data-path", type=place, required=True, metavar="STORE", help="the store (data.path=STORE)")
+    features.add_argument(
+        "--task",
+        choices=("auto", "labels", "rotations"),
+        default="auto",
+        help="what is learned (default: labels where they can be)",
+    )
+
+
+def _features(options: argparse.Namespace) -> None:
+    from fcdm.data.pixel_store import PixelStore
+    from fcdm.evaluate import worker_of
+
+    with worker_of("cpu", None) as worker:
+        from fcdm.engine.make_classifier import make_classifier
+
+        store = worker.ranks.own_after_first(lambda: PixelStore(options.data_path))
+        found, made = make_classifier(store, worker, options.task)
+        if worker.ranks.is_main:
+            how = f"made in {found.facts['seconds']:g} s" if made else "there already"
+            print(f"{found.path}: {found.id}, {how}: {found.told}", flush=True)
 
 
 def _store(options: argparse.Namespace) -> None:
@@ -227,6 +266,8 @@ def _name(options: argparse.Namespace) -> str:
 
 def _reference(options: argparse.Namespace) -> None:
     from fcdm.evaluate import worker_of
+    from fcdm.features.dinov2_files import RESIZES
+    from fcdm.features.space import Space
     from fcdm.runs.peers import peers
     from fcdm.runs.processes import cores
 
@@ -236,6 +277,9 @@ def _reference(options: argparse.Namespace) -> None:
             raise UserError(f"{name}={getattr(options, name)} cannot be: at least 1")
     if options.workers is not None and options.workers < 1:
         raise UserError(f"workers={options.workers} cannot be: at least 1")
+    if options.dinov2 is not None and options.features not in RESIZES:
+        raise UserError(f"dinov2={options.dinov2} has no effect at features={options.features}: leave it away")
+    space = Space(options.features, options.dinov2, channels=3)
     with worker_of(options.device, None) as worker:
         from fcdm.engine.reference_statistics import ReferenceRequest, make_reference
 
@@ -243,7 +287,7 @@ def _reference(options: argparse.Namespace) -> None:
         # What the first refuses is said once.
         images = worker.ranks.own_after_first(lambda: _images(options, workers))
         request = ReferenceRequest(
-            out, options.resolution, options.keep, options.batch, options.unreadable, options.huge
+            out, options.resolution, options.keep, options.batch, options.unreadable, options.huge, space=space
         )
         for note in images.notes:
             worker.progress.note(note)

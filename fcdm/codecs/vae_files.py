@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
+from fcdm.codecs.hub_files import hub_files, hub_id
 from fcdm.errors import UserError
 from fcdm.hashing import known_sha256
 from fcdm.paths import place
@@ -94,12 +92,21 @@ def find_vae(path_or_id: str, download: bool = True) -> VaeFiles:
     local = place(wanted)
     if local.is_dir():
         return _in_folder(local)
-    parts = wanted.split("/")
-    if wanted.startswith((".", "/", "~")) or len(parts) < 2 or not all(parts):
-        # Never asked of the network: diffusers would complain about a connection.
+    named = hub_id(wanted)
+    if named is None:
         known = ", ".join(ALIASES)
         raise UserError(f"vae={path_or_id}: no such folder, nor a hub id like {ALIASES['ft-ema']} ({known} for short)")
-    return _on_hub("/".join(parts[:2]), "/".join(parts[2:]) or None, download)
+    repository, subfolder = named
+    config, weights = hub_files(
+        f"vae={wanted}",
+        repository,
+        [(CONFIG,), WEIGHTS],
+        extra="imagenet",
+        then="say --vae with the folder it prints",
+        subfolder=subfolder,
+        download=download,
+    )
+    return VaeFiles(wanted, config, weights)
 
 
 def _in_folder(folder: Path) -> VaeFiles:
@@ -109,61 +116,6 @@ def _in_folder(folder: Path) -> VaeFiles:
         inner = f" (there is one in {folder / 'vae'})" if (folder / "vae" / CONFIG).is_file() else ""
         raise UserError(f"{folder} holds no VAE of diffusers: {CONFIG} and {WEIGHTS[0]} are wanted{inner}")
     return VaeFiles(folder.resolve().name, config, found[0])
-
-
-def _on_hub(repository: str, subfolder: str | None, download: bool) -> VaeFiles:
-    try:
-        from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import (
-            EntryNotFoundError,
-            HfHubHTTPError,
-            HFValidationError,
-            LocalEntryNotFoundError,
-        )
-    except ImportError:
-        raise UserError(
-            f"vae={repository} is a hub id, and huggingface_hub is not installed: pip install 'fcdm[imagenet]'"
-        ) from None
-    name = f"{repository}/{subfolder}" if subfolder else repository
-
-    def files(local: bool) -> VaeFiles:
-        def get(file: str) -> Path:
-            return Path(hf_hub_download(repository, file, subfolder=subfolder, local_files_only=local))
-
-        config = get(CONFIG)
-        try:
-            return VaeFiles(name, config, get(WEIGHTS[0]))
-        except EntryNotFoundError:  # of which LocalEntryNotFoundError is one
-            return VaeFiles(name, config, get(WEIGHTS[1]))
-
-    try:
-        return files(local=True)
-    except (LocalEntryNotFoundError, EntryNotFoundError):
-        pass
-    except HFValidationError:
-        raise UserError(f"vae={name} is neither a folder nor a hub id") from None
-    save = f"on a machine with network `hf download {repository}`, then say --vae with the folder it prints"
-    if not download or not _hub_in_reach():
-        raise UserError(f"vae={name} is not on this machine and the hub cannot be reached: {save}")
-    try:
-        return files(local=False)
-    except (HfHubHTTPError, EntryNotFoundError, OSError) as error:
-        line = " ".join(str(error).split())[:160]
-        raise UserError(f"vae={name} cannot be had from the hub ({type(error).__name__}: {line}): {save}") from None
-
-
-def _hub_in_reach() -> bool:
-    """False where the hub's name does not even resolve: huggingface_hub would retry for 23 s."""
-    if os.environ.get("HF_HUB_OFFLINE", "0").upper() in ("1", "TRUE", "YES", "ON"):
-        return False
-    if any(os.environ.get(name) or os.environ.get(name.upper()) for name in ("https_proxy", "all_proxy")):
-        return True  # the proxy resolves names
-    host = urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co").hostname or ""
-    try:
-        socket.getaddrinfo(host, None)
-    except OSError:
-        return False
-    return True
 
 
 def _config(files: VaeFiles) -> dict[str, Any]:

@@ -252,16 +252,20 @@ class EvaluationConfig:
     precision: str = "fp32"
     """As `precision`, of the network; the decoder is float32 or, unless this is `fp32`, TF32; features are float32."""
     features: Any = MISSING
-    """The space that distances are taken in: `digits-cnn`, `pixels`, `inception`; or `my_features.Edges`: an extractor
-    of the user's own (docs/bring_your_own.md). A list (`[digits-cnn,pixels]`) is several evaluations of the same
+    """The space that distances are taken in (docs/features.md): `inception`, `dinov2`, `dinov2-pil`, `pixels`,
+    `classifier` (of the store that is trained on), `digits-cnn`; or `my_features.Edges`: an extractor of the user's own
+    (docs/bring_your_own.md). A list (`[digits-cnn,pixels]`) is several evaluations of the same
     samples, the first of them the study's headline; once composed, each has one (`fcdm.config.spaces`)."""
     features_options: dict[str, Any] = field(default_factory=dict)
     """Keywords for the user's own extractor, plain values."""
     features_source: str | None = setting(None, applies=when.BY_COMMANDS)
     """sha256 of its source files; set at submission."""
-    reference: str | None = setting(None, applies=when.INCEPTION, path=True)
-    """For `inception`: statistics in ADM's format, in the key by the file's sha256, or a folder, .npz or .npy of real
-    images, in the key by their content."""
+    dinov2: str = setting("facebook/dinov2-large", applies=when.DINOV2, path=True)
+    """Which DINOv2: a hub id or a folder; in the key by its weights."""
+    reference: str | None = setting(None, applies=when.COMPARES, path=True)
+    """What samples are compared with: statistics of the same features in ADM's format, in the key by the file's sha256,
+    or a folder, .npz or .npy of real images, in the key by their content. Null: the store of pixels that is trained
+    on."""
     decoder: str | None = setting(None, applies=when.LATENTS, path=True)
     """VAE that decodes latents: a hub id, a folder, `ft-ema` or `ft-mse`; in the key by its weights."""
     batch_size: int = 250

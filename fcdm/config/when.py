@@ -56,10 +56,15 @@ COUNTS_STEPS = Needs(
     lambda sampler: sampler not in ADAPTIVE,
     "it takes the steps that it needs: say evaluation.rtol=1e-3 instead, or leave it away",
 )
-INCEPTION = Needs(
+COMPARES = Needs(
     "evaluation.features",
-    lambda features: features == "inception",
-    "only Inception's statistics are read from a file: leave it away",
+    lambda features: features not in ("digits-cnn", "classifier"),
+    "these features know the data that is trained on alone, and compare with that: leave it away",
+)
+DINOV2 = Needs(
+    "evaluation.features",
+    lambda features: features in ("dinov2", "dinov2-pil"),
+    "no DINOv2 is asked for: say evaluation.features=dinov2 too, or leave it away",
 )
 ATTENDS = Needs(
     "model.channel_attention",

@@ -21,7 +21,7 @@ from fcdm.engine.evaluate import evaluate
 from fcdm.engine.image_grid import png
 from fcdm.engine.load_model import open_model
 from fcdm.engine.reference_statistics import open_reference
-from fcdm.engine.streamed_metrics import InceptionMeasure
+from fcdm.engine.streamed_metrics import ReferenceMeasure
 from fcdm.engine.worker import Worker, in_batches
 from fcdm.errors import UserError
 from fcdm.features import extractor_id
@@ -137,7 +137,7 @@ def evaluate_samples(
             if reference is None:
                 reference = open_reference(reference_path, samples.height, worker_here)
             places = None if shuffle is None else shuffled(samples.count, shuffle)
-            measure = InceptionMeasure(reference, ranks.device, places)
+            measure = ReferenceMeasure(reference, ranks.device, places=places)
             notes = ranks.first_does(lambda: notes_on(samples, _is_grey(reference)))
             for note in (*samples.notes, *notes):
                 worker.progress.note(note)

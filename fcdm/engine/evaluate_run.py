@@ -25,7 +25,7 @@ from fcdm.runs.checkpoints import CannotEvaluate, checkpoints
 from fcdm.runs.find_weights import checkpoint_of
 from fcdm.runs.folder import Run
 from fcdm.runs.kept_source import keep_extractor
-from fcdm.runs.protocol import Part, budgets_of, changed_reference
+from fcdm.runs.protocol import Part, budgets_of, changed_since
 from fcdm.runs.records import RecordWriter
 
 
@@ -169,4 +169,4 @@ def evaluate_checkpoints(run: Run, parts: Sequence[Part], worker: Worker) -> Non
 
 def _changed(part: Part) -> str | None:
     """Why this evaluation can no longer be what was asked for, or None."""
-    return changed_extractor(part.config, part.protocol) or changed_reference(part.config, part.protocol)
+    return changed_extractor(part.config, part.protocol) or changed_since(part.config, part.protocol)

@@ -26,11 +26,12 @@ from fcdm.atomic import file_errors, read_json, write_atomic, write_json
 from fcdm.engine.draw_and_measure import Arrays, draw_and_measure, states_of_all
 from fcdm.engine.worker import Worker, in_batches
 from fcdm.errors import UserError
-from fcdm.features import Extractor, extractor_id, open_extractor
+from fcdm.features import Extractor
 from fcdm.features.find_reference import is_statistics, reference_images, statistics_of_images
 from fcdm.features.make_reference import kept_numbers, write_reference
 from fcdm.features.reference import KEEP, Reference, read_reference
 from fcdm.features.sample_statistics import SampleStatistics
+from fcdm.features.space import INCEPTION, Space
 from fcdm.hashing import known_sha256
 from fcdm.images.crop import Unreadable, turned_text
 from fcdm.images.image_stream import Images
@@ -57,6 +58,8 @@ class ReferenceRequest:
     huge: bool = False
     remedy: str = "remove it, or say out=<another file>"
     """What to do about another file in its place."""
+    space: Space = INCEPTION
+    """Of whose features the statistics are."""
 
     @property
     def facts(self) -> Path:
@@ -81,7 +84,7 @@ def make_reference(images: Images, request: ReferenceRequest, worker: Worker, wa
         if worker_here is None:
             return False
         began = time.monotonic()
-        measure = _ReferenceMeasure(open_extractor("inception", ranks.device), images)
+        measure = _ReferenceMeasure(request.space.open(ranks.device), images)
         partial = request.work / f"{short_hash(plan)}-{ranks.share_name(request.batch)}.npz"
 
         def crops(first: int, last: int) -> Tensor:
@@ -142,7 +145,7 @@ def make_reference(images: Images, request: ReferenceRequest, worker: Worker, wa
     return True
 
 
-def open_reference(path: Path, side: int, worker: Worker) -> Reference:
+def open_reference(path: Path, side: int, worker: Worker, space: Space = INCEPTION) -> Reference:
     """The reference at `path`: a file of statistics, or images, of which statistics are made once and kept.
 
     side: of the samples in pixels, to which the images are brought as `fcdm.prepare reference` does. All ranks
@@ -151,7 +154,7 @@ def open_reference(path: Path, side: int, worker: Worker) -> Reference:
     if is_statistics(path):
         return read_reference(path, side)
     ranks = worker.ranks
-    out = ranks.first_does(lambda: statistics_of_images(path, side, extractor_id("inception")))
+    out = ranks.first_does(lambda: statistics_of_images(path, side, space.id))
     images = reference_images(path, side)
     if not out.exists():
         kept = f"their statistics, as ADM crops them to {side} pixels, are made once and kept in {out}"
@@ -159,7 +162,7 @@ def open_reference(path: Path, side: int, worker: Worker) -> Reference:
         if ranks.is_main:
             with file_errors(out.parent):
                 out.parent.mkdir(parents=True, exist_ok=True)
-    request = ReferenceRequest(out, side, remedy="remove it, and the same command makes it again")
+    request = ReferenceRequest(out, side, space=space, remedy="remove it, and the same command makes it again")
     make_reference(images, request, worker, wait=True)
     return read_reference(out, side)
 
@@ -195,7 +198,7 @@ def _plan(images: Images, request: ReferenceRequest) -> dict[str, Any]:
         "checksum": images.checksum(),
         "how": images.how,
         "resolution": request.side,
-        "extractor": extractor_id("inception"),
+        "extractor": request.space.id,
         "huge": request.huge,
     }
 

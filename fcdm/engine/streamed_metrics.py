@@ -1,6 +1,7 @@
 """What is measured of samples: streamed batch by batch, saved and restored, merged over ranks.
 
-The digits are evaluated by a small CNN's features and by their pixels, latents by Inception as the papers are.
+The digits are evaluated by a small CNN's features and by their pixels, a store of pixels against its own images, all
+else against a reference, as the papers are.
 """
 
 from __future__ import annotations
@@ -13,18 +14,21 @@ import torch
 from torch import Tensor
 
 from fcdm.config.schema import Config
-from fcdm.data.dataset import Dataset, PixelDataset
+from fcdm.data.dataset import Dataset, PixelDataset, PixelStoreDataset
+from fcdm.data.pixel_store import PixelStore
 from fcdm.data.user_data import UserDataset
 from fcdm.engine.distributed import Ranks
 from fcdm.engine.draw_and_measure import Arrays, Gathered, states_of_all
 from fcdm.engine.reference_statistics import open_reference
+from fcdm.engine.store_reference import StoreReference, open_store_reference
 from fcdm.engine.worker import Worker
 from fcdm.features import Extractor, open_extractor
 from fcdm.features.reference import Reference
-from fcdm.features.sample_statistics import SampleStatistics
-from fcdm.features.user_extractor import own_extractor
-from fcdm.metrics.frechet import FeatureStatistics, frechet_distance, resampling_floor
+from fcdm.features.sample_statistics import PER_FEATURE, SampleStatistics, enough_for_frechet
+from fcdm.features.space import INCEPTION, Space, asked_space, compared_with
+from fcdm.metrics.frechet import FeatureStatistics, frechet_distance, frechet_distance_of_moments, resampling_floor
 from fcdm.metrics.inception_score import shuffled
+from fcdm.metrics.kernel_distance import LEAST, kernel_distance
 from fcdm.metrics.rounding import to_uint8
 from fcdm.runs.protocol import reference_of
 
@@ -37,16 +41,27 @@ class Measure(Gathered, Protocol):
 
 
 def open_measure(config: Config, data: Dataset | None, worker: Worker) -> Measure:
-    """What the configuration's `evaluation.features` asks for; `data` is for the digits only. Raises UserError where a
-    file is missing. Statistics of a reference of images are made by all ranks, unless they are there."""
+    """What the configuration's `evaluation.features` asks for; `data` as far as they are open. Raises UserError where
+    a file is missing. Statistics of real images are made by all ranks, unless they are there."""
     device = worker.ranks.device
-    if config.evaluation.features == "inception":
-        places = None
-        if config.evaluation.labels == "balanced":
-            places = shuffled(config.evaluation.samples, config.evaluation.seed)
-        return InceptionMeasure(open_reference(reference_of(config), config.resolution, worker), device, places)
-    assert isinstance(data, PixelDataset | UserDataset)
-    return DigitsMeasure(config, data, device)
+    space, kind = asked_space(config), compared_with(config)
+    if kind == "memory":
+        assert isinstance(data, PixelDataset | UserDataset)
+        return DigitsMeasure(config, data, device)
+    places = None
+    if config.evaluation.labels == "balanced":
+        places = shuffled(config.evaluation.samples, config.evaluation.seed)
+    if kind == "store":
+        return StoreMeasure(_store_of(config, data), worker, space, places)
+    reference = open_reference(reference_of(config), config.resolution, worker, space)
+    return ReferenceMeasure(reference, device, space, places)
+
+
+def _store_of(config: Config, data: Dataset | None) -> PixelStore:
+    if isinstance(data, PixelStoreDataset):
+        return data.store
+    assert config.data.path is not None
+    return PixelStore(config.data.path, resolution=config.resolution, channels=config.data.channels)
 
 
 class DigitsMeasure:
@@ -56,9 +71,7 @@ class DigitsMeasure:
 
     def __init__(self, config: Config, data: PixelDataset | UserDataset, device: torch.device) -> None:
         self.data, self.samples = data, config.evaluation.samples
-        self.spaces: dict[str, Extractor] = {
-            "fid": own_extractor(config, device) or open_extractor(config.evaluation.features, device)
-        }
+        self.spaces: dict[str, Extractor] = {"fid": asked_space(config).open(device)}
         if isinstance(data, PixelDataset) and config.evaluation.features != "pixels":
             self.spaces["fid_pixels"] = open_extractor("pixels", device)
         self.statistics = {name: FeatureStatistics(extractor.dim) for name, extractor in self.spaces.items()}
@@ -99,22 +112,30 @@ class DigitsMeasure:
         return metrics, floor
 
 
-class InceptionMeasure:
-    """FID, sFID, Inception Score, precision and recall against a reference file (ADM's definitions)."""
+class ReferenceMeasure:
+    """FID, kernel distance, precision and recall against a reference; of Inception sFID and its score (ADM's
+    definitions)."""
 
     save_every_s = 600.0  # up to 510 MB
 
-    def __init__(self, reference: Reference, device: torch.device, places: np.ndarray[Any, Any] | None = None) -> None:
+    def __init__(
+        self,
+        reference: Reference,
+        device: torch.device,
+        space: Space = INCEPTION,
+        places: np.ndarray[Any, Any] | None = None,
+    ) -> None:
         """places: where each sample stands among the Inception Score's splits; None: in order."""
         self.device, self.reference, self.places = device, reference, places
-        self.extractor = open_extractor("inception", device)
+        self.extractor = space.open(device)
         self.reference.check_extractor(self.extractor)
         self.statistics = SampleStatistics.for_extractor(self.extractor)
         self.statistics.places = places
         self.warnings: list[str] = []
 
     def update(self, images: Tensor, first: int) -> None:
-        self.statistics.update(self.extractor.features(images), first)
+        # The reference's images are RGB.
+        self.statistics.update(self.extractor.features(images.expand(-1, 3, -1, -1)), first)
 
     def state(self) -> dict[str, np.ndarray[Any, Any]]:
         return self.statistics.state()
@@ -127,16 +148,118 @@ class InceptionMeasure:
         if ranks.is_main:  # else every rank would make them
             self.reference.features(self.extractor)
         ranks.barrier()
-        merged = self.statistics
-        if ranks.world_size > 1:
-            merged = SampleStatistics.for_extractor(self.extractor)
-            for state in states_of_all(self.statistics.state(), ranks):
-                merged.merge(SampleStatistics.from_state(state))
-        self.warnings = merged.warnings()
+        merged = merged_statistics(self.statistics, self.extractor, ranks)
+        real = self.reference.features(self.extractor)
+        if self.extractor.is_inception:  # published: told of however few images
+            frechet = True
+            self.warnings = merged.warnings()
+        else:
+            frechet, self.warnings = enough(merged, self.reference.count, self.extractor.dim)
         if ranks.is_main:
             for warning in self.warnings:
                 note(warning)
-        return merged.metrics(self.reference, self.reference.features(self.extractor), self.device), {}
+        metrics = merged.metrics(self.reference, real, self.device, frechet=frechet)
+        floor: dict[str, float] = {}
+        if frechet and real is not None and not self.extractor.is_inception:
+            floor["fid"], floor["fid_sd"] = floor_of(real, merged.count)
+        return metrics, floor
+
+
+class StoreMeasure:
+    """Distances to the images of a store of pixels, those that are trained on and those held out, with their floor.
+
+    Of an extractor with a `second` all is measured twice, and the second's metrics end in `_second`.
+    """
+
+    save_every_s = 60.0
+
+    def __init__(
+        self, store: PixelStore, worker: Worker, space: Space, places: np.ndarray[Any, Any] | None = None
+    ) -> None:
+        """places: where each sample stands among the Inception Score's splits; None: in order."""
+        self.device, self.places = worker.ranks.device, places
+        first = space.open(self.device)
+        self.extractors = {"": first} | ({"_second": first.second} if first.second else {})
+        self.references = {key: open_store_reference(store, one, worker) for key, one in self.extractors.items()}
+        self.statistics = {key: SampleStatistics.for_extractor(one) for key, one in self.extractors.items()}
+        for statistics in self.statistics.values():
+            statistics.places = places
+
+    def update(self, images: Tensor, first: int) -> None:
+        for key, extractor in self.extractors.items():
+            self.statistics[key].update(extractor.features(images), first)
+
+    def state(self) -> dict[str, np.ndarray[Any, Any]]:
+        return {f"{key}.{name}": value for key, one in self.statistics.items() for name, value in one.state().items()}
+
+    def restore(self, state: Arrays) -> None:
+        for key in self.statistics:
+            mine = {name.removeprefix(f"{key}."): state[name] for name in state if name.startswith(f"{key}.")}
+            self.statistics[key] = SampleStatistics.from_state(mine)
+            self.statistics[key].places = self.places
+
+    def result(self, ranks: Ranks, note: Callable[[str], None]) -> tuple[dict[str, float], dict[str, float]]:
+        metrics: dict[str, float] = {}
+        floor: dict[str, float] = {}
+        for key, extractor in self.extractors.items():
+            samples = merged_statistics(self.statistics[key], extractor, ranks)
+            found, real, notes = _against_store(samples, self.references[key], extractor.dim, self.device)
+            metrics |= {f"{name}{key}": value for name, value in found.items()}
+            floor |= {f"{name}{key}": value for name, value in real.items()}
+            if ranks.is_main and not key:
+                for told in notes:
+                    note(told)
+        return metrics, floor
+
+
+def _against_store(
+    samples: SampleStatistics, reference: StoreReference, dim: int, device: torch.device
+) -> tuple[dict[str, float], dict[str, float], list[str]]:
+    """Metrics, what real images score, and what a reader should know."""
+    train, heldout = reference.train, reference.heldout
+    frechet, notes = enough(samples, train.count, dim)
+    metrics = samples.metrics(train, train.kept, device, frechet=frechet)
+    floor: dict[str, float] = {}
+    if frechet:
+        floor["fid"], floor["fid_sd"] = floor_of(train.kept, samples.count)
+    if heldout is None or len(heldout.kept) < LEAST:
+        return metrics, floor, notes
+    apart = kernel_distance(samples.kept_features(), heldout.kept, device=device)
+    metrics |= {"kid_heldout": apart.value, "kid_heldout_se": apart.standard_error}
+    real = kernel_distance(heldout.kept, train.kept, device=device)
+    floor |= {"kid_heldout_against_train": real.value, "kid_heldout_against_train_se": real.standard_error}
+    if frechet and enough_for_frechet(heldout.count, dim):
+        metrics["fid_heldout"] = samples.distance_to(heldout.pool)
+        floor["fid_heldout_against_train"] = frechet_distance_of_moments(*heldout.pool, *train.pool)
+    return metrics, floor, notes
+
+
+def merged_statistics(mine: SampleStatistics, extractor: Extractor, ranks: Ranks) -> SampleStatistics:
+    """All ranks' samples."""
+    if ranks.world_size == 1:
+        return mine
+    merged = SampleStatistics.for_extractor(extractor)
+    for state in states_of_all(mine.state(), ranks):
+        merged.merge(SampleStatistics.from_state(state))
+    return merged
+
+
+def enough(samples: SampleStatistics, real: int | None, dim: int) -> tuple[bool, list[str]]:
+    """Whether a Fréchet distance is told, and what a reader should know. real: how many images it would be to."""
+    few = min(samples.count, samples.count if real is None else real)
+    kept = [warning for warning in samples.warnings() if "kernel" in warning]
+    if enough_for_frechet(few, dim):
+        return True, kept
+    why = (
+        f"{few:,} images for {dim:,} features: a Fréchet distance wants {PER_FEATURE} for each, so that the kernel "
+        "distance is what is told"
+    )
+    return False, [why, *kept]
+
+
+def floor_of(real: np.ndarray[Any, Any], samples: int) -> tuple[float, float]:
+    """`resampling_floor`, of fewer draws where each takes seconds."""
+    return resampling_floor(real, samples, draws=10 if real.shape[1] <= 256 else 3)
 
 
 def _features(extractor: Extractor, images: Tensor) -> np.ndarray[Any, Any]:

@@ -1,6 +1,7 @@
-"""Feature extractors: 8-bit images in, the numbers that Fréchet distances are taken over out.
+"""Feature extractors: 8-bit images in, the numbers that distances between sets of images are taken over out.
 
-Importing this is torch-free, so a plan can name its extractor (`extractor_id`) at once.
+Importing this is torch-free, so a plan can name its extractor (`extractor_id`) at once. docs/features.md says which is
+for what.
 """
 
 from __future__ import annotations
@@ -10,7 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fcdm.config.schema import EvaluationConfig
 from fcdm.errors import UserError
+from fcdm.features.classifier_files import NONE_YET, ClassifierFiles, find_classifier
+from fcdm.features.dinov2_files import RESIZES, dinov2_id
 from fcdm.features.inception_weights import inception_id
 from fcdm.hashing import known_sha256
 
@@ -18,7 +22,7 @@ if TYPE_CHECKING:
     import torch
 
 DIGITS_CNN_WEIGHTS = Path(__file__).with_name("digits_cnn.safetensors")
-EXTRACTORS = ("digits-cnn", "pixels", "inception")
+EXTRACTORS = ("digits-cnn", "pixels", "classifier", "inception", *RESIZES)
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,13 @@ class Extractor:
     spatial_dim: int | None = None
     classes: int | None = None
     extract_all: Callable[[torch.Tensor], Features] | None = None
+    second: Extractor | None = None
+    """Another of the same kind, by which all is measured too: a ranking that flips between the two is no result."""
+
+    @property
+    def is_inception(self) -> bool:
+        """Whether it has the outputs that ADM's five metrics are of."""
+        return self.classes is not None
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         return self.extract(images)
@@ -58,45 +69,76 @@ def digits_cnn_id() -> str:
     return "digits-cnn@" + known_sha256(DIGITS_CNN_WEIGHTS)[:8]
 
 
-def extractor_id(name: str, weights: str | Path | None = None) -> str:
-    """The id of the extractor `name`, without loading it; UserError for an unknown name.
+def extractor_id(name: str, weights: str | Path | None = None, channels: int = 1, store: str | None = None) -> str:
+    """The id of the extractor `name`, without loading it; other arguments as in `open_extractor`.
 
-    `weights` as in `open_extractor`. Inception's is the public file's even where that is not there yet.
+    Inception's is the public file's even where that is not there yet. UserError for an unknown name, and for weights
+    that are not there.
     """
     if name not in EXTRACTORS:
         raise UserError(f"no feature extractor {name!r}: choose one of {', '.join(EXTRACTORS)}")
     if name == "inception":
         return inception_id(weights)
-    return digits_cnn_id() if name == "digits-cnn" else "pixels-8x8"
+    if name in RESIZES:
+        return dinov2_id(name, _dinov2(weights))
+    if name == "digits-cnn":
+        return digits_cnn_id()
+    if name == "classifier":
+        found = _classifier(weights, store)
+        return found.id if found else NONE_YET
+    return "pixels-8x8" if channels == 1 else "pixels-4x4x3"
 
 
-def open_extractor(name: str, device: str | torch.device = "cpu", weights: str | Path | None = None) -> Extractor:
+def open_extractor(
+    name: str,
+    device: str | torch.device = "cpu",
+    weights: str | Path | None = None,
+    channels: int = 1,
+    store: str | None = None,
+) -> Extractor:
     """The extractor `name`, ready on `device`; UserError for an unknown name.
 
     - `digits-cnn`: 64 penultimate features of a small CNN that reads the digits (`fcdm.features.digits_cnn`);
-    - `pixels`: the 64 pixels themselves, area-averaged to 8x8 and scaled to [-1, 1]. A CNN's features
-      might favour the samples of a ConvNet; these favour nobody;
+    - `pixels`: the pixels themselves, area-averaged to 8x8 (`channels` 1) or 4x4x3, and scaled to [-1, 1]. A CNN's
+      features might favour the samples of a ConvNet; these favour nobody;
     - `inception`: what published FIDs are taken over (`fcdm.features.inception`), of images of any size. Its
-      weights are at `weights`, else $FCDM_INCEPTION, else in the cache folder; UserError where they are not.
+      weights are at `weights`, else $FCDM_INCEPTION, else in the cache folder;
+    - `dinov2`, `dinov2-pil`: what FD-DINOv2 is taken over (`fcdm.features.dinov2`), of images of any size. `weights` is
+      a hub id or a folder, else the configuration's default;
+    - `classifier`: 64 features each of two small networks that were trained on images of the store of pixels at
+      `weights`, of the checksum `store` (`fcdm.features.classifier`).
 
-    The first two take images of one channel and see nothing finer than 8x8. They compute in float64 (autocast
-    and TF32 leave it alone), so batch size and device move a feature by no more than its float32 rounding.
+    UserError where weights are missing. The first two compute in float64 (autocast and TF32 leave it alone), so batch
+    size and device move a feature by no more than its float32 rounding.
     """
     if name == "inception":
         from fcdm.features.inception import open_inception
 
         return open_inception(weights, device)
-    identity = extractor_id(name)
+    if name in RESIZES:
+        from fcdm.features.dinov2 import open_dinov2
+
+        return open_dinov2(name, _dinov2(weights), device)
+    if name == "classifier":
+        from fcdm.features.classifier import open_classifier
+
+        found = _classifier(weights, store)
+        if found is None:
+            raise UserError(
+                f"the store {weights} has no classifier yet: `python -m fcdm.prepare features data.path={weights}` "
+                "makes it"
+            )
+        return open_classifier(found, device)
+    identity = extractor_id(name, weights, channels)
+    if name == "pixels":
+        from fcdm.features.averaged_pixels import pixel_values
+
+        return Extractor(
+            identity, 64 if channels == 1 else 48, lambda images: pixel_values(images.to(device), channels)
+        )
     import torch
 
     from fcdm.features.digits_cnn import FEATURES, load_digits_cnn, to_8x8
-
-    if name == "pixels":
-
-        def pixels(images: torch.Tensor) -> torch.Tensor:
-            return to_8x8(images.to(device)).flatten(1).float()
-
-        return Extractor(identity, 64, pixels)
 
     network = load_digits_cnn().to(device, torch.float64)
 
@@ -105,3 +147,13 @@ def open_extractor(name: str, device: str | torch.device = "cpu", weights: str |
         return network.features(to_8x8(images.to(device))).float()
 
     return Extractor(identity, FEATURES, penultimate)
+
+
+def _classifier(folder: str | Path | None, store: str | None) -> ClassifierFiles | None:
+    if folder is None or store is None:
+        raise UserError("features=classifier are those of a store of pixels: say data.path=STORE")
+    return find_classifier(Path(folder), store)
+
+
+def _dinov2(weights: str | Path | None) -> str | Path:
+    return EvaluationConfig.dinov2 if weights is None else weights

@@ -37,8 +37,10 @@ _REST = {
 
 
 def space_of(features: str) -> str:
-    """`dinov2` of `dinov2@1a2b3c4d`, as a protocol has it under `features`; "" of nothing."""
+    """`dinov2` of `dinov2-large-224-bicubic@1a2b3c4d`, as a protocol has it under `features`; "" of nothing."""
     space = features.partition("@")[0]
+    if space.startswith("dinov2-"):
+        return "dinov2-pil" if space.endswith("-pil") else "dinov2"
     return "pixels" if space.startswith("pixels-") else space
 
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import shlex
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from fcdm.errors import UserError
 from fcdm.hashing import cache_folder, known_sha256
@@ -27,6 +30,31 @@ def is_statistics(path: Path) -> bool:
             return not {*STATISTICS}.isdisjoint(archive.namelist())
     except (OSError, zipfile.BadZipFile, ValueError):
         return False
+
+
+def statistics_extractor(path: Path) -> str | None:
+    """The id of the extractor that a file of statistics is of; None: it does not say, as ADM's, which are Inception's.
+
+    Raises UserError.
+    """
+    from fcdm.images.arrays import readable_file
+
+    with readable_file(path), np.load(path, allow_pickle=False) as arrays:
+        return str(arrays["extractor"]) if "extractor" in arrays else None
+
+
+def refuse_other_statistics(path: Path, features: str, identity: Callable[[], str]) -> None:
+    """Raise UserError where the file's statistics are of other features. identity: of the extractor `features`."""
+    if not is_statistics(path):
+        return
+    found = statistics_extractor(path)
+    other = features != "inception" if found is None else found.split("@")[0] != identity().split("@")[0]
+    if other:
+        raise UserError(
+            f"{path} holds statistics of {found or 'Inception'}, and not of evaluation.features={features}: say "
+            "evaluation.reference=<a folder, .npz or .npy of the real images>, of which its own are made once, or what "
+            f"`python -m fcdm.prepare reference features={features} images=...` makes"
+        )
 
 
 def reference_images(path: Path, side: int) -> Images:

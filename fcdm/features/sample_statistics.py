@@ -1,14 +1,14 @@
-"""Images as they come -> FID, sFID, Inception Score, precision and recall, in one streaming pass.
+"""Images as they come -> FID, sFID, Inception Score, kernel distance, precision and recall, in one streaming pass.
 
 `SampleStatistics` is what stands between batches: it can be saved, restored and merged with other ranks'. No
-image is kept. Precision and recall need features side by side, so those of the first 50,000 samples are kept, in
-float32: 410 MB of Inception's.
+image is kept. Kernel distance, precision and recall need features side by side, so those of the first 50,000 samples
+are kept, in float32: 410 MB of Inception's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -19,14 +19,27 @@ from fcdm.errors import UserError
 from fcdm.features import Extractor, Features
 from fcdm.metrics.frechet import FeatureStatistics, frechet_distance_of_moments
 from fcdm.metrics.inception_score import SPLIT, InceptionScore
+from fcdm.metrics.kernel_distance import kernel_distance
 from fcdm.metrics.precision_recall import precision_recall
 
 if TYPE_CHECKING:
-    from fcdm.features.reference import Reference
+    from fcdm.features.reference import Moments, Reference
 
 KEEP = 50_000
+PER_FEATURE = 10
+"""A covariance of d features is told of at least so many images for each of them."""
 GROUP = 2048
 """Rows that wait until covariances take them in: an update of 2,048 x 2,048 numbers costs the same for one row."""
+
+
+class RealMoments(Protocol):
+    """What Fréchet distances are taken to."""
+
+    @property
+    def pool(self) -> Moments: ...
+
+    @property
+    def spatial(self) -> Moments | None: ...
 
 
 class SampleStatistics:
@@ -169,27 +182,39 @@ class SampleStatistics:
 
     def metrics(
         self,
-        reference: Reference,
+        reference: RealMoments,
         reference_features: NDArray[np.float32] | None = None,
         device: str | torch.device = "cpu",
         progress: Callable[[int, int], None] | None = None,
+        frechet: bool = True,
     ) -> dict[str, float]:
-        """fid; sfid, inception_score, inception_score_std, precision and recall as far as there is what they need.
+        """fid; sfid, inception_score, inception_score_std, kid, kid_se, precision, recall as far as there is what they
+        need.
 
-        `reference_features` are `reference.features(...)`: without them, or with `keep` 0, neither precision nor
-        recall. `progress(blocks done, blocks in all)` and `device` are theirs. UserError below 2 samples.
+        `reference_features` are `reference.features(...)`: without them, or with `keep` 0, neither a kernel distance
+        nor precision and recall. `progress(blocks done, blocks in all)` and `device` are theirs. frechet: whether
+        Fréchet distances are taken. UserError below 2 samples, of `reference_features` below 4.
         """
         self.flush()
-        found = {"fid": frechet_distance_of_moments(self.pool.mean, self.pool.covariance, *reference.pool)}
-        if self.spatial is not None and reference.spatial is not None:
-            moments = self.spatial.mean, self.spatial.covariance
-            found["sfid"] = frechet_distance_of_moments(*moments, *reference.spatial)
+        found: dict[str, float] = {}
+        if frechet:
+            found["fid"] = self.distance_to(reference.pool)
+            if self.spatial is not None and reference.spatial is not None:
+                moments = self.spatial.mean, self.spatial.covariance
+                found["sfid"] = frechet_distance_of_moments(*moments, *reference.spatial)
         if self.inception is not None:
             found["inception_score"], found["inception_score_std"] = self.inception.score()
         if reference_features is not None and self.keep:
-            shares = precision_recall(reference_features, self.kept_features(), device=device, progress=progress)
+            mine = self.kept_features()
+            distance = kernel_distance(mine, reference_features, device=device)
+            found |= {"kid": distance.value, "kid_se": distance.standard_error}
+            shares = precision_recall(reference_features, mine, device=device, progress=progress)
             found |= {"precision": shares.precision, "recall": shares.recall}
         return found
+
+    def distance_to(self, moments: Moments) -> float:
+        """The Fréchet distance of all samples to a mean and a covariance, once `flush` was called."""
+        return frechet_distance_of_moments(self.pool.mean, self.pool.covariance, *moments)
 
     def warnings(self) -> list[str]:
         """What a reader of the numbers should know, one line each."""
@@ -201,8 +226,13 @@ class SampleStatistics:
                 "are biased upwards; compare equal counts only, and use 50,000 for published numbers"
             )
         if 0 < self.keep < self.count:
-            told.append(f"precision and recall are of the first {self.keep} of {self.count} images")
+            told.append(f"kernel distance, precision and recall are of the first {self.keep} of {self.count} images")
         return told
+
+
+def enough_for_frechet(count: int | None, dim: int) -> bool:
+    """Whether the covariance of `dim` features of so many images can be told: `PER_FEATURE`; None: of enough."""
+    return count is None or count >= PER_FEATURE * dim
 
 
 def check_resolution(height: int, width: int, reference: Reference) -> None:

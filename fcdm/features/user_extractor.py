@@ -18,15 +18,6 @@ TOLERANCE = 1e-3
 """Of an image's features alone and beside others, by their length."""
 
 
-def own_extractor(config: Config, device: torch.device) -> Extractor | None:
-    """The configuration's own, ready on `device`; None where it names one of ours. Raises UserError."""
-    code = code_of(config, FEATURES)
-    if code is None:
-        return None
-    channels = config.data.channels if config.data.downsample == 1 else 3
-    return open_own(code, device, channels=channels, side=config.resolution)
-
-
 def open_own(code: UserCode, device: torch.device | str, *, channels: int, side: int) -> Extractor:
     """What the target gives, in eval mode; weights that it draws from torch's generator are those of seed 0."""
     import torch

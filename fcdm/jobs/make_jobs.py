@@ -13,6 +13,7 @@ from fcdm.errors import UserError
 from fcdm.jobs.ema_requests import agreed_averages, with_snapshots
 from fcdm.jobs.job import Job
 from fcdm.jobs.pin_weights import resolved_sources
+from fcdm.jobs.store_classifier import make_classifiers
 from fcdm.runs.folder import Run, find_runs, folder_name
 from fcdm.runs.identity import run_id, science
 from fcdm.runs.kept_source import with_sources
@@ -29,16 +30,19 @@ def data_is_here(config: Config) -> bool:
 
 
 def make_jobs(configs: Iterable[Config], data_needed: bool = True) -> list[Job]:
-    """Join what is asked into jobs: one per run, budgets joined. Users' own code is tried (`fcdm.runs.trials`).
+    """Join what is asked into jobs: one per run, budgets joined. Users' own code is tried (`fcdm.runs.trials`), and
+    the classifier of a store made, where it is asked for and not there.
 
     Raises UserError for code that does not run, and for data that is not there; with `data_needed=False` its
-    checksum is `NOT_HERE` and its path.
+    checksum is `NOT_HERE` and its path, and no classifier is made.
     """
     configs = [with_sources(config) for config in configs]
     try_codes(configs)
     asked: dict[str, list[Config]] = {}
-    for config in configs:
-        config = _resolved(config, data_needed)
+    resolved = [_resolved(config, data_needed) for config in configs]
+    if data_needed:
+        make_classifiers(resolved)
+    for config in resolved:
         asked.setdefault(run_id(science(config)), []).append(config)
     runs_dirs = {config.runs_dir for same in asked.values() for config in same}
     if len(runs_dirs) > 1:

@@ -19,8 +19,8 @@ from fcdm.config.samplers import ADAPTIVE
 from fcdm.config.schema import RUNTIME_EVALUATION, Config
 from fcdm.config.user_code import FEATURES, code_of
 from fcdm.errors import UserError
-from fcdm.features import extractor_id
-from fcdm.features.find_reference import reference_identity
+from fcdm.features.find_reference import reference_identity, refuse_other_statistics
+from fcdm.features.space import asked_space, compared_with
 from fcdm.runs.find_weights import PINNED, find_weights
 from fcdm.runs.identity import short_hash
 from fcdm.runs.kept_source import with_source
@@ -40,7 +40,7 @@ INTRODUCED: dict[str, Any] = {
 """Keys of later versions and the values that mean what was before them: left out, so that no protocol's id changes."""
 
 
-OF_METRICS = ("features", "features_options", "features_source", "reference")
+OF_METRICS = ("features", "features_options", "features_source", "dinov2", "reference")
 """Keys of `evaluation` that say what is measured of the samples, which do not depend on them."""
 
 
@@ -93,18 +93,25 @@ def samples_key(config: Config) -> str:
 def protocol_of(config: Config) -> dict[str, Any]:
     """The protocol that this configuration asks for (checksums filled in)."""
     protocol = sampling_protocol(config)
-    own = code_of(config, FEATURES)
-    if own is not None:
-        protocol["features"] = own.short_id if own.source else with_source(own).short_id
-    else:
-        protocol["features"] = extractor_id(config.evaluation.features)
-    if config.evaluation.features == "inception":
-        protocol["reference"] = f"{config.resolution}px@{_reference_identity(config)}"
-        if config.evaluation.labels == "balanced":
-            protocol["splits"] = "shuffled"  # in the order of the labels, before this key
-    else:
-        protocol["reference"] = f"{config.data.name}-{config.resolution}px-train@{(config.data.checksum or '')[:8]}"
+    protocol["features"] = _extractor(config)
+    protocol["reference"] = _reference(config)
+    if config.evaluation.features == "inception" and config.evaluation.labels == "balanced":
+        protocol["splits"] = "shuffled"  # in the order of the labels, before this key
     return protocol
+
+
+def _extractor(config: Config) -> str:
+    own = code_of(config, FEATURES)
+    return with_source(own).short_id if own and not own.source else asked_space(config).id
+
+
+def _reference(config: Config) -> str:
+    """What samples are compared with: data in memory, the store's own images, or a file."""
+    kind = compared_with(config)
+    if kind == "reference":
+        return f"{config.resolution}px@{_reference_identity(config)}"
+    name = config.data.name if kind == "memory" else kind  # a store's name is free
+    return f"{name}-{config.resolution}px-train@{(config.data.checksum or '')[:8]}"
 
 
 def sampling_protocol(config: Config) -> dict[str, Any]:
@@ -158,11 +165,16 @@ def reference_of(config: Config) -> Path:
     return Path(config.evaluation.reference)
 
 
-def changed_reference(config: Config, protocol: dict[str, Any]) -> str | None:
-    """Why an evaluation by this protocol, made earlier, cannot be: its reference is another by now; None: it can."""
-    if config.evaluation.features != "inception":
-        return None
-    now = f"{config.resolution}px@{_reference_identity(config)}"
+def changed_since(config: Config, protocol: dict[str, Any]) -> str | None:
+    """Why an evaluation by this protocol, made earlier, cannot be: reference or extractor are others by now; None: it
+    can."""
+    now = asked_space(config).id
+    if code_of(config, FEATURES) is None and now != protocol["features"]:
+        return (
+            f"evaluation.features={config.evaluation.features} has changed since this command began ({now}, not "
+            f"{protocol['features']}): the same command again evaluates with what is there now"
+        )
+    now = _reference(config)
     if now == protocol["reference"]:
         return None
     return (
@@ -174,7 +186,9 @@ def changed_reference(config: Config, protocol: dict[str, Any]) -> str | None:
 def _reference_identity(config: Config) -> str:
     """Of the reference file's bytes, or of the images that a reference is still to be made of."""
     try:
-        return reference_identity(reference_of(config), config.resolution)
+        path = reference_of(config)
+        refuse_other_statistics(path, config.evaluation.features, lambda: asked_space(config).id)
+        return reference_identity(path, config.resolution)
     except UserError as error:
         raise UserError(f"evaluation.reference={error}") from None
 

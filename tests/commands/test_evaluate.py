@@ -15,7 +15,7 @@ import torch
 
 from fcdm.data.dataset import data_checksum
 from fcdm.engine.distributed import Ranks
-from fcdm.engine.streamed_metrics import InceptionMeasure, open_measure
+from fcdm.engine.streamed_metrics import ReferenceMeasure, open_measure
 from fcdm.engine.worker import Worker
 from fcdm.evaluate import main
 from fcdm.features import open_extractor
@@ -150,7 +150,7 @@ def test_balanced_labels_are_shuffled_before_the_splits(lab: Any) -> None:
     for labels, wanted in (("balanced", shuffled(40, 3).tolist()), ("uniform", None)):
         config.evaluation.labels = labels
         measure = open_measure(config, None, Worker(Ranks(0, 1, torch.device("cpu")), Silent()))
-        assert isinstance(measure, InceptionMeasure)
+        assert isinstance(measure, ReferenceMeasure)
         places = measure.statistics.places
         assert (None if places is None else places.tolist()) == wanted
         assert protocol_of(config).get("splits") == ("shuffled" if wanted else None)

@@ -19,10 +19,9 @@ import pytest
 import torch
 from PIL import Image
 
-from fcdm.engine import reference_statistics, streamed_metrics
 from fcdm.engine.distributed import Ranks
 from fcdm.engine.evaluate_run import Evaluator
-from fcdm.engine.streamed_metrics import InceptionMeasure, open_measure
+from fcdm.engine.streamed_metrics import ReferenceMeasure, open_measure
 from fcdm.engine.worker import Worker
 from fcdm.evaluate import main
 from fcdm.features import calibration
@@ -54,8 +53,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     (tmp_path / "inception.pth").touch()
     monkeypatch.setenv("FCDM_INCEPTION", str(tmp_path / "inception.pth"))
-    for module in (reference_statistics, streamed_metrics):
-        monkeypatch.setattr(module, "open_extractor", lambda *_: SMALL)
+    monkeypatch.setattr("fcdm.features.space.open_extractor", lambda *_: SMALL)
     write_pictures(tmp_path / "real", REAL, nested=True)
     return tmp_path
 
@@ -197,7 +195,7 @@ def test_a_training_s_protocol_carries_the_identity_of_the_images(here: Path, ca
     before = part.protocol["reference"]
     assert re.fullmatch(r"16px@images-[0-9a-f]{8}", before)
     measure = open_measure(config, None, Worker(Ranks(0, 1, torch.device("cpu")), Silent()))
-    assert isinstance(measure, InceptionMeasure)
+    assert isinstance(measure, ReferenceMeasure)
     assert measure.reference.count == 20
     (here / "real" / "new.png").write_bytes(encoded(Image.fromarray(REAL[0]), "PNG"))
     assert protocol_of(config)["reference"] != before, "other images are another protocol"
@@ -215,13 +213,12 @@ def test_a_training_s_protocol_carries_the_identity_of_the_images(here: Path, ca
 
 RANK = """
 import sys
-from fcdm.engine import reference_statistics, streamed_metrics
 from fcdm.engine.stop import end_process
 from fcdm.evaluate import main
+from fcdm.features import space
 from tests.support.small_extractor import SMALL
 
-for module in (reference_statistics, streamed_metrics):
-    module.open_extractor = lambda *_: SMALL
+space.open_extractor = lambda *_: SMALL
 end_process(lambda: main(sys.argv[1:]))
 """
 

@@ -62,7 +62,8 @@ def study(*more: str) -> list[str]:
     ]  # fmt: skip
 
 
-METRICS = {"fid", "sfid", "inception_score", "inception_score_std", "precision", "recall", "heldout_loss"}
+METRICS = {"fid", "sfid", "inception_score", "inception_score_std", "kid", "kid_se", "precision", "recall"}
+METRICS |= {"heldout_loss"}
 
 
 def test_the_whole_chain(lab: Path) -> None:

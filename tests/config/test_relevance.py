@@ -49,6 +49,12 @@ CASES: list[tuple[tuple[str, ...], str, str, tuple[str, ...] | None]] = [
     (DIGITS, "evaluation.guidance_interval=[0.1,0.8]", "say evaluation.guidance_scale=1.5", (*DIGITS, *GUIDED)),
     ((*LATENTS, "data.classes=1"), "evaluation.labels=balanced", "all labels are the same", LATENTS),
     (DIGITS, "evaluation.reference=ref.npz", "leave it away", LATENTS),
+    (
+        LATENTS,
+        "evaluation.dinov2=folder",
+        "say evaluation.features=dinov2 too",
+        (*LATENTS, "evaluation.features=dinov2"),
+    ),
     (DIGITS, "evaluation.decoder=ft-mse", "no latents of a VAE", LATENTS),
     (DIGITS, "evaluation.resources.gpus=2", "say evaluation=job too", (*DIGITS, "evaluation=job")),
     (DIGITS, "evaluation={resources: {hours: 2}}", "say evaluation=job too", (*DIGITS, "evaluation=job")),

@@ -29,6 +29,7 @@ def test_which_keys_are_paths() -> None:
         "data.path",
         "data.vae",
         "evaluation.decoder",
+        "evaluation.dinov2",
         "evaluation.guidance_weak",
         "evaluation.guidance_weak_path",
         "evaluation.reference",
@@ -49,8 +50,10 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("key", [key for key in PATHS if BY_COMMANDS not in config_keys()[key].needs])
 def test_the_home_folder_in_every_path(key: str, home: Path) -> None:
     """On a command line, and as a sweep file's grid says it."""
+    where = ON_DIGITS if key == "evaluation.guidance_weak" else ON_LATENTS
+    where = (*where, *(["evaluation.features=dinov2"] if key == "evaluation.dinov2" else []))
     for words in ([f"{key}='~/x=1'"], *expand([], [{key: "~/x=1"}])):
-        found: object = composed(*(ON_DIGITS if key == "evaluation.guidance_weak" else ON_LATENTS), *words)
+        found: object = composed(*where, *words)
         for name in key.split("."):
             found = getattr(found, name)
         assert found == f"{home}/x=1"

@@ -526,7 +526,7 @@ def test_a_hub_id_is_found_in_the_cache_without_network(
     (cached / "snapshots").mkdir()
     (cached / "snapshots/abc").symlink_to(vae)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr("fcdm.codecs.vae_files._hub_in_reach", lambda: pytest.fail("no network is needed"))
+    monkeypatch.setattr("fcdm.codecs.hub_files._hub_in_reach", lambda: pytest.fail("no network is needed"))
     assert find_vae("ft-ema").name == "stabilityai/sd-vae-ft-ema"
     assert vae_identity("ft-ema").id == f"stabilityai/sd-vae-ft-ema@{vae_identity(str(vae)).weights_sha256[:8]}"
     opened = open_vae("ft-ema")

@@ -20,15 +20,21 @@ from fcdm.data.image_sources import open_source
 from fcdm.engine import reference_statistics
 from fcdm.engine.distributed import Ranks
 from fcdm.engine.reference_statistics import open_reference
+from fcdm.engine.streamed_metrics import ReferenceMeasure
 from fcdm.engine.worker import Worker
 from fcdm.errors import UserError
+from fcdm.features import open_extractor
 from fcdm.features.find_reference import reference_identity
+from fcdm.features.reference import read_reference
+from fcdm.features.space import Space
 from fcdm.prepare import main
+from fcdm.runs.protocol import protocol_of
 from fcdm.runs.run_lock import claim
-from tests.support.commands import environment, ranks_of
+from tests.support.commands import composing, environment, ranks_of
 from tests.support.sample_metrics import write_reference_of
 from tests.support.silent import Silent
 from tests.support.small_extractor import SMALL
+from tests.support.tiny_dinov2 import save_dinov2
 from tests.support.tiny_images import bad_images, encoded, make_folder, picture
 
 HOW = ("resolution=8", "batch=3", "keep=7", "device=cpu", "workers=2")
@@ -37,7 +43,7 @@ HOW = ("resolution=8", "batch=3", "keep=7", "device=cpu", "workers=2")
 @pytest.fixture(autouse=True)
 def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A few features in Inception's place; the cache folder is the test's own."""
-    monkeypatch.setattr(reference_statistics, "open_extractor", lambda *_: SMALL)
+    monkeypatch.setattr("fcdm.features.space.open_extractor", lambda *_: SMALL)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
 
 
@@ -183,6 +189,7 @@ KILLED = """
 import os, signal, sys
 from fcdm.engine import reference_statistics as reference
 from fcdm.errors import UserError
+from fcdm.features import space
 from fcdm.features.find_reference import reference_identity
 from fcdm.prepare import main
 from tests.support.small_extractor import SMALL
@@ -198,7 +205,7 @@ def dies(real):
         return real(*arguments, **more)
     return counted
 
-reference.open_extractor = lambda *_: SMALL
+space.open_extractor = lambda *_: SMALL
 reference._ReferenceMeasure.save_every_s = 0.0
 if where == "update":
     reference._ReferenceMeasure.update = dies(reference._ReferenceMeasure.update)
@@ -450,3 +457,81 @@ def test_who_comes_second_waits_for_the_first(
     monkeypatch.setattr("fcdm.engine.worker.time.sleep", sleep)
     assert open_reference(mine, 8, worker()).count == 26
     assert len(waited) == 1
+
+
+def of_dinov2(images: Path, out: Path, *more: str) -> int:
+    return main(["reference", f"images={images}", f"out={out}", "resolution=8", "batch=9", "device=cpu", *more])
+
+
+def test_any_extractor_has_references(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same commands and files, whose statistics are of the features that were asked for."""
+    monkeypatch.setattr("fcdm.features.space.open_extractor", open_extractor)
+    folder = save_dinov2(tmp_path / "tiny")
+    out = tmp_path / "r.npz"
+    assert of_dinov2(images, out, "features=dinov2-pil", f"dinov2={folder}", "keep=7") == 0
+    found = read_reference(out)
+    extractor = open_extractor("dinov2-pil", weights=folder)
+    assert (found.extractor, found.count) == (extractor.id, 26)
+    assert found.images is not None
+    assert found.images.count == 7
+    found.check_extractor(extractor)
+    with pytest.raises(UserError, match="made with dinov2-32-224-pil@"):
+        found.check_extractor(open_extractor("dinov2", weights=folder))
+    worker = Worker(Ranks(0, 1, torch.device("cpu")), Silent())
+    shutil.copytree(images, tmp_path / "real")
+    made = open_reference(tmp_path / "real", 8, worker, Space("dinov2-pil", folder))
+    assert made.extractor == extractor.id
+    assert extractor.id in made.path.name
+    np.testing.assert_allclose(made.pool[0], found.pool[0], rtol=1e-5, atol=1e-5)
+
+
+def test_a_model_is_named_for_dinov2_only(images: Path, tmp_path: Path, capsys: Any) -> None:
+    assert of_dinov2(images, tmp_path / "r.npz", "dinov2=x") == 1
+    assert one_line(capsys).endswith("dinov2=x has no effect at features=inception: leave it away")
+
+
+def test_inceptions_statistics_are_refused_for_others(tmp_path: Path) -> None:
+    folder = save_dinov2(tmp_path / "tiny")
+    adm = tmp_path / "VIRTUAL_imagenet256_labeled.npz"
+    np.savez(adm, mu=np.zeros(2048), sigma=np.eye(2048), arr_0=np.zeros((5, 8, 8, 3), np.uint8))
+    words = ["model=S", "data.path=nowhere", f"evaluation.reference={adm}", "evaluation.features=dinov2"]
+    with composing() as composer:
+        config = composer.config([*words, f"evaluation.dinov2={folder}", "resolution=8", "data.downsample=1"])
+    config.data.path = None
+    with pytest.raises(UserError) as error:
+        protocol_of(config)
+    assert str(error.value) == (
+        f"evaluation.reference={adm} holds statistics of Inception, and not of evaluation.features=dinov2: say "
+        "evaluation.reference=<a folder, .npz or .npy of the real images>, of which its own are made once, or what "
+        "`python -m fcdm.prepare reference features=dinov2 images=...` makes"
+    )
+    config.evaluation.features = "inception"
+    assert protocol_of(config)["reference"].startswith("8px@")
+
+
+def test_a_distance_to_a_reference_of_dinov2(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten images for each feature make a Fréchet distance, with a floor; fewer a kernel distance alone."""
+    monkeypatch.setattr("fcdm.features.space.open_extractor", open_extractor)
+    folder = save_dinov2(tmp_path / "tiny", hidden_size=2)
+    np.save(tmp_path / "real.npy", np.stack([picture(number, 8, 8) for number in range(24)]))
+    worker = Worker(Ranks(0, 1, torch.device("cpu")), Silent())
+    space = Space("dinov2", folder)
+    reference = open_reference(tmp_path / "real.npy", 8, worker, space)
+    notes: list[str] = []
+
+    def measured(count: int) -> tuple[dict[str, float], dict[str, float]]:
+        measure = ReferenceMeasure(reference, worker.ranks.device, space)
+        samples = torch.from_numpy(np.stack([picture(number, 8, 8) for number in range(50, 50 + count)]))
+        measure.update(samples.permute(0, 3, 1, 2), 0)
+        return measure.result(worker.ranks, notes.append)
+
+    metrics, floor = measured(20)
+    assert set(metrics) == {"fid", "kid", "kid_se", "precision", "recall"}
+    assert set(floor) == {"fid", "fid_sd"}
+    assert notes == []
+    metrics, floor = measured(19)
+    assert set(metrics) == {"kid", "kid_se", "precision", "recall"}
+    assert floor == {}
+    assert notes == [
+        "19 images for 2 features: a Fréchet distance wants 10 for each, so that the kernel distance is what is told"
+    ]

@@ -182,7 +182,7 @@ def test_a_reference_that_changed_costs_its_own_space_alone(
     def looks(config: Any, protocol: Any) -> str | None:
         return "it has changed" if config is changed else None
 
-    monkeypatch.setattr("fcdm.engine.evaluate_run.changed_reference", looks)
+    monkeypatch.setattr("fcdm.engine.evaluate_run.changed_since", looks)
     with pytest.raises(Exception, match="it has changed"):
         do_job(job, worker())
     assert_same(measured(job), {name: one for name, one in wanted.items() if job.parts[1].protocol_id in name})

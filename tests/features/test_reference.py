@@ -17,6 +17,7 @@ from fcdm.features.reference import read_reference
 from fcdm.features.sample_statistics import GROUP, SampleStatistics
 from fcdm.metrics.frechet import FeatureStatistics, frechet_distance
 from fcdm.metrics.inception_score import InceptionScore
+from fcdm.metrics.kernel_distance import kernel_distance
 from fcdm.metrics.precision_recall import precision_recall
 from tests.support.sample_metrics import evaluate_samples, write_reference_of
 from tests.support.small_extractor import CLASSES, DIM, SIDE, SMALL, small_features
@@ -216,7 +217,7 @@ def test_another_extractor_or_size_is_refused(reference):
 
 
 def by_hand(images, reference_images):
-    """The five metrics, each from all features at once."""
+    """All metrics, each from all features at once."""
     a, b = small_features(images), small_features(reference_images)
     found = {}
     for name, x, y in (("fid", a.pool, b.pool), ("sfid", a.spatial, b.spatial)):
@@ -227,6 +228,8 @@ def by_hand(images, reference_images):
     score = InceptionScore(CLASSES)
     score.update(a.probabilities)
     found["inception_score"], found["inception_score_std"] = score.score()
+    distance = kernel_distance(a.pool, b.pool)
+    found |= {"kid": distance.value, "kid_se": distance.standard_error}
     shares = precision_recall(b.pool, a.pool)
     return found | {"precision": shares.precision, "recall": shares.recall}
 
@@ -239,11 +242,12 @@ def statistics_of(images, batch, first=0, **kwargs):
     return statistics
 
 
-def test_evaluation_is_the_five_metrics(reference):
+def test_evaluation_is_all_the_metrics(reference):
     images, seen = random_images(120, seed=2) // 2 + 40, []
     got = evaluate_samples(images.split(50), reference, SMALL, progress=seen.append)
     assert got == pytest.approx(by_hand(images, random_images(200)), rel=1e-9)
-    assert list(got) == ["fid", "sfid", "inception_score", "inception_score_std", "precision", "recall"]
+    scores = ["fid", "sfid", "inception_score", "inception_score_std", "kid", "kid_se", "precision", "recall"]
+    assert list(got) == scores
     assert seen == [50, 100, 120]
     before = statistics_of(images[:70], 30)
     assert evaluate_samples([images[70:]], reference, SMALL, statistics=before) == pytest.approx(got, rel=1e-9)
@@ -288,12 +292,12 @@ def test_save_and_restore_between_updates_changes_no_bit(tmp_path, reference, gr
     assert straight.metrics(reference, features) == broken.metrics(reference, features)
 
 
-def test_an_extractor_of_one_output_gives_fid_precision_and_recall(tmp_path):
+def test_an_extractor_of_one_output_gives_distances_precision_and_recall(tmp_path):
     extractor, images = open_extractor("pixels"), random_images(90, side=8, channels=1)
     (warning,) = write_reference_of(tmp_path / "r.npz", [images[:50]], extractor)
     assert "50 images for 64 features" in warning
     found = evaluate_samples([images[50:]], read_reference(tmp_path / "r.npz"), extractor)
-    assert set(found) == {"fid", "precision", "recall"}
+    assert set(found) == {"fid", "kid", "kid_se", "precision", "recall"}
     state = SampleStatistics.for_extractor(extractor).state()
     assert SampleStatistics.from_state(state).spatial is None
 
@@ -302,7 +306,7 @@ def test_what_a_reader_should_know_is_said():
     assert statistics_of(random_images(20), 7).warnings() == []
     few = statistics_of(random_images(6), 6, keep=4)
     assert len(few.warnings()) == 2
-    assert few.warnings()[1] == "precision and recall are of the first 4 of 6 images"
+    assert few.warnings()[1] == "kernel distance, precision and recall are of the first 4 of 6 images"
     assert few.kept_features().shape == (4, DIM)
 
 

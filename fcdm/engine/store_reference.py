@@ -1,0 +1,172 @@
+"""A store of pixels as its own reference: features of the images that are trained on, and of those held out.
+
+<store>/features/<extractor's id>.npz     made once, by any number of ranks, and kept at a stop; in the cache folder
+                                          where the store cannot be written
+                .<extractor's id>/        what a rank has measured so far; goes when the file is there
+"""
+
+from __future__ import annotations
+
+import io
+import shutil
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fcdm.atomic import file_errors, write_atomic
+from fcdm.data.pixel_store import PixelStore
+from fcdm.engine.draw_and_measure import Arrays, draw_and_measure, states_of_all
+from fcdm.engine.worker import Worker, in_batches
+from fcdm.errors import UserError
+from fcdm.features import Extractor
+from fcdm.features.reference import KEEP, Moments
+from fcdm.features.sample_statistics import SampleStatistics
+from fcdm.features.store_folder import kept_file
+from fcdm.metrics.inception_score import shuffled
+
+BATCH = 256
+ORDER_SEED = 20260309
+"""Of the order in which images are measured: the first `KEEP` are those whose features are kept."""
+
+
+@dataclass(frozen=True)
+class RealFeatures:
+    """Of real images: the moments of all, and features (n, d) of some, at most `KEEP`, drawn from all alike."""
+
+    count: int
+    """Images that the moments are of."""
+    pool: Moments
+    spatial: Moments | None
+    kept: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class StoreReference:
+    """What samples of a model of the store are compared with."""
+
+    train: RealFeatures
+    heldout: RealFeatures | None
+    """None: the store holds out fewer than two images."""
+
+
+def open_store_reference(store: PixelStore, extractor: Extractor, worker: Worker) -> StoreReference:
+    """Of the store's images in the extractor's features, made now unless it was before. All ranks together.
+
+    Safe while others make the same, here or on another machine. Raises Stopped, and UserError.
+    """
+    ranks = worker.ranks
+    path = ranks.first_does(lambda: kept_file(store.folder, store.checksum, f"{extractor.id}.npz"))
+    work = path.with_name(f".{extractor.id}")
+    count = len(store.train_indices) + len(store.heldout_indices)
+    if not path.exists() and ranks.is_main:
+        worker.progress.note(
+            f"features of {extractor.id}: {count:,} images of {store.folder} are measured once, and kept in {path}"
+        )
+    with worker.claiming([work], lambda: _is_made(path, store, extractor), wait=True) as worker_here:
+        if worker_here is not None:
+            measure = _RealMeasure(extractor, len(store.train_indices))
+            order = _order(store)
+
+            def images(first: int, last: int) -> Tensor:
+                return torch.from_numpy(store.read(order[first:last])).to(ranks.device)
+
+            partial = work / f"{ranks.share_name(BATCH)}.npz"
+            draw_and_measure(images, in_batches(count, BATCH), measure, 0, partial, worker_here)
+            made = [_merged(part, extractor, worker) for part in measure.parts.values()]
+            ranks.first_does(lambda: _write(path, store, extractor, *made))
+            if ranks.is_main:
+                shutil.rmtree(work, ignore_errors=True)
+    with file_errors(path, "reading"), np.load(path, allow_pickle=False) as arrays:
+        found = dict(arrays)
+    train, heldout = (_real(found, name) for name in ("train", "heldout"))
+    if train is None:
+        raise UserError(f"{store.folder} has fewer than two images to train on: nothing can be compared with them")
+    return StoreReference(train, heldout)
+
+
+def _order(store: PixelStore) -> NDArray[np.int64]:
+    """The images that are trained on, shuffled, and then those that are held out."""
+    parts = (store.train_indices, store.heldout_indices)
+    return np.concatenate([part[shuffled(len(part), ORDER_SEED)] for part in parts])
+
+
+def _write(
+    path: Path, store: PixelStore, extractor: Extractor, train: SampleStatistics, heldout: SampleStatistics
+) -> None:
+    arrays: dict[str, Any] = {"store": np.array(store.checksum), "extractor": np.array(extractor.id)}
+    for name, statistics in (("train", train), ("heldout", heldout)):
+        statistics.flush()
+        arrays |= {f"{name}.{key}": value for key, value in statistics.state().items()}
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    with file_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, buffer.getvalue())
+
+
+def _is_made(path: Path, store: PixelStore, extractor: Extractor) -> bool:
+    """Whether the file is whole and of this store; else it is made again."""
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return (str(arrays["store"]), str(arrays["extractor"])) == (store.checksum, extractor.id)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return False
+
+
+def _real(arrays: Mapping[str, NDArray[Any]], name: str) -> RealFeatures | None:
+    parts = {key.removeprefix(f"{name}."): value for key, value in arrays.items() if key.startswith(f"{name}.")}
+    statistics = SampleStatistics.from_state(parts)
+    if statistics.count < 2:
+        return None
+    spatial = statistics.spatial
+    return RealFeatures(
+        statistics.count,
+        (statistics.pool.mean, statistics.pool.covariance),
+        (spatial.mean, spatial.covariance) if spatial is not None else None,
+        statistics.kept_features(),
+    )
+
+
+def _merged(mine: SampleStatistics, extractor: Extractor, worker: Worker) -> SampleStatistics:
+    if worker.ranks.world_size == 1:
+        return mine
+    merged = _empty(extractor)
+    for state in states_of_all(mine.state(), worker.ranks):
+        merged.merge(SampleStatistics.from_state(state))
+    return merged
+
+
+def _empty(extractor: Extractor) -> SampleStatistics:
+    return SampleStatistics(extractor.dim, extractor.spatial_dim, keep=KEEP)
+
+
+class _RealMeasure:
+    """One rank's part of the store's images."""
+
+    save_every_s = 120.0
+
+    def __init__(self, extractor: Extractor, train: int) -> None:
+        """train: images numbered below that are of those that are trained on."""
+        self.extractor, self.train = extractor, train
+        self.parts = {"train": _empty(extractor), "heldout": _empty(extractor)}
+
+    def update(self, images: Tensor, first: int) -> None:
+        cut = min(max(0, self.train - first), len(images))
+        for name, part, number in (("train", images[:cut], first), ("heldout", images[cut:], first + cut - self.train)):
+            if len(part):
+                self.parts[name].update(self.extractor.features(part), number)
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        return {f"{name}.{key}": value for name, part in self.parts.items() for key, value in part.state().items()}
+
+    def restore(self, state: Arrays) -> None:
+        for name in self.parts:
+            of_part = {key.removeprefix(f"{name}."): state[key] for key in state if key.startswith(f"{name}.")}
+            self.parts[name] = SampleStatistics.from_state(of_part)

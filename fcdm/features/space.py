@@ -1,0 +1,77 @@
+"""The feature space that a configuration is evaluated in: which extractor, named at once, opened where it works.
+
+Torch-free until it is opened.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fcdm.config.schema import Config
+from fcdm.config.user_code import FEATURES, UserCode, code_of
+from fcdm.features import Extractor, extractor_id, open_extractor
+from fcdm.features.dinov2_files import RESIZES
+
+if TYPE_CHECKING:
+    import torch
+
+NEEDS_NOTHING = ("digits-cnn", "classifier")
+"""Spaces of the data that is trained on alone: no other reference fits them."""
+
+
+@dataclass(frozen=True)
+class Space:
+    """An extractor by its name, and what else says which one it is."""
+
+    name: str
+    weights: str | Path | None = None
+    """Where its weights are; None: where the extractor looks by itself."""
+    channels: int = 3
+    """Of the images."""
+    side: int = 0
+    """Of the images, for the user's own extractors."""
+    own: UserCode | None = None
+    """Of the user's own, instead of the name."""
+    store: str | None = None
+    """Checksum of the store at `weights`, whose classifier it is."""
+
+    @property
+    def id(self) -> str:
+        """Names the weights too. Raises UserError where they are not there."""
+        return self.own.short_id if self.own else extractor_id(self.name, self.weights, self.channels, self.store)
+
+    def open(self, device: torch.device) -> Extractor:
+        """Ready on the device. Raises UserError."""
+        if self.own is None:
+            return open_extractor(self.name, device, self.weights, self.channels, self.store)
+        from fcdm.features.user_extractor import open_own
+
+        return open_own(self.own, device, channels=self.channels, side=self.side)
+
+
+INCEPTION = Space("inception")
+
+
+def asked_space(config: Config) -> Space:
+    """The one that the configuration names."""
+    asked = config.evaluation
+    weights = asked.dinov2 if asked.features in RESIZES else None
+    if asked.features == "classifier":
+        weights = config.data.path
+    channels = config.data.channels if compared_with(config) != "reference" else 3
+    own = code_of(config, FEATURES)
+    return Space(asked.features, weights, channels, config.resolution, own, config.data.checksum)
+
+
+def compared_with(config: Config) -> str:
+    """What samples are compared with: `store`, the images of the store of pixels that is trained on; `memory`, those of
+    the digits or of a data set of the user's own; `reference`, a file or folder."""
+    asked = config.evaluation
+    if asked.reference is not None and asked.features not in NEEDS_NOTHING:
+        return "reference"
+    if config.data.downsample == 1 and config.data.path is not None and config.data.target is None:
+        return "store"
+    published = asked.features in ("inception", *RESIZES)
+    return "memory" if config.data.downsample == 1 and not published else "reference"
