@@ -37,7 +37,7 @@ def _check_codes(config: Config) -> None:
         options = getattr(getattr(config, kind.section), kind.names[1], None)
         if options and code_of(config, kind) is None:
             raise UserError(
-                f"{kind.options}.{next(iter(options))} has no effect without a {kind.noun} of your own: say "
+                f"{kind.options}.{next(iter(options))} has no effect without {kind.one} of your own: say "
                 f"{kind.target}={kind.example} too, or leave it away"
             )
 

@@ -168,7 +168,7 @@ def images_of(config: Config) -> tuple[Images, Images]:
     """The configuration's own data set, made once a process. Raises UserError."""
     data = config.data
     key = (code_of_data(data).identity, data.channels, config.resolution, data.classes, repr(data.conditions))
-    if key not in _made:
+    if data.source is None or key not in _made:
         _made.clear()
         _made[key] = load_images(
             code_of_data(data),
