@@ -21,12 +21,13 @@ from fcdm.data.dataset import data_checksum, open_dataset
 from fcdm.diffusion import make_objective
 from fcdm.diffusion.guidance import Guided
 from fcdm.engine.batches import BatchSource
-from fcdm.engine.conditions import OfSamples
+from fcdm.engine.model_conditions import OfSamples
 from fcdm.engine.state import TrainState
 from fcdm.engine.try_code import answer
 from fcdm.errors import UserError
 from fcdm.jobs.make_jobs import make_jobs
 from fcdm.models.measure import Question, measure
+from fcdm.runs.identity import run_id, science
 from fcdm.runs.kept_source import SOURCE, source_of, with_sources
 from fcdm.runs.protocol import Part
 from tests.support.commands import TINY, Command, composed, evaluations, only_run, values, weights
@@ -132,9 +133,12 @@ def own(**keys: Any) -> Config:
 
 
 def ids(config: Config) -> tuple[str, str]:
+    """The run's and the protocol's, as a command finds them, without trying the code."""
     source_of.cache_clear()
-    (job,) = make_jobs([config])
-    return job.id, job.parts[0].protocol_id
+    config = with_sources(config)
+    data = dataclasses.replace(config.data, checksum=data_checksum(config.data, config.resolution))
+    config = dataclasses.replace(config, data=data)
+    return run_id(science(config)), Part(config).protocol_id
 
 
 def changed(config: Config, section: str, **keys: Any) -> Config:
