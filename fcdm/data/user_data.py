@@ -248,7 +248,7 @@ class UserDataset:
 
 
 def as_seen(images: torch.Tensor) -> torch.Tensor:
-    """ImageSide as models see them: float32 from -1 to 1."""
+    """Images as models see them: float32 from -1 to 1."""
     import torch
 
     return from_uint8(images) if images.dtype == torch.uint8 else images
