@@ -119,7 +119,7 @@ def typed(composed: DictConfig, said: Said = NOTHING) -> Config:
     config = settle(config_from(plain), said)
     _check_name("data.name", config.data.name)  # not of frozen runs, whose folders are there
     for code in codes_of(config):
-        refuse_secrets(code.options, code.kind.options, code.kind.noun)
+        refuse_secrets(code.options, code.kind.options, code.kind.one)
     return config
 
 

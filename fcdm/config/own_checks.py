@@ -21,10 +21,11 @@ def check_own(config: Config) -> None:
         )
     if code_of(config, DATA) is not None:
         _check_own_data(config)
-    if code_of(config, FEATURES) is not None and config.data.downsample > 1:
+    features, reference = config.evaluation.features, config.evaluation.reference
+    if code_of(config, FEATURES) is not None and config.data.downsample > 1 and reference is None:
         raise UserError(
-            f"evaluation.features={config.evaluation.features}: an extractor of your own compares samples with the "
-            "data's images, and of latents these are not here: say inception or dinov2"
+            f"evaluation.features={features}: of latents no images are here to compare with: say evaluation.reference= "
+            "too, a folder or an .npz of real images"
         )
     _check_conditions(config)
 
@@ -37,7 +38,7 @@ def _check_codes(config: Config) -> None:
         options = getattr(getattr(config, kind.section), kind.names[1], None)
         if options and code_of(config, kind) is None:
             raise UserError(
-                f"{kind.options}.{next(iter(options))} has no effect without a {kind.noun} of your own: say "
+                f"{kind.options}.{next(iter(options))} has no effect without {kind.one} of your own: say "
                 f"{kind.target}={kind.example} too, or leave it away"
             )
 

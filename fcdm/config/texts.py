@@ -48,16 +48,16 @@ def _tracking(value: str) -> str:
     return taken_out(home_expanded(value))
 
 
-def refuse_secrets(options: Any, key: str = "model.options", noun: str = "model") -> None:
+def refuse_secrets(options: Any, key: str = "model.options", one: str = "a model") -> None:
     """Raise UserError for a secret among a model's options, or others', however deep: they are written down."""
     if isinstance(options, Mapping):
         for name, value in options.items():
-            refuse_secrets(value, f"{key}.{name}", noun)
+            refuse_secrets(value, f"{key}.{name}", one)
     elif isinstance(options, list | tuple):
         for value in options:
-            refuse_secrets(value, key, noun)
+            refuse_secrets(value, key, one)
     elif is_secret(key, options):
         raise UserError(
-            f"{key} looks like a secret, and a {noun}'s options are written into its run's folder and to MLflow: "
-            f"leave it out, and let the {noun} read it from an environment variable"
+            f"{key} looks like a secret, and {one}'s options are written into its run's folder and to MLflow: leave it "
+            "out, and read it from an environment variable"
         )

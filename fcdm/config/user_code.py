@@ -42,6 +42,11 @@ class Kind:
     """What it is another one of where the code is another."""
 
     @property
+    def one(self) -> str:
+        """`a model`, `an optimiser`"""
+        return f"{'an' if self.noun[0] in 'aeiou' else 'a'} {self.noun}"
+
+    @property
     def target(self) -> str:
         """`model.target`"""
         return f"{self.section}.{self.names[0]}"

@@ -35,7 +35,7 @@ def own_checksum(data: DataConfig) -> str:
 
 
 @dataclass(frozen=True)
-class Images:
+class ImageSide:
     """One side of a data set: trained on, or held out. On the CPU."""
 
     images: torch.Tensor
@@ -51,7 +51,7 @@ class Images:
 
 def load_images(
     code: UserCode, *, channels: int, side: int, classes: int, conditions: Mapping[str, Sequence[int]]
-) -> tuple[Images, Images]:
+) -> tuple[ImageSide, ImageSide]:
     """What the user's code gives: (trained on, held out). Raises UserError for what cannot be trained on.
 
     conditions: name -> shape of one image's. Generators of torch, numpy and Python are seeded for it.
@@ -68,7 +68,7 @@ def load_images(
         if isinstance(found, Mapping) and (unknown := sorted(set(map(str, found)) - set(GIVES))):
             raise UserError(f"{code} gives {unknown[0]}, which nothing reads: it gives {', '.join(GIVES)}")
         sides = [
-            Images(
+            ImageSide(
                 given.images(f"{which}images", (channels, side, side)),
                 given.labels(f"{which}labels", f"{which}images", classes),
                 given.conditions(f"{which}conditions", f"{which}images", conditions),
@@ -164,11 +164,11 @@ class _Given:
         return tensors
 
 
-def images_of(config: Config) -> tuple[Images, Images]:
+def images_of(config: Config) -> tuple[ImageSide, ImageSide]:
     """The configuration's own data set, made once a process. Raises UserError."""
     data = config.data
     key = (code_of_data(data).identity, data.channels, config.resolution, data.classes, repr(data.conditions))
-    if key not in _made:
+    if data.source is None or key not in _made:
         _made.clear()
         _made[key] = load_images(
             code_of_data(data),
@@ -180,7 +180,7 @@ def images_of(config: Config) -> tuple[Images, Images]:
     return _made[key]
 
 
-_made: dict[Any, tuple[Images, Images]] = {}
+_made: dict[Any, tuple[ImageSide, ImageSide]] = {}
 
 
 class UserDataset:
@@ -197,7 +197,7 @@ class UserDataset:
         self.device, self.flip = device, config.data.flip
         self.device_draws: tuple[Asked, ...] = (Uniform(Purpose.FLIP, ()),) if self.flip == "random" else ()
         self.train, self.aside = (
-            Images(
+            ImageSide(
                 part.images.to(device),
                 part.labels.to(device),
                 {name: tensor.to(device) for name, tensor in part.conditions.items()},

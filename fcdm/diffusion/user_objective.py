@@ -25,9 +25,10 @@ def own_objective(config: DiffusionConfig) -> Objective:
     """What `diffusion.target` gives, made once. Raises UserError: it cannot be built, or lacks something."""
     assert config.target is not None
     code = UserCode(OBJECTIVE, config.target, config.options, config.source)
-    if (code.identity, config.learn_sigma) not in _built:
-        _built[code.identity, config.learn_sigma] = _looked_over(code, build(code, {"learn_sigma": config.learn_sigma}))
-    return _built[code.identity, config.learn_sigma]
+    key = code.identity, config.learn_sigma
+    if code.source is None or key not in _built:
+        _built[key] = _looked_over(code, build(code, {"learn_sigma": config.learn_sigma}))
+    return _built[key]
 
 
 _built: dict[tuple[str, bool], Objective] = {}

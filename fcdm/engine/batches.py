@@ -15,8 +15,8 @@ from torch import Tensor
 from fcdm.config.schema import Config
 from fcdm.data.dataset import Dataset
 from fcdm.diffusion.objective import Objective
-from fcdm.engine.conditions import Conditions, of_batch
 from fcdm.engine.distributed import work_for
+from fcdm.engine.model_conditions import Conditions, of_batch
 from fcdm.randomness import Asked, Draws, Normal, Purpose, Uniform
 
 

@@ -23,10 +23,10 @@ from fcdm.config.schema import Config
 from fcdm.data.dataset import Dataset
 from fcdm.diffusion import make_objective
 from fcdm.diffusion.process import split_output
-from fcdm.engine.conditions import of_heldout
 from fcdm.engine.draw_and_measure import draw_for_all, save_all
 from fcdm.engine.environment import autocast_of_many_calls
 from fcdm.engine.image_grid import COLUMNS, tile
+from fcdm.engine.model_conditions import of_heldout
 from fcdm.engine.sampler import Sampler
 from fcdm.engine.stop import Interrupted, Stopped
 from fcdm.engine.streamed_metrics import open_measure

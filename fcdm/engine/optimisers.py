@@ -61,7 +61,7 @@ def packed(optimiser: Optimizer, model: nn.Module, own: bool) -> tuple[dict[str,
     """
     tensors: dict[str, Tensor] = {}
     if own:
-        return tensors, {STATE: _pack(optimiser.state_dict(), STATE, tensors)}
+        return tensors, {STATE: pack(optimiser.state_dict(), STATE, tensors)}
     for name, parameter in model.named_parameters():
         for moment in MOMENTS:
             if parameter in optimiser.state:
@@ -79,7 +79,7 @@ def restore(
 ) -> None:
     """Put the state of a checkpoint of `step` into an optimiser that was made anew."""
     if own:
-        _load(optimiser, _unpacked(extra[STATE], tensors))
+        _load(optimiser, unpacked(extra[STATE], tensors))
         return
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:  # a user's model may keep some weights as they are
@@ -89,11 +89,13 @@ def restore(
             }
 
 
-def _pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+def pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     """Nested plain values and tensors as JSON, the tensors by name; floats by their bits."""
     if isinstance(value, Tensor):
         if value.dtype not in STORED or value.layout != torch.strided:
             raise UserError(f"the optimiser's {name} is a {value.dtype} tensor that a checkpoint cannot hold")
+        while name in tensors:  # {"a": {"b": ...}, "a.b": ...}
+            name += "_"
         tensors[name] = value.detach()
         return {"tensor": name}
     if value is None or type(value) in (bool, int, str):
@@ -101,27 +103,28 @@ def _pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     if type(value) is float:
         return {"float": value.hex()}
     if type(value) in (list, tuple):
-        parts = [_pack(part, f"{name}.{at}", tensors) for at, part in enumerate(value)]
+        parts = [pack(part, f"{name}.{at}", tensors) for at, part in enumerate(value)]
         return {type(value).__name__: parts}
     if isinstance(value, Mapping) and all(type(key) in (int, str) for key in value):
-        return {"dict": [[key, _pack(part, f"{name}.{key}", tensors)] for key, part in value.items()]}
+        return {"dict": [[key, pack(part, f"{name}.{key}", tensors)] for key, part in value.items()]}
     raise UserError(
         f"the optimiser's {name} is a {type(value).__name__}, which a checkpoint cannot hold: tensors, numbers, texts, "
         "lists, tuples and dictionaries can be"
     )
 
 
-def _unpacked(content: Any, tensors: Mapping[str, Tensor]) -> Any:
+def unpacked(content: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """What `pack` was given."""
     ((kind, value),) = content.items()
     if kind == "tensor":
         return tensors[value].clone()
     if kind == "float":
         return float.fromhex(value)
     if kind in ("list", "tuple"):
-        parts = [_unpacked(part, tensors) for part in value]
+        parts = [unpacked(part, tensors) for part in value]
         return tuple(parts) if kind == "tuple" else parts
     if kind == "dict":
-        return {key: _unpacked(part, tensors) for key, part in value}
+        return {key: unpacked(part, tensors) for key, part in value}
     return value
 
 

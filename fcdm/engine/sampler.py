@@ -14,9 +14,9 @@ from fcdm.diffusion import make_objective
 from fcdm.diffusion.guidance import Guided
 from fcdm.diffusion.objective import Sampling
 from fcdm.diffusion.user_objective import unknown_sampler
-from fcdm.engine.conditions import of_samples
 from fcdm.engine.environment import autocast_of_many_calls, compiled, explaining
 from fcdm.engine.load_model import weaker_model
+from fcdm.engine.model_conditions import of_samples
 from fcdm.errors import UserError
 from fcdm.metrics.rounding import to_uint8
 from fcdm.randomness import Draws, Normal, Purpose, integers, normal

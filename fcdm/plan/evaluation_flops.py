@@ -117,7 +117,9 @@ def features_macs(config: Config) -> int:
     samples, features = config.evaluation.samples, config.evaluation.features
     if features == "inception":
         return samples * inception_macs()
-    return 0 if features == "pixels" else (samples + DIGITS_TRAIN + DIGITS_HELDOUT) * digits_cnn_macs()
+    if features == "pixels" or "." in features:  # of a user's own nothing is known
+        return 0
+    return (samples + DIGITS_TRAIN + DIGITS_HELDOUT) * digits_cnn_macs()
 
 
 def weak_macs(config: Config) -> int:

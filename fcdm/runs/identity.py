@@ -16,9 +16,18 @@ from typing import Any
 
 from fcdm.config.check import walk
 from fcdm.config.schema import SCIENCE_KEYS, Config
+from fcdm.config.user_code import MODEL, SCIENCE
 from fcdm.errors import UserError
 
 SCHEMA_VERSION = 1
+
+OF_OWN_CODE: dict[str, Any] = {
+    "data.conditions": {},
+    **{f"{kind.section}.target": None for kind in SCIENCE if kind is not MODEL},
+    **{f"{kind.section}.options": {} for kind in SCIENCE if kind is not MODEL},
+    **{f"{kind.section}.source": None for kind in SCIENCE if kind is not MODEL},
+}
+"""Of users' own data sets, objectives and optimisers: said of a run only where it has such."""
 
 # Dotted key -> the value with which it was introduced after schema version 1.
 INTRODUCED: dict[str, Any] = {
@@ -29,10 +38,7 @@ INTRODUCED: dict[str, Any] = {
     "model.feed_forward": False,
     "init_from": None,
     "init_from_weights": "ema",
-    **{f"{section}.target": None for section in ("data", "diffusion", "optimiser")},
-    **{f"{section}.options": {} for section in ("data", "diffusion", "optimiser")},
-    "data.conditions": {},
-    **{f"{section}.source": None for section in ("data", "diffusion", "optimiser")},
+    **OF_OWN_CODE,
 }
 
 # In the config for people and for finding things, but not what a run is: the same bytes under another

@@ -75,7 +75,8 @@ def check_source(codes: Iterable[UserCode], run: Path) -> None:
     for code in codes:
         now = sources[code.target]
         if now.sha256 != code.source:
-            kept = {name: digest for name, digest in _kept(run).items() if name in digests or len(codes) == 1}
+            tops = {name.split("/")[0] for name in digests}  # the run may keep files of other code beside
+            kept = {name: digest for name, digest in _kept(run).items() if name.split("/")[0] in tops}
             raise UserError(
                 f"{run.name}: the code of {code} has changed since this was asked for: "
                 f"{changed_files(kept, digests) or now.file}. Put it back (a copy is in {run / SOURCE}), or give the "

@@ -34,7 +34,7 @@ from fcdm.runs.formats import (
     scalars_in,
     segment_of,
 )
-from fcdm.runs.identity import flatten
+from fcdm.runs.identity import OF_OWN_CODE, flatten
 from fcdm.runs.run_paths import RUN_FILE, evaluation_files, folders_of_runs
 
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster where libyaml is there
@@ -85,6 +85,7 @@ class RunView:
         return {
             key: HIDDEN if is_secret(key, value) else redacted(str(value))
             for key, value in flatten(self.config).items()
+            if not (key in OF_OWN_CODE and OF_OWN_CODE[key] == value)  # as of runs before there was any
         }
 
     @cached_property

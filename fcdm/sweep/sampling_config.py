@@ -15,12 +15,13 @@ from typing import Any, TypeVar
 
 from hydra import initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from fcdm.config.check import check, config_from, unknown_key
 from fcdm.config.conditions import settle
 from fcdm.config.ema_profiles import power_length
 from fcdm.config.presets import preset_names
+from fcdm.config.said import Said
 from fcdm.config.schema import Config, EvaluationConfig
 from fcdm.config.user_code import FEATURES
 from fcdm.data.dataset import data_checksum
@@ -164,17 +165,14 @@ def run_config(run: Run, overrides: list[str]) -> Config:
         if key in OF_A_FILE or (key.startswith(("model.", "diffusion.", "data.")) and key not in RUNTIME):
             raise UserError(f"{key}: {run.name} is a run, which says that itself: leave {word} away")
     frozen = frozen_science(run.folder)
-    choices = []
-    if (name := frozen["model"]["name"]) in preset_names():
-        choices.append(f"model={name}")
-    # All data but the bundled digits are latents, whatever they are called.
-    bundled = frozen["data"]["name"] == "digits"
-    choices.append("data=digits" if bundled else "data=imagenet")
-    if bundled:
+    if frozen["data"]["name"] == "digits":
         frozen["data"]["path"] = None  # earlier versions took one, and trained on the digits
-    choices.append(f"objective={frozen['diffusion'].get('objective', 'ddpm')}")
-    words = [*choices, *overrides]
-    composed, said = _composing(words, lambda composer, choice: (composer.composed(choice), composer.said(choice)))
+
+    def made(composer: Composer, choice: list[str]) -> tuple[DictConfig, Said]:
+        words = [*_choices(frozen, composer), *choice]
+        return composer.composed(words), composer.said(words)
+
+    composed, said = _composing(overrides, made)
     with open_dict(composed):  # what other values are made of, such as evaluation.decoder
         for key in ("data", "resolution"):
             OmegaConf.update(composed, key, frozen[key], merge=True)
@@ -193,6 +191,22 @@ def run_config(run: Run, overrides: list[str]) -> Config:
     check(config)
     refuse_idle(config, said)
     return _with_weak(_with_snapshots(with_sources(config, (FEATURES,)), run))
+
+
+def _choices(frozen: dict[str, Any], composer: Composer) -> list[str]:
+    """The presets that a run's frozen science is meant by: its model's, its objective's, its data's recipe."""
+    data, name = frozen["data"], frozen["model"]["name"]
+    model = [f"model={name}"] if name in preset_names() else []
+    if data["name"] == "digits":
+        recipe = ["data=digits"]
+    elif data["downsample"] == 1:
+        means_digits = not model or (composer.said(model).presets or {}).get("data.path") is None
+        recipe = ["data=pixels", f"recipe={'pixels' if means_digits else 'pixels_paper'}"]
+        if data.get("target") is not None:  # nothing is set aside for a classifier
+            recipe.append("evaluation.features=pixels")
+    else:
+        recipe = ["data=imagenet"]
+    return [*model, *recipe, f"objective={frozen['diffusion'].get('objective', 'ddpm')}"]
 
 
 def _file_config(weights: Weights, overrides: list[str]) -> Config:

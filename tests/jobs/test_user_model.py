@@ -1,4 +1,4 @@
-"""A user's own model: docs/your_model.md as it stands, what makes a run another, and one line for whatever is wrong."""
+"""A user's own model: docs/bring_your_own.md as it stands, what makes a run another, one line for whatever is wrong."""
 
 from __future__ import annotations
 
@@ -31,23 +31,14 @@ from fcdm.runs.identity import run_id, science
 from fcdm.runs.kept_source import source_of, with_sources
 from fcdm.runs.trials import custom_cost
 from tests.support.commands import TINY, Command, composed, evaluations, values, weights
+from tests.support.own_page import FILES, MODULE, commands, imports_from, write_page
 from tests.support.slurm_lab import starts
-from tests.support.user_model_page import MODULE, block, write_page
 
 
 @pytest.fixture(autouse=True)
 def imports_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """Each test has its own working directory to import from, and no cache of what others counted."""
-    modules, path = set(sys.modules), list(sys.path)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    source_of.cache_clear()
-    yield
-    sys.path[:] = path
-    for name in set(sys.modules) - modules:
-        if str(getattr(sys.modules[name], "__file__", "")).startswith(str(tmp_path)):
-            del sys.modules[name]
+    with imports_from(tmp_path, monkeypatch):
+        yield
 
 
 # --- the page -----------------------------------------------------------------------------------------------------
@@ -60,8 +51,8 @@ def test_the_page_runs_as_it_stands(fcdm: Command, tmp_path: Path) -> None:
     write_page(tmp_path)
     runs = tmp_path / "runs"
     said = {}
-    for line in block("bash").splitlines():
-        python, dash_m, module, *words = line.split()
+    for line in commands("A model"):
+        python, dash_m, module, *words = line
         assert (python, dash_m) == ("python", "-m")
         small = [word if not word.startswith("steps=") else "steps=3" for word in words]
         before = sorted(runs.rglob("*"))
@@ -520,4 +511,5 @@ def test_the_trial_leaves_no_trace_in_the_working_directory(tmp_path: Path) -> N
     write_page(tmp_path)
     shutil.rmtree(tmp_path / "home", ignore_errors=True)
     measure(Question(CustomConfig(name="x", target="my_unet.MyUNet"), 1, 8, 10, True))
-    assert {path.name for path in tmp_path.iterdir()} <= {"my_unet.py", "model", "__pycache__", ".hypothesis"}
+    written = {name.partition("/")[0] for name in FILES}
+    assert {path.name for path in tmp_path.iterdir()} <= {*written, "__pycache__", ".hypothesis"}

@@ -16,8 +16,8 @@ import pytest
 from fcdm.jobs.job import EVALUATE
 from tests.support import slurm_lab as lab
 from tests.support.commands import only_run, values, weights
+from tests.support.own_page import write_page
 from tests.support.slurm_lab import BUDGETS, SMALL, STUDY, Lab, assert_undisturbed, starts
-from tests.support.user_model_page import write_page
 from tools.devcluster.cluster import DevCluster
 
 pytestmark = [
