@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.support.commands import environment, evaluations, only_run, values, weights
-from tests.support.tiny_pixels import idx_folder, image_folder, parquet_folder
+from tests.support.pixel_data import idx_folder, image_folder, parquet_folder
 
 pytestmark = pytest.mark.slow
 

@@ -12,8 +12,8 @@ import pytest
 from fcdm.data.image_sources import open_source
 from fcdm.data.own_split import open_with_test
 from fcdm.errors import UserError
+from tests.support.pixel_data import idx_bytes, idx_folder, pictures
 from tests.support.tiny_images import encoded
-from tests.support.tiny_pixels import idx_bytes, idx_folder, pictures
 
 
 @pytest.mark.parametrize("packed", [True, False])

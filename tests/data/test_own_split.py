@@ -10,8 +10,8 @@ import pytest
 from fcdm.data.image_sources import open_source
 from fcdm.data.own_split import open_with_test
 from fcdm.errors import UserError
+from tests.support.pixel_data import CLASSES, image_folder, parquet_folder, pictures
 from tests.support.tiny_images import encoded
-from tests.support.tiny_pixels import CLASSES, image_folder, parquet_folder, pictures
 
 
 def test_cifars_parquet_files(tmp_path: Path) -> None:

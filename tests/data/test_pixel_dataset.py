@@ -21,7 +21,7 @@ from fcdm.engine.batches import Batch, BatchSource
 from fcdm.errors import UserError
 from fcdm.randomness import Purpose, uniform
 from tests.support.commands import composed
-from tests.support.tiny_pixels import pixel_store
+from tests.support.pixel_data import pixel_store
 
 CPU = torch.device("cpu")
 TRAINED = 28

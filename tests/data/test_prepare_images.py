@@ -28,8 +28,8 @@ from tests.data.test_prepare import KILLED, contents, one_line
 from tests.support.commands import Command, environment, ranks_of
 from tests.support.full_disk import SmallDisk
 from tests.support.nobody import as_nobody
+from tests.support.pixel_data import CLASSES, idx_folder, image_folder, parquet_folder, pictures
 from tests.support.tiny_images import bad_images, encoded, make_folder, picture
-from tests.support.tiny_pixels import CLASSES, idx_folder, image_folder, parquet_folder, pictures
 
 
 def prepare(images: Path, out: Path, *more: str, resolution: int = 8) -> int:

@@ -16,7 +16,7 @@ from fcdm.jobs.make_jobs import make_jobs
 from fcdm.runs.identity import readable_name
 from tests.cost.test_cost import counted
 from tests.support.commands import Command, composed
-from tests.support.tiny_pixels import pixel_store
+from tests.support.pixel_data import pixel_store
 from tests.support.tiny_store import tiny_store
 
 
