@@ -1,0 +1,61 @@
+"""docs/data.md: its three studies, each command as it stands there but for the size."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.support.commands import ROOT, environment
+from tests.support.pixel_data import idx_folder, parquet_folder
+from tests.support.tiny_images import make_folder
+
+TEXT = (ROOT / "docs/data.md").read_text().partition("## In three commands")[2].partition("\n## ")[0]
+BLOCKS = [
+    [shlex.split(line) for line in block.splitlines()] for block in re.findall(r"```bash\n(.*?)```", TEXT, re.DOTALL)
+]
+TINY = "steps=2 batch_size=8 evaluation.samples=12 evaluation.sampling_steps=2 evaluation.batch_size=6 mlflow_uri=off"
+
+
+def test_a_folder_parquet_and_idx_files_are_there() -> None:
+    assert [block[0][4] for block in BLOCKS] == ["images=photos", "images=cifar10", "images=fashion-mnist"]
+    for block in BLOCKS:
+        assert [words[:3] for words in block] == [
+            ["python", "-m", name] for name in ("fcdm.prepare", "fcdm.train", "analysis.report")
+        ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("block", "source"),
+    [
+        (0, lambda folder: make_folder(folder / "photos", 80)),
+        (1, lambda folder: parquet_folder(folder / "cifar10", 120, 30)),
+        (2, lambda folder: idx_folder(folder / "fashion-mnist", 120, 30, side=28)),
+    ],
+    ids=["photos", "cifar10", "fashion-mnist"],
+)
+def test_its_commands_go_from_nothing_to_a_report(block: int, source: Callable[[Path], Path], tmp_path: Path) -> None:
+    """A folder of odd formats, CIFAR's parquet and MNIST's files: the store, a study in two spaces, its page."""
+    source(tmp_path)
+    for words in BLOCKS[block]:
+        more = TINY.split() if "fcdm.train" in words else []
+        done = subprocess.run(
+            [sys.executable, *words[1:], *more],
+            cwd=tmp_path,
+            env=environment(PYTHONPATH=str(ROOT)),
+            capture_output=True,
+            text=True,
+            timeout=400,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    (page,) = (tmp_path / "reports").glob("*.html")
+    assert page.stat().st_size > 10_000
+    protocols = {path.name.partition("-")[2] for path in tmp_path.glob("runs/*/evaluations/step-*.json")}
+    assert len(protocols) >= 2, "two spaces of features"
