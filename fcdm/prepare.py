@@ -72,8 +72,9 @@ def _add_images(add: Callable[..., argparse.ArgumentParser]) -> None:
         help="images of any layout -> a store of their pixels to train on",
         description="A folder of images (in class folders, with a file of labels, or without labels), a HF datasets "
         "copy (parquet or arrow files), an .npz or .npy, or IDX files -> a store of square 8-bit images, grey or RGB, "
-        "cut as ADM cuts them. A test split of the source's own is held out, else a tenth of each class; some images "
-        "are set aside for networks that evaluate (`fcdm.prepare features`), and no generator sees them.",
+        "cut as ADM cuts them. A test split of the source's own is held out, else a tenth of each class (up to a fifth "
+        "of few images); some images are set aside for networks that evaluate (`fcdm.prepare features`), and no "
+        "generator sees them.",
         epilog=IMAGES_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -96,7 +97,9 @@ def _add_images(add: Callable[..., argparse.ArgumentParser]) -> None:
         help="what to do about images smaller than the resolution (default: refuse)",
     )
     option(
-        "--heldout", type=float, help="fraction of each class never trained on (default: its own test split, else 0.1)"
+        "--heldout",
+        type=float,
+        help="fraction of each class never trained on (default: its own test split, else 0.1 to 0.2)",
     )
     option("--aside", type=float, help="fraction of the rest for networks that evaluate (default: 0.1 to 0.25)")
     _add_work(option)

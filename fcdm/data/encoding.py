@@ -72,7 +72,8 @@ class StoreRequest:
     workers: int | None = None
     """Threads that read and crop; null: this process's share of the cores, at most 16."""
     heldout: float | None = 0.01
-    """Fraction of each class; null: the source's own test split, or a tenth where it has none."""
+    """Fraction of each class; null: the source's own test split, or by the rule of `prepare_store` where it has none.
+    """
     aside: float | None = 0.0
     """Fraction of the rest, of each class, for networks that evaluate; null: by the rule of `prepare_store`."""
     shard_images: int = 4096

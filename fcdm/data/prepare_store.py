@@ -28,10 +28,11 @@ from fcdm.runs.run_lock import Holder, claim
 
 LOOKED = 64
 """So many images, all over the source, say whether it is grey, and large enough."""
-HELDOUT = 0.1
-"""Of a source without a test split of its own: the fraction of pixels that is held out."""
-ASIDE, ASIDE_MOST, ENOUGH = 0.1, 0.25, 2000
-"""Set aside is this fraction of each class, or what gives `ENOUGH` images, up to the second fraction."""
+HELDOUT = 0.1, 0.2, 200
+"""Of a source without a test split of its own, this fraction of each class is held out; where that is less than so many
+images in all, what gives them, up to the second fraction."""
+ASIDE = 0.1, 0.25, 2000
+"""The same of what is set aside, of the others."""
 
 
 def prepare_store(request: StoreRequest, group: Group, shown: ImageProgress) -> Path:
@@ -114,15 +115,18 @@ def plan_of(request: StoreRequest) -> StorePlan:
     source = (open_with_test if request.heldout is None else open_source)(request.images, *of_source)
     channels = _looked_at(source, request)
     content = Pixels(request.resolution, channels, request.channels == 1, request.pad, request.smaller == "upscale")
-    heldout = HELDOUT if request.heldout is None and source.test is None else request.heldout
-    aside = _aside(source, heldout) if request.aside is None else request.aside
+    heldout, aside = request.heldout, request.aside
+    if heldout is None and source.test is None:
+        heldout = _fraction(len(source), *HELDOUT)
+    if aside is None:
+        held = int(source.test.sum()) if heldout is None and source.test is not None else (heldout or 0) * len(source)
+        aside = _fraction(len(source) - held, *ASIDE)
     return StorePlan(content, request.shard_images, heldout, aside, source)
 
 
-def _aside(source: ImageSource, heldout: float | None) -> float:
-    """The fraction that is set aside where nobody says one."""
-    held = int(source.test.sum()) if source.test is not None else (heldout or 0) * len(source)
-    return round(min(ASIDE_MOST, max(ASIDE, ENOUGH / max(1, len(source) - held))), 4)
+def _fraction(images: float, least: float, most: float, enough: int) -> float:
+    """Of so many images, where nobody says one."""
+    return round(min(most, max(least, enough / max(1, images))), 4)
 
 
 def _latents(request: StoreRequest, name: str) -> Latents:

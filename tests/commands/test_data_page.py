@@ -10,16 +10,29 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.support.commands import ROOT, environment
 from tests.support.pixel_data import idx_folder, parquet_folder
-from tests.support.tiny_images import make_folder
+from tests.support.tiny_images import encoded, odd_images, picture
 
 TEXT = (ROOT / "docs/data.md").read_text().partition("## In three commands")[2].partition("\n## ")[0]
 BLOCKS = [
     [shlex.split(line) for line in block.splitlines()] for block in re.findall(r"```bash\n(.*?)```", TEXT, re.DOTALL)
 ]
 TINY = "steps=2 batch_size=8 evaluation.samples=12 evaluation.sampling_steps=2 evaluation.batch_size=6 mlflow_uri=off"
+
+
+def photos(folder: Path) -> Path:
+    """250 pictures of odd formats, sizes and modes, without labels."""
+    folder.mkdir()
+    odd = odd_images()
+    for name, data in odd.items():
+        (folder / name).write_bytes(data)
+    for number in range(250 - len(odd)):
+        size = (64 + number % 40, 64 + number % 9)
+        (folder / f"{number:03d}.png").write_bytes(encoded(Image.fromarray(picture(number, *size)), "PNG"))
+    return folder
 
 
 def test_a_folder_parquet_and_idx_files_are_there() -> None:
@@ -34,9 +47,9 @@ def test_a_folder_parquet_and_idx_files_are_there() -> None:
 @pytest.mark.parametrize(
     ("block", "source"),
     [
-        (0, lambda folder: make_folder(folder / "photos", 80)),
-        (1, lambda folder: parquet_folder(folder / "cifar10", 120, 30)),
-        (2, lambda folder: idx_folder(folder / "fashion-mnist", 120, 30, side=28)),
+        (0, lambda folder: photos(folder / "photos")),
+        (1, lambda folder: parquet_folder(folder / "cifar10", 240, 48)),
+        (2, lambda folder: idx_folder(folder / "fashion-mnist", 240, 48, side=28)),
     ],
     ids=["photos", "cifar10", "fashion-mnist"],
 )

@@ -12,7 +12,7 @@ import pytest
 from fcdm.data.image_sources import open_source
 from fcdm.data.own_split import open_with_test
 from fcdm.errors import UserError
-from tests.support.pixel_data import idx_bytes, idx_folder, pictures
+from tests.support.pixel_data import idx_bytes, idx_folder, of_classes, pictures
 from tests.support.tiny_images import encoded
 
 
@@ -24,7 +24,8 @@ def test_a_folder_of_the_four_files(packed: bool, tmp_path: Path) -> None:
     assert found.test is not None
     assert found.test.tolist() == [False] * 7 + [True] * 5
     assert found.labels.tolist() == [0, 1, 2, 0, 1, 2, 0, 0, 1, 2, 0, 1]
-    want = np.concatenate([pictures(7, 8, grey=True), pictures(5, 8, 1000, grey=True)])[..., None]
+    parts = [of_classes(pictures(7, 8, grey=True)), of_classes(pictures(5, 8, 1000, grey=True))]
+    want = np.concatenate(parts)[..., None]
     assert np.array_equal(np.stack([np.asarray(found.read(number)) for number in range(12)]), want)
     assert "its own test split is held out: 5 images" in found.notes
     assert not any("left out" in note for note in found.notes)

@@ -28,7 +28,7 @@ from tests.data.test_prepare import KILLED, contents, one_line
 from tests.support.commands import Command, environment, ranks_of
 from tests.support.full_disk import SmallDisk
 from tests.support.nobody import as_nobody
-from tests.support.pixel_data import CLASSES, idx_folder, image_folder, parquet_folder, pictures
+from tests.support.pixel_data import CLASSES, idx_folder, image_folder, of_classes, parquet_folder, pictures
 from tests.support.tiny_images import bad_images, encoded, make_folder, picture
 
 
@@ -64,7 +64,7 @@ def test_the_command_line(fcdm: Command, images: Path, whole: Path, tmp_path: Pa
     done = fcdm("images", "--images", "my.photos", "--resolution", "8", "--shard", "8", module="fcdm.prepare")
     assert (done.returncode, done.stderr) == (0, "")
     assert "40 images of 3 classes in my.photos, at 8 pixels" in done.stdout
-    assert "held out: 0.1 of each class; set aside for networks that evaluate: 0.25 of each class" in done.stdout
+    assert "held out: 0.2 of each class; set aside for networks that evaluate: 0.25 of each class" in done.stdout
     assert "data/my.photos-8: 7.68 kB in 5 shards (RGB, 8 bits: 0.192 kB an image)" in done.stdout
     assert contents(tmp_path / "data/my.photos-8") == contents(whole), "wherever it lies"
     assert manifest_checksum(tmp_path / "data/my.photos-8") == manifest_checksum(whole)
@@ -81,8 +81,8 @@ def test_what_is_in_the_store_is_adms_crop_and_a_split_in_three(images: Path, wh
     assert [CLASSES[label] for label in store.labels] == [name.split("/")[0] for name in names]
     parts = (store.train_indices, store.heldout_indices, store.aside_indices)
     assert sorted(np.concatenate(parts).tolist()) == list(range(40)), "each image is in one part"
-    assert [len(part) for part in parts] == [28, 3, 9]
-    assert store.manifest.aside == 9
+    assert [len(part) for part in parts] == [24, 9, 7]
+    assert store.manifest.aside == 7
     for part in parts:
         assert set(store.labels[part]) == {0, 1, 2}
     for wrong in ([40], [-1]):
@@ -100,7 +100,7 @@ def test_golden_manifest(tmp_path: Path) -> None:
         "aside", "channels", "class_counts", "classes", "files", "format", "heldout", "images", "kind", "pad",
         "resolution", "shard_images", "shards", "side", "source",
     ]  # fmt: skip
-    assert manifest_checksum(tmp_path / "store") == "b2a0578e0de0b45827b65ecb53f238897bee1888876b0be9f983a6007c2e3d21"
+    assert manifest_checksum(tmp_path / "store") == "80f8a2db82dae34f3e0d1f79f7b9848782d726cde9c90e3ffafd507c6e4264e1"
 
 
 def test_images_that_fit_are_the_same_whatever_was_asked_for_others(images: Path, whole: Path, tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_padding_is_part_of_the_id_and_averages_blocks(tmp_path: Path) -> None:
     store = PixelStore(tmp_path / "padded")
     assert store.row_shape == (1, 4, 4)
     whole = np.zeros((8, 8))
-    whole[1:7, 1:7] = pictures(1, 6, grey=True)[0]
+    whole[1:7, 1:7] = of_classes(pictures(1, 6, grey=True))[0]
     blocks = whole.reshape(4, 2, 4, 2).mean((1, 3))
     assert np.abs(store.read(np.array([0]))[0, 0] - blocks).max() <= 0.5 + 1e-9
     assert len(store.heldout_indices) == 6
@@ -209,11 +209,11 @@ def test_a_class_of_two_images_and_classes_of_few(tmp_path: Path) -> None:
     np.savez(tmp_path / "all.npz", arr_0=np.zeros((len(labels), 4, 4), np.uint8), arr_1=labels)
     assert prepare(tmp_path / "all.npz", tmp_path / "store", resolution=4) == 0
     store = PixelStore(tmp_path / "store")
-    assert len(store.heldout_indices) == 93
+    assert len(store.heldout_indices) == 186
     assert store.manifest.class_counts[1] == 2
     counts = Counter(store.labels[store.heldout_indices].tolist())
-    assert counts[0] == 3
-    assert np.isclose(len(store.aside_indices), 0.25 * (len(labels) - 93), atol=2)
+    assert counts[0] == 6
+    assert np.isclose(len(store.aside_indices), 0.25 * (len(labels) - 186), atol=2)
 
 
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=80), st.floats(0, 0.9), st.floats(0, 0.9), st.booleans())
