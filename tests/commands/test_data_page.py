@@ -23,6 +23,22 @@ BLOCKS = [
 TINY = "steps=2 batch_size=8 evaluation.samples=12 evaluation.sampling_steps=2 evaluation.batch_size=6 mlflow_uri=off"
 
 
+QUICK = "import sys, fcdm.features.train_classifier as t; t.STEPS = 60; from fcdm.prepare import main; sys.exit(main())"
+
+
+def run(folder: Path, *words: str) -> None:
+    done = subprocess.run(
+        [sys.executable, *words],
+        cwd=folder,
+        env=environment(PYTHONPATH=str(ROOT)),
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def photos(folder: Path) -> Path:
     """250 pictures of odd formats, sizes and modes, without labels."""
     folder.mkdir()
@@ -56,18 +72,14 @@ def test_a_folder_parquet_and_idx_files_are_there() -> None:
 def test_its_commands_go_from_nothing_to_a_report(block: int, source: Callable[[Path], Path], tmp_path: Path) -> None:
     """A folder of odd formats, CIFAR's parquet and MNIST's files: the store, a study in two spaces, its page."""
     source(tmp_path)
-    for words in BLOCKS[block]:
-        more = TINY.split() if "fcdm.train" in words else []
-        done = subprocess.run(
-            [sys.executable, *words[1:], *more],
-            cwd=tmp_path,
-            env=environment(PYTHONPATH=str(ROOT)),
-            capture_output=True,
-            text=True,
-            timeout=400,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
+    store, study, report = (words[1:] for words in BLOCKS[block])
+    run(tmp_path, *store)
+    (folder,) = (tmp_path / "data").iterdir()
+    assert f"data.path=data/{folder.name}" in study
+    # What the study's command would do first, in fewer steps.
+    run(tmp_path, "-c", QUICK, "features", f"data.path={folder}")
+    run(tmp_path, *study, *TINY.split())
+    run(tmp_path, *report)
     (page,) = (tmp_path / "reports").glob("*.html")
     assert page.stat().st_size > 10_000
     protocols = {path.name.partition("-")[2] for path in tmp_path.glob("runs/*/evaluations/step-*.json")}
