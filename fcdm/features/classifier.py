@@ -94,6 +94,13 @@ def open_classifier(files: ClassifierFiles, device: str | torch.device = "cpu") 
     return extractors[-1]
 
 
+def random_classifier(channels: int, side: int, device: torch.device) -> Extractor:
+    """Of drawn weights, as fast as one that was trained."""
+    shape = channels, side, side
+    second = _extractor(StoreClassifier(channels, side, 10), "random-second", shape, device, None)
+    return _extractor(StoreClassifier(channels, side, 10), "random", shape, device, second)
+
+
 def _extractor(
     network: StoreClassifier, identity: str, shape: tuple[int, ...], device: torch.device, second: Extractor | None
 ) -> Extractor:
