@@ -164,8 +164,10 @@ def _evaluate_run(run: Run, configs: list[Any]) -> None:
     """As a job of its own does it: the claim, the evaluation files and MLflow are those of `evaluation=job`."""
     from fcdm.jobs.job import EVALUATE, Job
     from fcdm.jobs.run_job import do_here
+    from fcdm.jobs.store_classifier import make_classifiers
     from fcdm.runs.protocol import Part
 
+    make_classifiers(configs)
     job = Job(run.id, run.folder, tuple(map(Part, configs)), work=EVALUATE)
     if job.left():
         _tell([(job.config, step) for step in job.left()])

@@ -28,6 +28,7 @@ from fcdm.features import extractor_id
 from fcdm.features.find_reference import is_statistics, reference_identity
 from fcdm.features.reference import Reference, read_reference
 from fcdm.features.sample_statistics import KEEP, check_resolution
+from fcdm.features.space import compared_with
 from fcdm.images.image_stream import Images
 from fcdm.images.listing import content_sha256
 from fcdm.images.look import LOOKED, is_grey, notes_on
@@ -69,6 +70,8 @@ class _Asked:
 
     def __init__(self, weights: Weights, config: Config) -> None:
         self.config = config
+        if compared_with(config) == "store":  # in the protocol then
+            config.data.checksum = data_checksum(config.data, config.resolution)
         protocol = protocol_of(config)
         self.has_data = config.data.downsample == 1 or bool(config.data.path and Path(config.data.path).exists())
         if self.has_data:

@@ -47,9 +47,19 @@ class StoreClassifier(nn.Module):
         )
         self.hidden = nn.Linear(wide * 4 * 4, FEATURES)
         self.head = nn.Linear(FEATURES, classes)
+        self.size: Tensor
+        self.register_buffer("size", torch.ones(()))
+        """Root mean square of what `hidden` gives for the images that were learned from."""
 
     def features(self, x: Tensor) -> Tensor:
-        """(n, 64): what distances are taken over."""
+        """(n, 64): what distances are taken over, of about size 1, for which the kernel distance is made."""
+        return self._hidden(x) / self.size
+
+    def measure_size(self, x: Tensor) -> None:
+        """Of these images, once it is trained."""
+        self.size = self._hidden(x).square().mean().sqrt()
+
+    def _hidden(self, x: Tensor) -> Tensor:
         for convolution, norm in zip((self.first, *self.rest), self.norms, strict=True):
             x = F.gelu(norm(convolution(x)))
         x = F.adaptive_avg_pool2d(x, 4)
@@ -57,7 +67,7 @@ class StoreClassifier(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (n, classes)."""
-        logits: Tensor = self.head(self.features(x))
+        logits: Tensor = self.head(self._hidden(x))
         return logits
 
 
@@ -82,6 +92,13 @@ def open_classifier(files: ClassifierFiles, device: str | torch.device = "cpu") 
         identity = files.id + ("-second" if number else "")
         extractors.append(_extractor(network, identity, shape, torch.device(device), second))
     return extractors[-1]
+
+
+def random_classifier(channels: int, side: int, device: torch.device) -> Extractor:
+    """Of drawn weights, as fast as one that was trained."""
+    shape = channels, side, side
+    second = _extractor(StoreClassifier(channels, side, 10), "random-second", shape, device, None)
+    return _extractor(StoreClassifier(channels, side, 10), "random", shape, device, second)
 
 
 def _extractor(

@@ -80,18 +80,31 @@ def resize_by_pil(images: Tensor) -> Tensor:
     return torch.stack(resized).float() if resized else torch.empty(0, images.shape[1], SIDE, SIDE)
 
 
+def random_dinov2() -> nn.Module:
+    """A large one of drawn weights, as fast as the published one. UserError where transformers is missing."""
+    library = _transformers()
+    values = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16}
+    network: nn.Module = library.Dinov2Model(library.Dinov2Config(**values, image_size=SIDE, patch_size=14))
+    return network.eval().requires_grad_(False)
+
+
+def _transformers() -> Any:
+    try:
+        found: Any = import_module("transformers")
+        _ = found.Dinov2Model
+    except ImportError as error:
+        raise UserError(
+            f"evaluation.features=dinov2 needs transformers ({error}): pip install 'fcdm[dinov2]'"
+        ) from None
+    return found
+
+
 def load_dinov2(files: Dinov2Files) -> nn.Module:
     """The network with these weights and its positions at 224 pixels: float32 on the CPU, in eval mode, frozen.
 
     UserError where transformers is missing, and for weights of another network or damaged ones.
     """
-    try:
-        transformers: Any = import_module("transformers")
-        model = transformers.Dinov2Model
-    except ImportError as error:
-        raise UserError(
-            f"evaluation.features=dinov2 needs transformers ({error}): pip install 'fcdm[dinov2]'"
-        ) from None
+    transformers = _transformers()
     log = transformers.utils.logging
     bars, verbosity = log.is_progress_bar_enabled(), log.get_verbosity()
     log.disable_progress_bar()
@@ -99,7 +112,7 @@ def load_dinov2(files: Dinov2Files) -> nn.Module:
     try:
         with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):  # missing weights would be drawn
             warnings.simplefilter("ignore")
-            network, found = model.from_pretrained(
+            network, found = transformers.Dinov2Model.from_pretrained(
                 files.folder, use_safetensors=True, local_files_only=True, output_loading_info=True, dtype=torch.float32
             )
     except Exception as error:  # whatever damaged bytes and configurations make of the library

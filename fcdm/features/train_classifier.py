@@ -118,7 +118,10 @@ def train_classifier(
             loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         progress((step + 1) * IMAGES_A_STEP)
-    return {key: value.detach().clone() for key, value in network.state_dict().items()}, _right(network.eval(), lesson)
+    network.eval()
+    with torch.no_grad():
+        network.measure_size(scaled(torch.from_numpy(lesson.images[: 2 * BATCH])))
+    return {key: value.detach().clone() for key, value in network.state_dict().items()}, _right(network, lesson)
 
 
 def has_learned(right: int, lesson: Lesson) -> bool:

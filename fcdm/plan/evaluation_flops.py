@@ -9,7 +9,10 @@ from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
+
 from fcdm.config.schema import Config
+from fcdm.data.manifest import HELDOUT
 from fcdm.errors import UserError
 from fcdm.runs.run_cost import run_cost
 from fcdm.runs.run_paths import run_facts
@@ -106,20 +109,62 @@ def decoding_macs(config: Config) -> int:
 
 def metrics_macs(config: Config, forward_macs: int) -> int:
     """MACs of one evaluation behind the sampler: features of the samples (the digits: of the real images too), and the
-    held-out loss where the data has held-out images."""
-    if config.evaluation.features == "inception":
-        return features_macs(config)
-    return features_macs(config) + HELDOUT_BINS * DIGITS_HELDOUT * forward_macs
+    held-out loss of data that is evaluated against itself."""
+    return features_macs(config) + HELDOUT_BINS * _heldout_images(config) * forward_macs
 
 
 def features_macs(config: Config) -> int:
-    """MACs of one evaluation's features: of the samples, and of the digits those of the real images too."""
-    samples, features = config.evaluation.samples, config.evaluation.features
+    """MACs of one evaluation's features: of the samples, and of the digits those of the real images too (those of a
+    store are made once)."""
+    images = config.evaluation.samples
+    if config.evaluation.features == "digits-cnn":
+        images += DIGITS_TRAIN + DIGITS_HELDOUT
+    return images * extractor_macs(config)
+
+
+def extractor_macs(config: Config) -> int:
+    """MACs of one image's features. Of a user's own extractor nothing is known: 0, as of pixels."""
+    features = config.evaluation.features
     if features == "inception":
-        return samples * inception_macs()
-    if features == "pixels" or "." in features:  # of a user's own nothing is known
+        return inception_macs()
+    if features.startswith("dinov2"):
+        return dinov2_macs()
+    if features == "classifier":
+        return 2 * classifier_macs(config.resolution, config.data.channels)
+    return digits_cnn_macs() if features == "digits-cnn" else 0
+
+
+def dinov2_macs(width: int = 1024, layers: int = 24, patch: int = 14, side: int = 224) -> int:
+    """MACs of one image through DINOv2: the large one, unless said otherwise."""
+    patches = (side // patch) ** 2
+    tokens = patches + 1
+    of_layer = 12 * tokens * width**2 + 2 * tokens**2 * width  # q, k, v, projection, MLP of 4; attention
+    return _conv(3, width, patch**2, patches) + layers * of_layer
+
+
+def classifier_macs(side: int, channels: int) -> int:
+    """MACs of one image through one of the two networks of `fcdm.features.classifier.StoreClassifier`."""
+    step = max(1, round(side / 16))
+    sides = [-(-side // step)]
+    for stride in (2, 1, 2, 1):
+        sides.append(-(-sides[-1] // stride))
+    widths = (32, 64, 64, 96, 96)
+    macs = _conv(channels, widths[0], (2 * step + 1) ** 2, sides[0] ** 2)
+    for (c_in, c_out), at in zip(pairwise(widths), sides[1:], strict=True):
+        macs += _conv(c_in, c_out, 9, at**2)
+    return macs + 96 * 16 * 64
+
+
+def _heldout_images(config: Config) -> int:
+    """Images of the held-out loss; 0 where it is small beside the sampling, of latents."""
+    if config.data.downsample > 1:
         return 0
-    return (samples + DIGITS_TRAIN + DIGITS_HELDOUT) * digits_cnn_macs()
+    if config.data.path is None:
+        return DIGITS_HELDOUT
+    try:
+        return int(np.load(Path(config.data.path) / HELDOUT, allow_pickle=False).sum())
+    except (OSError, ValueError):  # a store that is not here
+        return 0
 
 
 def weak_macs(config: Config) -> int:

@@ -19,7 +19,7 @@ from fcdm.engine.environment import deterministic, matmul_precision
 from fcdm.errors import UserError
 from fcdm.formatting import duration_text
 from fcdm.models import build_model
-from fcdm.plan.evaluation_flops import decoding_macs, digits_cnn_macs, inception_macs
+from fcdm.plan.evaluation_flops import decoding_macs, extractor_macs
 from fcdm.runs.benchmark_files import benchmark_like, benchmark_name
 from fcdm.runs.revision import code_revision
 from fcdm.runs.run_cost import run_cost
@@ -200,8 +200,7 @@ class ModelBenchmark:
         self.entry["sampling"] = [asdict(way) for way in found]
 
     def _features(self) -> None:
-        macs = inception_macs() if self.config.evaluation.features == "inception" else digits_cnn_macs()
-        found = measure_features(self.config, macs, self.device, self._evaluated, self._share())
+        found = measure_features(self.config, extractor_macs(self.config), self.device, self._evaluated, self._share())
         self.entry["features"] = asdict(found)
 
     def _decoding(self) -> None:

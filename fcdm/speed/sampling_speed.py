@@ -14,6 +14,8 @@ from fcdm.config.samplers import ADAPTIVE, CALLS_A_STEP
 from fcdm.config.schema import PRECISIONS, Config
 from fcdm.engine.environment import matmul_precision
 from fcdm.engine.sampler import Sampler
+from fcdm.features import Extractor
+from fcdm.features.space import asked_space
 from fcdm.plan.estimate import computed_in, evaluation_precision
 from fcdm.plan.evaluation_flops import vae_widths
 from fcdm.speed.stopwatch import free_memory, seconds_per_call
@@ -121,18 +123,28 @@ def measure_decoding(config: Config, macs: int, device: torch.device, images: in
 
 
 def measure_features(config: Config, macs: int, device: torch.device, images: int, limit_s: float) -> EvaluationSpeed:
-    """Features of 8-bit images by what the protocol asks for; Inception with weights that mean nothing."""
-    from fcdm.features import open_extractor
-    from fcdm.features.inception import Inception, inception_extractor
-
-    if config.evaluation.features == "inception":
-        extractor = inception_extractor(Inception().eval().requires_grad_(False), "random", device)
-    else:
-        extractor = open_extractor(config.evaluation.features, device)
+    """Features of 8-bit images by what the protocol asks for; networks with weights that mean nothing."""
     channels = config.data.channels if config.data.downsample == 1 else 3
+    extractor = _extractor(config, channels, device)
     shape = (images, channels, config.resolution, config.resolution)
     pixels = torch.randint(256, shape, dtype=torch.uint8, device=device)
     return _evaluation(lambda: extractor.features(pixels), images, "fp32", macs, device, limit_s)
+
+
+def _extractor(config: Config, channels: int, device: torch.device) -> Extractor:
+    """Without any weights of others. Raises UserError for an extractor of the user's own that does not do."""
+    from fcdm.features.classifier import random_classifier
+    from fcdm.features.dinov2 import dinov2_extractor, random_dinov2
+    from fcdm.features.inception import Inception, inception_extractor
+
+    name = config.evaluation.features
+    if name == "inception":
+        return inception_extractor(Inception().eval().requires_grad_(False), "random", device)
+    if name.startswith("dinov2"):
+        return dinov2_extractor(random_dinov2(), "random", name, device)
+    if name == "classifier":
+        return random_classifier(channels, config.resolution, device)
+    return asked_space(config).open(device)
 
 
 def _evaluation(

@@ -26,6 +26,7 @@ from fcdm.cost.model_cost import model_cost
 from fcdm.data.digits import load_digits_split
 from fcdm.engine.evaluate import HELDOUT_BINS
 from fcdm.errors import UserError
+from fcdm.features.classifier import StoreClassifier
 from fcdm.features.digits_cnn import DigitsCNN
 from fcdm.formatting import bytes_text, duration_text, flops_text, number_text, plural, steps_text
 from fcdm.jobs.job import Job
@@ -60,6 +61,7 @@ from fcdm.slurm.resources import request_of
 from fcdm.sweep.compose import Composer
 from fcdm.sweep.expand import expand
 from tests.support.commands import TINY, Command, composed, composing, environment, only_run, records
+from tests.support.shape_store import tiny_pixels
 
 LITERAL = ("-m", "model=S,B,L,XL", "resolution=256,512", "hydra/launcher=plan")
 S_MACS, DECODER_MACS, INCEPTION_MACS = 3_073_392_640, 311_093_641_216, 5_711_168_096
@@ -778,6 +780,40 @@ def test_what_the_digits_need_is_what_the_engine_does() -> None:
         evaluation_flops.DIGITS_HELDOUT,
     )
     assert evaluation_flops.HELDOUT_BINS == HELDOUT_BINS
+
+
+def test_dinov2_macs_are_torchs() -> None:
+    from transformers import Dinov2Config, Dinov2Model
+
+    values = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "image_size": 224}
+    with torch.device("meta"):
+        network = Dinov2Model(Dinov2Config(**values, attn_implementation="eager"))
+    assert evaluation_flops.dinov2_macs(width=64, layers=2) == counted_macs(network, 3, 224, 224)
+    assert evaluation_flops.dinov2_macs() / 1e9 == pytest.approx(81, abs=0.5)
+
+
+@pytest.mark.parametrize(("side", "channels"), [(16, 1), (28, 1), (32, 3), (64, 3)])
+def test_the_classifiers_macs_are_torchs(side: int, channels: int) -> None:
+    class Features(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = StoreClassifier(channels, side, 10)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.network.features(x)
+
+    assert evaluation_flops.classifier_macs(side, channels) == counted_macs(Features(), channels, side, side)
+
+
+def test_a_store_is_planned_with_its_own_features_and_held_out_images(tmp_path: Path) -> None:
+    store = tiny_pixels(tmp_path / "store", side=16)
+    with composing() as composer:
+        words = ["model=N", f"data.path={store}", "evaluation.samples=100"]
+        config, pixels = (composer.config([*words, *more]) for more in ([], ["evaluation.features=pixels"]))
+    heldout = 10 * 60 * 7
+    assert evaluation_flops.metrics_macs(pixels, forward_macs=7) == heldout
+    of_samples = 100 * 2 * evaluation_flops.classifier_macs(16, 1)
+    assert evaluation_flops.metrics_macs(config, forward_macs=7) == heldout + of_samples
 
 
 @pytest.mark.parametrize(("name", "channels", "side"), [("N", 1, 8), ("S", 4, 32), ("dit/S-2", 4, 32)])
