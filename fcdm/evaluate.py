@@ -50,6 +50,7 @@ samples=IMAGES
   where the shape does not tell.
   reference=: statistics in ADM's format, or real images in any of these forms (floats: python -m fcdm.prepare
   reference), of which statistics are made once, cropped to the samples' side, and kept beside them.
+  features=inception, dinov2, dinov2-pil, pixels, or several of one reading: 'features=[inception,dinov2]'
   shuffle=SEED: before the Inception Score's splits, where the samples come class by class; batch_size=64 out=results
 
 calibrate
@@ -67,6 +68,8 @@ examples
 
 OF_IMAGES = ("samples", "reference", "batch_size", "out", "range", "layout")
 DRAWN = "samples that are drawn already"
+OF_SAMPLES = ("inception", "dinov2", "dinov2-pil", "pixels")
+"""Spaces that anybody's samples can be measured in, against a reference."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -88,10 +91,11 @@ def _run(words: list[str]) -> int:
         return _calibrate(take_apart(words[1:], (*OF_IMAGES, "published"), (), DRAWN, ALL))
     given = [word.removeprefix("samples=") for word in words if word.startswith("samples=")]
     if given and _names_images(given[-1]):
-        asked = take_apart(words, (*OF_IMAGES, "shuffle", "features"), (), DRAWN, ALL)
+        asked = take_apart(words, (*OF_IMAGES, "shuffle", "features", "dinov2"), (), DRAWN, ALL)
         if asked.source is not None:
             raise UserError(f"{asked.source} and samples={given[-1]}: one thing to evaluate at a time")
-        _show(_samples(asked))
+        for path in _samples(asked):
+            _show(path)
         return 0
     asked = take_apart(words, ("out",), (), "an evaluation by itself")
     if asked.source is None:
@@ -190,10 +194,12 @@ def _tell(evaluations: list[tuple[Any, int]]) -> None:
         print(f"warning: {warning}", file=sys.stderr)
 
 
-def _samples(asked: Words, check: Callable[[Images, Path], None] | None = None) -> Path:
-    """Evaluates images; the path of the result. check: raises UserError for images that it is not meant for."""
+def _samples(asked: Words, check: Callable[[Images, Path], None] | None = None) -> list[Path]:
+    """Evaluates images; a result for each space. check: raises UserError for images that it is not meant for."""
+    from fcdm.features.dinov2_files import RESIZES
     from fcdm.features.find_reference import is_statistics, reference_images
     from fcdm.features.inception_weights import find_weights as find_inception
+    from fcdm.features.space import INCEPTION, Space
     from fcdm.images.open_images import open_images
     from fcdm.sweep.sampling_config import value_of
 
@@ -203,22 +209,39 @@ def _samples(asked: Words, check: Callable[[Images, Path], None] | None = None) 
             "say reference=<statistics in ADM's format, such as VIRTUAL_imagenet256_labeled.npz, or a folder, .npz or "
             ".npy of real images>"
         )
-    if own.get("features", "inception") != "inception":
-        raise UserError(f"features={own['features']}: samples are evaluated with inception: leave it away")
+    spaces = [Space(name, own.get("dinov2") if name in RESIZES else None) for name in _spaces(own.get("features"))]
+    if "dinov2" in own and not any(space.name in RESIZES for space in spaces):
+        raise UserError(f"dinov2={own['dinov2']} has no effect: say features=dinov2 too, or leave it away")
     samples = open_images(place(own["samples"]), own.get("range"), own.get("layout"))
     reference = place(own["reference"])
     if not is_statistics(reference):
         reference_images(reference, samples.height)
     if check:
         check(samples, reference)
-    find_inception()
+    if INCEPTION in spaces:
+        find_inception()
     threads = _number("threads", value_of(asked.overrides, "threads"), 1)
     batch_size = _number("batch_size", asked.own.get("batch_size"), 1) or 64
     order = _number("shuffle", asked.own.get("shuffle"), 0)
     with worker_of(value_of(asked.overrides, "device") or "auto", threads) as worker:
         from fcdm.engine.evaluate_files import evaluate_samples
 
-        return evaluate_samples(samples, reference, _out(asked), worker, batch_size, order)
+        return evaluate_samples(samples, reference, _out(asked), worker, batch_size, order, spaces)
+
+
+def _spaces(text: str | None) -> list[str]:
+    """The spaces of features that `features=` names for samples; None: Inception's. Raises UserError."""
+    from fcdm.config.check import near
+    from fcdm.sweep.sampling_config import spaces_said, value_of
+
+    if text is None:
+        return ["inception"]
+    key = "evaluation.features"
+    names = [value_of(words, key) or "" for words in spaces_said([f"{key}={text}"])]
+    for name in names:
+        if name not in OF_SAMPLES:
+            raise UserError(f"features={name} does not fit samples that are drawn already: {near(name, OF_SAMPLES)}")
+    return names
 
 
 def _calibrate(asked: Words) -> int:
@@ -230,7 +253,7 @@ def _calibrate(asked: Words) -> int:
         raise UserError(missing)
     own_values = asked.own.get("published")
     published = published_values(own_values)
-    path = _samples(asked, check_batch if own_values is None else None)
+    (path,) = _samples(asked, check_batch if own_values is None else None)
     if not is_first_process():
         return 0
     lines = compare(read_json(path)["metrics"], published)

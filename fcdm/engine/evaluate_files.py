@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from fcdm.atomic import write_atomic, write_json
 from fcdm.config.schema import Config
 from fcdm.data.dataset import data_checksum, open_dataset
 from fcdm.engine.distributed import Ranks
-from fcdm.engine.draw_and_measure import draw_and_measure
+from fcdm.engine.draw_and_measure import draw_for_all, save_all
 from fcdm.engine.environment import matmul_precision
 from fcdm.engine.evaluate import evaluate
 from fcdm.engine.image_grid import png
@@ -24,11 +24,10 @@ from fcdm.engine.reference_statistics import open_reference
 from fcdm.engine.streamed_metrics import ReferenceMeasure
 from fcdm.engine.worker import Worker, in_batches
 from fcdm.errors import UserError
-from fcdm.features import extractor_id
-from fcdm.features.find_reference import is_statistics, reference_identity
+from fcdm.features.find_reference import is_statistics, reference_identity, refuse_other_statistics
 from fcdm.features.reference import Reference, read_reference
 from fcdm.features.sample_statistics import KEEP, check_resolution
-from fcdm.features.space import compared_with
+from fcdm.features.space import INCEPTION, Space, compared_with
 from fcdm.images.image_stream import Images
 from fcdm.images.listing import content_sha256
 from fcdm.images.look import LOOKED, is_grey, notes_on
@@ -49,7 +48,7 @@ def evaluate_weights(weights: Weights, configs: Sequence[Config], out: Path, wor
     with _once(out, names, worker) as worker_here:
         if worker_here is not None:
             ranks, config = worker.ranks, configs[0]
-            stands = ranks.first_does(lambda: [(out / f"{name}.json").exists() for name in names])
+            stands = ranks.first_does(lambda: _standing(out, names))
             left = [one for one, done in zip(asked, stands, strict=True) if not done]
             data = open_dataset(config, ranks.device) if asked[0].has_data else None
             if data is None and ranks.is_main:
@@ -104,13 +103,17 @@ def evaluate_samples(
     worker: Worker,
     batch_size: int = 64,
     shuffle: int | None = None,
-) -> Path:
-    """The five metrics of the samples, read as a stream, against reference statistics or the images to make them of.
+    spaces: Sequence[Space] = (INCEPTION,),
+) -> list[Path]:
+    """Metrics of the samples, read as a stream, against reference statistics or the images to make them of.
 
+    A result for each space, of which Inception's has the five metrics of ADM; the samples are read once for all.
     shuffle: the seed of a shuffle before the Inception Score's splits; None: in order, as ADM's evaluator does.
     Raises Stopped between batches, and UserError.
     """
     ranks = worker.ranks
+    for space in spaces:
+        refuse_other_statistics(reference_path, space.name, lambda asked=space: asked.id)  # type: ignore[misc]
     reference = read_reference(reference_path) if is_statistics(reference_path) else None
     if reference is None and samples.height != samples.width:
         raise UserError(
@@ -122,40 +125,54 @@ def evaluate_samples(
     identity, digest = ranks.first_does(
         lambda: (reference_identity(reference_path, samples.height), content_sha256(samples.path))
     )
-    protocol = {
-        "samples": samples.count,
-        "resolution": samples.height,
-        "features": extractor_id("inception"),
-        "reference": f"{(reference.resolution if reference else None) or samples.height}px@{identity}",
-        "splits": "in order" if shuffle is None else f"shuffled by seed {shuffle}",
-        "kept": KEEP,
-    }
-    if samples.said:
-        protocol["read_as"] = samples.said
-    name = f"samples-{digest[:8]}-{short_hash(protocol)}"
-    with samples, _once(out, [name], worker) as worker_here:
+    protocols: dict[str, tuple[Space, dict[str, Any]]] = {}
+    for space in spaces:
+        protocol: dict[str, Any] = {
+            "samples": samples.count,
+            "resolution": samples.height,
+            "features": space.id,
+            "reference": f"{(reference.resolution if reference else None) or samples.height}px@{identity}",
+            "kept": KEEP,
+        }
+        if space == INCEPTION:
+            protocol["splits"] = "in order" if shuffle is None else f"shuffled by seed {shuffle}"
+        if samples.said:
+            protocol["read_as"] = samples.said
+        protocols[f"samples-{digest[:8]}-{short_hash(protocol)}"] = space, protocol
+    with samples, _once(out, list(protocols), worker) as worker_here:
         if worker_here is not None:
             began = time.monotonic()
             worker.progress.note(f"samples: {samples.path}: {samples.told}")
-            if reference is None:
-                reference = open_reference(reference_path, samples.height, worker_here)
             places = None if shuffle is None else shuffled(samples.count, shuffle)
-            measure = ReferenceMeasure(reference, ranks.device, places=places)
-            notes = ranks.first_does(lambda: notes_on(samples, _is_grey(reference)))
+            measures: dict[str, ReferenceMeasure] = {}
+            for name, done in zip(protocols, ranks.first_does(lambda: _standing(out, protocols)), strict=True):
+                if not done:
+                    space = protocols[name][0]
+                    of_space = reference or open_reference(reference_path, samples.height, worker_here, space)
+                    measures[name] = ReferenceMeasure(of_space, ranks.device, space, places)
+            first = next(iter(measures.values())).reference
+            notes = ranks.first_does(lambda: notes_on(samples, _is_grey(first)))
             for note in (*samples.notes, *notes):
                 worker.progress.note(note)
 
             def images(first: int, last: int) -> Tensor:
                 return samples.read(first, last).to(ranks.device)
 
-            partial = _partial(out, name, ranks, batch_size)
-            draw_and_measure(images, in_batches(samples.count, batch_size), measure, 0, partial, worker_here)
-            metrics, _ = measure.result(ranks, worker.progress.note)
-            if ranks.is_main:
-                content: dict[str, Any] = {"file": samples.path.name, "sha256": digest, "protocol": protocol}
-                content |= {"metrics": metrics, "warnings": [*measure.warnings, *notes]}
-                _write(out / f"{name}.json", content, time.monotonic() - began)
-    return out / f"{name}.json"
+            files = {_partial(out, name, ranks, batch_size): measure for name, measure in measures.items()}
+            drawn = draw_for_all(images, in_batches(samples.count, batch_size), files, 0, worker_here)
+            save_all(drawn[1:])  # a kill between two results costs no features
+            for name, measure in measures.items():
+                metrics, _ = measure.result(ranks, worker.progress.note)
+                if ranks.is_main:
+                    content = {"file": samples.path.name, "sha256": digest, "protocol": protocols[name][1]}
+                    content |= {"metrics": metrics, "warnings": [*measure.warnings, *notes]}
+                    _write(out / f"{name}.json", content, time.monotonic() - began)
+                began = time.monotonic()
+    return [out / f"{name}.json" for name in protocols]
+
+
+def _standing(out: Path, names: Iterable[str]) -> list[bool]:
+    return [(out / f"{name}.json").exists() for name in names]
 
 
 def _is_grey(reference: Reference) -> bool | None:

@@ -40,6 +40,8 @@ def said_spaces(choice: Sequence[str]) -> list[list[str]]:
 
 
 def _has_effect(key: str, name: str) -> bool:
+    if key.startswith(f"{KEY}_options"):
+        return "." in name  # of the user's own
     if key.startswith(f"{FEATURES.options}."):
         return "." in name  # of the user's own
     known = config_keys().get(key)

@@ -64,15 +64,19 @@ def test_in_a_sweep_and_its_file_each_run_has_both(tmp_path: Path) -> None:
 
 
 def test_what_is_said_for_one_of_them_is_left_out_at_the_other(capsys: pytest.CaptureFixture[str]) -> None:
-    choice = ["model=N", "evaluation.reference=ref.npz", "seed=1", "evaluation.features=[inception,pixels]"]
+    choice = ["model=N", "evaluation.reference=ref.npz", "seed=1", "evaluation.features=[inception,digits-cnn]"]
     assert said_spaces(choice) == [
         ["model=N", "evaluation.reference=ref.npz", "seed=1", "evaluation.features=inception"],
-        ["model=N", "seed=1", "evaluation.features=pixels"],
+        ["model=N", "seed=1", "evaluation.features=digits-cnn"],
     ]
-    names = ["pixels", "digits-cnn"]
+    names = ["classifier", "digits-cnn"]
     assert all("evaluation.reference=ref.npz" in one for one in in_each_space(choice, names)), "refused, not dropped"
-    with pytest.raises(UserError, match=r"evaluation\.reference=ref\.npz has no effect at evaluation\.features=pixels"):
-        points(*RUN, BOTH, "evaluation.reference=ref.npz")
+    own = ["model=N", "+evaluation.features_options.k=1", "evaluation.features=[my.Edges,pixels]"]
+    assert ["features_options" in " ".join(one) for one in said_spaces(own)] == [True, False]
+    with pytest.raises(
+        UserError, match=r"evaluation\.reference=ref\.npz has no effect at evaluation\.features=digits-cnn"
+    ):
+        points(*RUN, "evaluation.features=[digits-cnn]", "evaluation.reference=ref.npz")
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from fcdm import sync
+from fcdm.analysis.data.tidy_table import tidy_table
 from fcdm.errors import UserError
 from fcdm.runs.reader import list_runs
 from fcdm.runs.run_lock import claim
@@ -486,3 +487,24 @@ def test_requests_that_were_withdrawn_leave_no_tag(runs: Path) -> None:
     (runs / "studies" / "demo.json").unlink()
     Forwarder(runs).forward()
     assert not {key for key in tags(runs / "mlflow.db") if key.startswith("stud")}
+
+
+def test_what_each_distance_is_called_stands_in_a_tag(runs: Path) -> None:
+    """`fid` is the headline's, `fid/<protocol>` another space's; a table out of the store names them alike."""
+    dinov2, few = ({**PROTOCOL, "features": name} for name in ("dinov2-large-224-bicubic@12345678", "classifier@12"))
+    folder = make_run(runs, "N", budgets=(100,))
+    evaluate(folder, "N", 100, START + 1e6, dinov2)
+    evaluate(folder, "N", 100, START + 2e6, few)
+    path = folder / "evaluations" / f"step-00000100-{protocol_id(few)}.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "metrics": {"kid": 0.01, "kid_se": 0.001}}))
+    make_study(runs, [folder], budgets=(100,))
+    assert Forwarder(runs).forward().problems == []
+    said = tags(runs / "mlflow.db")["distances"].split("; ")
+    others = {f"fid/{protocol_id(dinov2)}: FD-DINOv2", f"kid/{protocol_id(few)}: kernel distance (classifier)"}
+    assert set(said) == {"fid: FID", *others}
+    for protocol, name in ((PROTOCOL, "FID"), (dinov2, "FD-DINOv2"), (few, "kernel distance (classifier)")):
+        for source in (runs, f"sqlite:///{runs / 'mlflow.db'}"):
+            table = tidy_table(source, protocol=protocol_id(protocol))
+            assert set(table["distance"]) == {name}
+    assert table["fid"].tolist() == [0.01]
