@@ -201,9 +201,8 @@ def _choices(frozen: dict[str, Any], composer: Composer) -> list[str]:
         recipe = ["data=digits"]
     elif data["downsample"] == 1:
         means_digits = not model or (composer.said(model).presets or {}).get("data.path") is None
-        recipe = ["data=pixels", f"recipe={'pixels' if means_digits else 'pixels_paper'}"]
-        if data.get("target") is not None:  # nothing is set aside for a classifier
-            recipe.append("evaluation.features=pixels")
+        of_store = "pixels" if means_digits else "pixels_paper"
+        recipe = ["data=pixels", f"recipe={of_store if data.get('target') is None else 'pixels_own'}"]
     else:
         recipe = ["data=imagenet"]
     return [*model, *recipe, f"objective={frozen['diffusion'].get('objective', 'ddpm')}"]
