@@ -38,6 +38,7 @@ from fcdm.runs.identity import run_id, science
 from fcdm.runs.kept_source import SOURCE, source_of, with_sources
 from fcdm.runs.protocol import Part
 from fcdm.sweep.each_space import in_each_space
+from fcdm.sweep.sampling_config import DRAWING, take_apart
 from tests.support.commands import TINY, Command, composed, evaluations, only_run, values, weights
 from tests.support.own_page import FILES, commands, imports_from, write_page
 from tests.support.slurm_lab import starts
@@ -487,6 +488,13 @@ def test_options_of_an_own_extractor_are_left_out_at_spaces_of_ours() -> None:
     edges, pixels = in_each_space(words, ["my.Edges", "pixels"])
     assert "+evaluation.features_options.cells=2" in edges
     assert "+evaluation.features_options.cells=2" not in pixels
+
+
+def test_options_of_an_own_extractor_are_said_to_fcdm_evaluate_too() -> None:
+    said = ["run", "features=my.Edges", "features_options.cells=2"]
+    assert "++evaluation.features_options.cells=2" in take_apart(said, (), (), "").overrides
+    with pytest.raises(UserError, match=r"features_options.cells has no effect on samples"):
+        take_apart(said, (), (), "samples", DRAWING[1:])
 
 
 def test_a_secret_is_no_option_of_anything() -> None:
