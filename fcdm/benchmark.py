@@ -48,8 +48,9 @@ examples
 USES = (
     *("model", "model.*", "recipe", "resolution", "precision", "batch_size", "micro_batch", "compile", "deterministic"),
     *("data", "data.name", "data.path", "data.channels", "data.classes", "data.downsample", "objective", "diffusion.*"),
+    *("data.conditions.*", "data.target", "data.options.*", "data.flip", "optimiser.target", "optimiser.options.*"),
     *("device", "threads", "runs_dir", "study", "resources", "resources.*", "sweeps", "slurm", "slurm.*"),
-    *("evaluation.sampler", "evaluation.batch_size", "evaluation.features"),
+    *("evaluation.sampler", "evaluation.batch_size", "evaluation.features", "evaluation.features_options.*"),
 )
 """Keys and groups that have an effect on a benchmark."""
 

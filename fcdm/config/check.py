@@ -231,7 +231,7 @@ def _is_own(key: str, values: dict[str, Any]) -> bool:
     """Whether the value is a name of the user's own code, and so none of our choices."""
     if key == "evaluation.sampler":
         return bool(values["diffusion.objective"] == CUSTOM)
-    return key == "evaluation.features" and "." in str(values[key])
+    return key == "evaluation.features" and isinstance(values[key], str) and "." in values[key]
 
 
 def _check_sampling(config: Config) -> None:

@@ -27,7 +27,7 @@ from fcdm.hashing import file_sha256
 SUFFIXES = (".py", ".so", ".json", ".yaml", ".yml", ".toml")
 """What of a package's folder is its source: code, and what code is usually told by. Weights are not."""
 YAML = (".yaml", ".yml")
-CONFIGS = ("conf", "data", "model", "recipe", "resources", "sweeps")
+CONFIGS = ("conf", "data", "model", "objective", "recipe", "resources", "sweeps")
 """Folders that `--config-dir` makes Hydra's groups, and that which holds them: YAML there is not the code's."""
 
 

@@ -186,8 +186,6 @@ _made: dict[Any, tuple[ImageSide, ImageSide]] = {}
 class UserDataset:
     """A `Dataset` of the user's own, kept on the training device."""
 
-    # `images` and `heldout_images` are float32 from -1 to 1, as `fcdm.engine.streamed_metrics` takes the digits'.
-
     reads_files = False
     host_draws: tuple[Asked, ...] = ()
 
@@ -225,20 +223,8 @@ class UserDataset:
         return {name: tensor[chosen] for name, tensor in self.train.conditions.items()}
 
     @property
-    def images(self) -> torch.Tensor:
-        return as_seen(self.train.images)
-
-    @property
-    def heldout_images(self) -> torch.Tensor:
-        return as_seen(self.aside.images)
-
-    @property
     def heldout(self) -> int:
         return len(self.aside)
-
-    def train_part(self, start: int, end: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Training images from `start` to `end`, as they are, without flips: x0 and labels."""
-        return as_seen(self.train.images[start:end]), self.train.labels[start:end]
 
     def heldout_part(self, start: int, end: int) -> tuple[torch.Tensor, torch.Tensor]:
         return as_seen(self.aside.images[start:end]), self.aside.labels[start:end]

@@ -13,7 +13,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fcdm.atomic import file_errors, write_atomic
-from fcdm.data.pixel_store import PixelStore
 from fcdm.engine.draw_and_measure import Arrays, draw_and_measure, states_of_all
 from fcdm.engine.worker import Worker, in_batches
 from fcdm.errors import UserError
@@ -34,6 +33,25 @@ from fcdm.metrics.inception_score import shuffled
 BATCH = 256
 ORDER_SEED = 20260309
 """Of the order in which images are measured: the first `KEEP` are those whose features are kept."""
+
+
+class RealImages(Protocol):
+    """What samples are compared with: a store of pixels, or a data set of the user's own."""
+
+    @property
+    def folder(self) -> Path: ...
+
+    @property
+    def checksum(self) -> str: ...
+
+    @property
+    def train_indices(self) -> NDArray[np.int64]: ...
+
+    @property
+    def heldout_indices(self) -> NDArray[np.int64]: ...
+
+    def read(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """The images (n, C, S, S) at `indices` (n,)."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +74,7 @@ class StoreReference:
     """None: the store holds out fewer than two images."""
 
 
-def open_store_reference(store: PixelStore, extractor: Extractor, worker: Worker) -> StoreReference:
+def open_store_reference(store: RealImages, extractor: Extractor, worker: Worker) -> StoreReference:
     """Of the store's images in the extractor's features, made now unless it was before. All ranks together.
 
     Safe while others make the same, here or on another machine. Raises Stopped, and UserError.
@@ -91,14 +109,14 @@ def open_store_reference(store: PixelStore, extractor: Extractor, worker: Worker
     return StoreReference(train, heldout)
 
 
-def _order(store: PixelStore) -> NDArray[np.int64]:
+def _order(store: RealImages) -> NDArray[np.int64]:
     """The images that are trained on, shuffled, and then those that are held out."""
     parts = (store.train_indices, store.heldout_indices)
     return np.concatenate([part[shuffled(len(part), ORDER_SEED)] for part in parts])
 
 
 def _write(
-    path: Path, store: PixelStore, extractor: Extractor, train: SampleStatistics, heldout: SampleStatistics
+    path: Path, store: RealImages, extractor: Extractor, train: SampleStatistics, heldout: SampleStatistics
 ) -> None:
     arrays: dict[str, Any] = {"store": np.array(store.checksum), "extractor": np.array(extractor.id)}
     for name, statistics in (("train", train), ("heldout", heldout)):
@@ -111,7 +129,7 @@ def _write(
     write_atomic(path, buffer.getvalue())
 
 
-def _is_made(path: Path, store: PixelStore, extractor: Extractor) -> bool:
+def _is_made(path: Path, store: RealImages, extractor: Extractor) -> bool:
     """Whether the file is whole and of this store; else it is made again."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:

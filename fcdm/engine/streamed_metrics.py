@@ -16,11 +16,11 @@ from torch import Tensor
 from fcdm.config.schema import Config
 from fcdm.data.dataset import Dataset, PixelDataset, PixelStoreDataset
 from fcdm.data.pixel_store import PixelStore
-from fcdm.data.user_data import UserDataset
+from fcdm.data.user_store import UserStore
 from fcdm.engine.distributed import Ranks
 from fcdm.engine.draw_and_measure import Arrays, Gathered, states_of_all
 from fcdm.engine.reference_statistics import open_reference
-from fcdm.engine.store_reference import StoreReference, open_store_reference
+from fcdm.engine.store_reference import RealImages, StoreReference, open_store_reference
 from fcdm.engine.worker import Worker
 from fcdm.features import Extractor, open_extractor
 from fcdm.features.reference import Reference
@@ -46,7 +46,7 @@ def open_measure(config: Config, data: Dataset | None, worker: Worker) -> Measur
     device = worker.ranks.device
     space, kind = asked_space(config), compared_with(config)
     if kind == "memory":
-        assert isinstance(data, PixelDataset | UserDataset)
+        assert isinstance(data, PixelDataset)
         return DigitsMeasure(config, data, device)
     places = None
     if config.evaluation.labels == "balanced":
@@ -57,7 +57,9 @@ def open_measure(config: Config, data: Dataset | None, worker: Worker) -> Measur
     return ReferenceMeasure(reference, device, space, places)
 
 
-def _store_of(config: Config, data: Dataset | None) -> PixelStore:
+def _store_of(config: Config, data: Dataset | None) -> RealImages:
+    if config.data.target is not None:
+        return UserStore(config)
     if isinstance(data, PixelStoreDataset):
         return data.store
     assert config.data.path is not None
@@ -69,7 +71,7 @@ class DigitsMeasure:
 
     save_every_s = 20.0
 
-    def __init__(self, config: Config, data: PixelDataset | UserDataset, device: torch.device) -> None:
+    def __init__(self, config: Config, data: PixelDataset, device: torch.device) -> None:
         self.data, self.samples = data, config.evaluation.samples
         self.spaces: dict[str, Extractor] = {"fid": asked_space(config).open(device)}
         if isinstance(data, PixelDataset) and config.evaluation.features != "pixels":
@@ -174,7 +176,7 @@ class StoreMeasure:
     save_every_s = 60.0
 
     def __init__(
-        self, store: PixelStore, worker: Worker, space: Space, places: np.ndarray[Any, Any] | None = None
+        self, store: RealImages, worker: Worker, space: Space, places: np.ndarray[Any, Any] | None = None
     ) -> None:
         """places: where each sample stands among the Inception Score's splits; None: in order."""
         self.device, self.places = worker.ranks.device, places

@@ -66,12 +66,12 @@ def asked_space(config: Config) -> Space:
 
 
 def compared_with(config: Config) -> str:
-    """What samples are compared with: `store`, the images of the store of pixels that is trained on; `memory`, those of
-    the digits or of a data set of the user's own; `reference`, a file or folder."""
+    """What samples are compared with: `store`, the images of the store of pixels, or of the data set of the user's own,
+    that is trained on; `memory`, those of the digits; `reference`, a file or folder."""
     asked = config.evaluation
     if asked.reference is not None and asked.features not in NEEDS_NOTHING:
         return "reference"
-    if config.data.downsample == 1 and config.data.path is not None and config.data.target is None:
+    if config.data.downsample == 1 and (config.data.path is not None or config.data.target is not None):
         return "store"
     published = asked.features in ("inception", *RESIZES)
     return "memory" if config.data.downsample == 1 and not published else "reference"

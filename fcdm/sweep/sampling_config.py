@@ -23,7 +23,7 @@ from fcdm.config.ema_profiles import power_length
 from fcdm.config.presets import preset_names
 from fcdm.config.said import Said
 from fcdm.config.schema import Config, EvaluationConfig
-from fcdm.config.user_code import FEATURES
+from fcdm.config.user_code import FEATURES, OPTIONS
 from fcdm.data.dataset import data_checksum
 from fcdm.errors import UserError
 from fcdm.jobs.pin_weights import resolved_sources
@@ -51,7 +51,7 @@ ALL = ("all",)
 OF_A_FILE = ("model", "resolution", "objective", "data")
 """What a file does not say of itself; also `model.kernel_size=5` and the like."""
 _NOT_HERE = ("where", "resources")
-DRAWING = ("evaluation.features", "evaluation.reference", "mlflow_uri")
+DRAWING = ("evaluation.features", "evaluation.features_options", "evaluation.reference", "mlflow_uri")
 """Keys without an effect on samples that are drawn and not evaluated."""
 
 
@@ -91,11 +91,12 @@ def take_apart(
             found.source = _only(found.source, word)
         elif key in own:
             found.own[key] = value
-        elif key in known or key.startswith(("evaluation.", "model.", "diffusion.", "data.")):
-            whole = f"evaluation.{key}" if key in short else key
+        elif key in known or key.startswith(("evaluation.", "model.", "diffusion.", "data.", "features_options.")):
+            whole = f"evaluation.{key}" if key.partition(".")[0] in short else key
             if _has_no_effect(whole, unused) and word != "mlflow_uri=off":
                 raise UserError(f"{key} has no effect on {what}: leave {word} away")
-            found.overrides.append(f"{whole}={value}")
+            added = "++" if whole.startswith(OPTIONS) else ""  # an option that no yaml names
+            found.overrides.append(f"{added}{whole}={value}")
         elif Path(value).suffix in SUFFIXES:
             raise UserError(f"{word}: there is no such file, nor a key {key}")
         else:
@@ -201,9 +202,8 @@ def _choices(frozen: dict[str, Any], composer: Composer) -> list[str]:
         recipe = ["data=digits"]
     elif data["downsample"] == 1:
         means_digits = not model or (composer.said(model).presets or {}).get("data.path") is None
-        recipe = ["data=pixels", f"recipe={'pixels' if means_digits else 'pixels_paper'}"]
-        if data.get("target") is not None:  # nothing is set aside for a classifier
-            recipe.append("evaluation.features=pixels")
+        of_store = "pixels" if means_digits else "pixels_paper"
+        recipe = ["data=pixels", f"recipe={of_store if data.get('target') is None else 'pixels_own'}"]
     else:
         recipe = ["data=imagenet"]
     return [*model, *recipe, f"objective={frozen['diffusion'].get('objective', 'ddpm')}"]
