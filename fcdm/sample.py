@@ -118,7 +118,7 @@ def _run(words: list[str]) -> int:
         for line in _forecast(weights, config, formats, out):
             print(line, flush=True)
         if label is not None:
-            unknown = "whose name the latents store knows (data.path=STORE)"
+            unknown = "whose name the store knows (data.path=STORE)"
             print(f"all of class {label}, {unknown if name is None else printable(name)}", flush=True)
     if "dry-run" in asked.flags:
         return 0

@@ -47,7 +47,7 @@ def class_names(data: DataConfig) -> tuple[str, ...]:
     if data.path is None and data.name == "digits":
         return tuple(str(number) for number in range(data.classes))
     if data.path is None:
-        raise UserError("names of classes stand in the latents store: say data.path=STORE, or label=<number>")
+        raise UserError("names of classes stand in the store: say data.path=STORE, or label=<number>")
     store = Path(data.path)
     try:
         names = read_manifest(store).classes
@@ -55,7 +55,7 @@ def class_names(data: DataConfig) -> tuple[str, ...]:
         raise UserError(f"{error}; names of classes stand there: say data.path=STORE, or label=<number>") from None
     if data.checksum not in (None, manifest_checksum(store)) or len(names) != data.classes:
         raise UserError(
-            f"names of classes stand in the latents store, and {store} is not what this model was trained on: say "
+            f"names of classes stand in the store, and {store} is not what this model was trained on: say "
             "data.path=STORE, or label=<number>"
         )
     return names

@@ -72,7 +72,8 @@ class _Asked:
         if compared_with(config) == "store":  # in the protocol then
             config.data.checksum = data_checksum(config.data, config.resolution)
         protocol = protocol_of(config)
-        self.has_data = config.data.downsample == 1 or bool(config.data.path and Path(config.data.path).exists())
+        data = config.data
+        self.has_data = data.name == "digits" or data.path is None or Path(data.path).exists()
         if self.has_data:
             config.data.checksum = data_checksum(config.data, config.resolution)
         evaluated = _evaluated(weights, config)

@@ -150,7 +150,7 @@ def test_without_the_store_there_are_numbers_only(
     words = [str(run.folder), *DRAW, f"decoder={vae}", f"out={tmp_path / 'out'}"]
     try:
         assert sample([*words, "label=3", "--dry-run"]) == 0
-        assert "all of class 3, whose name the latents store knows (data.path=STORE)" in capsys.readouterr().out
+        assert "all of class 3, whose name the store knows (data.path=STORE)" in capsys.readouterr().out
         assert sample([*words, "label=faces", "--dry-run"]) == 1
         assert "no store at" in capsys.readouterr().err
         assert sample([*words, "label=faces", f"data.path={folder / 'away'}", "--dry-run"]) == 0

@@ -71,7 +71,7 @@ def test_the_manifest_is_the_datas_part_of_the_id(tmp_path: Path) -> None:
     pixel_store(Path("elsewhere/other-8"))
     pixel_store(Path("more"), images=41)
     (one,), (other,), (more,), (flipped,) = (
-        make_jobs([composed("model=N", f"data.path={path}", f"data.flip={flip}")])
+        make_jobs([composed("model=N", f"data.path={path}", f"data.flip={flip}", "evaluation.features=pixels")])
         for path, flip in (("one", "none"), ("elsewhere/other-8", "none"), ("more", "none"), ("one", "random"))
     )
     assert one.config.data.checksum == manifest_checksum(Path("one"))
@@ -88,9 +88,12 @@ def test_the_manifest_is_the_datas_part_of_the_id(tmp_path: Path) -> None:
         (["data.latents=frozen"], "data.latents=frozen has no effect at data.downsample=1: these are pixels"),
         (["evaluation.decoder=ft-ema"], "evaluation.decoder=ft-ema has no effect at data.downsample=1"),
         (["data.flip=sometimes"], "data.flip=sometimes is not known"),
-        (["recipe=digits"], "digits-cnn knows the digits alone"),
+        (["recipe=digits", "evaluation.features=digits-cnn"], "digits-cnn knows the digits alone"),
         (["data.channels=1"], "the pixels store store has data.channels=3, data.channels=1 is asked for"),
-        (["data.downsample=4"], "evaluation.features=classifier is of data of pixels, and these are latents"),
+        (
+            ["data.downsample=4", "evaluation.features=classifier"],
+            "evaluation.features=classifier is of data of pixels, and these are latents",
+        ),
         (["resolution=16"], "has resolution=8, resolution=16 is asked for"),
         (["model=N", "data=pixels", "data.path=latents"], "data=pixels is for stores of pixels"),
         (["model=S", "recipe=pixels_paper", "data.path=latents"], "recipe=pixels_paper is for stores of pixels"),
@@ -103,7 +106,7 @@ def test_what_does_not_fit_is_one_line(words: list[str], says: str) -> None:
     pixel_store(Path("odd"), side=10)
     tiny_store(Path("latents"))
     with pytest.raises(UserError) as refusal:
-        make_jobs([composed("model=N", "data.path=store", *words)])
+        make_jobs([composed("model=N", "data.path=store", "evaluation.features=pixels", *words)])
     assert says in str(refusal.value)
     assert "\n" not in str(refusal.value)
 
@@ -121,7 +124,7 @@ def test_a_damaged_store_of_an_unknown_kind_is_one_line() -> None:
 
 def test_a_plan_of_a_sweep_on_pixels(fcdm: Command, tmp_path: Path) -> None:
     pixel_store(tmp_path / "data/birds-16", side=16)
-    words = ["-m", "model=N,dit/N-2,S", "data.path=data/birds-16", "hydra/launcher=plan"]
+    words = ["-m", "model=N,dit/N-2,S", "data.path=data/birds-16", "hydra/launcher=plan", "evaluation.features=pixels"]
     done = fcdm(*words)
     assert done.returncode == 0, done.stderr
     for name in ("N-birds-16px", "dit-N-2-birds-16px", "S-birds-16px"):
