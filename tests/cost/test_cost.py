@@ -14,7 +14,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from fcdm.config.presets import load_preset, preset_names
 from fcdm.config.schema import DiTConfig, FCDMConfig, ModelConfig
@@ -22,6 +21,7 @@ from fcdm.cost.__main__ import cost_rows, main
 from fcdm.cost.model_cost import TIMESTEP_FEATURES, ModelCost, model_cost
 from fcdm.errors import UserError
 from fcdm.models import build_model, embeddings
+from tests.support.counted_macs import counted
 
 # Parameters in millions; GMACs at 256 and 512 px (arXiv 2603.09408 and 2212.09748, measured on the public codes).
 TABLE = {
@@ -42,18 +42,6 @@ TABLE = {
     "dit/XL-4": (675.00, 29.04367, 118.66389),
     "dit/XL-8": (675.66, 7.39241, 29.08614),
 }
-
-
-def counted(config: ModelConfig, channels: int, side: int, classes: int, learn_sigma: bool = True) -> tuple[int, int]:
-    """Trainable parameters and forward MACs as torch counts them, on the meta device: nothing is computed."""
-    with torch.device("meta"):
-        model = build_model(config, channels=channels, side=side, classes=classes, learn_sigma=learn_sigma)
-        x, t, labels = torch.empty(1, channels, side, side), torch.empty(1), torch.empty(1, dtype=torch.int64)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(x, t, labels)
-    flops = counter.get_total_flops()
-    assert flops % 2 == 0
-    return sum(p.numel() for p in model.parameters() if p.requires_grad), flops // 2
 
 
 @pytest.mark.parametrize("name", TABLE)

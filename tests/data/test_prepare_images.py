@@ -23,12 +23,11 @@ from fcdm.data.store_contents import Pixels
 from fcdm.errors import UserError
 from fcdm.images.crop import centre_crop
 from fcdm.prepare import main
-from tests.data.test_idx_source import TRAIN
-from tests.data.test_prepare import KILLED, contents, one_line
 from tests.support.commands import Command, environment, ranks_of
 from tests.support.full_disk import SmallDisk
 from tests.support.nobody import as_nobody
 from tests.support.pixel_data import CLASSES, idx_folder, image_folder, of_classes, parquet_folder, pictures
+from tests.support.prepared import KILLED, contents, one_line
 from tests.support.tiny_images import bad_images, encoded, make_folder, picture
 
 
@@ -384,7 +383,8 @@ def test_bad_input_is_one_line(
 
 def test_idx_files_in_disorder_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = idx_folder(tmp_path / "idx")
-    (folder / TRAIN).write_bytes((folder / TRAIN).read_bytes()[:50])
+    spoilt = folder / "train-images-idx3-ubyte.gz"
+    spoilt.write_bytes(spoilt.read_bytes()[:50])
     assert prepare(folder, tmp_path / "store") == 1
     assert "is no whole gzip file" in one_line(capsys)
 

@@ -14,8 +14,8 @@ from fcdm.data.pixel_store import PixelStore
 from fcdm.errors import UserError
 from fcdm.jobs.make_jobs import make_jobs
 from fcdm.runs.identity import readable_name
-from tests.cost.test_cost import counted
 from tests.support.commands import Command, composed
+from tests.support.counted_macs import counted
 from tests.support.pixel_data import pixel_store
 from tests.support.tiny_store import tiny_store
 
