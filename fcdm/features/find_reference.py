@@ -9,8 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from fcdm.errors import UserError
 from fcdm.hashing import cache_folder, known_sha256
 from fcdm.images.listing import content_sha256, samples_within
@@ -37,6 +35,8 @@ def statistics_extractor(path: Path) -> str | None:
 
     Raises UserError.
     """
+    import numpy as np
+
     from fcdm.images.arrays import readable_file
 
     with readable_file(path), np.load(path, allow_pickle=False) as arrays:

@@ -476,7 +476,7 @@ def test_what_a_job_says_of_itself_is_read_as_it_was_written(tmp_path: Path) -> 
     assert written == replace(job.state, time=path.stat().st_mtime)
     assert (written.step, written.last, written.text) == (400, 400, "loss 0.5000, 600 images/s")
     job.sampling(400, 300, 1000)
-    job.evaluated(200, {"fid": 12.345, "heldout_loss": float("nan")}, {"fid": 2.0})
+    job.evaluated(200, {"fid": 12.345, "heldout_loss": float("nan")}, {"fid": 2.0}, "digits-cnn@12345678")
     written = read_progress(path)
     assert written
     assert (written.evaluating, written.step) == (True, 400)

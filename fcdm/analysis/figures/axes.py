@@ -52,6 +52,11 @@ def fid_label(table: pd.DataFrame) -> str:
     return f"{name}, {count} samples" if name.endswith(")") else f"{name}-{count}"
 
 
+def fid_axis(table: pd.DataFrame) -> str:
+    """`fid_label` as an axis has it: a long name in two lines."""
+    return fid_label(table).replace(" (", "\n(")
+
+
 def legend_columns(texts: list[str], width: float) -> int:
     """How many columns of a legend fit into so many inches."""
     longest = max((len(line) for text in texts for line in text.split("\n")), default=1)

@@ -16,7 +16,7 @@ from matplotlib.patches import Patch
 
 from fcdm.analysis.data.labels import family_name, scales
 from fcdm.analysis.data.seed_curves import dropped
-from fcdm.analysis.figures.axes import NOTE, Drawn, fid_label, legend_columns, log_axes
+from fcdm.analysis.figures.axes import NOTE, Drawn, fid_axis, legend_columns, log_axes
 from fcdm.analysis.figures.styles import DOUBLE, family_looks, lighter
 from fcdm.analysis.stats.frontier_fit import Frontier
 from fcdm.analysis.stats.power_law_fit import Fit
@@ -64,7 +64,7 @@ def frontier_figure(table: pd.DataFrame) -> Drawn | None:
             row: dict[Any, Any] = fits_table({"": made}).drop(columns="label").to_dict("records")[0]
             parameters.append({"kind": "law_parameters", **of, **row})
     numbers = pd.concat([*parts, pd.DataFrame(parameters)], ignore_index=True)
-    axes.set(xscale="log", yscale="log", xlabel="Training compute C (FLOPs)", ylabel=fid_label(table))
+    axes.set(xscale="log", yscale="log", xlabel="Training compute C (FLOPs)", ylabel=fid_axis(table))
     axes.autoscale_view()
     _write_laws(axes, texts, figure.get_figheight())
     log_axes(axes)

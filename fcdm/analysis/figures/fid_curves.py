@@ -16,7 +16,7 @@ from matplotlib.patheffects import withStroke
 
 from fcdm.analysis.data.labels import family_name, scales
 from fcdm.analysis.data.seed_curves import SeedCurve, dropped, seed_curves
-from fcdm.analysis.figures.axes import NOTE, Drawn, fid_label, legend_below, log_axes, note_above, spread, step_ticks
+from fcdm.analysis.figures.axes import NOTE, Drawn, fid_axis, legend_below, log_axes, note_above, spread, step_ticks
 from fcdm.analysis.figures.published_points import LEGEND, named_as, unguided
 from fcdm.analysis.figures.styles import SINGLE, Look, family_looks, line_styles, published_handle
 from fcdm.analysis.published import PUBLISHED
@@ -77,7 +77,7 @@ def fid_against(
     named = _named(curves, compared)
     styles = line_styles([line for line in curves if line.label in named])
     figure, axes = plt.subplots(figsize=(SINGLE, 2.0))
-    axes.set(xscale="log", yscale="log", xlabel=amount.label, ylabel=fid_label(table))  # first: one point has limits
+    axes.set(xscale="log", yscale="log", xlabel=amount.label, ylabel=fid_axis(table))  # first: one point has limits
     looks = family_looks(line.family for line in curves)
     for line in curves:
         if line.label in named:

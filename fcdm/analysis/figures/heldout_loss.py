@@ -12,7 +12,7 @@ from scipy.stats import spearmanr
 
 from fcdm.analysis.data.labels import family_name, scales
 from fcdm.analysis.data.seed_curves import dropped, seed_curves
-from fcdm.analysis.figures.axes import Drawn, fid_label, legend_below, log_axes, shortened
+from fcdm.analysis.figures.axes import Drawn, fid_axis, legend_below, log_axes, shortened
 from fcdm.analysis.figures.styles import SINGLE, family_looks, shade
 
 LEAST_POINTS = 4
@@ -48,7 +48,7 @@ def fid_against_loss(table: pd.DataFrame) -> Drawn | None:
         else:
             texts.append(f"{name}: too few points for Spearman's ρ")
         handles.append(Line2D([], [], **look.line, lw=0.8))
-    axes.set(xscale="log", yscale="log", xlabel="Held-out loss", ylabel=fid_label(table))
+    axes.set(xscale="log", yscale="log", xlabel="Held-out loss", ylabel=fid_axis(table))
     log_axes(axes)
     legend_below(figure, handles, texts, 1.95)
     columns = ["label", "origin", "family", "steps", "heldout_loss", "fid", "seeds", "correlation", "points"]

@@ -17,7 +17,7 @@ from fcdm.analysis.data.labels import family_name, scales
 from fcdm.analysis.data.seed_curves import dropped, seed_curves
 from fcdm.analysis.figures.axes import (
     Drawn,
-    fid_label,
+    fid_axis,
     legend_below,
     log_axes,
     log_ticks,
@@ -98,7 +98,7 @@ def fid_against_size(table: pd.DataFrame, axis: str, published: pd.DataFrame | N
         axes.plot(rows[axis], rows["fid"], **{**look.line, "color": colour}, lw=0.9, zorder=2)
     for family, rows in others.groupby("family"):
         axes.plot(rows[axis], rows["fid"], **{**looks[str(family)].hollow, "linestyle": "none"}, zorder=4)
-    axes.set(xscale="log", yscale="log", xlabel=SIZES[axis].label, ylabel=fid_label(table))
+    axes.set(xscale="log", yscale="log", xlabel=SIZES[axis].label, ylabel=fid_axis(table))
     axes.margins(x=0.15, y=0.15)
     axes.autoscale_view()
     log_axes(axes, 4, 7)

@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 
 from fcdm.analysis.data.labels import distance_of
 from fcdm.analysis.data.seed_curves import dropped, seed_curves
-from fcdm.analysis.figures.axes import Drawn, fid_label, legend_below, log_axes, step_ticks
+from fcdm.analysis.figures.axes import Drawn, fid_axis, legend_below, log_axes, step_ticks
 from fcdm.analysis.figures.styles import DOUBLE, line_styles
 
 PANELS = 3
@@ -34,7 +34,7 @@ def spaces_figure(table: pd.DataFrame, beside: Mapping[str, pd.DataFrame]) -> Dr
     for axes, one in zip(panels.flat, tables, strict=False):
         curves = seed_curves(one)
         styles |= {label: style for label, style in line_styles(curves).items() if label not in styles}
-        axes.set(xscale="log", yscale="log", xlabel="Training steps", ylabel=fid_label(one))
+        axes.set(xscale="log", yscale="log", xlabel="Training steps", ylabel=fid_axis(one))
         for line in curves:
             axes.plot(line.points["steps"], line.points["fid"], **styles[line.label])
             if line.seeds > 1:
