@@ -33,6 +33,7 @@ OF_OWN_CODE: dict[str, Any] = {
 INTRODUCED: dict[str, Any] = {
     "diffusion.objective": "ddpm",
     "data.latents": "posterior",
+    "data.normalisation": "scalar",
     "model.channel_attention": False,
     "model.channel_attention_on": "hidden",
     "model.feed_forward": False,
@@ -43,7 +44,11 @@ INTRODUCED: dict[str, Any] = {
 
 # In the config for people and for finding things, but not what a run is: the same bytes under another
 # path or preset name are the same data and the same model. (A run has the width that match_macs found.)
-NOT_IDENTITY = ("model.name", "model.match_macs", "data.name", "data.path", "data.vae")
+# And what follows from the data: a store's channels are what its shards say.
+NOT_IDENTITY = (
+    "model.name", "model.match_macs", "data.name", "data.path", "data.vae", "data.channel_mean",
+    "data.channel_deviation",
+)  # fmt: skip
 
 
 def science(config: Config) -> dict[str, Any]:
