@@ -54,6 +54,11 @@ def open_latents(root: Path, labels: str | None, classes: int | None) -> LatentF
         return _of_rows(root, "zarr", *open_zarr(root, labels), classes)
     if root.is_file():
         stream, key = open_rows(root)
+        if stream.header.by_columns:
+            raise UserError(
+                f"latents={root} is stored by columns: latents are stored one by one, so save "
+                "numpy.ascontiguousarray(latents)"
+            )
         found = read_labels_of_npz(root) if labels is None and not is_npy(root) else _labels_of_array(root, labels)
         if found is None:
             where = f"no `{LABELS}` beside `{key}`" if key else "a .npy holds none"

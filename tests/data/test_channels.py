@@ -12,16 +12,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fcdm.codecs.normalisation import Channels
+from fcdm.codecs.normalisation import Channels, channels_of
 from fcdm.codecs.vae import open_vae
 from fcdm.data.channels import CHANNELS, Sums, measure_channels, read_channels, sums_of
+from fcdm.data.dataset import open_dataset
 from fcdm.data.latents import LatentsStore
 from fcdm.data.manifest import manifest_checksum
 from fcdm.data.store_normalisation import check_decoder
+from fcdm.engine.sampler import Sampler
 from fcdm.errors import UserError
 from fcdm.jobs.make_jobs import make_jobs
 from fcdm.prepare import main
 from fcdm.runs.folder import open_run
+from fcdm.sweep.sampling_config import run_config
 from tests.support.commands import composed
 from tests.support.tiny_images import make_folder, save_vae
 from tests.support.tiny_store import tiny_store
@@ -60,7 +63,7 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A store of 12 images by a VAE of 16 channels, in shards of 5."""
     monkeypatch.chdir(tmp_path)
     images, vae = make_folder(tmp_path / "images", 12, odd=False), save_vae(tmp_path / "vae", channels=16)
-    words = [f"images={images}", f"vae={vae}", "resolution=32", "device=cpu", "heldout=0.1"]
+    words = [f"images={images}", f"vae={vae}", "resolution=32", "device=cpu", "heldout=0.3"]
     assert main(["latents", *words, "out=store", "shard=5"]) == 0
     assert main(["latents", *words, "out=other", "shard=12"]) == 0
     return tmp_path / "store"
@@ -96,6 +99,30 @@ def test_decoding_undoes_it(made: Path) -> None:
     vae = str(made.parent / "vae")
     images = open_vae(vae).decode(plain).int(), open_vae(vae, channels=channels).decode(x).int()
     assert (images[0] - images[1]).abs().max() <= 1, "up to rounding of a byte"
+
+
+def test_training_the_held_out_loss_and_sampling_use_it(made: Path) -> None:
+    """And the numbers are the run's: sampling needs no store."""
+    (job,) = make_jobs([composed("model=N", "data.path=store", "data.normalisation=channel")])
+    config, channels, cpu = job.config, read_channels(made), torch.device("cpu")
+    data = open_dataset(config, cpu)
+    store = LatentsStore(made)
+    plain, _ = store.batch(store.heldout_indices, latents="frozen")
+    x, _ = data.heldout_part(0, data.heldout)
+    assert data.heldout > 0
+    torch.testing.assert_close(channels.latents(x), plain / store.manifest.scaling_factor, rtol=1e-5, atol=1e-5)
+    numbers, eps = np.array([0, 3]), torch.randn(2, 16, 4, 4)
+    x, _ = data.finish(data.fetch(numbers, [torch.ones(2)]), [eps])  # not mirrored
+    plain, _ = store.batch(store.train_indices[numbers], eps=eps)
+    torch.testing.assert_close(channels.latents(x), plain / store.manifest.scaling_factor, rtol=1e-5, atol=1e-5)
+
+    run = open_run(config)
+    made.rename(made.parent / "gone")
+    kept = run_config(run, [])
+    assert channels_of(kept.data.channel_mean, kept.data.channel_deviation) == channels
+    vae = Sampler(torch.nn.Identity(), kept, cpu).vae
+    assert vae is not None
+    assert vae.channels == channels
 
 
 def test_the_side_file_is_no_part_of_the_identity_and_is_the_stores_own(made: Path) -> None:
