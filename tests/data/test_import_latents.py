@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import zarr
 from numpy.typing import NDArray
 
 from fcdm.data.channels import read_channels
@@ -21,45 +20,17 @@ from fcdm.data.manifest import manifest_checksum, read_manifest
 from fcdm.errors import UserError
 from fcdm.jobs.make_jobs import make_jobs
 from fcdm.prepare import main
-from tests.data.test_prepare import KILLED, contents
 from tests.support.commands import Command, composed, environment, ranks_of
+from tests.support.latents_of_others import CLASSES, IMAGES, LABELS, latents, write_files, write_zarr
+from tests.support.prepared import KILLED, contents
 from tests.support.tiny_images import save_vae
 
-IMAGES, CLASSES = 30, 4
 STATED = ("vae=ft-ema", "scale=0.18215", "resolution=64", "shard=8")
-NAMES = [f"{rank}-{step}" for rank in range(2) for step in range(15)]
-"""Of files, as two processes of the public FCDM write them, in the order of their numbers."""
-
-
-def latents(dtype: str = "float32", channels: int = 4) -> NDArray[np.floating]:
-    found = np.random.default_rng(0).standard_normal((IMAGES, channels, 8, 8)).astype(dtype)
-    found[0, 0, 0, 0] = -0.0
-    return found
-
-
-LABELS = np.arange(IMAGES) % CLASSES
 
 
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-
-
-def write_files(root: str, values: NDArray[np.floating], names: list[str] = NAMES) -> None:
-    """As fast-DiT and the public FCDM: one .npy for each latent (1, C, h, w), and one for each label (1,)."""
-    for kind, arrays in (("features", values[:, None]), ("labels", LABELS[:, None])):
-        folder = Path(root, f"imagenet256_{kind}")
-        folder.mkdir(parents=True)
-        for name, array in zip(names, arrays, strict=True):
-            np.save(folder / f"{name}.npy", array)
-
-
-def write_zarr(root: str, values: NDArray[np.floating], version: int) -> None:
-    """As the public FCDM reads it: latents (N, 1, C, h, w) and labels (N, 1)."""
-    group = zarr.open_group(root, mode="w", zarr_format=version)
-    for name, array in (("latents", values[:, None]), ("labels", LABELS[:, None])):
-        made = group.create_array(name, shape=array.shape, chunks=(7, *array.shape[1:]), dtype=array.dtype)
-        made[:] = array
 
 
 def prepare(*words: str) -> int:

@@ -29,6 +29,7 @@ from fcdm.errors import UserError
 from fcdm.images.crop import pillow_settings, read_square
 from fcdm.prepare import main
 from tests.support.commands import Command, environment, ranks_of
+from tests.support.prepared import KILLED, contents
 from tests.support.tiny_images import CLASSES, bad_images, encoded, make_folder, picture, save_vae
 
 SMALL = ("resolution=32", "shard=8", "batch=5", "device=cpu", "workers=2")
@@ -54,12 +55,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory, images: Path, vae: Path) -> 
 
 def prepare(images: Path, vae: Path | str, out: Path, *more: str) -> int:
     return main(["latents", f"images={images}", f"vae={vae}", f"out={out}", *SMALL, *more])
-
-
-def contents(store: Path) -> dict[str, bytes]:
-    """Every file but made.json, which has the time in it."""
-    files = (path for path in store.rglob("*") if path.is_file() and path.name != "made.json")
-    return {path.relative_to(store).as_posix(): path.read_bytes() for path in files}
 
 
 def made(store: Path) -> dict[str, Any]:
@@ -111,38 +106,6 @@ def test_the_same_again_says_that_it_is_whole(
     assert prepare(images, vae, whole) == 0
     assert "is whole already: 40 images" in capsys.readouterr().out
     assert contents(whole) == before
-
-
-KILLED = """
-import os, signal, sys
-import fcdm.data.shards as shards
-from fcdm.prepare import main
-
-where, count = sys.argv.pop(1), int(sys.argv.pop(1))
-left = [count]
-
-def kill_at(name):
-    real = getattr(shards, name)
-    def dies(*arguments):
-        left[0] -= 1
-        if left[0] == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return real(*arguments)
-    setattr(shards, name, dies)
-
-if where == "fsync":
-    class Os:
-        def __getattr__(self, name):
-            return getattr(os, name)
-        def fsync(self, descriptor):
-            left[0] -= 1
-            if left[0] == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-    shards.os = Os()
-else:
-    kill_at(where)
-main(sys.argv[1:])
-"""
 
 
 @pytest.mark.parametrize(
@@ -331,7 +294,7 @@ def one_line(capsys: pytest.CaptureFixture[str]) -> str:
         (["images={images}", "--unreadable", "ask"], "invalid choice"),
         (["images={images}", "device=tpu"], "device=tpu is not known"),
         (["images={images}", "reslution=32"], "unrecognized arguments"),
-        ([], "--images"),
+        ([], "images=PLACE or latents=PLACE is wanted"),
     ],
 )
 def test_bad_input_is_one_line(
