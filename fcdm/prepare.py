@@ -32,6 +32,7 @@ EXAMPLES = """examples:
   python -m fcdm.prepare latents images=/data/imagenet/train resolution=512 vae=/models/sd-vae-ft-ema
   python -m fcdm.prepare latents images=photos labels=photos.csv out=data/photos
   python -m fcdm.prepare latents images=cifar100/train-00000-of-00001.parquet label_key=coarse_label out=data/cifar20
+  python -m fcdm.prepare latents latents=features vae=ft-ema scale=0.18215 resolution=256 out=data/imagenet-256
   torchrun --standalone --nproc-per-node 8 -m fcdm.prepare latents --images /data/imagenet/train
   srun --ntasks 8 --gpus-per-task 1 --cpus-per-task 12 python -m fcdm.prepare latents --images /data/imagenet/train
 
@@ -61,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="what to prepare", metavar="WHAT", required=True)
     _add_images(commands.add_parser)
     _add_latents(commands.add_parser)
+    _add_channels(commands.add_parser)
     _add_reference(commands.add_parser)
     _add_features(commands.add_parser)
     return parser
@@ -105,12 +107,12 @@ def _add_images(add: Callable[..., argparse.ArgumentParser]) -> None:
     _add_work(option)
 
 
-def _add_source(option: Callable[..., argparse.Action]) -> None:
+def _add_source(option: Callable[..., argparse.Action], needed: bool = True) -> None:
     """What says which images, and their labels."""
     option(
         "--images",
         type=place,
-        required=True,
+        required=needed,
         metavar="PLACE",
         help="a folder, or a parquet, arrow, .npz, .npy or IDX file",
     )
@@ -142,16 +144,25 @@ def _add_latents(add: Callable[..., argparse.ArgumentParser]) -> None:
         help="a folder of images -> a store of VAE latents (mean and standard deviation) to train on",
         description="A folder of images (in class folders, with EDM2's dataset.json or a file of labels, or without "
         "labels), or a HF datasets copy (parquet or arrow files; docs/data.md) -> a store of VAE latents: mean and "
-        "standard deviation of each image and of its mirror image, in float16.",
+        "standard deviation of each image and of its mirror image, in float16. Or latents that others encoded "
+        "(latents=): one .npy for each image, an .npz or .npy, or zarr -> a store of them as they are.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    latents.set_defaults(run=_store, channels=None, pad=None, smaller="upscale", aside=0.0)
+    latents.set_defaults(run=_latents, channels=None, pad=None, smaller="upscale", aside=0.0)
     option = latents.add_argument
-    _add_source(option)
+    _add_source(option, needed=False)
+    option("--latents", type=place, metavar="PLACE", help="instead of images: latents of a VAE, encoded elsewhere")
+    option("--scale", type=float, help="of latents=: what they were multiplied by (1: as the VAE made them)")
+    option("--shift", type=float, help="of latents=: what was taken away before (default: 0)")
+    option("--holds", choices=("draw", "moments"), help="of latents=: one draw, or mean and deviation in 2C channels")
+    option(
+        "--flips", type=int, choices=(1, 2), help="of latents=: 2: (2, C, h, w), of the mirror image too (default: 1)"
+    )
+    option("--classes", type=int, metavar="N", help="of latents=: how many there are (default: by the largest label)")
     option("--resolution", type=int, default=256, help="side of the cropped images in pixels (default: 256)")
     option("--out", type=place, metavar="FOLDER", help="the store (default: data/imagenet-<resolution>)")
-    option("--vae", default="ft-ema", help="folder, hub id, ft-ema or ft-mse (default: ft-ema, the papers')")
+    option("--vae", help="folder, hub id, ft-ema or ft-mse (default: ft-ema, the papers'; of latents= none)")
     option("--batch", type=int, default=32, help="images per pass of the VAE; halved where memory runs out")
     option("--device", default="auto", help="auto, cpu, cuda or cuda:K (default: auto)")
     option("--heldout", type=float, default=0.01, help="fraction of each class never trained on (default: 0.01)")
@@ -221,13 +232,65 @@ def _features(options: argparse.Namespace) -> None:
             print(f"{found.path}: {found.id}, {how}: {found.told}", flush=True)
 
 
-def _store(options: argparse.Namespace) -> None:
+def _add_channels(add: Callable[..., argparse.ArgumentParser]) -> None:
+    channels = add(
+        "channels",
+        help="measure the channels of a latents store that was made before they were measured",
+        description="A store of latents -> channels.json in it: mean and deviation of each channel, which "
+        "data.normalisation=channel divides by. Stores are measured as they are made; this is for older ones.",
+    )
+    channels.set_defaults(run=_channels)
+    channels.add_argument("--data-path", type=place, required=True, metavar="STORE", help="the store (data.path=STORE)")
+
+
+OF_IMAGES = ("image_key", "label_key", "split", "range", "layout", "huge", "tf32")
+OF_LATENTS = ("scale", "shift", "holds", "flips", "classes")
+
+
+def _latents(options: argparse.Namespace) -> None:
+    """Of images, or of latents that lie there. Raises UserError for both, neither, and what belongs to the other."""
+    if (options.images is None) == (options.latents is None):
+        raise UserError("images=PLACE or latents=PLACE is wanted, one of the two; --help says what each is")
+    chosen, unused = ("images", OF_LATENTS) if options.latents is None else ("latents", OF_IMAGES)
+    if said := [name for name in unused if getattr(options, name) not in (None, False)]:
+        name = said[0].replace("_", "-")
+        raise UserError(f"{name}= has no effect with {chosen}=: leave it away")
+    if options.latents is None:
+        options.vae = options.vae or "ft-ema"
+        _store(options)
+        return
+    if options.scale is None:
+        raise UserError(
+            "scale= is wanted: what the latents were multiplied by (0.18215 as fast-DiT writes them; 1: not)"
+        )
+    options.images, options.device = options.latents, "cpu"
+    _store(options, imported=True)
+
+
+def _channels(options: argparse.Namespace) -> None:
+    from fcdm.data.channels import measure_channels
+    from fcdm.data.manifest import read_manifest
+    from fcdm.jobs.image_progress import TerminalBar
+
+    with TerminalBar(1) as shown:
+        shown.start(read_manifest(options.data_path).images, 0)
+        found = measure_channels(options.data_path, shown.update)
+    for name, values in (("mean", found.mean), ("deviation", found.deviation)):
+        print(f"{name} of each channel: {', '.join(f'{value:.4g}' for value in values)}")
+
+
+def _store(options: argparse.Namespace, imported: bool = False) -> None:
     from fcdm.data.encoding import StoreRequest
+    from fcdm.data.import_latents import ImportRequest
     from fcdm.data.prepare_store import prepare_store
     from fcdm.engine.distributed import Ranks
     from fcdm.jobs.image_progress import TerminalBar
 
+    of_latents = ImportRequest(
+        options.scale, options.shift or 0.0, options.flips or 1, options.holds == "moments", options.classes
+    ) if imported else None  # fmt: skip
     request = StoreRequest(
+        imported=of_latents,
         images=options.images,
         resolution=options.resolution,
         out=options.out or Path(f"data/{_name(options)}-{options.resolution}"),
@@ -264,7 +327,9 @@ def _name(options: argparse.Namespace) -> str:
     from fcdm.data.manifest import store_name
 
     path: Path = options.images
-    return "imagenet" if options.vae is not None else store_name(path if path.is_dir() else path.with_suffix(""))
+    if options.vae is not None and not getattr(options, "latents", None):
+        return "imagenet"
+    return store_name(path if path.is_dir() else path.with_suffix(""))
 
 
 def _reference(options: argparse.Namespace) -> None:

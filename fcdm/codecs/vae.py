@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fcdm.codecs.normalisation import Channels
 from fcdm.codecs.vae_files import VaeFiles, VaeIdentity, find_vae, vae_identity
 from fcdm.errors import UserError
 from fcdm.metrics.float32 import tf32
@@ -26,9 +27,16 @@ class Vae:
     """
 
     def __init__(
-        self, model: Any, identity: VaeIdentity, device: torch.device, batch: int | None = None, tf32: bool = False
+        self,
+        model: Any,
+        identity: VaeIdentity,
+        device: torch.device,
+        batch: int | None = None,
+        tf32: bool = False,
+        channels: Channels | None = None,
     ) -> None:
-        self.model, self.identity, self.device, self.tf32 = model, identity, device, tf32
+        """channels: models see latents less the mean, over the deviation of each channel; null: by the VAE's factor."""
+        self.model, self.identity, self.device, self.tf32, self.channels = model, identity, device, tf32, channels
         self.batch = batch or DEFAULT_BATCH.get(device.type, 4)
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -55,10 +63,14 @@ class Vae:
         """
 
         def images(part: Tensor) -> Tensor:
-            part = part.to(self.device).float() / self.identity.scaling_factor + self.identity.shift_factor
-            return to_uint8(self.model.decode(part).sample)
+            return to_uint8(self.model.decode(self._unscaled(part.to(self.device).float())).sample)
 
         return self._in_batches(images, latents)
+
+    def _unscaled(self, x: Tensor) -> Tensor:
+        if self.channels is not None:
+            return self.channels.latents(x)
+        return x / self.identity.scaling_factor + self.identity.shift_factor
 
     def _in_batches(self, function: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
         done: list[Tensor] = []
@@ -85,15 +97,21 @@ class Vae:
         return torch.cat(done)
 
 
-def open_vae(path_or_id: str, device: str | torch.device = "cpu", batch: int | None = None, tf32: bool = False) -> Vae:
-    """The VAE of a local folder, hub id or alias (`ft-ema`, `ft-mse`), offline first; see `find_vae`.
+def open_vae(
+    path_or_id: str,
+    device: str | torch.device = "cpu",
+    batch: int | None = None,
+    tf32: bool = False,
+    channels: Channels | None = None,
+) -> Vae:
+    """The VAE of a local folder, hub id or alias (`ft-ema`, `ft-mse`), offline first; see `find_vae`, and `Vae`.
 
     Raises UserError, in one line, where it cannot be found or read, or diffusers is not installed.
     """
     files = find_vae(path_or_id)
     identity = vae_identity(path_or_id)
     device = torch.device(device)
-    return Vae(_load(files).to(device).eval().requires_grad_(False), identity, device, batch, tf32)
+    return Vae(_load(files).to(device).eval().requires_grad_(False), identity, device, batch, tf32, channels)
 
 
 def _load(files: VaeFiles) -> Any:

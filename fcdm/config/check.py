@@ -30,6 +30,7 @@ from fcdm.errors import UserError
 CHOICES: dict[str, tuple[str, ...]] = {
     "data.flip": ("none", "random", "frozen"),
     "data.latents": ("posterior", "frozen"),
+    "data.normalisation": ("scalar", "channel"),
     "precision": PRECISIONS,
     "label_drop.mode": ("independent", "shared"),
     "diffusion.objective": (*SAMPLERS, CUSTOM),

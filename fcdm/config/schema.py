@@ -124,6 +124,13 @@ class DataConfig:
     latents: str = setting("posterior", applies=when.LATENTS)
     """Of a latents store: `posterior`: drawn anew at each visit; `frozen`: one draw per image for good (the public
     code). Means nothing for pixels."""
+    normalisation: str = setting("scalar", applies=when.LATENTS)
+    """Of latents, before a model sees them: `scalar`: less the VAE's shift, times its factor; `channel`: less the mean
+    and over the deviation of each channel, which the store has measured."""
+    channel_mean: list[float] | None = setting(None, applies=when.BY_COMMANDS)
+    """Of `normalisation=channel`: of each channel of the unscaled latents, read from the store; kept, not in the id."""
+    channel_deviation: list[float] | None = setting(None, applies=when.BY_COMMANDS)
+    """The same."""
     conditions: dict[str, list[int]] = field(default_factory=dict)
     """What else a data set of the user's own gives to a model of the user's own: name -> shape of one image's."""
     target: str | None = None

@@ -51,6 +51,8 @@ def data_checksum(data: DataConfig, resolution: int) -> str:
             downsample=data.downsample,
             classes=data.classes,
             vae=data.vae,
+            latents=data.latents,
+            flip=data.flip,
         )
         known = manifest_checksum(folder)
     else:
@@ -207,6 +209,7 @@ class LatentsDataset:
     reads_files = True
 
     def __init__(self, config: Config, device: torch.device) -> None:
+        from fcdm.codecs.normalisation import channels_of
         from fcdm.data.latents import LatentsStore
         from fcdm.randomness import Normal, Purpose, Uniform
 
@@ -214,6 +217,7 @@ class LatentsDataset:
         assert data.path is not None
         self.store = LatentsStore(
             data.path,
+            normalised=channels_of(data.channel_mean, data.channel_deviation),
             resolution=config.resolution,
             channels=data.channels,
             downsample=data.downsample,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from fcdm.data.import_latents import ImportedLatents, ImportRequest
 from fcdm.data.shards import How, Skipped, StorePlan, Work
 from fcdm.data.store_contents import Latents
 from fcdm.errors import UserError
@@ -38,7 +39,7 @@ _HOW = ("labels", "image_key", "label_key", "split", "value_range", "layout")
 Read = tuple[Square, tuple[str, ...]] | Unreadable
 """What `Content.square` gives, or raises."""
 
-Encode = Callable[[NDArray[np.uint8]], NDArray[Any]]
+Encode = Callable[[NDArray[Any]], NDArray[Any]]
 """Square images (n, S, S, channels) -> what the store keeps of them, (n, ...)."""
 
 
@@ -51,6 +52,8 @@ class StoreRequest:
     out: Path
     vae: str | None = None
     """Whose latents are kept; null: the pixels are."""
+    imported: ImportRequest | None = None
+    """`images` are latents already, of that VAE; what the user says of them."""
     channels: int | None = None
     """Of pixels: 1 grey, 3 RGB; null: grey where the first images are."""
     pad: int | None = None
@@ -155,7 +158,7 @@ class ShardEncoder:
         done = turned = 0
         bad: list[Skipped] = []
         asked: set[str] = set()
-        waiting: list[NDArray[np.uint8]] = []
+        waiting: list[NDArray[Any]] = []
         for index in positions:
             square = next(squares)
             if isinstance(square, Unreadable):
@@ -174,7 +177,8 @@ class ShardEncoder:
             self.work.refuse(shard, bad)
         else:
             how = How(self.request.huge, self.plan.content.allows)
-            self.work.write(shard, rows[:done], bad, how, turned, asked, stamp)
+            sums = self.plan.content.sums(rows[:done]) if done else None
+            self.work.write(shard, rows[:done], bad, how, turned, asked, stamp, sums)
         self.own += len(positions)
         self._progress(0)
 
@@ -186,7 +190,7 @@ class ShardEncoder:
             self.shown.warn(f"{self.plan.source.root / self.plan.source.names[index]} cannot be read ({why}): {then}")
         self.warned = True
 
-    def _encoded(self, encode: Encode, squares: list[NDArray[np.uint8]], last: int) -> NDArray[Any]:
+    def _encoded(self, encode: Encode, squares: list[NDArray[Any]], last: int) -> NDArray[Any]:
         """(n, ...) of n squares (S, S, channels)."""
         found = encode(np.stack(squares))
         if found.dtype.kind == "f" and not np.isfinite(found).all():
@@ -198,6 +202,8 @@ class ShardEncoder:
 
     def _made_with(self) -> dict[str, Any]:
         content = self.plan.content
+        if isinstance(content, ImportedLatents):
+            return {"vae": content.vae.made(), "stamp": self.plan.source.stamp()}
         if not isinstance(content, Latents):
             return {"stamp": self.plan.source.stamp()}
         assert self.request.vae is not None
@@ -295,6 +301,11 @@ def latents_of(vae: Vae) -> Encode:
 def pixels_of(squares: NDArray[np.uint8]) -> NDArray[Any]:
     """The pixels as models read them: (n, C, S, S)."""
     return np.ascontiguousarray(squares.transpose(0, 3, 1, 2))
+
+
+def as_they_are(latents: NDArray[Any]) -> NDArray[Any]:
+    """Latents that were imported: (n, flips, parts, C, h, w) already."""
+    return latents
 
 
 def _anywhere(vae: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
@@ -34,6 +35,25 @@ class Shard:
 
 
 @dataclass(frozen=True)
+class Stored:
+    """How a store of latents keeps an image. Of `fcdm.prepare` itself: all of it, unscaled; imports say theirs."""
+
+    flips: int = 2
+    """2: of the image and of its mirror image; 1: of the image alone."""
+    deviation: bool = True
+    """Whether the standard deviation stands beside the mean; else there is one latent, drawn by others."""
+    dtype: str = "float16"
+    scale: float = 1.0
+    shift: float = 0.0
+    """(latent - shift) * scale is what is kept."""
+
+    @property
+    def parts(self) -> int:
+        """1: a latent; 2: mean and standard deviation."""
+        return 2 if self.deviation else 1
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What a store holds, from its manifest.json."""
 
@@ -47,8 +67,11 @@ class Manifest:
     """Of the latents, in latent pixels; of pixels the resolution."""
     scaling_factor: float
     shift_factor: float
+    stored: Stored
     vae_sha256: str
-    """Of the weights of the VAE that encoded them; empty for pixels."""
+    """Of the weights of the VAE that encoded them; empty for pixels, and where an import names a hub id."""
+    vae_id: str
+    """Of an import the hub id that its user named; else empty."""
     aside: int
     """Images that are set aside for networks that evaluate."""
     classes: tuple[str, ...]
@@ -67,6 +90,11 @@ class Manifest:
     @property
     def downsample(self) -> int:
         return self.resolution // self.side
+
+    @property
+    def dtype(self) -> str:
+        """Of the numbers in the shards."""
+        return "uint8" if self.kind == PIXELS else self.stored.dtype
 
     @property
     def is_imagenet(self) -> bool:
@@ -99,7 +127,9 @@ def read_manifest(folder: Path) -> Manifest:
             scaling_factor=1.0 if pixels else float(values["scaling_factor"]),
             shift_factor=0.0 if pixels else float(values["shift_factor"]),
             files=dict(values["files"]),
+            stored=Stored(**values.get("stored", {})),
             vae_sha256="" if pixels else values["vae"]["weights_sha256"],
+            vae_id="" if pixels else values["vae"].get("id", ""),
             aside=int(values["aside"]["images"]) if "aside" in values else 0,
             classes=tuple(values["classes"]),
             class_counts=tuple(values["class_counts"]),
@@ -123,10 +153,12 @@ def check_manifest(
     downsample: int | None = None,
     classes: int | None = None,
     vae: str | None = None,
+    latents: str | None = None,
+    flip: str | None = None,
 ) -> None:
     """Raises UserError, with both values, where the store is of another kind than asked. None: not asked.
 
-    vae: a name (hub id, `ft-ema`, folder) or the sha256 of the weights.
+    vae: a name (hub id, `ft-ema`, folder) or the sha256 of the weights. latents, flip: `data.latents`, `data.flip`.
     """
     if kind is not None and kind != manifest.kind:
         raise UserError(f"{folder} is a store of {manifest.kind}, and one of {kind} is asked for: say another folder")
@@ -144,10 +176,27 @@ def check_manifest(
                 f"the {manifest.kind} store {folder} has {key}={found}, {key}={asked} is asked for: say "
                 f"data.path=<another store>, or make one with `python -m fcdm.prepare {_command(manifest.kind)}`"
             )
+    if manifest.kind == LATENTS:
+        _check_draws(folder, manifest.stored, latents, flip)
     if vae is not None and (why := _differs(vae, manifest)):
+        weights = f" (weights {manifest.vae_sha256[:8]})" if manifest.vae_sha256 or not manifest.vae_id else ""
         raise UserError(
-            f"the latents store {folder} was made with {manifest.vae or 'a VAE'} (weights {manifest.vae_sha256[:8]}), "
-            f"{why}, data.path=<another store>, or make one with `python -m fcdm.prepare latents`"
+            f"the latents store {folder} was made with {manifest.vae or 'a VAE'}{weights}, {why}, "
+            "data.path=<another store>, or make one with `python -m fcdm.prepare latents`"
+        )
+
+
+def _check_draws(folder: Path, stored: Stored, latents: str | None, flip: str | None) -> None:
+    """Raises UserError for a draw or a flip of which the store holds nothing."""
+    if flip not in (None, "none") and stored.flips == 1:
+        raise UserError(
+            f"data.flip={flip}: the latents store {folder} was imported without mirror images, and a mirrored latent "
+            "is not the mirror image's: say data.flip=none, or leave it away"
+        )
+    if latents == "posterior" and not stored.deviation:
+        raise UserError(
+            f"data.latents=posterior: the latents store {folder} was imported with one draw for each image, and no "
+            "deviation to draw others by: say data.latents=frozen, or leave it away"
         )
 
 
@@ -222,10 +271,14 @@ def _described(folder: Path, values: dict[str, Any]) -> dict[str, str]:
     usual = PAPERS if papers else store_name(folder, int(values["resolution"]))
     called = _folder_name(name) if isinstance(name, str) else usual
     return {
-        "vae": str(vae.get("name", "")),
-        "vae_asked": str(vae.get("asked", "")),
+        "vae": str(vae.get("name", "") or _vae_id(values)),
+        "vae_asked": str(vae.get("asked", "") or _vae_id(values)),
         "name": f"{PAPERS}-store" if called == PAPERS and not papers else called,
     }
+
+
+def _vae_id(values: dict[str, Any]) -> str:
+    return str(values["vae"].get("id", "")) if "vae" in values else ""
 
 
 def _folder_name(text: str) -> str:
@@ -244,13 +297,24 @@ def _differs(asked: str, manifest: Manifest) -> str | None:
         return None
     if re.fullmatch("[0-9a-f]{64}", asked):
         return f"a VAE with the weights {asked[:8]} is asked for: say its VAE"
+    name = ALIASES.get(asked, asked)
+    if manifest.vae_id and name == manifest.vae_id:
+        return None
     try:
         found = vae_identity(asked, download=False).weights_sha256
     except UserError:
-        name = ALIASES.get(asked, asked)
         if "/" in name and name == manifest.vae:
             return None
         return f"vae={asked} is asked for, which is not on this machine: say the folder of its VAE"
-    if found == manifest.vae_sha256:
+    if found == _weights(manifest):
         return None
     return f"vae={asked} (weights {found[:8]}) is asked for: say its VAE"
+
+
+def _weights(manifest: Manifest) -> str:
+    """sha256 of the VAE's weights; of an import, which has the VAE's name, of those on this machine, if any are."""
+    if manifest.vae_sha256 or not manifest.vae_id:
+        return manifest.vae_sha256
+    with contextlib.suppress(UserError):
+        return vae_identity(manifest.vae_id, download=False).weights_sha256
+    return ""

@@ -22,9 +22,10 @@ class MappedStore:
     folder is no whole store, or one of another kind.
     """
 
-    def __init__(self, folder: str | Path, dtype: np.dtype[Any], **asked: Any) -> None:
-        self.folder, self.dtype = Path(folder), dtype
+    def __init__(self, folder: str | Path, **asked: Any) -> None:
+        self.folder = Path(folder)
         self.manifest = read_manifest(self.folder)
+        self.dtype: np.dtype[Any] = np.dtype(self.manifest.dtype)
         check_manifest(self.folder, self.manifest, **asked)
         self.checksum = manifest_checksum(self.folder)
         self.labels: NDArray[np.int64] = self._array(LABELS, np.int32).astype(np.int64)

@@ -28,7 +28,7 @@ class PixelStore(MappedStore):
     """Random access to a store of pixels; arguments as `MappedStore`."""
 
     def __init__(self, folder: str | Path, **asked: Any) -> None:
-        super().__init__(folder, np.dtype(np.uint8), kind=PIXELS, **asked)
+        super().__init__(folder, kind=PIXELS, **asked)
 
     @property
     def row_shape(self) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ waits until all stand. A start after kill -9 keeps the shards that stand and mak
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,9 +16,19 @@ import numpy as np
 
 from fcdm.atomic import read_json, read_json_if_whole
 from fcdm.codecs.vae_files import vae_identity
-from fcdm.data.encoding import Encode, Group, ImageProgress, ShardEncoder, StoreRequest, latents_of, pixels_of
+from fcdm.data.encoding import (
+    Encode,
+    Group,
+    ImageProgress,
+    ShardEncoder,
+    StoreRequest,
+    as_they_are,
+    latents_of,
+    pixels_of,
+)  # fmt: skip
 from fcdm.data.image_sources import ImageSource, open_source
-from fcdm.data.manifest import MADE, MANIFEST, PIXELS, check_manifest, read_manifest
+from fcdm.data.import_latents import ImportedLatents, import_content
+from fcdm.data.manifest import MADE, MANIFEST, check_manifest, read_manifest
 from fcdm.data.own_split import open_with_test
 from fcdm.data.shards import How, StorePlan, Work
 from fcdm.data.store_contents import Content, Latents, Pixels
@@ -89,6 +100,8 @@ def prepare_store(request: StoreRequest, group: Group, shown: ImageProgress) -> 
 
 
 def _check(request: StoreRequest) -> None:
+    if request.imported is not None and request.vae is None:
+        raise UserError("vae= is wanted: whose latents they are, as ft-ema, a hub id or a folder")
     for name, value in (("batch", request.batch), ("shard", request.shard_images), ("resolution", request.resolution)):
         if value < 1:
             raise UserError(f"{name}={value} cannot be: it must be at least 1")
@@ -109,6 +122,13 @@ def _check(request: StoreRequest) -> None:
 def plan_of(request: StoreRequest) -> StorePlan:
     """What the request comes to: the images are listed, the VAE's files found. Raises UserError."""
     of_source = request.labels, request.image_key, request.label_key, request.split, request.value_range, request.layout
+    if request.imported is not None:
+        assert request.vae is not None
+        imported, source, note = import_content(
+            request.images, request.labels, request.vae, request.resolution, request.imported
+        )
+        source = dataclasses.replace(source, notes=(*source.notes, *([note] if note else [])))
+        return StorePlan(imported, request.shard_images, request.heldout, 0.0, source)
     if request.vae is not None:
         content: Content = _latents(request, request.vae)
         return StorePlan(content, request.shard_images, request.heldout, 0.0, open_source(request.images, *of_source))
@@ -167,6 +187,8 @@ def _spread(source: ImageSource) -> list[int]:
 
 
 def _encode(request: StoreRequest, group: Group) -> Encode:
+    if request.imported is not None:
+        return as_they_are
     if request.vae is None:
         return pixels_of
     from fcdm.codecs.vae import open_vae
@@ -181,7 +203,7 @@ def _whole(request: StoreRequest, plan: StorePlan) -> bool:
         return False
     manifest = read_manifest(out)
     content = plan.content
-    vae = content.vae.weights_sha256 if isinstance(content, Latents) else None
+    vae = content.vae.weights_sha256 or None if isinstance(content, Latents | ImportedLatents) else None
     check_manifest(out, manifest, kind=content.kind, resolution=plan.resolution, vae=vae)
     stands = read_json(out / MANIFEST)
     if stands["source"]["checksum"] != plan.source.checksum():
@@ -205,7 +227,7 @@ def _whole(request: StoreRequest, plan: StorePlan) -> bool:
                 f"{out} is a whole store with {what} {found}, not {asked[what]}: remove it, or choose another --out"
             )
     made = read_json_if_whole(out / MADE)
-    if content.kind == PIXELS and "stamp" in made and made["stamp"] != plan.source.stamp():
+    if "stamp" in made and made["stamp"] != plan.source.stamp():
         raise UserError(
             f"{out} is a whole store of {request.images} as it was before its files changed (sizes or times): say "
             "out=<another folder>, or remove it"
@@ -243,6 +265,10 @@ def _of_content(plan: StorePlan) -> list[str]:
     if isinstance(content, Latents):
         shape = " x ".join(str(n) for n in plan.row_shape[2:])
         return [f"VAE {content.vae.id}: latents {shape}, scaling factor {content.vae.scaling_factor}"]
+    if isinstance(content, ImportedLatents):
+        stored, vae = content.stored, content.vae
+        told = f"VAE {vae.name}: latents {' x '.join(map(str, content.shape))}, scaled by {stored.scale:g}"
+        return [told + (f" after {stored.shift:g} was taken away" if stored.shift else "")]
     test = plan.source.test
     heldout = f"{plan.heldout:g} of each class" if test is None else f"its own test split ({int(test.sum()):,} images)"
     rest = "of each class" if test is None else "of each class of the others"

@@ -181,15 +181,18 @@ class Work:
         turned: int,
         asked: Collection[str],
         stamp: str,
+        sums: dict[str, Any] | None = None,
     ) -> None:
         """Puts the shard's (n, ...) rows on the disk, then its mark.
 
         turned: images with an EXIF orientation; asked: what of `how.allows` was done to images; stamp: of their files,
-        before they were read. Raises UserError.
+        before they were read; sums: of the rows, for the content's `finish`. Raises UserError.
         """
         checksum = write_npy(self.path(shard), rows) if len(rows) else ""
         mark = {"images": len(rows), "sha256": checksum, "skipped": skipped, "turned": turned}
         mark |= {"huge": how.huge, "allows": how.allows, "asked": sorted(asked), "stamp": stamp}
+        if sums is not None:
+            mark["sums"] = sums
         write_json(self._mark_path(shard), mark)
 
     def refuse(self, shard: int, bad: list[Skipped]) -> None:
@@ -240,7 +243,7 @@ class Work:
         """Writes everything but the shards, the manifest last. Returns the number of images. Raises UserError."""
         marks = [self.mark(shard) for shard in range(plan.shards)]
         left_out: dict[int, str] = {}
-        shards = []
+        shards, sums = [], []
         for shard, mark in enumerate(marks):
             if mark is None:
                 raise UserError(f"{self._mark_path(shard)} is gone: run the same command again")
@@ -248,6 +251,7 @@ class Work:
             if mark["images"]:
                 file = self.path(shard).relative_to(self.out).as_posix()
                 shards.append({"file": file, "images": mark["images"], "sha256": mark["sha256"]})
+                sums.append(mark.get("sums"))
         source = plan.source
         kept = [index for index in range(len(source)) if index not in left_out]
         if not kept:
@@ -271,6 +275,7 @@ class Work:
             files[SKIPPED] = _write_lines(self.out / SKIPPED, lines)
         else:
             (self.out / SKIPPED).unlink(missing_ok=True)
+        plan.content.finish(self.out, shards, sums)
         write_json(self.out / MADE, made)
         write_json(
             self.out / MANIFEST,

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from fcdm.codecs.vae_files import VaeIdentity
-from fcdm.data.manifest import LATENTS, PIXELS
+from fcdm.data.channels import Sums, sums_of, write_channels
+from fcdm.data.manifest import LATENTS, PIXELS, Stored
 from fcdm.images.crop import Source, Square, Unreadable, square_of
 
 SMALLER, GREYED = "smaller=upscale", "channels=1"
@@ -21,7 +25,10 @@ class Content(Protocol):
     """What one kind of store holds."""
 
     kind: ClassVar[str]
-    dtype: ClassVar[np.dtype[Any]]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the rows."""
 
     @property
     def resolution(self) -> int:
@@ -54,13 +61,44 @@ class Content(Protocol):
     def square(self, source: Source, huge: bool) -> tuple[Square, tuple[str, ...]]:
         """The image as it is encoded, and what of `allows` was done to it. Safe in threads. Raises Unreadable."""
 
+    def sums(self, rows: NDArray[Any]) -> dict[str, Any] | None:
+        """What a shard's mark keeps of its rows (n, ...), for `finish`."""
+
+    def finish(self, out: Path, shards: Sequence[dict[str, Any]], sums: Sequence[dict[str, Any] | None]) -> None:
+        """Puts what follows from the shards into the store, before the manifest that names them.
+
+        sums: of each shard; null where its mark has none. Raises UserError.
+        """
+
+
+class WithChannels:
+    """Contents whose channels are measured as they come: latents."""
+
+    stored: Stored
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return np.dtype(self.stored.dtype)
+
+    def sums(self, rows: NDArray[Any]) -> dict[str, Any] | None:
+        return sums_of(rows).as_json()
+
+    def finish(self, out: Path, shards: Sequence[dict[str, Any]], sums: Sequence[dict[str, Any] | None]) -> None:
+        total: Sums | None = None
+        for shard, kept in zip(shards, sums, strict=True):
+            # An earlier version's mark has none.
+            part = Sums.of_json(kept) if kept else sums_of(np.load(out / shard["file"], mmap_mode="r"))
+            total = part if total is None else total + part
+        assert total is not None
+        write_channels(out, shards, total.channels(self.stored.scale, self.stored.shift))
+
 
 @dataclass(frozen=True)
-class Latents:
+class Latents(WithChannels):
     """Mean and standard deviation of a VAE's latents, of the image and of its mirror image."""
 
     kind: ClassVar[str] = LATENTS
-    dtype: ClassVar[np.dtype[Any]] = np.dtype(np.float16)
+    stored: ClassVar[Stored] = Stored()  # type: ignore[misc]
     resolution: int
     vae: VaeIdentity
     precision: str
@@ -115,7 +153,6 @@ class Pixels:
     """The bytes of the square image itself."""
 
     kind: ClassVar[str] = PIXELS
-    dtype: ClassVar[np.dtype[Any]] = np.dtype(np.uint8)
     resolution: int
     channels: int
     """1: grey, 3: RGB."""
@@ -125,6 +162,10 @@ class Pixels:
     """Images stand in the middle of a black square of that side, whose blocks are then averaged; null: ADM's crop."""
     upscale: bool
     """Whether images smaller than the resolution are scaled up; else they are refused."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return np.dtype(np.uint8)
 
     @property
     def row_shape(self) -> tuple[int, ...]:
@@ -151,6 +192,12 @@ class Pixels:
     def allows(self) -> tuple[str, ...]:
         asked = {SMALLER: self.upscale, GREYED: self.converts}
         return tuple(word for word, is_asked in asked.items() if is_asked)
+
+    def sums(self, rows: NDArray[Any]) -> dict[str, Any] | None:
+        return None
+
+    def finish(self, out: Path, shards: Sequence[dict[str, Any]], sums: Sequence[dict[str, Any] | None]) -> None:
+        """Of pixels nothing is measured."""
 
     def square(self, source: Source, huge: bool) -> tuple[Square, tuple[str, ...]]:
         found = square_of(source, self.resolution, huge, self.pad, self.upscale)

@@ -37,6 +37,9 @@ from fcdm.runs.identity import identifying, science, short_hash
 from fcdm.runs.protocol import protocol_id, protocol_of
 from fcdm.runs.revision import code_revision
 
+OF_DATA = ("channels", "classes", "downsample", "checksum", "normalisation")
+"""Of the data, what a file's result depends on."""
+
 
 def evaluate_weights(weights: Weights, configs: Sequence[Config], out: Path, worker: Worker) -> list[Path]:
     """The result of a file's weights under each configuration's protocol, made unless it is there. Raises Stopped.
@@ -93,7 +96,7 @@ def _evaluated(weights: Weights, config: Config) -> dict[str, Any]:
     """What a file's result depends on besides the protocol: dotted key -> value; no names, as in a run's identity."""
     kept = science(config)
     parts: dict[str, Any] = {key: kept[key] for key in ("model", "diffusion", "resolution")}
-    parts["data"] = {key: kept["data"][key] for key in ("channels", "classes", "downsample", "checksum")}
+    parts["data"] = {key: kept["data"][key] for key in OF_DATA}
     return {"weights": weights.id, **identifying(parts)}
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from fcdm.codecs.normalisation import channels_of
 from fcdm.config.schema import Config
 from fcdm.diffusion import make_objective
 from fcdm.diffusion.guidance import Guided
@@ -124,4 +125,5 @@ class _StepNoise:
 def _decoder(config: Config, device: torch.device) -> Vae:
     from fcdm.codecs.vae import open_vae  # diffusers takes seconds to import
 
-    return open_vae(decoder_of(config), device, tf32=config.evaluation.precision != "fp32")
+    channels = channels_of(config.data.channel_mean, config.data.channel_deviation)
+    return open_vae(decoder_of(config), device, tf32=config.evaluation.precision != "fp32", channels=channels)

@@ -37,7 +37,7 @@ def statistics_extractor(path: Path) -> str | None:
     """
     import numpy as np
 
-    from fcdm.images.arrays import readable_file
+    from fcdm.images.row_stream import readable_file
 
     with readable_file(path), np.load(path, allow_pickle=False) as arrays:
         return str(arrays["extractor"]) if "extractor" in arrays else None

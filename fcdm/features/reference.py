@@ -23,7 +23,8 @@ from fcdm.atomic import write_atomic
 from fcdm.errors import UserError
 from fcdm.features import Extractor
 from fcdm.hashing import known_sha256
-from fcdm.images.arrays import ImageArray, images_beside_statistics, readable_file
+from fcdm.images.arrays import ImageArray, images_beside_statistics
+from fcdm.images.row_stream import readable_file
 
 KEEP = 10_000
 """Images for precision and recall, as in VIRTUAL_imagenet256_labeled.npz."""

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-import os
 import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fcdm.atomic import describe_oserror
 from fcdm.errors import UserError
 from fcdm.images.crop import Unreadable, centre_crop
 from fcdm.images.image_stream import Images, Unsaid
 from fcdm.images.listing import content_sha256
+from fcdm.images.row_stream import KEYS, Header, RowStream, is_npy, main_key, member_header, open_rows, readable_file
 
-KEYS = ("arr_0", "arr")
-"""ADM's, and the public FCDM code's."""
 LABELS = "arr_1"
 KERAS = {"train": ("x_train", "y_train"), "test": ("x_test", "y_test")}
 """Split -> its images and its labels in the .npz files of Keras, such as mnist.npz."""
@@ -32,17 +25,6 @@ RANGES = {"0..1": (0.0, 1.0), "-1..1": (-1.0, 1.0), "0..255": (0.0, 255.0)}
 LAYOUTS = ("NHWC", "NCHW")
 BEYOND = 0.25
 """Of the range's width: by so much may a decoder's output leave it, to be clipped; more is another range."""
-
-
-@dataclass(frozen=True)
-class Header:
-    """What a .npy says of itself before its numbers."""
-
-    shape: tuple[int, ...]
-    by_columns: bool
-    dtype: np.dtype[np.generic]
-    offset: int
-    """Bytes before the first number."""
 
 
 class ImageArray(Images):
@@ -61,20 +43,10 @@ class ImageArray(Images):
         self.count, self.height, self.width, self.channels = count, height, width, channels
         self.how = f"{header.dtype}{f' {value_range}' if value_range else ''}, {self.layout}"
         self.said = ", ".join(word for word in (value_range, layout) if word)
-        self._image = math.prod(rest) * header.dtype.itemsize
-        self._open = contextlib.ExitStack()
-        self._stream: IO[bytes] | None = None
-        self._at = 0
+        self._rows = RowStream(path, key, header)
 
     def pixels(self, first: int, last: int) -> NDArray[np.uint8]:
-        last = min(last, self.count)
-        with readable_file(self.path):
-            stream = self._stream_at(first)
-            raw = bytearray(stream.read((last - first) * self._image))
-            self._at = last
-        if len(raw) < (last - first) * self._image:
-            raise _cut_short(self.path)
-        stored = np.frombuffer(raw, self.header.dtype).reshape(last - first, *self.header.shape[1:])
+        stored = self._rows.rows(first, last)
         if self.layout == "NCHW":
             stored = stored.transpose(0, 2, 3, 1)
         pixels = stored if self.range is None else self._rounded(stored, first)
@@ -121,24 +93,7 @@ class ImageArray(Images):
         return content_sha256(self.path)
 
     def close(self) -> None:
-        self._open.close()
-        self._stream = None
-
-    def __del__(self) -> None:
-        if hasattr(self, "_open"):  # not where it was refused
-            self.close()
-
-    def _stream_at(self, image: int) -> IO[bytes]:
-        """The open stream, before that image. Raises OSError and what zipfile raises."""
-        if self._stream is None or image < self._at:
-            self.close()
-            self._stream = _stream_of(self.path, self.key, self._open)
-            self._stream.seek(self.header.offset)
-            self._at = 0
-        if image > self._at:
-            self._stream.seek((image - self._at) * self._image, os.SEEK_CUR)
-            self._at = image
-        return self._stream
+        self._rows.close()
 
 
 def array_names(path: Path) -> list[str]:
@@ -162,23 +117,12 @@ def open_array(
     Raises UserError for anything else, and where labels are not as many as images.
     """
     if is_npy(path):
-        with readable_file(path), open(path, "rb") as file:
-            header = _read_header(file)
-            if path.stat().st_size < header.offset + math.prod(header.shape) * header.dtype.itemsize:
-                raise _cut_short(path)
-        return ImageArray(path, None, header, value_range, layout)
+        return ImageArray(path, None, open_rows(path)[0].header, value_range, layout)
     with readable_file(path), zipfile.ZipFile(path) as archive:
-        keys = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
-        key, of_labels = names or (None, LABELS)
-        key = key or next((key for key in KEYS if key in keys), keys[0] if len(keys) == 1 else None)
-        if key is None:
-            there = f"only {', '.join(keys[:6])}" if keys else "no array at all"
-            raise UserError(
-                f"{path}: no images in it: an array `arr_0` or `arr`, or one sole array, was expected, and there is "
-                f"{there}"
-            )
-        header = _member_header(path, archive, key)
-        labels = _member_header(path, archive, of_labels) if of_labels in keys and key != of_labels else None
+        key, of_labels = names or (main_key(path, archive), LABELS)
+        header = member_header(path, archive, key)
+        has_labels = f"{of_labels}.npy" in archive.namelist() and key != of_labels
+        labels = member_header(path, archive, of_labels) if has_labels else None
     found = ImageArray(path, key, header, value_range, layout)
     if labels is not None and labels.shape[:1] != (found.count,):
         many = f"{labels.shape[0]:,} labels" if labels.shape else "a single number"
@@ -202,26 +146,7 @@ def images_beside_statistics(path: Path) -> ImageArray | None:
     """The images `arr_0` or `arr` of a reference file; None for one that has neither."""
     with readable_file(path), zipfile.ZipFile(path) as archive:
         key = next((key for key in KEYS if f"{key}.npy" in archive.namelist()), None)
-        return None if key is None else ImageArray(path, key, _member_header(path, archive, key))
-
-
-def is_npy(path: Path) -> bool:
-    """By its first bytes. Raises UserError where it cannot be read."""
-    with readable_file(path), open(path, "rb") as file:
-        return file.read(6) == np.lib.format.MAGIC_PREFIX
-
-
-@contextlib.contextmanager
-def readable_file(path: Path) -> Iterator[None]:
-    """What goes wrong with an .npz or .npy, as a UserError of one line."""
-    try:
-        yield
-    except OSError as error:
-        raise describe_oserror(error, path, "reading") from error
-    except (zipfile.BadZipFile, ValueError, EOFError, NotImplementedError, zlib.error) as error:
-        what = str(error).splitlines()[0] if str(error) else type(error).__name__
-        kind = ".npy" if path.suffix == ".npy" else ".npz"
-        raise UserError(f"{path}: not a readable {kind} ({what}): copy or make it again") from error
+        return None if key is None else ImageArray(path, key, member_header(path, archive, key))
 
 
 def _runs(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
@@ -298,34 +223,3 @@ def _range(what: str, dtype: np.dtype[np.generic], said: str | None) -> str | No
             ("range=0..1",),
         )
     return said
-
-
-def _member_header(path: Path, archive: zipfile.ZipFile, key: str) -> Header:
-    info = archive.getinfo(f"{key}.npy")
-    with archive.open(info) as member:
-        header = _read_header(member)
-    if not header.dtype.hasobject and info.file_size < header.offset + math.prod(header.shape) * header.dtype.itemsize:
-        raise _cut_short(path)
-    return header
-
-
-def _stream_of(path: Path, key: str | None, stack: contextlib.ExitStack) -> IO[bytes]:
-    if key is None:
-        return stack.enter_context(open(path, "rb"))
-    archive = stack.enter_context(zipfile.ZipFile(path))
-    return stack.enter_context(archive.open(f"{key}.npy"))
-
-
-def _cut_short(path: Path) -> UserError:
-    return UserError(f"{path}: holds fewer images than its header says: copy or make it again")
-
-
-def _read_header(member: IO[bytes]) -> Header:
-    version = np.lib.format.read_magic(member)
-    if version == (1, 0):
-        found = np.lib.format.read_array_header_1_0(member)
-    elif version == (2, 0):
-        found = np.lib.format.read_array_header_2_0(member)
-    else:
-        raise ValueError(f".npy version {version}")
-    return Header(*found, member.tell())

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,8 +40,8 @@ class Unreadable(Exception):
 class Square:
     """A square picture, and what became of the image on the way."""
 
-    pixels: NDArray[np.uint8]
-    """(S, S, channels)."""
+    pixels: NDArray[Any]
+    """(S, S, channels) uint8; or latents that were imported, as they were."""
     turned: bool
     """Whether the file carries an EXIF orientation, by which it was not turned."""
     scaled_up: bool

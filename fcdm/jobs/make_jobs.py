@@ -9,6 +9,7 @@ from pathlib import Path
 
 from fcdm.config.schema import Config
 from fcdm.data.dataset import data_checksum
+from fcdm.data.store_normalisation import check_decoder, with_channels
 from fcdm.errors import UserError
 from fcdm.jobs.ema_requests import agreed_averages, with_snapshots
 from fcdm.jobs.job import Job
@@ -75,6 +76,9 @@ def _resolved(config: Config, data_needed: bool) -> Config:
     """The configuration with its data and weights pinned by checksum, without the sweep's own keys."""
     data = dataclasses.replace(config.data, checksum=_checksum(config, data_needed))
     config = dataclasses.replace(config, data=data, grids=[], studies=[])
+    if data_is_here(config):
+        config.data = with_channels(data)
+    check_decoder(config)
     return resolved_sources(config, data_is_here(config))
 
 

@@ -38,6 +38,7 @@ SAME_PROBLEM = (
     "data.checksum",
     "data.channels",
     "data.classes",
+    "data.normalisation",
     "resolution",
     "diffusion.objective",
     "diffusion.timesteps",

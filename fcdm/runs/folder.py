@@ -18,7 +18,7 @@ import yaml
 from fcdm.atomic import describe_oserror, sync_folder
 from fcdm.config.schema import Config
 from fcdm.errors import UserError
-from fcdm.runs.identity import SCHEMA_VERSION, identifying, readable_name, run_id, science
+from fcdm.runs.identity import MEASURED, SCHEMA_VERSION, identifying, readable_name, run_id, science
 from fcdm.runs.kept_source import keep_source
 from fcdm.runs.run_cost import run_cost
 from fcdm.runs.run_paths import RUN_FILE, evaluation_name, run_facts
@@ -93,8 +93,20 @@ def find_runs(runs_dir: Path, ids: Collection[str]) -> dict[str, Path]:
 
 
 def check_frozen(folder: Path, wanted: dict[str, Any]) -> None:
-    """Raise UserError, with the difference, where the frozen config no longer says what the id was made of."""
-    frozen = identifying(frozen_science(folder))
+    """Raise UserError, with the difference, where the frozen config no longer says what the id was made of.
+
+    Nor may the store's channels have become others, which follow from its shards.
+    """
+    kept = frozen_science(folder)
+    for key in MEASURED:
+        before, now = kept["data"].get(key), wanted["data"].get(key)
+        if None not in (before, now) and before != now:
+            path = wanted["data"]["path"]
+            raise UserError(
+                f"{path} says other channels (data.{key}) than {folder.name} was trained with: its channels.json was "
+                f"changed; `python -m fcdm.prepare channels data.path={path}` makes it anew"
+            )
+    frozen = identifying(kept)
     asked = identifying(wanted)
     differences = [
         f"{key}: {frozen.get(key, 'missing')} (the run is {asked.get(key, 'without it')})"

@@ -33,6 +33,7 @@ OF_OWN_CODE: dict[str, Any] = {
 INTRODUCED: dict[str, Any] = {
     "diffusion.objective": "ddpm",
     "data.latents": "posterior",
+    "data.normalisation": "scalar",
     "model.channel_attention": False,
     "model.channel_attention_on": "hidden",
     "model.feed_forward": False,
@@ -41,9 +42,15 @@ INTRODUCED: dict[str, Any] = {
     **OF_OWN_CODE,
 }
 
+MEASURED = ("channel_mean", "channel_deviation")
+"""Of the data, numbers that follow from it: a store's channels are what its shards say."""
+
 # In the config for people and for finding things, but not what a run is: the same bytes under another
 # path or preset name are the same data and the same model. (A run has the width that match_macs found.)
-NOT_IDENTITY = ("model.name", "model.match_macs", "data.name", "data.path", "data.vae")
+NOT_IDENTITY = (
+    *("model.name", "model.match_macs", "data.name", "data.path", "data.vae"),
+    *(f"data.{name}" for name in MEASURED),
+)
 
 
 def science(config: Config) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from fcdm.config.said import Said
 from fcdm.config.schema import Config, EvaluationConfig
 from fcdm.config.user_code import FEATURES, OPTIONS
 from fcdm.data.dataset import data_checksum
+from fcdm.data.store_normalisation import check_decoder, with_channels
 from fcdm.errors import UserError
 from fcdm.jobs.pin_weights import resolved_sources
 from fcdm.paths import home_expanded, place
@@ -191,6 +192,7 @@ def run_config(run: Run, overrides: list[str]) -> Config:
         config.data.path = path
     check(config)
     refuse_idle(config, said)
+    check_decoder(config)
     return _with_weak(_with_snapshots(with_sources(config, (FEATURES,)), run))
 
 
@@ -219,6 +221,7 @@ def _file_config(weights: Weights, overrides: list[str]) -> Config:
     config = with_sources(config)
     if power_length(config.evaluation.weights) is not None:
         raise UserError(f"{weights.path} is a file: {config.evaluation.weights} is made of a run's snapshots")
+    config.data = with_channels(config.data)
     if config.data.path is None:  # bundled: part of the protocol, as the reference
         config.data.checksum = data_checksum(config.data, config.resolution)
     return _with_weak(config)

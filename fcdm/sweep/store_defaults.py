@@ -58,6 +58,8 @@ def store_overrides(path: str | None, said: Said, chosen: Mapping[str, Any]) -> 
         }
         if len(manifest.classes) == 1:
             values["label_drop.probability"] = 0.0  # there is no label to drop
+        if not pixels:
+            values |= _of_stored(manifest)
         if not pixels and "data.vae" not in said.keys:
             values["data.vae"] = _vae(folder, _stamp(folder), "evaluation.decoder" in said.keys)
     else:
@@ -79,6 +81,12 @@ def _refuse_other_kind(path: str | None, manifest: Manifest, chosen: Mapping[str
                 f"{group}={chosen[group]} is for stores of {other}, and data.path={path} is one of {manifest.kind}: "
                 f"leave {group}={chosen[group]} away, or say data.path=<another store>"
             )
+
+
+def _of_stored(manifest: Manifest) -> dict[str, str]:
+    """How latents are drawn of which one draw, or no mirror image, has been imported."""
+    found = {} if manifest.stored.deviation else {"data.latents": "frozen"}
+    return found if manifest.stored.flips == 2 else {**found, "data.flip": "none"}
 
 
 def _instead(folder: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -156,6 +157,20 @@ def test_frozen_latents_and_flips_are_another_run(lab: Path) -> None:
     assert a.name != b.name
     assert values(a)[1, "loss"] == values(b)[1, "loss"], "a new model says 0, whatever it sees"
     assert values(a)[3, "loss"] != values(b)[3, "loss"]
+
+
+def test_each_channel_normalised_and_sampled_without_the_store(lab: Path) -> None:
+    """Another run; what samples need of the store is in the run."""
+    run(lab, "-m", "fcdm.train", *study("runs_dir=channel", "steps=2", "model.width=8", "data.normalisation=channel"))
+    whole = only_run(lab / "channel")
+    assert np.isfinite(values(whole)[2, "loss"])
+    shutil.move(lab / "store", lab / "gone")
+    try:
+        run(lab, "-m", "fcdm.sample", f"channel/{whole.name}", "samples=4", "sampling_steps=2", "out=channel-drawn")
+    finally:
+        shutil.move(lab / "gone", lab / "store")
+    with np.load(lab / "channel-drawn/samples.npz", allow_pickle=False) as arrays:
+        assert arrays["arr_0"].shape == (4, 32, 32, 3)
 
 
 @pytest.mark.parametrize(

@@ -288,7 +288,7 @@ def test_another_command_on_an_unfinished_or_whole_store_is_refused(
         (["images={images}", "--unreadable", "ask"], "invalid choice"),
         (["images={images}", "device=tpu"], "device=tpu is not known"),
         (["images={images}", "reslution=32"], "unrecognized arguments"),
-        ([], "--images"),
+        ([], "images=PLACE or latents=PLACE is wanted"),
     ],
 )
 def test_bad_input_is_one_line(

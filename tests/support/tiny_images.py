@@ -93,7 +93,7 @@ def make_folder(root: Path, images: int = 40, bad: Iterable[str] = (), odd: bool
     return root
 
 
-def save_vae(folder: Path, seed: int = 0, scaling_factor: float = 0.18215) -> Path:
+def save_vae(folder: Path, seed: int = 0, scaling_factor: float = 0.18215, channels: int = 4) -> Path:
     """A VAE of 25 thousand random weights that takes sides down by 8, as Stable Diffusion's does."""
     import torch
     from diffusers import AutoencoderKL
@@ -105,7 +105,7 @@ def save_vae(folder: Path, seed: int = 0, scaling_factor: float = 0.18215) -> Pa
             up_block_types=("UpDecoderBlock2D",) * 4,
             block_out_channels=(8, 8, 8, 8),
             layers_per_block=1,
-            latent_channels=4,
+            latent_channels=channels,
             norm_num_groups=4,
             scaling_factor=scaling_factor,
         )
