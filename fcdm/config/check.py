@@ -26,6 +26,7 @@ from fcdm.config.schema import FAMILIES, PRECISIONS, Config, DataConfig
 from fcdm.config.texts import refuse_secrets, settle_texts
 from fcdm.config.user_code import OPTIONS, codes_of
 from fcdm.errors import UserError
+from fcdm.paths import place
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "data.flip": ("none", "random", "frozen"),
@@ -188,6 +189,11 @@ def check(config: Config) -> None:
         instead = "classifier" if of_pixels else "inception"
         raise UserError(f"evaluation.features=digits-cnn knows the digits alone (as recipe=digits does): use {instead}")
     if features in ("pixels", "classifier") and not of_pixels:
+        if config.data.path is not None and not place(config.data.path).exists():  # then nobody knows what it holds
+            raise UserError(
+                f"no store at data.path={config.data.path}, and evaluation.features={features} is of stores of pixels: "
+                f"`python -m fcdm.prepare images images=<folder> resolution=32 out={config.data.path}` makes one"
+            )
         raise UserError(f"evaluation.features={features} is of data of pixels, and these are latents: use inception")
     check_model(
         config.model,

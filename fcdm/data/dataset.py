@@ -39,9 +39,9 @@ def data_checksum(data: DataConfig, resolution: int) -> str:
         folder = Path(data.path)
         if not folder.exists():
             raise UserError(
-                f"no store of {data.name} at {folder} (data.path): `python -m fcdm.prepare "
-                f"{'images' if data.downsample == 1 else 'latents'} images=<folder of images> resolution={resolution} "
-                f"out={folder}` makes one, or model=N trains on the bundled digits"
+                f"no store of {data.name} at {folder} (data.path): `python -m fcdm.prepare images images=<folder of "
+                f"images> resolution=32 out={folder}` makes one of pixels, `fcdm.prepare latents ... resolution=256` "
+                "one of a VAE's latents; or model=N trains on the bundled digits"
             )
         check_manifest(
             folder,
@@ -56,7 +56,10 @@ def data_checksum(data: DataConfig, resolution: int) -> str:
         )
         known = manifest_checksum(folder)
     else:
-        raise UserError(f"data.name={data.name} is not known: digits, or data.path=<a store>")
+        raise UserError(
+            f"data.name={data.name} is no data that is bundled: say data.path=<a store> (`python -m fcdm.prepare "
+            "images` makes one), or data=digits"
+        )
     if data.checksum not in (None, known):
         raise UserError(f"data.checksum={data.checksum} asks for other data than {data.name} has ({known})")
     return known

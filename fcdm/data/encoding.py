@@ -259,8 +259,8 @@ class ShardEncoder:
                 self.shown.warn(f"  {root / names[index]}: {reason}")
             more = f", {SHOWN} of them above, all" if len(bad) > SHOWN else ", listed above and"
             raise UserError(
-                f"{len(bad)} of {len(names):,} images cannot be read{more} in {path}: put whole "
-                "ones in their place, or say --unreadable skip to leave them out; the shards without them are kept"
+                f"{len(bad)} of {len(names):,} images cannot be taken{more} in {path}: put others "
+                "in their place, or say --unreadable skip to leave them out; the shards without them are kept"
             )
         seconds = time.monotonic() - self.began
         made = {

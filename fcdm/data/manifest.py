@@ -253,7 +253,9 @@ def _manifest_bytes(folder: Path) -> bytes:
                 f"data.path={folder} is no store (it has no {MANIFEST}), and models train on stores: if these "
                 f"are images, {prepare_command(folder)}"
             ) from None
-        raise UserError(f"no store at {folder}: {MANIFEST}: {error.strerror}") from None
+        raise UserError(
+            f"no store at {folder}: {MANIFEST}: {error.strerror}; where it has moved, say data.path=<its place>"
+        ) from None
 
 
 def _is_imagenet(classes: int, images: int) -> bool:

@@ -58,6 +58,8 @@ def store_overrides(path: str | None, said: Said, chosen: Mapping[str, Any]) -> 
         }
         if len(manifest.classes) == 1:
             values["label_drop.probability"] = 0.0  # there is no label to drop
+        if pixels and small and manifest.resolution > 32 and "resources" not in chosen:
+            values["resources.mem_gb"] = 4  # activations of a batch of N at 64 pixels: 2 GB
         if not pixels:
             values |= _of_stored(manifest)
         if not pixels and "data.vae" not in said.keys:

@@ -195,7 +195,7 @@ def test_a_latent_that_cannot_be_is_named(
     assert prepare("latents=theirs", *STATED, "out=store") == 1
     told = capsys.readouterr().err
     assert said in told
-    assert "1 of 30 images cannot be read" in told.splitlines()[-1]
+    assert "1 of 30 images cannot be taken" in told.splitlines()[-1]
     assert prepare("latents=theirs", *STATED, "out=store", "unreadable=skip") == 0
     assert read_manifest(Path("store")).images == IMAGES - 1
 

@@ -188,7 +188,7 @@ def test_the_main_process_waits_for_the_others_but_not_for_ever(
     for shard in range(5):
         work.refuse(shard, [(8 * shard + place, "no image") for place in range(5)])
     job.wait()
-    with pytest.raises(UserError, match=r"25 of 40 images cannot be read, 20 of them above, all in .*unreadable\.txt"):
+    with pytest.raises(UserError, match=r"25 of 40 images cannot be taken, 20 of them above, all in .*unreadable\.txt"):
         job.finish()
     assert len((work.folder / "unreadable.txt").read_text().splitlines()) == 25
     work.start(plan)
@@ -203,7 +203,7 @@ def test_unreadable_images_are_all_named_and_refused_or_left_out(
 
     assert prepare(images, vae, out, "shard=4") == 1
     told = capsys.readouterr().err
-    assert "5 of 35 images cannot be read" in told.splitlines()[-1]
+    assert "5 of 35 images cannot be taken" in told.splitlines()[-1]
     assert all(any(name in line and ": " in line for line in told.splitlines()) for name in bad)
     assert not (out / "manifest.json").exists()
     kept = {path.name: path.stat().st_mtime_ns for path in (out / "shards").iterdir()}

@@ -166,7 +166,7 @@ def test_images_too_small_that_are_met_late_are_all_named_and_the_next_command_g
     out = tmp_path / "store"
     assert prepare(tmp_path / "images", out, "shard=20") == 1
     said = capsys.readouterr().err.splitlines()
-    assert "2 of 200 images cannot be read" in said[-1]
+    assert "2 of 200 images cannot be taken" in said[-1]
     assert sum("5 x 9 pixels, and 8 x 8 are wanted: say smaller=upscale" in line for line in said) == 3, (
         "first, and all"
     )
@@ -195,7 +195,7 @@ def test_damaged_files_are_named_and_left_out_where_asked(tmp_path: Path, capsys
     out = tmp_path / "store"
     assert prepare(images, out, "shard=4") == 1
     told = capsys.readouterr().err
-    assert "5 of 35 images cannot be read" in told.splitlines()[-1]
+    assert "5 of 35 images cannot be taken" in told.splitlines()[-1]
     assert all(any(name in line and ": " in line for line in told.splitlines()) for name in bad)
     assert prepare(images, out, "shard=4", "unreadable=skip") == 0
     assert len(PixelStore(out)) == 30

@@ -132,3 +132,9 @@ def test_a_plan_of_a_sweep_on_pixels(fcdm: Command, tmp_path: Path) -> None:
     assert "Nothing was started" in done.stdout
     cost = fcdm("model=S", "data.path=data/birds-16", module="fcdm.cost")
     assert cost.returncode == 0, cost.stderr
+
+
+@pytest.mark.parametrize("features", ["pixels", "classifier"])
+def test_a_store_that_is_not_there_is_told_as_that(features: str) -> None:
+    with pytest.raises(UserError, match=r"no store at data\.path=nowhere.* `python -m fcdm\.prepare images"):
+        composed("model=N", "data.path=nowhere", f"evaluation.features={features}")

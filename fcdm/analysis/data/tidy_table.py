@@ -152,8 +152,8 @@ def _instead(table: pd.DataFrame, evaluated: Sequence[EvaluatedStep]) -> list[st
     if not any(one.shown == "kid" for one in evaluated):
         return []
     return [
-        f"shown: {distance_of(table)} (with its standard error in kid_se): {int(table['samples'].max()):,} samples are "
-        "too few for a Fréchet distance in these features"
+        f"shown: {distance_of(table)} (with its standard error in kid_se): {int(table['samples'].max()):,} samples, "
+        "or the real images that they are compared with, are too few for a Fréchet distance in these features"
     ]
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from fcdm.analysis.stats.differences import has_effect
 from fcdm.config.schema import RUNTIME_EVALUATION, EvaluationConfig
+from fcdm.features.distance_names import space_of
 
 KEYS = tuple(
     item.name for item in dataclasses.fields(EvaluationConfig) if item.name not in (*RUNTIME_EVALUATION, "seed")
@@ -55,7 +56,7 @@ def _is_file(key: str, protocol: dict[str, Any]) -> bool:
 
 
 def _text(key: str, value: Any) -> str:
-    """As a command line says it: `true`, `null`, `[0.1,0.5]`; of features the name without the checksum."""
+    """As a command line says it: `true`, `null`, `[0.1,0.5]`; of features the name of the space."""
     if value is None or isinstance(value, bool):
         return "null" if value is None else str(value).lower()
-    return str(value).split("@")[0] if key == "features" else str(value).replace(" ", "")
+    return space_of(str(value)) if key == "features" else str(value).replace(" ", "")
