@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 import torch
 
+from fcdm.data.manifest import LABELS
 from fcdm.data.pixel_store import PixelStore
+from fcdm.data.shards import write_npy
 from fcdm.engine.distributed import Ranks
 from fcdm.engine.make_classifier import make_classifier
 from fcdm.engine.streamed_metrics import StoreMeasure
@@ -171,6 +173,18 @@ def test_without_labels_it_learns_rotations(tmp_path: Path, monkeypatch: pytest.
     assert made
     assert (found.facts["task"], found.facts["classes"], found.facts["chance"]) == ("rotations", 4, 0.25)
     assert min(found.facts["accuracy"]) > 0.5
+
+
+def test_where_few_are_held_out_it_is_tested_on_a_fifth_of_each_class(tmp_path: Path) -> None:
+    sections = (60, 210, 30)  # trained on, set aside, held out: each class by class, as folders are
+    labels = np.concatenate([np.repeat(np.arange(3, dtype=np.int32), part // 3) for part in sections])
+    folder = tiny_pixels(tmp_path / "store", heldout=30, aside=210, pixels=shapes(labels))
+    write_npy(folder / LABELS, labels)
+    found, _ = make_classifier(PixelStore(folder), worker())
+    facts = found.facts
+    assert (facts["task"], facts["taught"], facts["tested"]) == ("labels", 168, 42)
+    assert facts["chance"] == pytest.approx(1 / 3)
+    assert facts["learned"]
 
 
 def test_a_classifier_of_another_store_is_refused(made: Path, tmp_path: Path) -> None:
