@@ -1,7 +1,7 @@
 """What is measured of samples: streamed batch by batch, saved and restored, merged over ranks.
 
-The digits are evaluated by a small CNN's features and by their pixels, a store of pixels against its own images, all
-else against a reference, as the papers are.
+The digits are evaluated by a small CNN's features and by their pixels, by an extractor of the user's own as a store of
+pixels is: against its own images. All else is evaluated against a reference, as the papers are.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 from fcdm.config.schema import Config
 from fcdm.data.dataset import Dataset, PixelDataset, PixelStoreDataset
 from fcdm.data.pixel_store import PixelStore
-from fcdm.data.user_store import UserStore
+from fcdm.data.user_store import MemoryStore, UserStore
 from fcdm.engine.distributed import Ranks
 from fcdm.engine.draw_and_measure import Arrays, Gathered, states_of_all
 from fcdm.engine.reference_statistics import open_reference
@@ -45,13 +45,13 @@ def open_measure(config: Config, data: Dataset | None, worker: Worker) -> Measur
     a file is missing. Statistics of real images are made by all ranks, unless they are there."""
     device = worker.ranks.device
     space, kind = asked_space(config), compared_with(config)
-    if kind == "memory":
+    if kind == "memory" and space.own is None:
         assert isinstance(data, PixelDataset)
         return DigitsMeasure(config, data, device)
     places = None
     if config.evaluation.labels == "balanced":
         places = shuffled(config.evaluation.samples, config.evaluation.seed)
-    if kind == "store":
+    if kind in ("store", "memory"):
         return StoreMeasure(_store_of(config, data), worker, space, places)
     reference = open_reference(reference_of(config), config.resolution, worker, space)
     return ReferenceMeasure(reference, device, space, places)
@@ -62,6 +62,8 @@ def _store_of(config: Config, data: Dataset | None) -> RealImages:
         return UserStore(config)
     if isinstance(data, PixelStoreDataset):
         return data.store
+    if isinstance(data, PixelDataset):
+        return MemoryStore(data.images, data.heldout_images)
     assert config.data.path is not None
     return PixelStore(config.data.path, resolution=config.resolution, channels=config.data.channels)
 
