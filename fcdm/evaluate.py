@@ -130,6 +130,7 @@ def _weights(asked: Words) -> None:
             if (value_of(asked.overrides, "mlflow_uri") or "off") != "off":
                 raise UserError("mlflow_uri has no effect on the evaluation of a file, which stands in results/")
             configs = [source_config(weights, words) for words in spaces_said(asked.overrides)]
+            _make_classifiers(configs)
             with worker_of(configs[0].device, configs[0].threads) as worker:
                 from fcdm.engine.evaluate_files import evaluate_weights
 
@@ -149,6 +150,17 @@ def _weights(asked: Words) -> None:
         config.steps = steps
         config.runs_dir = str(run.folder.parent)
     _evaluate_run(run, configs)
+
+
+def _make_classifiers(configs: list[Any]) -> None:
+    """Those of the stores that the configurations of a file name, before anything is named by them. Raises UserError."""
+    from fcdm.data.dataset import data_checksum
+    from fcdm.jobs.store_classifier import make_classifiers
+
+    asked = [config for config in configs if config.evaluation.features == "classifier"]
+    for config in asked:
+        config.data.checksum = data_checksum(config.data, config.resolution)
+    make_classifiers(asked)
 
 
 def _budgets(run: Run) -> list[int]:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from fcdm.data.manifest import LABELS
 from fcdm.data.pixel_store import PixelStore
@@ -22,6 +23,7 @@ from fcdm.engine.make_classifier import make_classifier
 from fcdm.engine.streamed_metrics import StoreMeasure
 from fcdm.engine.worker import Worker
 from fcdm.errors import UserError
+from fcdm.evaluate import main as evaluate_command
 from fcdm.features import NONE_YET, extractor_id, open_extractor
 from fcdm.features.classifier_files import ClassifierFiles, find_classifier
 from fcdm.features.space import Space
@@ -277,3 +279,20 @@ def test_a_training_makes_it_announced_in_a_process_of_its_own(fcdm: Command, tm
 def test_nothing_is_asked_of_other_spaces() -> None:
     with composing() as composer:
         make_classifiers([composer.config(["model=N"])])
+
+
+def test_evaluating_a_file_of_weights_makes_it_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What its result is named by has the classifier's id in it."""
+    folder = tiny_pixels(tmp_path / "store")
+    weights = tmp_path / "mine.safetensors"
+    save_file({"w": torch.zeros(1)}, weights)
+
+    def make(path: str) -> None:
+        raise UserError(f"made here: {path}")
+
+    monkeypatch.setattr("fcdm.jobs.store_classifier._make", make)
+    words = [str(weights), "model=N", "resolution=16", f"data.path={folder}", "device=cpu", f"out={tmp_path / 'out'}"]
+    assert evaluate_command([*words, "features=classifier"]) == 1
+    assert capsys.readouterr().err.splitlines()[-1].endswith(f"made here: {folder}")
