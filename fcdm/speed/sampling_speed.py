@@ -135,12 +135,13 @@ def _extractor(config: Config, channels: int, device: torch.device) -> Extractor
     """Without any weights of others. Raises UserError for an extractor of the user's own that does not do."""
     from fcdm.features.classifier import random_classifier
     from fcdm.features.dinov2 import dinov2_extractor, random_dinov2
+    from fcdm.features.dinov2_files import RESIZES
     from fcdm.features.inception import Inception, inception_extractor
 
     name = config.evaluation.features
     if name == "inception":
         return inception_extractor(Inception().eval().requires_grad_(False), "random", device)
-    if name.startswith("dinov2"):
+    if name in RESIZES:
         return dinov2_extractor(random_dinov2(), "random", name, device)
     if name == "classifier":
         return random_classifier(channels, config.resolution, device)
