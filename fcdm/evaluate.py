@@ -224,6 +224,11 @@ def _samples(asked: Words, check: Callable[[Images, Path], None] | None = None) 
     spaces = [Space(name, own.get("dinov2") if name in RESIZES else None) for name in _spaces(own.get("features"))]
     if "dinov2" in own and not any(space.name in RESIZES for space in spaces):
         raise UserError(f"dinov2={own['dinov2']} has no effect: say features=dinov2 too, or leave it away")
+    if "shuffle" in own and INCEPTION not in spaces:
+        raise UserError(
+            f"shuffle={own['shuffle']} has no effect: it is before the Inception Score's splits, and inception is not "
+            "among the features: leave it away"
+        )
     samples = open_images(place(own["samples"]), own.get("range"), own.get("layout"))
     reference = place(own["reference"])
     if not is_statistics(reference):

@@ -80,6 +80,8 @@ def test_samples_are_read_once_for_all_spaces(tmp_path: Path, monkeypatch: pytes
         ("pixels", "has no effect: say features=dinov2 too"),
     ):
         assert line in refused([*words, f"features={value}"], capsys)
+    line = "shuffle=1 has no effect: it is before the Inception Score's splits, and inception is not among the features"
+    assert line in refused([*words, "features=dinov2", "shuffle=1"], capsys)
 
 
 def test_a_run_and_a_file_of_weights_draw_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
