@@ -153,7 +153,7 @@ def _weights(asked: Words) -> None:
 
 
 def _make_classifiers(configs: list[Any]) -> None:
-    """Those of the stores that the configurations of a file name, before anything is named by them. Raises UserError."""
+    """Those of the stores that a file's configurations name, before anything is named by them. Raises UserError."""
     from fcdm.data.dataset import data_checksum
     from fcdm.jobs.store_classifier import make_classifiers
 
