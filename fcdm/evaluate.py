@@ -282,8 +282,11 @@ def _calibrate(asked: Words) -> int:
 
 
 @contextlib.contextmanager
-def worker_of(device: str, threads: int | None) -> Iterator[Worker]:
-    """This process at work, with all that it needs around it; one of several under torchrun or `srun`."""
+def worker_of(device: str, threads: int | None, stop: StopSignal | None = None) -> Iterator[Worker]:
+    """This process at work, with all that it needs around it; one of several under torchrun or `srun`.
+
+    stop: where a signal is told of in other words.
+    """
     import torch
 
     from fcdm.engine.distributed import Ranks
@@ -292,7 +295,7 @@ def worker_of(device: str, threads: int | None) -> Iterator[Worker]:
 
     if threads is not None:
         torch.set_num_threads(threads)
-    with StopSignal() as stop, contextlib.ExitStack() as stack:
+    with stop or StopSignal() as stop, contextlib.ExitStack() as stack:
         ranks = Ranks.from_environment(device, stop)
         stack.callback(ranks.close)
         with BarProgress(ranks.world_size, quiet=not ranks.is_main) as progress:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fcdm.engine.stop import end_process
+from fcdm.engine.stop import Stopped, StopSignal, end_process
 from fcdm.errors import OneLineParser, UserError, as_options
 from fcdm.paths import home_expanded, place
 
@@ -222,11 +222,17 @@ def _features(options: argparse.Namespace) -> None:
     from fcdm.data.pixel_store import PixelStore
     from fcdm.evaluate import worker_of
 
-    with worker_of("cpu", None) as worker:
+    stop = StopSignal("stopping soon; of a classifier that is not whole nothing is kept")
+    with worker_of("cpu", None, stop) as worker:
         from fcdm.engine.make_classifier import make_classifier
 
         store = worker.ranks.own_after_first(lambda: PixelStore(options.data_path))
-        found, made = make_classifier(store, worker, options.task)
+        try:
+            found, made = make_classifier(store, worker, options.task)
+        except Stopped as stopped:
+            if worker.ranks.is_main:
+                print(f"fcdm.prepare: {stopped}, nothing is kept; the same command begins again", file=sys.stderr)
+            raise
         if worker.ranks.is_main:
             how = f"made in {found.facts['seconds']:g} s" if made else "there already"
             print(f"{found.path}: {found.id}, {how}: {found.told}", flush=True)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +22,7 @@ from fcdm.data.pixel_store import PixelStore
 from fcdm.data.shards import write_npy
 from fcdm.engine.distributed import Ranks
 from fcdm.engine.make_classifier import make_classifier
+from fcdm.engine.stop import Stopped
 from fcdm.engine.streamed_metrics import StoreMeasure
 from fcdm.engine.worker import Worker
 from fcdm.errors import UserError
@@ -296,3 +299,22 @@ def test_evaluating_a_file_of_weights_makes_it_first(
     words = [str(weights), "model=N", "resolution=16", f"data.path={folder}", "device=cpu", f"out={tmp_path / 'out'}"]
     assert evaluate_command([*words, "features=classifier"]) == 1
     assert capsys.readouterr().err.splitlines()[-1].endswith(f"made here: {folder}")
+
+
+def test_a_signal_keeps_nothing_and_it_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tiny_pixels(tmp_path / "store")
+
+    def taught(lesson: Any, seed: int, looked: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        looked(64)
+
+    monkeypatch.setattr("fcdm.features.train_classifier.train_classifier", taught)
+    with pytest.raises(Stopped):
+        main(["features", f"data.path={folder}"])
+    said = capsys.readouterr().err.strip()
+    assert "SIGTERM: stopping soon; of a classifier that is not whole nothing is kept" in said
+    assert said.endswith("fcdm.prepare: stopped by SIGTERM, nothing is kept; the same command begins again")
+    assert "saving" not in said
+    assert not list((folder / "features").iterdir())
