@@ -7,6 +7,7 @@ share the work.
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -94,7 +95,9 @@ def _run(words: list[str]) -> int:
         asked = take_apart(words, (*OF_IMAGES, "shuffle", "features", "dinov2"), (), DRAWN, ALL)
         if asked.source is not None:
             raise UserError(f"{asked.source} and samples={given[-1]}: one thing to evaluate at a time")
-        for path in _samples(asked):
+        with short_keys():
+            results = _samples(asked)
+        for path in results:
             _show(path)
         return 0
     asked = take_apart(words, ("out",), (), "an evaluation by itself")
@@ -270,7 +273,8 @@ def _calibrate(asked: Words) -> int:
         raise UserError(missing)
     own_values = asked.own.get("published")
     published = published_values(own_values)
-    (path,) = _samples(asked, check_batch if own_values is None else None)
+    with short_keys():
+        (path,) = _samples(asked, check_batch if own_values is None else None)
     if not is_first_process():
         return 0
     lines = compare(read_json(path)["metrics"], published)
@@ -279,6 +283,15 @@ def _calibrate(asked: Words) -> int:
         verdict = "agrees" if line.agrees else "OFF"
         print(f"{line.metric:16} {line.published:10.4f} {line.found:10.4f} {'±':>3}{line.allowed:7.4f}  {verdict}")
     return 0 if all(line.agrees for line in lines) else 1
+
+
+@contextlib.contextmanager
+def short_keys() -> Iterator[None]:
+    """Errors name the keys of a command that composes no configuration: `dinov2=`, not `evaluation.dinov2=`."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(re.sub(r"\bevaluation\.(dinov2|features|reference)\b", r"\1", str(error))) from None
 
 
 @contextlib.contextmanager

@@ -339,7 +339,7 @@ def _name(options: argparse.Namespace) -> str:
 
 
 def _reference(options: argparse.Namespace) -> None:
-    from fcdm.evaluate import worker_of
+    from fcdm.evaluate import short_keys, worker_of
     from fcdm.features.dinov2_files import RESIZES
     from fcdm.features.space import Space
     from fcdm.runs.peers import peers
@@ -354,7 +354,7 @@ def _reference(options: argparse.Namespace) -> None:
     if options.dinov2 is not None and options.features not in RESIZES:
         raise UserError(f"dinov2={options.dinov2} has no effect at features={options.features}: leave it away")
     space = Space(options.features, options.dinov2, channels=3)
-    with worker_of(options.device, None) as worker:
+    with short_keys(), worker_of(options.device, None) as worker:
         from fcdm.engine.reference_statistics import ReferenceRequest, make_reference
 
         workers = options.workers or max(1, min(16, cores() // peers().local_count))
