@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fcdm.atomic import read_json
+from fcdm.config.spaces import DINOV2, OF_ANY_IMAGES
 from fcdm.engine.stop import StopSignal, end_process
 from fcdm.errors import UserError
 from fcdm.paths import place
@@ -69,8 +70,6 @@ examples
 
 OF_IMAGES = ("samples", "reference", "batch_size", "out", "range", "layout")
 DRAWN = "samples that are drawn already"
-OF_SAMPLES = ("inception", "dinov2", "dinov2-pil", "pixels")
-"""Spaces that anybody's samples can be measured in, against a reference."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -211,7 +210,6 @@ def _tell(evaluations: list[tuple[Any, int]]) -> None:
 
 def _samples(asked: Words, check: Callable[[Images, Path], None] | None = None) -> list[Path]:
     """Evaluates images; a result for each space. check: raises UserError for images that it is not meant for."""
-    from fcdm.features.dinov2_files import RESIZES
     from fcdm.features.find_reference import is_statistics, reference_images
     from fcdm.features.inception_weights import find_weights as find_inception
     from fcdm.features.space import INCEPTION, Space
@@ -224,8 +222,8 @@ def _samples(asked: Words, check: Callable[[Images, Path], None] | None = None) 
             "say reference=<statistics in ADM's format, such as VIRTUAL_imagenet256_labeled.npz, or a folder, .npz or "
             ".npy of real images>"
         )
-    spaces = [Space(name, own.get("dinov2") if name in RESIZES else None) for name in _spaces(own.get("features"))]
-    if "dinov2" in own and not any(space.name in RESIZES for space in spaces):
+    spaces = [Space(name, own.get("dinov2") if name in DINOV2 else None) for name in _spaces(own.get("features"))]
+    if "dinov2" in own and not any(space.name in DINOV2 for space in spaces):
         raise UserError(f"dinov2={own['dinov2']} has no effect: say features=dinov2 too, or leave it away")
     if "shuffle" in own and INCEPTION not in spaces:
         raise UserError(
@@ -259,8 +257,8 @@ def _spaces(text: str | None) -> list[str]:
     key = "evaluation.features"
     names = [value_of(words, key) or "" for words in spaces_said([f"{key}={text}"])]
     for name in names:
-        if name not in OF_SAMPLES:
-            raise UserError(f"features={name} does not fit samples that are drawn already: {near(name, OF_SAMPLES)}")
+        if name not in OF_ANY_IMAGES:
+            raise UserError(f"features={name} does not fit samples that are drawn already: {near(name, OF_ANY_IMAGES)}")
     return names
 
 
