@@ -40,8 +40,8 @@ SOURCE
 
 keys
   samples, seed, sampler, sampling_steps, guidance_scale, guidance_channels, guidance_interval, labels, weights,
-  precision, features, reference, decoder, batch_size, clip_denoised: as evaluation.* of python -m fcdm.train; what is
-  not said is as in the recipe of the run's data
+  precision, features, features_options.NAME, dinov2, reference, decoder, batch_size, clip_denoised: as evaluation.* of
+  python -m fcdm.train; what is not said is as in the recipe of the run's data
   data.path=STORE device=auto threads=N runs_dir=runs mlflow_uri=off
   --config-dir DIR: where a model of your own has its model/NAME.yaml
 
@@ -53,6 +53,7 @@ samples=IMAGES
   reference=: statistics in ADM's format, or real images in any of these forms (floats: python -m fcdm.prepare
   reference), of which statistics are made once, cropped to the samples' side, and kept beside them.
   features=inception, dinov2, dinov2-pil, pixels, or several of one reading: 'features=[inception,dinov2]'
+  dinov2=MODEL: of dinov2 and dinov2-pil, a hub id or a folder
   shuffle=SEED: before the Inception Score's splits, where the samples come class by class; batch_size=64 out=results
 
 calibrate

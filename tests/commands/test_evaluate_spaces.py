@@ -120,3 +120,10 @@ def test_a_run_and_a_file_of_weights_draw_once(tmp_path: Path, monkeypatch: pyte
     assert drawn == [10] * 4, "shown again"
     assert "say 'evaluation.features=[pixels,digits-cnn]'" in refused([run.name, "features=pixels,digits-cnn"], capsys)
     assert "says pixels twice" in refused([run.name, "features=[pixels,pixels]"], capsys)
+
+
+def test_the_help_names_what_says_which_extractor(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    said = capsys.readouterr().out
+    assert "features_options.NAME, dinov2," in said
+    assert "dinov2=MODEL" in said
