@@ -7,12 +7,14 @@ share the work.
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fcdm.atomic import read_json
+from fcdm.config.spaces import DINOV2, OF_ANY_IMAGES
 from fcdm.engine.stop import StopSignal, end_process
 from fcdm.errors import UserError
 from fcdm.paths import place
@@ -38,8 +40,8 @@ SOURCE
 
 keys
   samples, seed, sampler, sampling_steps, guidance_scale, guidance_channels, guidance_interval, labels, weights,
-  precision, features, reference, decoder, batch_size, clip_denoised: as evaluation.* of python -m fcdm.train; what is
-  not said is as in the recipe of the run's data
+  precision, features, features_options.NAME, dinov2, reference, decoder, batch_size, clip_denoised: as evaluation.* of
+  python -m fcdm.train; what is not said is as in the recipe of the run's data
   data.path=STORE device=auto threads=N runs_dir=runs mlflow_uri=off
   --config-dir DIR: where a model of your own has its model/NAME.yaml
 
@@ -51,6 +53,7 @@ samples=IMAGES
   reference=: statistics in ADM's format, or real images in any of these forms (floats: python -m fcdm.prepare
   reference), of which statistics are made once, cropped to the samples' side, and kept beside them.
   features=inception, dinov2, dinov2-pil, pixels, or several of one reading: 'features=[inception,dinov2]'
+  dinov2=MODEL: of dinov2 and dinov2-pil, a hub id or a folder
   shuffle=SEED: before the Inception Score's splits, where the samples come class by class; batch_size=64 out=results
 
 calibrate
@@ -68,8 +71,6 @@ examples
 
 OF_IMAGES = ("samples", "reference", "batch_size", "out", "range", "layout")
 DRAWN = "samples that are drawn already"
-OF_SAMPLES = ("inception", "dinov2", "dinov2-pil", "pixels")
-"""Spaces that anybody's samples can be measured in, against a reference."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -94,7 +95,9 @@ def _run(words: list[str]) -> int:
         asked = take_apart(words, (*OF_IMAGES, "shuffle", "features", "dinov2"), (), DRAWN, ALL)
         if asked.source is not None:
             raise UserError(f"{asked.source} and samples={given[-1]}: one thing to evaluate at a time")
-        for path in _samples(asked):
+        with short_keys():
+            results = _samples(asked)
+        for path in results:
             _show(path)
         return 0
     asked = take_apart(words, ("out",), (), "an evaluation by itself")
@@ -130,6 +133,7 @@ def _weights(asked: Words) -> None:
             if (value_of(asked.overrides, "mlflow_uri") or "off") != "off":
                 raise UserError("mlflow_uri has no effect on the evaluation of a file, which stands in results/")
             configs = [source_config(weights, words) for words in spaces_said(asked.overrides)]
+            _make_classifiers(configs)
             with worker_of(configs[0].device, configs[0].threads) as worker:
                 from fcdm.engine.evaluate_files import evaluate_weights
 
@@ -149,6 +153,17 @@ def _weights(asked: Words) -> None:
         config.steps = steps
         config.runs_dir = str(run.folder.parent)
     _evaluate_run(run, configs)
+
+
+def _make_classifiers(configs: list[Any]) -> None:
+    """Those of the stores that a file's configurations name, before anything is named by them. Raises UserError."""
+    from fcdm.data.dataset import data_checksum
+    from fcdm.jobs.store_classifier import make_classifiers
+
+    asked = [config for config in configs if config.evaluation.features == "classifier"]
+    for config in asked:
+        config.data.checksum = data_checksum(config.data, config.resolution)
+    make_classifiers(asked)
 
 
 def _budgets(run: Run) -> list[int]:
@@ -196,7 +211,6 @@ def _tell(evaluations: list[tuple[Any, int]]) -> None:
 
 def _samples(asked: Words, check: Callable[[Images, Path], None] | None = None) -> list[Path]:
     """Evaluates images; a result for each space. check: raises UserError for images that it is not meant for."""
-    from fcdm.features.dinov2_files import RESIZES
     from fcdm.features.find_reference import is_statistics, reference_images
     from fcdm.features.inception_weights import find_weights as find_inception
     from fcdm.features.space import INCEPTION, Space
@@ -209,9 +223,14 @@ def _samples(asked: Words, check: Callable[[Images, Path], None] | None = None) 
             "say reference=<statistics in ADM's format, such as VIRTUAL_imagenet256_labeled.npz, or a folder, .npz or "
             ".npy of real images>"
         )
-    spaces = [Space(name, own.get("dinov2") if name in RESIZES else None) for name in _spaces(own.get("features"))]
-    if "dinov2" in own and not any(space.name in RESIZES for space in spaces):
+    spaces = [Space(name, own.get("dinov2") if name in DINOV2 else None) for name in _spaces(own.get("features"))]
+    if "dinov2" in own and not any(space.name in DINOV2 for space in spaces):
         raise UserError(f"dinov2={own['dinov2']} has no effect: say features=dinov2 too, or leave it away")
+    if "shuffle" in own and INCEPTION not in spaces:
+        raise UserError(
+            f"shuffle={own['shuffle']} has no effect: it is before the Inception Score's splits, and inception is not "
+            "among the features: leave it away"
+        )
     samples = open_images(place(own["samples"]), own.get("range"), own.get("layout"))
     reference = place(own["reference"])
     if not is_statistics(reference):
@@ -239,8 +258,8 @@ def _spaces(text: str | None) -> list[str]:
     key = "evaluation.features"
     names = [value_of(words, key) or "" for words in spaces_said([f"{key}={text}"])]
     for name in names:
-        if name not in OF_SAMPLES:
-            raise UserError(f"features={name} does not fit samples that are drawn already: {near(name, OF_SAMPLES)}")
+        if name not in OF_ANY_IMAGES:
+            raise UserError(f"features={name} does not fit samples that are drawn already: {near(name, OF_ANY_IMAGES)}")
     return names
 
 
@@ -253,7 +272,8 @@ def _calibrate(asked: Words) -> int:
         raise UserError(missing)
     own_values = asked.own.get("published")
     published = published_values(own_values)
-    (path,) = _samples(asked, check_batch if own_values is None else None)
+    with short_keys():
+        (path,) = _samples(asked, check_batch if own_values is None else None)
     if not is_first_process():
         return 0
     lines = compare(read_json(path)["metrics"], published)
@@ -265,8 +285,20 @@ def _calibrate(asked: Words) -> int:
 
 
 @contextlib.contextmanager
-def worker_of(device: str, threads: int | None) -> Iterator[Worker]:
-    """This process at work, with all that it needs around it; one of several under torchrun or `srun`."""
+def short_keys() -> Iterator[None]:
+    """Errors name the keys of a command that composes no configuration: `dinov2=`, not `evaluation.dinov2=`."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(re.sub(r"\bevaluation\.(dinov2|features|reference)\b", r"\1", str(error))) from None
+
+
+@contextlib.contextmanager
+def worker_of(device: str, threads: int | None, stop: StopSignal | None = None) -> Iterator[Worker]:
+    """This process at work, with all that it needs around it; one of several under torchrun or `srun`.
+
+    stop: where a signal is told of in other words.
+    """
     import torch
 
     from fcdm.engine.distributed import Ranks
@@ -275,7 +307,7 @@ def worker_of(device: str, threads: int | None) -> Iterator[Worker]:
 
     if threads is not None:
         torch.set_num_threads(threads)
-    with StopSignal() as stop, contextlib.ExitStack() as stack:
+    with stop or StopSignal() as stop, contextlib.ExitStack() as stack:
         ranks = Ranks.from_environment(device, stop)
         stack.callback(ranks.close)
         with BarProgress(ranks.world_size, quiet=not ranks.is_main) as progress:

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fcdm.engine.stop import end_process
+from fcdm.config.spaces import DINOV2, OF_ANY_IMAGES
+from fcdm.engine.stop import Stopped, StopSignal, end_process
 from fcdm.errors import OneLineParser, UserError, as_options
 from fcdm.paths import home_expanded, place
 
@@ -186,7 +187,7 @@ def _add_reference(add: Callable[..., argparse.ArgumentParser]) -> None:
     option("--out", type=place, metavar="FILE", help="the file (default: data/reference-<resolution>.npz)")
     option("--keep", type=int, default=10_000, help="images kept for precision and recall (default: 10,000)")
     option("--batch", type=int, default=64, help="images per pass of the network")
-    option("--features", choices=("inception", "dinov2", "dinov2-pil", "pixels"), default="inception")
+    option("--features", choices=OF_ANY_IMAGES, default="inception")
     option("--dinov2", metavar="MODEL", help="of features=dinov2: a hub id or folder (default: evaluation.dinov2's)")
     option("--device", default="auto", help="auto, cpu, cuda or cuda:K (default: auto)")
     option("--unreadable", choices=("refuse", "skip"), default="refuse", help="what to do about damaged images")
@@ -222,11 +223,17 @@ def _features(options: argparse.Namespace) -> None:
     from fcdm.data.pixel_store import PixelStore
     from fcdm.evaluate import worker_of
 
-    with worker_of("cpu", None) as worker:
+    stop = StopSignal("stopping soon; of a classifier that is not whole nothing is kept")
+    with worker_of("cpu", None, stop) as worker:
         from fcdm.engine.make_classifier import make_classifier
 
         store = worker.ranks.own_after_first(lambda: PixelStore(options.data_path))
-        found, made = make_classifier(store, worker, options.task)
+        try:
+            found, made = make_classifier(store, worker, options.task)
+        except Stopped as stopped:
+            if worker.ranks.is_main:
+                print(f"fcdm.prepare: {stopped}, nothing is kept; the same command begins again", file=sys.stderr)
+            raise
         if worker.ranks.is_main:
             how = f"made in {found.facts['seconds']:g} s" if made else "there already"
             print(f"{found.path}: {found.id}, {how}: {found.told}", flush=True)
@@ -333,8 +340,7 @@ def _name(options: argparse.Namespace) -> str:
 
 
 def _reference(options: argparse.Namespace) -> None:
-    from fcdm.evaluate import worker_of
-    from fcdm.features.dinov2_files import RESIZES
+    from fcdm.evaluate import short_keys, worker_of
     from fcdm.features.space import Space
     from fcdm.runs.peers import peers
     from fcdm.runs.processes import cores
@@ -345,10 +351,10 @@ def _reference(options: argparse.Namespace) -> None:
             raise UserError(f"{name}={getattr(options, name)} cannot be: at least 1")
     if options.workers is not None and options.workers < 1:
         raise UserError(f"workers={options.workers} cannot be: at least 1")
-    if options.dinov2 is not None and options.features not in RESIZES:
+    if options.dinov2 is not None and options.features not in DINOV2:
         raise UserError(f"dinov2={options.dinov2} has no effect at features={options.features}: leave it away")
     space = Space(options.features, options.dinov2, channels=3)
-    with worker_of(options.device, None) as worker:
+    with short_keys(), worker_of(options.device, None) as worker:
         from fcdm.engine.reference_statistics import ReferenceRequest, make_reference
 
         workers = options.workers or max(1, min(16, cores() // peers().local_count))

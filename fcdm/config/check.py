@@ -23,6 +23,7 @@ from fcdm.config.own_checks import check_own
 from fcdm.config.said import NOTHING, Said
 from fcdm.config.samplers import CUSTOM, SAMPLERS
 from fcdm.config.schema import FAMILIES, PRECISIONS, Config, DataConfig
+from fcdm.config.spaces import OF_DIGITS, SPACES
 from fcdm.config.texts import refuse_secrets, settle_texts
 from fcdm.config.user_code import OPTIONS, codes_of
 from fcdm.errors import UserError
@@ -40,11 +41,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "init_from_weights": ("ema", "raw"),
     "evaluation.where": ("inline", "job"),
     "evaluation.precision": PRECISIONS,
-    "evaluation.features": ("digits-cnn", "pixels", "classifier", "inception", "dinov2", "dinov2-pil"),
+    "evaluation.features": SPACES,
 }
-
-OF_DIGITS = ("digits-cnn", "pixels")
-"""Spaces of features of the bundled digits."""
 
 FREE = ("grids.", *OPTIONS)
 """Below these, keys are the user's own."""

@@ -1,8 +1,8 @@
-"""Several spaces of features in one request: `evaluation.features=[digits-cnn,pixels]`.
+"""Spaces of features: their names, and several in one request, `evaluation.features=[digits-cnn,pixels]`.
 
-Each is an evaluation of its own, with a protocol and a key of its own: composing makes one configuration of each, so
-that a checked or frozen one names one space (`fcdm.sweep.points`). What they share is the samples, which are drawn once
-(`fcdm.engine.evaluate`).
+Of several each is an evaluation of its own, with a protocol and a key of its own: composing makes one configuration of
+each, so that a checked or frozen one names one space (`fcdm.sweep.points`). What they share is the samples, which are
+drawn once (`fcdm.engine.evaluate`).
 """
 
 from __future__ import annotations
@@ -13,6 +13,16 @@ from typing import Any
 from fcdm.errors import UserError
 
 KEY = "evaluation.features"
+DINOV2 = ("dinov2", "dinov2-pil")
+"""Which differ in how images come to DINOv2's side."""
+SPACES = ("digits-cnn", "pixels", "classifier", "inception", *DINOV2)
+"""All of ours; the user's own have a dot in their name."""
+OF_DIGITS = ("digits-cnn", "pixels")
+"""Those of the bundled digits."""
+OF_THE_DATA = ("digits-cnn", "classifier")
+"""Those of the data that is trained on alone: no other reference fits them."""
+OF_ANY_IMAGES = ("inception", *DINOV2, "pixels")
+"""Those that anybody's images can be measured in, against a reference."""
 
 
 def spaces_of(value: Any) -> list[str] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fcdm.config import spaces
 from fcdm.config.samplers import ADAPTIVE
 from fcdm.config.setting import Needs
 
@@ -58,12 +59,12 @@ COUNTS_STEPS = Needs(
 )
 COMPARES = Needs(
     "evaluation.features",
-    lambda features: features not in ("digits-cnn", "classifier"),
+    lambda features: features not in spaces.OF_THE_DATA,
     "these features know the data that is trained on alone, and compare with that: leave it away",
 )
 DINOV2 = Needs(
     "evaluation.features",
-    lambda features: features in ("dinov2", "dinov2-pil"),
+    lambda features: features in spaces.DINOV2,
     "no DINOv2 is asked for: say evaluation.features=dinov2 too, or leave it away",
 )
 ATTENDS = Needs(

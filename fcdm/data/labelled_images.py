@@ -25,7 +25,7 @@ class ImageSource:
     """Labelled images in a fixed order: by class folder, then by path; or by file, then by row."""
 
     kind: str
-    """`folder`, `parquet`, `arrow`, `npz` or `npy`."""
+    """`folder`, `parquet`, `arrow`, `npz`, `npy`, `idx`; of others' latents `latents` or `zarr`."""
     root: Path
     names: list[str]
     """Path below the root with `/`, or `<file>:<row>`; one per image. Rows of arrays count from 0."""

@@ -1,9 +1,11 @@
-"""A data set of the user's own as a store of pixels is read where samples are compared with real images."""
+"""Images in memory, as a store of pixels is read where samples are compared with real images: a data set of the user's
+own, and the digits for an extractor of the user's own."""
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,17 +15,17 @@ from fcdm.data.user_data import images_of
 from fcdm.hashing import cache_folder
 from fcdm.metrics.rounding import to_uint8
 
+if TYPE_CHECKING:
+    from torch import Tensor
 
-class UserStore:
-    """Its images as bytes: those that are trained on first, then those held out."""
 
-    def __init__(self, config: Config) -> None:
-        """Raises UserError where the data set cannot be made."""
-        train, heldout = images_of(config)
-        tensors = [
-            part.images if part.images.dtype.itemsize == 1 else to_uint8(part.images) for part in (train, heldout)
-        ]
-        self._images = np.concatenate([tensor.numpy() for tensor in tensors])
+class MemoryStore:
+    """Images as bytes: those that are trained on first, then those held out."""
+
+    def __init__(self, train: Tensor, heldout: Tensor) -> None:
+        """Images (n, C, S, S): bytes, or floats in [-1, 1]."""
+        tensors = [part if part.dtype.itemsize == 1 else to_uint8(part) for part in (train, heldout)]
+        self._images = np.concatenate([tensor.cpu().numpy() for tensor in tensors])
         self.train_indices: NDArray[np.int64] = np.arange(len(train))
         self.heldout_indices: NDArray[np.int64] = np.arange(len(train), len(train) + len(heldout))
         # Of what is in it, not of its code: what is kept of these images must not be taken for that of others.
@@ -39,3 +41,12 @@ class UserStore:
     def read(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
         """The images (n, C, S, S) at `indices` (n,)."""
         return self._images[indices]
+
+
+class UserStore(MemoryStore):
+    """Those of a data set of the user's own."""
+
+    def __init__(self, config: Config) -> None:
+        """Raises UserError where the data set cannot be made."""
+        train, heldout = images_of(config)
+        super().__init__(train.images, heldout.images)

@@ -29,7 +29,7 @@ from fcdm.engine.image_grid import COLUMNS, tile
 from fcdm.engine.model_conditions import of_heldout
 from fcdm.engine.sampler import Sampler
 from fcdm.engine.stop import Interrupted, Stopped
-from fcdm.engine.streamed_metrics import open_measure
+from fcdm.engine.streamed_metrics import open_measure, result_of
 from fcdm.engine.worker import Worker, in_batches
 from fcdm.randomness import Purpose, normal, uniform
 
@@ -94,8 +94,12 @@ def evaluate(
         raise
     # A kill between two results must not cost the samples of those that are still to come.
     save_all(drawn[1:])
-    for one, measure in zip(drawn, measures.values(), strict=True):
-        metrics, floor = measure.result(worker.ranks, worker.progress.note)
+    for place, (one, measure) in enumerate(zip(drawn, measures.values(), strict=True)):
+        try:
+            metrics, floor = result_of(measure, worker)
+        except Stopped:
+            save_all(drawn[place:])
+            raise
         if data is not None and data.heldout:
             metrics["heldout_loss"] = float(np.mean(bins))
         now = time.monotonic()

@@ -21,7 +21,8 @@ from fcdm.engine.evaluate import evaluate
 from fcdm.engine.image_grid import png
 from fcdm.engine.load_model import open_model
 from fcdm.engine.reference_statistics import open_reference
-from fcdm.engine.streamed_metrics import ReferenceMeasure
+from fcdm.engine.stop import Stopped
+from fcdm.engine.streamed_metrics import ReferenceMeasure, result_of
 from fcdm.engine.worker import Worker, in_batches
 from fcdm.errors import UserError
 from fcdm.features.find_reference import is_statistics, reference_identity, refuse_other_statistics
@@ -165,8 +166,12 @@ def evaluate_samples(
             files = {_partial(out, name, ranks, batch_size): measure for name, measure in measures.items()}
             drawn = draw_for_all(images, in_batches(samples.count, batch_size), files, 0, worker_here)
             save_all(drawn[1:])  # a kill between two results costs no features
-            for name, measure in measures.items():
-                metrics, _ = measure.result(ranks, worker.progress.note)
+            for place, (name, measure) in enumerate(measures.items()):
+                try:
+                    metrics, _ = result_of(measure, worker_here)
+                except Stopped:
+                    save_all(drawn[place:])
+                    raise
                 if ranks.is_main:
                     content = {"file": samples.path.name, "sha256": digest, "protocol": protocols[name][1]}
                     content |= {"metrics": metrics, "warnings": [*measure.warnings, *notes]}

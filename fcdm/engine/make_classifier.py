@@ -114,10 +114,9 @@ def _lesson(store: PixelStore, task: str) -> tuple[Lesson, int]:
     """What there is to learn in the store, and of how many images."""
     aside = _drawn(store.aside_indices, MOST_TAUGHT)
     tests = _drawn(store.heldout_indices, MOST_TESTED)
-    if len(tests) < LEAST_IMAGES:  # a fifth of what is set aside is not learned from, then
-        cut = len(aside) // 5
-        aside, tests = aside[cut:], aside[:cut]
     labels = store.labels
+    if len(tests) < LEAST_IMAGES:  # a fifth of what is set aside is not learned from, then
+        aside, tests = _cut(aside, labels[aside])
     lesson = lesson_of(store.read(aside), labels[aside], store.read(tests), labels[tests], task)
     return lesson, len(lesson.images)
 
@@ -125,6 +124,17 @@ def _lesson(store: PixelStore, task: str) -> tuple[Lesson, int]:
 def _drawn(indices: NDArray[np.int64], most: int) -> NDArray[np.int64]:
     """So many of them at most, in the order of the store."""
     return np.sort(indices[np.argsort(shuffled(len(indices), SPLIT_SEED), kind="stable")][:most])
+
+
+def _cut(aside: NDArray[np.int64], labels: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(what is learned from, what is tested on): of each class a fifth is tested on, wherever it stands in the store.
+
+    aside: (n,) images, in the order of the store; labels: (n,) of them.
+    """
+    by_class = np.lexsort((shuffled(len(aside), SPLIT_SEED), labels))
+    is_test = np.zeros(len(aside), bool)
+    is_test[by_class[4::5]] = True
+    return aside[~is_test], aside[is_test]
 
 
 def _what(lesson: Lesson) -> str:

@@ -38,7 +38,9 @@ class Interrupted(Exception):
 class StopSignal:
     """Context manager that notes signals; a second Ctrl-C stops at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, told: str = "saving and stopping at the next step") -> None:
+        """told: what comes of a signal, for a person."""
+        self.told = told
         self.signum: int | None = None
         """The last signal: a SIGTERM that follows a user's signal means that nobody wants this job any more."""
         self._previous: dict[int, object] = {}
@@ -59,7 +61,7 @@ class StopSignal:
             raise KeyboardInterrupt
         self.signum = signum
         print(
-            f"{signal.Signals(signum).name}: saving and stopping at the next step",
+            f"{signal.Signals(signum).name}: {self.told}",
             file=sys.stderr,
             flush=True,
         )

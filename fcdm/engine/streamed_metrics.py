@@ -1,11 +1,12 @@
 """What is measured of samples: streamed batch by batch, saved and restored, merged over ranks.
 
-The digits are evaluated by a small CNN's features and by their pixels, a store of pixels against its own images, all
-else against a reference, as the papers are.
+The digits are evaluated by a small CNN's features and by their pixels, by an extractor of the user's own as a store of
+pixels is: against its own images. All else is evaluated against a reference, as the papers are.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -16,10 +17,11 @@ from torch import Tensor
 from fcdm.config.schema import Config
 from fcdm.data.dataset import Dataset, PixelDataset, PixelStoreDataset
 from fcdm.data.pixel_store import PixelStore
-from fcdm.data.user_store import UserStore
+from fcdm.data.user_store import MemoryStore, UserStore
 from fcdm.engine.distributed import Ranks
 from fcdm.engine.draw_and_measure import Arrays, Gathered, states_of_all
 from fcdm.engine.reference_statistics import open_reference
+from fcdm.engine.stop import Interrupted
 from fcdm.engine.store_reference import RealImages, StoreReference, open_store_reference
 from fcdm.engine.worker import Worker
 from fcdm.features import Extractor, open_extractor
@@ -32,12 +34,40 @@ from fcdm.metrics.kernel_distance import LEAST, kernel_distance
 from fcdm.metrics.rounding import to_uint8
 from fcdm.runs.protocol import reference_of
 
+Looked = Callable[[int, int], None]
+"""Called with (blocks done, blocks in all)."""
+
+
+def _nothing(done: int, blocks: int) -> None: ...
+
 
 class Measure(Gathered, Protocol):
     """One rank's samples as numbers, and what all ranks' come to."""
 
-    def result(self, ranks: Ranks, note: Callable[[str], None]) -> tuple[dict[str, float], dict[str, float]]:
-        """(metrics, what real images score) of all ranks' samples; the same on all of them."""
+    def result(
+        self, ranks: Ranks, note: Callable[[str], None], looked: Looked = _nothing
+    ) -> tuple[dict[str, float], dict[str, float]]:
+        """(metrics, what real images score) of all ranks' samples; the same on all of them.
+
+        looked: called between blocks of distances. It may raise, on some ranks alone: the last that they do together
+        comes before.
+        """
+
+
+def result_of(measure: Measure, worker: Worker) -> tuple[dict[str, float], dict[str, float]]:
+    """Its `result`, with the heartbeat going on; all ranks together. Raises Stopped: a signal came in between."""
+
+    def looked(done: int, blocks: int) -> None:
+        worker.interrupt()
+        worker.beat()
+
+    found = None
+    with contextlib.suppress(Interrupted):
+        found = measure.result(worker.ranks, worker.progress.note, looked)
+    if worker.ranks.highest(int(found is None))[0]:
+        worker.stop_together()
+    assert found is not None
+    return found
 
 
 def open_measure(config: Config, data: Dataset | None, worker: Worker) -> Measure:
@@ -45,13 +75,13 @@ def open_measure(config: Config, data: Dataset | None, worker: Worker) -> Measur
     a file is missing. Statistics of real images are made by all ranks, unless they are there."""
     device = worker.ranks.device
     space, kind = asked_space(config), compared_with(config)
-    if kind == "memory":
+    if kind == "memory" and space.own is None:
         assert isinstance(data, PixelDataset)
         return DigitsMeasure(config, data, device)
     places = None
     if config.evaluation.labels == "balanced":
         places = shuffled(config.evaluation.samples, config.evaluation.seed)
-    if kind == "store":
+    if kind in ("store", "memory"):
         return StoreMeasure(_store_of(config, data), worker, space, places)
     reference = open_reference(reference_of(config), config.resolution, worker, space)
     return ReferenceMeasure(reference, device, space, places)
@@ -62,6 +92,8 @@ def _store_of(config: Config, data: Dataset | None) -> RealImages:
         return UserStore(config)
     if isinstance(data, PixelStoreDataset):
         return data.store
+    if isinstance(data, PixelDataset):
+        return MemoryStore(data.images, data.heldout_images)
     assert config.data.path is not None
     return PixelStore(config.data.path, resolution=config.resolution, channels=config.data.channels)
 
@@ -95,7 +127,9 @@ class DigitsMeasure:
             for name in self.spaces
         }
 
-    def result(self, ranks: Ranks, note: Callable[[str], None]) -> tuple[dict[str, float], dict[str, float]]:
+    def result(
+        self, ranks: Ranks, note: Callable[[str], None], looked: Looked = _nothing
+    ) -> tuple[dict[str, float], dict[str, float]]:
         metrics: dict[str, float] = {}
         floor: dict[str, float] = {}
         for name, extractor in self.spaces.items():
@@ -146,7 +180,9 @@ class ReferenceMeasure:
         self.statistics = SampleStatistics.from_state(state)
         self.statistics.places = self.places
 
-    def result(self, ranks: Ranks, note: Callable[[str], None]) -> tuple[dict[str, float], dict[str, float]]:
+    def result(
+        self, ranks: Ranks, note: Callable[[str], None], looked: Looked = _nothing
+    ) -> tuple[dict[str, float], dict[str, float]]:
         if ranks.is_main:  # else every rank would make them
             self.reference.features(self.extractor)
         ranks.barrier()
@@ -160,7 +196,7 @@ class ReferenceMeasure:
         if ranks.is_main:
             for warning in self.warnings:
                 note(warning)
-        metrics = merged.metrics(self.reference, real, self.device, frechet=frechet)
+        metrics = merged.metrics(self.reference, real, self.device, looked, frechet)
         floor: dict[str, float] = {}
         if frechet and real is not None and not self.extractor.is_inception:
             floor["fid"], floor["fid_sd"] = floor_of(real, merged.count)
@@ -200,12 +236,14 @@ class StoreMeasure:
             self.statistics[key] = SampleStatistics.from_state(mine)
             self.statistics[key].places = self.places
 
-    def result(self, ranks: Ranks, note: Callable[[str], None]) -> tuple[dict[str, float], dict[str, float]]:
+    def result(
+        self, ranks: Ranks, note: Callable[[str], None], looked: Looked = _nothing
+    ) -> tuple[dict[str, float], dict[str, float]]:
         metrics: dict[str, float] = {}
         floor: dict[str, float] = {}
+        samples = {key: merged_statistics(self.statistics[key], one, ranks) for key, one in self.extractors.items()}
         for key, extractor in self.extractors.items():
-            samples = merged_statistics(self.statistics[key], extractor, ranks)
-            found, real, notes = _against_store(samples, self.references[key], extractor.dim, self.device)
+            found, real, notes = _against_store(samples[key], self.references[key], extractor.dim, self.device, looked)
             metrics |= {f"{name}{key}": value for name, value in found.items()}
             floor |= {f"{name}{key}": value for name, value in real.items()}
             if ranks.is_main and not key:
@@ -215,20 +253,20 @@ class StoreMeasure:
 
 
 def _against_store(
-    samples: SampleStatistics, reference: StoreReference, dim: int, device: torch.device
+    samples: SampleStatistics, reference: StoreReference, dim: int, device: torch.device, looked: Looked
 ) -> tuple[dict[str, float], dict[str, float], list[str]]:
     """Metrics, what real images score, and what a reader should know."""
     train, heldout = reference.train, reference.heldout
     frechet, notes = enough(samples, train.count, dim)
-    metrics = samples.metrics(train, train.kept, device, frechet=frechet)
+    metrics = samples.metrics(train, train.kept, device, looked, frechet)
     floor: dict[str, float] = {}
     if frechet:
         floor["fid"], floor["fid_sd"] = floor_of(train.kept, samples.count)
     if heldout is None or len(heldout.kept) < LEAST:
         return metrics, floor, notes
-    apart = kernel_distance(samples.kept_features(), heldout.kept, device=device)
+    apart = kernel_distance(samples.kept_features(), heldout.kept, device=device, progress=looked)
     metrics |= {"kid_heldout": apart.value, "kid_heldout_se": apart.standard_error}
-    real = kernel_distance(heldout.kept, train.kept, device=device)
+    real = kernel_distance(heldout.kept, train.kept, device=device, progress=looked)
     floor |= {"kid_heldout_against_train": real.value, "kid_heldout_against_train_se": real.standard_error}
     if frechet and enough_for_frechet(heldout.count, dim):
         metrics["fid_heldout"] = samples.distance_to(heldout.pool)

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fcdm.config.schema import EvaluationConfig
+from fcdm.config.spaces import DINOV2, SPACES
 from fcdm.errors import UserError
 from fcdm.features.classifier_files import NONE_YET, ClassifierFiles, find_classifier
-from fcdm.features.dinov2_files import RESIZES, dinov2_id
+from fcdm.features.dinov2_files import dinov2_id
 from fcdm.features.inception_weights import inception_id
 from fcdm.hashing import known_sha256
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     import torch
 
 DIGITS_CNN_WEIGHTS = Path(__file__).with_name("digits_cnn.safetensors")
-EXTRACTORS = ("digits-cnn", "pixels", "classifier", "inception", *RESIZES)
 
 
 @dataclass(frozen=True)
@@ -75,11 +75,11 @@ def extractor_id(name: str, weights: str | Path | None = None, channels: int = 1
     Inception's is the public file's even where that is not there yet. UserError for an unknown name, and for weights
     that are not there.
     """
-    if name not in EXTRACTORS:
-        raise UserError(f"no feature extractor {name!r}: choose one of {', '.join(EXTRACTORS)}")
+    if name not in SPACES:
+        raise UserError(f"no feature extractor {name!r}: choose one of {', '.join(SPACES)}")
     if name == "inception":
         return inception_id(weights)
-    if name in RESIZES:
+    if name in DINOV2:
         return dinov2_id(name, _dinov2(weights))
     if name == "digits-cnn":
         return digits_cnn_id()
@@ -115,7 +115,7 @@ def open_extractor(
         from fcdm.features.inception import open_inception
 
         return open_inception(weights, device)
-    if name in RESIZES:
+    if name in DINOV2:
         from fcdm.features.dinov2 import open_dinov2
 
         return open_dinov2(name, _dinov2(weights), device)

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from fcdm.codecs.hub_files import believed_sha256, hub_files, hub_id, promised_sha256
+from fcdm.config.spaces import DINOV2
 from fcdm.errors import UserError
 from fcdm.hashing import known_sha256
 from fcdm.paths import place
 
 SIDE = 224
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
-RESIZES = {"dinov2": f"{SIDE}-bicubic", "dinov2-pil": f"{SIDE}-pil"}
+RESIZES = dict(zip(DINOV2, (f"{SIDE}-bicubic", f"{SIDE}-pil"), strict=True))
 """How images come to 224 pixels, by the extractor's name: in floats without rounding (EDM2's rule), or by PIL, rounded
 to bytes (dgm-eval's). Both are published, and their distances differ."""
 SIZES = {384: "small", 768: "base", 1024: "large", 1536: "giant"}

@@ -192,8 +192,9 @@ class SampleStatistics:
         need.
 
         `reference_features` are `reference.features(...)`: without them, or with `keep` 0, neither a kernel distance
-        nor precision and recall. `progress(blocks done, blocks in all)` and `device` are theirs. frechet: whether
-        Fréchet distances are taken. UserError below 2 samples, of `reference_features` below 4.
+        nor precision and recall. `device` is theirs, and so is `progress(blocks done, blocks in all)`, of each of the
+        two; it may raise. frechet: whether Fréchet distances are taken. UserError below 2 samples, of
+        `reference_features` below 4.
         """
         self.flush()
         found: dict[str, float] = {}
@@ -206,7 +207,7 @@ class SampleStatistics:
             found["inception_score"], found["inception_score_std"] = self.inception.score()
         if reference_features is not None and self.keep:
             mine = self.kept_features()
-            distance = kernel_distance(mine, reference_features, device=device)
+            distance = kernel_distance(mine, reference_features, device=device, progress=progress)
             found |= {"kid": distance.value, "kid_se": distance.standard_error}
             shares = precision_recall(reference_features, mine, device=device, progress=progress)
             found |= {"precision": shares.precision, "recall": shares.recall}

@@ -10,15 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fcdm.config.schema import Config
+from fcdm.config.spaces import DINOV2, OF_THE_DATA
 from fcdm.config.user_code import FEATURES, UserCode, code_of
 from fcdm.features import Extractor, extractor_id, open_extractor
-from fcdm.features.dinov2_files import RESIZES
 
 if TYPE_CHECKING:
     import torch
-
-NEEDS_NOTHING = ("digits-cnn", "classifier")
-"""Spaces of the data that is trained on alone: no other reference fits them."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +54,7 @@ INCEPTION = Space("inception")
 def asked_space(config: Config) -> Space:
     """The one that the configuration names."""
     asked = config.evaluation
-    weights = asked.dinov2 if asked.features in RESIZES else None
+    weights = asked.dinov2 if asked.features in DINOV2 else None
     if asked.features == "classifier":
         weights = config.data.path
     channels = config.data.channels if compared_with(config) != "reference" else 3
@@ -69,9 +66,9 @@ def compared_with(config: Config) -> str:
     """What samples are compared with: `store`, the images of the store of pixels, or of the data set of the user's own,
     that is trained on; `memory`, those of the digits; `reference`, a file or folder."""
     asked = config.evaluation
-    if asked.reference is not None and asked.features not in NEEDS_NOTHING:
+    if asked.reference is not None and asked.features not in OF_THE_DATA:
         return "reference"
     if config.data.downsample == 1 and (config.data.path is not None or config.data.target is not None):
         return "store"
-    published = asked.features in ("inception", *RESIZES)
+    published = asked.features in ("inception", *DINOV2)
     return "memory" if config.data.downsample == 1 and not published else "reference"

@@ -17,7 +17,7 @@ _CLOSING = re.compile(
             r"srun: (StepId=|got SIG|interrupt|forcing job termination|sending Ctrl-C|Cancelled pending job step).*",
             r"slurmstepd\S*: error: \*\*\* (STEP|JOB) .*",  # ... ON node1 CANCELLED AT 2026-11-28T03:25:13 ***
             r"(\[rank\d+\]:)?\[?[WI]\d{4} \d\d:\d\d.*",  # a warning of torch's C++ side, when it is torn down
-            r"SIG\w+: saving and stopping .*",  # a signal's doing, of which SLURM or a note tells
+            r"SIG\w+: (saving and )?stopping .*",  # a signal's doing, of which SLURM or a note tells
             r".*resource_tracker.*leaked.*|warnings\.warn\(.*",
         )
     )

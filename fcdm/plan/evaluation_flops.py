@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from fcdm.config.schema import Config
+from fcdm.config.spaces import DINOV2
 from fcdm.data.manifest import HELDOUT
 from fcdm.errors import UserError
 from fcdm.runs.run_cost import run_cost
@@ -127,7 +128,7 @@ def extractor_macs(config: Config) -> int:
     features = config.evaluation.features
     if features == "inception":
         return inception_macs()
-    if features.startswith("dinov2"):
+    if features in DINOV2:
         return dinov2_macs()
     if features == "classifier":
         return 2 * classifier_macs(config.resolution, config.data.channels)

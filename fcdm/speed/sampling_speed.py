@@ -12,6 +12,7 @@ from torch import nn
 
 from fcdm.config.samplers import ADAPTIVE, CALLS_A_STEP
 from fcdm.config.schema import PRECISIONS, Config
+from fcdm.config.spaces import DINOV2
 from fcdm.engine.environment import matmul_precision
 from fcdm.engine.sampler import Sampler
 from fcdm.features import Extractor
@@ -140,7 +141,7 @@ def _extractor(config: Config, channels: int, device: torch.device) -> Extractor
     name = config.evaluation.features
     if name == "inception":
         return inception_extractor(Inception().eval().requires_grad_(False), "random", device)
-    if name.startswith("dinov2"):
+    if name in DINOV2:
         return dinov2_extractor(random_dinov2(), "random", name, device)
     if name == "classifier":
         return random_classifier(channels, config.resolution, device)

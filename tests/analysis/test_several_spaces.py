@@ -15,6 +15,7 @@ import pytest
 from fcdm.analysis import claims as claims_command
 from fcdm.analysis import plots, report
 from fcdm.analysis.data.labels import distance_of
+from fcdm.analysis.data.seed_curves import dropped, seed_curves
 from fcdm.analysis.data.tidy_table import tidy_table
 from fcdm.analysis.figures.axes import fid_label
 from fcdm.analysis.figures.fid_curves import fid_against
@@ -186,3 +187,24 @@ def test_where_no_budget_is_shared_steps_to_equal_distance_rank(tmp_path: Path) 
     (pair,) = pairs_of(tidy_table(study(tmp_path, CLASSIFIER, seconds(6.0), later=50), "demo"))
     assert pair.lines is not None
     assert disagreement(*pair.lines, "steps") == f"{NO_RESULT}: FCDM-N takes fewer steps by one, DiT-N/2 by the other"
+
+
+def test_a_kernel_distance_below_0_is_a_value_with_no_place_on_a_log_axis(tmp_path: Path) -> None:
+    def near_the_data(model: str, step: int, metrics: dict[str, float]) -> dict[str, float]:
+        first = metrics["fid"] if step < 800 or model == "dit/N-2" else -0.001
+        return {"fid": first, "fid_second": 1000.0 if first < 0 else first / 2}
+
+    table = tidy_table(study(tmp_path, CLASSIFIER, near_the_data), "demo")
+    ours = next(line for line in seed_curves(table) if line.name == "FCDM-N")
+    assert ours.points["fid"].iloc[-1] == pytest.approx(-0.001)
+    assert not dropped(table)
+    (pair,) = pairs_of(table)
+    said = f"{NO_RESULT}: at 800 steps FCDM-N has the lower FD-classifier by one, DiT-N/2 by the other"
+    assert equal_fid(pair, "steps").text == said
+    with plt.style.context(STYLE):
+        drawn = fid_against(table, "steps")
+    assert drawn is not None
+    plt.close(drawn[0])
+    assert drawn[1]["fid"].min() > 0
+    where = "left out: FCDM-N at 800 steps: -0.001 is not above 0: no difference is measurable"
+    assert where in drawn[1].attrs["left_out"]

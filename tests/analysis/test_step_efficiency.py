@@ -192,7 +192,10 @@ def test_points_without_a_fid_are_named() -> None:
     curve = fid_curve(np.append(STEPS[::-1], [1600.0, 3200.0]), np.append(FID[::-1], [np.nan, np.inf]))
     assert curve.notes == ("no FID at 1,600 (nan)", "no FID at 3,200 (inf)")
     assert reach(curve, 30.0) == reach(fid_curve(STEPS, FID), 30.0)
-    assert fid_curve(STEPS, [80.0, 40.0, 0.0, -1.0]).notes == ("no FID at 400 (0)", "no FID at 800 (-1)")
+    assert fid_curve(STEPS, [80.0, 40.0, 0.0, -1.0]).notes == (
+        "FID 0 at 400 is not above 0: no difference is measurable",
+        "FID -1 at 800 is not above 0: no difference is measurable",
+    )
 
 
 def test_targets_near_the_floor_are_refused_and_it_is_said() -> None:

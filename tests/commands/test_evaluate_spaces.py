@@ -44,6 +44,7 @@ def test_samples_are_read_once_for_all_spaces(tmp_path: Path, monkeypatch: pytes
     images = np.stack([picture(number, 32, 32) for number in range(14)])
     np.savez("mine.npz", arr=images[:8])
     np.savez("reference.npz", arr=images[8:])
+    np.savez("statistics.npz", mu=np.zeros(4), sigma=np.eye(4))
     dinov2 = save_dinov2(tmp_path / "tiny")
     words = ["samples=mine.npz", "reference=reference.npz", "batch_size=4", f"dinov2={dinov2}"]
     assert main([*words, "features=dinov2", "out=alone"]) == 0
@@ -75,11 +76,21 @@ def test_samples_are_read_once_for_all_spaces(tmp_path: Path, monkeypatch: pytes
     for value, line in (
         ("[dinov2,dinov2]", "says dinov2 twice"),
         ("[]", "asks for nothing"),
-        ("dinov2,pixels", "say 'evaluation.features=[dinov2,pixels]'"),
+        ("dinov2,pixels", "say 'features=[dinov2,pixels]'"),
         ("digits-cnn", "features=digits-cnn does not fit samples that are drawn already"),
         ("pixels", "has no effect: say features=dinov2 too"),
     ):
         assert line in refused([*words, f"features={value}"], capsys)
+    for more, line in (
+        (["dinov2=nowhere/at/all"], "fcdm.evaluate: dinov2=nowhere/at/all: no such folder"),
+        (["reference=statistics.npz"], "and not of features=dinov2: say reference=<"),
+    ):
+        said = refused([*words, "features=dinov2", *more], capsys)
+        assert line in said
+        assert "evaluation.dinov2" not in said
+        assert "evaluation.reference" not in said
+    line = "shuffle=1 has no effect: it is before the Inception Score's splits, and inception is not among the features"
+    assert line in refused([*words, "features=dinov2", "shuffle=1"], capsys)
 
 
 def test_a_run_and_a_file_of_weights_draw_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
@@ -109,3 +120,10 @@ def test_a_run_and_a_file_of_weights_draw_once(tmp_path: Path, monkeypatch: pyte
     assert drawn == [10] * 4, "shown again"
     assert "say 'evaluation.features=[pixels,digits-cnn]'" in refused([run.name, "features=pixels,digits-cnn"], capsys)
     assert "says pixels twice" in refused([run.name, "features=[pixels,pixels]"], capsys)
+
+
+def test_the_help_names_what_says_which_extractor(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    said = capsys.readouterr().out
+    assert "features_options.NAME, dinov2," in said
+    assert "dinov2=MODEL" in said

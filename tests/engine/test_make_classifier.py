@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,13 +15,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
+from fcdm.data.manifest import LABELS
 from fcdm.data.pixel_store import PixelStore
+from fcdm.data.shards import write_npy
 from fcdm.engine.distributed import Ranks
 from fcdm.engine.make_classifier import make_classifier
+from fcdm.engine.stop import Stopped
 from fcdm.engine.streamed_metrics import StoreMeasure
 from fcdm.engine.worker import Worker
 from fcdm.errors import UserError
+from fcdm.evaluate import main as evaluate_command
 from fcdm.features import NONE_YET, extractor_id, open_extractor
 from fcdm.features.classifier_files import ClassifierFiles, find_classifier
 from fcdm.features.space import Space
@@ -173,6 +180,18 @@ def test_without_labels_it_learns_rotations(tmp_path: Path, monkeypatch: pytest.
     assert min(found.facts["accuracy"]) > 0.5
 
 
+def test_where_few_are_held_out_it_is_tested_on_a_fifth_of_each_class(tmp_path: Path) -> None:
+    sections = (60, 210, 30)  # trained on, set aside, held out: each class by class, as folders are
+    labels = np.concatenate([np.repeat(np.arange(3, dtype=np.int32), part // 3) for part in sections])
+    folder = tiny_pixels(tmp_path / "store", heldout=30, aside=210, pixels=shapes(labels))
+    write_npy(folder / LABELS, labels)
+    found, _ = make_classifier(PixelStore(folder), worker())
+    facts = found.facts
+    assert (facts["task"], facts["taught"], facts["tested"]) == ("labels", 168, 42)
+    assert facts["chance"] == pytest.approx(1 / 3)
+    assert facts["learned"]
+
+
 def test_a_classifier_of_another_store_is_refused(made: Path, tmp_path: Path) -> None:
     other = tiny_pixels(tmp_path / "other", images=240)
     shutil.copytree(made / "features", other / "features")
@@ -263,3 +282,39 @@ def test_a_training_makes_it_announced_in_a_process_of_its_own(fcdm: Command, tm
 def test_nothing_is_asked_of_other_spaces() -> None:
     with composing() as composer:
         make_classifiers([composer.config(["model=N"])])
+
+
+def test_evaluating_a_file_of_weights_makes_it_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What its result is named by has the classifier's id in it."""
+    folder = tiny_pixels(tmp_path / "store")
+    weights = tmp_path / "mine.safetensors"
+    save_file({"w": torch.zeros(1)}, weights)
+
+    def make(path: str) -> None:
+        raise UserError(f"made here: {path}")
+
+    monkeypatch.setattr("fcdm.jobs.store_classifier._make", make)
+    words = [str(weights), "model=N", "resolution=16", f"data.path={folder}", "device=cpu", f"out={tmp_path / 'out'}"]
+    assert evaluate_command([*words, "features=classifier"]) == 1
+    assert capsys.readouterr().err.splitlines()[-1].endswith(f"made here: {folder}")
+
+
+def test_a_signal_keeps_nothing_and_it_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tiny_pixels(tmp_path / "store")
+
+    def taught(lesson: Any, seed: int, looked: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        looked(64)
+
+    monkeypatch.setattr("fcdm.features.train_classifier.train_classifier", taught)
+    with pytest.raises(Stopped):
+        main(["features", f"data.path={folder}"])
+    said = capsys.readouterr().err.strip()
+    assert "SIGTERM: stopping soon; of a classifier that is not whole nothing is kept" in said
+    assert said.endswith("fcdm.prepare: stopped by SIGTERM, nothing is kept; the same command begins again")
+    assert "saving" not in said
+    assert not list((folder / "features").iterdir())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -17,8 +19,9 @@ from fcdm.data.pixel_store import PixelStore
 from fcdm.engine import store_reference
 from fcdm.engine.distributed import Ranks
 from fcdm.engine.draw_and_measure import Drawn
+from fcdm.engine.stop import Stopped
 from fcdm.engine.store_reference import open_store_reference
-from fcdm.engine.streamed_metrics import ReferenceMeasure, StoreMeasure, open_measure
+from fcdm.engine.streamed_metrics import ReferenceMeasure, StoreMeasure, open_measure, result_of
 from fcdm.engine.worker import Worker
 from fcdm.features import open_extractor
 from fcdm.features.space import Space
@@ -174,6 +177,7 @@ import torch
 from fcdm.data.pixel_store import PixelStore
 from fcdm.engine import worker as at_work
 from fcdm.engine.distributed import Ranks
+from fcdm.engine.stop import Stopped
 from fcdm.engine.store_reference import open_store_reference
 from fcdm.features import open_extractor
 from tests.support.silent import Silent
@@ -222,3 +226,17 @@ def test_grey_stores_and_rgb_stores_have_pixels_of_their_own(tmp_path: Path) -> 
     grey = PixelStore(tiny_pixels(tmp_path / "grey", side=28))
     assert protocol_of(config_of(grey, "evaluation.features=pixels"))["features"] == "pixels-8x8"
     assert open_store_reference(grey, open_extractor("pixels"), worker()).train.kept.shape == (120, 64)
+
+
+def test_a_signal_between_blocks_of_a_kernel_distance_is_heard(store: PixelStore) -> None:
+    """And the claim's heartbeat goes on there."""
+    beats: list[None] = []
+    here = dataclasses.replace(worker(), beat=lambda: beats.append(None))
+    measure = StoreMeasure(store, here, PIXELS)
+    measure.update(samples_of(30), 0)
+    beats.clear()
+    result_of(measure, here)
+    assert len(beats) > 9  # three distances of three blocks, and what precision and recall take
+    here.stop.signum = signal.SIGTERM
+    with pytest.raises(Stopped):
+        result_of(measure, here)

@@ -21,18 +21,22 @@ from hypothesis import strategies as st
 from fcdm.atomic import plain
 from fcdm.config.schema import Config, CustomConfig
 from fcdm.config.user_code import SCIENCE, codes_of
-from fcdm.data.dataset import data_checksum, open_dataset
+from fcdm.data.dataset import PixelDataset, data_checksum, open_dataset
 from fcdm.data.user_data import images_of
 from fcdm.data.user_store import UserStore
 from fcdm.diffusion import make_objective
 from fcdm.diffusion.guidance import Guided
 from fcdm.engine.batches import BatchSource
+from fcdm.engine.distributed import Ranks
 from fcdm.engine.model_conditions import OfSamples
 from fcdm.engine.optimisers import pack, unpacked
 from fcdm.engine.state import TrainState
+from fcdm.engine.streamed_metrics import open_measure
 from fcdm.engine.try_code import answer
+from fcdm.engine.worker import Worker
 from fcdm.errors import UserError
 from fcdm.jobs.make_jobs import make_jobs
+from fcdm.metrics.rounding import to_uint8
 from fcdm.models.measure import Question, measure
 from fcdm.runs.identity import run_id, science
 from fcdm.runs.kept_source import SOURCE, source_of, with_sources
@@ -41,6 +45,7 @@ from fcdm.sweep.each_space import in_each_space
 from fcdm.sweep.sampling_config import DRAWING, take_apart
 from tests.support.commands import TINY, Command, composed, evaluations, only_run, values, weights
 from tests.support.own_page import FILES, commands, imports_from, write_page
+from tests.support.silent import Silent
 from tests.support.slurm_lab import starts
 
 
@@ -676,3 +681,31 @@ def test_whatever_an_optimiser_remembers_comes_back_as_it_was(tree: Any) -> None
     found = unpacked(written, tensors)
     assert repr(found) == repr(tree)
     assert type(found) is type(tree)
+
+
+# --- the digits in features of one's own ----------------------------------------------------------------------------
+
+
+def test_on_the_digits_own_features_are_measured_as_on_a_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel distance always; a Fréchet distance from ten images for each feature on."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "corners.py").write_text(CORNERS)
+    config = composed("model=N", *TINY, "evaluation.features=corners.Corners", "evaluation.samples=60")
+    data = PixelDataset(config, CPU)
+    worker = Worker(Ranks(0, 1, CPU), Silent())
+    for samples, frechet in ((30, False), (60, True)):
+        measure = open_measure(config, data, worker)
+        measure.update(to_uint8(data.heldout_images[:samples]), 0)
+        metrics, floor = measure.result(worker.ranks, lambda _: None)
+        assert {"kid", "kid_se", "kid_heldout", "kid_heldout_se"} <= set(metrics)
+        assert "kid_heldout_against_train" in floor
+        assert ("fid" in metrics, "fid_heldout" in metrics) == (frechet, frechet)
+        assert "fid_pixels" not in metrics
+
+
+CORNERS = """
+import torch
+class Corners(torch.nn.Module):
+    def forward(self, images):
+        return images[:, 0, 2:6:2, 2:6:2].flatten(1).float()
+"""

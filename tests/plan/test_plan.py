@@ -484,6 +484,17 @@ def test_a_second_space_costs_its_features_alone(jobs: Any) -> None:
     assert once["decoding"] > 0
 
 
+def test_a_module_of_ones_own_that_is_called_like_dinov2_is_none(jobs: Any) -> None:
+    (job,) = jobs("model=S", "evaluation.reference=x.npz", "steps=[10]")
+
+    def macs(features: str) -> int:
+        evaluation = dataclasses.replace(job.config.evaluation, features=features)
+        return evaluation_flops.extractor_macs(dataclasses.replace(job.config, evaluation=evaluation))
+
+    assert macs("dinov2_mine.F") == 0
+    assert macs("dinov2-pil") == macs("dinov2") > 0
+
+
 def test_jobs_of_data_that_is_elsewhere(jobs: Any, composer: Composer) -> None:
     (job,) = jobs("model=S")
     assert not data_is_here(job.config)

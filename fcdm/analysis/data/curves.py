@@ -69,7 +69,16 @@ def curve(points: list[tuple[int, float]]) -> tuple[np.ndarray, np.ndarray]:
     return ordered[:, 0], ordered[:, 1]
 
 
-def is_fid(values: ArrayLike) -> np.ndarray:
-    """Which values a distance can have: finite and above 0; elementwise. The one rule of what a curve leaves out."""
+NOT_ABOVE_0 = "not above 0: no difference is measurable"
+
+
+def is_distance(values: ArrayLike) -> np.ndarray:
+    """Which values a distance can have: finite ones, for an unbiased kernel distance may come out at or below 0;
+    elementwise. The one rule of what a curve leaves out."""
+    return np.asarray(np.isfinite(np.asarray(values, dtype=float)))
+
+
+def has_log(values: ArrayLike) -> np.ndarray:
+    """Which distances have a place on a log axis and in a power law: those above 0; elementwise."""
     numbers = np.asarray(values, dtype=float)
     return np.asarray(np.isfinite(numbers) & (numbers > 0))

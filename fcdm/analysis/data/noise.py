@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fcdm.analysis.data.curves import RunCurves, is_fid
+from fcdm.analysis.data.curves import RunCurves, has_log
 
 NOISE = {
     "fid": "noise",
@@ -38,7 +38,7 @@ def evaluation_noise(curves: Sequence[RunCurves], *protocols: dict[str, Any]) ->
             for evaluated in run.evaluated:
                 theirs = run.protocols.get(evaluated.protocol_id, {}).get("protocol", {})
                 value = evaluated.metrics.get(metric, np.nan)
-                if same_but(("seed",), theirs, protocol) and is_fid(value):
+                if same_but(("seed",), theirs, protocol) and has_log(value):
                     by_step.setdefault(evaluated.step, []).append(value)
             for values in by_step.values():
                 if len(values) > 1:

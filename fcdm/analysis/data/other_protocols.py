@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from fcdm.analysis.data.curves import RunCurves, is_fid
+from fcdm.analysis.data.curves import RunCurves, is_distance
 from fcdm.analysis.data.guidance_table import guidance_table
 from fcdm.analysis.data.labels import distance_of
 from fcdm.analysis.data.noise import evaluation_noise, same_but
@@ -74,7 +74,7 @@ def _best_guidance(guided: pd.DataFrame, known: dict[str, Any], ours: dict[str, 
         return None
     ignored = ("guidance_scale", "guidance_channels", "guidance_interval")
     alike = {key for key, protocol in known.items() if same_but(ignored, protocol, ours)}
-    rows = guided[guided["protocol_id"].isin(alike) & is_fid(guided["fid"])]
+    rows = guided[guided["protocol_id"].isin(alike) & is_distance(guided["fid"])]
     if rows.empty or rows["kind"].nunique() > 1:  # of several kinds of guidance none is "the" best
         return None
     means = rows.groupby(["label", "steps", "guidance_scale"])["fid"].mean()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
-from fcdm.analysis.data.curves import is_fid
+from fcdm.analysis.data.curves import NOT_ABOVE_0, has_log, is_distance
 from fcdm.analysis.data.labels import config_of, display_name, distance_of
 
 
@@ -65,8 +65,18 @@ class SeedCurve:
     def noise(self) -> float:
         """Of training: the relative standard deviation of FID over seeds, pooled over budgets; NaN with one seed."""
         by_step = self.runs.groupby("steps")["fid"]
-        relative = (by_step.std(ddof=1) / by_step.mean()).to_numpy()
-        return float(np.sqrt(np.mean(relative**2))) if self.seeds > 1 else float("nan")
+        means = by_step.mean()
+        relative = (by_step.std(ddof=1) / means)[has_log(means)].to_numpy()
+        return float(np.sqrt(np.mean(relative**2))) if self.seeds > 1 and len(relative) else float("nan")
+
+    def for_log_axes(self) -> tuple[SeedCurve, list[str]]:
+        """The curve without the distances that a log axis has no place for, and a line for each of these."""
+        fits = has_log(self.points["fid"])
+        lines = [
+            f"left out: {self.label} at {row.steps:,} steps: {row.fid:g} is {NOT_ABOVE_0}"
+            for row in self.points[~fits].itertuples()
+        ]
+        return replace(self, points=self.points[fits]), lines
 
     @property
     def settings(self) -> dict[str, str]:
@@ -103,7 +113,7 @@ def seed_curves(table: pd.DataFrame) -> list[SeedCurve]:
     curves = []
     for (label, _), every in table.groupby(["label", "variant"], sort=True):
         seeds, budgets = _kept(every)
-        rows = every[is_fid(every["fid"]) & every["seed"].isin(seeds) & every["steps"].isin(budgets)]
+        rows = every[is_distance(every["fid"]) & every["seed"].isin(seeds) & every["steps"].isin(budgets)]
         if rows.empty:
             continue  # no FID at all, or no budget that every seed has reached yet
         rows = rows.assign(images=rows["steps"] * rows["batch_size"] if "batch_size" in rows else np.nan)
@@ -137,7 +147,7 @@ def dropped(table: pd.DataFrame) -> list[str]:
         for steps, evaluated in mine.groupby("steps"):
             if steps in budgets:
                 continue
-            broken = evaluated[~is_fid(evaluated["fid"])]
+            broken = evaluated[~is_distance(evaluated["fid"])]
             name = distance_of(rows)
             reasons = [f"seed {row.seed} has no {name} there ({row.fid:g}; {row.run})" for row in broken.itertuples()]
             absent = sorted(seeds - set(evaluated["seed"]))
@@ -152,7 +162,7 @@ def _kept(rows: pd.DataFrame) -> tuple[set[int], set[int]]:
     One late or diverged seed must not cost the others their budgets: seeds are left out where more budgets stay so,
     as long as more than half of them, and two, remain. Those without any FID are always left out.
     """
-    evaluated = rows[is_fid(rows["fid"])]
+    evaluated = rows[is_distance(rows["fid"])]
     of_seed = {int(str(seed)): set(map(int, steps)) for seed, steps in evaluated.groupby("seed")["steps"]}
     if not of_seed:
         return set(), set()
@@ -172,7 +182,7 @@ def _seeds_without(rows: pd.DataFrame, seeds: set[int]) -> list[tuple[int, str]]
     """The seeds that are not among `seeds`, each with what it lacks of the budgets of this setting."""
     lacking = []
     for seed, mine in rows[~rows["seed"].isin(seeds)].groupby("seed"):
-        broken = mine[~is_fid(mine["fid"])]
+        broken = mine[~is_distance(mine["fid"])]
         at = ", ".join(f"{row.steps:,} ({row.fid:g})" for row in broken.itertuples())
         absent = sorted(set(rows["steps"]) - set(mine["steps"]))
         reasons = [f"no {distance_of(rows)} at {at}"] if at else []

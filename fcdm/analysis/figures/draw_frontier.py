@@ -14,6 +14,7 @@ from matplotlib.colors import to_hex
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from fcdm.analysis.data.curves import NOT_ABOVE_0
 from fcdm.analysis.data.labels import family_name, scales
 from fcdm.analysis.data.seed_curves import dropped
 from fcdm.analysis.figures.axes import NOTE, Drawn, fid_axis, legend_columns, log_axes
@@ -21,7 +22,7 @@ from fcdm.analysis.figures.styles import DOUBLE, family_looks, lighter
 from fcdm.analysis.stats.frontier_fit import Frontier
 from fcdm.analysis.stats.power_law_fit import Fit
 from fcdm.analysis.stats.study_laws import ends_text, fits_table, frontiers_of, law_or_reason, offset_text
-from fcdm.formatting import power_text
+from fcdm.formatting import plural, power_text
 
 POINTS = 60
 PARAMETERS = ("offset", "scale", "exponent")
@@ -47,7 +48,9 @@ def frontier_figure(table: pd.DataFrame) -> Drawn | None:
     known = table[np.isfinite(table["fid"]) & (table["fid"] > 0) & (table["train_flops"] > 0)]
     if known.empty:
         return None
-    left_out, parts, texts, parameters = [], [], [], []
+    below = table["fid"][np.isfinite(table["fid"]) & (table["fid"] <= 0)]
+    left_out = [f"left out: {plural(len(below), 'distance')} {NOT_ABOVE_0}"] if len(below) else []
+    parts, texts, parameters = [], [], []
     handles: list[Line2D | Patch] = []
     figure, axes = plt.subplots(figsize=(DOUBLE, 2.6))
     for one in family_frontiers(known):

@@ -112,7 +112,11 @@ def _drawable(table: pd.DataFrame, axis: str) -> tuple[list[SeedCurve], list[str
     """The lines that have a place on a log axis, with the amount in its own unit, and which have none."""
     amount = AMOUNTS[axis]
     curves, left_out = [], []
-    for line in seed_curves(table):
+    for whole in seed_curves(table):
+        line, below = whole.for_log_axes()
+        left_out += below
+        if line.points.empty:
+            continue
         spent = line.points[axis] * amount.scale
         if (spent > 0).all():
             curves.append(replace(line, points=line.points.assign(**{amount.column: spent})))

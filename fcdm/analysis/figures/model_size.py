@@ -154,11 +154,13 @@ def _own(table: pd.DataFrame, axis: str) -> tuple[pd.DataFrame, list[str]]:
     left_out, parts = [], []
     sized = table.assign(sampling_flops=sampling_flops(table))
     for scale, line in [(scale, line) for scale, rows in scales(sized) for line in seed_curves(rows)]:
+        above, below = line.for_log_axes()
+        left_out += below
         size = float(line.runs[axis].iloc[0])
         if not size > 0:
             left_out.append(f"left out: {line.label}: {SIZES[axis].unit} of 0 or unknown have no place on a log axis")
             continue
-        kept = line.points.assign(label=line.label, name=f"{line.name}{scale}", family=line.family, at=scale)
+        kept = above.points.assign(label=line.label, name=f"{line.name}{scale}", family=line.family, at=scale)
         parts.append(kept.assign(**{axis: size}, origin="these runs", model=line.name, resolution=line.resolution))
     if not parts:
         return pd.DataFrame(), left_out

@@ -8,6 +8,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.lines import Line2D
 
+from fcdm.analysis.data.curves import has_log
 from fcdm.analysis.data.labels import distance_of
 from fcdm.analysis.data.seed_curves import dropped, seed_curves
 from fcdm.analysis.figures.axes import Drawn, fid_axis, legend_below, log_axes, step_ticks
@@ -24,7 +25,9 @@ def spaces_figure(table: pd.DataFrame, beside: Mapping[str, pd.DataFrame]) -> Dr
 
     beside: tables of the same runs, as of `spaces_beside`. None where there is no second space to draw.
     """
-    tables = [one for one in (table, *beside.values()) if seed_curves(one)]
+    tables = [
+        one for one in (table, *beside.values()) if any(has_log(line.points["fid"]).any() for line in seed_curves(one))
+    ]
     if len(tables) < 2:
         return None
     columns = min(len(tables), PANELS)
@@ -35,7 +38,9 @@ def spaces_figure(table: pd.DataFrame, beside: Mapping[str, pd.DataFrame]) -> Dr
         curves = seed_curves(one)
         styles |= {label: style for label, style in line_styles(curves).items() if label not in styles}
         axes.set(xscale="log", yscale="log", xlabel="Training steps", ylabel=fid_axis(one))
-        for line in curves:
+        for whole in curves:
+            line, below = whole.for_log_axes()
+            left_out += [f"{one_line} ({distance_of(one)})" for one_line in below]
             axes.plot(line.points["steps"], line.points["fid"], **styles[line.label])
             if line.seeds > 1:
                 low, high = line.points["fid_min"], line.points["fid_max"]
@@ -49,7 +54,7 @@ def spaces_figure(table: pd.DataFrame, beside: Mapping[str, pd.DataFrame]) -> Dr
         axes.set_visible(False)
     drawn = list(dict.fromkeys(part["label"].iloc[0] for part in numbers))
     legend_below(figure, [Line2D([], [], **styles[label]) for label in drawn], drawn, HEIGHT * rows, most=4)
-    whole = pd.concat(numbers, ignore_index=True)
-    whole = whole[["distance", "label", "seeds", "steps", "fid", "fid_min", "fid_max"]]
-    whole.attrs["left_out"] = left_out
-    return figure, whole
+    shown = pd.concat(numbers, ignore_index=True)
+    shown = shown[["distance", "label", "seeds", "steps", "fid", "fid_min", "fid_max"]]
+    shown.attrs["left_out"] = left_out
+    return figure, shown

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from fcdm.analysis.data.curves import is_fid
+from fcdm.analysis.data.curves import NOT_ABOVE_0, has_log, is_distance
 
 FLOORS = 2.0
 """Targets below this many times the real-against-real floor are refused: there, noise decides."""
@@ -122,14 +122,14 @@ def budget_ratio(
 ) -> BudgetRatio:
     """b's budget over a's, with the FIDs measured there (NaN: not known) and those of b at smaller budgets, (n,)."""
     earlier = np.asarray(earlier_b, dtype=float)
-    return BudgetRatio(budget_b / budget_a, fid_a, fid_b, float(np.min(earlier[is_fid(earlier)], initial=np.inf)))
+    return BudgetRatio(budget_b / budget_a, fid_a, fid_b, float(np.min(earlier[is_distance(earlier)], initial=np.inf)))
 
 
 def fid_curve(amount: ArrayLike, fid: ArrayLike) -> FidCurve:
     """The running minimum of `fid` over `amount`, both shape (n,), in any order. `notes` name what it hides."""
     x, y = np.asarray(amount, dtype=float), np.asarray(fid, dtype=float)
-    fit = np.isfinite(x) & (x > 0) & is_fid(y)
-    notes = [f"no FID at {at:,.6g} ({value:g})" for at, value in zip(x[~fit], y[~fit], strict=True)]
+    fit = np.isfinite(x) & (x > 0) & has_log(y)
+    notes = [_why_not(at, value) for at, value in zip(x[~fit], y[~fit], strict=True)]
     order = np.argsort(x[fit], kind="stable")
     x, y = x[fit][order], y[fit][order]
     lowest = np.minimum.accumulate(y)
@@ -137,6 +137,13 @@ def fid_curve(amount: ArrayLike, fid: ArrayLike) -> FidCurve:
         if value > best:
             notes.append(f"FID rose to {value:.4g} at {at:,.6g}: the {best:.4g} reached before counts on")
     return FidCurve(x, lowest, tuple(notes))
+
+
+def _why_not(amount: float, fid: float) -> str:
+    """Of a point that has no place on the curve."""
+    if is_distance(fid):
+        return f"FID {fid:g} at {amount:,.6g} is {NOT_ABOVE_0}"
+    return f"no FID at {amount:,.6g} ({fid:g})"
 
 
 def curve_notes(name: str, points: pd.DataFrame, distance: str = "FID") -> list[str]:
@@ -148,16 +155,19 @@ def curve_notes(name: str, points: pd.DataFrame, distance: str = "FID") -> list[
 def log_amounts(log_amount: np.ndarray, fid: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """Log amount at which each target was first reached, shape (..., m); -inf before the first point, inf never.
 
-    `log_amount`: (..., n), rising. `fid`: (..., n), of which the running minimum counts. `targets`: (m,). Both above 0.
+    `log_amount`: (..., n), rising. `fid`: (..., n), of which the running minimum counts, of those above 0. `targets`:
+    (m,), above 0.
     """
-    x, y = np.broadcast_arrays(log_amount, np.minimum.accumulate(fid, axis=-1))
+    above = np.where(np.asarray(fid) > 0, fid, np.inf)
+    x, y = np.broadcast_arrays(log_amount, np.minimum.accumulate(above, axis=-1))
     below = y[..., None, :] <= targets[:, None]
     reached = below.any(-1)
     after = below.argmax(-1)
     before = np.maximum(after - 1, 0)
     (x0, x1), (y0, y1) = ((np.take_along_axis(of, before, -1), np.take_along_axis(of, after, -1)) for of in (x, y))
-    inside = reached & (after > 0)
-    share = np.log(y0 / targets) / np.where(inside, np.log(y0 / y1), 1.0)
+    inside = reached & (after > 0) & np.isfinite(y0)
+    higher, lower = np.where(inside, y0, np.e), np.where(inside, y1, 1.0)
+    share = np.log(higher / targets) / np.where(inside, np.log(higher / lower), 1.0)
     at_first = np.where(y1 == targets, x1, -np.inf)
     return np.where(inside, x0 + share * (x1 - x0), np.where(reached, at_first, np.inf))
 

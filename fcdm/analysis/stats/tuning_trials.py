@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from fcdm.analysis.data.curves import is_fid
+from fcdm.analysis.data.curves import is_distance
 from fcdm.analysis.data.labels import display_name
 from fcdm.analysis.data.seed_curves import seed_curves
 from fcdm.errors import UserError
@@ -29,9 +29,9 @@ class Trial:
 
     @property
     def mean(self) -> float:
-        """Over seeds; infinite where one has no FID (`is_fid`): such a setting is never chosen."""
+        """Over seeds; infinite where one has no FID (`is_distance`): such a setting is never chosen."""
         values = list(self.fid.values())
-        return float(np.mean(values)) if is_fid(values).all() else np.inf
+        return float(np.mean(values)) if is_distance(values).all() else np.inf
 
     @property
     def text(self) -> str:
@@ -133,7 +133,7 @@ def unfair(tuned: list[Tuned]) -> list[str]:
             absent = sorted(set(one.seeds) - set(trial.fid))
             if absent:
                 lines.append(f"not chosen from: {one.name} {trial.text}, which lacks seed {listed(absent)}")
-            broken = [seed for seed, value in trial.fid.items() if not is_fid(value)]
+            broken = [seed for seed, value in trial.fid.items() if not is_distance(value)]
             if broken:
                 found_there = listed(f"{trial.fid[seed]:g}" for seed in broken)
                 lines.append(f"diverged: {one.name} {trial.text}, seed {listed(broken)} (FID {found_there})")

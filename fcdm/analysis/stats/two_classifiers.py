@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from fcdm.analysis.data.curves import SECOND, is_fid
+from fcdm.analysis.data.curves import SECOND, is_distance
 from fcdm.analysis.data.seed_curves import SeedCurve
 from fcdm.analysis.stats.ratio_words import UNITS
 from fcdm.analysis.stats.step_efficiency import RatioRange, ratio_range
@@ -46,7 +46,7 @@ def disagreement(a: SeedCurve, b: SeedCurve, axis: str = "steps") -> str | None:
 def _by_second(line: SeedCurve) -> pd.DataFrame | None:
     """The curve by the second classifier; None where some evaluation has none."""
     column = f"fid{SECOND}"
-    if column not in line.runs or not is_fid(line.runs[column]).all():
+    if column not in line.runs or not is_distance(line.runs[column]).all():
         return None
     means = line.runs.groupby("steps")[column].mean()
     return line.points.assign(fid=line.points["steps"].map(means))
