@@ -28,6 +28,7 @@ from fcdm.cost.model_cost import ModelCost
 from fcdm.errors import UserError
 from fcdm.hashing import cache_folder
 from fcdm.runs.kept_source import with_source
+from fcdm.runs.processes import signals_end
 
 COUNTING = 2
 """To be raised where the trials change (`fcdm.engine.try_code`): then nothing answered before holds."""
@@ -169,14 +170,17 @@ def _run(command: list[str], questions: str, code: UserCode) -> tuple[int, str]:
         limit = float(text)
     except ValueError:
         raise UserError(f"{LIMIT}={text}: a number of seconds") from None
-    with subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,  # so that what it started ends with it
-    ) as process:
+    with (
+        signals_end(),
+        subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # so that what it started ends with it
+        ) as process,
+    ):
         try:
             try:
                 told = process.communicate(questions, timeout=min(PATIENCE, limit))[1]
@@ -189,7 +193,7 @@ def _run(command: list[str], questions: str, code: UserCode) -> tuple[int, str]:
                 f"{code}: trying the {code.kind.noun} (imported, built, run once) took more than {limit:g} s and "
                 f"was ended; {LIMIT}=<seconds> in the environment allows more"
             ) from None
-        finally:  # also at Ctrl-C, which a session of its own does not hear of
+        finally:  # also at Ctrl-C and other signals, which a session of its own does not hear of
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
     return process.returncode, told
