@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import zarr
 from numpy.typing import NDArray
 
 from fcdm.data.channels import read_channels
@@ -164,6 +165,15 @@ def test_the_same_again_and_something_else(capsys: pytest.CaptureFixture[str]) -
     assert prepare("latents=theirs", "vae=ft-ema", "scale=1", *STATED[2:], "out=store") == 1
     assert "is a whole store with scale 0.18215, not 1.0" in one_line(capsys)
     np.save("theirs/imagenet256_features/1-3.npy", np.zeros((1, 4, 8, 8), np.float32))
+    assert prepare("latents=theirs", *STATED, "out=store") == 1
+    assert "before its files changed" in one_line(capsys)
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_zarr_whose_chunks_changed_is_noticed(version: int, capsys: pytest.CaptureFixture[str]) -> None:
+    write_zarr("theirs", latents(), version)
+    assert prepare("latents=theirs", *STATED, "out=store") == 0
+    zarr.open_group("theirs", mode="r+")["latents"][20:] = 0.5  # type: ignore[index]
     assert prepare("latents=theirs", *STATED, "out=store") == 1
     assert "before its files changed" in one_line(capsys)
 
