@@ -272,6 +272,7 @@ def test_what_does_not_fit_is_one_line(
         (["latents=columns.npy", "labels=none", *STATED], "stored by columns"),
         (["latents=last.npz", *STATED], "(C, side, side) is wanted"),
         (["latents=flat.npz", *STATED], "(images, channels, height, width) is wanted"),
+        (["latents=one.npy", "labels=none", *STATED], "one.npy: what it holds is one number (float32)"),
     ],
 )
 def test_arrays_that_do_not_fit(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -283,6 +284,7 @@ def test_arrays_that_do_not_fit(words: list[str], said: str, capsys: pytest.Capt
     np.save("columns.npy", np.asfortranarray(values))
     np.savez("last.npz", arr_0=values.transpose(0, 2, 3, 1), arr_1=LABELS)
     np.savez("flat.npz", arr_0=values.reshape(IMAGES, -1), arr_1=LABELS)
+    np.save("one.npy", values[0, 0, 0, 0])
     assert prepare(*words, "out=store") == 1
     assert said in one_line(capsys)
 
