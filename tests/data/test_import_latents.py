@@ -244,6 +244,8 @@ def _label(value: object) -> None:
         (None, ["vae=nowhere"], "no such folder, nor a hub id"),
         (None, ["images=theirs"], "one of the two"),
         (None, ["split=train"], "split= has no effect with latents="),
+        (None, ["device=cpu"], "device= has no effect with latents="),
+        (None, ["batch=7"], "batch= has no effect with latents="),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_one_line(
@@ -264,6 +266,7 @@ def test_what_does_not_fit_is_one_line(
     [
         (["latents=theirs.npz", "vae=ft-ema"], "scale= is wanted"),
         (["latents=theirs.npz", "scale=1"], "vae= is wanted"),
+        (["images=theirs.npz", "scale=0"], "scale= has no effect with images="),
         (["images=theirs.npz", "scale=1"], "scale= has no effect with images="),
         ([], "images=PLACE or latents=PLACE is wanted"),
         (["latents=unlabelled.npz", *STATED], "no `arr_1` beside `arr_0`"),
