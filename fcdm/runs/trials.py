@@ -26,6 +26,7 @@ from fcdm.config.shape import shape_of
 from fcdm.config.user_code import DATA, FEATURES, KIND, MODEL, OBJECTIVE, OPTIMISER, UserCode, codes_of
 from fcdm.cost.model_cost import ModelCost
 from fcdm.errors import UserError
+from fcdm.features.space import channels_seen
 from fcdm.hashing import cache_folder
 from fcdm.runs.kept_source import with_source
 from fcdm.runs.processes import signals_end
@@ -84,10 +85,7 @@ def _questions(config: Config) -> Iterator[_Asked]:
             "steps": asked.sampling_steps,
         },
         OPTIMISER.section: {"lr": config.optimiser.lr},
-        FEATURES.section: {
-            "channels": config.data.channels if config.data.downsample == 1 else 3,
-            "side": config.resolution,
-        },
+        FEATURES.section: {"channels": channels_seen(config), "side": config.resolution},
     }
     for code in sorted(codes_of(config), key=lambda code: code.kind is not DATA):
         if code.kind is not MODEL:

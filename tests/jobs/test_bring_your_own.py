@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from fcdm.atomic import plain
 from fcdm.config.schema import Config, CustomConfig
-from fcdm.config.user_code import SCIENCE, codes_of
+from fcdm.config.user_code import FEATURES, SCIENCE, codes_of
 from fcdm.data.dataset import data_checksum, open_dataset
 from fcdm.data.user_data import images_of
 from fcdm.data.user_store import UserStore
@@ -32,11 +32,13 @@ from fcdm.engine.optimisers import pack, unpacked
 from fcdm.engine.state import TrainState
 from fcdm.engine.try_code import answer
 from fcdm.errors import UserError
+from fcdm.features.space import asked_space
 from fcdm.jobs.make_jobs import make_jobs
 from fcdm.models.measure import Question, measure
 from fcdm.runs.identity import run_id, science
 from fcdm.runs.kept_source import SOURCE, source_of, with_sources
 from fcdm.runs.protocol import Part
+from fcdm.runs.trials import try_codes
 from fcdm.sweep.each_space import in_each_space
 from fcdm.sweep.sampling_config import DRAWING, take_apart
 from tests.support.commands import TINY, Command, composed, evaluations, only_run, values, weights
@@ -119,6 +121,23 @@ def test_all_of_them_together_stop_and_go_on_bit_for_bit(fcdm: Command, tmp_path
     unsaid = fcdm(run.name, "samples=4", "out=others", module="fcdm.sample")
     assert unsaid.returncode == 1
     assert "write rotate" in unsaid.stderr
+
+
+@pytest.mark.parametrize(("reference", "channels"), [(None, 1), ("real", 3)])
+def test_an_extractor_is_tried_on_the_images_that_it_will_see(
+    reference: str | None, channels: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Grey samples are compared with a reference in RGB."""
+    write_page(tmp_path)
+    config = own()
+    data = dataclasses.replace(config.data, channels=1)
+    config = changed(dataclasses.replace(config, data=data), "evaluation", reference=reference)
+    monkeypatch.setattr("fcdm.runs.trials._find", lambda questions: found.extend(questions))
+    found: list[Any] = []
+    try_codes([config])
+    (tried,) = [json.loads(one.text)["facts"] for one in found if one.code.kind is FEATURES]
+    assert tried == {"channels": channels, "side": config.resolution}
+    assert asked_space(config).channels == channels
 
 
 # --- what is another run, and what another evaluation --------------------------------------------------------------
