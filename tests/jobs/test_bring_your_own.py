@@ -36,7 +36,7 @@ from fcdm.features.space import asked_space
 from fcdm.jobs.make_jobs import make_jobs
 from fcdm.models.measure import Question, measure
 from fcdm.runs.identity import run_id, science
-from fcdm.runs.kept_source import SOURCE, source_of, with_sources
+from fcdm.runs.kept_source import SOURCE, keep_extractor, source_of, with_sources
 from fcdm.runs.protocol import Part
 from fcdm.runs.trials import try_codes
 from fcdm.sweep.each_space import in_each_space
@@ -210,6 +210,23 @@ def test_an_extractor_that_changed_costs_its_evaluation_and_no_training(tmp_path
     (tmp_path / "my_features.py").write_text(FILES["my_features.py"] + "# other\n")
     assert "another evaluation" in str(changed_extractor(config, protocol))
     assert Part(config).protocol == protocol, "what was asked for is what the job says"
+
+
+def test_an_extractors_copy_is_whole_after_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_page(tmp_path)
+    config = with_sources(changed(own(), "evaluation", features="my_features.Edges"))
+
+    def dying(self: Path, target: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", dying)
+        with pytest.raises(KeyboardInterrupt):
+            keep_extractor(config, tmp_path)
+    assert not list((tmp_path / SOURCE).rglob("*.py"))
+    keep_extractor(config, tmp_path)
+    (kept,) = (tmp_path / SOURCE).rglob("*.py")
+    assert kept.read_text() == FILES["my_features.py"]
 
 
 @pytest.mark.slow
