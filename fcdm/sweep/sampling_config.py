@@ -222,6 +222,7 @@ def _file_config(weights: Weights, overrides: list[str]) -> Config:
     if power_length(config.evaluation.weights) is not None:
         raise UserError(f"{weights.path} is a file: {config.evaluation.weights} is made of a run's snapshots")
     config.data = with_channels(config.data)
+    check_decoder(config)
     if config.data.path is None:  # bundled: part of the protocol, as the reference
         config.data.checksum = data_checksum(config.data, config.resolution)
     return _with_weak(config)
