@@ -52,7 +52,10 @@ ALL = ("all",)
 OF_A_FILE = ("model", "resolution", "objective", "data")
 """What a file does not say of itself; also `model.kernel_size=5` and the like."""
 _NOT_HERE = ("where", "resources")
-DRAWING = ("evaluation.features", "evaluation.features_options", "evaluation.reference", "mlflow_uri")
+DRAWING = (
+    *("evaluation.features", "evaluation.features_options", "evaluation.dinov2", "evaluation.reference"),
+    "mlflow_uri",
+)
 """Keys without an effect on samples that are drawn and not evaluated."""
 
 

@@ -533,6 +533,11 @@ def test_options_of_an_own_extractor_are_said_to_fcdm_evaluate_too() -> None:
         take_apart(said, (), (), "samples", DRAWING[1:])
 
 
+def test_another_dinov2_means_nothing_to_samples_that_are_only_drawn() -> None:
+    with pytest.raises(UserError, match=r"dinov2 has no effect on samples: leave dinov2=foo/bar away"):
+        take_apart(["run", "dinov2=foo/bar"], (), (), "samples", DRAWING)
+
+
 def test_a_secret_is_no_option_of_anything() -> None:
     with pytest.raises(UserError, match=r"optimiser.options.token looks like a secret, and an optimiser's options"):
         composed("model=N", "optimiser.target=my.Lion", "+optimiser.options.token=hf_abcdefghijklmnopqrstuvwxyz")
