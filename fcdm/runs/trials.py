@@ -29,7 +29,7 @@ from fcdm.errors import UserError
 from fcdm.features.space import channels_seen
 from fcdm.hashing import cache_folder
 from fcdm.runs.kept_source import with_source
-from fcdm.runs.processes import signals_end
+from fcdm.runs.processes import is_first_process, signals_end
 
 COUNTING = 2
 """To be raised where the trials change (`fcdm.engine.try_code`): then nothing answered before holds."""
@@ -183,7 +183,7 @@ def _run(command: list[str], questions: str, code: UserCode) -> tuple[int, str]:
             try:
                 told = process.communicate(questions, timeout=min(PATIENCE, limit))[1]
             except subprocess.TimeoutExpired:
-                if limit > PATIENCE:
+                if limit > PATIENCE and is_first_process():
                     print(f"trying {code} in a process of its own ...", file=sys.stderr, flush=True)
                 told = process.communicate(timeout=max(0.0, limit - PATIENCE))[1]
         except subprocess.TimeoutExpired:
