@@ -634,12 +634,12 @@ def test_a_sample_is_conditioned_on_one_held_out_image_by_its_number_alone(tmp_p
     sizes, labels = given.conditions(numbers)["size"], given.labels(numbers)
     some = torch.tensor([30, 3, 17])
     assert torch.equal(given.conditions(some)["size"], sizes[some])
-    pairs = set(zip(given.data.aside.conditions["size"][:, 0].tolist(), given.data.aside.labels.tolist(), strict=True))
+    pairs = set(zip(given.data.held.conditions["size"][:, 0].tolist(), given.data.held.labels.tolist(), strict=True))
     assert set(zip(sizes[:, 0].tolist(), labels.tolist(), strict=True)) <= pairs
     ones = OfSamples(config, CPU, 1)
     assert set(ones.labels(numbers).tolist()) == {1}
     balanced = OfSamples(changed(config, "evaluation", labels="balanced"), CPU, None)
-    assert torch.equal(balanced.labels(torch.arange(20)), given.data.aside.labels)
+    assert torch.equal(balanced.labels(torch.arange(20)), given.data.held.labels)
     other = OfSamples(changed(config, "evaluation", seed=5, labels="uniform"), CPU, None)
     uniform = OfSamples(changed(config, "evaluation", labels="uniform"), CPU, None)
     assert not torch.equal(other.conditions(numbers)["size"], uniform.conditions(numbers)["size"])
