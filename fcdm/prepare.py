@@ -164,8 +164,8 @@ def _add_latents(add: Callable[..., argparse.ArgumentParser]) -> None:
     option("--resolution", type=int, default=256, help="side of the cropped images in pixels (default: 256)")
     option("--out", type=place, metavar="FOLDER", help="the store (default: data/imagenet-<resolution>)")
     option("--vae", help="folder, hub id, ft-ema or ft-mse (default: ft-ema, the papers'; of latents= none)")
-    option("--batch", type=int, default=32, help="images per pass of the VAE; halved where memory runs out")
-    option("--device", default="auto", help="auto, cpu, cuda or cuda:K (default: auto)")
+    option("--batch", type=int, help="images per pass of the VAE; halved where memory runs out (default: 32)")
+    option("--device", help="auto, cpu, cuda or cuda:K (default: auto; of latents= none)")
     option("--heldout", type=float, default=0.01, help="fraction of each class never trained on (default: 0.01)")
     option("--tf32", action="store_true", help="TF32 in the encoder: faster, latents differ by some 1e-3")
     _add_work(option)
@@ -250,7 +250,7 @@ def _add_channels(add: Callable[..., argparse.ArgumentParser]) -> None:
     channels.add_argument("--data-path", type=place, required=True, metavar="STORE", help="the store (data.path=STORE)")
 
 
-OF_IMAGES = ("image_key", "label_key", "split", "range", "layout", "huge", "tf32")
+OF_IMAGES = ("image_key", "label_key", "split", "range", "layout", "huge", "tf32", "device", "batch")
 OF_LATENTS = ("scale", "shift", "holds", "flips", "classes")
 
 
@@ -259,10 +259,12 @@ def _latents(options: argparse.Namespace) -> None:
     if (options.images is None) == (options.latents is None):
         raise UserError("images=PLACE or latents=PLACE is wanted, one of the two; --help says what each is")
     chosen, unused = ("images", OF_LATENTS) if options.latents is None else ("latents", OF_IMAGES)
-    if said := [name for name in unused if getattr(options, name) not in (None, False)]:
+    if said := [name for name in unused if getattr(options, name) is not None and getattr(options, name) is not False]:
         name = said[0].replace("_", "-")
         raise UserError(f"{name}= has no effect with {chosen}=: leave it away")
+    options.batch = 32 if options.batch is None else options.batch
     if options.latents is None:
+        options.device = options.device or "auto"
         options.vae = options.vae or "ft-ema"
         _store(options)
         return

@@ -141,7 +141,7 @@ def codes_of(config: Config, kinds: tuple[Kind, ...] = KINDS) -> Iterator[UserCo
     for kind in kinds:
         section: Any = getattr(config, kind.section)
         target, options, source = (getattr(section, name, None) for name in kind.names)
-        if target is not None and (kind is not FEATURES or "." in target):
+        if isinstance(target, str) and (kind is not FEATURES or "." in target):  # else null, or the checks refuse it
             yield UserCode(kind, target, options or {}, source)
 
 

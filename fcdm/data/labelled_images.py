@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -49,9 +50,18 @@ class ImageSource:
 
         images: numbers of images; of a source with a file for each, theirs alone. A file that is gone is no error.
         """
-        one_each = self.names if images is None else self.names[images.start : images.stop]
+        if self.files is not None:
+            return self._stamp_of_all
+        return self._stamp(self.names if images is None else self.names[images.start : images.stop])
+
+    @cached_property
+    def _stamp_of_all(self) -> str:
+        """Once a process, before what is stamped is read: a million chunks are not looked at again for each shard."""
+        return self._stamp(self.files or ())
+
+    def _stamp(self, names: Sequence[str]) -> str:
         digest = hashlib.sha256()
-        for name in one_each if self.files is None else self.files:
+        for name in names:
             size, time = 0, 0
             with contextlib.suppress(OSError):
                 status = (self.root / name).stat()

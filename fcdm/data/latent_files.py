@@ -5,6 +5,7 @@ Names and labels are read at once, latents as they are asked for.
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 from collections.abc import Callable
@@ -84,7 +85,7 @@ def _of_rows(
     numbers = None if isinstance(labels, str) else _numbers(f"labels of {root}", labels, shape[0])
     read = _in_blocks(rows, shape[0])
     names = [f"{root.name}:{number}" for number in range(shape[0])]
-    files = (root.name,) if root.is_file() else _metadata(root)
+    files = (root.name,) if root.is_file() else _all_files(root)
     source = _source(kind, root.parent if root.is_file() else root, names, numbers, classes, read, files)
     return LatentFiles(source, read(0))
 
@@ -238,11 +239,11 @@ def _source(
     return ImageSource(kind, root, names, labels, known, read, tuple(notes), files)
 
 
+def _all_files(root: Path) -> tuple[str, ...]:
+    """Of zarr: its metadata, hidden files too, and every chunk."""
+    found = (Path(folder, name) for folder, _, names in os.walk(root, followlinks=True) for name in names)
+    return tuple(sorted(path.relative_to(root).as_posix() for path in found))
+
+
 def _at(names: list[str] | None, index: int) -> str:
     return names[index] if names else f"number {index:,}"
-
-
-def _metadata(root: Path) -> tuple[str, ...]:
-    """Of zarr, the files that say what its chunks are."""
-    known = ("zarr.json", ".zgroup", ".zarray")
-    return tuple(sorted(path.relative_to(root).as_posix() for name in known for path in root.glob(f"**/{name}")))

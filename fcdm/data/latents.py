@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from fcdm.codecs.normalisation import Channels
 from fcdm.data import manifest
 from fcdm.data.mapped_store import MappedStore
+from fcdm.data.pixel_batches import FROZEN_SEED
 
 if TYPE_CHECKING:
     import torch
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
 
 LATENTS = ("posterior", "frozen")
 FLIPS = ("none", "random", "frozen")
-FROZEN_SEED = 0
-"""Of the one draw and the one flip per image that `frozen` means, whatever the run's seed."""
 
 
 class HostBatch(NamedTuple):

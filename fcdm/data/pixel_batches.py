@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     import torch
 
 FROZEN_SEED = 0
-"""Of the one flip per image that `data.flip=frozen` means, whatever the run's seed."""
+"""Of the one flip and, of latents, the one draw per image that `frozen` means, whatever the run's seed."""
 
 
 def from_uint8(pixels: torch.Tensor) -> torch.Tensor:

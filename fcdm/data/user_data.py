@@ -194,7 +194,7 @@ class UserDataset:
 
         self.device, self.flip = device, config.data.flip
         self.device_draws: tuple[Asked, ...] = (Uniform(Purpose.FLIP, ()),) if self.flip == "random" else ()
-        self.train, self.aside = (
+        self.train, self.held = (
             ImageSide(
                 part.images.to(device),
                 part.labels.to(device),
@@ -224,13 +224,13 @@ class UserDataset:
 
     @property
     def heldout(self) -> int:
-        return len(self.aside)
+        return len(self.held)
 
     def heldout_part(self, start: int, end: int) -> tuple[torch.Tensor, torch.Tensor]:
-        return as_seen(self.aside.images[start:end]), self.aside.labels[start:end]
+        return as_seen(self.held.images[start:end]), self.held.labels[start:end]
 
     def heldout_conditions(self, places: torch.Tensor | slice) -> dict[str, torch.Tensor]:
-        return {name: tensor[places] for name, tensor in self.aside.conditions.items()}
+        return {name: tensor[places] for name, tensor in self.held.conditions.items()}
 
 
 def as_seen(images: torch.Tensor) -> torch.Tensor:

@@ -29,8 +29,9 @@ from fcdm.engine.image_grid import COLUMNS, tile
 from fcdm.engine.model_conditions import of_heldout
 from fcdm.engine.sampler import Sampler
 from fcdm.engine.stop import Interrupted, Stopped
-from fcdm.engine.streamed_metrics import open_measure, result_of
+from fcdm.engine.streamed_metrics import Measure, open_measure, result_of
 from fcdm.engine.worker import Worker, in_batches
+from fcdm.errors import UserError
 from fcdm.randomness import Purpose, normal, uniform
 
 HELDOUT_BINS = 10
@@ -66,8 +67,10 @@ class EvaluationResult:
 @torch.no_grad()
 def evaluate(
     model: nn.Module, asked: Mapping[Path, Config], data: Dataset | None, step: int, worker: Worker
-) -> Iterator[EvaluationResult]:
+) -> Iterator[EvaluationResult | UserError]:
     """Evaluate `model` (in eval mode) as of `step` in each of these spaces, in their order, as soon as each is known.
+
+    Of a space that cannot be opened where others can, it is said why in the place of its result.
 
     asked: configurations that differ in what is measured of the samples, by the file of each that keeps what was
     measured so far. All ranks have the same metrics; only rank 0's grid is whole. Without `data` there is no held-out
@@ -75,12 +78,16 @@ def evaluate(
 
     Raises:
         Stopped: a signal came; what was sampled is in the files.
-        UserError: samples that are not finite.
+        UserError: samples that are not finite; no space that can be opened.
     """
     began = time.monotonic()
     config = next(iter(asked.values()))
     sampler = Sampler(model, config, worker.ranks.device, interrupt=worker.interrupt)
-    measures = {partial: open_measure(one, data, worker) for partial, one in asked.items()}
+    opened = {partial: _opened(one, data, worker) for partial, one in asked.items()}
+    measures = {partial: one for partial, one in opened.items() if not isinstance(one, UserError)}
+    if not measures:
+        refusals = [one for one in opened.values() if isinstance(one, UserError)]
+        worker.ranks.refuse_together(refusals[0] if worker.ranks.is_main else None)
 
     def images(first: int, last: int) -> Tensor:
         return sampler.images(torch.arange(first, last, device=worker.ranks.device))
@@ -94,7 +101,13 @@ def evaluate(
         raise
     # A kill between two results must not cost the samples of those that are still to come.
     save_all(drawn[1:])
-    for place, (one, measure) in enumerate(zip(drawn, measures.values(), strict=True)):
+    left = iter(range(len(drawn)))
+    for measure in opened.values():
+        if isinstance(measure, UserError):
+            yield measure
+            continue
+        place = next(left)
+        one = drawn[place]
         try:
             metrics, floor = result_of(measure, worker)
         except Stopped:
@@ -105,6 +118,19 @@ def evaluate(
         now = time.monotonic()
         yield EvaluationResult(metrics, bins, floor, one.grid, now - began)
         began = now
+
+
+def _opened(config: Config, data: Dataset | None, worker: Worker) -> Measure | UserError:
+    """What is asked for, or why it cannot be had; the same on all ranks."""
+    why: str | None = None
+    try:
+        found = open_measure(config, data, worker)
+    except UserError as error:
+        why = str(error)
+    except SystemExit:  # of the others, where the first refuses (`Ranks.refuse_together`)
+        why = ""
+    told = [text for text in worker.ranks.of_all(why) if text is not None]
+    return UserError(max(told, key=bool)) if told else found
 
 
 @torch.no_grad()

@@ -45,7 +45,8 @@ OF_DATA = ("channels", "classes", "downsample", "checksum", "normalisation")
 def evaluate_weights(weights: Weights, configs: Sequence[Config], out: Path, worker: Worker) -> list[Path]:
     """The result of a file's weights under each configuration's protocol, made unless it is there. Raises Stopped.
 
-    The configurations differ in what is measured of the samples, which are drawn once.
+    The configurations differ in what is measured of the samples, which are drawn once. Raises UserError after
+    the others are there where one cannot be had.
     """
     asked = [_Asked(weights, config) for config in configs]
     names = [one.name for one in asked]
@@ -61,10 +62,15 @@ def evaluate_weights(weights: Weights, configs: Sequence[Config], out: Path, wor
             with matmul_precision(config.evaluation.precision):
                 size = config.evaluation.batch_size
                 measured = {_partial(out, one.name, ranks, size): one.config for one in left}
+                refused = []
                 for one, result in zip(left, evaluate(model, measured, data, 0, worker_here), strict=True):
-                    if ranks.is_main:
+                    if isinstance(result, UserError):
+                        refused.append(str(result))
+                    elif ranks.is_main:
                         write_atomic(out / f"{one.name}.png", png(result.grid))
                         _write(out / f"{one.name}.json", one.content | result.content, result.seconds)
+                refusal = UserError(f"{'; '.join(refused)} (what else was asked for is in {out})") if refused else None
+                ranks.refuse_together(refusal if ranks.is_main else None)
     return [out / f"{name}.json" for name in names]
 
 

@@ -98,7 +98,9 @@ class Evaluator:
                 asked = {self._partial(step, part): part.config for part in parts}
                 results = evaluate(model, asked, self.data, step, self.worker)
                 for part, result in zip(parts, results, strict=True):
-                    if self.ranks.is_main:
+                    if isinstance(result, UserError):
+                        self.failed += [str(result)] if str(result) not in self.failed else []
+                    elif self.ranks.is_main:
                         self.worker.beat()
                         self._write(step, part, result, records, average or {})
                         features = part.protocol["features"]

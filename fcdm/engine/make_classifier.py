@@ -52,7 +52,7 @@ def make_classifier(store: PixelStore, worker: Worker, task: str = "auto") -> tu
             finally:
                 if ranks.is_main:
                     shutil.rmtree(work, ignore_errors=True)
-    found = ranks.own_after_first(lambda: find_classifier(store.folder, store.checksum))
+    found = ranks.first_does(lambda: find_classifier(store.folder, store.checksum))  # others may not see the folder
     assert found is not None
     if task not in ("auto", found.facts["task"]):
         raise UserError(

@@ -40,7 +40,7 @@ class OfSamples:
         self.data, self.evaluation, self.label = data, config.evaluation, label
         self.rows = torch.arange(data.heldout, device=device)
         if label is not None:
-            of_class = self.rows[data.aside.labels == label]
+            of_class = self.rows[data.held.labels == label]
             self.rows = of_class if len(of_class) else self.rows
 
     def _images(self, numbers: Tensor) -> Tensor:
@@ -51,7 +51,7 @@ class OfSamples:
         return self.rows[integers(self.evaluation.seed, Purpose.SAMPLE_CONDITION, 0, numbers, count)]
 
     def labels(self, numbers: Tensor) -> Tensor:
-        return self.data.aside.labels[self._images(numbers)]
+        return self.data.held.labels[self._images(numbers)]
 
     def conditions(self, numbers: Tensor) -> Conditions:
         return self.data.heldout_conditions(self._images(numbers))

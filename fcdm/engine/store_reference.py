@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fcdm.atomic import file_errors, write_atomic
+from fcdm.engine.distributed import Ranks
 from fcdm.engine.draw_and_measure import Arrays, draw_and_measure, states_of_all
 from fcdm.engine.worker import Worker, in_batches
 from fcdm.errors import UserError
@@ -101,12 +102,21 @@ def open_store_reference(store: RealImages, extractor: Extractor, worker: Worker
             ranks.first_does(lambda: _write(path, store, extractor, *made))
             if ranks.is_main:
                 shutil.rmtree(work, ignore_errors=True)
-    with file_errors(path, "reading"), np.load(path, allow_pickle=False) as arrays:
-        found = dict(arrays)
+    found = read_by_all(path, ranks)
     train, heldout = (_real(found, name) for name in ("train", "heldout"))
     if train is None:
         raise UserError(f"{store.folder} has fewer than two images to train on: nothing can be compared with them")
     return StoreReference(train, heldout)
+
+
+def read_by_all(path: Path, ranks: Ranks) -> dict[str, NDArray[Any]]:
+    """Its arrays on all ranks; the first's where another does not see the file: a cache folder may be a node's own."""
+
+    def read() -> dict[str, NDArray[Any]]:
+        with file_errors(path, "reading"), np.load(path, allow_pickle=False) as arrays:
+            return dict(arrays)
+
+    return ranks.first_does(read) if ranks.any(not path.exists()) else read()
 
 
 def _order(store: RealImages) -> NDArray[np.int64]:

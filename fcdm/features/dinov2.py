@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from fcdm.errors import UserError
 from fcdm.features import Extractor
-from fcdm.features.dinov2_files import SIDE, Dinov2Files, checked_id, find_dinov2
+from fcdm.features.dinov2_files import SIDE, Dinov2Files, checked_id, find_dinov2, without_library
 from fcdm.metrics.float32 import plain_float32
 
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -93,9 +93,7 @@ def _transformers() -> Any:
         found: Any = import_module("transformers")
         _ = found.Dinov2Model
     except ImportError as error:
-        raise UserError(
-            f"evaluation.features=dinov2 needs transformers ({error}): pip install 'fcdm[dinov2]'"
-        ) from None
+        raise without_library(str(error)) from None
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,12 @@ def find_dinov2(path_or_id: str | Path) -> Dinov2Files:
 
 
 def dinov2_id(name: str, path_or_id: str | Path) -> str:
-    """`dinov2-large-224-bicubic@<first 8 hex digits of the weights' sha256>`. Raises UserError as `find_dinov2`."""
+    """`dinov2-large-224-bicubic@<first 8 hex digits of the weights' sha256>`.
+
+    Raises UserError as `find_dinov2`, and where `transformers`, which computes them, is not installed.
+    """
+    if find_spec("transformers") is None:
+        raise without_library("it is not installed")
     files = find_dinov2(path_or_id)
     return _id(name, files, believed_sha256(files.weights))
 
@@ -85,6 +91,11 @@ def checked_id(name: str, files: Dinov2Files) -> str:
             "is damaged; remove the model from the hub's cache and fetch it again"
         )
     return _id(name, files, found)
+
+
+def without_library(why: str) -> UserError:
+    """What to say where `transformers` cannot be had."""
+    return UserError(f"evaluation.features=dinov2 needs transformers ({why}): pip install 'fcdm[dinov2]'")
 
 
 def _id(name: str, files: Dinov2Files, sha256: str) -> str:

@@ -57,9 +57,13 @@ def asked_space(config: Config) -> Space:
     weights = asked.dinov2 if asked.features in DINOV2 else None
     if asked.features == "classifier":
         weights = config.data.path
-    channels = config.data.channels if compared_with(config) != "reference" else 3
     own = code_of(config, FEATURES)
-    return Space(asked.features, weights, channels, config.resolution, own, config.data.checksum)
+    return Space(asked.features, weights, channels_seen(config), config.resolution, own, config.data.checksum)
+
+
+def channels_seen(config: Config) -> int:
+    """Of the images that features are taken of: those of a reference are RGB, and so are samples beside it."""
+    return config.data.channels if compared_with(config) != "reference" else 3
 
 
 def compared_with(config: Config) -> str:

@@ -37,11 +37,16 @@ class RowStream:
     """Rows of one array in a file, best asked for in order."""
 
     def __init__(self, path: Path, key: str | None, header: Header) -> None:
-        """key: the array's name in an .npz; None: a .npy."""
+        """key: the array's name in an .npz; None: a .npy. Raises UserError for one number, which has no rows."""
+        self._open = contextlib.ExitStack()
+        if not header.shape:
+            what = f"`{key}` in it" if key else "what it holds"
+            raise UserError(
+                f"{path}: {what} is one number ({header.dtype}): an array with a row for each image is wanted"
+            )
         self.path, self.key, self.header = path, key, header
         self.count = header.shape[0]
         self._row = math.prod(header.shape[1:]) * header.dtype.itemsize
-        self._open = contextlib.ExitStack()
         self._stream: IO[bytes] | None = None
         self._at = 0
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
+from fcdm.atomic import write_atomic
 from fcdm.config.code_source import CodeSource, changed_files, find_source
 from fcdm.config.schema import Config
 from fcdm.config.user_code import FEATURES, KINDS, SCIENCE, Kind, UserCode, codes_of, dotted, with_code
@@ -47,24 +47,25 @@ def source_of(target: str, kind: Kind) -> CodeSource:
 
 
 def keep_source(config: Config, run: Path) -> None:
-    """Copy the user's code into a run's folder, so that what was trained can be read. Raises OSError."""
+    """Copy the user's code into a run's folder, so that what was trained can be read. Raises OSError and UserError."""
     for code in codes_of(config, SCIENCE):
         _copy(code, run / SOURCE)
 
 
 def keep_extractor(config: Config, run: Path) -> None:
-    """Copy the user's extractor into a run's folder, beside others that have evaluated it. Raises OSError."""
+    """Copy the user's extractor into a run's folder, beside others that have evaluated it. Raises OSError and
+    UserError."""
     for code in codes_of(config, (FEATURES,)):
-        folder = run / SOURCE / f"features-{(code.source or '')[:8]}"
-        if not folder.exists():
-            _copy(code, folder)
+        _copy(code, run / SOURCE / f"features-{(code.source or '')[:8]}")
 
 
 def _copy(code: UserCode, folder: Path) -> None:
+    """Each file whole or not at all; what is there stays, for the code may have changed since it was hashed."""
     for name, path in source_of(code.target, code.kind).files.items():
         copy = folder / name
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, copy)
+        if not copy.exists():
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(copy, path.read_bytes())
 
 
 def check_source(codes: Iterable[UserCode], run: Path) -> None:

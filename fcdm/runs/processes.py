@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -118,6 +121,27 @@ def _command(words: list[str]) -> tuple[int, str, str] | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.returncode, done.stdout.strip(), done.stderr
+
+
+@contextlib.contextmanager
+def signals_end() -> Iterator[None]:
+    """Within it SIGTERM and SIGHUP raise SystemExit, so that what `finally` ends is ended: a child in a session of its
+    own hears of no signal. One that is ignored (nohup) stays so."""
+
+    def end(signum: int, frame: object) -> None:
+        raise SystemExit(128 + signum)
+
+    previous = {}
+    try:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGHUP):
+                if (handler := signal.getsignal(number)) not in (signal.SIG_IGN, None):
+                    previous[number] = handler
+                    signal.signal(number, end)
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def cores() -> int:

@@ -26,8 +26,10 @@ from fcdm.config.shape import shape_of
 from fcdm.config.user_code import DATA, FEATURES, KIND, MODEL, OBJECTIVE, OPTIMISER, UserCode, codes_of
 from fcdm.cost.model_cost import ModelCost
 from fcdm.errors import UserError
+from fcdm.features.space import channels_seen
 from fcdm.hashing import cache_folder
 from fcdm.runs.kept_source import with_source
+from fcdm.runs.processes import is_first_process, signals_end
 
 COUNTING = 2
 """To be raised where the trials change (`fcdm.engine.try_code`): then nothing answered before holds."""
@@ -83,10 +85,7 @@ def _questions(config: Config) -> Iterator[_Asked]:
             "steps": asked.sampling_steps,
         },
         OPTIMISER.section: {"lr": config.optimiser.lr},
-        FEATURES.section: {
-            "channels": config.data.channels if config.data.downsample == 1 else 3,
-            "side": config.resolution,
-        },
+        FEATURES.section: {"channels": channels_seen(config), "side": config.resolution},
     }
     for code in sorted(codes_of(config), key=lambda code: code.kind is not DATA):
         if code.kind is not MODEL:
@@ -169,19 +168,22 @@ def _run(command: list[str], questions: str, code: UserCode) -> tuple[int, str]:
         limit = float(text)
     except ValueError:
         raise UserError(f"{LIMIT}={text}: a number of seconds") from None
-    with subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,  # so that what it started ends with it
-    ) as process:
+    with (
+        signals_end(),
+        subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # so that what it started ends with it
+        ) as process,
+    ):
         try:
             try:
                 told = process.communicate(questions, timeout=min(PATIENCE, limit))[1]
             except subprocess.TimeoutExpired:
-                if limit > PATIENCE:
+                if limit > PATIENCE and is_first_process():
                     print(f"trying {code} in a process of its own ...", file=sys.stderr, flush=True)
                 told = process.communicate(timeout=max(0.0, limit - PATIENCE))[1]
         except subprocess.TimeoutExpired:
@@ -189,7 +191,7 @@ def _run(command: list[str], questions: str, code: UserCode) -> tuple[int, str]:
                 f"{code}: trying the {code.kind.noun} (imported, built, run once) took more than {limit:g} s and "
                 f"was ended; {LIMIT}=<seconds> in the environment allows more"
             ) from None
-        finally:  # also at Ctrl-C, which a session of its own does not hear of
+        finally:  # also at Ctrl-C and other signals, which a session of its own does not hear of
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
     return process.returncode, told

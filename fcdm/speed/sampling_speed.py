@@ -16,7 +16,7 @@ from fcdm.config.spaces import DINOV2
 from fcdm.engine.environment import matmul_precision
 from fcdm.engine.sampler import Sampler
 from fcdm.features import Extractor
-from fcdm.features.space import asked_space
+from fcdm.features.space import asked_space, channels_seen
 from fcdm.plan.estimate import computed_in, evaluation_precision
 from fcdm.plan.evaluation_flops import vae_widths
 from fcdm.speed.stopwatch import free_memory, seconds_per_call
@@ -125,7 +125,7 @@ def measure_decoding(config: Config, macs: int, device: torch.device, images: in
 
 def measure_features(config: Config, macs: int, device: torch.device, images: int, limit_s: float) -> EvaluationSpeed:
     """Features of 8-bit images by what the protocol asks for; networks with weights that mean nothing."""
-    channels = config.data.channels if config.data.downsample == 1 else 3
+    channels = channels_seen(config)
     extractor = _extractor(config, channels, device)
     shape = (images, channels, config.resolution, config.resolution)
     pixels = torch.randint(256, shape, dtype=torch.uint8, device=device)

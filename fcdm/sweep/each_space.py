@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from fcdm.config.keys import config_keys
 from fcdm.config.spaces import KEY, spaces_of
-from fcdm.config.user_code import FEATURES
 from fcdm.errors import UserError
 from fcdm.sweep.expand import keys_of, override_text
 from fcdm.sweep.grammar import parse
@@ -41,8 +40,6 @@ def said_spaces(choice: Sequence[str]) -> list[list[str]]:
 
 def _has_effect(key: str, name: str) -> bool:
     if key.startswith(f"{KEY}_options"):
-        return "." in name  # of the user's own
-    if key.startswith(f"{FEATURES.options}."):
         return "." in name  # of the user's own
     known = config_keys().get(key)
     return known is None or all(needs.holds(name) for needs in known.needs if needs.key == KEY)

@@ -52,7 +52,10 @@ ALL = ("all",)
 OF_A_FILE = ("model", "resolution", "objective", "data")
 """What a file does not say of itself; also `model.kernel_size=5` and the like."""
 _NOT_HERE = ("where", "resources")
-DRAWING = ("evaluation.features", "evaluation.features_options", "evaluation.reference", "mlflow_uri")
+DRAWING = (
+    *("evaluation.features", "evaluation.features_options", "evaluation.dinov2", "evaluation.reference"),
+    "mlflow_uri",
+)
 """Keys without an effect on samples that are drawn and not evaluated."""
 
 
@@ -222,6 +225,7 @@ def _file_config(weights: Weights, overrides: list[str]) -> Config:
     if power_length(config.evaluation.weights) is not None:
         raise UserError(f"{weights.path} is a file: {config.evaluation.weights} is made of a run's snapshots")
     config.data = with_channels(config.data)
+    check_decoder(config)
     if config.data.path is None:  # bundled: part of the protocol, as the reference
         config.data.checksum = data_checksum(config.data, config.resolution)
     return _with_weak(config)

@@ -143,11 +143,13 @@ def test_wrong_images_are_one_line_and_nothing_is_written(here: Path, capsys: An
     np.save(here / "floats.npy", SAMPLES / 255)
     np.savez(here / "labels.npz", SAMPLES, np.zeros(11))
     np.save(here / "wide.npy", REAL)
+    np.save(here / "one.npy", REAL[0, 0, 0, 0])
     write_pictures(here / "sizes", SAMPLES)
     (here / "sizes" / "5.png").write_bytes(encoded(Image.fromarray(REAL[0]), "PNG"))
     (here / "empty").mkdir()
     for words, told in (
         (["samples=floats.npy", "reference=real"], "say range=0..1 or range=-1..1"),
+        (["samples=one.npy", "reference=real"], "one.npy: what it holds is one number (uint8)"),
         (["samples=labels.npz", "reference=real"], "12 images in `arr_0`, but 11 labels in `arr_1`"),
         (["samples=sizes", "reference=real"], "0.png is 16x16 (height x width), 5.png is 16x20"),
         (["samples=empty", "reference=real"], "no images in this folder"),

@@ -23,8 +23,9 @@ from fcdm.engine.sampler import Sampler
 from fcdm.errors import UserError
 from fcdm.jobs.make_jobs import make_jobs
 from fcdm.prepare import main
+from fcdm.runs.find_weights import Weights
 from fcdm.runs.folder import open_run
-from fcdm.sweep.sampling_config import run_config
+from fcdm.sweep.sampling_config import run_config, source_config
 from tests.support.commands import composed
 from tests.support.tiny_images import make_folder, save_vae
 from tests.support.tiny_store import tiny_store
@@ -211,6 +212,9 @@ def test_a_decoder_of_another_scale_is_refused(tmp_path: Path, monkeypatch: pyte
     check_decoder(composed("model=N", "data.path=mine", "evaluation.decoder=vae"))
     with pytest.raises(UserError, match=r"decoder=scaled undoes a scale of 1\.5 .* mine has 0\.18215"):
         make_jobs([composed("model=N", "data.path=mine", "evaluation.decoder=scaled")])
+    of_a_file = ["model=N", "resolution=64", "data.path=mine", "evaluation.decoder=scaled"]
+    with pytest.raises(UserError, match=r"decoder=scaled undoes a scale of 1\.5"):
+        source_config(Weights("sha256:0", Path("w.pt")), of_a_file)
     measure_channels(Path("mine"))
     make_jobs([composed("model=N", "data.path=mine", "evaluation.decoder=scaled", "data.normalisation=channel")])
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import zarr
 from numpy.typing import NDArray
 
 from fcdm.data.channels import read_channels
@@ -168,6 +169,15 @@ def test_the_same_again_and_something_else(capsys: pytest.CaptureFixture[str]) -
     assert "before its files changed" in one_line(capsys)
 
 
+@pytest.mark.parametrize("version", [2, 3])
+def test_zarr_whose_chunks_changed_is_noticed(version: int, capsys: pytest.CaptureFixture[str]) -> None:
+    write_zarr("theirs", latents(), version)
+    assert prepare("latents=theirs", *STATED, "out=store") == 0
+    zarr.open_group("theirs", mode="r+")["latents"][20:] = 0.5  # type: ignore[index]
+    assert prepare("latents=theirs", *STATED, "out=store") == 1
+    assert "before its files changed" in one_line(capsys)
+
+
 def one_line(capsys: pytest.CaptureFixture[str]) -> str:
     found = capsys.readouterr().err
     assert len(found.strip().splitlines()) == 1, found
@@ -234,6 +244,8 @@ def _label(value: object) -> None:
         (None, ["vae=nowhere"], "no such folder, nor a hub id"),
         (None, ["images=theirs"], "one of the two"),
         (None, ["split=train"], "split= has no effect with latents="),
+        (None, ["device=cpu"], "device= has no effect with latents="),
+        (None, ["batch=7"], "batch= has no effect with latents="),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_one_line(
@@ -254,6 +266,7 @@ def test_what_does_not_fit_is_one_line(
     [
         (["latents=theirs.npz", "vae=ft-ema"], "scale= is wanted"),
         (["latents=theirs.npz", "scale=1"], "vae= is wanted"),
+        (["images=theirs.npz", "scale=0"], "scale= has no effect with images="),
         (["images=theirs.npz", "scale=1"], "scale= has no effect with images="),
         ([], "images=PLACE or latents=PLACE is wanted"),
         (["latents=unlabelled.npz", *STATED], "no `arr_1` beside `arr_0`"),
@@ -262,6 +275,7 @@ def test_what_does_not_fit_is_one_line(
         (["latents=columns.npy", "labels=none", *STATED], "stored by columns"),
         (["latents=last.npz", *STATED], "(C, side, side) is wanted"),
         (["latents=flat.npz", *STATED], "(images, channels, height, width) is wanted"),
+        (["latents=one.npy", "labels=none", *STATED], "one.npy: what it holds is one number (float32)"),
     ],
 )
 def test_arrays_that_do_not_fit(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -273,6 +287,7 @@ def test_arrays_that_do_not_fit(words: list[str], said: str, capsys: pytest.Capt
     np.save("columns.npy", np.asfortranarray(values))
     np.savez("last.npz", arr_0=values.transpose(0, 2, 3, 1), arr_1=LABELS)
     np.savez("flat.npz", arr_0=values.reshape(IMAGES, -1), arr_1=LABELS)
+    np.save("one.npy", values[0, 0, 0, 0])
     assert prepare(*words, "out=store") == 1
     assert said in one_line(capsys)
 

@@ -15,6 +15,7 @@ from fcdm.engine.distributed import Ranks
 from fcdm.engine.sampler import Sampler
 from fcdm.engine.stop import Stopped, StopSignal
 from fcdm.engine.worker import Worker
+from fcdm.errors import UserError
 from fcdm.jobs.job import EVALUATE, Job
 from fcdm.jobs.make_jobs import make_jobs
 from fcdm.jobs.run_job import do_job
@@ -199,3 +200,20 @@ def test_each_budget_of_each_space(tmp_path: Path, counted: dict[str, int]) -> N
     assert counted["batches"] == 2 * BATCHES
     names = {path.name for path in run.evaluations.glob("*.json")}
     assert names == {run.evaluation(step, part.protocol_id).name for part in job.parts for step in part.budgets}
+
+
+def test_a_space_that_cannot_be_opened_costs_itself_alone(
+    tmp_path: Path, wanted: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, opening = job_of(tmp_path, BOTH), evaluating.open_measure
+
+    def opened(config: Any, *arguments: Any) -> Any:
+        if config.evaluation.features == "pixels":
+            raise UserError("no such library")
+        return opening(config, *arguments)
+
+    monkeypatch.setattr(evaluating, "open_measure", opened)
+    with pytest.raises(UserError, match=r"no such library.* cannot be evaluated"):
+        do_job(job, worker())
+    kept = next(part for part in job.parts if part.config.evaluation.features == "digits-cnn")
+    assert_same(measured(job), {name: one for name, one in wanted.items() if kept.protocol_id in name})

@@ -20,7 +20,7 @@ from fcdm.engine import store_reference
 from fcdm.engine.distributed import Ranks
 from fcdm.engine.draw_and_measure import Drawn
 from fcdm.engine.stop import Stopped
-from fcdm.engine.store_reference import open_store_reference
+from fcdm.engine.store_reference import open_store_reference, read_by_all
 from fcdm.engine.streamed_metrics import ReferenceMeasure, StoreMeasure, open_measure, result_of
 from fcdm.engine.worker import Worker
 from fcdm.features import open_extractor
@@ -202,6 +202,23 @@ def config_of(store: PixelStore, *more: str) -> Config:
         config = composer.config(["model=N", f"data.path={store.folder}", "evaluation.samples=480", *more])
     config.data.checksum = store.checksum
     return config
+
+
+def test_a_rank_that_does_not_see_the_file_is_given_it(tmp_path: Path) -> None:
+    """The cache folder of another node."""
+    np.savez(tmp_path / "here.npz", mean=np.arange(3))
+    there = {"mean": np.arange(3)}
+
+    class Second(Ranks):
+        def any(self, flag: bool) -> bool:
+            return flag
+
+        def first_does(self, act: Any) -> Any:
+            return there
+
+    ranks = Second(1, 2, torch.device("cpu"))
+    assert read_by_all(tmp_path / "gone.npz", ranks) is there
+    np.testing.assert_array_equal(read_by_all(tmp_path / "here.npz", ranks)["mean"], there["mean"])
 
 
 def test_what_is_compared_stands_in_the_protocol(store: PixelStore, tmp_path: Path) -> None:

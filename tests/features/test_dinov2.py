@@ -190,3 +190,10 @@ def test_without_transformers_the_extra_is_named(folder: Path, monkeypatch: pyte
 def test_other_shapes_are_refused(folder: Path) -> None:
     with pytest.raises(UserError, match=r"DINOv2 reads images .* got \(2, 4, 8, 8\)"):
         open_extractor("dinov2", weights=folder)(torch.zeros(2, 4, 8, 8, dtype=torch.uint8))
+
+
+def test_a_missing_library_is_said_where_the_id_is_made(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At submission, and not after a training."""
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(UserError, match=r"needs transformers \(it is not installed\): pip install 'fcdm\[dinov2\]'"):
+        extractor_id("dinov2", folder)

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from fcdm.atomic import plain
 from fcdm.config.schema import Config, CustomConfig
-from fcdm.config.user_code import SCIENCE, codes_of
+from fcdm.config.user_code import FEATURES, SCIENCE, codes_of
 from fcdm.data.dataset import PixelDataset, data_checksum, open_dataset
 from fcdm.data.user_data import images_of
 from fcdm.data.user_store import UserStore
@@ -35,12 +35,14 @@ from fcdm.engine.streamed_metrics import open_measure
 from fcdm.engine.try_code import answer
 from fcdm.engine.worker import Worker
 from fcdm.errors import UserError
+from fcdm.features.space import asked_space
 from fcdm.jobs.make_jobs import make_jobs
 from fcdm.metrics.rounding import to_uint8
 from fcdm.models.measure import Question, measure
 from fcdm.runs.identity import run_id, science
-from fcdm.runs.kept_source import SOURCE, source_of, with_sources
+from fcdm.runs.kept_source import SOURCE, keep_extractor, source_of, with_sources
 from fcdm.runs.protocol import Part
+from fcdm.runs.trials import try_codes
 from fcdm.sweep.each_space import in_each_space
 from fcdm.sweep.sampling_config import DRAWING, take_apart
 from tests.support.commands import TINY, Command, composed, evaluations, only_run, values, weights
@@ -126,6 +128,23 @@ def test_all_of_them_together_stop_and_go_on_bit_for_bit(fcdm: Command, tmp_path
     assert "write rotate" in unsaid.stderr
 
 
+@pytest.mark.parametrize(("reference", "channels"), [(None, 1), ("real", 3)])
+def test_an_extractor_is_tried_on_the_images_that_it_will_see(
+    reference: str | None, channels: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Grey samples are compared with a reference in RGB."""
+    write_page(tmp_path)
+    config = own()
+    data = dataclasses.replace(config.data, channels=1)
+    config = changed(dataclasses.replace(config, data=data), "evaluation", reference=reference)
+    monkeypatch.setattr("fcdm.runs.trials._find", lambda questions: found.extend(questions))
+    found: list[Any] = []
+    try_codes([config])
+    (tried,) = [json.loads(one.text)["facts"] for one in found if one.code.kind is FEATURES]
+    assert tried == {"channels": channels, "side": config.resolution}
+    assert asked_space(config).channels == channels
+
+
 # --- what is another run, and what another evaluation --------------------------------------------------------------
 
 
@@ -196,6 +215,23 @@ def test_an_extractor_that_changed_costs_its_evaluation_and_no_training(tmp_path
     (tmp_path / "my_features.py").write_text(FILES["my_features.py"] + "# other\n")
     assert "another evaluation" in str(changed_extractor(config, protocol))
     assert Part(config).protocol == protocol, "what was asked for is what the job says"
+
+
+def test_an_extractors_copy_is_whole_after_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_page(tmp_path)
+    config = with_sources(changed(own(), "evaluation", features="my_features.Edges"))
+
+    def dying(self: Path, target: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", dying)
+        with pytest.raises(KeyboardInterrupt):
+            keep_extractor(config, tmp_path)
+    assert not list((tmp_path / SOURCE).rglob("*.py"))
+    keep_extractor(config, tmp_path)
+    (kept,) = (tmp_path / SOURCE).rglob("*.py")
+    assert kept.read_text() == FILES["my_features.py"]
 
 
 @pytest.mark.slow
@@ -502,6 +538,11 @@ def test_options_of_an_own_extractor_are_said_to_fcdm_evaluate_too() -> None:
         take_apart(said, (), (), "samples", DRAWING[1:])
 
 
+def test_another_dinov2_means_nothing_to_samples_that_are_only_drawn() -> None:
+    with pytest.raises(UserError, match=r"dinov2 has no effect on samples: leave dinov2=foo/bar away"):
+        take_apart(["run", "dinov2=foo/bar"], (), (), "samples", DRAWING)
+
+
 def test_a_secret_is_no_option_of_anything() -> None:
     with pytest.raises(UserError, match=r"optimiser.options.token looks like a secret, and an optimiser's options"):
         composed("model=N", "optimiser.target=my.Lion", "+optimiser.options.token=hf_abcdefghijklmnopqrstuvwxyz")
@@ -598,12 +639,12 @@ def test_a_sample_is_conditioned_on_one_held_out_image_by_its_number_alone(tmp_p
     sizes, labels = given.conditions(numbers)["size"], given.labels(numbers)
     some = torch.tensor([30, 3, 17])
     assert torch.equal(given.conditions(some)["size"], sizes[some])
-    pairs = set(zip(given.data.aside.conditions["size"][:, 0].tolist(), given.data.aside.labels.tolist(), strict=True))
+    pairs = set(zip(given.data.held.conditions["size"][:, 0].tolist(), given.data.held.labels.tolist(), strict=True))
     assert set(zip(sizes[:, 0].tolist(), labels.tolist(), strict=True)) <= pairs
     ones = OfSamples(config, CPU, 1)
     assert set(ones.labels(numbers).tolist()) == {1}
     balanced = OfSamples(changed(config, "evaluation", labels="balanced"), CPU, None)
-    assert torch.equal(balanced.labels(torch.arange(20)), given.data.aside.labels)
+    assert torch.equal(balanced.labels(torch.arange(20)), given.data.held.labels)
     other = OfSamples(changed(config, "evaluation", seed=5, labels="uniform"), CPU, None)
     uniform = OfSamples(changed(config, "evaluation", labels="uniform"), CPU, None)
     assert not torch.equal(other.conditions(numbers)["size"], uniform.conditions(numbers)["size"])

@@ -30,7 +30,7 @@ from fcdm.models.measure import Question, measure
 from fcdm.runs.identity import run_id, science
 from fcdm.runs.kept_source import source_of, with_sources
 from fcdm.runs.trials import custom_cost
-from tests.support.commands import TINY, Command, composed, evaluations, values, weights
+from tests.support.commands import TINY, Command, composed, evaluations, ranks_of, values, weights
 from tests.support.own_page import FILES, MODULE, commands, imports_from, write_page
 from tests.support.slurm_lab import starts
 
@@ -137,15 +137,19 @@ def test_a_constructor_that_never_ends_is_ended(tmp_path: Path, monkeypatch: pyt
         custom_cost(model, channels=1, side=8, classes=10, learn_sigma=True)
 
 
+@pytest.mark.parametrize("rank", [0, 1])
 def test_a_slow_constructor_is_waited_for_and_said(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    rank: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """No process needs less than the patience that is set here: it imports torch first."""
+    """No process needs less than the patience that is set here: it imports torch first. The first one says it."""
+    for name, value in ranks_of(2)[rank].items():
+        monkeypatch.setenv(name, value)
     write_page(tmp_path)
     monkeypatch.setattr("fcdm.runs.trials.PATIENCE", 0.01)
     model = CustomConfig(name="my_unet", target="my_unet.MyUNet", options={"width": 16})
     assert custom_cost(model, channels=1, side=8, classes=10, learn_sigma=True).parameters
-    assert capfd.readouterr().err == "trying model.target=my_unet.MyUNet in a process of its own ...\n"
+    told = "trying model.target=my_unet.MyUNet in a process of its own ...\n"
+    assert capfd.readouterr().err == ("" if rank else told)
 
 
 def built(width: int) -> torch.nn.Module:

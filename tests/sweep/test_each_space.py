@@ -102,3 +102,9 @@ def test_a_list_of_one_is_that_one_and_other_samples_are_not_shared() -> None:
     assert alone == plain
     (job,) = make_jobs(points(*RUN, BOTH, "evaluation.seed=0,1"))
     assert [len(group) for group in sharing_samples(job.parts)] == [2, 2]
+
+
+@pytest.mark.parametrize("value", ["3", "True", "1.5"])
+def test_a_value_that_is_no_name_is_one_line(value: str) -> None:
+    with pytest.raises(UserError, match=rf"evaluation.features={value} is not known: known: classifier, .*"):
+        points("model=N", f"evaluation.features={value.lower()}")
