@@ -164,7 +164,10 @@ def test_wrong_images_are_one_line_and_nothing_is_written(here: Path, capsys: An
     assert not list(here.glob("results/*.json"))
 
 
-def test_the_advice_on_a_reference_of_floats_or_with_a_damaged_image_works(here: Path, capsys: Any) -> None:
+def test_the_advice_on_a_reference_of_floats_or_with_a_damaged_image_works(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr("fcdm.features.space.extractor_id", lambda *_: SMALL.id)  # of the network in Inception's place
     np.savez(here / "s.npz", SAMPLES)
     (here / "real" / "0" / "bad one.png").write_bytes(b"")
     said = refused(["samples=s.npz", "reference=real"], capsys)
