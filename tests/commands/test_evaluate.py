@@ -230,7 +230,10 @@ def test_wrong_words_are_one_line(lab: Any, capsys: Any) -> None:
         (["samples=text.npz", "reference=reference.npz"], "not a readable .npz"),
         (["samples=mine.npz"], "say reference=<statistics in ADM's format"),
         (["samples=gone.npz", "reference=reference.npz"], "gone.npz: there is no such file"),
-        (["samples=mine.npz", "reference=reference.npz", "features=digits-cnn"], "evaluated with inception"),
+        (
+            ["samples=mine.npz", "reference=reference.npz", "features=digits-cnn"],
+            "known: dinov2, dinov2-pil, inception",
+        ),
         (
             ["samples=mine.npz", "reference=reference.npz", "guidance_scale=2"],
             "guidance_scale has no effect on samples",

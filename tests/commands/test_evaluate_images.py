@@ -54,6 +54,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "inception.pth").touch()
     monkeypatch.setenv("FCDM_INCEPTION", str(tmp_path / "inception.pth"))
     monkeypatch.setattr("fcdm.features.space.open_extractor", lambda *_: SMALL)
+    monkeypatch.setattr("fcdm.features.space.extractor_id", lambda *_: SMALL.id)  # of the network in Inception's place
     write_pictures(tmp_path / "real", REAL, nested=True)
     return tmp_path
 
@@ -164,10 +165,7 @@ def test_wrong_images_are_one_line_and_nothing_is_written(here: Path, capsys: An
     assert not list(here.glob("results/*.json"))
 
 
-def test_the_advice_on_a_reference_of_floats_or_with_a_damaged_image_works(
-    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
-) -> None:
-    monkeypatch.setattr("fcdm.features.space.extractor_id", lambda *_: SMALL.id)  # of the network in Inception's place
+def test_the_advice_on_a_reference_of_floats_or_with_a_damaged_image_works(here: Path, capsys: Any) -> None:
     np.savez(here / "s.npz", SAMPLES)
     (here / "real" / "0" / "bad one.png").write_bytes(b"")
     said = refused(["samples=s.npz", "reference=real"], capsys)
@@ -195,6 +193,7 @@ def test_a_training_s_protocol_carries_the_identity_of_the_images(here: Path, ca
     with composing(*TINY) as composer:
         config = composer.config(["model=N", "evaluation.samples=40"])
     config.resolution = 16
+    config.steps = [1]
     config.evaluation.features, config.evaluation.reference = "inception", "real"
     part = Part(config)
     before = part.protocol["reference"]
@@ -206,7 +205,7 @@ def test_a_training_s_protocol_carries_the_identity_of_the_images(here: Path, ca
     assert protocol_of(config)["reference"] != before, "other images are another protocol"
     config.data.checksum = "0" * 64
     alone = Worker(Ranks(0, 1, torch.device("cpu")), Silent())
-    evaluator = Evaluator(open_run(config), part, None, alone)  # type: ignore[arg-type]
+    evaluator = Evaluator(open_run(config), [part], None, alone)  # type: ignore[arg-type]
     evaluator.trained(1, SimpleNamespace(ema=torch.nn.Linear(1, 1), model=None), None)  # type: ignore[arg-type]
     assert "evaluation.reference=real has changed since this command began (16px@images-" in evaluator.failed[0]
     np.save(here / "floats.npy", REAL / 255)
@@ -224,6 +223,7 @@ from fcdm.features import space
 from tests.support.small_extractor import SMALL
 
 space.open_extractor = lambda *_: SMALL
+space.extractor_id = lambda *_: SMALL.id
 end_process(lambda: main(sys.argv[1:]))
 """
 
