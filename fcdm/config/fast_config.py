@@ -53,7 +53,10 @@ def _reader(hint: Any) -> Reader:
         each = _reader(typing.get_args(hint)[0])
         return lambda value: [each(item) for item in value] if type(value) is list else _refuse()
     if typing.get_origin(hint) is dict:
-        return lambda value: _anything(value) if type(value) is dict else _refuse()
+        inside = _reader(typing.get_args(hint)[1])
+        return lambda value: (
+            {_text(key): inside(item) for key, item in value.items()} if type(value) is dict else _refuse()
+        )
     if typing.get_origin(hint) in (types.UnionType, typing.Union):
         kinds = [kind for kind in typing.get_args(hint) if kind is not type(None)]
         if len(kinds) == 1:

@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
-
 from fcdm.config.schema import Config, DataConfig
 from fcdm.data.pixel_batches import from_uint8, mirrored
 from fcdm.data.user_data import UserDataset, own_checksum
 from fcdm.errors import UserError
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from numpy.typing import NDArray
 
@@ -202,7 +201,7 @@ class PixelStoreDataset:
         pin = self.device.type == "cuda"
         pixels = torch.empty((len(numbers), *self.store.row_shape), dtype=torch.uint8, pin_memory=pin)
         self.store.read(numbers, pixels.numpy())
-        labels, places = torch.from_numpy(self.store.labels[numbers]), torch.from_numpy(np.ascontiguousarray(numbers))
+        labels, places = torch.from_numpy(self.store.labels[numbers]), torch.from_numpy(numbers.copy())
         return (pixels, labels.pin_memory(), places.pin_memory()) if pin else (pixels, labels, places)
 
 

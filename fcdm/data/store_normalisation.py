@@ -7,7 +7,6 @@ from pathlib import Path
 
 from fcdm.codecs.vae_files import vae_identity
 from fcdm.config.schema import Config, DataConfig
-from fcdm.data.channels import read_channels
 from fcdm.data.manifest import LATENTS, read_manifest
 from fcdm.errors import UserError
 
@@ -23,6 +22,8 @@ def with_channels(data: DataConfig) -> DataConfig:
             f"data.normalisation=channel needs the numbers of a store of latents, and there is none at {data.path}: "
             "say data.path=STORE"
         )
+    from fcdm.data.channels import read_channels  # numpy is not for who composes only
+
     channels = read_channels(Path(data.path))
     return dataclasses.replace(data, channel_mean=[*channels.mean], channel_deviation=[*channels.deviation])
 

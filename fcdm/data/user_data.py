@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from fcdm.config.load_code import build, refuse
 from fcdm.config.schema import Config, DataConfig
 from fcdm.config.user_code import DATA, UserCode
@@ -16,6 +14,7 @@ from fcdm.errors import UserError
 from fcdm.runs.kept_source import with_source
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
     from fcdm.randomness import Asked
@@ -58,6 +57,7 @@ def load_images(
     """
     import random
 
+    import numpy as np
     import torch
 
     with torch.random.fork_rng(devices=[]):
@@ -93,6 +93,7 @@ class _Given:
             refuse(self.code, f"cannot give {name}", error)
 
     def tensor(self, name: str, piece: Any) -> torch.Tensor:
+        import numpy as np
         import torch
 
         if isinstance(piece, np.ndarray):

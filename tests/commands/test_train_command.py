@@ -196,7 +196,7 @@ def test_the_literal_command_without_imagenet_says_what_to_do(fcdm: Command, tmp
         (["-m", "model=N,Q"], "model=Q is not known"),
         (["-m", "model=N", "optimiser.lr=1e-3,oops"], "optimiser.lr"),
         (["-m", "+sweeps=digitz"], "digits"),
-        (["model=N", "data=digits", "data.path=img"], "python -m fcdm.prepare latents images=img"),
+        (["model=N", "data=digits", "data.path=img"], "python -m fcdm.prepare images images=img"),
         (["-m", "model=N", "data.vae=ft-mse", "hydra/launcher=plan"], "data.vae=ft-mse has no effect"),
         (["model=M", "model=N", "seed=0,1", "seed=2", "evaluation.atol=1"], "evaluation.atol=1.0 has no effect"),
     ],
