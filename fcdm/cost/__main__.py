@@ -46,7 +46,7 @@ examples
 USES = (
     *("model", "model.*", "recipe", "resolution", "steps", "batch_size"),
     *("data", "data.name", "data.path", "data.channels", "data.classes", "data.downsample"),
-    *("data.conditions.*", "data.target", "data.options.*", "data.flip"),  # of a model that is given conditions
+    *("data.conditions.*", "data.target", "data.options.*"),  # of a model that is given conditions
     *("objective", "diffusion.objective", "diffusion.learn_sigma"),
 )
 """Keys and groups that have an effect on a cost."""
