@@ -68,8 +68,8 @@ def find_classifier(store: Path, checksum: str) -> ClassifierFiles | None:
     if facts.get("store") != checksum:
         raise UserError(
             f"{path} is the classifier of another store (manifest {str(facts.get('store'))[:8]}, not {checksum[:8]}): "
-            f"say data.path=<the store that is meant>; or, if it was copied here, remove {path.parent}, and the same "
-            "command makes the store's own"
+            f"remove {path.parent}, if it was copied here, and the same command makes the store's own; or, if another "
+            "store is meant, say data.path=<that store>"
         )
     if not facts["learned"]:
         raise UserError(

@@ -138,7 +138,9 @@ def _evaluate(
     protocol = dataclasses.replace(config.evaluation, **changes)  # type: ignore[arg-type]
     config = dataclasses.replace(config, evaluation=protocol)
     worker = Worker(Ranks(0, 1, CPU), Silent(), stop or StopSignal())
-    return evaluate(_trained(config), config, data, 1, partial, worker)
+    (found,) = evaluate(_trained(config), {partial: config}, data, 1, worker)
+    assert isinstance(found, EvaluationResult)
+    return found
 
 
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim"])

@@ -73,7 +73,9 @@ def test_samples_and_metrics_are_the_cpus(gpu: torch.device, tmp_path: Path, ask
         stir([model], 0.05)
         with matmul_precision("fp32"):
             worker = Worker(Ranks(0, 1, device), Silent(), StopSignal())
-            return evaluate(model, config, PixelDataset(config, device), 1, tmp_path / name, worker)
+            (found,) = evaluate(model, {tmp_path / name: config}, PixelDataset(config, device), 1, worker)
+            assert isinstance(found, EvaluationResult)
+            return found
 
     ours, theirs = evaluated("ours.npz", CPU), evaluated("theirs.npz", gpu)
     assert ours.grid.std() > 10  # no plain grey
