@@ -25,6 +25,7 @@ from fcdm.engine.distributed import Ranks
 from fcdm.engine.image_grid import GRID
 from fcdm.engine.stop import Interrupted, Stopped
 from fcdm.engine.worker import Worker
+from fcdm.features.sample_statistics import SampleStatistics
 
 Arrays = Mapping[str, "np.ndarray[Any, Any]"]
 
@@ -134,6 +135,16 @@ class Drawn:
             batches, grid = int(arrays["batches"]), arrays["grid"]
             self.measure.restore({key: arrays[key] for key in arrays if key not in ("batches", "grid")})
             self.batches, self.grid = batches, grid
+
+
+def of_all_ranks(mine: SampleStatistics, ranks: Ranks) -> SampleStatistics:
+    """The statistics of all ranks' samples, the same on all of them."""
+    if ranks.world_size == 1:
+        return mine
+    merged = mine.none_yet()
+    for state in states_of_all(mine.state(), ranks):
+        merged.merge(SampleStatistics.from_state(state))
+    return merged
 
 
 def states_of_all(state: dict[str, np.ndarray[Any, Any]], ranks: Ranks) -> list[dict[str, np.ndarray[Any, Any]]]:

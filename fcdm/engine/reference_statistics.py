@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fcdm.atomic import file_errors, read_json, write_atomic, write_json
-from fcdm.engine.draw_and_measure import Arrays, draw_and_measure, states_of_all
+from fcdm.engine.draw_and_measure import Arrays, draw_and_measure, of_all_ranks
 from fcdm.engine.worker import Worker, in_batches
 from fcdm.errors import UserError
 from fcdm.features import Extractor
@@ -265,16 +265,13 @@ class _ReferenceMeasure:
 
     def __init__(self, extractor: Extractor, images: Images) -> None:
         self.extractor, self.images = extractor, images
-        self.statistics = self._empty()
+        self.statistics = SampleStatistics(extractor.dim, extractor.spatial_dim, keep=0)
         self.bad: dict[int, str] = {}
         """Number of an image -> why it cannot be read."""
         self.turned = 0
         """Images with an EXIF orientation."""
         self.stamps: dict[int, tuple[int, int]] = {}
         """Number of an image -> size and time of its file, from before it was read."""
-
-    def _empty(self) -> SampleStatistics:
-        return SampleStatistics(self.extractor.dim, self.extractor.spatial_dim, keep=0)
 
     def update(self, images: Tensor, first: int) -> None:
         if len(images):
@@ -320,9 +317,4 @@ class _ReferenceMeasure:
     def of_all(self, worker: Worker) -> tuple[SampleStatistics, int]:
         """The statistics of all ranks' images, and how many have an EXIF orientation."""
         turned = sum(worker.ranks.of_all(self.turned))
-        if worker.ranks.world_size == 1:
-            return self.statistics, turned
-        merged = self._empty()
-        for state in states_of_all(self.statistics.state(), worker.ranks):
-            merged.merge(SampleStatistics.from_state(state))
-        return merged, turned
+        return of_all_ranks(self.statistics, worker.ranks), turned

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from fcdm.atomic import file_errors, write_atomic
 from fcdm.engine.distributed import Ranks
-from fcdm.engine.draw_and_measure import Arrays, draw_and_measure, states_of_all
+from fcdm.engine.draw_and_measure import Arrays, draw_and_measure, of_all_ranks
 from fcdm.engine.worker import Worker, in_batches
 from fcdm.errors import UserError
 from fcdm.features import Extractor
@@ -30,6 +30,7 @@ from fcdm.features.reference import KEEP, Moments
 from fcdm.features.sample_statistics import SampleStatistics
 from fcdm.features.store_folder import kept_file
 from fcdm.metrics.inception_score import shuffled
+from fcdm.metrics.joined_states import joined, state_of
 
 BATCH = 256
 ORDER_SEED = 20260309
@@ -98,7 +99,7 @@ def open_store_reference(store: RealImages, extractor: Extractor, worker: Worker
 
             partial = work / f"{ranks.share_name(BATCH)}.npz"
             draw_and_measure(images, in_batches(count, BATCH), measure, 0, partial, worker_here)
-            made = [_merged(part, extractor, worker) for part in measure.parts.values()]
+            made = [of_all_ranks(part, ranks) for part in measure.parts.values()]
             ranks.first_does(lambda: _write(path, store, extractor, *made))
             if ranks.is_main:
                 shutil.rmtree(work, ignore_errors=True)
@@ -131,7 +132,7 @@ def _write(
     arrays: dict[str, Any] = {"store": np.array(store.checksum), "extractor": np.array(extractor.id)}
     for name, statistics in (("train", train), ("heldout", heldout)):
         statistics.flush()
-        arrays |= {f"{name}.{key}": value for key, value in statistics.state().items()}
+        arrays |= joined({name: statistics.state()})
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
     with file_errors(path):
@@ -149,8 +150,7 @@ def _is_made(path: Path, store: RealImages, extractor: Extractor) -> bool:
 
 
 def _real(arrays: Mapping[str, NDArray[Any]], name: str) -> RealFeatures | None:
-    parts = {key.removeprefix(f"{name}."): value for key, value in arrays.items() if key.startswith(f"{name}.")}
-    statistics = SampleStatistics.from_state(parts)
+    statistics = SampleStatistics.from_state(state_of(name, arrays))
     if statistics.count < 2:
         return None
     spatial = statistics.spatial
@@ -162,19 +162,6 @@ def _real(arrays: Mapping[str, NDArray[Any]], name: str) -> RealFeatures | None:
     )
 
 
-def _merged(mine: SampleStatistics, extractor: Extractor, worker: Worker) -> SampleStatistics:
-    if worker.ranks.world_size == 1:
-        return mine
-    merged = _empty(extractor)
-    for state in states_of_all(mine.state(), worker.ranks):
-        merged.merge(SampleStatistics.from_state(state))
-    return merged
-
-
-def _empty(extractor: Extractor) -> SampleStatistics:
-    return SampleStatistics(extractor.dim, extractor.spatial_dim, keep=KEEP)
-
-
 class _RealMeasure:
     """One rank's part of the store's images."""
 
@@ -183,7 +170,9 @@ class _RealMeasure:
     def __init__(self, extractor: Extractor, train: int) -> None:
         """train: images numbered below that are of those that are trained on."""
         self.extractor, self.train = extractor, train
-        self.parts = {"train": _empty(extractor), "heldout": _empty(extractor)}
+        self.parts = {
+            name: SampleStatistics(extractor.dim, extractor.spatial_dim, keep=KEEP) for name in ("train", "heldout")
+        }
 
     def update(self, images: Tensor, first: int) -> None:
         cut = min(max(0, self.train - first), len(images))
@@ -192,9 +181,8 @@ class _RealMeasure:
                 self.parts[name].update(self.extractor.features(part), number)
 
     def state(self) -> dict[str, NDArray[Any]]:
-        return {f"{name}.{key}": value for name, part in self.parts.items() for key, value in part.state().items()}
+        return joined({name: part.state() for name, part in self.parts.items()})
 
     def restore(self, state: Arrays) -> None:
         for name in self.parts:
-            of_part = {key.removeprefix(f"{name}."): state[key] for key in state if key.startswith(f"{name}.")}
-            self.parts[name] = SampleStatistics.from_state(of_part)
+            self.parts[name] = SampleStatistics.from_state(state_of(name, state))

@@ -19,7 +19,7 @@ from fcdm.data.dataset import Dataset, PixelDataset, PixelStoreDataset
 from fcdm.data.pixel_store import PixelStore
 from fcdm.data.user_store import MemoryStore, UserStore
 from fcdm.engine.distributed import Ranks
-from fcdm.engine.draw_and_measure import Arrays, Gathered, states_of_all
+from fcdm.engine.draw_and_measure import Arrays, Gathered, of_all_ranks, states_of_all
 from fcdm.engine.reference_statistics import open_reference
 from fcdm.engine.stop import Interrupted
 from fcdm.engine.store_reference import RealImages, StoreReference, open_store_reference
@@ -30,6 +30,7 @@ from fcdm.features.sample_statistics import PER_FEATURE, SampleStatistics, enoug
 from fcdm.features.space import INCEPTION, Space, asked_space, compared_with
 from fcdm.metrics.frechet import FeatureStatistics, frechet_distance, frechet_distance_of_moments, resampling_floor
 from fcdm.metrics.inception_score import shuffled
+from fcdm.metrics.joined_states import joined, state_of
 from fcdm.metrics.kernel_distance import LEAST, kernel_distance
 from fcdm.metrics.rounding import to_uint8
 from fcdm.runs.protocol import reference_of
@@ -106,7 +107,7 @@ class DigitsMeasure:
     def __init__(self, config: Config, data: PixelDataset, device: torch.device) -> None:
         self.data, self.samples = data, config.evaluation.samples
         self.spaces: dict[str, Extractor] = {"fid": asked_space(config).open(device)}
-        if isinstance(data, PixelDataset) and config.evaluation.features != "pixels":
+        if config.evaluation.features != "pixels":
             self.spaces["fid_pixels"] = open_extractor("pixels", device)
         self.statistics = {name: FeatureStatistics(extractor.dim) for name, extractor in self.spaces.items()}
 
@@ -115,17 +116,10 @@ class DigitsMeasure:
             self.statistics[name].update(extractor(images))
 
     def state(self) -> dict[str, np.ndarray[Any, Any]]:
-        return {
-            f"{name}.{key}": value
-            for name, statistics in self.statistics.items()
-            for key, value in statistics.state().items()
-        }
+        return joined({name: statistics.state() for name, statistics in self.statistics.items()})
 
     def restore(self, state: Arrays) -> None:
-        self.statistics = {
-            name: FeatureStatistics.from_state({key: state[f"{name}.{key}"] for key in ("count", "mean", "scatter")})
-            for name in self.spaces
-        }
+        self.statistics = {name: FeatureStatistics.from_state(state_of(name, state)) for name in self.spaces}
 
     def result(
         self, ranks: Ranks, note: Callable[[str], None], looked: Looked = _nothing
@@ -186,7 +180,7 @@ class ReferenceMeasure:
         if ranks.is_main:  # else every rank would make them
             self.reference.features(self.extractor)
         ranks.barrier()
-        merged = merged_statistics(self.statistics, self.extractor, ranks)
+        merged = of_all_ranks(self.statistics, ranks)
         real = self.reference.features(self.extractor)
         if self.extractor.is_inception:  # published: told of however few images
             frechet = True
@@ -228,12 +222,11 @@ class StoreMeasure:
             self.statistics[key].update(extractor.features(images), first)
 
     def state(self) -> dict[str, np.ndarray[Any, Any]]:
-        return {f"{key}.{name}": value for key, one in self.statistics.items() for name, value in one.state().items()}
+        return joined({key: one.state() for key, one in self.statistics.items()})
 
     def restore(self, state: Arrays) -> None:
         for key in self.statistics:
-            mine = {name.removeprefix(f"{key}."): state[name] for name in state if name.startswith(f"{key}.")}
-            self.statistics[key] = SampleStatistics.from_state(mine)
+            self.statistics[key] = SampleStatistics.from_state(state_of(key, state))
             self.statistics[key].places = self.places
 
     def result(
@@ -241,7 +234,7 @@ class StoreMeasure:
     ) -> tuple[dict[str, float], dict[str, float]]:
         metrics: dict[str, float] = {}
         floor: dict[str, float] = {}
-        samples = {key: merged_statistics(self.statistics[key], one, ranks) for key, one in self.extractors.items()}
+        samples = {key: of_all_ranks(mine, ranks) for key, mine in self.statistics.items()}
         for key, extractor in self.extractors.items():
             found, real, notes = _against_store(samples[key], self.references[key], extractor.dim, self.device, looked)
             metrics |= {f"{name}{key}": value for name, value in found.items()}
@@ -274,20 +267,10 @@ def _against_store(
     return metrics, floor, notes
 
 
-def merged_statistics(mine: SampleStatistics, extractor: Extractor, ranks: Ranks) -> SampleStatistics:
-    """All ranks' samples."""
-    if ranks.world_size == 1:
-        return mine
-    merged = SampleStatistics.for_extractor(extractor)
-    for state in states_of_all(mine.state(), ranks):
-        merged.merge(SampleStatistics.from_state(state))
-    return merged
-
-
 def enough(samples: SampleStatistics, real: int | None, dim: int) -> tuple[bool, list[str]]:
     """Whether a Fréchet distance is told, and what a reader should know. real: how many images it would be to."""
     few = min(samples.count, samples.count if real is None else real)
-    kept = [warning for warning in samples.warnings() if "kernel" in warning]
+    kept = samples.warnings_of_kept()
     if enough_for_frechet(few, dim):
         return True, kept
     why = (

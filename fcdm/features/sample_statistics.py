@@ -19,6 +19,7 @@ from fcdm.errors import UserError
 from fcdm.features import Extractor, Features
 from fcdm.metrics.frechet import FeatureStatistics, frechet_distance_of_moments
 from fcdm.metrics.inception_score import SPLIT, InceptionScore
+from fcdm.metrics.joined_states import joined, state_of
 from fcdm.metrics.kernel_distance import kernel_distance
 from fcdm.metrics.precision_recall import precision_recall
 
@@ -72,6 +73,12 @@ class SampleStatistics:
     def for_extractor(cls, extractor: Extractor, keep: int = KEEP, split: int = SPLIT) -> SampleStatistics:
         """Empty statistics of what `extractor` gives."""
         return cls(extractor.dim, extractor.spatial_dim, extractor.classes, keep, split)
+
+    def none_yet(self) -> SampleStatistics:
+        """Empty statistics of the same features, which keep as many."""
+        spatial = self.spatial.dim if self.spatial else None
+        score = (self.inception.classes, self.keep, self.inception.split) if self.inception else (None, self.keep)
+        return SampleStatistics(self.pool.dim, spatial, *score)
 
     @property
     def count(self) -> int:
@@ -145,31 +152,27 @@ class SampleStatistics:
         With Inception's features 100 MB, and 8 kB for each sample kept: up to 510 MB, so not every few seconds.
         """
         numbers, features = self._gathered()
-        state = {f"pool.{key}": value for key, value in self.pool.state().items()}
+        state = joined({"pool": self.pool.state()})
         state |= {"keep": np.array([self.keep], np.int64), "kept.numbers": numbers, "kept.features": features}
         state["waiting.pool"] = np.concatenate(
             [np.empty((0, self.pool.dim), np.float32), *(rows for rows, _ in self._waiting)]
         )
         if self.spatial is not None:
-            state |= {f"spatial.{key}": value for key, value in self.spatial.state().items()}
+            state |= joined({"spatial": self.spatial.state()})
             state["waiting.spatial"] = np.concatenate(
                 [np.empty((0, self.spatial.dim), np.float32), *(rows for _, rows in self._waiting if rows is not None)]
             )
         if self.inception is not None:
-            state |= {f"inception.{key}": value for key, value in self.inception.state().items()}
+            state |= joined({"inception": self.inception.state()})
         return state
 
     @classmethod
     def from_state(cls, state: Mapping[str, NDArray[Any]]) -> SampleStatistics:
         """The statistics that gave `state`."""
-
-        def part(name: str) -> dict[str, NDArray[Any]]:
-            return {key.removeprefix(f"{name}."): state[key] for key in state if key.startswith(f"{name}.")}
-
-        pool = FeatureStatistics.from_state(part("pool"))
+        pool = FeatureStatistics.from_state(state_of("pool", state))
         statistics = cls(pool.dim, keep=int(state["keep"][0]))
         statistics.pool = pool
-        spatial, inception = part("spatial"), part("inception")
+        spatial, inception = state_of("spatial", state), state_of("inception", state)
         if spatial:
             statistics.spatial = FeatureStatistics.from_state(spatial)
         if inception:
@@ -226,9 +229,13 @@ class SampleStatistics:
                 f"{self.count} images for {largest} features: the covariance is rank-deficient and Fréchet distances "
                 "are biased upwards; compare equal counts only, and use 50,000 for published numbers"
             )
-        if 0 < self.keep < self.count:
-            told.append(f"kernel distance, precision and recall are of the first {self.keep} of {self.count} images")
-        return told
+        return told + self.warnings_of_kept()
+
+    def warnings_of_kept(self) -> list[str]:
+        """The same of those numbers that are of kept features."""
+        if not 0 < self.keep < self.count:
+            return []
+        return [f"kernel distance, precision and recall are of the first {self.keep} of {self.count} images"]
 
 
 def enough_for_frechet(count: int | None, dim: int) -> bool:
