@@ -54,7 +54,7 @@ class BareLoop:
         began = time.perf_counter()
         for _ in range(count):
             chosen = torch.randint(len(self.data), (self.batch,))
-            x0, labels = self.data.images[chosen], self.data.labels[chosen]
+            x0, labels = self.data.train.images[chosen], self.data.train.labels[chosen]
             labels = torch.where(torch.rand(self.batch) < 0.1, 10, labels)
             t = torch.randint(1000, (self.batch,))
             noise = torch.randn_like(x0)

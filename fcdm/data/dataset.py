@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from fcdm.config.schema import Config, DataConfig
+from fcdm.data.memory_dataset import ImageSide, MemoryDataset
 from fcdm.data.pixel_batches import from_uint8, mirrored
 from fcdm.data.user_data import UserDataset, own_checksum
 from fcdm.errors import UserError
@@ -105,53 +106,23 @@ def open_dataset(config: Config, device: torch.device) -> Dataset:
     return PixelStoreDataset(config, device) if config.data.downsample == 1 else LatentsDataset(config, device)
 
 
-class PixelDataset:
-    """The digits: images that fit in memory, on the training device.
-
-    images: (N, C, side, side) float32 in [-1, 1]; labels: (N,) int64; held-out images and labels likewise.
-    """
-
-    reads_files = False
-    host_draws: tuple[Asked, ...] = ()
+class PixelDataset(MemoryDataset):
+    """The digits: float32 images (N, 1, side, side)."""
 
     def __init__(self, config: Config, device: torch.device) -> None:
         import torch
 
         from fcdm.data.digits import load_digits_split
-        from fcdm.randomness import Purpose, Uniform
 
         split = load_digits_split(config.resolution)
-        self.device = device
-        self.device_draws: tuple[Asked, ...] = (Uniform(Purpose.FLIP, ()),) if config.data.flip == "random" else ()
-        self.images = torch.from_numpy(split.train_images).to(device)
-        self.labels = torch.from_numpy(split.train_labels).to(device)
-        self.heldout_images = torch.from_numpy(split.heldout_images).to(device)
-        self.heldout_labels = torch.from_numpy(split.heldout_labels).to(device)
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def fetch(self, items: np.ndarray, drawn: Sequence[torch.Tensor]) -> torch.Tensor:
-        import torch
-
-        chosen = torch.from_numpy(items)
-        return chosen.pin_memory() if self.device.type == "cuda" else chosen
-
-    def finish(self, fetched: torch.Tensor, drawn: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        import torch
-
-        chosen = fetched.to(self.device, non_blocking=True)
-        x0, labels = self.images[chosen], self.labels[chosen]
-        for toss in drawn:
-            x0 = torch.where((toss < 0.5)[:, None, None, None], x0.flip(-1), x0)
-        return x0, labels
-
-    @property
-    def heldout(self) -> int:
-        return len(self.heldout_images)
-
-    def heldout_part(self, start: int, end: int) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.heldout_images[start:end], self.heldout_labels[start:end]
+        train, held = (
+            ImageSide(torch.from_numpy(images), torch.from_numpy(labels))
+            for images, labels in (
+                (split.train_images, split.train_labels),
+                (split.heldout_images, split.heldout_labels),
+            )
+        )
+        super().__init__(train, held, config.data.flip, device)
 
 
 class PixelStoreDataset:

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fcdm.config.load_code import build, refuse
 from fcdm.config.schema import Config, DataConfig
 from fcdm.config.user_code import DATA, UserCode
-from fcdm.data.pixel_batches import from_uint8, mirrored
+from fcdm.data.memory_dataset import ImageSide, MemoryDataset
 from fcdm.errors import UserError
 from fcdm.runs.kept_source import with_source
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
 
-    from fcdm.randomness import Asked
 
 GIVES = ("images", "labels", "conditions", "heldout_images", "heldout_labels", "heldout_conditions")
 """What it gives, as a dictionary or as attributes; labels and conditions where it has any."""
@@ -31,21 +28,6 @@ def code_of_data(data: DataConfig) -> UserCode:
 def own_checksum(data: DataConfig) -> str:
     """The identity of a data set of the user's own: its code and options, known without running it."""
     return with_source(code_of_data(data)).identity
-
-
-@dataclass(frozen=True)
-class ImageSide:
-    """One side of a data set: trained on, or held out. On the CPU."""
-
-    images: torch.Tensor
-    """(N, C, side, side), uint8 or float32 in [-1, 1]."""
-    labels: torch.Tensor
-    """(N,) int64."""
-    conditions: dict[str, torch.Tensor]
-    """Name -> (N, ...) float32."""
-
-    def __len__(self) -> int:
-        return len(self.images)
 
 
 def load_images(
@@ -184,61 +166,19 @@ def images_of(config: Config) -> tuple[ImageSide, ImageSide]:
 _made: dict[Any, tuple[ImageSide, ImageSide]] = {}
 
 
-class UserDataset:
-    """A `Dataset` of the user's own, kept on the training device."""
-
-    reads_files = False
-    host_draws: tuple[Asked, ...] = ()
+class UserDataset(MemoryDataset):
+    """One of the user's own, which may give conditions beside labels."""
 
     def __init__(self, config: Config, device: torch.device) -> None:
-        from fcdm.randomness import Purpose, Uniform
-
-        self.device, self.flip = device, config.data.flip
-        self.device_draws: tuple[Asked, ...] = (Uniform(Purpose.FLIP, ()),) if self.flip == "random" else ()
-        self.train, self.held = (
-            ImageSide(
-                part.images.to(device),
-                part.labels.to(device),
-                {name: tensor.to(device) for name, tensor in part.conditions.items()},
-            )
-            for part in images_of(config)
-        )
-
-    def __len__(self) -> int:
-        return len(self.train)
-
-    def fetch(self, items: np.ndarray, drawn: Sequence[torch.Tensor]) -> torch.Tensor:
-        import torch
-
-        chosen = torch.from_numpy(items)
-        return chosen.pin_memory() if self.device.type == "cuda" else chosen
-
-    def finish(self, fetched: torch.Tensor, drawn: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        chosen = fetched.to(self.device, non_blocking=True)
-        x0 = as_seen(self.train.images[chosen])
-        return mirrored(x0, self.flip, drawn, chosen), self.train.labels[chosen]
+        super().__init__(*images_of(config), config.data.flip, device)
 
     def conditions(self, fetched: torch.Tensor) -> dict[str, torch.Tensor]:
         """Of the images of a batch: name -> (n, ...) float32."""
         chosen = fetched.to(self.device, non_blocking=True)
         return {name: tensor[chosen] for name, tensor in self.train.conditions.items()}
 
-    @property
-    def heldout(self) -> int:
-        return len(self.held)
-
-    def heldout_part(self, start: int, end: int) -> tuple[torch.Tensor, torch.Tensor]:
-        return as_seen(self.held.images[start:end]), self.held.labels[start:end]
-
     def heldout_conditions(self, places: torch.Tensor | slice) -> dict[str, torch.Tensor]:
         return {name: tensor[places] for name, tensor in self.held.conditions.items()}
-
-
-def as_seen(images: torch.Tensor) -> torch.Tensor:
-    """Images as models see them: float32 from -1 to 1."""
-    import torch
-
-    return from_uint8(images) if images.dtype == torch.uint8 else images
 
 
 def try_data(code: UserCode, **facts: Any) -> None:

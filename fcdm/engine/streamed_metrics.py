@@ -94,7 +94,7 @@ def _store_of(config: Config, data: Dataset | None) -> RealImages:
     if isinstance(data, PixelStoreDataset):
         return data.store
     if isinstance(data, PixelDataset):
-        return MemoryStore(data.images, data.heldout_images)
+        return MemoryStore(data.train.images, data.held.images)
     assert config.data.path is not None
     return PixelStore(config.data.path, resolution=config.resolution, channels=config.data.channels)
 
@@ -132,9 +132,9 @@ class DigitsMeasure:
                 generated = FeatureStatistics(extractor.dim)
                 for state in states_of_all(self.statistics[name].state(), ranks):
                     generated.merge(FeatureStatistics.from_state(state))
-            train = _features(extractor, self.data.images)
+            train = _features(extractor, self.data.train.images)
             reference = _statistics(train)
-            heldout = _statistics(_features(extractor, self.data.heldout_images))
+            heldout = _statistics(_features(extractor, self.data.held.images))
             metrics[name] = frechet_distance(generated, reference)
             metrics[f"{name}_heldout"] = frechet_distance(generated, heldout)
             floor[name], floor[f"{name}_sd"] = resampling_floor(train, self.samples)

@@ -94,7 +94,7 @@ def test_flips_are_half_of_the_images(config: Config) -> None:
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, flip="random"))
     data = PixelDataset(config, CPU)
     source = BatchSource(config, data, make_objective(config.diffusion), 3, 0, 128)
-    plain = data.images[source.order.items(0, 128)]
+    plain = data.train.images[source.order.items(0, 128)]
     x0 = source.draw(0).x0
     same = (x0 == plain).flatten(1).all(1)
     mirrored = (x0 == plain.flip(-1)).flatten(1).all(1)

@@ -736,7 +736,7 @@ def test_on_the_digits_own_features_are_measured_as_on_a_store(tmp_path: Path, m
     worker = Worker(Ranks(0, 1, CPU), Silent())
     for samples, frechet in ((30, False), (60, True)):
         measure = open_measure(config, data, worker)
-        measure.update(to_uint8(data.heldout_images[:samples]), 0)
+        measure.update(to_uint8(data.held.images[:samples]), 0)
         metrics, floor = measure.result(worker.ranks, lambda _: None)
         assert {"kid", "kid_se", "kid_heldout", "kid_heldout_se"} <= set(metrics)
         assert "kid_heldout_against_train" in floor
