@@ -16,7 +16,7 @@ from pathlib import Path
 from fcdm.config.schema import Config
 from fcdm.errors import UserError
 from fcdm.features.classifier_files import find_classifier
-from fcdm.runs.processes import is_first_process, signals_end
+from fcdm.runs.processes import is_first_process, own_session
 
 OF_PEERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "GROUP_WORLD_SIZE")
 """What makes a process one of several (`fcdm.runs.peers`): this one is alone."""
@@ -48,23 +48,15 @@ def _make(path: str) -> None:
     safe_path = ["-P"] if sys.flags.safe_path else []
     command = [sys.executable, *safe_path, "-m", "fcdm.prepare", "features", f"data.path={path}"]
     shown = None if is_first_process() else subprocess.DEVNULL
-    with (
-        signals_end(),
-        subprocess.Popen(
-            command, stdout=shown, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
-        ) as process,
-    ):
-        try:
-            assert process.stderr is not None
-            last = ""
-            for line in process.stderr:
-                if line.startswith("fcdm.prepare: "):
-                    last = line.strip()
-                elif shown is None:
-                    print(line, end="", file=sys.stderr, flush=True)
-            code = process.wait()
-        finally:  # also at Ctrl-C and other signals, which a session of its own does not hear of
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGTERM)
+    streams = {"stdout": shown, "stderr": subprocess.PIPE, "env": environment}
+    with own_session(command, signal.SIGTERM, **streams) as process:
+        assert process.stderr is not None
+        last = ""
+        for line in process.stderr:
+            if line.startswith("fcdm.prepare: "):
+                last = line.strip()
+            elif shown is None:
+                print(line, end="", file=sys.stderr, flush=True)
+        code = process.wait()
     if code:
         raise UserError(last.removeprefix("fcdm.prepare: ") or f"{path}: making its classifier ended with code {code}")

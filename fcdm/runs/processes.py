@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from fcdm.runs.peers import peers
 from fcdm.runs.slurm_states import ENDED, RUNNING, WAITING, state_name
@@ -124,7 +125,7 @@ def _command(words: list[str]) -> tuple[int, str, str] | None:
 
 
 @contextlib.contextmanager
-def signals_end() -> Iterator[None]:
+def _signals_end() -> Iterator[None]:
     """Within it SIGTERM and SIGHUP raise SystemExit, so that what `finally` ends is ended: a child in a session of its
     own hears of no signal. One that is ignored (nohup) stays so."""
 
@@ -142,6 +143,21 @@ def signals_end() -> Iterator[None]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def own_session(command: list[str], ending: signal.Signals, **streams: Any) -> Iterator[subprocess.Popen[str]]:
+    """A process of text streams in a session of its own, so that what it started ends with it.
+
+    ending: what its session is sent where it still runs at the block's end, also at Ctrl-C and other signals, of which
+    such a session does not hear by itself.
+    """
+    with _signals_end(), subprocess.Popen(command, text=True, start_new_session=True, **streams) as process:
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, ending)
 
 
 def cores() -> int:

@@ -29,7 +29,7 @@ from fcdm.errors import UserError
 from fcdm.features.space import channels_seen
 from fcdm.hashing import cache_folder
 from fcdm.runs.kept_source import with_source
-from fcdm.runs.processes import is_first_process, signals_end
+from fcdm.runs.processes import is_first_process, own_session
 
 COUNTING = 2
 """To be raised where the trials change (`fcdm.engine.try_code`): then nothing answered before holds."""
@@ -168,17 +168,8 @@ def _run(command: list[str], questions: str, code: UserCode) -> tuple[int, str]:
         limit = float(text)
     except ValueError:
         raise UserError(f"{LIMIT}={text}: a number of seconds") from None
-    with (
-        signals_end(),
-        subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,  # so that what it started ends with it
-        ) as process,
-    ):
+    streams = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    with own_session(command, signal.SIGKILL, **streams) as process:
         try:
             try:
                 told = process.communicate(questions, timeout=min(PATIENCE, limit))[1]
@@ -191,7 +182,4 @@ def _run(command: list[str], questions: str, code: UserCode) -> tuple[int, str]:
                 f"{code}: trying the {code.kind.noun} (imported, built, run once) took more than {limit:g} s and "
                 f"was ended; {LIMIT}=<seconds> in the environment allows more"
             ) from None
-        finally:  # also at Ctrl-C and other signals, which a session of its own does not hear of
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
     return process.returncode, told
