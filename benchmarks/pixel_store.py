@@ -3,22 +3,14 @@
     python benchmarks/pixel_store.py [images=8192] [side=32] [batch=256] [batches=8] [rounds=5] [folder=/tmp]
 
 The same RGB images in each; the same random batches; one thread; both end with one array of bytes per batch. The
-pictures are smooth with some noise, so that a PNG has a photograph's size. Rounds alternate; the figures are medians.
-
-- warm: every file is in the page cache;
-- cold: each file is dropped from the page cache before each round (posix_fadvise; names and inodes stay cached, which
-  favours the small files), and opened anew within the time.
+pictures are smooth with some noise, so that a PNG has a photograph's size. What is warm and what cold:
+store_access.py.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import statistics
 import sys
-import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,27 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fcdm.data.manifest import HELDOUT, LABELS, MANIFEST
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.store_access import compare, run, write_store
+from fcdm.data.manifest import MANIFEST
 from fcdm.data.pixel_store import PixelStore
-from fcdm.data.shards import write_npy
 
 SHARD = 4096
 Read = Callable[[NDArray[np.int64]], NDArray[np.uint8]]
-
-
-def main(arguments: list[str]) -> int:
-    given = dict(argument.split("=", 1) for argument in arguments)
-    parent = given.pop("folder", None)
-    sizes = {"images": 8192, "side": 32, "batch": 256, "batches": 8, "rounds": 5}
-    if unknown := set(given) - set(sizes):
-        print(f"unknown: {', '.join(sorted(unknown))}; known: {', '.join(sizes)}, folder", file=sys.stderr)
-        return 1
-    sizes |= {key: int(value) for key, value in given.items()}
-    folder = Path(tempfile.mkdtemp(prefix="fcdm-pixels-", dir=parent))
-    try:
-        return measure(folder, **sizes)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def measure(folder: Path, images: int, side: int, batch: int, batches: int, rounds: int) -> int:
@@ -59,29 +38,7 @@ def measure(folder: Path, images: int, side: int, batch: int, batches: int, roun
     asked = [rng.integers(0, images, batch) for _ in range(batches)]
     for open_it in formats.values():  # once unmeasured: right, and warm
         assert np.array_equal(open_it()(asked[0]), data[asked[0]].transpose(0, 3, 1, 2))
-    os.sync()
-    speeds: dict[tuple[str, str], list[float]] = {}
-    for cache in ("warm", "cold"):
-        for _ in range(rounds):
-            for name, open_it in formats.items():
-                read = open_it()
-                if cache == "cold":
-                    del read  # a mapped page is not dropped
-                    drop(folder / name)
-                else:
-                    for items in asked:
-                        read(items)
-                began = time.perf_counter()
-                if cache == "cold":
-                    read = open_it()
-                for items in asked:
-                    read(items)
-                speeds.setdefault((cache, name), []).append(batch * batches / (time.perf_counter() - began))
-    median = {key: statistics.median(values) for key, values in speeds.items()}
-    for cache in ("warm", "cold"):
-        for name in formats:
-            ratio = f"   the store is {median[cache, 'store'] / median[cache, name]:.1f} x as fast"
-            print(f"{cache} {name:5}: {median[cache, name]:11,.0f} images/s{ratio if name != 'store' else ''}")
+    compare(folder, formats, [(items,) for items in asked], rounds, "images")
     return 0
 
 
@@ -95,14 +52,8 @@ def pictures(rng: np.random.Generator, images: int, side: int) -> NDArray[np.uin
 
 
 def make_store(folder: Path, data: NDArray[np.uint8]) -> Callable[[], Read]:
-    (folder / "shards").mkdir(parents=True)
     rows = data.transpose(0, 3, 1, 2)
-    shards = []
-    for number, start in enumerate(range(0, len(rows), SHARD)):
-        part, file = rows[start : start + SHARD], f"shards/{number:05d}.npy"
-        shards.append({"file": file, "images": len(part), "sha256": write_npy(folder / file, part)})
-    write_npy(folder / LABELS, np.zeros(len(rows), dtype=np.int32))
-    write_npy(folder / HELDOUT, np.zeros(len(rows), dtype=np.bool_))
+    shards = write_store(folder, rows, SHARD)
     side = data.shape[1]
     manifest = {
         "format": 1, "kind": "pixels", "images": len(rows), "resolution": side, "side": side, "channels": 3,
@@ -129,14 +80,6 @@ def make_files(folder: Path, data: NDArray[np.uint8]) -> Callable[[], Read]:
     return lambda: lambda indices: np.stack([one(index) for index in indices.tolist()])
 
 
-def drop(folder: Path) -> None:
-    """The files' pages out of the page cache."""
-    for path in folder.rglob("*"):
-        if path.is_file():
-            descriptor = os.open(path, os.O_RDONLY)
-            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-            os.close(descriptor)
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sizes = {"images": 8192, "side": 32, "batch": 256, "batches": 8, "rounds": 5}
+    sys.exit(run(sys.argv[1:], sizes, measure))
