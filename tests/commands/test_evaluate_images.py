@@ -8,8 +8,6 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,7 +27,7 @@ from fcdm.prepare import main as prepare
 from fcdm.runs.folder import open_run
 from fcdm.runs.protocol import Part, protocol_of
 from fcdm.sample import main as sample
-from tests.support.commands import ROOT, TINY, composing, environment, ranks_of
+from tests.support.commands import ROOT, TINY, composing, told_by_ranks
 from tests.support.silent import Silent
 from tests.support.small_extractor import SMALL
 from tests.support.tiny_images import encoded, picture
@@ -235,18 +233,7 @@ def test_two_processes_share_samples_and_reference(here: Path) -> None:
     for path in here.glob("real.16px-*"):
         path.unlink()
     words = ["samples=flat", "reference=real", "out=both", "batch_size=5", "device=cpu"]
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", RANK, *words],
-            env=environment(PYTHONPATH=str(ROOT), **rank),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in ranks_of(2)
-    ]
-    told = [process.communicate(timeout=300) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], told
+    told = told_by_ranks(2, "-c", RANK, *words, timeout=300, PYTHONPATH=str(ROOT))
     assert "are made once and kept in" in told[0][1]
     assert told[1] == ("", "")
     (path,) = here.glob("both/*.json")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,25 +13,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.support.commands import environment, only_run, values
+from tests.support.commands import only_run, python_in, values
 from tests.support.tiny_images import make_folder, save_vae
 
 pytestmark = pytest.mark.slow
 
 
 def run(folder: Path, *words: str, ok: bool = True, **more: str) -> subprocess.CompletedProcess[str]:
-    more = {"FCDM_INCEPTION": str(folder / "inception.pth"), **more}
-    done = subprocess.run(
-        [sys.executable, *words],
-        cwd=folder,
-        env=environment(**more),
-        capture_output=True,
-        text=True,
-        timeout=400,
-        check=False,
-    )
-    assert (done.returncode == 0) is ok, done.stdout + done.stderr
-    return done
+    return python_in(folder, *words, ok=ok, **{"FCDM_INCEPTION": str(folder / "inception.pth"), **more})
 
 
 @pytest.fixture(scope="module")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,24 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.support.commands import environment, evaluations, only_run, values, weights
+from tests.support.commands import evaluations, only_run, python_in, values, weights
 from tests.support.pixel_data import idx_folder, image_folder, parquet_folder
 
 pytestmark = pytest.mark.slow
-
-
-def run(folder: Path, *words: str, ok: bool = True) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [sys.executable, *words],
-        cwd=folder,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=400,
-        check=False,
-    )
-    assert (done.returncode == 0) is ok, done.stdout + done.stderr
-    return done
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +28,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "images=photos resolution=64 out=data/photos-64",
         "images=mnist resolution=8",
     ):
-        run(folder, "-m", "fcdm.prepare", "images", *words.split())
+        python_in(folder, "-m", "fcdm.prepare", "images", *words.split())
     return folder
 
 
@@ -70,17 +54,17 @@ def test_a_study_from_a_store_to_samples(
 ) -> None:
     runs = f"runs-{store}-{model.replace('/', '-')}"
     words = study(store, f"model={model}", f"runs_dir={runs}", *more)
-    run(lab, *words)
+    python_in(lab, *words)
     folder = only_run(lab / runs)
     for path in folder.glob("evaluations/step-*.json"):
         found = json.loads(path.read_text())
         assert found["metrics"]["heldout_loss"] > 0
         assert "decoder" not in found["protocol"], "there is nothing to decode"
     assert len(evaluations(folder)) == 2
-    assert "done" in run(lab, *words).stdout, "the same command again does nothing"
+    assert "done" in python_in(lab, *words).stdout, "the same command again does nothing"
 
     drawn = f"drawn-{store}-{model.replace('/', '-')}"
-    run(lab, "-m", "fcdm.sample", f"{runs}/{folder.name}@4", "samples=6", "sampling_steps=2", f"out={drawn}")
+    python_in(lab, "-m", "fcdm.sample", f"{runs}/{folder.name}@4", "samples=6", "sampling_steps=2", f"out={drawn}")
     with np.load(lab / drawn / "samples.npz", allow_pickle=False) as arrays:
         images = arrays["arr_0"]
     assert (images.shape, images.dtype) == ((6, *shape), np.uint8)
@@ -88,15 +72,15 @@ def test_a_study_from_a_store_to_samples(
 
 def test_a_run_cut_in_two_and_one_on_two_ranks_are_the_same(lab: Path) -> None:
     words = study("cifar10-32", "model=N", "model.width=8")
-    run(lab, *words, "runs_dir=whole")
-    run(lab, *words, "runs_dir=parts", "steps=2")
-    run(lab, *words, "runs_dir=parts")
+    python_in(lab, *words, "runs_dir=whole")
+    python_in(lab, *words, "runs_dir=parts", "steps=2")
+    python_in(lab, *words, "runs_dir=parts")
     whole, parts = only_run(lab / "whole"), only_run(lab / "parts")
     assert weights(parts, 4) == weights(whole, 4), "bit for bit"
     assert values(parts) == values(whole)
 
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    run(lab, *launcher, *words, "runs_dir=ranks")
+    python_in(lab, *launcher, *words, "runs_dir=ranks")
     both = only_run(lab / "ranks")
     assert both.name == whole.name
     mine, wanted = (load_file(f / "checkpoints/step-00000004/model.safetensors") for f in (both, whole))
@@ -106,12 +90,12 @@ def test_a_run_cut_in_two_and_one_on_two_ranks_are_the_same(lab: Path) -> None:
 
 def test_the_store_of_a_run_may_not_change(lab: Path) -> None:
     image_folder(lab / "small", 30, 8)
-    run(lab, "-m", "fcdm.prepare", "images", "images=small", "resolution=8", "out=data/small")
+    python_in(lab, "-m", "fcdm.prepare", "images", "images=small", "resolution=8", "out=data/small")
     words = study("small", "model=N", "model.width=8", "runs_dir=small-runs", "steps=2")
-    run(lab, *words)
+    python_in(lab, *words)
     checksum = json.loads((only_run(lab / "small-runs") / "run.json").read_text())
     image_folder(lab / "small", 3, 8, first=500)
-    refused = run(lab, "-m", "fcdm.prepare", "images", "images=small", "resolution=8", "out=data/small", ok=False)
+    refused = python_in(lab, "-m", "fcdm.prepare", "images", "images=small", "resolution=8", "out=data/small", ok=False)
     assert "is a whole store of other images (30; small has 33)" in refused.stderr
     assert len(refused.stderr.strip().splitlines()) == 1
     assert json.loads((only_run(lab / "small-runs") / "run.json").read_text()) == checksum
@@ -127,6 +111,6 @@ def test_the_store_of_a_run_may_not_change(lab: Path) -> None:
     ],
 )
 def test_what_does_not_fit_is_one_line(lab: Path, words: list[str], said: str) -> None:
-    done = run(lab, *study("cifar10-32", "model=N", "runs_dir=refused"), *words, ok=False)
+    done = python_in(lab, *study("cifar10-32", "model=N", "runs_dir=refused"), *words, ok=False)
     assert said in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr

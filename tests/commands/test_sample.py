@@ -22,7 +22,7 @@ from fcdm.engine.sample_files import SampleFolder
 from fcdm.evaluate import main as evaluate
 from fcdm.models.official_weights import to_official
 from fcdm.sample import main
-from tests.support.commands import environment
+from tests.support.commands import environment, python_in
 from tests.support.tiny_runs import tiny_run
 
 
@@ -35,17 +35,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any, Any]:
 
 def command(folder: Path, *words: str, ranks: int = 1, ok: bool = True) -> subprocess.CompletedProcess[str]:
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks > 1 else []
-    done = subprocess.run(
-        [sys.executable, *launch, "-m", "fcdm.sample", *words],
-        cwd=folder,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert (done.returncode == 0) is ok, done.stdout + done.stderr
-    return done
+    return python_in(folder, *launch, "-m", "fcdm.sample", *words, ok=ok)
 
 
 def arrays(path: Path) -> tuple[np.ndarray, np.ndarray]:

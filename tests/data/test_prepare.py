@@ -28,7 +28,7 @@ from fcdm.data.shards import Work, heldout_mask
 from fcdm.errors import UserError
 from fcdm.images.crop import pillow_settings, read_square
 from fcdm.prepare import main
-from tests.support.commands import Command, environment, ranks_of
+from tests.support.commands import Command, environment, told_by_ranks
 from tests.support.prepared import KILLED, contents, one_line
 from tests.support.tiny_images import CLASSES, bad_images, encoded, make_folder, picture, save_vae
 
@@ -139,18 +139,7 @@ def test_killed_in_the_middle_then_resumed_is_the_same_byte_for_byte(
 def test_two_ranks_make_the_same_store(images: Path, vae: Path, whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "store"
     words = ["latents", f"images={images}", f"vae={vae}", f"out={out}", *SMALL]
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", "fcdm.prepare", *words],
-            env=environment(**rank),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in ranks_of(2)
-    ]
-    told = [process.communicate(timeout=120) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], told
+    told = told_by_ranks(2, "-m", "fcdm.prepare", *words, timeout=120)
     assert "2 processes on cpu" in told[0][0]
     assert told[1][0] == ""
     assert contents(out) == contents(whole)

@@ -23,7 +23,7 @@ from fcdm.data.store_contents import Pixels
 from fcdm.errors import UserError
 from fcdm.images.crop import centre_crop
 from fcdm.prepare import main
-from tests.support.commands import Command, environment, ranks_of
+from tests.support.commands import Command, environment, told_by_ranks
 from tests.support.full_disk import SmallDisk
 from tests.support.nobody import as_nobody
 from tests.support.pixel_data import CLASSES, idx_folder, image_folder, of_classes, parquet_folder, pictures
@@ -292,18 +292,7 @@ def test_a_store_whose_source_has_changed_since(tmp_path: Path, capsys: pytest.C
 def test_two_ranks_make_the_same_store(images: Path, whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "store"
     words = ["images", f"images={images}", f"out={out}", "resolution=8", "shard=8", "workers=2"]
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", "fcdm.prepare", *words],
-            env=environment(**rank),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in ranks_of(2)
-    ]
-    told = [process.communicate(timeout=120) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], told
+    told = told_by_ranks(2, "-m", "fcdm.prepare", *words, timeout=120)
     assert told[1][0] == ""
     assert contents(out) == contents(whole)
 

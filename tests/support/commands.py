@@ -7,6 +7,7 @@ import os
 import secrets
 import socket
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -49,6 +50,38 @@ def free_port() -> int:
         with socket.socket() as found, suppress(OSError):
             found.bind(("", port := secrets.choice(range(12_000, 32_000))))
             return port
+
+
+def python_in(folder: Path, *words: str, ok: bool = True, **more: str) -> subprocess.CompletedProcess[str]:
+    """`python WORDS` in the folder, which ends well or, with ok=False, does not. more: environment variables."""
+    done = subprocess.run(
+        [sys.executable, *words],
+        cwd=folder,
+        env=environment(**more),
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+    )
+    assert (done.returncode == 0) is ok, done.stdout + done.stderr
+    return done
+
+
+def told_by_ranks(count: int, *words: str, timeout: float, **more: str) -> list[tuple[str, str]]:
+    """What so many processes of `python WORDS`, the ranks of one command, say (stdout, stderr); all end well."""
+    processes = [
+        subprocess.Popen(
+            [sys.executable, *words],
+            env=environment(**more, **rank),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in ranks_of(count)
+    ]
+    told = [process.communicate(timeout=timeout) for process in processes]
+    assert [process.returncode for process in processes] == [0] * count, told
+    return told
 
 
 def ranks_of(count: int) -> list[dict[str, str]]:
