@@ -218,6 +218,8 @@ def test_numbers_never_change() -> None:
         "SAMPLE_LABEL": 8,
         "HELDOUT_NOISE": 9,
         "MODEL": 10,
+        "OPTIMISER": 11,
+        "SAMPLE_CONDITION": 12,
     }
 
 
