@@ -133,7 +133,7 @@ def test_the_numbers_beside_a_figure_are_those_in_it(drawn: dict[str, tuple[Figu
     for name, x in (("fid_vs_steps", "steps"), ("fid_vs_training_flops", "train_flops")):
         figure, numbers = drawn[name]
         assert points_drawn(figure) == points_told(numbers, x, "fid")
-        assert set(numbers["origin"]) == {"these runs", "published", "ratio at equal FID"}
+        assert set(numbers["origin"]) == {"these runs", "published", "ratio at equal distance"}
     for name, x in SIZES.items():
         figure, numbers = drawn[name]
         assert points_drawn(figure) == points_told(numbers, x, "fid")
@@ -472,7 +472,7 @@ def test_the_ratio_arrow_ends_on_the_drawn_curves(tmp_path: Path, axis: str) -> 
         # Straight lines of the drawn axes: both are logarithmic.
         crossing = [np.interp(x, curve[:, 0], curve[:, 1], left=np.nan, right=np.nan) for curve in curves]
         assert np.nanmin(np.abs(np.array(crossing) - y)) < 1e-9
-    (row,) = (row for _, row in numbers.iterrows() if row["origin"] == "ratio at equal FID")
+    (row,) = (row for _, row in numbers.iterrows() if row["origin"] == "ratio at equal distance")
     assert (row["ratio_at_fid"], row["ratio_to"], row["ratio_from"]) == (arrow.xy[1], arrow.xy[0], arrow.xyann[0])
     plt.close(figure)
 
@@ -489,5 +489,5 @@ def test_each_resolution_has_its_floor(tmp_path: Path) -> None:
     assert len(title) == 2
     assert title[1] == "FCDM-M against DiT-M/2, 16 px"
     assert sum(isinstance(text, Annotation) and text.arrow_patch is not None for text in axes.texts) == 1
-    assert (made[1]["origin"] == "ratio at equal FID").sum() == 4
+    assert (made[1]["origin"] == "ratio at equal distance").sum() == 4
     plt.close(made[0])

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from fcdm.analysis.data.labels import distance_of
 from fcdm.analysis.figures.ablation import ablation_figure
 from fcdm.analysis.figures.axes import Drawn
 from fcdm.analysis.figures.draw_frontier import frontier_figure
@@ -19,8 +20,6 @@ from fcdm.analysis.figures.model_size import fid_against_size
 from fcdm.analysis.figures.sample_grid import sample_grid
 from fcdm.analysis.figures.several_spaces import spaces_figure
 from fcdm.analysis.stats.model_pairs import Comparison, hours_incomparable
-
-COSTS = "no run with a finite FID says what it costs"
 
 
 def recipes(
@@ -37,25 +36,27 @@ def recipes(
     """
     batches = table["batch_size"].nunique() > 1
     hours = hours_refused(table)
+    distance = distance_of(table)
+    costs = f"no run with a finite {distance} says what it costs"
 
     def curves(axis: str) -> Drawn | None:
         return fid_against(table, axis, published, pairs)
 
     return {
-        "fid_vs_steps": (lambda: curves("steps"), "no run has a finite FID"),
+        "fid_vs_steps": (lambda: curves("steps"), f"no run has a finite {distance}"),
         # Where all batches are of one size it would be the same figure again.
         "fid_vs_images": (lambda: curves("images") if batches else None, None),
-        "fid_vs_training_flops": (lambda: curves("train_flops"), COSTS),
+        "fid_vs_training_flops": (lambda: curves("train_flops"), costs),
         "fid_vs_device_hours": (lambda: None if hours else curves("device_seconds"), hours),
-        "fid_vs_forward_gmacs": (lambda: fid_against_size(table, "forward_gmacs", published), COSTS),
-        "fid_vs_parameters": (lambda: fid_against_size(table, "parameters", published), COSTS),
+        "fid_vs_forward_gmacs": (lambda: fid_against_size(table, "forward_gmacs", published), costs),
+        "fid_vs_parameters": (lambda: fid_against_size(table, "parameters", published), costs),
         "fid_vs_sampling_flops": (
             lambda: fid_against_size(table, "sampling_flops", published),
             "the protocol does not say how many sampling steps there were, or no run says what it costs",
         ),
         "fid_vs_heldout_loss": (lambda: fid_against_loss(table), "no evaluation has a held-out loss"),
         "throughput": (lambda: throughput_figure(table, published), "no run says how fast it was trained"),
-        "frontier": (lambda: frontier_figure(table), COSTS),
+        "frontier": (lambda: frontier_figure(table), costs),
         "fit_residuals": (lambda: residuals_figure(table), "no model has points enough for a fit"),
         "guidance": (lambda: None if guidance is None else guidance_figure(guidance, published), None),
         "ablation": (lambda: ablation_figure(table, published), None),
@@ -67,4 +68,4 @@ def recipes(
 def hours_refused(table: pd.DataFrame) -> str | None:
     """Why FIDs of these runs are not set against device-hours; None: they can be."""
     known = table[np.isfinite(table["fid"])]
-    return "no run has a finite FID" if known.empty else hours_incomparable(known)
+    return f"no run has a finite {distance_of(table)}" if known.empty else hours_incomparable(known)
