@@ -66,6 +66,7 @@ def draw(
     """
     written: list[Path] = []
     left_out: dict[str, list[str]] = {}
+    not_drawn: dict[str, list[str]] = {}
     try:
         out.mkdir(parents=True, exist_ok=True)
         write_atomic(out / "table.csv", by_key(table).drop(columns=list(INTERNAL)).to_csv(index=False))
@@ -75,7 +76,7 @@ def draw(
                 made, name = make(), file_name(figure_of, distance_of(table))
                 if made is None:
                     if reason:
-                        print(f"no {name}: {reason}", file=sys.stderr)
+                        not_drawn.setdefault(reason, []).append(name)
                     continue
                 figure, numbers = made
                 for suffix in SUFFIXES:
@@ -88,6 +89,8 @@ def draw(
                     left_out.setdefault(line, []).append(name)
     except OSError as error:
         raise UserError(f"cannot write figures to {out} ({error.strerror or error}): choose another --out") from None
+    for reason, names in not_drawn.items():
+        print(f"no {', '.join(names)}: {reason}", file=sys.stderr)
     common = set(dropped(table))  # said with the ratios, whatever figure it concerns
     return written, [f"{' and '.join(names)}: {line}" for line, names in left_out.items() if line not in common]
 

@@ -310,6 +310,7 @@ def test_the_command_writes_every_figure_and_says_what_none_shows(
 
 def test_a_run_without_fid_is_named_in_every_figure_of_fids(tmp_path: Path) -> None:
     make_run(tmp_path, "N", grids=False)
+    make_run(tmp_path, "M", grids=False)
     broken = make_run(tmp_path, "dit/N-2", grids=False)
     for path in (broken / "evaluations").glob("*.json"):
         content = json.loads(path.read_text())
@@ -396,6 +397,57 @@ def test_of_many_settings_each_models_best_are_pictured(tmp_path: Path) -> None:
     assert set(last["dit/N-2"]) <= shown
     assert set(last["N"][:9]) <= shown
     plt.close(made[0])
+
+
+def drawn_and_not(
+    runs: Path, out: Path, capsys: pytest.CaptureFixture[str], *more: str
+) -> tuple[set[str], dict[str, str]]:
+    """The names of the figures that the command draws, and why it draws no others."""
+    capsys.readouterr()
+    assert plots.main(["--runs", str(runs), "--out", str(out), *more]) == 0
+    lines = [line.removeprefix("no ").split(": ", 1) for line in capsys.readouterr().err.splitlines()]
+    return {path.stem for path in out.glob("*.png")}, {name: why for names, why in lines for name in names.split(", ")}
+
+
+def test_a_figure_that_would_show_nothing_is_not_drawn_and_why_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    curves = {"fid_vs_steps", "fid_vs_training_flops", "fid_vs_device_hours", "fid_vs_heldout_loss"}
+    make_run(tmp_path / "one", budgets=(400,))
+    drawn, why = drawn_and_not(tmp_path / "one", tmp_path / "figures_one", capsys)
+    assert drawn == {"samples"}
+    value = f"{fid_at('N', 400):.2f}"
+    assert {why[name] for name in curves} == {f"there is one point, {value} of FCDM-N at 400 steps"}
+    assert {why[name] for name in {*SIZES, "throughput"}} == {"there is one model, and a size takes two"}
+
+    make_run(tmp_path / "two", budgets=(400, 800))
+    drawn, why = drawn_and_not(tmp_path / "two", tmp_path / "figures_two", capsys)
+    assert drawn == {*curves, "samples"}
+    assert why["frontier"] == "it is the lowest of several models' curves, and no family has two models"
+
+    make_run(tmp_path / "paper", "XL", budgets=(400_000,), every=400_000, protocol=PAPER_PROTOCOL)
+    drawn, _ = drawn_and_not(tmp_path / "paper", tmp_path / "figures_paper", capsys, "--published")
+    assert drawn >= {"fid_vs_steps", "fid_vs_forward_gmacs"}  # beside the paper's points
+
+
+@pytest.mark.parametrize(("budgets", "width"), [((400,), SINGLE), ((400, 800), SINGLE), ((100, 200, 400, 800), DOUBLE)])
+def test_pictures_fill_their_figure_however_few_budgets_there_are(
+    budgets: tuple[int, ...], width: float, tmp_path: Path
+) -> None:
+    for model in ("N", "dit/N-2"):
+        make_run(tmp_path, model, budgets=budgets)
+    with plt.style.context(STYLE):
+        made = sample_grid(table_of(read_curves(tmp_path), tmp_path))
+    assert made is not None
+    figure = made[0]
+    assert figure.get_figwidth() == width
+    figure.draw_without_rendering()
+    shown = [axes.get_tightbbox() for axes in figure.axes]
+    assert max(box.x1 for box in shown) > 0.95 * figure.bbox.width
+    for box in shown:
+        assert figure.bbox.padded(1).containsx(box.x0), "a name is cut"
+        assert figure.bbox.padded(1).containsy(box.y1), "a title is cut"
+    plt.close(figure)
 
 
 def test_ticks_are_plain_and_enough_for_narrow_ranges() -> None:

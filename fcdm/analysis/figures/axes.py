@@ -167,7 +167,7 @@ def log_ticks(low: float, high: float, most: int, least: float = 0.0) -> list[fl
 
     `least`: the share of the axis that two are apart, where their texts are wide.
     """
-    least = max(least, 1 / (2.5 * most))
+    least = max(least, 1 / (2 * most))
     if high / low < NARROW:
         evenly = MaxNLocator(nbins=most - 1, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
         return [float(f"{tick:.6g}") for tick in evenly if low <= tick <= high]
