@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 
+from fcdm.analysis.data.labels import distance_of
 from fcdm.analysis.data.other_protocols import other_tables
 from fcdm.analysis.data.seed_curves import dropped
 from fcdm.analysis.data.tidy_table import read_curves, table_of, tidy_table
@@ -107,7 +108,7 @@ def main(arguments: list[str] | None = None) -> None:
             lacking = [
                 f"tuning '{options.tuning}': {line}" for key in ("left_out", "missing") for line in trials.attrs[key]
             ]
-            lines = [*chosen, *tuning_cost(trials, table, tuned), *unfair(tuned), *lacking, *lines]
+            lines = [*chosen, *tuning_cost(trials, table, tuned), *unfair(tuned, distance_of(trials)), *lacking, *lines]
             lines += untuned(table, tuned)
         print("\n" + "\n".join(lines) if lines else "")
     if options.csv:

@@ -31,8 +31,8 @@ from fcdm.analysis.data.guidance_table import guidance_table
 from fcdm.analysis.data.labels import distance_of
 from fcdm.analysis.data.other_protocols import other_tables, spaces_beside
 from fcdm.analysis.data.seed_curves import dropped
-from fcdm.analysis.data.tidy_table import INTERNAL, read_curves, table_of
-from fcdm.analysis.figures.axes import with_left_out
+from fcdm.analysis.data.tidy_table import INTERNAL, by_key, read_curves, table_of
+from fcdm.analysis.figures.axes import as_saved, file_name
 from fcdm.analysis.figures.published_points import published_beside
 from fcdm.analysis.figures.recipes import recipes
 from fcdm.analysis.stats.model_pairs import Comparison, comparisons, sentence
@@ -66,28 +66,31 @@ def draw(
     """
     written: list[Path] = []
     left_out: dict[str, list[str]] = {}
+    not_drawn: dict[str, list[str]] = {}
     try:
         out.mkdir(parents=True, exist_ok=True)
-        write_atomic(out / "table.csv", table.drop(columns=list(INTERNAL)).to_csv(index=False))
+        write_atomic(out / "table.csv", by_key(table).drop(columns=list(INTERNAL)).to_csv(index=False))
         written.append(out / "table.csv")
         with plt.style.context(STYLE):
-            for name, (make, reason) in recipes(table, guidance, published, pairs, beside).items():
-                made = make()
+            for figure_of, (make, reason) in recipes(table, guidance, published, pairs, beside).items():
+                made, name = make(), file_name(figure_of, distance_of(table))
                 if made is None:
                     if reason:
-                        print(f"no {name}: {reason}", file=sys.stderr)
+                        not_drawn.setdefault(reason, []).append(name)
                     continue
                 figure, numbers = made
                 for suffix in SUFFIXES:
                     figure.savefig(out / f"{name}{suffix}")
                     written.append(out / f"{name}{suffix}")
                 plt.close(figure)
-                write_atomic(out / f"{name}.csv", with_left_out(numbers).to_csv(index=False))
+                write_atomic(out / f"{name}.csv", as_saved(numbers, distance_of(table)).to_csv(index=False))
                 written.append(out / f"{name}.csv")
                 for line in numbers.attrs["left_out"]:
                     left_out.setdefault(line, []).append(name)
     except OSError as error:
         raise UserError(f"cannot write figures to {out} ({error.strerror or error}): choose another --out") from None
+    for reason, names in not_drawn.items():
+        print(f"no {', '.join(names)}: {reason}", file=sys.stderr)
     common = set(dropped(table))  # said with the ratios, whatever figure it concerns
     return written, [f"{' and '.join(names)}: {line}" for line, names in left_out.items() if line not in common]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 
+from fcdm.analysis.data.labels import metric_name
 from fcdm.analysis.data.tidy_table import tidy_table
 from fcdm.analysis.stats.frontier_fit import Frontier
 from fcdm.analysis.stats.power_law_fit import Fit
@@ -19,7 +20,6 @@ from fcdm.analysis.stats.study_laws import (
     frontiers_of,
     iso_lines,
     law_sentences,
-    name_of,
 )
 from fcdm.atomic import write_atomic
 from fcdm.credentials import of_command_line
@@ -44,15 +44,14 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     x, x_text = AGAINST[options.against]
     table = tidy_table(options.runs, options.study, options.protocol)
-    for line in table.attrs["left_out"]:
+    for line in [*table.attrs["instead"], *table.attrs["left_out"]]:
         print(line)
+    name = metric_name(table, options.of)
     fits = fits_of(table, x, options.of)
     frontiers = {family_frontier(family): made for family, made in frontiers_of(table, x, options.of).items()}
-    print(
-        f"{name_of(options.of)} = E + A x^-alpha, x in {x_text}; robust fit of means; intervals hold seeds and misfit:"
-    )
+    print(f"{name} = E + A x^-alpha, x in {x_text}; robust fit of means; intervals hold seeds and misfit:")
     laws: dict[str, Fit | str | Frontier] = {**fits, **frontiers}
-    for line in law_sentences(laws, x, options.of):
+    for line in law_sentences(laws, x, name):
         print(f"  {line}")
     same = iso_lines(table, x, options.of)
     if same:

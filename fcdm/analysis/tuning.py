@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 
+from fcdm.analysis.data.labels import metric_name
 from fcdm.analysis.data.tidy_table import tidy_table
 from fcdm.analysis.stats.model_pairs import METRICS
 from fcdm.analysis.stats.tuning_trials import Tuned, listed, tune, unfair
@@ -14,20 +15,25 @@ from fcdm.credentials import of_command_line
 from fcdm.errors import in_one_line
 
 
-def print_tuning(tuned: list[Tuned], metric: str) -> None:
+def print_tuning(tuned: list[Tuned], distance: str) -> None:
     """The trials of each model, best first, and the overrides of what was chosen."""
     for one in tuned:
-        print(f"\n{one.name}: {metric} at {one.steps:,} steps, {len(one.trials)} settings, seeds {listed(one.seeds)}")
+        print(f"\n{one.name}: {distance} at {one.steps:,} steps, {len(one.trials)} settings, seeds {listed(one.seeds)}")
         for trial in one.trials:
-            by_seed = ", ".join(f"{trial.fid[seed]:.3f}" if seed in trial.fid else "-" for seed in one.seeds)
+            by_seed = ", ".join(_text(trial.fid[seed]) if seed in trial.fid else "-" for seed in one.seeds)
             mark = "  <- chosen" if trial is one.best else ""
-            mean = f"{trial.mean:8.3f}" if trial in one.complete else " " * 8
+            mean = f"{_text(trial.mean):>8}" if trial in one.complete else " " * 8
             print(f"  {mean}  ({by_seed})  {trial.text}{mark}")
     print()
     for one in tuned:
         if one.best is not None:
             word = "chosen" if one.finished else "best so far, the study is not finished"
             print(f"{word}: model={one.model} {' '.join(f'{k}={v}' for k, v in one.best.values.items())}".rstrip())
+
+
+def _text(value: float) -> str:
+    """`12.345`; a kernel distance, which is small, as `0.00123`."""
+    return f"{value:.3f}" if abs(value) >= 1 else f"{value:.3g}"
 
 
 @in_one_line()
@@ -43,6 +49,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     table = tidy_table(options.runs, options.study, options.protocol)
     tuned = tune(table, options.metric, options.steps)
-    print_tuning(tuned, options.metric)
-    for line in [*unfair(tuned), *table.attrs["left_out"], *table.attrs["missing"]]:
+    name = metric_name(table, options.metric)
+    print_tuning(tuned, name)
+    for line in [*table.attrs["instead"], *unfair(tuned, name), *table.attrs["left_out"], *table.attrs["missing"]]:
         print(line)

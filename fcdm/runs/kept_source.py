@@ -86,17 +86,23 @@ def check_source(codes: Iterable[UserCode], run: Path) -> None:
 
 
 def news_of_source(config: Config, run: Path) -> str | None:
-    """What differs in the code from the newest run of the same name, for a run that is new; None: there is none."""
+    """What differs in the code from the newest run of the same name, for a run that is new; None: there is none.
+
+    A run that keeps none of these files had other code altogether, an objective where this one has an optimiser.
+    """
     codes = list(codes_of(config, SCIENCE))
     name = run.name.rsplit("-", 1)[0]
-    others = [path for path in run.parent.glob(f"{name}-*/{SOURCE}") if path.parent != run]
+    others = [path.parent for path in run.parent.glob(f"{name}-*/{SOURCE}") if path.parent != run]
     if not codes or not others:
         return None
-    newest = max(others, key=lambda path: path.stat().st_mtime).parent
     digests: dict[str, str] = {}
     for code in codes:
         digests |= source_of(code.target, code.kind).digests
-    changed = changed_files(_kept(newest), digests)
+    kept = {other: of_run for other in others if (of_run := _kept(other)).keys() & digests.keys()}
+    if not kept:
+        return None
+    newest = max(kept, key=lambda other: (other / SOURCE).stat().st_mtime)
+    changed = changed_files(kept[newest], digests)
     return f"{run.name} is another run than {newest.name}: {changed}" if changed else None
 
 

@@ -659,7 +659,7 @@ def test_the_frame_has_a_row_per_claim(found: list[ClaimRow]) -> None:
     assert status["budget_512"] == "claimed, not recomputable"
     assert {status["equal_fid_9.62_steps"], status["macs_256"], status["compute_512"]} == {"derived"}
     assert status["same_budget_S"] == status["FCDM-N|DiT-N/2|8|fid|steps"] == ""
-    assert set(frame["kind"]) == {"budgets", "equal FID", "trend", "same budget", "cost", "reverse"}
+    assert set(frame["kind"]) == {"budgets", "equal distance", "trend", "same budget", "cost", "reverse"}
 
 
 def test_the_curve_over_all_targets_with_seeds_and_sensitivity(table: pd.DataFrame) -> None:

@@ -133,7 +133,7 @@ def test_the_numbers_beside_a_figure_are_those_in_it(drawn: dict[str, tuple[Figu
     for name, x in (("fid_vs_steps", "steps"), ("fid_vs_training_flops", "train_flops")):
         figure, numbers = drawn[name]
         assert points_drawn(figure) == points_told(numbers, x, "fid")
-        assert set(numbers["origin"]) == {"these runs", "published", "ratio at equal FID"}
+        assert set(numbers["origin"]) == {"these runs", "published", "ratio at equal distance"}
     for name, x in SIZES.items():
         figure, numbers = drawn[name]
         assert points_drawn(figure) == points_told(numbers, x, "fid")
@@ -310,6 +310,7 @@ def test_the_command_writes_every_figure_and_says_what_none_shows(
 
 def test_a_run_without_fid_is_named_in_every_figure_of_fids(tmp_path: Path) -> None:
     make_run(tmp_path, "N", grids=False)
+    make_run(tmp_path, "M", grids=False)
     broken = make_run(tmp_path, "dit/N-2", grids=False)
     for path in (broken / "evaluations").glob("*.json"):
         content = json.loads(path.read_text())
@@ -398,6 +399,57 @@ def test_of_many_settings_each_models_best_are_pictured(tmp_path: Path) -> None:
     plt.close(made[0])
 
 
+def drawn_and_not(
+    runs: Path, out: Path, capsys: pytest.CaptureFixture[str], *more: str
+) -> tuple[set[str], dict[str, str]]:
+    """The names of the figures that the command draws, and why it draws no others."""
+    capsys.readouterr()
+    assert plots.main(["--runs", str(runs), "--out", str(out), *more]) == 0
+    lines = [line.removeprefix("no ").split(": ", 1) for line in capsys.readouterr().err.splitlines()]
+    return {path.stem for path in out.glob("*.png")}, {name: why for names, why in lines for name in names.split(", ")}
+
+
+def test_a_figure_that_would_show_nothing_is_not_drawn_and_why_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    curves = {"fid_vs_steps", "fid_vs_training_flops", "fid_vs_device_hours", "fid_vs_heldout_loss"}
+    make_run(tmp_path / "one", budgets=(400,))
+    drawn, why = drawn_and_not(tmp_path / "one", tmp_path / "figures_one", capsys)
+    assert drawn == {"samples"}
+    value = f"{fid_at('N', 400):.2f}"
+    assert {why[name] for name in curves} == {f"there is one point, {value} of FCDM-N at 400 steps"}
+    assert {why[name] for name in {*SIZES, "throughput"}} == {"there is one model, and a size takes two"}
+
+    make_run(tmp_path / "two", budgets=(400, 800))
+    drawn, why = drawn_and_not(tmp_path / "two", tmp_path / "figures_two", capsys)
+    assert drawn == {*curves, "samples"}
+    assert why["frontier"] == "it is the lowest of several models' curves, and no family has two models"
+
+    make_run(tmp_path / "paper", "XL", budgets=(400_000,), every=400_000, protocol=PAPER_PROTOCOL)
+    drawn, _ = drawn_and_not(tmp_path / "paper", tmp_path / "figures_paper", capsys, "--published")
+    assert drawn >= {"fid_vs_steps", "fid_vs_forward_gmacs"}  # beside the paper's points
+
+
+@pytest.mark.parametrize(("budgets", "width"), [((400,), SINGLE), ((400, 800), SINGLE), ((100, 200, 400, 800), DOUBLE)])
+def test_pictures_fill_their_figure_however_few_budgets_there_are(
+    budgets: tuple[int, ...], width: float, tmp_path: Path
+) -> None:
+    for model in ("N", "dit/N-2"):
+        make_run(tmp_path, model, budgets=budgets)
+    with plt.style.context(STYLE):
+        made = sample_grid(table_of(read_curves(tmp_path), tmp_path))
+    assert made is not None
+    figure = made[0]
+    assert figure.get_figwidth() == width
+    figure.draw_without_rendering()
+    shown = [axes.get_tightbbox() for axes in figure.axes]
+    assert max(box.x1 for box in shown) > 0.95 * figure.bbox.width
+    for box in shown:
+        assert figure.bbox.padded(1).containsx(box.x0), "a name is cut"
+        assert figure.bbox.padded(1).containsy(box.y1), "a title is cut"
+    plt.close(figure)
+
+
 def test_ticks_are_plain_and_enough_for_narrow_ranges() -> None:
     assert log_ticks(0.0037, 0.0092, 4) == [0.004, 0.006, 0.008]
     assert FLOOR > 0
@@ -472,7 +524,7 @@ def test_the_ratio_arrow_ends_on_the_drawn_curves(tmp_path: Path, axis: str) -> 
         # Straight lines of the drawn axes: both are logarithmic.
         crossing = [np.interp(x, curve[:, 0], curve[:, 1], left=np.nan, right=np.nan) for curve in curves]
         assert np.nanmin(np.abs(np.array(crossing) - y)) < 1e-9
-    (row,) = (row for _, row in numbers.iterrows() if row["origin"] == "ratio at equal FID")
+    (row,) = (row for _, row in numbers.iterrows() if row["origin"] == "ratio at equal distance")
     assert (row["ratio_at_fid"], row["ratio_to"], row["ratio_from"]) == (arrow.xy[1], arrow.xy[0], arrow.xyann[0])
     plt.close(figure)
 
@@ -489,5 +541,5 @@ def test_each_resolution_has_its_floor(tmp_path: Path) -> None:
     assert len(title) == 2
     assert title[1] == "FCDM-M against DiT-M/2, 16 px"
     assert sum(isinstance(text, Annotation) and text.arrow_patch is not None for text in axes.texts) == 1
-    assert (made[1]["origin"] == "ratio at equal FID").sum() == 4
+    assert (made[1]["origin"] == "ratio at equal distance").sum() == 4
     plt.close(made[0])

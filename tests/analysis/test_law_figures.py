@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -10,6 +11,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
+from fcdm.analysis.data.tidy_table import read_curves, table_of
 from fcdm.analysis.figures.axes import NOTE
 from fcdm.analysis.figures.draw_frontier import BAND, THICK, family_frontiers, frontier_figure, scale_text
 from fcdm.analysis.figures.draw_residuals import residuals_figure
@@ -17,6 +19,7 @@ from fcdm.analysis.figures.styles import STYLE, family_looks
 from fcdm.analysis.published import published
 from fcdm.analysis.stats.power_law_fit import Fit
 from fcdm.analysis.stats.study_laws import frontiers_of
+from tests.support.fake_runs import MODELS, make_run
 from tests.support.known_surface import SIZES, study
 
 STUDIES = {
@@ -107,6 +110,26 @@ def test_nothing_overprints_the_laws_and_no_letter_is_small(
     for place, box in enumerate(boxes):
         assert not any(box.overlaps(other) for other in boxes[place + 1 :])
     assert all(text.get_fontsize() >= NOTE for text in axes.texts)
+
+
+def test_reasons_side_by_side_in_a_small_study_have_room(tmp_path: Path) -> None:
+    """Beside an axis of a long name; the reasons are as long as those of two budgets get."""
+    for model in MODELS:
+        make_run(tmp_path, model, budgets=(400, 800), grids=False)
+    table = table_of(read_curves(tmp_path), tmp_path).assign(distance="kernel distance (classifier)")
+    with plt.style.context(STYLE):
+        made = frontier_figure(table)
+        assert made is not None
+        made[0].canvas.draw()
+        (axes,) = made[0].axes
+        texts = [text for text in axes.texts if "no law" in text.get_text()]
+        left, right = (text.get_window_extent() for text in texts)
+        assert left.x1 < right.x0
+        assert right.x1 < axes.get_window_extent().x1
+        for text in texts:
+            lines = [len(line) for line in text.get_text().split("\n")]
+            assert min(lines) > max(lines) / 2, "a last word alone"
+        plt.close(made[0])
 
 
 def test_families_differ_by_marker_and_dashes_as_well_as_colour(

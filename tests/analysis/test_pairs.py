@@ -101,7 +101,7 @@ def test_two_resolutions_are_compared_each_by_itself_and_never_across(tmp_path: 
     assert [one.a.resolution for one in comparisons(table, [("model=N", "model=M")])] == [8, 16]
     (one,) = comparisons(table, [("model=N,resolution=16", "model=M")])
     assert one.a.resolution == one.b.resolution == 16
-    with pytest.raises(UserError, match="have no data and resolution in common: FIDs of two scales"):
+    with pytest.raises(UserError, match="have no data and resolution in common: distances of two scales"):
         comparisons(table, [("model=N,resolution=16", "model=N,resolution=8")])
 
 

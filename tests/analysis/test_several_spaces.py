@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,16 +14,18 @@ import pandas as pd
 import pytest
 
 from fcdm.analysis import claims as claims_command
-from fcdm.analysis import plots, report
+from fcdm.analysis import plots, report, scaling, tuning
 from fcdm.analysis.data.labels import distance_of
 from fcdm.analysis.data.seed_curves import dropped, seed_curves
 from fcdm.analysis.data.tidy_table import tidy_table
 from fcdm.analysis.figures.axes import fid_label
 from fcdm.analysis.figures.fid_curves import fid_against
 from fcdm.analysis.figures.styles import STYLE
+from fcdm.analysis.published import published
 from fcdm.analysis.reporting.claim_tables import Split, findings
 from fcdm.analysis.reporting.result_tables import results_table
 from fcdm.analysis.stats.claim_sides import pairs_of
+from fcdm.analysis.stats.paper_claims import claims, claims_frame
 from fcdm.analysis.stats.step_ratios import equal_fid, same_budget
 from fcdm.analysis.stats.two_classifiers import NO_RESULT, disagreement
 from tests.support.fake_runs import PROTOCOL, START, evaluate, make_run, make_study, protocol_id
@@ -87,8 +90,8 @@ def test_another_space_is_a_row_a_panel_and_a_sentence(tmp_path: Path, capsys: p
     runs = study(tmp_path / "runs", DINO, turned, beside=PROTOCOL)
     where = ("--runs", str(runs), "--study", "demo")
     said = told(capsys, claims_command.main, *where)
-    assert "FCDM-N against DiT-N/2, 8 px, in FD-DINOv2: steps to equal FD-DINOv2 [equal FID]" in said
-    assert "FCDM-N against DiT-N/2, 8 px: steps to equal FID [equal FID]" in said
+    assert "FCDM-N against DiT-N/2, 8 px, in FD-DINOv2: steps to equal FD-DINOv2 [equal distance]" in said
+    assert "FCDM-N against DiT-N/2, 8 px: steps to equal FID [equal distance]" in said
     drawn = told(capsys, plots.main, *where, "--out", str(tmp_path / "figures"))
     (line,) = (line for line in drawn.splitlines() if line.startswith("in FD-DINOv2: "))
     assert "FCDM-N reaches FD-DINOv2" in line
@@ -127,7 +130,7 @@ def test_a_kernel_distance_is_shown_instead_and_says_so(tmp_path: Path, capsys: 
     assert drawn[0].axes[0].get_ylabel() == "KDD-1k"
     plt.close(drawn[0])
     said = told(capsys, claims_command.main, *where)
-    assert "FCDM-N against DiT-N/2, 8 px: steps to equal KDD [equal FID]" in said
+    assert "FCDM-N against DiT-N/2, 8 px: steps to equal KDD [equal distance]" in said
     assert "steps to equal KDD to held-out images" in said
     assert "shown: KDD (with its standard error in kid_se): 1,000 samples, or the real images" in said
     told(capsys, report.main, "demo", "--runs", str(runs), "--out", str(tmp_path / "page.html"))
@@ -136,6 +139,40 @@ def test_a_kernel_distance_is_shown_instead_and_says_so(tmp_path: Path, capsys: 
     assert "KDD to held-out images after so many" in page
     assert "shown: KDD" in page
     assert "FID against" not in page
+
+
+NOT_FID = ("FD-classifier", "kernel distance (classifier)")
+
+
+@pytest.mark.parametrize("distance", NOT_FID)
+def test_nothing_calls_another_distance_fid(distance: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Words, names of files and columns; but for what is said of the papers, whose distance is FID."""
+    kernel = distance != "FD-classifier"
+    runs = study(tmp_path / "runs", CLASSIFIER, only_kid if kernel else seconds(1.05))
+    where = ("--runs", str(runs), "--study", "demo")
+    out = tmp_path / "figures"
+    said = told(capsys, plots.main, *where, "--out", str(out))
+    for command in (scaling.main, tuning.main):
+        said += told(capsys, command, *where)
+    rows = claims_frame([one for one in claims(tidy_table(runs, "demo"), published()) if "|" in one.key])
+    said += rows.drop(columns=["key", "published", "published_rests_on"]).to_csv()
+    told(capsys, report.main, "demo", "--runs", str(runs), "--out", str(tmp_path / "page.html"))
+    page = (tmp_path / "page.html").read_text()
+    page = re.sub(r"<summary>The paper(’|'|&#x27;)s claims.*?</details>", "", page, flags=re.DOTALL)
+    said += re.sub(r'src="[^"]*"', "", page)
+    said += "".join(path.read_text() for path in out.glob("*.csv") if path.name != "table.csv")
+    said += " ".join(path.name for path in out.iterdir())
+    assert distance in said
+    found = [said[max(0, at.start() - 60) : at.end() + 20] for at in re.finditer(r"(?<![a-z])FIDs?\b|\bfid", said)]
+    found = [text for text in found if "the paper's claim is of FID" not in text]
+    assert not found, "\n".join(found)
+    assert (out / "distance_vs_steps.png").exists()
+    numbers = pd.read_csv(out / "distance_vs_steps.csv")
+    assert set(numbers["distance"]) == {distance}
+    assert {"value", "value_min", "value_max", "ratio_at_value"} <= set(numbers)
+    table = pd.read_csv(out / "table.csv")  # by the keys of an evaluation's file
+    assert table["fid"].isna().all() == table["fid_heldout"].isna().all() == kernel
+    assert set(table["distance"]) == {distance}
 
 
 def seconds(of_n: float) -> Change:

@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from itertools import product
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -329,11 +330,11 @@ def test_every_figure_is_written_with_its_numbers(
 
 @pytest.mark.parametrize("budgets", [(400,), (100, 107, 115, 123, 132, 141, 800)])
 def test_few_or_crowded_budgets_and_several_seeds_draw_too(tmp_path: Path, budgets: tuple[int, ...]) -> None:
-    for seed in (0, 1):
-        make_run(tmp_path, "N", seed=seed, budgets=budgets, grids=seed == 1)
+    for seed, model in product((0, 1), ("N", "M")):
+        make_run(tmp_path, model, seed=seed, budgets=budgets, grids=seed == 1)
     written, _ = plots.draw(tidy_table(tmp_path), tmp_path / "out")
-    # A fit needs four budgets: of fewer there are no residuals to draw.
-    assert sum(path.suffix == ".png" for path in written) == 10 + (len(budgets) > 3)
+    # A fit needs four budgets, and a frontier two: of fewer there are none to draw.
+    assert sum(path.suffix == ".png" for path in written) == 9 + 2 * (len(budgets) > 3)
 
 
 def test_the_first_tiles_are_shown_in_order(tmp_path: Path) -> None:
@@ -347,6 +348,7 @@ def test_the_first_tiles_are_shown_in_order(tmp_path: Path) -> None:
 
 def test_a_run_that_diverged_and_one_without_costs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_run(tmp_path, "N")
+    make_run(tmp_path, "M")
     broken = make_run(tmp_path, "dit/N-2")
     for path in (broken / "evaluations").glob("*.json"):
         content = json.loads(path.read_text())
@@ -356,7 +358,7 @@ def test_a_run_that_diverged_and_one_without_costs(tmp_path: Path, capsys: pytes
     assert len(plots.draw(table, tmp_path / "out")[0]) == 1 + 11 * 3
     table[["train_flops", "forward_gmacs"]] = 0.0
     assert len(plots.draw(table, tmp_path / "out")[0]) == 1 + 5 * 3
-    assert "no fid_vs_training_flops: " in capsys.readouterr().err
+    assert "no fid_vs_training_flops, fid_vs_forward_gmacs, frontier: " in capsys.readouterr().err
     assert len(plots.draw(table[table["fid"].isna()], tmp_path / "out")[0]) == 1
 
 

@@ -144,7 +144,7 @@ def test_the_commands(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert tuning.main(["--runs", str(runs), "--study", "tune"]) == 0
     said = capsys.readouterr().out
     assert "chosen: model=N optimiser.lr=0.01\nchosen: model=dit/N-2 optimiser.lr=0.01\n" in said
-    assert "FCDM-N: fid at 800 steps, 3 settings, seeds 100, 101" in said
+    assert "FCDM-N: FID at 800 steps, 3 settings, seeds 100, 101" in said
     assert claims.main(["--runs", str(runs), "--study", "fresh", "--tuning", "tune"]) == 0
     assert "tuned: DiT-N/2: optimiser.lr=0.01, the best of 3 settings on seeds 100, 101" in capsys.readouterr().out
     assert tuning.main(["--runs", str(runs), "--study", "no"]) == 1

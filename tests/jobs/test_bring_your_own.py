@@ -40,7 +40,7 @@ from fcdm.jobs.make_jobs import make_jobs
 from fcdm.metrics.rounding import to_uint8
 from fcdm.models.measure import Question, measure
 from fcdm.runs.identity import run_id, science
-from fcdm.runs.kept_source import SOURCE, keep_extractor, source_of, with_sources
+from fcdm.runs.kept_source import SOURCE, keep_extractor, news_of_source, source_of, with_sources
 from fcdm.runs.protocol import Part
 from fcdm.runs.trials import try_codes
 from fcdm.sweep.each_space import in_each_space
@@ -197,6 +197,20 @@ def test_code_and_options_are_the_run_or_the_evaluation(tmp_path: Path) -> None:
         assert (now[0] != run, now[1] != protocol or kind == "run") == (kind == "run", True), name
         file.write_text(text)
     assert ids(own()) == first
+
+
+def test_news_are_of_code_that_changed_and_not_of_other_code(tmp_path: Path) -> None:
+    """A run with one's own optimiser is no later version of one with an objective, though both are of one name."""
+    write_page(tmp_path)
+    before, now = tmp_path / "runs" / "N-shapes-16px-11111111", tmp_path / "runs" / "N-shapes-16px-22222222"
+    plain_one = composed("model=N", *TINY, "steps=4", "resolution=16")
+    lion = changed(plain_one, "optimiser", target="my_optimiser.Lion", options={}, source=None)
+    (before / SOURCE).mkdir(parents=True)
+    (before / SOURCE / "my_objective.py").write_text((tmp_path / "my_objective.py").read_text())
+    assert news_of_source(lion, now) is None
+    (before / SOURCE / "my_optimiser.py").write_text("# as it was\n")
+    source_of.cache_clear()
+    assert str(news_of_source(lion, now)).startswith(f"{now.name} is another run than {before.name}: my_o")
 
 
 def test_the_datas_identity_is_known_without_running_it(tmp_path: Path) -> None:

@@ -157,6 +157,13 @@ def _instead(table: pd.DataFrame, evaluated: Sequence[EvaluatedStep]) -> list[st
     ]
 
 
+def by_key(table: pd.DataFrame) -> pd.DataFrame:
+    """The table by the keys of an evaluation's file: nothing under `fid` where a kernel distance was put there."""
+    fids = [column for column in METRICS if column.startswith("fid")]
+    kernel = table["fid"].eq(table["kid"])
+    return table.assign(**{column: table[column].mask(kernel) for column in fids})
+
+
 def _missing(curves: Sequence[RunCurves], study: str, chosen: str, labels: dict[str, tuple[str, str]]) -> list[str]:
     lines = []
     for run in curves:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from textwrap import fill
 from typing import Any
@@ -35,8 +36,26 @@ LEAST_SPAN = 1.5
 """An axis spans this factor at least, so that one point has ticks beside it."""
 
 
+FID = "FID"
+
+
+def file_name(name: str, distance: str) -> str:
+    """Of a figure or a table: `fid_vs_steps` of FID, `distance_vs_steps` of any other distance."""
+    return name if distance == FID else re.sub(r"^fid(?=_|$)", "distance", name)
+
+
+def as_saved(numbers: pd.DataFrame, distance: str) -> pd.DataFrame:
+    """The numbers as they are saved, with `with_left_out`'s lines. Of another distance than FID the columns say `value`
+    (`value_min`, `ratio_at_value`) where they would say `fid`, and `distance` says which it is."""
+    whole = with_left_out(numbers)
+    if distance == FID and "distance" not in whole:
+        return whole
+    whole = whole.rename(columns=lambda name: re.sub(r"(^|_)fid(?=_|$)", r"\1value", name))
+    return whole if "distance" in whole else whole.assign(distance=distance)
+
+
 def with_left_out(numbers: pd.DataFrame) -> pd.DataFrame:
-    """The numbers as they are saved: a column `left_out`, and a row for each line that names what is not drawn."""
+    """The numbers with a column `left_out`, and a row for each line that names what is not drawn."""
     lines = pd.DataFrame({"left_out": numbers.attrs.get("left_out", [])}, dtype=object)
     whole = numbers.assign(left_out="")
     whole.attrs = {}
@@ -148,7 +167,7 @@ def log_ticks(low: float, high: float, most: int, least: float = 0.0) -> list[fl
 
     `least`: the share of the axis that two are apart, where their texts are wide.
     """
-    least = max(least, 1 / (2.5 * most))
+    least = max(least, 1 / (2 * most))
     if high / low < NARROW:
         evenly = MaxNLocator(nbins=most - 1, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
         return [float(f"{tick:.6g}") for tick in evenly if low <= tick <= high]

@@ -17,7 +17,7 @@ from matplotlib.patches import Patch
 from fcdm.analysis.data.curves import NOT_ABOVE_0
 from fcdm.analysis.data.labels import family_name, scales
 from fcdm.analysis.data.seed_curves import dropped
-from fcdm.analysis.figures.axes import NOTE, Drawn, fid_axis, legend_columns, log_axes
+from fcdm.analysis.figures.axes import LETTER, NOTE, Drawn, fid_axis, legend_columns, log_axes
 from fcdm.analysis.figures.styles import DOUBLE, family_looks, lighter
 from fcdm.analysis.stats.frontier_fit import Frontier
 from fcdm.analysis.stats.power_law_fit import Fit
@@ -30,8 +30,8 @@ MORE = ("level", "from", "to", "points", "scatter", "notes")
 THICK, BAND = 1.6, 1.0
 """Width of an envelope, and where a band about its law is to be seen."""
 LAW: dict[str, Any] = {"color": "black", "lw": 0.7, "zorder": 5}
-COLUMNS, WIDTH = 2, 42
-"""Of texts side by side above the curves, and letters of 7 pt in each."""
+COLUMNS = 2
+"""Of texts side by side above the curves."""
 MOST_REASONS = 4
 """With more families than this the panel says that there is no law, and the CSV why."""
 LINE = 0.125
@@ -69,7 +69,9 @@ def frontier_figure(table: pd.DataFrame) -> Drawn | None:
     numbers = pd.concat([*parts, pd.DataFrame(parameters)], ignore_index=True)
     axes.set(xscale="log", yscale="log", xlabel="Training compute C (FLOPs)", ylabel=fid_axis(table))
     axes.autoscale_view()
-    _write_laws(axes, texts, figure.get_figheight())
+    log_axes(axes)
+    figure.draw_without_rendering()  # the layout: what the labels leave of the width
+    _write_laws(axes, texts, figure.get_figheight(), axes.get_window_extent().width / figure.dpi)
     log_axes(axes)
     names = [f"{name}: envelope, and measured on it" for name, _ in texts]
     _legend(figure, axes, handles, names, numbers)
@@ -165,23 +167,35 @@ def _draw_law(axes: Axes, fit: Fit, one: FamilyFrontier) -> pd.DataFrame:
     return drawn.assign(low=law.low, high=law.high)
 
 
-def _law_lines(name: str, law: Fit | str, reasons: bool) -> list[str]:
-    """What stands in the panel of one frontier."""
+def _law_lines(name: str, law: Fit | str, reasons: bool, width: int) -> list[str]:
+    """What stands in the panel of one frontier, in lines of so many letters."""
     if isinstance(law, str):
-        return textwrap.wrap(f"{name}: no law: {law}" if reasons else f"{name}: no law (the CSV says why)", WIDTH)
+        return _evenly(f"{name}: no law: {law}" if reasons else f"{name}: no law (the CSV says why)", width)
     ends = law.intervals
     scale, alpha = scale_text(law.law.scale), f"{law.law.exponent:.3g}"
     if ends:
         scale += f" ({' to '.join(scale_text(end) for end in ends['scale'])})"
         alpha += f" ({ends_text(*ends['exponent'])})"
     lines = [f"{name}: E + A / Cᵅ, scatter {law.scatter:.1%}", f"E {offset_text(law)}", f"A {scale}", f"α {alpha}"]
-    return [*lines, *textwrap.wrap(law.no_interval, WIDTH)]
+    return [*lines, *_evenly(law.no_interval, width)]
 
 
-def _write_laws(axes: Axes, texts: list[tuple[str, Fit | str]], height: float) -> None:
-    """The laws above the curves, in columns; the axis is made longer upwards so that nothing is under them."""
-    blocks = [_law_lines(name, law, len(texts) <= MOST_REASONS) for name, law in texts]
-    rows = [blocks[start : start + COLUMNS] for start in range(0, len(blocks), COLUMNS)]
+def _evenly(text: str, width: int) -> list[str]:
+    """As few lines as `width` letters allow, about equally long: no last word alone."""
+    lines = textwrap.wrap(text, width)
+    narrower = (textwrap.wrap(text, letters) for letters in range(1 + len(text) // max(1, len(lines)), width))
+    return next((found for found in narrower if len(found) == len(lines)), lines)
+
+
+def _write_laws(axes: Axes, texts: list[tuple[str, Fit | str]], height: float, width: float) -> None:
+    """The laws above the curves, in columns; the axis is made longer upwards so that nothing is under them.
+
+    `height` of the figure and `width` of the panel in inches.
+    """
+    columns = min(COLUMNS, len(texts))
+    letters = int((width / columns - 0.1) / LETTER)
+    blocks = [_law_lines(name, law, len(texts) <= MOST_REASONS, letters) for name, law in texts]
+    rows = [blocks[start : start + columns] for start in range(0, len(blocks), columns)]
     depth = [max(map(len, row)) for row in rows]
     whole = (sum(depth) + 0.6 * len(depth)) * LINE
     panel = height - 0.5 + whole  # without labels; grown below by what the texts take
@@ -189,7 +203,7 @@ def _write_laws(axes: Axes, texts: list[tuple[str, Fit | str]], height: float) -
     top = 0.0
     for row, lines in zip(rows, depth, strict=True):
         for place, block in enumerate(row):
-            at = (0.015 + place / COLUMNS, 1 - (top + 0.3) * LINE / panel)
+            at = (0.015 + place / columns, 1 - (top + 0.3) * LINE / panel)
             text = axes.text(*at, "\n".join(block), transform=axes.transAxes, fontsize=NOTE, va="top", linespacing=1.15)
             text.set(zorder=6, bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})  # no grid through letters
         top += lines + 0.6

@@ -16,6 +16,7 @@ from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from fcdm.analysis.data.labels import distance_of
 from fcdm.analysis.figures.axes import NOTE, legend_below, log_axes, log_ticks, note_above, step_ticks
 from fcdm.analysis.figures.fid_curves import AMOUNTS
 from fcdm.analysis.figures.model_size import MINUS, correlations
@@ -39,7 +40,8 @@ def pair_figure(pairs: Sequence[Pair], targets: Sequence[float] = (), axis: str 
     """
     figure, axes = plt.subplots(figsize=(SINGLE, 2.7))
     amount = AMOUNTS[axis]
-    axes.set(xscale="log", yscale="log", xlabel=amount.label, ylabel="FID")
+    distance = _distance(pairs)
+    axes.set(xscale="log", yscale="log", xlabel=amount.label, ylabel=distance)
     sentences, handles, texts, marks = [], [], [], set()
     for place, pair in enumerate(pairs):
         for (name, points), look in zip(((pair.name_a, pair.a), (pair.name_b, pair.b)), _looks(pair), strict=True):
@@ -60,12 +62,12 @@ def pair_figure(pairs: Sequence[Pair], targets: Sequence[float] = (), axis: str 
             text: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "fontsize": NOTE}
             text["path_effects"] = [withStroke(linewidth=2, foreground="white")]
             axes.annotate(f"{ratio.ratio:.1f}×", (float(np.sqrt(ends[0] * ends[1])), target), (0, 2), **text)
-            sentences.append(f"{ratio.ratio:.3g} times at FID {target:g}")
+            sentences.append(f"{ratio.ratio:.3g} times at {distance} {target:g}")
     log_axes(axes)
     if axis == "steps" and marks:
         step_ticks(axes.xaxis, sorted(marks))
     legend_below(figure, handles, texts, 2.3, most=1)
-    return figure, f"FID against {amount.label[0].lower()}{amount.label[1:]}. {'; '.join(sentences)}"
+    return figure, f"{distance} against {amount.label[0].lower()}{amount.label[1:]}. {'; '.join(sentences)}"
 
 
 def ratio_figure(pairs: Sequence[Pair], axis: str = "steps") -> tuple[Figure, str]:
@@ -75,6 +77,7 @@ def ratio_figure(pairs: Sequence[Pair], axis: str = "steps") -> tuple[Figure, st
     lies the 95 % interval over training seeds, where there are several. Pairs without a shared FID are told in words.
     """
     figure, axes = plt.subplots(figsize=(SINGLE, 2.5))
+    distance = _distance(pairs)
     sentences, handles, texts = [], [], []
     errors: set[float] = set()
     several_seeds = False
@@ -82,7 +85,7 @@ def ratio_figure(pairs: Sequence[Pair], axis: str = "steps") -> tuple[Figure, st
         ratios = efficiency_curve(pair, axis).dropna(subset="ratio")
         name = f"{pair.name_b} over {pair.name_a}, {pair.origin}"
         if ratios.empty:
-            sentences.append(f"{name}: no FID that both reach between two of their points")
+            sentences.append(f"{name}: no {distance} that both reach between two of their points")
             continue
         colour, dashes = GREYS[place % len(GREYS)], PAIR_DASHES[place % len(PAIR_DASHES)]
         (line,) = axes.plot(ratios["target"], ratios["ratio"], color=colour, linestyle=dashes, label=name, zorder=3)
@@ -98,15 +101,16 @@ def ratio_figure(pairs: Sequence[Pair], axis: str = "steps") -> tuple[Figure, st
         several_seeds |= _draw_seeds(axes, ratios, colour)
         first, last = ratios.iloc[0], ratios.iloc[-1]
         sentences.append(
-            f"{name}: {first['ratio']:.3g} at FID {first['target']:.4g} to {last['ratio']:.3g} at {last['target']:.4g}"
+            f"{name}: {first['ratio']:.3g} at {distance} {first['target']:.4g} "
+            f"to {last['ratio']:.3g} at {last['target']:.4g}"
         )
     if not axes.lines:
         axes.text(0.5, 0.5, fill("; ".join(sentences) or "nothing to compare", 44), ha="center", va="center")
         axes.set_axis_off()
         return figure, "; ".join(sentences)
-    band = _bands(errors, several_seeds, handles, texts)
+    band = _bands(errors, several_seeds, handles, texts, distance)
     axes.axhline(1.0, color="0.6", lw=0.7)
-    axes.set(xlabel="FID that both reach (better to the right)", ylabel=f"Times fewer {AMOUNTS[axis].unit}")
+    axes.set(xlabel=f"{distance} that both reach (better to the right)", ylabel=f"Times fewer {AMOUNTS[axis].unit}")
     axes.set(xscale="log", yscale="log")
     log_axes(axes)
     low, high = sorted(axes.get_ylim())
@@ -117,7 +121,7 @@ def ratio_figure(pairs: Sequence[Pair], axis: str = "steps") -> tuple[Figure, st
     differing = [f"{pair.name_a} against {pair.name_b}: {'; '.join(pair.differs)}" for pair in pairs if pair.differs]
     note_above(axes, differing, SINGLE - 0.15)
     legend_below(figure, handles, texts, 2.2, most=1)
-    return figure, f"Ratio at equal FID{band}. {'; '.join(sentences)}"
+    return figure, f"Ratio at equal {distance}{band}. {'; '.join(sentences)}"
 
 
 def size_figure(points: pd.DataFrame, runs: pd.DataFrame | None) -> tuple[Figure, str]:
@@ -127,7 +131,8 @@ def size_figure(points: pd.DataFrame, runs: pd.DataFrame | None) -> tuple[Figure
     2212.09748), where there are three.
     """
     figure, axes = plt.subplots(figsize=(SINGLE, 3.0))
-    axes.set(xscale="log", yscale="log", xlabel="Forward pass of one image (GMACs)", ylabel="FID")
+    distance = "FID" if runs is None else distance_of(runs)
+    axes.set(xscale="log", yscale="log", xlabel="Forward pass of one image (GMACs)", ylabel=distance)
     sentences, handles, texts, found = [], [], [], []
     own = None if runs is None else runs[runs["steps"] == runs["steps"].max()].assign(model=runs["label"])
     for origin, frame in ((PUBLISHED, points), (OWN, own)):
@@ -136,7 +141,7 @@ def size_figure(points: pd.DataFrame, runs: pd.DataFrame | None) -> tuple[Figure
         kept = frame[np.isfinite(frame["forward_gmacs"]) & np.isfinite(frame["fid"])]
         lacking = sorted(set(frame["model"]) - set(kept["model"]))
         if lacking:
-            sentences.append(f"left out, {origin}: {', '.join(lacking)}, whose MACs or FID are not known")
+            sentences.append(f"left out, {origin}: {', '.join(lacking)}, whose MACs or {distance} are not known")
         looks = family_looks(kept["family"])
         place: dict[str, int] = {}
         for name, rows in kept.assign(line=kept["model"].map(_series)).groupby("line"):
@@ -158,10 +163,15 @@ def size_figure(points: pd.DataFrame, runs: pd.DataFrame | None) -> tuple[Figure
         for row in correlated.to_dict("records")
     ]
     if said:
-        sentences.append(f"correlation of log FID and log GMACs: {', '.join(said)}")
+        sentences.append(f"correlation of log {distance} and log GMACs: {', '.join(said)}")
         note_above(axes, ["log-log correlation:", *said], SINGLE - 0.15)
     legend_below(figure, handles, texts, 2.4)
     return figure, "; ".join(sentences)
+
+
+def _distance(pairs: Sequence[Pair]) -> str:
+    """What the pairs are compared by: one distance for all."""
+    return pairs[0].distance if pairs else "FID"
 
 
 def _looks(pair: Pair) -> tuple[Look, Look]:
@@ -182,15 +192,15 @@ def _draw_seeds(axes: Axes, ratios: pd.DataFrame, colour: str) -> bool:
     return len(seeds) > 0
 
 
-def _bands(errors: set[float], several_seeds: bool, handles: list[Any], texts: list[str]) -> str:
+def _bands(errors: set[float], several_seeds: bool, handles: list[Any], texts: list[str], distance: str) -> str:
     """Adds the bands to the legend; what the sentence says of them."""
     band = ""
     if errors:
         off = " or ".join(f"{error:.2g}" for error in sorted(100 * error for error in errors))
         for alpha, whose in ((ONE + BOTH, "one model's"), (BOTH, "both models'")):
             handles.append(Patch(color="0.15", alpha=alpha, lw=0))
-            texts.append(f"{whose} FIDs off by {off} %")
-        band = f" (bands: FIDs off by {off} %)"
+            texts.append(f"{whose} {distance}s off by {off} %")
+        band = f" (bands: {distance}s off by {off} %)"
     if several_seeds:
         handles.append(Line2D([], [], color="0.3", lw=0.6))
         texts.append("95 % interval over seeds")

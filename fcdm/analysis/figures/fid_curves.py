@@ -35,7 +35,7 @@ MOST_ARROWS = 3
 KEY = 5
 """Shades that stand for the sizes of a family in a legend."""
 
-RATIO = "ratio at equal FID"
+RATIO = "ratio at equal distance"
 RATIO_COLUMNS = ["ratio", "ratio_at_fid", "ratio_from", "ratio_to", "unclear", "differs"]
 
 

@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
+from fcdm.analysis.data.labels import distance_of
 from fcdm.analysis.figures.axes import Drawn, fid_label, legend_below, log_axis
 from fcdm.analysis.figures.point_names import name_points
 from fcdm.analysis.figures.published_points import LEGEND
@@ -83,7 +84,7 @@ def _curves(table: pd.DataFrame, left_out: list[str]) -> pd.DataFrame:
             left_out.append(f"left out: {label} at guidance {at}, which not every seed was evaluated at")
         if means["fid"].isna().any():
             at = ", ".join(f"{scale:g}" for scale in means.loc[means["fid"].isna(), "guidance_scale"])
-            left_out.append(f"left out: {label} at guidance {at}, which has no FID")
+            left_out.append(f"left out: {label} at guidance {at}, which has no {distance_of(table)}")
         means = means[(means["seeds"] == means["seeds"].max()) & means["fid"].notna()]
         if len(means) < 2:
             left_out.append(f"left out: {label} at {last:,} steps: fewer than two guidance scales are left")

@@ -8,20 +8,23 @@ from textwrap import fill
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 from PIL import Image
 
 from fcdm.analysis.data.seed_curves import SeedCurve, seed_curves
 from fcdm.analysis.figures.axes import NOTE, Drawn, spread
-from fcdm.analysis.figures.styles import DOUBLE
+from fcdm.analysis.figures.styles import DOUBLE, SINGLE
 from fcdm.formatting import steps_text
 
 MOST_COLUMNS = 6
-LEAST_COLUMNS = 4
 MOST_ROWS = 12
 NAME = 24
 """Letters of a model's name in a line; a longer one goes on in the next."""
 TILES_SHOWN = (2, 5)
 """The first ten samples of each, in rows and columns: the same noise and labels in all."""
+ASPECT = TILES_SHOWN[0] / TILES_SHOWN[1]
+TITLE, GAP = 0.22, 0.06
+"""Inches above the pictures, and between them."""
 
 
 def sample_grid(table: pd.DataFrame) -> Drawn | None:
@@ -36,22 +39,18 @@ def sample_grid(table: pd.DataFrame) -> Drawn | None:
     order, hidden = _shown(order)
     left_out = _left_out(pictured, hidden)
     budgets = spread(sorted(set(pictured["steps"])), MOST_COLUMNS)
-    rows, columns = len(order), max(len(budgets), LEAST_COLUMNS)  # a picture alone is no wider than among others
+    rows, columns = len(order), len(budgets)
     names = {line.label: "\n".join(fill(part, NAME) for part in line.label.split()) for line in order}
     longest = max(len(part) for name in names.values() for part in name.split("\n"))
-    cell = (DOUBLE - 0.15 - 0.062 * longest) / columns
     lines_of_label = max(name.count("\n") + 1 for name in names.values())
-    height = rows * (max(cell * TILES_SHOWN[0] / TILES_SHOWN[1], 0.125 * lines_of_label) + 0.06) + 0.35
-    figure, axes = plt.subplots(rows, columns, figsize=(DOUBLE, height), squeeze=False)
-    for axis in axes[:, len(budgets) :].flat:
-        axis.set_visible(False)
+    figure, axes = _panels(rows, columns, 0.15 + 0.062 * longest, 0.125 * lines_of_label)
     shown = []
     for i, line in enumerate(order):
         of_line = pictured[pictured["label"] == line.label]
         of_line = of_line[of_line["seed"] == of_line["seed"].min()].set_index("steps")
         for j, steps in enumerate(budgets):
             axis = axes[i, j]
-            axis.set(xticks=[], yticks=[], box_aspect=TILES_SHOWN[0] / TILES_SHOWN[1])
+            axis.set(xticks=[], yticks=[], box_aspect=ASPECT)
             axis.grid(visible=False)
             for spine in axis.spines.values():
                 spine.set_visible(False)
@@ -70,6 +69,31 @@ def sample_grid(table: pd.DataFrame) -> Drawn | None:
     numbers = pd.DataFrame(shown)
     numbers.attrs["left_out"] = left_out
     return figure, numbers
+
+
+def _panels(rows: int, columns: int, beside: float, least: float) -> tuple[Figure, np.ndarray]:
+    """The figure and its axes (rows, columns), which fill it. In inches: `beside` them is room for names, and no row is
+    lower than `least`.
+
+    The narrow figure where its pictures are as large as the wide one's with all its columns. Placed by hand:
+    matplotlib's layouts cut names beside axes of a fixed aspect.
+    """
+    large = _cell(SINGLE, columns, beside) >= _cell(DOUBLE, MOST_COLUMNS, beside)
+    width = SINGLE if large else DOUBLE
+    cell = _cell(width, columns, beside)
+    row = max(cell * ASPECT, least)
+    height = TITLE + rows * (row + GAP)
+    figure, axes = plt.subplots(rows, columns, figsize=(width, height), squeeze=False, layout="none")
+    for place, panel in enumerate(axes.flat):
+        i, j = divmod(place, columns)
+        left, bottom = beside + j * (cell + GAP), height - TITLE - row - i * (row + GAP)
+        panel.set_position((left / width, bottom / height, cell / width, row / height))
+    return figure, axes
+
+
+def _cell(width: float, columns: int, beside: float) -> float:
+    """Inches of one of so many pictures side by side."""
+    return (width - beside) / columns - GAP
 
 
 def _shown(order: list[SeedCurve]) -> tuple[list[SeedCurve], list[SeedCurve]]:

@@ -17,7 +17,7 @@ from fcdm.analysis.stats.model_pairs import (
     what_differs,
 )
 from fcdm.analysis.stats.ratio_words import UNITS, over_targets, times, worded
-from fcdm.analysis.stats.step_efficiency import FLOORS, RatioRange, ratio_range
+from fcdm.analysis.stats.step_efficiency import FLOORS, RatioRange
 from fcdm.analysis.stats.step_ratios import equal_fid, trend, trend_of
 from fcdm.analysis.stats.tuning_trials import Tuned, listed, tune, tuned_as, tuning_cost, unfair
 from fcdm.errors import UserError
@@ -99,7 +99,7 @@ def _ratios(pairs: dict[str, list[Pair]]) -> str:
     for metric, of_distance in pairs.items():
         for pair in of_distance:
             axis = pair.counted_in
-            span = ratio_range(pair.a[axis], pair.a["fid"], pair.b[axis], pair.b["fid"], pair.floor)
+            span = pair.ratios(axis)
             if not isinstance(span, RatioRange):
                 rows.append(f"| {DISTANCES[metric]} | {span} | | | | |")
                 continue
@@ -162,7 +162,7 @@ def _hours(pair: Pair) -> str:
         return f"In time: {side.text}."
     device = pair.lines[0].devices[0] if pair.lines else ""
     interval = f" ({_ends(side.low, side.high)})" if np.isfinite(side.low) else ""
-    span = ratio_range(pair.a["device_seconds"], pair.a["fid"], pair.b["device_seconds"], pair.b["fid"], pair.floor)
+    span = pair.ratios("device_seconds")
     at = f" at {pair.distance} {span.target:.4g}" if isinstance(span, RatioRange) else ""
     what = f"{worded(side.value)} {UNITS['device_seconds']}{at}"
     return f"In time, on {device} with whatever else that machine did: {what}{interval}."

@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from fcdm.analysis.data.labels import distance_of
-from fcdm.analysis.figures.axes import Drawn, fid_label
+from fcdm.analysis.figures.axes import Drawn, fid_label, file_name
 from fcdm.analysis.figures.guidance_tradeoff import guidance_figure
 from fcdm.analysis.figures.recipes import recipes
 from fcdm.analysis.figures.styles import STYLE
@@ -84,9 +84,10 @@ def figures(
         with mpl.rc_context(), plt.style.context(STYLE):
             drawn = make()
             if drawn is not None:
-                made.append(_figure(f"{name}-{protocol}", *_texts(name, table), drawn, _alt(name, table, drawn[1])))
+                anchor = f"{file_name(name, distance_of(table))}-{protocol}"
+                made.append(_figure(anchor, *_texts(name, table), drawn, _alt(name, table, drawn[1])))
             elif reason:
-                made.append(element("p", f"{TEXTS[name][0]}: not drawn, for {reason}.", class_="absent"))
+                made.append(element("p", f"{_texts(name, table)[0]}: not drawn, for {reason}.", class_="absent"))
     return made
 
 
@@ -108,7 +109,8 @@ def guidance(table: pd.DataFrame) -> HTML | None:
             "Each point is one checkpoint evaluated by one protocol; the protocols of a line differ in the scale only."
         )
         scales = ", ".join(f"{scale:g}" for scale in sorted(set(table["guidance_scale"])))
-        alt = f"FID and what goes with it at guidance scales {scales}, for {', '.join(sorted(set(table['label'])))}"
+        models = ", ".join(sorted(set(table["label"])))
+        alt = f"{distance_of(table)} and what goes with it at guidance scales {scales}, for {models}"
         return _figure("guidance", "What guidance trades", caption, drawn, alt)
 
 

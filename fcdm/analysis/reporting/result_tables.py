@@ -9,7 +9,7 @@ import pandas as pd
 
 from fcdm.analysis.data.curves import METRICS
 from fcdm.analysis.data.labels import distance_of, metric_name, scales
-from fcdm.analysis.figures.axes import fid_label
+from fcdm.analysis.figures.axes import fid_label, file_name
 from fcdm.analysis.reporting.cell_tables import MISSING, Cell, CellTable, number, over_seeds
 from fcdm.analysis.stats.frontier_fit import Frontier
 from fcdm.analysis.stats.power_law_fit import Fit
@@ -81,7 +81,7 @@ def results_table(table: pd.DataFrame, metric: str, protocol: str) -> CellTable:
     )
     missing = "; – not evaluated" if 0 in counts else ""
     return CellTable(
-        name=f"{metric}-{protocol}",
+        name=f"{file_name(metric, distance_of(table))}-{protocol}",
         caption=f"{name} after so many training steps",
         columns=("Model", "Seeds", *(steps_text(steps) for steps in budgets)),
         rows=rows,
@@ -131,8 +131,8 @@ def _fit_table(table: pd.DataFrame, axis: str, x_text: str, protocol: str) -> Ce
     rows: list[list[Cell]] = []
     notes = [
         "Robust fit of means over seeds; intervals (95 %) hold the seeds and how far the law misses the means. "
-        "Scatter: root mean square of log FID over the law, by its degrees of freedom. Outside its range a law says "
-        "nothing, and what the points do not tell has no numbers."
+        f"Scatter: root mean square of log {distance_of(table)} over the law, by its degrees of freedom. "
+        "Outside its range a law says nothing, and what the points do not tell has no numbers."
     ]
     for row in fits_table(laws).to_dict("records"):
         label = str(row["label"])

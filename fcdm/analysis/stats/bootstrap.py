@@ -109,7 +109,7 @@ def ratio_trend(
     inside = [np.isfinite(of_one).mean(0) >= 1 - BEYOND for of_one in drawn]
     usable = np.flatnonzero(inside[0] & inside[1] & np.isfinite(logs))
     if len(usable) < 2 or targets[usable[0]] < LEAST_RANGE * targets[usable[-1]]:
-        return _trend(targets[[0, -1]], logs[[0, -1]], note="the seeds have too narrow a range of FIDs in common")
+        return _trend(targets[[0, -1]], logs[[0, -1]], note="the seeds have too narrow a range of distances in common")
     ends = usable[[0, -1]]
     slopes = [(of_one[:, ends[1]] - of_one[:, ends[0]], len(one)) for of_one, one in zip(drawn, (a, b), strict=True)]
     kept = [(np.where(np.isfinite(slope), slope, np.nan), count) for slope, count in slopes]

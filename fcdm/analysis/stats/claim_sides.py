@@ -26,7 +26,7 @@ from fcdm.analysis.stats.model_pairs import (
     what_differs,
 )
 from fcdm.analysis.stats.pair_patterns import PairOfPatterns
-from fcdm.analysis.stats.step_efficiency import FidCurve, curve_notes, fid_curve
+from fcdm.analysis.stats.step_efficiency import FidCurve, RatioRange, curve_notes, fid_curve, ratio_range
 from fcdm.formatting import plural, steps_text
 
 PAPER, THIRD_PARTY, DERIVED, CLAIMED = "paper", "third-party", "derived", "claimed, not recomputable"
@@ -118,7 +118,12 @@ class Pair:
         return "images" if self.lines is not None and unequal_batch(*self.lines) else "steps"
 
     def curves(self, axis: str) -> tuple[FidCurve, FidCurve]:
-        return fid_curve(self.a[axis], self.a["fid"]), fid_curve(self.b[axis], self.b["fid"])
+        a, b = (fid_curve(points[axis], points["fid"], self.distance) for points in (self.a, self.b))
+        return a, b
+
+    def ratios(self, axis: str) -> RatioRange | str:
+        """The ratio over all that both reach, or why there is none."""
+        return ratio_range(self.a[axis], self.a["fid"], self.b[axis], self.b["fid"], self.floor, self.distance)
 
     def trajectories(self, axis: str) -> tuple[Trajectories, Trajectories] | None:
         return None if self.lines is None else (self.lines[0].trajectories(axis), self.lines[1].trajectories(axis))

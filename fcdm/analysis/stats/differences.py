@@ -63,7 +63,7 @@ def other_data(a: SeedCurve, b: SeedCurve) -> str | None:
     for key in ("data", "resolution"):
         ours, theirs = a.runs[key].iloc[0], b.runs[key].iloc[0]
         if ours != theirs:
-            return f"{key} {ours} against {theirs}: FIDs of two scales"
+            return f"{key} {ours} against {theirs}: distances of two scales"
     ours, theirs = a.settings.get("data.checksum"), b.settings.get("data.checksum")
     if ours and theirs and ours != theirs:
         return f"trained on other data (checksum {ours[:8]} against {theirs[:8]})"

@@ -193,7 +193,7 @@ def _ratio(a: SeedCurve, b: SeedCurve, axis: str, floor: float) -> RatioRange | 
         return why
     if not (min(a.points[axis].min(), b.points[axis].min()) > 0):
         return "not recorded"
-    return ratio_range(a.points[axis], a.points["fid"], b.points[axis], b.points["fid"], floor)
+    return ratio_range(a.points[axis], a.points["fid"], b.points[axis], b.points["fid"], floor, a.distance)
 
 
 def _best(candidates: list[SeedCurve]) -> tuple[SeedCurve, int, list[str]]:

@@ -44,7 +44,9 @@ def not_there(pair: PairOfPatterns, curves: Sequence[SeedCurve]) -> UserError:
             return UserError(
                 f"--pair: nothing here is '{pattern}': {_unmatched(pattern, curves)}; there: {told(curves)}"
             )
-    return UserError(f"--pair: '{pair[0]}' and '{pair[1]}' have no data and resolution in common: FIDs of two scales")
+    return UserError(
+        f"--pair: '{pair[0]}' and '{pair[1]}' have no data and resolution in common: distances of two scales"
+    )
 
 
 def _unmatched(pattern: str, curves: Sequence[SeedCurve]) -> str:

@@ -26,6 +26,8 @@ from fcdm.formatting import steps_text
 
 XL = ("FCDM-XL", "DiT-XL/2")
 FID = "FID"
+EQUAL = "equal distance"
+"""The kind of a ratio of what was spent to one FID, FD-DINOv2, ...: the claim itself names it."""
 ON_PIXELS = {"fid_pixels": "distance on pixels", "fid_pixels_heldout": "distance on pixels to held-out images"}
 OF_AXIS = {
     "steps": "steps",
@@ -40,7 +42,7 @@ NOT_OF_RUNS = Side("no claim about runs: a published number")
 
 @dataclass(frozen=True)
 class ClaimRow:
-    """One row: `kind` is `budgets`, `equal FID`, `trend`, `cost`, `same budget` or `reverse`: different questions."""
+    """One row: `kind` is `budgets`, `equal distance`, `trend`, `cost`, `same budget`, `reverse`: other questions."""
 
     key: str
     kind: str
@@ -71,11 +73,11 @@ def _paper_claims() -> list[_Paper]:
 
     def at(target: float, axis: str, key: str) -> _Paper:
         text = f"{OF_AXIS[axis]} to FID {target} at 256 px"
-        return _Paper(key, "equal FID", text, 256, lambda pair: equal_fid(pair, axis, target), (), True)
+        return _Paper(key, EQUAL, text, 256, lambda pair: equal_fid(pair, axis, target), (), True)
 
     def over_all(axis: str) -> _Paper:
         text = f"{OF_AXIS[axis]} to equal FID at 256 px, all shared FIDs"
-        return _Paper(f"equal_fid_256_{axis}", "equal FID", text, 256, lambda pair: equal_fid(pair, axis))
+        return _Paper(f"equal_fid_256_{axis}", EQUAL, text, 256, lambda pair: equal_fid(pair, axis))
 
     def at_400k(size: str) -> _Paper:
         models, steps = (f"FCDM-{size}", f"DiT-{size}/2"), 400_000
@@ -155,7 +157,7 @@ def claims_elsewhere(
             side = equal_fid(pair, axis)
             if table["guidance_scale"].nunique() > 1:
                 side = replace(side, rests_on=f"{_scales(pair)}; {side.rests_on}")
-            claim_rows.append(ClaimRow(key, "equal FID", text, Side("a claim of these runs"), side))
+            claim_rows.append(ClaimRow(key, EQUAL, text, Side("a claim of these runs"), side))
     return claim_rows
 
 
@@ -242,7 +244,7 @@ def _own_claims(pair: Pair, metric: str, others: pd.DataFrame) -> list[ClaimRow]
     claim_rows = [
         ClaimRow(
             f"{stem}|{axis}",
-            "equal FID",
+            EQUAL,
             f"{names}: {OF_AXIS[axis]} to equal {pair.distance}",
             equal_fid(theirs, axis) if theirs is not None and axis != "device_seconds" else nothing,
             equal_fid(pair, axis),

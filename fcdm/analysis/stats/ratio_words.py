@@ -13,8 +13,7 @@ UNITS = {"steps": "steps", "images": "images", "train_flops": "training FLOPs", 
 
 def no_clear(ratio: RatioRange, unit: str, distance: str = "FID") -> str:
     """`no clear ratio of steps: 1.1x more at FID 17.6 to 1.3x fewer at FID 2.02; it lies on both sides of 1`."""
-    why = (ratio.unclear or "").replace("FID", distance, 1)
-    return f"no clear ratio of {unit}: {over_targets(ratio, distance)}; {why}"
+    return f"no clear ratio of {unit}: {over_targets(ratio, distance)}; {ratio.unclear}"
 
 
 def over_targets(ratio: RatioRange, distance: str = "FID") -> str:

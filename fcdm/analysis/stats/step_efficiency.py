@@ -55,6 +55,8 @@ class FidCurve:
     fid: np.ndarray
     notes: tuple[str, ...] = ()
     """What the curve does not show: points without a FID, a FID that rose."""
+    distance: str = "FID"
+    """What its FIDs are, by name."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,8 @@ class RatioRange:
     """The FIDs at which it is lowest and highest."""
     cut_by_floor: bool
     """Both models reach lower FIDs than `best`, but those are below twice the floor and were refused."""
+    distance: str = "FID"
+    """What these FIDs are, by name."""
 
     @property
     def unclear(self) -> str | None:
@@ -113,7 +117,7 @@ class RatioRange:
         if self.lowest < 1 < self.highest:
             return "it lies on both sides of 1"
         if self.worst < LEAST_RANGE * self.best:
-            return f"both pass only FID {self.worst:.3g} to {self.best:.3g}"
+            return f"both pass only {self.distance} {self.worst:.3g} to {self.best:.3g}"
         return None
 
 
@@ -125,31 +129,30 @@ def budget_ratio(
     return BudgetRatio(budget_b / budget_a, fid_a, fid_b, float(np.min(earlier[is_distance(earlier)], initial=np.inf)))
 
 
-def fid_curve(amount: ArrayLike, fid: ArrayLike) -> FidCurve:
+def fid_curve(amount: ArrayLike, fid: ArrayLike, distance: str = "FID") -> FidCurve:
     """The running minimum of `fid` over `amount`, both shape (n,), in any order. `notes` name what it hides."""
     x, y = np.asarray(amount, dtype=float), np.asarray(fid, dtype=float)
     fit = np.isfinite(x) & (x > 0) & has_log(y)
-    notes = [_why_not(at, value) for at, value in zip(x[~fit], y[~fit], strict=True)]
+    notes = [_why_not(at, value, distance) for at, value in zip(x[~fit], y[~fit], strict=True)]
     order = np.argsort(x[fit], kind="stable")
     x, y = x[fit][order], y[fit][order]
     lowest = np.minimum.accumulate(y)
     for at, value, best in zip(x, y, lowest, strict=True):
         if value > best:
-            notes.append(f"FID rose to {value:.4g} at {at:,.6g}: the {best:.4g} reached before counts on")
-    return FidCurve(x, lowest, tuple(notes))
+            notes.append(f"{distance} rose to {value:.4g} at {at:,.6g}: the {best:.4g} reached before counts on")
+    return FidCurve(x, lowest, tuple(notes), distance)
 
 
-def _why_not(amount: float, fid: float) -> str:
+def _why_not(amount: float, fid: float, distance: str) -> str:
     """Of a point that has no place on the curve."""
     if is_distance(fid):
-        return f"FID {fid:g} at {amount:,.6g} is {NOT_ABOVE_0}"
-    return f"no FID at {amount:,.6g} ({fid:g})"
+        return f"{distance} {fid:g} at {amount:,.6g} is {NOT_ABOVE_0}"
+    return f"no {distance} at {amount:,.6g} ({fid:g})"
 
 
 def curve_notes(name: str, points: pd.DataFrame, distance: str = "FID") -> list[str]:
     """What the running minimum of a curve hides, for a reader of what was computed from it."""
-    found = fid_curve(points["steps"], points["fid"]).notes
-    return [f"{name}: {note.replace('FID', distance, 1)}" for note in found]
+    return [f"{name}: {note}" for note in fid_curve(points["steps"], points["fid"], distance).notes]
 
 
 def log_amounts(log_amount: np.ndarray, fid: np.ndarray, targets: np.ndarray) -> np.ndarray:
@@ -189,7 +192,7 @@ def equal_fid_ratio(a: FidCurve, b: FidCurve, target: float, floor: float = np.n
     """b's amount over a's when each first reached `target`; refused under twice the `floor` (NaN: not known)."""
     at_a, at_b = reach(a, target), reach(b, target)
     if target < FLOORS * floor:
-        why = f"FID {target:.3g} is below {FLOORS:g} times the floor of {floor:.3g}, where noise decides"
+        why = f"{a.distance} {target:.3g} is below {FLOORS:g} times the floor of {floor:.3g}, where noise decides"
         return EqualFid(target, at_a, at_b, np.nan, 0.0, np.inf, why)
     lowest = at_b.at_least / at_a.at_most if at_a.at_most < np.inf else 0.0
     highest = at_b.at_most / at_a.at_least if at_a.at_least > 0 else np.inf
@@ -287,20 +290,26 @@ def noise_factor(a: FidCurve, b: FidCurve, target: float, error_a: float, error_
 
 
 def ratio_range(
-    amount_a: ArrayLike, fid_a: ArrayLike, amount_b: ArrayLike, fid_b: ArrayLike, floor: float = np.nan
+    amount_a: ArrayLike,
+    fid_a: ArrayLike,
+    amount_b: ArrayLike,
+    fid_b: ArrayLike,
+    floor: float = np.nan,
+    distance: str = "FID",
 ) -> RatioRange | str:
     """The ratio at the headline target and over all shared ones, or why there is none.
 
-    `floor`: FID of real images against the reference; a target under twice it is refused (NaN: not known).
+    `distance`: what the FIDs are, by name. `floor`: FID of real images against the reference; a target under twice it
+    is refused (NaN: not known).
     """
-    a, b = fid_curve(amount_a, fid_a), fid_curve(amount_b, fid_b)
+    a, b = fid_curve(amount_a, fid_a, distance), fid_curve(amount_b, fid_b, distance)
     free = shared_targets(a, b)
     if len(free) == 0:
-        return "not reached: there is no FID that both pass between two of their measured points"
+        return f"not reached: there is no {distance} that both pass between two of their measured points"
     targets = shared_targets(a, b, floor)
     if len(targets) == 0:
         return (
-            f"refused: every FID that both reach is below {FLOORS:g} times the floor of {floor:.3g}, "
+            f"refused: every {distance} that both reach is below {FLOORS:g} times the floor of {floor:.3g}, "
             "where noise decides; evaluate with more samples, or at smaller budgets"
         )
     middle = equal_fid_ratio(a, b, float(np.sqrt(targets[0] * targets[-1])), floor)
@@ -321,6 +330,7 @@ def ratio_range(
         lowest_at=float(at_targets[ratios.argmin()]),
         highest_at=float(at_targets[ratios.argmax()]),
         cut_by_floor=bool(targets[-1] > free[-1]),
+        distance=distance,
     )
 
 

@@ -29,7 +29,6 @@ from fcdm.analysis.stats.step_efficiency import (
     equal_fid_ratio,
     noise_factor,
     ratio_curve,
-    ratio_range,
 )
 from fcdm.analysis.stats.two_classifiers import NO_RESULT
 from fcdm.formatting import steps_text
@@ -52,16 +51,16 @@ def budgets(pair: Pair, steps_a: float, steps_b: float) -> Side:
             for name, steps, fid in ((pair.name_a, steps_a, fid_a), (pair.name_b, steps_b, fid_b))
             if np.isnan(fid)
         )
-        text += f"; {CLAIMED}: no FID of {lacking} was found"
+        text += f"; {CLAIMED}: no {pair.distance} of {lacking} was found"
         status = CLAIMED if status else ""
     elif fid_b < FLOORS * pair.floor:
         text += f"; {pair.distance} {fid_a:.4g} against {fid_b:.4g}, below {FLOORS:g} times the floor of "
-        text += f"{pair.floor:.3g}, where noise decides: says nothing of equal FID"
+        text += f"{pair.floor:.3g}, where noise decides: says nothing of equal {pair.distance}"
     elif ratio.bounds_equal_fid:
         text += f"; {pair.distance} {fid_a:.4g} against {fid_b:.4g}, so at {fid_b:.4g} "
         text += f"at {'most' if more else 'least'} {amount}"
     else:
-        text += f"; {pair.distance} {fid_a:.4g} against {fid_b:.4g}: says nothing of equal FID"
+        text += f"; {pair.distance} {fid_a:.4g} against {fid_b:.4g}: says nothing of equal {pair.distance}"
         if ratio.earlier_b <= fid_b:
             text += f", for {pair.name_b} had {ratio.earlier_b:.4g} before"
     return Side(text + pair.provisos, pair.rests_on, ratio.ratio, status=status)
@@ -77,7 +76,7 @@ def equal_fid(pair: Pair, axis: str, target: float | None = None) -> Side:
     a, b = pair.curves(axis)
     text = ""
     if target is None:
-        span = ratio_range(pair.a[axis], pair.a["fid"], pair.b[axis], pair.b["fid"], pair.floor)
+        span = pair.ratios(axis)
         if isinstance(span, str):
             least = bound((pair.name_a, pair.a), (pair.name_b, pair.b), pair.floor, axis, pair.distance)
             return Side(f"no ratio: {span}{f'; {least}' if least else ''}{pair.provisos}", rests_on)
@@ -130,7 +129,7 @@ def trend_of(pair: Pair) -> Trend | str:
     axis = pair.counted_in
     if why := pair.refusal(axis):
         return why
-    span = ratio_range(pair.a[axis], pair.a["fid"], pair.b[axis], pair.b["fid"], pair.floor)
+    span = pair.ratios(axis)
     if not isinstance(span, RatioRange):
         return span
     curves = pair.trajectories(axis)
@@ -186,7 +185,7 @@ def compute(pair: Pair, steps_a: float, steps_b: float) -> Side:
     text = f"{times(ratio)} less compute in MACs x steps ({steps_text(steps_b)} steps against {steps_text(steps_a)})"
     return Side(
         text,
-        "MACs counted by python -m fcdm.cost, times the steps of the budgets; no FID enters",
+        f"MACs counted by python -m fcdm.cost, times the steps of the budgets; no {pair.distance} enters",
         ratio,
         status=DERIVED if pair.status else "",
     )
@@ -232,7 +231,7 @@ def _sensitivity(a: FidCurve, b: FidCurve, target: float, error: float) -> str:
             is_open.reverse()
         return " to ".join(text + (word if at else "") for text, at, word in zip(told, is_open, words, strict=True))
 
-    return f"; FIDs of one model off by {error:.0%} make it {ends('')}, of both {ends('_both')}"
+    return f"; {a.distance}s of one model off by {error:.0%} make it {ends('')}, of both {ends('_both')}"
 
 
 def _noise(pair: Pair, a: FidCurve, b: FidCurve, target: float) -> str:

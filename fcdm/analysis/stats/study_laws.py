@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from fcdm.analysis.data.labels import family_name, scales
+from fcdm.analysis.data.labels import family_name, metric_name, scales
 from fcdm.analysis.stats.frontier import at_compute, curves_of, measured_table
 from fcdm.analysis.stats.frontier_fit import Frontier, fit_frontier
 from fcdm.analysis.stats.measured_points import Points
@@ -72,7 +72,7 @@ def iso_lines(table: pd.DataFrame, x: str = "train_flops", y: str = "fid") -> li
             best = str(there["model"].iloc[0])
             ended = float(curve.loc[curve["model"] == best, "x"].max()) <= common * (1 + 1e-9)
             at_end = " at its last budget" if ended else ""
-            lines.append(f"{head}: lowest {name_of(y)} {there['fid'].iloc[0]:.4g}, {best}{at_end}{others}")
+            lines.append(f"{head}: lowest {metric_name(table, y)} {there['fid'].iloc[0]:.4g}, {best}{at_end}{others}")
     return lines
 
 
@@ -131,22 +131,17 @@ def ends_text(low: float, high: float) -> str:
     return " to ".join(f"{end:#.{digits}g}".rstrip(".") for end in (low, high))
 
 
-def name_of(y: str) -> str:
-    """A column as figures call it: `FID`; others by their own names."""
-    return "FID" if y == "fid" else y
-
-
 def family_frontier(family: str) -> str:
     """`FCDM's frontier`, `DiT's frontier, 16 px`, for a key of `frontiers_of`."""
     name, comma, scale = family.partition(",")
     return f"{family_name(name)}'s frontier{comma}{scale}"
 
 
-def law_sentences(laws: Mapping[str, Fit | str | Frontier], x: str = "train_flops", y: str = "fid") -> list[str]:
+def law_sentences(laws: Mapping[str, Fit | str | Frontier], x: str = "train_flops", distance: str = "FID") -> list[str]:
     """`law_sentence` of each; settings that have no law for one same reason make one sentence."""
     by_reason: dict[str, list[str]] = {}
     for label, made in laws.items():
-        by_reason.setdefault(law_sentence("", made, x, y), []).append(label)
+        by_reason.setdefault(law_sentence("", made, x, distance), []).append(label)
     told = []
     for text, labels in by_reason.items():
         many = len(labels) > MOST_NAMED
@@ -158,7 +153,7 @@ MOST_NAMED = 4
 """More settings than this are told as a number where one sentence is true of them all."""
 
 
-def law_sentence(label: str, made: Fit | str | Frontier, x: str = "train_flops", y: str = "fid") -> str:
+def law_sentence(label: str, made: Fit | str | Frontier, x: str = "train_flops", distance: str = "FID") -> str:
     """`FCDM-N: FID = 4.1 + 35 (steps)^-1.3; ...`: the law in words, or why there is none. E is a number where told."""
     law, notes = law_or_reason(made), _notes(made)
     if isinstance(law, str):
@@ -166,7 +161,7 @@ def law_sentence(label: str, made: Fit | str | Frontier, x: str = "train_flops",
     unit = "FLOPs" if x == "train_flops" else x
     low, high = law.range
     offset = (f"{law.law.offset:.4g} + " if law.tells_offset else "E + ") if law.law.offset else ""
-    text = f"{label}: {name_of(y)} = {offset}{law.law.scale:.4g} ({unit})^-{law.law.exponent:.3g}"
+    text = f"{label}: {distance} = {offset}{law.law.scale:.4g} ({unit})^-{law.law.exponent:.3g}"
     ends = law.intervals
     if not ends and offset:
         text += "; E not told"

@@ -108,13 +108,15 @@ def tune(table: pd.DataFrame, metric: str = "fid", steps: int | None = None) -> 
     return sorted(tuned, key=lambda one: (one.data, one.resolution, one.model.startswith("dit/")))
 
 
-def unfair(tuned: list[Tuned]) -> list[str]:
+def unfair(tuned: list[Tuned], distance: str = "FID") -> list[str]:
     """Where the models were not tuned alike, and what makes a choice less sure: lines; none where all is well."""
     lines: list[str] = []
     scales = dict.fromkeys((one.data, one.resolution) for one in tuned)
     if len(scales) > 1:
         return [
-            line for scale in scales for line in unfair([one for one in tuned if (one.data, one.resolution) == scale])
+            line
+            for scale in scales
+            for line in unfair([one for one in tuned if (one.data, one.resolution) == scale], distance)
         ]
     first, *others = tuned
     if not others:
@@ -136,10 +138,10 @@ def unfair(tuned: list[Tuned]) -> list[str]:
             broken = [seed for seed, value in trial.fid.items() if not is_distance(value)]
             if broken:
                 found_there = listed(f"{trial.fid[seed]:g}" for seed in broken)
-                lines.append(f"diverged: {one.name} {trial.text}, seed {listed(broken)} (FID {found_there})")
+                lines.append(f"diverged: {one.name} {trial.text}, seed {listed(broken)} ({distance} {found_there})")
         lines += one.edges()
         if one.best is None:
-            lines.append(f"{one.name}: no setting has a FID for every seed, so none is chosen")
+            lines.append(f"{one.name}: no setting has a {distance} for every seed, so none is chosen")
     return lines
 
 
