@@ -18,7 +18,7 @@ from fcdm.data.import_latents import ImportedLatents, ImportRequest
 from fcdm.data.shards import How, Skipped, StorePlan, Work
 from fcdm.data.store_contents import Latents
 from fcdm.errors import UserError
-from fcdm.formatting import duration_text
+from fcdm.formatting import duration_text, plural
 from fcdm.images.crop import Square, Unreadable, pillow_settings, turned_text
 from fcdm.paths import place
 from fcdm.runs.peers import peers
@@ -260,7 +260,7 @@ class ShardEncoder:
             more = f", {SHOWN} of them above, all" if len(bad) > SHOWN else ", listed above and"
             raise UserError(
                 f"{len(bad)} of {len(names):,} images cannot be taken{more} in {path}: put others "
-                "in their place, or say --unreadable skip to leave them out; the shards without them are kept"
+                "in their place, or say unreadable=skip to leave them out; the shards without them are kept"
             )
         seconds = time.monotonic() - self.began
         made = {
@@ -280,7 +280,8 @@ class ShardEncoder:
         if turned:
             self.shown.note(turned_text(turned))
         self.shown.note(
-            f"{self.request.out} is whole: {images:,} images; {self.own:,} of them made here in {seconds:,.1f} s"
+            f"{self.request.out} is whole: {plural(images, 'image')}; {self.own:,} of them made here in "
+            f"{seconds:,.1f} s"
             + (f"; {left_out:,} left out, see {self.request.out / 'skipped.txt'}" if left_out else "")
         )
 

@@ -114,7 +114,7 @@ def _joined(root: Path, train: ImageSource, test: ImageSource) -> ImageSource:
         names=[*_below(root, train, train.names), *_below(root, test, test.names)],
         labels=np.concatenate([train.labels, moved[test.labels]]),
         read=read,
-        notes=(*train.notes, f"its own test split is held out: {len(test):,} images"),
+        notes=(*train.notes, f"its own test split is held out: {plural(len(test), 'image')}"),
         files=files,
         test=np.arange(len(train) + len(test)) >= len(train),
     )

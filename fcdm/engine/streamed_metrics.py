@@ -31,7 +31,8 @@ from fcdm.features.space import INCEPTION, Space, asked_space, compared_with
 from fcdm.metrics.frechet import FeatureStatistics, frechet_distance, frechet_distance_of_moments, resampling_floor
 from fcdm.metrics.inception_score import shuffled
 from fcdm.metrics.joined_states import joined, state_of
-from fcdm.metrics.kernel_distance import LEAST, kernel_distance
+from fcdm.metrics.kernel_distance import kernel_distance
+from fcdm.metrics.least_images import LEAST
 from fcdm.metrics.rounding import to_uint8
 from fcdm.runs.protocol import reference_of
 

@@ -95,7 +95,7 @@ def _png(path: Path) -> None:
         (_png, "is no IDX file (it does not begin with two zero bytes), nor is it packed by gzip, as its name says"),
         (lambda path: path.write_bytes(b""), "is no IDX file"),
         (lambda path: path.write_bytes(idx_bytes(np.zeros((0, 8, 8), np.uint8))), "holds no image"),
-        (lambda path: path.unlink(), "holds only a test split"),
+        (lambda path: path.unlink(), "on these"),
         (lambda path: path.with_name("emnist-images-idx3-ubyte").write_bytes(b""), "of several data sets"),
     ],
 )
@@ -106,6 +106,17 @@ def test_what_is_wrong_is_one_line(spoil: Callable[[Path], object], says: str, t
     assert says in str(refusal.value)
     assert str(tmp_path) in str(refusal.value)
     assert "\n" not in str(refusal.value)
+
+
+def test_a_test_split_alone_is_told_how_to_be_used(tmp_path: Path) -> None:
+    (idx_folder(tmp_path) / TRAIN).unlink()
+    with pytest.raises(UserError) as refusal:
+        open_with_test(tmp_path)
+    assert str(refusal.value) == (
+        f"images={tmp_path} holds only a test split ({T10K}): put the images to train on beside it "
+        f"(train-images-idx3-ubyte and their labels), or say images={tmp_path / T10K} to train on these"
+    )
+    assert len(open_with_test(tmp_path / T10K))
 
 
 def test_words_that_mean_nothing_of_them_are_refused(tmp_path: Path) -> None:
