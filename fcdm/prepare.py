@@ -316,6 +316,7 @@ def _channels(options: argparse.Namespace) -> None:
 def _store(options: argparse.Namespace, imported: bool = False) -> None:
     from fcdm.data.encoding import StoreRequest
     from fcdm.data.import_latents import ImportRequest
+    from fcdm.data.labelled_images import SourceOptions
     from fcdm.data.prepare_store import prepare_store
     from fcdm.engine.distributed import Ranks
     from fcdm.jobs.image_progress import TerminalBar
@@ -333,12 +334,9 @@ def _store(options: argparse.Namespace, imported: bool = False) -> None:
         pad=options.pad,
         smaller=options.smaller,
         aside=options.aside,
-        labels=options.labels,
-        value_range=options.range,
-        layout=options.layout,
-        image_key=options.image_key,
-        label_key=options.label_key,
-        split=options.split,
+        options=SourceOptions(
+            options.labels, options.image_key, options.label_key, options.split, options.range, options.layout
+        ),
         batch=options.batch,
         unreadable=options.unreadable,
         workers=options.workers,

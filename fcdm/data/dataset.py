@@ -142,8 +142,7 @@ class PixelStoreDataset:
         data = config.data
         assert data.path is not None
         self.store = PixelStore(data.path, resolution=config.resolution, channels=data.channels, classes=data.classes)
-        if data.checksum not in (None, self.store.checksum):
-            raise UserError(f"the store {data.path} is another than the run's: its manifest has changed")
+        self.store.refuse_other(data.checksum)
         self.device, self.flip = device, data.flip
         self.device_draws: tuple[Asked, ...] = (Uniform(Purpose.FLIP, ()),) if data.flip == "random" else ()
 
@@ -200,8 +199,7 @@ class LatentsDataset:
             downsample=data.downsample,
             classes=data.classes,
         )
-        if data.checksum not in (None, self.store.checksum):
-            raise UserError(f"the latents store {data.path} is another than the run's: its manifest has changed")
+        self.store.refuse_other(data.checksum)
         self.device, self.latents, self.flip = device, data.latents, data.flip
         # The toss decides what is read.
         self.host_draws: tuple[Asked, ...] = (Uniform(Purpose.FLIP, ()),) if data.flip == "random" else ()

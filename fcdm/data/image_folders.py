@@ -22,7 +22,7 @@ FOLDERS, NONE = "folders", "none"
 
 
 def folder_source(root: Path, files: list[str], labels: str | None, instead: str = "") -> ImageSource:
-    """The images among the `files` below `root`; labels as `open_source` has it.
+    """The images among the `files` below `root`; labels as `SourceOptions` has it.
 
     instead: what to say where there are none, but something else. Raises UserError.
     """

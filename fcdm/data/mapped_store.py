@@ -45,6 +45,13 @@ class MappedStore:
     def row_shape(self) -> tuple[int, ...]:
         """Of what is kept of one image."""
 
+    def refuse_other(self, checksum: str | None) -> None:
+        """Raises UserError where it is another than that of the run, whose checksum this is; None: any will do."""
+        if checksum not in (None, self.checksum):
+            raise UserError(
+                f"the {self.manifest.kind} store {self.folder} is another than the run's: its manifest has changed"
+            )
+
     @property
     def parts(self) -> Parts:
         """How many images each has."""

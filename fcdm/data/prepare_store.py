@@ -126,18 +126,19 @@ def _check(request: StoreRequest) -> None:
 
 def plan_of(request: StoreRequest) -> StorePlan:
     """What the request comes to: the images are listed, the VAE's files found. Raises UserError."""
-    of_source = request.labels, request.image_key, request.label_key, request.split, request.value_range, request.layout
     if request.imported is not None:
         assert request.vae is not None
         imported, source, note = import_content(
-            request.images, request.labels, request.vae, request.resolution, request.imported
+            request.images, request.options.labels, request.vae, request.resolution, request.imported
         )
         source = dataclasses.replace(source, notes=(*source.notes, *([note] if note else [])))
         return StorePlan(imported, request.shard_images, request.heldout, 0.0, source)
     if request.vae is not None:
         content: Content = _latents(request, request.vae)
-        return StorePlan(content, request.shard_images, request.heldout, 0.0, open_source(request.images, *of_source))
-    source = (open_with_test if request.heldout is None else open_source)(request.images, *of_source)
+        return StorePlan(
+            content, request.shard_images, request.heldout, 0.0, open_source(request.images, request.options)
+        )
+    source = (open_with_test if request.heldout is None else open_source)(request.images, request.options)
     channels = _looked_at(source, request)
     content = Pixels(request.resolution, channels, request.channels == 1, request.pad, request.smaller == "upscale")
     heldout, aside = request.heldout, request.aside

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from fcdm.data.image_sources import open_source
+from fcdm.data.labelled_images import SourceOptions
 from fcdm.data.own_split import open_with_test
 from fcdm.errors import UserError
 from tests.support.pixel_data import idx_bytes, idx_folder, of_classes, pictures
@@ -35,11 +36,11 @@ def test_one_file_or_one_split(tmp_path: Path) -> None:
     idx_folder(tmp_path, 7, 5)
     one = open_with_test(tmp_path / "t10k-images-idx3-ubyte.gz")
     assert (len(one), one.test) == (5, None)
-    assert open_source(tmp_path, split="test").names == one.names
+    assert open_source(tmp_path, SourceOptions(split="test")).names == one.names
     alone = open_source(tmp_path)
     assert len(alone) == 7
     assert any("split=test takes that" in note for note in alone.notes)
-    assert open_source(tmp_path, "none").classes == ["unlabelled"]
+    assert open_source(tmp_path, SourceOptions("none")).classes == ["unlabelled"]
     # As torchvision unpacks them: beside the packed ones, in a folder below.
     (tmp_path / "mnist/raw").mkdir(parents=True)
     for path in tmp_path.glob("*.gz"):
@@ -128,6 +129,6 @@ def test_words_that_mean_nothing_of_them_are_refused(tmp_path: Path) -> None:
         ({"split": "validation"}, "has no split validation: say split=train or split=test"),
     ):
         with pytest.raises(UserError, match=says):
-            open_source(tmp_path, **how)
+            open_source(tmp_path, SourceOptions(**how))
     with pytest.raises(UserError, match="holds labels, not images"):
         open_source(tmp_path / LABELS)
