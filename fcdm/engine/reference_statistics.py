@@ -85,7 +85,8 @@ def make_reference(images: Images, request: ReferenceRequest, worker: Worker, wa
         if worker_here is None:
             return False
         began = time.monotonic()
-        measure = _ReferenceMeasure(request.space.open(ranks.device), images)
+        extractor = ranks.all_or_none(lambda: request.space.open(ranks.device))
+        measure = _ReferenceMeasure(extractor, images)
         partial = request.work / f"{short_hash(plan)}-{ranks.share_name(request.batch)}.npz"
 
         def crops(first: int, last: int) -> Tensor:
@@ -152,11 +153,11 @@ def open_reference(path: Path, side: int, worker: Worker, space: Space = INCEPTI
     side: of the samples in pixels, to which the images are brought as `fcdm.prepare reference` does. All ranks
     together. Raises Stopped and UserError.
     """
-    if is_statistics(path):
-        return read_reference(path, side)
     ranks = worker.ranks
+    if is_statistics(path):
+        return ranks.all_or_none(lambda: read_reference(path, side))
     out = ranks.first_does(lambda: statistics_of_images(path, side, space.id))
-    images = reference_images(path, side)
+    images = ranks.all_or_none(lambda: reference_images(path, side))
     if not out.exists():
         kept = f"their statistics, as ADM crops them to {side} pixels, are made once and kept in {out}"
         worker.progress.note(f"reference {path}: {plural(images.count, 'image')}; {kept}")

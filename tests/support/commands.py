@@ -67,8 +67,11 @@ def python_in(folder: Path, *words: str, ok: bool = True, **more: str) -> subpro
     return done
 
 
-def told_by_ranks(count: int, *words: str, timeout: float, **more: str) -> list[tuple[str, str]]:
-    """What so many processes of `python WORDS`, the ranks of one command, say (stdout, stderr); all end well."""
+def told_by_ranks(count: int, *words: str, timeout: float, refused: bool = False, **more: str) -> list[tuple[str, str]]:
+    """What so many processes of `python WORDS`, the ranks of one command, say (stdout, stderr).
+
+    All end well; refused: but for the first, which alone has a refusal to say.
+    """
     processes = [
         subprocess.Popen(
             [sys.executable, *words],
@@ -80,7 +83,7 @@ def told_by_ranks(count: int, *words: str, timeout: float, **more: str) -> list[
         for rank in ranks_of(count)
     ]
     told = [process.communicate(timeout=timeout) for process in processes]
-    assert [process.returncode for process in processes] == [0] * count, told
+    assert [process.returncode for process in processes] == [int(refused), *[0] * (count - 1)], told
     return told
 
 
