@@ -29,8 +29,8 @@ def refuse_few(store: object, parts: Parts, least: int = LEAST) -> None:
     if parts.trained >= least:
         return
     total = sum(parts)
-    others = f" ({parts.heldout:,} are held out, {parts.aside:,} set aside)" if total > parts.trained else ""
-    more = "take more images" if total < least else "say less of heldout= and aside=, or take more images"
+    others = f" ({parts.heldout:,} held out, {parts.aside:,} set aside)" if total > parts.trained else ""
+    more = "take more images" if total < least else "say less, as heldout=0 aside=0, or take more images"
     raise UserError(
         f"{store}: {parts.trained:,} of {plural(total, 'image')} would be trained on{others}, and that must be at "
         f"least {least}: {more}"

@@ -360,7 +360,8 @@ def _unlisted(images: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> No
         (["aside=-0.1"], "aside=-0.1 cannot be"),
         (
             ["heldout=0.95", "aside=0.95"],
-            "0 of 40 images would be trained on (37 are held out, 3 set aside), and that must be at least 4: say",
+            "0 of 40 images would be trained on (37 held out, 3 set aside), and that must be at least 4: say less, as "
+            "heldout=0 aside=0, or take more images",
         ),
         (["vae=ft-ema"], "unrecognized arguments: --vae=ft-ema"),
         (["images=nowhere"], "images=nowhere does not exist"),
@@ -383,7 +384,7 @@ def test_bad_input_is_one_line(
         (
             5,
             (),
-            "3 of 5 images would be trained on (1 are held out, 1 set aside), and that must be at least 4: say",
+            "3 of 5 images would be trained on (1 held out, 1 set aside), and that must be at least 4: say",
         ),
         (5, ("heldout=0.2", "aside=0"), ""),
     ],
@@ -402,7 +403,7 @@ def test_too_few_images_are_refused_at_once(
 
 def test_a_store_of_too_few_that_stands_is_refused_at_a_trainings_start(tmp_path: Path) -> None:
     store = tiny_pixels(tmp_path / "store", images=10, heldout=0, aside=7)
-    with pytest.raises(UserError, match=r"store: 3 of 10 images would be trained on \(0 are held out, 7 set aside\)"):
+    with pytest.raises(UserError, match=r"store: 3 of 10 images would be trained on \(0 held out, 7 set aside\)"):
         data_checksum(composed("model=N", f"data.path={store}", "evaluation.features=pixels").data, 16)
 
 
