@@ -12,8 +12,8 @@ import pytest
 
 from fcdm.errors import UserError
 from fcdm.jobs.store_classifier import _make
-from fcdm.runs.processes import process_alive, start_time
-from tests.support.commands import environment
+from fcdm.runs.processes import start_time
+from tests.support.commands import environment, kill_and_await
 from tests.support.shape_store import tiny_pixels
 
 COMMAND = "import sys; sys.executable = sys.argv[1]; from fcdm.jobs.store_classifier import _make; _make('store')"
@@ -42,14 +42,7 @@ def test_a_command_that_is_killed_leaves_no_maker(tmp_path: Path) -> None:
         while not (store / "features" / ".classifier").exists():
             assert command.poll() is None
             time.sleep(0.02)
-        (maker,) = map(int, Path(f"/proc/{command.pid}/task/{command.pid}/children").read_text().split())
-        started = start_time(maker)
-        assert started is not None
-        command.kill()
-    waited = time.monotonic() + 60  # it trains for longer
-    while process_alive(maker, started):
-        assert time.monotonic() < waited
-        time.sleep(0.02)
+        kill_and_await(command)  # it would train for longer
     assert not (store / "features" / "classifier.json").exists()
 
 
