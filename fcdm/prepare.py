@@ -15,9 +15,12 @@ from typing import TYPE_CHECKING
 from fcdm.config.spaces import DINOV2, OF_ANY_IMAGES
 from fcdm.engine.stop import Stopped, StopSignal, end_process
 from fcdm.errors import OneLineParser, UserError, as_options
+from fcdm.formatting import plural
 from fcdm.paths import home_expanded, place
+from fcdm.runs.processes import end_with_parent
 
 if TYPE_CHECKING:
+    from fcdm.data.pixel_store import PixelStore
     from fcdm.images.image_stream import Images
 
 IMAGES_EXAMPLES = """examples:
@@ -44,13 +47,18 @@ The same command again continues: finished shards are kept. No network is needed
 def main(arguments: list[str] | None = None) -> int:
     """Runs one subcommand. Returns the exit code: 1 after a one-line message."""
     words = sys.argv[1:] if arguments is None else arguments
+    options = argparse.Namespace()
+    end_with_parent()
     try:
         named = [re.sub(r"^(?:--)?data\.path=", "--data-path=", word) for word in words]
         options = _parser().parse_args(as_options(named))
         run: Callable[[argparse.Namespace], None] = options.run
         run(options)
     except UserError as error:
-        print(f"fcdm.prepare: {error}", file=sys.stderr)
+        if refusal := getattr(options, "refusal", None):
+            refusal.write_text(str(error))
+        else:
+            print(f"fcdm.prepare: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("fcdm.prepare: interrupted; the same command continues", file=sys.stderr)
@@ -217,17 +225,17 @@ def _add_features(add: Callable[..., argparse.ArgumentParser]) -> None:
         default="auto",
         help="what is learned (default: labels where they can be)",
     )
+    features.add_argument("--refusal", type=Path, help=argparse.SUPPRESS)  # for the command that starts this one
 
 
 def _features(options: argparse.Namespace) -> None:
-    from fcdm.data.pixel_store import PixelStore
     from fcdm.evaluate import worker_of
 
     stop = StopSignal("stopping soon; of a classifier that is not whole nothing is kept")
     with worker_of("cpu", None, stop) as worker:
         from fcdm.engine.make_classifier import make_classifier
 
-        store = worker.ranks.own_after_first(lambda: PixelStore(options.data_path))
+        store = worker.ranks.own_after_first(lambda: _with_classifier(options.data_path))
         try:
             found, made = make_classifier(store, worker, options.task)
         except Stopped as stopped:
@@ -237,6 +245,23 @@ def _features(options: argparse.Namespace) -> None:
         if worker.ranks.is_main:
             how = f"made in {found.facts['seconds']:g} s" if made else "there already"
             print(f"{found.path}: {found.id}, {how}: {found.told}", flush=True)
+
+
+def _with_classifier(folder: Path) -> PixelStore:
+    """The store. Raises UserError for one of latents, with what there is for its images instead."""
+    from fcdm.data.manifest import LATENTS, read_manifest
+    from fcdm.data.pixel_store import PixelStore
+
+    manifest = read_manifest(folder)
+    if manifest.kind == LATENTS:
+        side = manifest.resolution
+        made = f"python -m fcdm.prepare reference images=<its images> resolution={side} out=reference-{side}.npz"
+        raise UserError(
+            f"{folder} is a store of latents, and a classifier is of a store of pixels: images that are decoded have "
+            f"the features inception or dinov2: `{made}` (for dinov2 with features=dinov2), then train with "
+            f"evaluation.reference=reference-{side}.npz (and evaluation.features=dinov2)"
+        )
+    return PixelStore(folder)
 
 
 def _add_channels(add: Callable[..., argparse.ArgumentParser]) -> None:
@@ -291,6 +316,7 @@ def _channels(options: argparse.Namespace) -> None:
 def _store(options: argparse.Namespace, imported: bool = False) -> None:
     from fcdm.data.encoding import StoreRequest
     from fcdm.data.import_latents import ImportRequest
+    from fcdm.data.labelled_images import SourceOptions
     from fcdm.data.prepare_store import prepare_store
     from fcdm.engine.distributed import Ranks
     from fcdm.jobs.image_progress import TerminalBar
@@ -308,12 +334,9 @@ def _store(options: argparse.Namespace, imported: bool = False) -> None:
         pad=options.pad,
         smaller=options.smaller,
         aside=options.aside,
-        labels=options.labels,
-        value_range=options.range,
-        layout=options.layout,
-        image_key=options.image_key,
-        label_key=options.label_key,
-        split=options.split,
+        options=SourceOptions(
+            options.labels, options.image_key, options.label_key, options.split, options.range, options.layout
+        ),
         batch=options.batch,
         unreadable=options.unreadable,
         workers=options.workers,
@@ -367,7 +390,7 @@ def _reference(options: argparse.Namespace) -> None:
         )
         for note in images.notes:
             worker.progress.note(note)
-        worker.progress.note(f"{images.count:,} images ({images.how}) in {images.path} -> {out}")
+        worker.progress.note(f"{plural(images.count, 'image')} ({images.how}) in {images.path} -> {out}")
         made = make_reference(images, request, worker)
         if worker.ranks.is_main:
             print(f"{out}{'' if made else ' is whole already'}: evaluation.reference={out}", flush=True)

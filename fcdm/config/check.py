@@ -311,10 +311,10 @@ def unknown_key(key: str, known: Collection[str]) -> str:
 
 
 def near(value: str, choices: Collection[str], shown: int = 24) -> str:
-    """`did you mean X? (known: ...)` for a value that is none of the choices."""
+    """`did you mean X? (known: ...)`, or `say one of ...`, for a value that is none of the choices."""
     found = difflib.get_close_matches(value, choices, n=1, cutoff=0.5)
     listed = ", ".join(sorted(choices)[:shown])
-    return f"did you mean {found[0]}? (known: {listed})" if found else f"known: {listed}"
+    return f"did you mean {found[0]}? (known: {listed})" if found else f"say one of {listed}"
 
 
 def first_line(error: BaseException) -> str:

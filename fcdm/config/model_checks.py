@@ -10,6 +10,21 @@ from fcdm.errors import UserError
 
 ATTENDED = ("hidden", "depthwise")
 """What `model.channel_attention_on` may be."""
+OF_FCDM = 4
+"""What the side that FCDM sees is a multiple of."""
+
+
+def who_takes(side: int) -> str | None:
+    """Which models take images of that side, where not all families do; None: they do."""
+    if side % OF_FCDM == 0:
+        return None
+    below = side // OF_FCDM * OF_FCDM
+    sides = f"{below} or {below + OF_FCDM}" if below else f"{OF_FCDM}"
+    patches = "patches of 2 (model=dit/N-2)" if side % 2 == 0 else "a model.patch_size that divides it"
+    return (
+        f"FCDM takes no images of {side} pixels, for it halves twice: resolution={sides} would be for it too; DiT "
+        f"takes them with {patches}"
+    )
 
 
 def check_model(config: ModelConfig, side: int, resolution: int, downsample: int, instead: str = "") -> None:
@@ -21,8 +36,8 @@ def check_model(config: ModelConfig, side: int, resolution: int, downsample: int
     what = "latents" if downsample > 1 else "images"
     if isinstance(config, FCDMConfig):
         _check_fcdm(config)
-        multiple, reason = 4, f"FCDM halves twice, so the {what}' side must be a multiple of 4"
-        unit = "4*downsample"
+        multiple, reason = OF_FCDM, f"FCDM halves twice, so the {what}' side must be a multiple of {OF_FCDM}"
+        unit = f"{OF_FCDM}*downsample"
     elif isinstance(config, DiTConfig):
         _check_dit(config)
         multiple = config.patch_size

@@ -34,7 +34,8 @@ def data_checksum(data: DataConfig, resolution: int) -> str:
             raise UserError(f"digits come at 8, 16 or 32 pixels, not {resolution}: set resolution=8, 16 or 32")
         known = DIGITS_CHECKSUM
     elif data.path is not None:
-        from fcdm.data.manifest import check_manifest, manifest_checksum, read_manifest
+        from fcdm.data.manifest import PIXELS, check_manifest, manifest_checksum, read_manifest
+        from fcdm.features.enough_images import refuse_few
 
         folder = Path(data.path)
         if not folder.exists():
@@ -43,9 +44,10 @@ def data_checksum(data: DataConfig, resolution: int) -> str:
                 f"images> resolution=32 out={folder}` makes one of pixels, `fcdm.prepare latents ... resolution=256` "
                 "one of a VAE's latents; or model=N trains on the bundled digits"
             )
+        manifest = read_manifest(folder)
         check_manifest(
             folder,
-            read_manifest(folder),
+            manifest,
             resolution=resolution,
             channels=data.channels,
             downsample=data.downsample,
@@ -54,6 +56,8 @@ def data_checksum(data: DataConfig, resolution: int) -> str:
             latents=data.latents,
             flip=data.flip,
         )
+        if manifest.kind == PIXELS:
+            refuse_few(f"data.path={folder}", manifest.parts)
         known = manifest_checksum(folder)
     else:
         raise UserError(
@@ -138,8 +142,7 @@ class PixelStoreDataset:
         data = config.data
         assert data.path is not None
         self.store = PixelStore(data.path, resolution=config.resolution, channels=data.channels, classes=data.classes)
-        if data.checksum not in (None, self.store.checksum):
-            raise UserError(f"the store {data.path} is another than the run's: its manifest has changed")
+        self.store.refuse_other(data.checksum)
         self.device, self.flip = device, data.flip
         self.device_draws: tuple[Asked, ...] = (Uniform(Purpose.FLIP, ()),) if data.flip == "random" else ()
 
@@ -196,8 +199,7 @@ class LatentsDataset:
             downsample=data.downsample,
             classes=data.classes,
         )
-        if data.checksum not in (None, self.store.checksum):
-            raise UserError(f"the latents store {data.path} is another than the run's: its manifest has changed")
+        self.store.refuse_other(data.checksum)
         self.device, self.latents, self.flip = device, data.latents, data.flip
         # The toss decides what is read.
         self.host_draws: tuple[Asked, ...] = (Uniform(Purpose.FLIP, ()),) if data.flip == "random" else ()

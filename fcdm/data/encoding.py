@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcdm.data.import_latents import ImportedLatents, ImportRequest
+from fcdm.data.labelled_images import AS_IT_IS, SourceOptions
 from fcdm.data.shards import How, Skipped, StorePlan, Work
 from fcdm.data.store_contents import Latents
 from fcdm.errors import UserError
-from fcdm.formatting import duration_text
+from fcdm.formatting import duration_text, plural
 from fcdm.images.crop import Square, Unreadable, pillow_settings, turned_text
 from fcdm.paths import place
 from fcdm.runs.peers import peers
@@ -34,7 +35,6 @@ SHOWN = 20
 """So many unreadable images are named on the terminal."""
 PATIENCE = 1800.0
 """Seconds without a new shard from anybody, after which the main process takes the others for dead."""
-_HOW = ("labels", "image_key", "label_key", "split", "value_range", "layout")
 
 Read = tuple[Square, tuple[str, ...]] | Unreadable
 """What `Content.square` gives, or raises."""
@@ -60,13 +60,8 @@ class StoreRequest:
     """Of pixels: the side of the black square in which each image stands, in the place of the crop."""
     smaller: str = "upscale"
     """What becomes of images smaller than the resolution: `upscale` or `refuse`; of latents they are scaled up."""
-    labels: str | None = None
-    image_key: str | None = None
-    label_key: str | None = None
-    split: str | None = None
-    value_range: str | None = None
-    layout: str | None = None
-    """These six as `fcdm.data.image_sources.open_source` takes them."""
+    options: SourceOptions = AS_IT_IS
+    """How `images` are read."""
     batch: int = 32
     """Images per pass of the VAE."""
     unreadable: str = "refuse"
@@ -260,12 +255,12 @@ class ShardEncoder:
             more = f", {SHOWN} of them above, all" if len(bad) > SHOWN else ", listed above and"
             raise UserError(
                 f"{len(bad)} of {len(names):,} images cannot be taken{more} in {path}: put others "
-                "in their place, or say --unreadable skip to leave them out; the shards without them are kept"
+                "in their place, or say unreadable=skip to leave them out; the shards without them are kept"
             )
         seconds = time.monotonic() - self.began
         made = {
             "source": str(self.request.images.absolute()),
-            **{key: value for key in _HOW if (value := getattr(self.request, key)) is not None},
+            **self.request.options.said(),
             "exif_orientation": (turned := self.work.turned(self.plan.shards)),
             **self._made_with(),
             "host": platform.node(),
@@ -280,7 +275,8 @@ class ShardEncoder:
         if turned:
             self.shown.note(turned_text(turned))
         self.shown.note(
-            f"{self.request.out} is whole: {images:,} images; {self.own:,} of them made here in {seconds:,.1f} s"
+            f"{self.request.out} is whole: {plural(images, 'image')}; {self.own:,} of them made here in "
+            f"{seconds:,.1f} s"
             + (f"; {left_out:,} left out, see {self.request.out / 'skipped.txt'}" if left_out else "")
         )
 

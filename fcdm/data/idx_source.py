@@ -21,6 +21,7 @@ from fcdm.atomic import describe_oserror
 from fcdm.data.image_folders import NONE
 from fcdm.data.labelled_images import UNLABELLED, ImageSource, some
 from fcdm.errors import UserError
+from fcdm.formatting import plural
 
 _IMAGES = re.compile(r"(?P<before>.*?)images(?P<dot>[-.]?)idx3(?P<after>[-.]?ubyte(?:\.gz)?)", re.IGNORECASE)
 _TESTS = ("t10k", "test", "val")
@@ -54,9 +55,14 @@ def idx_files(root: Path, files: Sequence[str]) -> IdxFiles | None:
     trains = [name for name in images if not _is_test(name)]
     if not images:
         return None
-    if len(trains) != 1 or len(tests) > 1:
-        held = f"IDX files of several data sets ({some(images)})" if trains else f"only a test split ({some(images)})"
-        raise UserError(f"images={root} holds {held}: say one of them, as images={root / (trains or images)[0]}")
+    if not trains:
+        raise UserError(
+            f"images={root} holds only a test split ({some(images)}): put the images to train on beside it "
+            f"(train-images-idx3-ubyte and their labels), or say images={root / images[0]} to train on these"
+        )
+    if len(trains) > 1 or len(tests) > 1:
+        several = f"IDX files of several data sets ({some(images)})"
+        raise UserError(f"images={root} holds {several}: say one of them, as images={root / trains[0]}")
     return IdxFiles(trains[0], tests[0] if tests else None)
 
 
@@ -84,7 +90,10 @@ def idx_source(root: Path, name: str, labels: str | None) -> ImageSource:
         return pixels[index, :, :, None]
 
     count, height, width = pixels.shape
-    notes = [f"{path}: {count:,} images of {width} x {height}", *(["no labels (labels=none)"] if labels else [])]
+    notes = [
+        f"{path}: {plural(count, 'image')} of {width} x {height}",
+        *(["no labels (labels=none)"] if labels else []),
+    ]
     files = [name] if numbers is None else [name, labels_file(path).relative_to(root).as_posix()]
     return ImageSource(
         "idx",

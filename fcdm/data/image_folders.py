@@ -22,7 +22,7 @@ FOLDERS, NONE = "folders", "none"
 
 
 def folder_source(root: Path, files: list[str], labels: str | None, instead: str = "") -> ImageSource:
-    """The images among the `files` below `root`; labels as `open_source` has it.
+    """The images among the `files` below `root`; labels as `SourceOptions` has it.
 
     instead: what to say where there are none, but something else. Raises UserError.
     """
@@ -93,7 +93,7 @@ def _by_file(root: Path, images: list[str], path: Path) -> ImageSource:
         remedy = "mend it, or say labels=FILE, labels=folders or labels=none" if own else "each path is below images="
         raise UserError(f"{path} {' and '.join(wrong)}: {remedy}")
     numbers, classes = numbered(given, path)
-    notes = [f"labels of {path}: {len(classes):,} classes"]
+    notes = [f"labels of {path}: {plural(len(classes), 'class', 'classes')}"]
     return _source(root, images, [numbers[name] for name in images], classes, notes)
 
 

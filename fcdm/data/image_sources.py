@@ -12,7 +12,7 @@ from fcdm.data.array_source import array_source, array_splits
 from fcdm.data.idx_source import IdxFiles, idx_files, idx_source, is_idx
 from fcdm.data.image_folders import NONE, folder_source
 from fcdm.data.image_tables import table_source
-from fcdm.data.labelled_images import ImageSource, some
+from fcdm.data.labelled_images import AS_IT_IS, ImageSource, SourceOptions, some
 from fcdm.data.table_files import choose_tables
 from fcdm.errors import UserError
 from fcdm.images.listing import ARRAYS, TABLES, files_below, is_image
@@ -23,23 +23,13 @@ __all__ = ["ImageSource", "open_source"]
 PACKED = (".zip", ".tar", ".tgz", ".gz", ".7z")
 
 
-def open_source(
-    root: Path,
-    labels: str | None = None,
-    image_key: str | None = None,
-    label_key: str | None = None,
-    split: str | None = None,
-    value_range: str | None = None,
-    layout: str | None = None,
-    beside: str | None = None,
-) -> ImageSource:
+def open_source(root: Path, options: SourceOptions = AS_IT_IS, beside: str | None = None) -> ImageSource:
     """Lists the images in `root`: a folder, or a parquet, arrow, .npz, .npy or IDX file. What is read: docs/data.md.
 
-    labels: a json, csv or tsv file of labels; `folders`: class folders, whatever else is there; `none`: one class.
-    Null: the data set's own, and one class where it has none. image_key, label_key: columns of tables. split: one
-    of several, such as `validation`. value_range, layout: of arrays. beside: the split that the caller reads too, so
-    that nothing is told of it. Raises UserError, in one line.
+    Labels that nothing is said of are the data set's own; one class where it has none. beside: the split that the
+    caller reads too, so that nothing is told of it. Raises UserError, in one line.
     """
+    labels, split = options.labels, options.split
     try:
         if not root.exists():
             raise UserError(
@@ -50,8 +40,8 @@ def open_source(
         raise describe_oserror(error, Path(error.filename or root), "listing the images") from error
     packed = [name for name in files if name.endswith(PACKED)]
     tables = [name for name in files if name.endswith(TABLES)]
-    of_tables = {"image_key": image_key, "label_key": label_key, "split": split}
-    of_arrays = {"range": value_range, "layout": layout}
+    of_tables = {"image_key": options.image_key, "label_key": options.label_key, "split": split}
+    of_arrays = {"range": options.value_range, "layout": options.layout}
     is_array = root.is_file() and root.suffix in ARRAYS
     idx = _idx(root, files)
     if not is_array and (asked := [key for key, value in of_arrays.items() if value]):
@@ -61,12 +51,12 @@ def open_source(
     if is_array:
         if split and not array_splits(root):
             raise UserError(f"images={root}: split is for parquet and arrow files: leave it away")
-        source = array_source(root, labels, value_range, layout, split)
+        source = array_source(root, labels, options.value_range, options.layout, split)
     elif idx:
         source = _of_idx(root, idx, labels, split, beside)
     elif labels in (None, NONE) and tables:
         chosen = choose_tables(root, tables, files, split, beside)
-        source = table_source(chosen, image_key, label_key, unlabelled=labels == NONE)
+        source = table_source(chosen, options.image_key, options.label_key, unlabelled=labels == NONE)
     elif root.is_file():
         other = _label_key(labels, tables) or _unpack(packed) or ", nor a parquet, arrow, .npz, .npy or IDX file"
         raise UserError(f"images={root} is a file, not a folder{other}")
@@ -103,7 +93,7 @@ def _of_idx(root: Path, files: IdxFiles, labels: str | None, split: str | None, 
 
 
 def open_tables(root: Path, image_key: str | None = None, split: str | None = None) -> ImageSource:
-    """The images of parquet or arrow files, without labels; arguments as in `open_source`. Raises UserError."""
+    """The images of parquet or arrow files, without labels; arguments as in `SourceOptions`. Raises UserError."""
     try:
         files = files_below(root) if root.is_dir() else [root.name]
     except OSError as error:

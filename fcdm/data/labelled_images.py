@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Sequence
@@ -19,6 +20,29 @@ UNLABELLED = "unlabelled"
 """The one class of images without labels."""
 LARGEST = 1_000_000
 """Class numbers are below this: beyond, it is an id of something else."""
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """What the user says of a source; null: what is there decides."""
+
+    labels: str | None = None
+    """A json, csv or tsv file of labels; `folders`: class folders, whatever else is there; `none`: one class."""
+    image_key: str | None = None
+    label_key: str | None = None
+    """Columns of tables."""
+    split: str | None = None
+    """One of several, such as `validation`."""
+    value_range: str | None = None
+    layout: str | None = None
+    """Of arrays."""
+
+    def said(self) -> dict[str, str]:
+        """What was said, by name."""
+        return {key: value for key, value in dataclasses.asdict(self).items() if value is not None}
+
+
+AS_IT_IS = SourceOptions()
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,6 +14,7 @@ from typing import Any
 from fcdm.atomic import read_json_if_whole
 from fcdm.codecs.vae_files import ALIASES, vae_identity
 from fcdm.errors import UserError
+from fcdm.features.enough_images import Parts
 from fcdm.paths import place
 
 FORMAT = 1
@@ -72,6 +73,8 @@ class Manifest:
     """Of the weights of the VAE that encoded them; empty for pixels, and where an import names a hub id."""
     vae_id: str
     """Of an import the hub id that its user named; else empty."""
+    heldout: int
+    """Images that are held out."""
     aside: int
     """Images that are set aside for networks that evaluate."""
     classes: tuple[str, ...]
@@ -86,6 +89,11 @@ class Manifest:
     name: str
     """Of the data, for the names of runs, and fit for a folder's: what made.json says, else the folder's, and of the
     papers' data `imagenet`, as which figures know them; of no others."""
+
+    @property
+    def parts(self) -> Parts:
+        """How many images each has."""
+        return Parts(self.images - self.heldout - self.aside, self.heldout, self.aside)
 
     @property
     def downsample(self) -> int:
@@ -130,6 +138,7 @@ def read_manifest(folder: Path) -> Manifest:
             stored=Stored(**values.get("stored", {})),
             vae_sha256="" if pixels else values["vae"]["weights_sha256"],
             vae_id="" if pixels else values["vae"].get("id", ""),
+            heldout=int(values["heldout"]["images"]) if "heldout" in values else 0,
             aside=int(values["aside"]["images"]) if "aside" in values else 0,
             classes=tuple(values["classes"]),
             class_counts=tuple(values["class_counts"]),

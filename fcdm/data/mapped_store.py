@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from fcdm.data.manifest import ASIDE, HELDOUT, LABELS, Shard, check_manifest, manifest_checksum, read_manifest
 from fcdm.errors import UserError
+from fcdm.features.enough_images import Parts
 
 
 class MappedStore:
@@ -43,6 +44,18 @@ class MappedStore:
     @abstractmethod
     def row_shape(self) -> tuple[int, ...]:
         """Of what is kept of one image."""
+
+    def refuse_other(self, checksum: str | None) -> None:
+        """Raises UserError where it is another than that of the run, whose checksum this is; None: any will do."""
+        if checksum not in (None, self.checksum):
+            raise UserError(
+                f"the {self.manifest.kind} store {self.folder} is another than the run's: its manifest has changed"
+            )
+
+    @property
+    def parts(self) -> Parts:
+        """How many images each has."""
+        return Parts(len(self.train_indices), len(self.heldout_indices), len(self.aside_indices))
 
     def __len__(self) -> int:
         return self.manifest.images

@@ -15,7 +15,7 @@ from fcdm.data.idx_source import idx_files
 from fcdm.data.image_folders import NONE
 from fcdm.data.image_sources import ImageSource, open_source
 from fcdm.data.label_files import INDEX
-from fcdm.data.labelled_images import some
+from fcdm.data.labelled_images import AS_IT_IS, SourceOptions, some
 from fcdm.data.table_files import table_splits
 from fcdm.errors import UserError
 from fcdm.formatting import plural
@@ -27,27 +27,18 @@ TESTS = ("test", "validation")
 """What is held out, the first that there is."""
 
 
-def open_with_test(
-    root: Path,
-    labels: str | None = None,
-    image_key: str | None = None,
-    label_key: str | None = None,
-    split: str | None = None,
-    value_range: str | None = None,
-    layout: str | None = None,
-) -> ImageSource:
+def open_with_test(root: Path, options: SourceOptions = AS_IT_IS) -> ImageSource:
     """As `open_source`; with the source's own test split, where it has one beside its training split."""
-    asked = labels, image_key, label_key
-    arrays = value_range, layout
-    pair = None if split else _splits(root, labels)
+    pair = None if options.split else _splits(root, options.labels)
     if pair is None:
-        return open_source(root, *asked, split, *arrays)
+        return open_source(root, options)
     train, test = pair.train, pair.test
     if pair.folders:
-        sources = [open_source(root / name, *asked, None, *arrays) for name in (train, test)]
+        sources = [open_source(root / name, options) for name in (train, test)]
     else:
         sources = [
-            open_source(root, *asked, name, *arrays, beside=other) for name, other in ((train, test), (test, train))
+            open_source(root, dataclasses.replace(options, split=name), beside=other)
+            for name, other in ((train, test), (test, train))
         ]
     found = _joined(root, *sources)
     if others := [name for name in pair.folders if name not in (train, test)]:
@@ -114,7 +105,7 @@ def _joined(root: Path, train: ImageSource, test: ImageSource) -> ImageSource:
         names=[*_below(root, train, train.names), *_below(root, test, test.names)],
         labels=np.concatenate([train.labels, moved[test.labels]]),
         read=read,
-        notes=(*train.notes, f"its own test split is held out: {len(test):,} images"),
+        notes=(*train.notes, f"its own test split is held out: {plural(len(test), 'image')}"),
         files=files,
         test=np.arange(len(train) + len(test)) >= len(train),
     )

@@ -28,13 +28,15 @@ from fcdm.data.encoding import (
 )  # fmt: skip
 from fcdm.data.image_sources import ImageSource, open_source
 from fcdm.data.import_latents import ImportedLatents, import_content
-from fcdm.data.manifest import MADE, MANIFEST, check_manifest, read_manifest
+from fcdm.data.manifest import MADE, MANIFEST, PIXELS, check_manifest, read_manifest
 from fcdm.data.own_split import open_with_test
+from fcdm.data.plan_notes import notes_of_plan
 from fcdm.data.shards import How, StorePlan, Work
 from fcdm.data.store_contents import Content, Latents, Pixels
 from fcdm.errors import UserError
+from fcdm.features.enough_images import refuse_few
 from fcdm.formatting import bytes_text, plural
-from fcdm.images.crop import SMALLER, Unreadable, pillow_settings, read_whole
+from fcdm.images.crop import SMALLER, Unreadable, next_side, pillow_settings, read_whole, why_unpadded
 from fcdm.runs.run_lock import Holder, claim
 
 LOOKED = 64
@@ -57,6 +59,8 @@ def prepare_store(request: StoreRequest, group: Group, shown: ImageProgress) -> 
         whole = False
         try:
             plan = plan_of(request)
+            if plan.content.kind == PIXELS:
+                refuse_few(request.images, plan.parts)
             whole = _whole(request, plan)
             if group.rank == 0 and not whole:
                 _check_space(request, plan, work)
@@ -68,12 +72,12 @@ def prepare_store(request: StoreRequest, group: Group, shown: ImageProgress) -> 
         assert plan is not None
         group.agree(plan.number(), "the images, the VAE and the options")
         if whole:
-            _tell(shown, group, f"{request.out} is whole already: {read_manifest(request.out).images:,} images")
+            _tell(shown, group, f"{request.out} is whole already: {plural(read_manifest(request.out).images, 'image')}")
             if group.rank == 0:
                 shutil.rmtree(work.folder, ignore_errors=True)
             group.close()
             return request.out
-        for note in (*plan.source.notes, *_sizes(request, plan, group)):
+        for note in notes_of_plan(request, plan, group):
             _tell(shown, group, note)
         mine = range(group.rank, plan.shards, group.world_size)
         try:
@@ -86,7 +90,7 @@ def prepare_store(request: StoreRequest, group: Group, shown: ImageProgress) -> 
         _together(group, failure)
         group.close()
         if group.rank == 0 and (kept := len(work.ended())):
-            shown.note(f"{kept:,} of {plan.shards:,} shards stand and are kept")
+            shown.note(f"of {plural(plan.shards, 'shard')} {kept:,} stand, and are kept")
         encoder = ShardEncoder(request, plan, work, group, shown, holder)
         try:
             encoder.encode(encode, missing)
@@ -113,7 +117,8 @@ def _check(request: StoreRequest) -> None:
     pad = request.pad
     if pad is not None and (pad < request.resolution or pad % request.resolution):
         raise UserError(
-            f"pad={pad} cannot be: a multiple of resolution={request.resolution}, for its blocks are averaged to that"
+            f"pad={pad} cannot be: a multiple of resolution={request.resolution}, for its blocks are averaged to that: "
+            f"say pad={next_side(pad, request.resolution)}"
         )
     if pad is not None and request.smaller == "upscale" and request.vae is None:
         raise UserError(f"pad={pad} sets images on black as they are, and smaller=upscale scales them: leave one away")
@@ -121,18 +126,19 @@ def _check(request: StoreRequest) -> None:
 
 def plan_of(request: StoreRequest) -> StorePlan:
     """What the request comes to: the images are listed, the VAE's files found. Raises UserError."""
-    of_source = request.labels, request.image_key, request.label_key, request.split, request.value_range, request.layout
     if request.imported is not None:
         assert request.vae is not None
         imported, source, note = import_content(
-            request.images, request.labels, request.vae, request.resolution, request.imported
+            request.images, request.options.labels, request.vae, request.resolution, request.imported
         )
         source = dataclasses.replace(source, notes=(*source.notes, *([note] if note else [])))
         return StorePlan(imported, request.shard_images, request.heldout, 0.0, source)
     if request.vae is not None:
         content: Content = _latents(request, request.vae)
-        return StorePlan(content, request.shard_images, request.heldout, 0.0, open_source(request.images, *of_source))
-    source = (open_with_test if request.heldout is None else open_source)(request.images, *of_source)
+        return StorePlan(
+            content, request.shard_images, request.heldout, 0.0, open_source(request.images, request.options)
+        )
+    source = (open_with_test if request.heldout is None else open_source)(request.images, request.options)
     channels = _looked_at(source, request)
     content = Pixels(request.resolution, channels, request.channels == 1, request.pad, request.smaller == "upscale")
     heldout, aside = request.heldout, request.aside
@@ -162,15 +168,19 @@ def _latents(request: StoreRequest, name: str) -> Latents:
 def _looked_at(source: ImageSource, request: StoreRequest) -> int:
     """The channels of the store: as asked, else 1 where the images looked at have no colour.
 
-    What cannot be read is told later. Raises UserError where one is smaller than the resolution, and none may be.
+    What cannot be read is told later. Raises UserError where one is smaller than the resolution, or larger than the
+    black square, and none may be.
     """
     smaller_is_wrong = request.pad is None and request.smaller == "refuse"
+    pad = request.pad if request.unreadable == "refuse" else None  # else those that are too large are left out
     colour = False
     with pillow_settings():
         for index in _spread(source):
             with contextlib.suppress(Unreadable):
                 pixels = read_whole(source.read(index))
                 height, width = pixels.shape[:2]
+                if pad is not None and (wrong := why_unpadded(width, height, pad, request.resolution)):
+                    raise UserError(f"{source.root / source.names[index]} has {wrong}")
                 if smaller_is_wrong and min(height, width) < request.resolution:
                     raise UserError(
                         f"{source.root / source.names[index]} has {width} x {height} pixels, and "
@@ -224,7 +234,7 @@ def _whole(request: StoreRequest, plan: StorePlan) -> bool:
     }.items():
         if found != asked[what]:
             raise UserError(
-                f"{out} is a whole store with {what} {found}, not {asked[what]}: remove it, or choose another --out"
+                f"{out} is a whole store with {what} {found}, not {asked[what]}: remove it, or say out=<another folder>"
             )
     made = read_json_if_whole(out / MADE)
     if "stamp" in made and made["stamp"] != plan.source.stamp():
@@ -248,33 +258,6 @@ def _together(group: Group, failure: UserError | None) -> None:
         raise SystemExit(1)
 
 
-def _sizes(request: StoreRequest, plan: StorePlan, group: Group) -> list[str]:
-    count = len(plan.source)
-    images, classes = plural(count, "image"), plural(len(plan.source.classes), "class", "classes")
-    processes = f"{group.world_size} processes on {group.device.type}" if group.world_size > 1 else str(group.device)
-    return [
-        f"{images} of {classes} in {request.images}, at {plan.resolution} pixels",
-        *_of_content(plan),
-        f"{request.out}: {bytes_text(count * plan.image_bytes)} in {plural(plan.shards, 'shard')} "
-        f"({plan.content.told}: {bytes_text(plan.image_bytes)} an image); {processes}",
-    ]
-
-
-def _of_content(plan: StorePlan) -> list[str]:
-    content = plan.content
-    if isinstance(content, Latents):
-        shape = " x ".join(str(n) for n in plan.row_shape[2:])
-        return [f"VAE {content.vae.id}: latents {shape}, scaling factor {content.vae.scaling_factor}"]
-    if isinstance(content, ImportedLatents):
-        stored, vae = content.stored, content.vae
-        told = f"VAE {vae.name}: latents {' x '.join(map(str, content.shape))}, scaled by {stored.scale:g}"
-        return [told + (f" after {stored.shift:g} was taken away" if stored.shift else "")]
-    test = plan.source.test
-    heldout = f"{plan.heldout:g} of each class" if test is None else f"its own test split ({int(test.sum()):,} images)"
-    rest = "of each class" if test is None else "of each class of the others"
-    return [f"held out: {heldout}; set aside for networks that evaluate: {plan.aside:g} {rest}"]
-
-
 def _check_space(request: StoreRequest, plan: StorePlan, work: Work) -> None:
     stands = len(work.ended()) * plan.shard_images
     needed = max(0, len(plan.source) - stands) * (plan.image_bytes + 64)
@@ -283,7 +266,7 @@ def _check_space(request: StoreRequest, plan: StorePlan, work: Work) -> None:
     if needed > free and not request.anyway:
         raise UserError(
             f"{request.out} needs {bytes_text(needed)} and the disk has {bytes_text(free)} free: free some space, "
-            "choose another --out, or say --yes to start all the same"
+            "say out=<another folder>, or --yes to start all the same"
         )
 
 

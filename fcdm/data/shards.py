@@ -17,6 +17,7 @@ import shutil
 import struct
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from fcdm.data.labelled_images import ImageSource
 from fcdm.data.manifest import ASIDE, FORMAT, HELDOUT, LABELS, MADE, MANIFEST, NAMES, PIXELS
 from fcdm.data.store_contents import Content
 from fcdm.errors import UserError
+from fcdm.features.enough_images import Parts, refuse_few
 from fcdm.hashing import has_sha256
 
 SKIPPED = "skipped.txt"
@@ -115,6 +117,11 @@ class StorePlan:
         aside[left] = heldout_mask([f"aside/{names[index]}" for index in left.tolist()], labels[left], self.aside)
         return heldout, aside
 
+    @cached_property
+    def parts(self) -> Parts:
+        """Of the source's images, where all can be read."""
+        return parts_of(*self.split(self.source.names, self.source.labels, list(range(len(self.source)))))
+
     def number(self) -> int:
         """20 bits of what is planned, for processes to compare."""
         return int.from_bytes(hashlib.sha256(json.dumps(self.values()).encode()).digest()[:3], "big") >> 4
@@ -144,7 +151,7 @@ class Work:
         if differs:
             raise UserError(
                 f"{self.out} is the unfinished store of another command ({_told(before, values, differs)}): finish "
-                "that one, remove the folder, or choose another --out"
+                "that one, remove the folder, or say out=<another folder>"
             )
         with file_errors(self.out):
             for folder in (self.out / "shards", self.folder):
@@ -258,11 +265,7 @@ class Work:
             raise UserError(f"none of the {len(source):,} images of {source.root} can be read")
         names, labels = [source.names[index] for index in kept], source.labels[kept]
         heldout, aside = plan.split(names, labels, kept)
-        if (heldout | aside).all():
-            raise UserError(
-                f"none of the {len(kept):,} images is left to train on: {int(heldout.sum()):,} are held out and "
-                f"{int(aside.sum()):,} set aside: say less of heldout= and aside="
-            )
+        refuse_few(self.out, parts_of(heldout, aside), plan.content.least)
         files = {
             LABELS: write_npy(self.out / LABELS, labels.astype(np.int32)),
             HELDOUT: write_npy(self.out / HELDOUT, heldout),
@@ -296,6 +299,11 @@ class Work:
         )
         shutil.rmtree(self.folder, ignore_errors=True)
         return len(kept)
+
+
+def parts_of(heldout: NDArray[np.bool_], aside: NDArray[np.bool_]) -> Parts:
+    """How many of the images (N,) are in each part."""
+    return Parts(int((~heldout & ~aside).sum()), int(heldout.sum()), int(aside.sum()))
 
 
 def _small_together(labels: NDArray[np.int32]) -> NDArray[np.int32]:

@@ -16,6 +16,7 @@ from fcdm.codecs.vae_files import VaeIdentity
 from fcdm.data.channels import Sums, sums_of, write_channels
 from fcdm.data.manifest import LATENTS, PIXELS, Stored
 from fcdm.images.crop import Source, Square, Unreadable, square_of
+from fcdm.metrics.least_images import LEAST
 
 SMALLER, GREYED = "smaller=upscale", "channels=1"
 """What must have been asked for before it is done to an image."""
@@ -25,6 +26,8 @@ class Content(Protocol):
     """What one kind of store holds."""
 
     kind: ClassVar[str]
+    least: ClassVar[int]
+    """Images that must be trained on: samples of a store of pixels are compared with these."""
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -75,6 +78,7 @@ class WithChannels:
     """Contents whose channels are measured as they come: latents."""
 
     stored: Stored
+    least: ClassVar[int] = 1
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -153,6 +157,7 @@ class Pixels:
     """The bytes of the square image itself."""
 
     kind: ClassVar[str] = PIXELS
+    least: ClassVar[int] = LEAST
     resolution: int
     channels: int
     """1: grey, 3: RGB."""

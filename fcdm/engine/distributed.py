@@ -129,10 +129,30 @@ class Ranks:
         return cast("_T", self.of_first(found))
 
     def own_after_first(self, act: Callable[[], _T]) -> _T:
-        """Each rank's own `act()`; the first's comes before, and what it raises ends all (`refuse_together`)."""
+        """As `all_or_none`; the first's own comes before the others', which see what it has made."""
         found: list[_T] = []
         self.first_does(lambda: found.append(act()))
-        return found[0] if found else act()
+        return self.all_or_none(lambda: found[0] if found else act())
+
+    def all_or_none(self, act: Callable[[], _T]) -> _T:
+        """Each rank's own `act()`; a UserError of any is the first rank's, and ends all (`refuse_together`).
+
+        For what one may be unable to do alone, such as to open a file that other machines have: the others would wait
+        for it where all ranks meet next. So `act` does nothing that needs them.
+        """
+        found: list[_T] = []
+        why: str | None = None
+        try:
+            found.append(act())
+        except UserError as error:
+            why = str(error)
+        told = [(rank, text) for rank, text in enumerate(self.of_all(why)) if text is not None]
+        refusal: UserError | None = None
+        if told and self.is_main:
+            rank, text = told[0]
+            refusal = UserError(f"process {rank} of {self.world_size}: {text}" if rank else text)
+        self.refuse_together(refusal)
+        return found[0]
 
     def refuse_together(self, refusal: BaseException | None) -> None:
         """All go on, or none: raises the first rank's refusal there, and ends the others without a word.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +161,8 @@ def evaluate_samples(
                 if not done:
                     space = protocols[name][0]
                     of_space = reference or open_reference(reference_path, samples.height, worker_here, space)
-                    measures[name] = ReferenceMeasure(of_space, ranks.device, space, places)
+                    opened = partial(ReferenceMeasure, of_space, ranks.device, space, places)
+                    measures[name] = ranks.all_or_none(opened)
             first = next(iter(measures.values())).reference
             notes = ranks.first_does(lambda: notes_on(samples, _is_grey(first)))
             for note in (*samples.notes, *notes):

@@ -58,9 +58,10 @@ class Evaluator:
                 self._weights(step, records, state.ema if weights == "ema" else state.model)
 
     def refuse_failed(self, others: str) -> None:
-        """Raise UserError where a budget could not be evaluated, and say what became of the others."""
-        if self.failed:
-            raise UserError(f"{'; '.join(self.failed)}: these budgets cannot be evaluated; {others}")
+        """Raise UserError where a budget could not be evaluated, and say what became of the others. All ranks together;
+        the first says it."""
+        refusal = UserError(f"{'; '.join(self.failed)}: these budgets cannot be evaluated; {others}")
+        self.ranks.refuse_together(refusal if self.failed and self.ranks.is_main else None)
 
     @contextlib.contextmanager
     def _noting_failure(self) -> Iterator[None]:

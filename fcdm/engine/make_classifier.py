@@ -19,7 +19,8 @@ from fcdm.engine.worker import Worker
 from fcdm.errors import UserError
 from fcdm.features import train_classifier
 from fcdm.features.classifier_files import WEIGHTS, ClassifierFiles, facts_file, find_classifier
-from fcdm.features.train_classifier import IMAGES_A_STEP, LEAST_IMAGES, SEEDS, Lesson, has_learned, lesson_of
+from fcdm.features.enough_images import LEAST_TAUGHT, TESTED, why_no_classifier
+from fcdm.features.train_classifier import IMAGES_A_STEP, SEEDS, Lesson, has_learned, lesson_of
 from fcdm.hashing import known_sha256
 from fcdm.metrics.inception_score import shuffled
 
@@ -69,7 +70,7 @@ def _make(store: PixelStore, worker: Worker, task: str) -> None:
     total = len(SEEDS) * steps * IMAGES_A_STEP
     worker.progress.note(
         f"classifier of {store.folder}: {len(SEEDS)} small networks learn {_what(lesson)} on {taught:,} images that no "
-        f"generator sees; {total:,} images are looked at, some minutes on two cores"
+        f"generator sees; {total:,} images are looked at"
     )
     weights: dict[str, Tensor] = {}
     right: list[int] = []
@@ -111,11 +112,13 @@ def _make(store: PixelStore, worker: Worker, task: str) -> None:
 
 
 def _lesson(store: PixelStore, task: str) -> tuple[Lesson, int]:
-    """What there is to learn in the store, and of how many images."""
+    """What there is to learn in the store, and of how many images. Raises UserError where these are too few."""
+    if why := why_no_classifier(store.parts):
+        raise UserError(why)
     aside = _drawn(store.aside_indices, MOST_TAUGHT)
     tests = _drawn(store.heldout_indices, MOST_TESTED)
     labels = store.labels
-    if len(tests) < LEAST_IMAGES:  # a fifth of what is set aside is not learned from, then
+    if len(tests) < LEAST_TAUGHT:  # a fifth of what is set aside is not learned from, then
         aside, tests = _cut(aside, labels[aside])
     lesson = lesson_of(store.read(aside), labels[aside], store.read(tests), labels[tests], task)
     return lesson, len(lesson.images)
@@ -133,7 +136,7 @@ def _cut(aside: NDArray[np.int64], labels: NDArray[np.int64]) -> tuple[NDArray[n
     """
     by_class = np.lexsort((shuffled(len(aside), SPLIT_SEED), labels))
     is_test = np.zeros(len(aside), bool)
-    is_test[by_class[4::5]] = True
+    is_test[by_class[TESTED - 1 :: TESTED]] = True
     return aside[~is_test], aside[is_test]
 
 

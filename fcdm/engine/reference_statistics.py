@@ -32,6 +32,7 @@ from fcdm.features.make_reference import kept_numbers, write_reference
 from fcdm.features.reference import KEEP, Reference, read_reference
 from fcdm.features.sample_statistics import SampleStatistics
 from fcdm.features.space import INCEPTION, Space
+from fcdm.formatting import plural
 from fcdm.hashing import known_sha256
 from fcdm.images.crop import Unreadable, turned_text
 from fcdm.images.image_stream import Images
@@ -84,7 +85,8 @@ def make_reference(images: Images, request: ReferenceRequest, worker: Worker, wa
         if worker_here is None:
             return False
         began = time.monotonic()
-        measure = _ReferenceMeasure(request.space.open(ranks.device), images)
+        extractor = ranks.all_or_none(lambda: request.space.open(ranks.device))
+        measure = _ReferenceMeasure(extractor, images)
         partial = request.work / f"{short_hash(plan)}-{ranks.share_name(request.batch)}.npz"
 
         def crops(first: int, last: int) -> Tensor:
@@ -137,7 +139,7 @@ def make_reference(images: Images, request: ReferenceRequest, worker: Worker, wa
             if turned:
                 worker_here.progress.note(turned_text(turned))
             if bad:
-                worker_here.progress.note(f"{len(bad):,} images were left out: {request.facts} lists them")
+                worker_here.progress.note(f"{plural(len(bad), 'image')} left out: {request.facts} lists them")
 
         ranks.first_does(write)
         if ranks.is_main:
@@ -151,14 +153,14 @@ def open_reference(path: Path, side: int, worker: Worker, space: Space = INCEPTI
     side: of the samples in pixels, to which the images are brought as `fcdm.prepare reference` does. All ranks
     together. Raises Stopped and UserError.
     """
-    if is_statistics(path):
-        return read_reference(path, side)
     ranks = worker.ranks
+    if is_statistics(path):
+        return ranks.all_or_none(lambda: read_reference(path, side))
     out = ranks.first_does(lambda: statistics_of_images(path, side, space.id))
-    images = reference_images(path, side)
+    images = ranks.all_or_none(lambda: reference_images(path, side))
     if not out.exists():
         kept = f"their statistics, as ADM crops them to {side} pixels, are made once and kept in {out}"
-        worker.progress.note(f"reference {path}: {images.count:,} images; {kept}")
+        worker.progress.note(f"reference {path}: {plural(images.count, 'image')}; {kept}")
         if ranks.is_main:
             with file_errors(out.parent):
                 out.parent.mkdir(parents=True, exist_ok=True)

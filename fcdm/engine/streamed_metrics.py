@@ -31,7 +31,8 @@ from fcdm.features.space import INCEPTION, Space, asked_space, compared_with
 from fcdm.metrics.frechet import FeatureStatistics, frechet_distance, frechet_distance_of_moments, resampling_floor
 from fcdm.metrics.inception_score import shuffled
 from fcdm.metrics.joined_states import joined, state_of
-from fcdm.metrics.kernel_distance import LEAST, kernel_distance
+from fcdm.metrics.kernel_distance import kernel_distance
+from fcdm.metrics.least_images import LEAST
 from fcdm.metrics.rounding import to_uint8
 from fcdm.runs.protocol import reference_of
 
@@ -83,7 +84,8 @@ def open_measure(config: Config, data: Dataset | None, worker: Worker) -> Measur
     if config.evaluation.labels == "balanced":
         places = shuffled(config.evaluation.samples, config.evaluation.seed)
     if kind in ("store", "memory"):
-        return StoreMeasure(_store_of(config, data), worker, space, places)
+        store = worker.ranks.all_or_none(lambda: _store_of(config, data))
+        return StoreMeasure(store, worker, space, places)
     reference = open_reference(reference_of(config), config.resolution, worker, space)
     return ReferenceMeasure(reference, device, space, places)
 
@@ -210,7 +212,7 @@ class StoreMeasure:
     ) -> None:
         """places: where each sample stands among the Inception Score's splits; None: in order."""
         self.device, self.places = worker.ranks.device, places
-        first = space.open(self.device)
+        first = worker.ranks.all_or_none(lambda: space.open(self.device))
         self.extractors = {"": first} | ({"_second": first.second} if first.second else {})
         self.references = {key: open_store_reference(store, one, worker) for key, one in self.extractors.items()}
         self.statistics = {key: SampleStatistics.for_extractor(one) for key, one in self.extractors.items()}

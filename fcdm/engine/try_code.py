@@ -15,6 +15,7 @@ from typing import Any
 from fcdm.config.schema import CustomConfig
 from fcdm.config.user_code import KIND, UserCode
 from fcdm.errors import UserError
+from fcdm.runs.processes import end_with_parent
 
 
 def _try_model(code: UserCode, **facts: Any) -> dict[str, Any]:
@@ -74,4 +75,5 @@ def main(answers: Path) -> None:
 
 
 if __name__ == "__main__":
+    end_with_parent()
     main(Path(sys.argv[1]))

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fcdm.errors import UserError
 from fcdm.features.classifier import BATCH, StoreClassifier, scaled
+from fcdm.features.enough_images import LEAST_TAUGHT
 from fcdm.metrics.inception_score import shuffled
 
 SEEDS = (0, 1)
@@ -26,8 +27,6 @@ COVERED = 0.9
 """... and labels are learned where such classes hold this share of the images set aside,"""
 MOST_CLASSES = 1000
 """and are no more than these."""
-LEAST_IMAGES = 40
-"""To learn from, and to be tested on."""
 SURE = 1e-3
 """How likely guessing may be to do as well as a network that counts as having learned."""
 
@@ -61,20 +60,13 @@ def lesson_of(
     """Labels where enough images of enough classes are set aside, else rotations. task: `labels` or `rotations`
     decides.
 
-    Raises UserError where there are too few images, or no labels to learn though these are asked for.
+    Raises UserError where there are no labels to learn though these are asked for.
     """
-    for found, what in ((images, "images set aside"), (tests, "held-out images")):
-        if len(found) < LEAST_IMAGES:
-            raise UserError(
-                f"the store has {len(found)} {what}, and a classifier wants at least {LEAST_IMAGES}: say "
-                "evaluation.features=pixels, inception or dinov2, or make the store with more (`fcdm.prepare images "
-                "aside=0.3 heldout=0.2`)"
-            )
     values, counts = np.unique(labels, return_counts=True)
     chosen = values[counts >= LEAST_OF_CLASS]
     covered = counts[counts >= LEAST_OF_CLASS].sum() / counts.sum()
     known = np.isin(test_labels, chosen)
-    learnable = 2 <= len(chosen) <= MOST_CLASSES and covered >= COVERED and known.sum() >= LEAST_IMAGES
+    learnable = 2 <= len(chosen) <= MOST_CLASSES and covered >= COVERED and known.sum() >= LEAST_TAUGHT
     if task == "labels" and not learnable:
         raise UserError(
             f"task=labels: {len(chosen)} of {len(values)} classes have {LEAST_OF_CLASS} images set aside, which hold "

@@ -143,11 +143,23 @@ def padded(image: Image.Image, side: int, size: int) -> NDArray[np.uint8]:
 
     `side` is a multiple of `size`; averages are rounded to the nearest byte. Raises Unreadable for a larger image.
     """
-    if max(image.size) > side:
-        raise Unreadable(f"{image.width} x {image.height} pixels, more than pad={side}")
+    if wrong := why_unpadded(*image.size, side, size):
+        raise Unreadable(wrong)
     square = Image.new("RGB", (side, side))
     square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
     return np.asarray(square.reduce(side // size), dtype=np.uint8)
+
+
+def why_unpadded(width: int, height: int, side: int, size: int) -> str | None:
+    """What is wrong with an image for a black square of `side` pixels, of blocks for `size`; None: it stands in it."""
+    if max(width, height) <= side:
+        return None
+    return f"{width} x {height} pixels, more than pad={side}: pad={next_side(max(width, height), size)} would hold it"
+
+
+def next_side(side: int, size: int) -> int:
+    """The least multiple of `size` that is no less than `side`."""
+    return -(-side // size) * size
 
 
 def turned_text(count: int) -> str:

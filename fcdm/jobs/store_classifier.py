@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -35,7 +36,7 @@ def make_classifiers(configs: Iterable[Config]) -> None:
 
 
 def _make(path: str) -> None:
-    """`python -m fcdm.prepare features`, whose last line is what went wrong."""
+    """By `python -m fcdm.prepare features`, which writes a refusal to a file. Raises UserError."""
     if is_first_process():
         print(
             f"evaluation.features=classifier: {path} has none yet, so that it is made now, once "
@@ -48,15 +49,11 @@ def _make(path: str) -> None:
     safe_path = ["-P"] if sys.flags.safe_path else []
     command = [sys.executable, *safe_path, "-m", "fcdm.prepare", "features", f"data.path={path}"]
     shown = None if is_first_process() else subprocess.DEVNULL
-    streams = {"stdout": shown, "stderr": subprocess.PIPE, "env": environment}
-    with own_session(command, signal.SIGTERM, **streams) as process:
-        assert process.stderr is not None
-        last = ""
-        for line in process.stderr:
-            if line.startswith("fcdm.prepare: "):
-                last = line.strip()
-            elif shown is None:
-                print(line, end="", file=sys.stderr, flush=True)
-        code = process.wait()
-    if code:
-        raise UserError(last.removeprefix("fcdm.prepare: ") or f"{path}: making its classifier ended with code {code}")
+    with tempfile.TemporaryDirectory(prefix="fcdm-") as folder:
+        refusal = Path(folder) / "refusal"
+        command.append(f"refusal={refusal}")
+        with own_session(command, signal.SIGTERM, environment, stdout=shown, stderr=shown) as process:
+            code = process.wait()
+        if code:
+            why = refusal.read_text() if refusal.exists() else f"making its classifier ended with code {code}"
+            raise UserError(why if refusal.exists() else f"{path}: {why}")

@@ -20,10 +20,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fcdm.errors import UserError
+from fcdm.metrics.least_images import LEAST
 
 BLOCK = 2048
-LEAST = 4
-"""Rows of a set, below which its variance has no unbiased estimate."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -145,19 +145,48 @@ def _signals_end() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+PARENT = "FCDM_PARENT"
+"""In the environment of a process of `own_session`: `<a pipe's end>:<signal>`."""
+
+
 @contextlib.contextmanager
-def own_session(command: list[str], ending: signal.Signals, **streams: Any) -> Iterator[subprocess.Popen[str]]:
+def own_session(
+    command: list[str], ending: signal.Signals, env: Mapping[str, str] | None = None, **streams: Any
+) -> Iterator[subprocess.Popen[str]]:
     """A process of text streams in a session of its own, so that what it started ends with it.
 
     ending: what its session is sent where it still runs at the block's end, also at Ctrl-C and other signals, of which
-    such a session does not hear by itself.
+    such a session does not hear by itself. Of a SIGKILL to this process the other hears by `end_with_parent`.
     """
-    with _signals_end(), subprocess.Popen(command, text=True, start_new_session=True, **streams) as process:
-        try:
-            yield process
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, ending)
+    reader, writer = os.pipe()  # this process writes nothing: its end closes at its own end, however that comes
+    environment = {**(os.environ if env is None else env), PARENT: f"{reader}:{int(ending)}"}
+    how: dict[str, Any] = {"text": True, "start_new_session": True, "pass_fds": (reader,), "env": environment}
+    try:
+        with _signals_end(), subprocess.Popen(command, **how, **streams) as process:
+            try:
+                yield process
+            finally:
+                if process.poll() is None:
+                    os.killpg(process.pid, ending)
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+def end_with_parent() -> None:
+    """For the start of a process of `own_session`: its session is sent the `ending` once the other process is gone.
+
+    Elsewhere nothing is done.
+    """
+    if not (said := os.environ.pop(PARENT, "")):  # not for what this one starts
+        return
+    reader, ending = map(int, said.split(":"))
+
+    def wait() -> None:
+        os.read(reader, 1)
+        os.killpg(0, ending)
+
+    threading.Thread(target=wait, daemon=True, name="parent").start()
 
 
 def cores() -> int:

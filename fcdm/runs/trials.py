@@ -168,8 +168,8 @@ def _run(command: list[str], questions: str, code: UserCode) -> tuple[int, str]:
         limit = float(text)
     except ValueError:
         raise UserError(f"{LIMIT}={text}: a number of seconds") from None
-    streams = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-    with own_session(command, signal.SIGKILL, **streams) as process:
+    pipe = subprocess.PIPE
+    with own_session(command, signal.SIGKILL, stdin=pipe, stdout=subprocess.DEVNULL, stderr=pipe) as process:
         try:
             try:
                 told = process.communicate(questions, timeout=min(PATIENCE, limit))[1]

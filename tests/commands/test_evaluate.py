@@ -232,7 +232,7 @@ def test_wrong_words_are_one_line(lab: Any, capsys: Any) -> None:
         (["samples=gone.npz", "reference=reference.npz"], "gone.npz: there is no such file"),
         (
             ["samples=mine.npz", "reference=reference.npz", "features=digits-cnn"],
-            "known: dinov2, dinov2-pil, inception",
+            "say one of dinov2, dinov2-pil, inception",
         ),
         (
             ["samples=mine.npz", "reference=reference.npz", "guidance_scale=2"],

@@ -12,6 +12,7 @@ from PIL import Image
 
 from fcdm.data.array_source import BLOCK
 from fcdm.data.image_sources import open_source
+from fcdm.data.labelled_images import SourceOptions
 from fcdm.errors import UserError
 from fcdm.prepare import main
 from tests.support.tiny_images import encoded, picture, save_vae
@@ -55,12 +56,12 @@ def test_labels_and_words_that_do_not_fit_are_one_line(tmp_path: Path) -> None:
 
     def refused(told: str, **how: Any) -> None:
         with pytest.raises(UserError, match=told) as error:
-            open_source(path, **how)
+            open_source(path, SourceOptions(**how))
         assert "\n" not in str(error.value)
 
     np.savez(path, PIXELS, LABELS / 2)
     refused("class numbers from 0, one per image, are wanted; labels=none takes the images without")
-    assert open_source(path, labels="none").classes == ["unlabelled"]
+    assert open_source(path, SourceOptions(labels="none")).classes == ["unlabelled"]
     np.savez(path, PIXELS, LABELS[:5])
     refused("12 images in `arr_0`, but 5 labels in `arr_1`")
     np.savez(path, PIXELS, LABELS)
@@ -71,6 +72,9 @@ def test_labels_and_words_that_do_not_fit_are_one_line(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", PIXELS / 255)
     path = tmp_path / "a.npy"
     refused("say range=0..1 or range=-1..1")
-    assert open_source(path, value_range="0..1").checksum() != open_source(path, value_range="-1..1").checksum()
+    assert (
+        open_source(path, SourceOptions(value_range="0..1")).checksum()
+        != open_source(path, SourceOptions(value_range="-1..1")).checksum()
+    )
     path = tmp_path
     refused("range is for .npz and .npy files", value_range="0..1")

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from fcdm.data.image_sources import open_source
+from fcdm.data.labelled_images import SourceOptions
 from fcdm.data.own_split import open_with_test
 from fcdm.errors import UserError
 from tests.support.pixel_data import idx_bytes, idx_folder, of_classes, pictures
@@ -35,11 +36,11 @@ def test_one_file_or_one_split(tmp_path: Path) -> None:
     idx_folder(tmp_path, 7, 5)
     one = open_with_test(tmp_path / "t10k-images-idx3-ubyte.gz")
     assert (len(one), one.test) == (5, None)
-    assert open_source(tmp_path, split="test").names == one.names
+    assert open_source(tmp_path, SourceOptions(split="test")).names == one.names
     alone = open_source(tmp_path)
     assert len(alone) == 7
     assert any("split=test takes that" in note for note in alone.notes)
-    assert open_source(tmp_path, "none").classes == ["unlabelled"]
+    assert open_source(tmp_path, SourceOptions("none")).classes == ["unlabelled"]
     # As torchvision unpacks them: beside the packed ones, in a folder below.
     (tmp_path / "mnist/raw").mkdir(parents=True)
     for path in tmp_path.glob("*.gz"):
@@ -95,7 +96,7 @@ def _png(path: Path) -> None:
         (_png, "is no IDX file (it does not begin with two zero bytes), nor is it packed by gzip, as its name says"),
         (lambda path: path.write_bytes(b""), "is no IDX file"),
         (lambda path: path.write_bytes(idx_bytes(np.zeros((0, 8, 8), np.uint8))), "holds no image"),
-        (lambda path: path.unlink(), "holds only a test split"),
+        (lambda path: path.unlink(), "on these"),
         (lambda path: path.with_name("emnist-images-idx3-ubyte").write_bytes(b""), "of several data sets"),
     ],
 )
@@ -108,6 +109,17 @@ def test_what_is_wrong_is_one_line(spoil: Callable[[Path], object], says: str, t
     assert "\n" not in str(refusal.value)
 
 
+def test_a_test_split_alone_is_told_how_to_be_used(tmp_path: Path) -> None:
+    (idx_folder(tmp_path) / TRAIN).unlink()
+    with pytest.raises(UserError) as refusal:
+        open_with_test(tmp_path)
+    assert str(refusal.value) == (
+        f"images={tmp_path} holds only a test split ({T10K}): put the images to train on beside it "
+        f"(train-images-idx3-ubyte and their labels), or say images={tmp_path / T10K} to train on these"
+    )
+    assert len(open_with_test(tmp_path / T10K))
+
+
 def test_words_that_mean_nothing_of_them_are_refused(tmp_path: Path) -> None:
     idx_folder(tmp_path)
     for how, says in (
@@ -117,6 +129,6 @@ def test_words_that_mean_nothing_of_them_are_refused(tmp_path: Path) -> None:
         ({"split": "validation"}, "has no split validation: say split=train or split=test"),
     ):
         with pytest.raises(UserError, match=says):
-            open_source(tmp_path, **how)
+            open_source(tmp_path, SourceOptions(**how))
     with pytest.raises(UserError, match="holds labels, not images"):
         open_source(tmp_path / LABELS)

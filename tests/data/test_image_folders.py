@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from fcdm.data.image_sources import ImageSource, open_source
+from fcdm.data.labelled_images import SourceOptions
 from fcdm.errors import UserError
 from tests.support.nobody import as_nobody
 
@@ -30,7 +31,7 @@ def labelled(source: ImageSource) -> dict[str, str]:
 
 def refused(root: Path, **how: Any) -> str:
     with pytest.raises(UserError) as error:
-        open_source(root, **how)
+        open_source(root, SourceOptions(**how))
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -39,7 +40,7 @@ def test_what_was_read_before_has_the_checksum_that_it_had(tmp_path: Path) -> No
     touch(tmp_path, "a/x.png", "a-1/y.png", "a/deep/z.PNG", "a/note.txt", "a/._x.png", "b/1.jpeg", "loose.png")
     found = open_source(tmp_path)
     assert found.checksum() == "a31dfd468accbed38b7dc7768c741854f1707fe5415708307954bee5be4c7354"
-    assert found.checksum() == open_source(tmp_path, labels="folders").checksum()
+    assert found.checksum() == open_source(tmp_path, SourceOptions(labels="folders")).checksum()
 
 
 @pytest.mark.parametrize(
@@ -62,13 +63,15 @@ def test_folders_named_like_splits_are_no_classes(
     assert f"say images={tmp_path / say}" in told
     assert len(open_source(tmp_path / say)), "what is said works"
     assert "labels=folders" in told
-    assert set(labelled(open_source(tmp_path, labels="folders")).values()) == {name.split("/")[0] for name in names}
+    assert set(labelled(open_source(tmp_path, SourceOptions(labels="folders"))).values()) == {
+        name.split("/")[0] for name in names
+    }
     assert "named like splits" in refused(tmp_path, labels="none"), "nor mixed without labels"
 
 
 def test_a_class_called_train_can_be_said(tmp_path: Path) -> None:
     touch(tmp_path, "bus/a.png", "train/b.png", "testbed/c.png")
-    assert open_source(tmp_path, labels="folders").classes == ["bus", "testbed", "train"]
+    assert open_source(tmp_path, SourceOptions(labels="folders")).classes == ["bus", "testbed", "train"]
     shutil.rmtree(tmp_path / "train")
     assert open_source(tmp_path).classes == ["bus", "testbed"], "a word within a name is no split"
 
@@ -79,7 +82,7 @@ def test_edm2s_layout_has_the_labels_of_its_index(tmp_path: Path) -> None:
     assert "folders that only count its images (00000/img00000000.png)" in told
     for way, classes in (("none", ["unlabelled"]), ("folders", ["00000", "00001"])):
         assert f"labels={way}" in told
-        assert open_source(tmp_path, labels=way).classes == classes, "what is said works"
+        assert open_source(tmp_path, SourceOptions(labels=way)).classes == classes, "what is said works"
 
     pairs = list(zip(EDM2, (1, 0, 3, 1), strict=True))
     (tmp_path / "dataset.json").write_text(json.dumps({"labels": pairs}))
@@ -118,7 +121,7 @@ def test_ffhqs_folders_only_count_too(tmp_path: Path) -> None:
 def test_a_file_of_labels_gives_labels_and_the_order_of_classes(file: str, content: str, tmp_path: Path) -> None:
     images = touch(tmp_path / "images", "a.png", "x/b.png", "x/c.png", "x/readme.txt")
     (tmp_path / file).write_text(content, encoding="utf-8")
-    found = open_source(images, labels=str(tmp_path / file))
+    found = open_source(images, SourceOptions(labels=str(tmp_path / file)))
     assert labelled(found) == {"a.png": "cat", "x/b.png": "dog", "x/c.png": "dog"}
     assert all("not read" not in note for note in found.notes)
     assert found.classes == ["dog", "cat"], "as they come in the file"
@@ -128,11 +131,13 @@ def test_numbers_in_a_file_of_labels_are_class_numbers(tmp_path: Path) -> None:
     touch(tmp_path, "a.png", "b.png", "c.png")
     for content in ("a.png,10\nb.png,2\nc.png,0\n", f"{tmp_path}/a.png,10\nb.png,2\nc.png,0\n"):
         (tmp_path / "labels.csv").write_text(content)
-        found = open_source(tmp_path, labels=str(tmp_path / "labels.csv"))
+        found = open_source(tmp_path, SourceOptions(labels=str(tmp_path / "labels.csv")))
         assert found.labels.tolist() == [10, 2, 0]
         assert found.classes == [str(number) for number in range(11)]
     (tmp_path / "labels.csv").write_text("a.png,007\nb.png,2\nc.png,0\n")
-    assert open_source(tmp_path, labels=str(tmp_path / "labels.csv")).classes == ["007", "2", "0"], "007 is a name"
+    assert open_source(tmp_path, SourceOptions(labels=str(tmp_path / "labels.csv"))).classes == ["007", "2", "0"], (
+        "007 is a name"
+    )
 
 
 @pytest.mark.parametrize(
@@ -183,7 +188,9 @@ def test_a_folder_without_class_folders_is_one_class(tmp_path: Path) -> None:
     assert any("label_drop.probability=0" in note for note in found.notes)
     (tmp_path / "empty").mkdir()
     assert open_source(tmp_path).checksum() == found.checksum()
-    assert open_source(touch(tmp_path / "classes", "x/a.png", "y/b.png"), labels="none").labels.tolist() == [0, 0]
+    assert open_source(
+        touch(tmp_path / "classes", "x/a.png", "y/b.png"), SourceOptions(labels="none")
+    ).labels.tolist() == [0, 0]
 
 
 @pytest.mark.parametrize("names", [("a.png", "b.png"), ("cat/a.png", "dog/b.png")])
@@ -193,7 +200,9 @@ def test_a_table_beside_the_images_is_told_and_not_guessed(names: tuple[str, ...
     (tmp_path / "metadata.csv").write_text(f"file_name,label\n{names[0]},1\n{names[1]},0\n")
     said = f"labels={tmp_path / 'metadata.csv'}"
     assert any(f"metadata.csv not read: if it holds labels, say {said}" in note for note in open_source(tmp_path).notes)
-    assert open_source(tmp_path, labels=said.partition("=")[2]).labels.tolist() == [1, 0], "what is said works"
+    assert open_source(tmp_path, SourceOptions(labels=said.partition("=")[2])).labels.tolist() == [1, 0], (
+        "what is said works"
+    )
 
 
 def test_images_beside_class_folders(tmp_path: Path) -> None:
@@ -204,8 +213,8 @@ def test_images_beside_class_folders(tmp_path: Path) -> None:
     touch(tmp_path, "1.png", "2.png")
     told = refused(tmp_path)
     assert "3 images beside its folders and 2 in them (cat, dog)" in told
-    assert len(open_source(tmp_path, labels="none")) == 5
-    assert len(open_source(tmp_path, labels="folders")) == 2
+    assert len(open_source(tmp_path, SourceOptions(labels="none"))) == 5
+    assert len(open_source(tmp_path, SourceOptions(labels="folders"))) == 2
 
 
 def test_folders_without_images_are_no_classes(tmp_path: Path) -> None:

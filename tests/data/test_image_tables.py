@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from fcdm.data.image_sources import ImageSource, open_source
+from fcdm.data.labelled_images import SourceOptions
 from fcdm.errors import UserError
 from fcdm.images.crop import Unreadable, read_square
 from tests.support.tiny_images import encoded, picture
@@ -63,7 +64,7 @@ def files_of(source: ImageSource) -> list[str]:
 
 def refused(root: Path, **how: Any) -> str:
     with pytest.raises(UserError) as error:
-        open_source(root, **how)
+        open_source(root, SourceOptions(**how))
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -113,8 +114,8 @@ def test_splits_are_told_apart(train: list[str], other: list[str], tmp_path: Pat
     assert any("train is taken" in note and "split= says another" in note for note in found.notes)
     if len(other) == 1:
         word = "unlabeled" if "unlabeled" in other[0] else "test" if "test" in other[0] else "validation"
-        assert files_of(open_source(tmp_path, split=word)) == other
-    assert files_of(open_source(tmp_path, split="train")) == train
+        assert files_of(open_source(tmp_path, SourceOptions(split=word))) == other
+    assert files_of(open_source(tmp_path, SourceOptions(split="train"))) == train
     assert "split=extra is none of its splits: say one of split=" in refused(tmp_path, split="extra")
 
 
@@ -146,7 +147,7 @@ def test_where_names_do_not_tell_splits_apart_they_are_listed(
         assert said in told
         key, _, value = said.partition("=")
         if key == "split":
-            assert len(open_source(tmp_path, split=value.split()[0])), "what is said works"
+            assert len(open_source(tmp_path, SourceOptions(split=value.split()[0]))), "what is said works"
         elif key == "images":
             assert len(open_source(Path(value))), "what is said works"
 
@@ -195,7 +196,7 @@ def test_a_dataset_dict_on_disk(tmp_path: Path) -> None:
     found = open_source(tmp_path)
     assert files_of(found) == ["train/data-00000-of-00001.arrow"]
     assert "of its splits, train is taken (test left out); split= says another" in found.notes
-    assert len(open_source(tmp_path, split="test")) == len(open_source(tmp_path / "test")) == 3
+    assert len(open_source(tmp_path, SourceOptions(split="test"))) == len(open_source(tmp_path / "test")) == 3
 
 
 def test_the_hubs_cache_with_what_map_left_in_it(tmp_path: Path) -> None:
@@ -255,14 +256,14 @@ def test_several_columns_that_may_be_meant(tmp_path: Path) -> None:
     write(tmp_path / "a.parquet", described(made, fine_label=NAMES, coarse_label=["pet", "wild"]))
     told = refused(tmp_path)
     assert "say label_key=fine_label or label_key=coarse_label" in told
-    assert open_source(tmp_path, label_key="fine_label").classes == list(NAMES)
-    assert open_source(tmp_path, label_key="coarse_label").classes == ["pet", "wild"]
+    assert open_source(tmp_path, SourceOptions(label_key="fine_label")).classes == list(NAMES)
+    assert open_source(tmp_path, SourceOptions(label_key="coarse_label")).classes == ["pet", "wild"]
     assert "has no column breed; label_key= may say img, fine_label, coarse_label" in refused(
         tmp_path, label_key="breed"
     )
     write(tmp_path / "two/a.parquet", pa.table({"jpg": [PNG], "png": [PNG], "label": [0]}))
     assert "say image_key=jpg or image_key=png" in refused(tmp_path / "two")
-    assert len(open_source(tmp_path / "two", image_key="png")) == 1
+    assert len(open_source(tmp_path / "two", SourceOptions(image_key="png"))) == 1
     write(tmp_path / "both/a.parquet", pa.table({"image": [PNG], "label": [0], "fine_label": [1]}))
     assert any("label, not fine_label" in note for note in open_source(tmp_path / "both").notes)
 
@@ -276,7 +277,7 @@ def test_without_labels_it_is_one_class(tmp_path: Path) -> None:
     told = refused(tmp_path / "test")
     assert "rows without a label (label -1)" in told
     assert "labels=none" in told
-    assert open_source(tmp_path / "test", labels="none").labels.tolist() == [0, 0]
+    assert open_source(tmp_path / "test", SourceOptions(labels="none")).labels.tolist() == [0, 0]
     assert "contradict each other" in refused(tmp_path / "test", labels="none", label_key="label")
 
 
@@ -330,7 +331,7 @@ def test_image_files_and_tables_in_one_folder(tmp_path: Path) -> None:
     (tmp_path / "assets").mkdir()
     (tmp_path / "assets/preview.png").write_bytes(PNG)
     assert open_source(tmp_path).kind == "parquet"
-    assert open_source(tmp_path, labels="folders").names == ["assets/preview.png"]
+    assert open_source(tmp_path, SourceOptions(labels="folders")).names == ["assets/preview.png"]
     assert "label_key is for parquet and arrow files, and labels=folders asks for its image files" in refused(
         tmp_path, labels="folders", label_key="label"
     )

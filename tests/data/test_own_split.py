@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from fcdm.data.image_sources import open_source
+from fcdm.data.labelled_images import SourceOptions
 from fcdm.data.own_split import open_with_test
 from fcdm.errors import UserError
 from tests.support.pixel_data import CLASSES, image_folder, parquet_folder, pictures
@@ -21,7 +22,7 @@ def test_cifars_parquet_files(tmp_path: Path) -> None:
     assert int(found.test.sum()) == 6
     assert found.names[0] == "plain_text/train-00000-of-00001.parquet:0"
     assert found.names[-1] == "plain_text/test-00000-of-00001.parquet:5"
-    assert found.read(9) == open_source(tmp_path, split="test").read(0)
+    assert found.read(9) == open_source(tmp_path, SourceOptions(split="test")).read(0)
     assert not any("left out" in note for note in found.notes), "the test split is not"
     assert any("test left out" in note for note in open_source(tmp_path).notes)
 
@@ -53,7 +54,7 @@ def test_classes_that_are_called_like_splits_are_no_splits(tmp_path: Path) -> No
     image_folder(tmp_path, 6, 8, classes=("train", "test", "tram"))
     with pytest.raises(UserError, match="labels=folders if they are classes"):
         open_with_test(tmp_path)
-    found = open_with_test(tmp_path, "folders")
+    found = open_with_test(tmp_path, SourceOptions("folders"))
     assert (found.classes, found.test) == (["test", "train", "tram"], None)
 
 
@@ -77,9 +78,9 @@ def test_keras_layout(tmp_path: Path) -> None:
     assert found.labels.tolist() == [*labels, *labels[:4]]
     assert found.stamp() != ""
     assert len(open_source(path)) == 7
-    assert len(open_source(path, split="test")) == 4
+    assert len(open_source(path, SourceOptions(split="test"))) == 4
     with pytest.raises(UserError, match="no split validation: say split=test or split=train"):
-        open_source(path, split="validation")
+        open_source(path, SourceOptions(split="validation"))
     np.savez(path, x_train=train, y_train=labels[:3], x_test=test, y_test=labels[:4])
     with pytest.raises(UserError, match="7 images in `x_train`, but 3 labels in `y_train`"):
         open_with_test(path)

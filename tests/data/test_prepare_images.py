@@ -16,18 +16,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from fcdm.data.dataset import data_checksum
+from fcdm.data.labelled_images import ImageSource
 from fcdm.data.manifest import manifest_checksum
 from fcdm.data.pixel_store import PixelStore
 from fcdm.data.shards import StorePlan
 from fcdm.data.store_contents import Pixels
 from fcdm.errors import UserError
+from fcdm.features.enough_images import ADVISED, why_no_classifier
 from fcdm.images.crop import centre_crop
 from fcdm.prepare import main
-from tests.support.commands import Command, environment, told_by_ranks
+from tests.support.commands import Command, composed, environment, told_by_ranks
 from tests.support.full_disk import SmallDisk
 from tests.support.nobody import as_nobody
 from tests.support.pixel_data import CLASSES, idx_folder, image_folder, of_classes, parquet_folder, pictures
 from tests.support.prepared import KILLED, contents, one_line
+from tests.support.shape_store import tiny_pixels
 from tests.support.tiny_images import bad_images, encoded, make_folder, picture
 
 
@@ -220,8 +224,6 @@ def test_no_image_is_in_two_parts_and_each_stays_where_it_was(
     numbers: list[int], heldout: float, aside: float, own: bool
 ) -> None:
     """The three parts are disjoint, and a test split of the source's own is held out whole."""
-    from fcdm.data.labelled_images import ImageSource
-
     labels = np.array(numbers, np.int32)
     names = [f"{number}.png" for number in range(len(labels))]
     test = np.arange(len(labels)) % 3 == 0
@@ -347,16 +349,20 @@ def _unlisted(images: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> No
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["pad=20"], "pad=20 cannot be: a multiple of resolution=8"),
+        (["pad=20"], "pad=20 cannot be: a multiple of resolution=8, for its blocks are averaged to that: say pad=24"),
         (["pad=4"], "pad=4 cannot be"),
         (["pad=16", "smaller=upscale"], "leave one away"),
-        (["pad=8"], "12 x 10 pixels, more than pad=8"),
+        (["pad=8"], "12 x 10 pixels, more than pad=8: pad=16 would hold it"),
         (["channels=2"], "invalid choice: 2"),
         (["resolution=0"], "resolution=0 cannot be"),
         (["resolution=11"], "12 x 10 pixels, and resolution=11 is asked for: say smaller=upscale"),
         (["heldout=1"], "heldout=1.0 cannot be"),
         (["aside=-0.1"], "aside=-0.1 cannot be"),
-        (["heldout=0.95", "aside=0.95"], "is left to train on"),
+        (
+            ["heldout=0.95", "aside=0.95"],
+            "0 of 40 images would be trained on (37 held out, 3 set aside), and that must be at least 4: say less, as "
+            "heldout=0 aside=0, or take more images",
+        ),
         (["vae=ft-ema"], "unrecognized arguments: --vae=ft-ema"),
         (["images=nowhere"], "images=nowhere does not exist"),
     ],
@@ -367,7 +373,65 @@ def test_bad_input_is_one_line(
     assert prepare(images, tmp_path / "store", *words) == 1
     said = capsys.readouterr().err.strip().splitlines()
     assert any(says in line for line in said), said
-    assert len(said) == 1 or words == ["pad=8"]
+    assert len(said) == 1
+    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize(
+    ("count", "words", "says"),
+    [
+        (1, (), "1 of 1 image would be trained on, and that must be at least 4: take more images"),
+        (
+            5,
+            (),
+            "3 of 5 images would be trained on (1 held out, 1 set aside), and that must be at least 4: say",
+        ),
+        (5, ("heldout=0.2", "aside=0"), ""),
+    ],
+)
+def test_too_few_images_are_refused_at_once(
+    count: int, words: tuple[str, ...], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = image_folder(tmp_path / "images", count, 8, classes=())
+    assert prepare(images, tmp_path / "store", *words) == bool(says)
+    said = capsys.readouterr()
+    assert says in said.err
+    if not says:
+        assert "1 image held out, and no distance is told to fewer than 4: heldout= says which fraction" in said.out
+        assert "not for evaluation.features=classifier, a training's default: the store has 0 images set" in said.out
+
+
+def test_a_store_of_too_few_that_stands_is_refused_at_a_trainings_start(tmp_path: Path) -> None:
+    store = tiny_pixels(tmp_path / "store", images=10, heldout=0, aside=7)
+    with pytest.raises(UserError, match=r"store: 3 of 10 images would be trained on \(0 held out, 7 set aside\)"):
+        data_checksum(composed("model=N", f"data.path={store}", "evaluation.features=pixels").data, 16)
+
+
+def test_a_side_that_not_all_models_take_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = image_folder(tmp_path / "images", 12, 30, classes=())
+    assert prepare(images, tmp_path / "store", resolution=30) == 0
+    told = "FCDM takes no images of 30 pixels, for it halves twice: resolution=28 or 32 would be for it too; DiT takes"
+    assert f"{told} them with patches of 2 (model=dit/N-2)" in capsys.readouterr().out
+    assert prepare(images, tmp_path / "other", "smaller=upscale", resolution=32) == 0
+    assert "FCDM takes" not in capsys.readouterr().out
+
+
+def test_images_too_large_for_the_square_are_left_out_where_that_is_asked(tmp_path: Path) -> None:
+    images = image_folder(tmp_path / "images", 12, 8, classes=())
+    (images / "large.png").write_bytes(encoded(Image.fromarray(picture(1, 9, 9)), "PNG"))
+    assert prepare(images, tmp_path / "store", "pad=8", "unreadable=skip") == 0
+    assert len(PixelStore(tmp_path / "store")) == 12
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=60))
+def test_the_parts_that_are_advised_are_enough_for_a_classifier(sizes: list[int]) -> None:
+    images, options = ADVISED
+    heldout, aside = (float(word.partition("=")[2]) for word in options.split())
+    labels = np.repeat(np.arange(len(sizes)), sizes).astype(np.int32)
+    labels = np.append(labels, np.repeat(len(sizes), max(0, images - len(labels)))).astype(np.int32)
+    names = [f"{number}.png" for number in range(len(labels))]
+    source = ImageSource("folder", Path(), names, labels, ["any"] * (labels.max() + 1), lambda index: Path())
+    assert why_no_classifier(StorePlan(Pixels(8, 1, False, None, False), 4, heldout, aside, source).parts) is None
 
 
 def test_idx_files_in_disorder_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

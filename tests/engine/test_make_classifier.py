@@ -25,18 +25,21 @@ from fcdm.engine.make_classifier import make_classifier
 from fcdm.engine.stop import Stopped
 from fcdm.engine.streamed_metrics import StoreMeasure
 from fcdm.engine.worker import Worker
-from fcdm.errors import UserError
+from fcdm.errors import UserError, as_options
 from fcdm.evaluate import main as evaluate_command
 from fcdm.features import NONE_YET, extractor_id, open_extractor
 from fcdm.features.classifier_files import ClassifierFiles, find_classifier
+from fcdm.features.enough_images import Parts, why_no_classifier
 from fcdm.features.space import Space
 from fcdm.features.train_classifier import has_learned, lesson_of, turned
 from fcdm.jobs.make_jobs import make_jobs
 from fcdm.jobs.store_classifier import make_classifiers
+from fcdm.prepare import _parser as prepare_parser
 from fcdm.prepare import main
 from tests.support.commands import TINY, Command, composing, environment
 from tests.support.shape_store import shapes, tiny_pixels
 from tests.support.silent import Silent
+from tests.support.tiny_store import tiny_store
 
 
 @pytest.fixture(autouse=True)
@@ -133,8 +136,20 @@ def test_labels_are_learned_where_enough_images_have_them() -> None:
     assert lesson([0] * 20 + [7] * 20, "rotations").task == "rotations"
     with pytest.raises(UserError, match=r"task=labels: 0 of 1000 classes have 20 images set aside"):
         lesson(list(range(1000)), "labels")
-    with pytest.raises(UserError, match=r"the store has 39 images set aside, and a classifier wants at least 40: say"):
-        lesson([0] * 39)
+
+
+def test_too_few_images_for_it_are_told_with_what_would_do() -> None:
+    """Of those set aside a fifth is tested on, where fewer than 40 are held out."""
+    for enough in (Parts(4, 40, 40), Parts(4, 39, 200)):
+        assert why_no_classifier(enough) is None
+    for few in (Parts(900, 40, 39), Parts(900, 39, 199)):
+        assert "make the store again by `fcdm.prepare images ... heldout=0.3 aside=0.4`" in str(why_no_classifier(few))
+    told = why_no_classifier(Parts(8, 2, 2))
+    assert told == (
+        "the store has 2 images set aside and 2 held out, and a classifier wants 40 of each: say evaluation.features="
+        "pixels, inception or dinov2, or make a store of 160 images or more by `fcdm.prepare images ... heldout=0.3 "
+        "aside=0.4`"
+    )
 
 
 def test_chance_is_the_best_constant_answer() -> None:
@@ -223,6 +238,18 @@ def test_ids_need_neither_torch_nor_a_classifier(made: Path, tmp_path: Path) -> 
         open_extractor("classifier", weights=none, store=PixelStore(none).checksum)
 
 
+def test_of_latents_it_is_said_what_one_uses_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = tiny_store(tmp_path / "latents")
+    assert main(["features", f"data.path={store}"]) == 1
+    (said,) = capsys.readouterr().err.splitlines()
+    assert f"{store} is a store of latents, and a classifier is of a store of pixels" in said
+    (words,) = re.findall(r"`python -m fcdm\.prepare (reference .*?)`", said)
+    assert prepare_parser().parse_args(as_options(words.replace("<its images>", "photos").split())).features == (
+        "inception"
+    )
+    assert "then train with evaluation.reference=reference-64.npz (and evaluation.features=dinov2)" in said
+
+
 def test_two_ranks_of_a_command_make_one(tmp_path: Path) -> None:
     """As composing starts them, each in a process of its own."""
     folder = tiny_pixels(tmp_path / "store")
@@ -276,7 +303,10 @@ def test_a_training_makes_it_announced_in_a_process_of_its_own(fcdm: Command, tm
     done = fcdm(*words, RANK="0", WORLD_SIZE="1")
     assert done.returncode == 1
     assert "evaluation.features=classifier: few has none yet, so that it is made now, once" in done.stderr
-    assert "the store has 30 images set aside, and a classifier wants at least 40" in done.stderr.splitlines()[-1]
+    assert (
+        "the store has 30 images set aside and 60 held out, and a classifier wants 40 of each"
+        in done.stderr.splitlines()[-1]
+    )
 
 
 def test_nothing_is_asked_of_other_spaces() -> None:

@@ -6,8 +6,10 @@ import dataclasses
 import json
 import math
 import shutil
+import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from textwrap import dedent
@@ -30,7 +32,17 @@ from fcdm.models.measure import Question, measure
 from fcdm.runs.identity import run_id, science
 from fcdm.runs.kept_source import source_of, with_sources
 from fcdm.runs.trials import custom_cost
-from tests.support.commands import TINY, Command, composed, evaluations, ranks_of, values, weights
+from tests.support.commands import (
+    TINY,
+    Command,
+    composed,
+    environment,
+    evaluations,
+    kill_and_await,
+    ranks_of,
+    values,
+    weights,
+)
 from tests.support.own_page import FILES, MODULE, commands, imports_from, write_page
 from tests.support.slurm_lab import starts
 
@@ -135,6 +147,24 @@ def test_a_constructor_that_never_ends_is_ended(tmp_path: Path, monkeypatch: pyt
     model = CustomConfig(name="own", target="own.make")
     with pytest.raises(UserError, match=r"own.make: trying the model .* more than 0.5 s .*FCDM_TRY_SECONDS=<seconds>"):
         custom_cost(model, channels=1, side=8, classes=10, learn_sigma=True)
+
+
+def test_a_command_that_is_killed_leaves_no_constructor_at_work(tmp_path: Path) -> None:
+    """Nor what that has started."""
+    (tmp_path / "own.py").write_text(
+        "import subprocess\nfrom pathlib import Path\n"
+        "def make(**keywords):\n    one = subprocess.Popen(['sleep', '600'])\n"
+        "    Path('new').write_text(str(one.pid))\n    Path('new').rename('pid')\n    one.wait()\n"
+    )
+    code = (
+        "from fcdm.config.schema import CustomConfig as C; from fcdm.runs.trials import custom_cost; "
+        "custom_cost(C(name='own', target='own.make'), channels=1, side=8, classes=10, learn_sigma=True)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=environment()) as command:
+        while not (tmp_path / "pid").exists():
+            assert command.poll() is None
+            time.sleep(0.02)
+        kill_and_await(command, int((tmp_path / "pid").read_text()))
 
 
 @pytest.mark.parametrize("rank", [0, 1])

@@ -131,7 +131,7 @@ SAID = {
     "run=N-digits-8px-0000000f": "run=N-digits-8px-0000000f is none of these: did you mean N-digits-8px-0000000",
     "study=u": "no study 'u' in .*; there: s, t",
     "t 0000000a": "'0000000a' is no study, run",
-    "model=M": "no run here has model=M: known: N, dit/N-2",
+    "model=M": "no run here has model=M: say one of N, dit/N-2",
     "optimizer.lr=1": "no run here says optimizer.lr: did you mean optimiser.lr?",
     "modell=N": "no run here says modell: did you mean model",
     "99_1": "no SLURM job 99_1 of these runs: did you mean 1_1",

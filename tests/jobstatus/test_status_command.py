@@ -239,7 +239,7 @@ def test_where_nothing_was_submitted_slurm_is_not_asked(tmp_path: Path, status: 
         (("s", "--watch", "--cancel"), "fcdm.status: --watch, --retry-failed, --cancel, --replace, --withdraw"),
         (("s", "--yes"), "fcdm.status: --yes answers --cancel"),
         (("s", "--log", "--all"), "fcdm.status: --all is for the table"),
-        (("foo=bar",), "fcdm.status: no run here says foo: known: "),
+        (("foo=bar",), "fcdm.status: no run here says foo: say one of "),
     ],
 )
 def test_bad_input_is_one_line(world: World, status: Run, arguments: tuple[str, ...], said: str) -> None:

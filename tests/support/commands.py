@@ -8,6 +8,7 @@ import secrets
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,6 +20,7 @@ from hydra.types import RunMode
 
 from fcdm.config.check import checked
 from fcdm.config.schema import Config
+from fcdm.runs.processes import process_alive, start_time
 from fcdm.sweep.compose import Composer
 from fcdm.sweep.hydra_schema import register_schema
 
@@ -67,8 +69,25 @@ def python_in(folder: Path, *words: str, ok: bool = True, **more: str) -> subpro
     return done
 
 
-def told_by_ranks(count: int, *words: str, timeout: float, **more: str) -> list[tuple[str, str]]:
-    """What so many processes of `python WORDS`, the ranks of one command, say (stdout, stderr); all end well."""
+def kill_and_await(command: subprocess.Popen[bytes], *others: int) -> None:
+    """Kill -9 the command: its children and these others, whose process ids they are, end within a minute."""
+    children = Path(f"/proc/{command.pid}/task/{command.pid}/children").read_text().split()
+    left = {pid: start_time(pid) for pid in (*map(int, children), *others)}
+    assert children
+    command.kill()
+    until = time.monotonic() + 60
+    for pid, started in left.items():
+        assert started is not None
+        while process_alive(pid, started):
+            assert time.monotonic() < until, f"process {pid} goes on"
+            time.sleep(0.02)
+
+
+def told_by_ranks(count: int, *words: str, timeout: float, refused: bool = False, **more: str) -> list[tuple[str, str]]:
+    """What so many processes of `python WORDS`, the ranks of one command, say (stdout, stderr).
+
+    All end well; refused: but for the first, which alone has a refusal to say.
+    """
     processes = [
         subprocess.Popen(
             [sys.executable, *words],
@@ -79,8 +98,12 @@ def told_by_ranks(count: int, *words: str, timeout: float, **more: str) -> list[
         )
         for rank in ranks_of(count)
     ]
-    told = [process.communicate(timeout=timeout) for process in processes]
-    assert [process.returncode for process in processes] == [0] * count, told
+    try:
+        told = [process.communicate(timeout=timeout) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()  # where one waits for another for ever
+    assert [process.returncode for process in processes] == [int(refused), *[0] * (count - 1)], told
     return told
 
 

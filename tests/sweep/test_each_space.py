@@ -84,7 +84,7 @@ def test_what_is_said_for_one_of_them_is_left_out_at_the_other(capsys: pytest.Ca
     [
         ("[]", r"evaluation.features=\[\] asks for nothing"),
         ("[pixels,pixels]", r"evaluation.features=\[pixels,pixels\] says pixels twice"),
-        ("[pixels,nope]", "evaluation.features=nope is not known: known: "),
+        ("[pixels,nope]", "evaluation.features=nope is not known: say one of "),
         ("[pixels,3]", "3 is no name of a space of features"),
         ("[digits-cnn,inception]", "evaluation.features=inception does not fit data=digits: use digits-cnn or pixels"),
         ("null", "evaluation.features=None is not known"),
@@ -106,5 +106,5 @@ def test_a_list_of_one_is_that_one_and_other_samples_are_not_shared() -> None:
 
 @pytest.mark.parametrize("value", ["3", "True", "1.5"])
 def test_a_value_that_is_no_name_is_one_line(value: str) -> None:
-    with pytest.raises(UserError, match=rf"evaluation.features={value} is not known: known: classifier, .*"):
+    with pytest.raises(UserError, match=rf"evaluation.features={value} is not known: say one of classifier, .*"):
         points("model=N", f"evaluation.features={value.lower()}")

@@ -227,7 +227,7 @@ def test_what_is_no_store_is_refused_with_the_command_that_makes_one(words: list
 
 
 def test_the_command_that_is_advised_works(capsys: pytest.CaptureFixture[str]) -> None:
-    make_folder(Path("my images"), 3, odd=False)
+    make_folder(Path("my images"), 12, odd=False)
     with pytest.raises(UserError) as refusal:
         composed("model=N", "data.path='my images'")
     command, then = str(refusal.value).partition("`")[2].split("`")
