@@ -45,11 +45,12 @@ def flops_text(value: float) -> str:
         return "0"
     for prefix, size in (("E", 1e18), ("P", 1e15), ("T", 1e12), ("G", 1e9)):
         if value >= 0.9995 * size:
-            return f"{_digits(value / size)} {prefix}"
-    return f"{_digits(value / 1e6)} M"
+            return f"{three_digits(value / size)} {prefix}"
+    return f"{three_digits(value / 1e6)} M"
 
 
-def _digits(value: float) -> str:
+def three_digits(value: float) -> str:
+    """`64`, `0.0417`, `1,234`: never an exponent from 0.0001 on."""
     return f"{value:,.0f}" if value >= 99.95 else f"{value:.3g}"
 
 
@@ -77,8 +78,8 @@ def bytes_text(count: float) -> str:
     """`86.1 GB`: three digits; 1 GB = 1e9 bytes."""
     for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
         if count >= 0.9995 * size:
-            return f"{_digits(count / size)} {unit}"
-    return f"{_digits(count / 1e3)} kB"
+            return f"{three_digits(count / size)} {unit}"
+    return f"{three_digits(count / 1e3)} kB"
 
 
 def printable(text: str) -> str:

@@ -35,6 +35,9 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "data.normalisation": ("scalar", "channel"),
     "precision": PRECISIONS,
     "label_drop.mode": ("independent", "shared"),
+    "optimiser.schedule": ("constant", "inverse_sqrt"),
+    "optimiser.lr_rule": ("constant", "width"),
+    "batch_rule": ("constant", "width"),
     "diffusion.objective": (*SAMPLERS, CUSTOM),
     "evaluation.sampler": tuple(name for names in SAMPLERS.values() for name in names),
     "evaluation.labels": ("uniform", "balanced"),
@@ -73,6 +76,9 @@ BOUNDS: dict[str, tuple[float, bool, float]] = {
     "optimiser.lr": (0, False, math.inf),
     "optimiser.weight_decay": (0, True, math.inf),
     "optimiser.warmup_steps": (0, True, math.inf),
+    "optimiser.lr_power": (-4, True, 4),
+    "batch_power": (-4, True, 4),
+    "optimiser.decay_from": (1, True, math.inf),
     "optimiser.clip_grad_norm": (0, False, math.inf),
     "ema.decay": (0, True, 1),
     "ema.rampup": (0, False, 1),
@@ -155,6 +161,7 @@ def check(config: Config) -> None:
         raise UserError("runs_dir is empty: say runs_dir=runs")
     if len(config.optimiser.betas) != 2 or not all(0 <= beta < 1 for beta in config.optimiser.betas):
         raise UserError(f"optimiser.betas={config.optimiser.betas} cannot be: two numbers in [0, 1)")
+    _check_schedule(config)
     if config.diffusion.beta_end < config.diffusion.beta_start:
         raise UserError("diffusion.beta_end is below diffusion.beta_start: the noise must grow")
     if config.diffusion.objective == "ddpm" and config.evaluation.sampling_steps > config.diffusion.timesteps:
@@ -193,6 +200,11 @@ def check(config: Config) -> None:
                 f"`python -m fcdm.prepare images images=<folder> resolution=32 out={config.data.path}` makes one"
             )
         raise UserError(f"evaluation.features={features} is of data of pixels, and these are latents: use inception")
+    check_model_fits(config)
+
+
+def check_model_fits(config: Config) -> None:
+    """Raise UserError where the model cannot be built for the data at this resolution."""
     check_model(
         config.model,
         config.resolution // config.data.downsample,
@@ -260,6 +272,21 @@ def _check_sampling(config: Config) -> None:
         raise UserError(
             f"evaluation.guidance_interval={interval} cannot be: two diffusion times from 0 (data) to 1 (noise), "
             "such as '[0.1,0.8]', or null"
+        )
+
+
+def _check_schedule(config: Config) -> None:
+    asked = config.optimiser
+    if asked.schedule == "constant":
+        return
+    if asked.decay_from is None:
+        raise UserError(
+            "optimiser.schedule=inverse_sqrt needs the step from which the rate falls: say optimiser.decay_from=10000"
+        )
+    if asked.decay_from < asked.warmup_steps:
+        raise UserError(
+            f"optimiser.decay_from={asked.decay_from} is before the end of the warm-up "
+            f"(optimiser.warmup_steps={asked.warmup_steps}): the rate would fall before it has risen"
         )
 
 

@@ -29,16 +29,24 @@ class Lag:
 
     @property
     def text(self) -> str:
-        return f"at step {self.step:,} {share_text(self.initial)} initial weights, {self.age:,.0f} steps behind"
+        share = share_text(self.age / self.step)
+        return (
+            f"at step {self.step:,} {share_text(self.initial)} initial weights, {self.age:,.0f} steps ({share}) behind"
+        )
 
 
 def ema_decay(ema: EMAConfig, step: int) -> float:
     """Decay of the update that follows training step `step` (1 for the first).
 
     The configured decay d has half-life ln(1/2)/ln(d) steps; `rampup` bounds it by that fraction of the steps
-    so far, as EDM's training does in images (arXiv 2206.00364, its public code). A function of the steps so far
-    and never of the last one, so that one trajectory serves several budgets.
+    so far, as EDM's training does in images (arXiv 2206.00364, its public code). Without a decay it is that fraction
+    throughout: then step k counts in proportion to k^g with g = ln(2) / rampup - 1, which is the power function average
+    of EDM2 (arXiv 2312.02696, section 3.1). A function of the steps so far and never of the last one, so that one
+    trajectory serves several budgets.
     """
+    if ema.decay is None:
+        assert ema.rampup is not None  # `fcdm.config.ema_profiles`
+        return math.exp2(-1.0 / (ema.rampup * step))
     if ema.rampup is None or not 0.0 < ema.decay < 1.0:
         return ema.decay
     return math.exp2(-1.0 / min(_half_life(ema.decay), ema.rampup * step))
@@ -50,6 +58,8 @@ def ema_lag(ema: EMAConfig, step: int) -> Lag:
     The initial share is the product of all d_n; an age grows by one and is multiplied by d_n at each step, so after
     n steps of one decay d it is L d^n + d (1 - d^n) / (1 - d), with L before them.
     """
+    if ema.decay is None:
+        return Lag(step, *_ramped(ema, step))
     if not 0.0 < ema.decay < 1.0:
         return Lag(step, ema.decay, ema.decay * step)
     ramped = 0
@@ -68,9 +78,12 @@ def lags(evaluations: Iterable[tuple[Config, int]]) -> list[Lag]:
 
 
 def lag_text(ema: EMAConfig, found: Iterable[Lag]) -> str:
-    """`EMA 0.9999, ramp-up 0.1: at step 800 0 % initial weights, 101 steps behind; ...`."""
+    """`EMA 0.9999, ramp-up 0.1: at step 800 0 % initial weights, 101 steps (13 %) behind; ...`."""
     ramp = "no ramp-up" if ema.rampup is None else f"ramp-up {ema.rampup:g}"
-    return f"EMA {ema.decay:g}, {ramp}: {'; '.join(lag.text for lag in found)}"
+    length = f"EMA {ema.decay}, {ramp}"
+    if ema.decay is None:
+        length = f"EMA of half-life {share_text(ema.rampup or 0.0)} of the steps so far"
+    return f"{length}: {'; '.join(lag.text for lag in found)}"
 
 
 def lag_warning(evaluations: Iterable[tuple[Config, int]]) -> str | None:
@@ -84,7 +97,7 @@ def lag_warning(evaluations: Iterable[tuple[Config, int]]) -> str | None:
     at = ", ".join(f"{share_text(lag.initial)} at step {lag.step:,}" for lag in behind)
     ramp = "" if config.ema.rampup is not None else "ema.rampup=0.1 (another run), "
     return (
-        f"the average that is evaluated (ema.decay={config.ema.decay:g}) still is the initial weights, {begun}, to "
+        f"the average that is evaluated (ema.decay={config.ema.decay}) still is the initial weights, {begun}, to "
         f"{at}: {ramp}evaluation.weights=raw or more steps"
     )
 

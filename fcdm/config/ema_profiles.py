@@ -88,6 +88,11 @@ def length_text(sigma_rel: float) -> str:
 
 def check_averages(config: Config) -> None:
     """Raise UserError where the averages that are asked for cannot be."""
+    if config.ema.decay is None and config.ema.rampup is None:
+        raise UserError(
+            "ema.decay=null and ema.rampup=null leave the EMA without a length: say ema.decay=0.9999, or "
+            "ema.rampup=0.1 for a half-life of a tenth of the steps so far"
+        )
     tracked = config.power_ema.sigma_rel
     for sigma_rel in tracked or []:
         checked_length(sigma_rel, "power_ema.sigma_rel")

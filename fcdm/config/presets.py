@@ -19,8 +19,10 @@ from fcdm.config.schema import FAMILIES, ModelConfig
 from fcdm.errors import UserError
 
 MODELS = Path(__file__).resolve().parent.parent / "conf" / "model"
-_NO_SETTINGS = ("model.name", "model.match_macs", "model.source")
+_NO_SETTINGS = ("model.name", "model.size", "model.match_macs", "model.source")
 """Of a model: its name, and what was found from others of its keys."""
+OF_A_RUNG = ("model.width", "model.blocks", "model.depth", "model.heads")
+"""What follows from a size of a ladder."""
 _SIZES = ("N", "M", "S", "B", "L", "XL")
 
 
@@ -48,6 +50,8 @@ def off_preset(model: ModelConfig, preset: Mapping[str, Any] | None = None) -> d
         if model.name not in preset_names():
             return {}
         preset = _dotted(load_preset(model.name))
+    if preset.get("model.size") is not None:
+        preset = {**preset, **{key: value for key, value in _dotted(model).items() if key in OF_A_RUNG}}
     return {
         key: value
         for key, value in _dotted(model).items()

@@ -61,6 +61,9 @@ class FCDMConfig(ModelConfig):
     many at `expansion=3`."""
     feed_forward: bool = False
     """A feed-forward branch of its own modulation after each block's convolutional one."""
+    size: str | None = None
+    """Instead of width and blocks: a rung of the family's ladder (`fcdm.cost.ladder`), as `model=fcdm/64M` says it. A
+    run has what that is, and null here."""
     match_macs: str | None = None
     """Instead of `width`: a preset (`L`) or GMACs; the width at which a forward pass costs as much
     (`fcdm.cost.match_macs`). A run has that width, and null here."""
@@ -76,6 +79,8 @@ class DiTConfig(ModelConfig):
     width: int = MISSING
     heads: int = MISSING
     mlp_ratio: int = 4
+    size: str | None = None
+    """As FCDM's, instead of width, depth and heads: `model=dit/64M`, `model=dit/64M-4` with patches of 4."""
     match_macs: str | None = None
     """As FCDM's: the width is a multiple of the heads."""
 
@@ -131,6 +136,8 @@ class DataConfig:
     """Of `normalisation=channel`: of each channel of the unscaled latents, read from the store; kept, not in the id."""
     channel_deviation: list[float] | None = setting(None, applies=when.BY_COMMANDS)
     """The same."""
+    images: int | None = setting(None, applies=when.BY_COMMANDS)
+    """How many are trained on, an epoch; read from the data, kept, not in the id; null: not known."""
     conditions: dict[str, list[int]] = field(default_factory=dict)
     """What else a data set of the user's own gives to a model of the user's own: name -> shape of one image's."""
     target: str | None = None
@@ -173,13 +180,24 @@ class LabelDropConfig:
 
 @dataclass
 class OptimiserConfig:
-    """AdamW with a constant learning rate: nothing in a run depends on its last step, so budgets can be joined."""
+    """AdamW with a learning rate that depends on no run's last step, so that budgets can be joined."""
 
     lr: float = MISSING
+    lr_rule: str = "constant"
+    """`constant`; `width`: lr x (width / that of lr_base)^-lr_power (`fcdm.cost.size_rules`). A run has the rate that
+    comes out, and `constant` here."""
+    lr_power: float | None = setting(None, applies=when.LR_RULE)
+    lr_base: Any = setting(None, applies=when.LR_RULE)
+    """At which model the rate is `lr`: `N`, or one of each family, `[N,dit/N-2]`."""
     betas: list[float] = setting(lambda: [0.9, 0.999], applies=when.ADAMW)
     weight_decay: float = setting(0.0, applies=when.ADAMW)
     warmup_steps: int = 0
     """Linear warm-up of the learning rate over this many steps."""
+    schedule: str = "constant"
+    """After the warm-up: `constant`; or `inverse_sqrt`: lr / sqrt(step / decay_from) from that step on, as EDM2 has
+    it (arXiv 2312.02696)."""
+    decay_from: int | None = setting(None, applies=when.DECAYS)
+    """Step until which the rate stays `lr`."""
     clip_grad_norm: float | None = None
     target: str | None = None
     """`my_optimiser.Lion`: an optimiser of the user's own (docs/bring_your_own.md) instead of AdamW."""
@@ -193,9 +211,10 @@ class OptimiserConfig:
 class EMAConfig:
     """Exponential moving average of the weights, every step, starting from the initial weights."""
 
-    decay: float = 0.9999
+    decay: float | None = 0.9999
+    """Null: none of its own, so that its half-life is the share `rampup` of the steps so far, however many."""
     rampup: float | None = setting(None, applies=when.AVERAGES)
-    """Half-life at most this fraction of the steps so far ; null: no ramp-up."""
+    """Half-life at most this fraction of the steps so far; null: no ramp-up."""
 
 
 @dataclass
@@ -325,6 +344,10 @@ class Config:
     """Side of the images in pixels."""
     batch_size: int = MISSING
     """Global batch: over all ranks and micro-batches."""
+    batch_rule: str = "constant"
+    """As `optimiser.lr_rule`: `width` is batch_size x (width / that of batch_base)^batch_power, to a multiple of 8."""
+    batch_power: float | None = setting(None, applies=when.BATCH_RULE)
+    batch_base: Any = setting(None, applies=when.BATCH_RULE)
     precision: str = MISSING
     """`fp32`, `tf32` (float32, whose products a GPU rounds to 10 bits; on a CPU they are float32) or `bf16` (autocast,
     float32 master weights, TF32 on)."""
@@ -344,6 +367,9 @@ class Config:
     # --- request: which budgets, how evaluated, for which study ---------------------------------
     steps: Any = MISSING
     """A number or a list: the budgets at which the run is checkpointed and evaluated; once checked a sorted list."""
+    flops: Any = None
+    """The budgets in FLOPs of training instead, a number or a list; of each the nearest number of steps
+    (`fcdm.runs.flop_budgets`). A run has these steps, and null here."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     keep_steps: list[int] = field(default_factory=list)
     """Steps whose checkpoints other requests for the same run want; set when a sweep joins them."""

@@ -30,7 +30,22 @@ ADAMW = Needs(
     lambda target: target is None,
     "it is AdamW's: say what yours takes, +optimiser.options.NAME=VALUE",
 )
-AVERAGES = Needs("ema.decay", lambda decay: decay > 0, "that is no average: leave it away")
+LR_RULE = Needs(
+    "optimiser.lr_rule",
+    lambda rule: rule == "width",
+    "the rate is what optimiser.lr says: say optimiser.lr_rule=width too, or leave it away",
+)
+BATCH_RULE = Needs(
+    "batch_rule",
+    lambda rule: rule == "width",
+    "the batch is what batch_size says: say batch_rule=width too, or leave it away",
+)
+DECAYS = Needs(
+    "optimiser.schedule",
+    lambda schedule: schedule == "inverse_sqrt",
+    "the rate is constant: say optimiser.schedule=inverse_sqrt too, or leave it away",
+)
+AVERAGES = Needs("ema.decay", lambda decay: decay is None or decay > 0, "that is no average: leave it away")
 BEGINS = Needs("init_from", lambda source: source is not None, "init_from names none: say init_from=<run>@<step> too")
 GUIDED = Needs(
     "evaluation.guidance_scale",

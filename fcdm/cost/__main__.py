@@ -33,7 +33,7 @@ keys and fits the resolution; without a resolution: those of the papers.
 
 keys, as of python -m fcdm.train, several values with commas; others have no effect on a cost, and are refused
   model=S,dit/S-2 model.kernel_size=5,7 resolution=256,512
-  steps=400_000 batch_size=256        a budget (default: the recipe's)
+  steps=400_000 batch_size=256        a budget (default: the recipe's); flops=1e18: the steps that spend it
   data, data.channels, data.classes, data.downsample, objective, diffusion.learn_sigma, recipe
   --json                a list of rows instead of a table
   --config-dir DIR      where model/NAME.yaml of your own is
@@ -44,7 +44,7 @@ examples
   python -m fcdm.cost model=L model.feed_forward=true model.match_macs=L      the width at which it costs what L costs
 """
 USES = (
-    *("model", "model.*", "recipe", "resolution", "steps", "batch_size"),
+    *("model", "model.*", "recipe", "resolution", "steps", "flops", "batch_size"),
     *("data", "data.name", "data.path", "data.channels", "data.classes", "data.downsample"),
     *("data.conditions.*", "data.target", "data.options.*"),  # of a model that is given conditions
     *("objective", "diffusion.objective", "diffusion.learn_sigma"),

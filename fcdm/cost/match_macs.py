@@ -18,6 +18,7 @@ from fcdm.config.presets import load_preset, off_preset, preset_names
 from fcdm.config.said import Said
 from fcdm.config.schema import Config, DiTConfig, FCDMConfig
 from fcdm.config.shape import shape_of
+from fcdm.cost.ladder import sized
 from fcdm.cost.model_cost import model_cost
 from fcdm.errors import UserError
 from fcdm.formatting import setting_text
@@ -99,11 +100,14 @@ def _wanted(asked: str, shape: dict[str, Any], place: dict[str, Any]) -> float:
                 f"model.match_macs={asked} is in GMACs, and {MOST_GMACS:,} are the most: did you mean {meant:.4g}?"
             )
         raise UserError(f"model.match_macs={asked} cannot be: a number of GMACs above 0, or the name of a preset")
+    if (rung := sized(asked, shape)) is not None:
+        return model_cost(rung, **shape).forward_macs
     if asked not in preset_names():
         if same := [name for name in preset_names() if name.lower() == asked.lower()]:
             raise UserError(f"model.match_macs={asked} is no preset of ours: did you mean {same[0]}?")
         raise UserError(
-            f"model.match_macs={asked} is neither a preset of ours nor a number of GMACs: {near(asked, preset_names())}"
+            f"model.match_macs={asked} is neither a preset of ours, a size of a ladder (fcdm/64M) nor a number of "
+            f"GMACs: {near(asked, preset_names())}"
         )
     preset = load_preset(asked)
     try:

@@ -181,8 +181,11 @@ class UserDataset(MemoryDataset):
         return {name: tensor[places] for name, tensor in self.held.conditions.items()}
 
 
-def try_data(code: UserCode, **facts: Any) -> None:
-    """Make the data set; twice where that is quick, to see that it is the same. Raises UserError."""
+def try_data(code: UserCode, **facts: Any) -> int:
+    """Make the data set; twice where that is quick, to see that it is the same. Returns how many images are trained on.
+
+    Raises UserError.
+    """
     import time
 
     import torch
@@ -190,7 +193,7 @@ def try_data(code: UserCode, **facts: Any) -> None:
     began = time.monotonic()
     first = load_images(code, **facts)
     if time.monotonic() - began > 5.0:
-        return
+        return len(first[0])
     for before, after in zip(first, load_images(code, **facts), strict=True):
         pairs = [(before.images, after.images), (before.labels, after.labels)]
         pairs += [(tensor, after.conditions[name]) for name, tensor in before.conditions.items()]
@@ -199,3 +202,4 @@ def try_data(code: UserCode, **facts: Any) -> None:
                 f"{code} gives other images, labels or conditions each time that it is made: draw them from a "
                 "generator with a seed of its own, such as numpy.random.default_rng(0)"
             )
+    return len(first[0])

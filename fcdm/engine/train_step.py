@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import warnings
 from collections.abc import Callable
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from fcdm.config.schema import Config
+from fcdm.config.schema import Config, OptimiserConfig
 from fcdm.diffusion.objective import Objective
 from fcdm.engine.batches import Batch
 from fcdm.engine.distributed import Ranks
@@ -37,7 +38,7 @@ class TrainStep:
         if not self.buckets_stand:
             self._settle_buckets(parts[0])
         for group, rate in zip(state.optimiser.param_groups, state.rates, strict=True):
-            group["lr"] = rate * warm_up(config, state.step)
+            group["lr"] = rate * rate_share(config.optimiser, state.step)
         if state.model.is_stochastic:
             seed_model(config.seed, state.step, self.first_image)
         loss = self._backward(parts, len(batch))
@@ -98,10 +99,17 @@ class TrainStep:
 def _unmarked(phase: str) -> None: ...
 
 
-def warm_up(config: Config, step: int) -> float:
-    """The share of the learning rate that step `step` (counted from 0) takes: 1 after a linear warm-up."""
-    warmup = config.optimiser.warmup_steps
-    return min(1.0, (step + 1) / warmup) if warmup else 1.0
+def rate_share(asked: OptimiserConfig, step: int) -> float:
+    """The share of the learning rate that step `step` (counted from 0) takes.
+
+    It grows linearly to 1 in the warm-up; by `inverse_sqrt` it falls from the step t_ref = `decay_from` on as
+    1 / sqrt(t / t_ref), t counted from 1 (as in EDM2, arXiv 2312.02696). Of the steps so far alone.
+    """
+    if step < asked.warmup_steps:
+        return (step + 1) / asked.warmup_steps
+    if asked.decay_from is None or step < asked.decay_from:
+        return 1.0
+    return math.sqrt(asked.decay_from / (step + 1))
 
 
 def seed_model(seed: int, step: int, first_image: int) -> None:

@@ -41,8 +41,7 @@ def _try_optimiser(code: UserCode, **facts: Any) -> dict[str, Any]:
 def _try_data(code: UserCode, **facts: Any) -> dict[str, Any]:
     from fcdm.data.user_data import try_data
 
-    try_data(code, **facts)
-    return {}
+    return {"images": try_data(code, **facts)}
 
 
 def _try_extractor(code: UserCode, **facts: Any) -> dict[str, Any]:

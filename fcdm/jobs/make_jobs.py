@@ -9,6 +9,7 @@ from pathlib import Path
 
 from fcdm.config.schema import Config
 from fcdm.data.dataset import data_checksum
+from fcdm.data.image_counts import trained_images
 from fcdm.data.store_normalisation import check_decoder, with_channels
 from fcdm.errors import UserError
 from fcdm.jobs.ema_requests import agreed_averages, with_snapshots
@@ -19,7 +20,7 @@ from fcdm.runs.folder import Run, find_runs, folder_name
 from fcdm.runs.identity import run_id, science
 from fcdm.runs.kept_source import with_sources
 from fcdm.runs.protocol import Part
-from fcdm.runs.trials import try_codes
+from fcdm.runs.trials import own_images, try_codes
 
 NOT_HERE = "not-here:"
 """With the data's path behind it, in the place of the checksum of data that is not on this machine; for plans only."""
@@ -74,7 +75,8 @@ def _refuse_two_requests(name: str, same: list[Config]) -> None:
 
 def _resolved(config: Config, data_needed: bool) -> Config:
     """The configuration with its data and weights pinned by checksum, without the sweep's own keys."""
-    data = dataclasses.replace(config.data, checksum=_checksum(config, data_needed))
+    images = trained_images(config.data) if config.data.target is None else own_images(config)
+    data = dataclasses.replace(config.data, checksum=_checksum(config, data_needed), images=images)
     config = dataclasses.replace(config, data=data, grids=[], studies=[])
     if data_is_here(config):
         config.data = with_channels(data)

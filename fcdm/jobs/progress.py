@@ -62,7 +62,7 @@ class JobProgress:
     @property
     def samples_text(self) -> str:
         drawn = self.samples < self.samples_wanted
-        return f"{self.samples}/{self.samples_wanted} samples" if drawn else "features and distances"
+        return f"{self.samples}/{self.samples_wanted} samples" if drawn else "held-out loss, features and distances"
 
     @property
     def text(self) -> str:

@@ -9,17 +9,13 @@ from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
-import numpy as np
-
 from fcdm.config.schema import Config
 from fcdm.config.spaces import DINOV2
-from fcdm.data.manifest import HELDOUT
+from fcdm.data.image_counts import DIGITS_HELDOUT, DIGITS_TRAIN, heldout_images
 from fcdm.errors import UserError
 from fcdm.runs.run_cost import run_cost
 from fcdm.runs.run_paths import run_facts
 
-DIGITS_TRAIN, DIGITS_HELDOUT = 1438, 359
-"""Images of the digits' split (`fcdm.data.digits`): an evaluation takes features of all of them."""
 HELDOUT_BINS = 10
 """Forward passes of each held-out image for the held-out loss; the same number as in `fcdm.engine.evaluate`."""
 
@@ -158,14 +154,7 @@ def classifier_macs(side: int, channels: int) -> int:
 
 def _heldout_images(config: Config) -> int:
     """Images of the held-out loss; 0 where it is small beside the sampling, of latents."""
-    if config.data.downsample > 1:
-        return 0
-    if config.data.path is None:
-        return DIGITS_HELDOUT
-    try:
-        return int(np.load(Path(config.data.path) / HELDOUT, allow_pickle=False).sum())
-    except (OSError, ValueError):  # a store that is not here
-        return 0
+    return 0 if config.data.downsample > 1 else heldout_images(config.data) or 0
 
 
 def weak_macs(config: Config) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from fcdm.formatting import bytes_text
+from fcdm.formatting import bytes_text, plural, three_digits
 from fcdm.jobs.ema_requests import snapshot_bytes
 from fcdm.jobs.job import Job
 from fcdm.jobs.make_jobs import data_is_here
@@ -17,7 +17,7 @@ from fcdm.plan.tell_apart import differences
 from fcdm.plan.warnings import warnings_before_submission
 from fcdm.runs.benchmark_files import Benchmarks
 from fcdm.runs.protocol import sharing_samples
-from fcdm.runs.run_cost import saved_bytes
+from fcdm.runs.run_cost import epochs, saved_bytes
 from fcdm.runs.throughput import Speeds
 from fcdm.slurm.options import SlurmOptions
 from fcdm.slurm.resources import Resources, request_of
@@ -41,6 +41,7 @@ def make_plan(jobs: list[Job], options: SlurmOptions) -> Plan:
     if on_disk := sum(snapshot_bytes(job) for job in open_jobs):
         plan.notes.append(f"snapshots of power function averages will take {bytes_text(on_disk)} on disk, for good")
     plan.notes += _several_spaces(jobs)
+    plan.notes += _seen_often(jobs)
     left = {run.job.id: run.standing for run in runs}
     plan.warnings = warnings_before_submission(open_jobs, paces.device, options.mfu, options, paces, left)
     return plan
@@ -55,6 +56,32 @@ def _several_spaces(jobs: Iterable[Job]) -> list[str]:
         for names in sorted(sets)
         if len(names) > 1
     ]
+
+
+MOST_EPOCHS = 10
+"""Beyond which a budget is no longer one of fresh data, as laws of scaling take it to be."""
+LEAST_EPOCHS = 0.01
+"""Of the data, below which a budget says little of them."""
+
+
+def _seen_often(jobs: Iterable[Job]) -> list[str]:
+    """Notes on budgets that see the data many times, or hardly at all."""
+    seen = [epochs(job.config, step) for job in jobs for step in job.budgets]
+    many = [amount for amount in seen if amount is not None and amount > MOST_EPOCHS]
+    few = [amount for amount in seen if amount is not None and amount < LEAST_EPOCHS]
+    notes = []
+    if many:
+        which = "all budgets" if len(many) == len(seen) else f"{plural(len(many), 'budget')} of {len(seen)}"
+        notes.append(
+            f"more than {MOST_EPOCHS} epochs ({which}, up to {three_digits(max(many))}): models begin to learn images "
+            "by heart, and laws take data to be fresh"
+        )
+    if few:
+        notes.append(
+            f"less than {LEAST_EPOCHS:.0%} of an epoch ({plural(len(few), 'budget')} of {len(seen)}, down to "
+            f"{min(few):.2%}): that says little of these data"
+        )
+    return notes
 
 
 def _planned(job: Job, standing: Standing, differs: str, paces: Paces, options: SlurmOptions) -> PlannedRun:

@@ -11,6 +11,7 @@ from fcdm.config.ema_lag import lags
 from fcdm.plan.model import Plan, PlannedRun, Total, total, totals
 from fcdm.plan.remaining import evaluations_of
 from fcdm.plan.shared_runs import Sharing
+from fcdm.runs.run_cost import epochs, train_flops
 
 
 def print_json(plan: Plan) -> None:
@@ -49,6 +50,8 @@ def _run(run: PlannedRun) -> dict[str, Any]:
         "precision": config.precision,
         "seed": config.seed,
         "budgets": run.job.budgets,
+        "budget_flops": [train_flops(config, step) for step in run.job.budgets],
+        "budget_epochs": [epochs(config, step) for step in run.job.budgets],
         "judged": list(standing.evaluated),
         "trained": standing.trained,
         "state": standing.state,

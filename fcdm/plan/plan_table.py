@@ -14,12 +14,13 @@ from rich.table import Table
 
 from fcdm.config.ema_lag import Lag, lag_text, lags
 from fcdm.config.schema import EMAConfig
-from fcdm.formatting import bytes_text, duration_text, flops_text, number_text
+from fcdm.formatting import bytes_text, duration_text, flops_text, number_text, three_digits
 from fcdm.plan.estimate import KINDS, START_UP_S, Cost
 from fcdm.plan.model import Plan, PlannedRun, Total, total, totals
 from fcdm.plan.remaining import SKIPPED, evaluations_of
 from fcdm.plan.shared_runs import Amount, Sharing
 from fcdm.plan.tell_apart import off_all_presets
+from fcdm.runs.run_cost import epochs, train_flops
 from fcdm.slurm.resources import Resources
 
 GROUPS_BEYOND = 60
@@ -37,6 +38,9 @@ class PlanRow:
     name: str
     differs: str
     budgets: str
+    flops: str
+    """Of training, at each budget."""
+    epochs: str
     state: str
     resources: str
     memory_bytes: int
@@ -59,6 +63,7 @@ class PlanRow:
             name=standing.name,
             differs=run.differs,
             budgets="; ".join(filter(None, (f"{done} done" if done else "", left))),
+            **_amounts([run]),
             state=state,
             resources=_resources(run.request, run.evaluation),
             memory_bytes=run.memory_bytes,
@@ -79,6 +84,7 @@ class PlanRow:
             name=f"{config.model.name.replace('/', '-')}-{config.data.name}-{config.resolution}px",
             differs=" ".join(filter(None, (f"{len(runs)} runs", off_all_presets([run.job for run in runs])))),
             budgets=_steps(sorted({step for run in runs for step in run.job.budgets})),
+            **_amounts(runs),
             state=", ".join(f"{count} {state}" for state, count in states.items()),
             resources="; ".join(dict.fromkeys(_resources(run.request, run.evaluation) for run in runs)),
             memory_bytes=max(run.memory_bytes for run in runs),
@@ -186,7 +192,7 @@ def _host_memory(runs: Sequence[PlannedRun]) -> str:
 
 def _averages(runs: Sequence[PlannedRun]) -> list[str]:
     """For each EMA that is evaluated, how far behind it is at the budgets."""
-    found: dict[tuple[float, float | None], dict[int, Lag]] = {}
+    found: dict[tuple[float | None, float | None], dict[int, Lag]] = {}
     for run in runs:
         ema = run.job.config.ema
         lags_of_run = lags(evaluations_of(run.job))
@@ -207,7 +213,9 @@ def _runs_table(lines: Sequence[PlanRow]) -> Table:
     table.add_column("run", overflow="fold")
     if any(line.differs for line in lines):
         table.add_column("which", overflow="fold")
-    table.add_column("budgets", overflow="fold")
+    table.add_column("budgets:\nsteps", overflow="fold")
+    table.add_column("training\nFLOPs", overflow="fold")
+    table.add_column("epochs", overflow="fold")
     table.add_column("resources", overflow="fold")
     table.add_column("memory\neach", justify="right", no_wrap=True)
     table.add_column("state", overflow="fold")
@@ -215,7 +223,7 @@ def _runs_table(lines: Sequence[PlanRow]) -> Table:
         cells = [str(line.number), line.name]
         if any(other.differs for other in lines):
             cells.append(line.differs)
-        cells += [line.budgets, line.resources, bytes_text(line.memory_bytes), line.state]
+        cells += [line.budgets, line.flops, line.epochs, line.resources, bytes_text(line.memory_bytes), line.state]
         table.add_row(*cells)
     return table
 
@@ -255,6 +263,17 @@ def _hours_cell(left: Total, kinds: Sequence[str]) -> str:
     if left.unknown.intersection(kinds):
         return "?" if hours < 0.0005 else f"> {number_text(hours)}"
     return number_text(hours)
+
+
+def _amounts(runs: Sequence[PlannedRun]) -> dict[str, str]:
+    """What the budgets are in other units: FLOPs of training, and epochs; of several runs each amount once."""
+    asked = [(run.job.config, step) for run in runs for step in run.job.budgets]
+    flops = sorted({train_flops(config, step) for config, step in asked})
+    seen = sorted({epochs(config, step) or 0.0 for config, step in asked})
+    return {
+        "flops": ", ".join(dict.fromkeys(map(flops_text, flops))),
+        "epochs": ", ".join(dict.fromkeys(map(three_digits, seen))) if all(seen) else "?",
+    }
 
 
 def _steps(budgets: Iterable[int]) -> str:

@@ -37,6 +37,8 @@ INTRODUCED: dict[str, Any] = {
     "model.channel_attention": False,
     "model.channel_attention_on": "hidden",
     "model.feed_forward": False,
+    "optimiser.schedule": "constant",
+    "optimiser.decay_from": None,
     "init_from": None,
     "init_from_weights": "ema",
     **OF_OWN_CODE,
@@ -48,8 +50,9 @@ MEASURED = ("channel_mean", "channel_deviation")
 # In the config for people and for finding things, but not what a run is: the same bytes under another
 # path or preset name are the same data and the same model. (A run has the width that match_macs found.)
 NOT_IDENTITY = (
-    *("model.name", "model.match_macs", "data.name", "data.path", "data.vae"),
+    *("model.name", "model.match_macs", "model.size", "data.name", "data.path", "data.vae", "data.images"),
     *(f"data.{name}" for name in MEASURED),
+    *(f"optimiser.lr_{name}" for name in ("rule", "power", "base")),
 )
 
 

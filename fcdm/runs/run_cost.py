@@ -50,6 +50,12 @@ def saved_bytes(config: Config) -> int:
     return checkpoint_bytes(config) + average_bytes(config)
 
 
+def epochs(config: Config, steps: int) -> float | None:
+    """How often so many steps show each image that is trained on; None: how many there are is not known."""
+    images = config.data.images
+    return None if images is None else steps * config.batch_size / images
+
+
 def train_flops(config: Config, steps: int) -> int:
     """FLOPs of training the run for so many steps."""
     return run_cost(config).train_flops(config.batch_size, steps)

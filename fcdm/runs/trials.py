@@ -31,7 +31,7 @@ from fcdm.hashing import cache_folder
 from fcdm.runs.kept_source import with_source
 from fcdm.runs.processes import is_first_process, own_session
 
-COUNTING = 2
+COUNTING = 3
 """To be raised where the trials change (`fcdm.engine.try_code`): then nothing answered before holds."""
 
 LIMIT = "FCDM_TRY_SECONDS"
@@ -70,6 +70,13 @@ _known: dict[_Asked, dict[str, Any]] = {}
 def try_codes(configs: Iterable[Config]) -> None:
     """Try all code of users among them, each as it would be used. Raises UserError for the first that does not do."""
     _find(list(dict.fromkeys(asked for config in configs for asked in _questions(config))))
+
+
+def own_images(config: Config) -> int:
+    """How many images of the configuration's own data set are trained on. Raises UserError where it does not do."""
+    asked = next(asked for asked in _questions(config) if asked.code.kind is DATA)
+    _find([asked])
+    return int(_known[asked]["images"])
 
 
 def _questions(config: Config) -> Iterator[_Asked]:

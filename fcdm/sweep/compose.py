@@ -31,8 +31,11 @@ from fcdm.config.said import Said
 from fcdm.config.schema import FAMILIES, Config
 from fcdm.config.spaces import KEY as SPACES
 from fcdm.config.spaces import spaces_of
-from fcdm.cost.match_macs import Match, settle_width
+from fcdm.cost.ladder import settle_size
+from fcdm.cost.match_macs import settle_width
+from fcdm.cost.size_rules import settle_rules
 from fcdm.errors import UserError
+from fcdm.runs.flop_budgets import settle_budgets
 from fcdm.runs.processes import is_first_process
 from fcdm.sweep.each_space import in_each_space
 from fcdm.sweep.expand import keys_of
@@ -83,9 +86,7 @@ class Composer:
     def typed(self, choice: Sequence[str]) -> tuple[Config, Said]:
         """The choice as a `Config` that nothing has looked at, and what it says. Raises UserError."""
         composed, said = self._parts(choice)
-        config = typed(composed, said)
-        tell_of_width(settle_width(config, said))
-        return config, said
+        return settled(composed, said), said
 
     def _parts(
         self, choice: Sequence[str], own_store: bool = True, unsaid: Collection[str] = ()
@@ -229,17 +230,25 @@ def configured(composed: DictConfig, said: Said) -> Config:
 
     What was said and means nothing in it is refused.
     """
-    config = typed(composed, said)
-    tell_of_width(settle_width(config, said))
+    config = settled(composed, said)
     check_asked(config)
     refuse_idle(config, said)
     return config
 
 
-def tell_of_width(match: Match | None) -> None:
-    """A note on stderr about a width that was found, once for each."""
-    if match is not None and is_first_process():
-        _note(str(match))
+def settled(composed: DictConfig, said: Said) -> Config:
+    """What Hydra composed as a typed configuration, with what is asked by its cost: a size, a width, budgets
+    of steps.
+
+    What was found is noted on stderr, once for each. Raises UserError.
+    """
+    config = typed(composed, said)
+    rung, match = settle_size(config, said), settle_width(config, said)
+    notes = [*([rung] if rung else []), *([str(match)] if match else []), *settle_rules(config)]
+    for text in [*notes, *settle_budgets(config, said)]:
+        if is_first_process():
+            _note(text)
+    return config
 
 
 @cache

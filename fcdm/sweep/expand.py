@@ -1,9 +1,10 @@
 """From a command line and its sweep files to the distinct choices they ask for.
 
 A sweep file says `grids:`, a list of mappings from key to value or list of values; each is a full product, and
-together they are one study (FCDM to 1M steps beside DiT to 7M: a plain product cannot say that). `steps` is never
-multiplied out: several numbers of steps are budgets of one trajectory. What the command line says of a key
-replaces what the grids say of it, and of a key that it says twice the last word counts.
+together they are one study (FCDM to 1M steps beside DiT to 7M: a plain product cannot say that). `steps` and `flops`
+are never multiplied out: several numbers are budgets of one trajectory. What the command line says of a key replaces
+what the grids say of it, its budgets those of the grids in either unit, and of a key that it says twice the last word
+counts.
 
 Each of several files stands for itself, as if it had been named alone. Hydra would merge the files of
 `'+sweeps=[a,b]'` into one, with the grids of the last. Here each is composed on its own, and their choices are put one
@@ -83,8 +84,12 @@ def _grids(composed: DictConfig) -> list[Any]:
     return grids
 
 
+BUDGETS = ("steps", "flops")
+"""Keys of budgets: several numbers are one trajectory's."""
+
+
 def expand(arguments: Iterable[str], grids: Iterable[Mapping[str, Any]]) -> list[list[str]]:
-    """The override lists of all distinct choices, in order; `steps` joined as a list in each.
+    """The override lists of all distinct choices, in order; budgets joined as a list in each.
 
     `arguments` are Hydra overrides, some of them sweeps (`model=N,M`). They come after what the grids say, in their own
     order, for Hydra too lets the last one win. Raises UserError.
@@ -93,10 +98,11 @@ def expand(arguments: Iterable[str], grids: Iterable[Mapping[str, Any]]) -> list
     choices: list[list[str]] = []
     for grid in list(grids) or [{}]:
         dimensions = {key: values for key, values in _grid(grid).items() if key not in said}
-        steps = words.get("steps", dimensions.pop("steps", None))
+        of_grid = {key: dimensions.pop(key) for key in BUDGETS if key in dimensions}
+        budgets = {key: words[key] for key in BUDGETS if key in words} or of_grid
         columns = [[override_text(key, value) for value in values] for key, values in dimensions.items()]
-        columns += [texts for key, texts in words.items() if key != "steps"]
-        ends = [override_text("steps", steps)] if steps is not None else []
+        columns += [texts for key, texts in words.items() if key not in BUDGETS]
+        ends = [override_text(key, None if values == [None] else values) for key, values in budgets.items()]
         choices += [[*values, *ends] for values in itertools.product(*columns)]
     return [list(choice) for choice in dict.fromkeys(map(tuple, choices))]
 
@@ -104,16 +110,16 @@ def expand(arguments: Iterable[str], grids: Iterable[Mapping[str, Any]]) -> list
 def _command_line(arguments: list[str]) -> tuple[dict[str, list[Any]], set[str]]:
     """For each word of a command line what it may be, in their order; and the keys that they give values.
 
-    A word that is no sweep may be itself only. `steps` has its numbers instead of words.
+    A word that is no sweep may be itself only. Budgets have their numbers instead of words.
     """
     words: dict[str, list[Any]] = {}
     said: set[str] = set()
     for override in parse_all(last_of_each(arguments)):
         key, line = override.key_or_group, override.input_line or ""
-        if key == "steps" and not override.is_delete():
+        if key in BUDGETS and not override.is_delete():
             values = [override.value()]
             if override.is_sweep_override():
-                values = [parse(f"steps={text}").value() for text in override.sweep_string_iterator()]
+                values = [parse(f"{key}={text}").value() for text in override.sweep_string_iterator()]
             words[key] = list(itertools.chain.from_iterable(v if isinstance(v, list) else [v] for v in values))
         elif override.is_sweep_override():
             sweep = override.get_key_element()

@@ -13,8 +13,10 @@ from yaml import MarkedYAMLError
 from fcdm.config.check import first_line, known_keys, near, unknown_key
 from fcdm.config.keys import families_with
 from fcdm.config.user_code import OPTIONS
+from fcdm.cost.ladder import FORMS
 from fcdm.errors import UserError
 from fcdm.redact import redacted
+from fcdm.sweep.expand import BUDGETS
 
 FREE = ("hydra.launcher.additional_parameters.", *OPTIONS)
 
@@ -55,7 +57,7 @@ def _one_line(error: BaseException) -> str:
     if isinstance(error, OmegaConfBaseException):
         return first_line(error)
     if found := re.search(r"Ambiguous value for argument '([^=]+)=(.*?)' 1\.", text):
-        budgets = f"; or, budgets of one run, 'steps=[{found[2]}]'" if found[1] == "steps" else ""
+        budgets = f"; or, budgets of one run, '{found[1]}=[{found[2]}]'" if found[1] in BUDGETS else ""
         return f"{found[1]}={found[2]} is a sweep: add -m (python -m fcdm.train -m ...){budgets}"
     if not is_users(error):
         return f"{type(error).__name__}: {text}"
@@ -96,7 +98,8 @@ def _missing(error: MissingConfigException) -> str:
     if not choice:
         return f"there is no configuration {path}"
     options = sorted({*_options(group), *(error.options or [])})  # of other folders (--config-dir) too
-    return f"{group}={choice} is not known: {near(choice, options, shown=40)}"
+    sizes = f", or a size of a ladder: fcdm/{FORMS}" if group == "model" else ""
+    return f"{group}={choice} is not known: {near(choice, options, shown=40)}{sizes}"
 
 
 def _options(group: str) -> list[str]:

@@ -5,9 +5,15 @@ No dataclasses here: Hydra 1.3 executes this file without putting it into sys.mo
 
 from __future__ import annotations
 
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.object_type import ObjectType
+from hydra.plugins.config_source import ConfigResult, ConfigSource
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+
 from fcdm.jobs.job import Job
 from fcdm.sweep.benchmark_sweeper import BenchmarkSweeper
 from fcdm.sweep.job_launcher import JobLauncher
+from fcdm.sweep.ladder_source import PLACE, SCHEME, read_option, size_of_option
 from fcdm.sweep.sweeper import StudySweeper
 
 
@@ -63,3 +69,33 @@ class PlanLauncher(JobLauncher):
         from fcdm.sweep.plan_launcher import show_plan
 
         return show_plan(jobs, self.options)
+
+
+class LadderSource(ConfigSource):
+    """`model=fcdm/64M`: options of the group `model` that are no files."""
+
+    @staticmethod
+    def scheme() -> str:
+        return SCHEME
+
+    def available(self) -> bool:
+        return True
+
+    def is_group(self, config_path: str) -> bool:
+        return False
+
+    def is_config(self, config_path: str) -> bool:
+        return size_of_option(config_path) is not None
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        return read_option(config_path)
+
+    def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
+        return []  # there are as many as numbers
+
+
+class LadderSearchPath(SearchPathPlugin):
+    """Has Hydra look there too, after all files."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        search_path.append(provider="fcdm", path=PLACE)

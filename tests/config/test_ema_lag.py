@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from fcdm.config.ema_lag import Lag, ema_decay, ema_lag, lag_warning
 from fcdm.config.schema import EMAConfig
 from fcdm.engine.ema import update_ema
+from fcdm.errors import UserError
 from fcdm.evaluate import main as evaluate
 from fcdm.jobs.make_jobs import make_jobs
 from fcdm.plan.make_plan import make_plan
@@ -59,6 +61,36 @@ def test_a_ramp_that_ends_within_the_training() -> None:
         )
 
 
+@pytest.mark.parametrize("share", [0.05, 0.1, 0.3])
+def test_a_length_that_is_a_share_of_the_training(share: float) -> None:
+    """Behind by the same share of any budget, and as wide as EDM2's power function average of that exponent
+    (arXiv 2312.02696: sigma_rel of gamma, the deviation of a Beta distribution)."""
+    ema = EMAConfig(None, share)
+    for wanted in simulated(ema, [10, 1000, 4000]):
+        found = ema_lag(ema, wanted.step)
+        assert (found.initial, found.age) == (
+            pytest.approx(wanted.initial, abs=1e-4),
+            pytest.approx(wanted.age, rel=2e-3),
+        )
+    assert ema_lag(ema, 10**7).age / 10**7 == pytest.approx(1 / (1 + math.log(2) / share), rel=1e-4)
+    ends = [[torch.nn.Parameter(torch.tensor([0.0], dtype=torch.float64))] for _ in range(2)]
+    for step in range(1, 2001):  # the mean and the mean square of the step that a weight is of
+        for power, average in enumerate(ends, start=1):
+            now = [torch.nn.Parameter(torch.tensor([(step / 2000) ** power], dtype=torch.float64))]
+            update_ema(average, now, ema_decay(ema, step))
+    mean, square = (average[0].item() for average in ends)
+    gamma = math.log(2) / share - 1
+    sigma_rel = math.sqrt((gamma + 1) / ((gamma + 2) ** 2 * (gamma + 3)))
+    assert math.sqrt(square - mean**2) == pytest.approx(sigma_rel, rel=0.01)
+
+
+def test_it_is_a_choice_alike_for_both_families() -> None:
+    for model in ("N", "dit/N-2", "S", "dit/XL-2"):
+        assert composed(f"model={model}", "ema=share").ema == EMAConfig(None, 0.1)
+    with pytest.raises(UserError, match=r"leave the EMA without a length: say ema\.decay=0\.9999"):
+        composed("model=N", "ema=share", "ema.rampup=null")
+
+
 def test_millions_of_steps_take_no_time() -> None:
     assert ema_lag(EMAConfig(0.9999, None), 7_000_000).age == pytest.approx(9_999)
     assert ema_lag(EMAConfig(0.999999, 0.01), 7_000_000).age == pytest.approx(7_000_000 / (1 + 69.31), rel=1e-2)
@@ -90,8 +122,8 @@ def test_the_plan_says_it_for_each_budget(capsys: pytest.CaptureFixture[str], tm
     print_tables(plan, "auto")
     said = capsys.readouterr().out
     assert (
-        "EMA 0.9999, no ramp-up: at step 200 98 % initial weights, 198 steps behind; at step 50,000 0.7 % initial "
-        "weights, 9,932 steps behind; at step 400,000 0 % initial weights, 9,999 steps behind"
+        "EMA 0.9999, no ramp-up: at step 200 98 % initial weights, 198 steps (99 %) behind; at step 50,000 0.7 % "
+        "initial weights, 9,932 steps (20 %) behind; at step 400,000 0 % initial weights, 9,999 steps (2 %) behind"
     ) in said
     assert "warning: S-imagenet-256px: the average that is evaluated (ema.decay=0.9999) still is" in said
     print_json(plan)
@@ -104,11 +136,11 @@ def test_the_plan_says_it_for_each_budget(capsys: pytest.CaptureFixture[str], tm
 def test_the_start_says_it_before_training(fcdm: Command, tmp_path: Path) -> None:
     done = fcdm("model=N", "steps=[2,4]", *TINY)
     first = done.stdout.splitlines()[0]
-    assert "EMA 0.9999, ramp-up 0.1: at step 2 0 % initial weights, 0 steps behind; at step 4" in first
+    assert "EMA 0.9999, ramp-up 0.1: at step 2 0 % initial weights, 0 steps (2 %) behind; at step 4" in first
     assert "warning" not in done.stdout + done.stderr
     done = fcdm("model=N", "ema.rampup=null", "steps=4", *TINY)
     lines = done.stdout.splitlines()
-    assert "no ramp-up: at step 4 100 % initial weights, 4 steps behind" in lines[0]
+    assert "no ramp-up: at step 4 100 % initial weights, 4 steps (100 %) behind" in lines[0]
     assert "warning: the average that is evaluated" in lines[1]
     assert "FID" in lines[2]
 

@@ -18,6 +18,9 @@ BY_WEAKER = (*GUIDED, "evaluation.guidance_weak=run@2", "evaluation.guidance_cha
 
 ATTENDS = (*DIGITS, "model.channel_attention=true")
 
+FALLS = "optimiser.schedule=inverse_sqrt"
+LR_RULE = ("optimiser.lr_rule=width",)
+
 CASES: list[tuple[tuple[str, ...], str, str, tuple[str, ...] | None]] = [
     # where it means nothing, what is said, what to do instead, where it has an effect
     (DIGITS, "data.vae=ft-mse", "leave it away", LATENTS),
@@ -27,6 +30,12 @@ CASES: list[tuple[tuple[str, ...], str, str, tuple[str, ...] | None]] = [
     (DIGITS, "data.normalisation=channel", "no latents of a VAE", LATENTS),
     (DIGITS, "data.channel_mean=[0.1]", "the commands set it", None),
     (DIGITS, "data.channel_deviation=[1.5]", "the commands set it", None),
+    (DIGITS, "data.images=5", "the commands set it", None),
+    (DIGITS, "optimiser.decay_from=9", "say optimiser.schedule=inverse_sqrt too", (*DIGITS, FALLS)),
+    (DIGITS, "optimiser.lr_power=0.5", "say optimiser.lr_rule=width too", (*DIGITS, *LR_RULE, "optimiser.lr_base=N")),
+    (DIGITS, "optimiser.lr_base=N", "say optimiser.lr_rule=width too", (*DIGITS, *LR_RULE, "optimiser.lr_power=0.5")),
+    (DIGITS, "batch_power=0.5", "say batch_rule=width too", (*DIGITS, "batch_rule=width", "batch_base=M")),
+    (DIGITS, "batch_base=M", "say batch_rule=width too", (*DIGITS, "batch_rule=width", "batch_power=0.5")),
     (FLOW, "diffusion.timesteps=500", "no noise schedule", DIGITS),
     (FLOW, "diffusion.beta_start=1e-3", "no noise schedule", DIGITS),
     (FLOW, "diffusion.beta_end=0.1", "no noise schedule", DIGITS),

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fcdm.config.ema_lag import ema_decay
-from fcdm.config.schema import Config, EMAConfig
+from fcdm.config.schema import Config, EMAConfig, OptimiserConfig
 from fcdm.data.dataset import Dataset, PixelDataset
 from fcdm.diffusion import make_objective
 from fcdm.engine.batches import BatchSource, DataOrder
@@ -22,7 +22,7 @@ from fcdm.engine.ema import update_ema
 from fcdm.engine.evaluate import EvaluationResult, evaluate
 from fcdm.engine.state import create_model
 from fcdm.engine.stop import Stopped, StopSignal
-from fcdm.engine.train_step import warm_up
+from fcdm.engine.train_step import rate_share
 from fcdm.engine.worker import Worker
 from tests.support.commands import composed
 from tests.support.silent import Silent
@@ -116,10 +116,19 @@ def test_ema_update_is_the_formula() -> None:
     assert average.tolist() == [1.5, 1.0]
 
 
-def test_warm_up_is_linear_then_constant(config: Config) -> None:
-    warm = dataclasses.replace(config, optimiser=dataclasses.replace(config.optimiser, lr=1.0, warmup_steps=4))
-    assert [warm_up(warm, step) for step in range(6)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
-    assert warm_up(config, 0) == 1.0
+def test_the_rate_is_linear_then_constant() -> None:
+    warm = OptimiserConfig(lr=1.0, warmup_steps=4)
+    assert [rate_share(warm, step) for step in range(6)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+    assert rate_share(OptimiserConfig(lr=1.0), 0) == 1.0
+
+
+def test_the_rate_falls_as_the_inverse_square_root_of_the_steps() -> None:
+    """lr / sqrt(max(t / t_ref, 1)), t counted from 1."""
+    falling = OptimiserConfig(lr=1.0, warmup_steps=2, schedule="inverse_sqrt", decay_from=4)
+    shares = [rate_share(falling, step) for step in range(16)]
+    assert shares[:4] == [0.5, 1.0, 1.0, 1.0]
+    assert shares[4] == pytest.approx((4 / 5) ** 0.5)
+    assert shares[15] == pytest.approx(0.5)
 
 
 def _trained(config: Config) -> torch.nn.Module:

@@ -62,6 +62,24 @@ def test_kill_9_at_any_moment(fcdm: Command, tmp_path: Path, undisturbed: Path) 
     assert not [path for path in run.rglob("*") if path.name.startswith(".")], "something was left behind"
 
 
+FALLING = ("optimiser.schedule=inverse_sqrt", "optimiser.decay_from=8", "optimiser.warmup_steps=4", "ema=share")
+
+
+def test_budgets_stay_one_trajectory_where_the_rate_falls_and_the_average_grows(fcdm: Command, tmp_path: Path) -> None:
+    """Trained to 12 and on to 24, or to 24 at once: the same weights and averages."""
+    for runs, budgets in (("parts", ["steps=12", "steps=[12,24]"]), ("whole", ["steps=[12,24]"])):
+        for steps in budgets:
+            done = fcdm("model=N", steps, *TINY, *FALLING, f"runs_dir={runs}")
+            assert done.returncode == 0, done.stderr
+    parts, whole = only_run(tmp_path / "parts"), only_run(tmp_path / "whole")
+    assert parts.name == whole.name
+    for step in (12, 24):
+        assert weights(parts, step) == weights(whole, step)
+    constant = fcdm("model=N", "steps=12", *TINY, *FALLING[2:], "runs_dir=constant")
+    assert constant.returncode == 0, constant.stderr
+    assert weights(only_run(tmp_path / "constant"), 12) != weights(whole, 12)
+
+
 def test_a_broken_newest_checkpoint_is_passed_over_with_a_warning(
     fcdm: Command, tmp_path: Path, undisturbed: Path
 ) -> None:

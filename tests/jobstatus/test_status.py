@@ -462,7 +462,7 @@ def test_evaluation_inline_then_the_next_budget(world: World) -> None:
     assert (later.state, later.step) == ("running", 100)
     assert what(later).startswith("evaluating step 100: 300/1000 samples, step 100/200")
     world.progress("N", 100, samples=1000)
-    assert what(world.rows()[0], log=False) == "features and distances"
+    assert what(world.rows()[0], log=False) == "held-out loss, features and distances"
 
 
 def test_what_a_job_says_of_itself_is_read_as_it_was_written(tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ def test_the_literal_command_anywhere_without_data_makes_nothing(fcdm: Command, 
     assert list(tmp_path.iterdir()) == []
     rows = [line for line in done.stdout.splitlines() if "imagenet-256px" in line or "imagenet-512px" in line]
     assert sum("no data here" in line for line in rows) == 8
-    (xl,) = [line.split() for line in rows if line.split()[1] == "XL-imagenet-256px" and "E" in line.split()]
+    (xl,) = [line.split() for line in rows if line.split()[1] == "XL-imagenet-256px" and "no data here" not in line]
     assert xl[2:6] == ["39.6", "E", "1.61", "E"]
     assert "imagenet is not on this machine: what is done already cannot be told" in done.stdout
     assert f"assumed MFU {DEFAULT_MFU:g} of the H100's 989.4 TFLOP/s in bf16" in done.stdout
@@ -451,7 +451,8 @@ def test_a_queue_that_cannot_be_asked_is_a_note(jobs: Any, tmp_path: Path, monke
     monkeypatch.setenv("PATH", str(tmp_path))
     (job,) = jobs("model=N")
     _submitted(job, tmp_path, "7_0")
-    (note,) = make_plan([job], PlanOptions()).notes
+    note, epochs = make_plan([job], PlanOptions()).notes
+    assert "more than 10 epochs (all budgets, up to 71.2)" in epochs
     assert note.startswith(f"what waits in a queue cannot be told: whether {job.name} is in a queue already")
     assert "there is no SLURM on this machine" in note
 

@@ -126,14 +126,14 @@ def test_a_key_of_a_later_version_is_left_out_at_its_introduction_value(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     before: dict[str, Any] = science(make_jobs([composed("model=N")])[0].config)
-    after = {**before, "optimiser": {**before["optimiser"], "schedule": "constant"}}
+    after = {**before, "optimiser": {**before["optimiser"], "momentum": "none"}}
     assert run_id(after) != run_id(before)
-    monkeypatch.setitem(identity.INTRODUCED, "optimiser.schedule", "constant")
+    monkeypatch.setitem(identity.INTRODUCED, "optimiser.momentum", "none")
     assert run_id(after) == run_id(before)
     # and the folder that an older version made is still the run's.
     (job,) = make_jobs([composed("model=N", f"runs_dir={tmp_path}")])
     check_frozen(open_run(job.config).folder, after)
-    after["optimiser"]["schedule"] = "cosine"
+    after["optimiser"]["momentum"] = "some"
     assert run_id(after) != run_id(before)
 
 

@@ -46,6 +46,16 @@ def test_the_command_line_replaces_what_the_grids_say() -> None:
     ]
 
 
+def test_budgets_of_the_command_line_replace_those_of_grids_in_either_unit() -> None:
+    grids: list[dict[str, Any]] = [{"model": "N", "steps": [100, 200]}, {"model": "M", "flops": [1e12, 3e12]}]
+    assert expand([], grids) == [["model=N", "steps=[100,200]"], ["model=M", "flops=[1000000000000.0,3000000000000.0]"]]
+    assert expand(["flops=1e15,1e16"], grids) == [
+        ["model=N", "flops=[1000000000000000.0,1e+16]"],
+        ["model=M", "flops=[1000000000000000.0,1e+16]"],
+    ]
+    assert expand(["steps=5"], grids) == [["model=N", "steps=[5]"], ["model=M", "steps=[5]"]]
+
+
 def test_odd_values_survive() -> None:
     grids = [{"study": "it's", "ema.rampup": None, "compile": True, "optimiser.betas": [[0.9, 0.99]]}]
     assert expand([], grids) == [['study="it\'s"', "ema.rampup=null", "compile=true", "optimiser.betas=[0.9,0.99]"]]
