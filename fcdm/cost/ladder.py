@@ -55,7 +55,7 @@ Model = FCDMConfig | DiTConfig
 
 
 @dataclass(frozen=True)
-class Size:
+class LadderSize:
     """A size that is asked for."""
 
     text: str
@@ -65,7 +65,7 @@ class Size:
     patch: int | None = None
 
     @classmethod
-    def of_text(cls, text: str) -> Size | None:
+    def of_text(cls, text: str) -> LadderSize | None:
         """None: this names no size."""
         found = SIZE.fullmatch(text)
         if found is None or (found["width"] is None and not found["prefix"] and not found["macs"]):
@@ -124,7 +124,7 @@ def rungs(model: Model) -> Iterator[Model]:
 class Rung:
     """The rung that a size stands for."""
 
-    size: Size
+    size: LadderSize
     model: Model
     cost: ModelCost
 
@@ -155,7 +155,7 @@ class Rung:
         )
 
 
-def rung_of(size: Size, model: Model, cost_of: Callable[[Model], ModelCost]) -> Rung:
+def rung_of(size: LadderSize, model: Model, cost_of: Callable[[Model], ModelCost]) -> Rung:
     """The rung nearest to a size; the smaller of two equally near ones. Raises UserError where none is near.
 
     model: what all but the size is taken from; cost_of: what one costs on the run's data.
@@ -185,7 +185,7 @@ def rung_of(size: Size, model: Model, cost_of: Callable[[Model], ModelCost]) -> 
     return best
 
 
-def _around(size: Size, model: Model, cost_of: Callable[[Model], ModelCost]) -> tuple[Rung | None, Rung | None]:
+def _around(size: LadderSize, model: Model, cost_of: Callable[[Model], ModelCost]) -> tuple[Rung | None, Rung | None]:
     """The last rung that is not larger, and the first that is."""
     all_rungs = list(rungs(model))
     rung = partial(_rung, size, cost_of)
@@ -199,7 +199,7 @@ def _around(size: Size, model: Model, cost_of: Callable[[Model], ModelCost]) -> 
     )
 
 
-def _rung(size: Size, cost_of: Callable[[Model], ModelCost], model: Model) -> Rung:
+def _rung(size: LadderSize, cost_of: Callable[[Model], ModelCost], model: Model) -> Rung:
     return Rung(size, model, cost_of(model))
 
 
@@ -233,8 +233,8 @@ def settle_size(config: Config, said: Said) -> str | None:
     return found.text(config.resolution)
 
 
-def _asked(model: Model) -> Size:
-    size = Size.of_text(model.size or "")
+def _asked(model: Model) -> LadderSize:
+    size = LadderSize.of_text(model.size or "")
     if size is None or (size.patch is not None and not isinstance(model, DiTConfig)):
         raise UserError(f"model.size={model.size} is no size of {model.family}: write {FORMS}")
     return size
@@ -243,7 +243,7 @@ def _asked(model: Model) -> Size:
 def sized(text: str, shape: dict[str, Any]) -> Model | None:
     """The rung that `fcdm/64M` names for this shape; None: it names none. Raises UserError where none is near."""
     family, _, size_text = text.partition("/")
-    size = Size.of_text(size_text)
+    size = LadderSize.of_text(size_text)
     if family not in ("fcdm", "dit") or size is None or (size.patch is not None and family != "dit"):
         return None
     model: Model = FCDMConfig(name=text) if family == "fcdm" else DiTConfig(name=text, patch_size=size.patch or 2)

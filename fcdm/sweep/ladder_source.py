@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from fcdm.config.presets import MODELS, load_preset, preset_names
 from fcdm.config.schema import DiTConfig, FCDMConfig
-from fcdm.cost.ladder import Size
+from fcdm.cost.ladder import LadderSize
 from fcdm.cost.model_cost import model_cost
 
 SCHEME = "fcdm-ladder"
@@ -26,10 +26,10 @@ LATENTS: dict[str, Any] = {"channels": 4, "side": 32, "classes": 1000}
 """What presets are meant for."""
 
 
-def size_of_option(path: str) -> tuple[str, Size] | None:
+def size_of_option(path: str) -> tuple[str, LadderSize] | None:
     """`model/fcdm/64M` -> (`fcdm`, the size); None: no size of a ladder."""
     found = re.fullmatch(r"model/(fcdm|dit)/(.+?)(?:\.yaml)?", path)
-    size = Size.of_text(found[2]) if found else None
+    size = LadderSize.of_text(found[2]) if found else None
     if found is None or size is None or (size.patch is not None and found[1] != "dit"):
         return None
     return found[1], size
@@ -49,7 +49,7 @@ def read_option(path: str) -> ConfigResult:
 
 
 @cache
-def _nearest(family: str, size: Size) -> str:
+def _nearest(family: str, size: LadderSize) -> str:
     """The preset of the family, of DiT with patches of 2, that is nearest in size."""
     amounts = {name: _amount(name, size.of) for name in preset_names() if ("/" in name) == (family == "dit")}
     own = {name: amount for name, amount in amounts.items() if family == "fcdm" or name.endswith("-2")}

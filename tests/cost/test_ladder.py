@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from fcdm.config.presets import load_preset
 from fcdm.config.schema import DiTConfig, FCDMConfig
-from fcdm.cost.ladder import MOST_OFF, STEP, Size, rung_of, rungs
+from fcdm.cost.ladder import MOST_OFF, STEP, LadderSize, rung_of, rungs
 from fcdm.cost.model_cost import model_cost
 from fcdm.errors import UserError
 from fcdm.runs.identity import run_id, science
@@ -57,7 +57,7 @@ def test_a_size_is_the_nearest_rung(family: str, of: str, amount: float) -> None
     """Against all rungs, one by one."""
     model: Any = OF_FAMILY[family]
     amount = amount * 100 if of == "MACs" else amount
-    found = rung_of(Size("", amount, of), model, lambda one: model_cost(one, **LATENTS))
+    found = rung_of(LadderSize("", amount, of), model, lambda one: model_cost(one, **LATENTS))
     costs = [model_cost(one, **LATENTS) for one in rungs(model)]
     amounts = [cost.parameters if of == "parameters" else cost.forward_macs for cost in costs]
     assert max(found.amount / amount, amount / found.amount) == pytest.approx(
