@@ -48,7 +48,8 @@ def rows_of(asked: Sequence[Key], run: RunFiles, attempts: Sequence[Attempt], no
 
 def _row(key: Key, run: RunFiles, attempts: Sequence[Attempt], asked: Collection[Key], now: float) -> StatusRow:
     budget, protocol = key
-    row = StatusRow(run.folder.name, budget, protocol)
+    flops = None if run.step_flops is None else run.step_flops * budget
+    row = StatusRow(run.folder.name, budget, protocol, flops)
     if key in run.evaluated:
         return replace(row, state=DONE, fid=run.evaluated[key].fid, distance=run.evaluated[key].distance)
     mine = [attempt for attempt in attempts if _covers(attempt, key, asked)]

@@ -73,6 +73,8 @@ class StatusRow:
     run: str
     budget: int
     protocol: str
+    flops: float | None = None
+    """Of training to this budget; None: not known."""
     state: str = NOT_SUBMITTED
     """One of STATES."""
     text: str = ""

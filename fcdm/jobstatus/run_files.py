@@ -80,6 +80,8 @@ class RunFiles:
 
     folder: Path
     batch_size: int | None = None
+    step_flops: float | None = None
+    """Of training; None: the folder does not say."""
     evaluated: Mapping[Key, Evaluated] = field(default_factory=dict)
     damaged: Mapping[Key, Path] = field(default_factory=dict)
     """Evaluations that cannot be read."""
@@ -106,6 +108,16 @@ class FileReader:
 
     def __init__(self) -> None:
         self._evaluated: dict[str, Evaluated] = {}
+        self._step_flops: dict[Path, float] = {}
+
+    def step_flops(self, folder: Path) -> float | None:
+        """FLOPs of a step of the run's training."""
+        if folder not in self._step_flops:
+            try:
+                self._step_flops[folder] = float(run_facts(folder)["cost"]["train_flops_per_step"])
+            except (KeyError, TypeError, ValueError):
+                return None  # it may be made in a moment
+        return self._step_flops[folder]
 
     def evaluated(self, folder: Path) -> tuple[dict[Key, Evaluated], dict[Key, Path]]:
         """The evaluations that stand, and the files of those that are damaged."""
@@ -137,7 +149,7 @@ class FileReader:
         """
         good, damaged = self.evaluated(folder)
         if all(key in good for key in asked):
-            return RunFiles(folder, evaluated=good, damaged=damaged)
+            return RunFiles(folder, step_flops=self.step_flops(folder), evaluated=good, damaged=damaged)
         holder, claim = _holder(folder, alive)
         submitted = {path.name for path in job_files}
         local = [name for name in _names(folder / "jobs") if re.fullmatch(r"\d+\.json", name) and name not in submitted]
@@ -145,6 +157,7 @@ class FileReader:
         return RunFiles(
             folder,
             batch_size=size if isinstance(size, int) else None,
+            step_flops=self.step_flops(folder),
             evaluated=good,
             damaged=damaged,
             checkpoints=frozenset(

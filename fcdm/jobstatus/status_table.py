@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from fcdm.formatting import duration_text, plural
+from fcdm.formatting import duration_text, flops_text, plural
 from fcdm.jobs.record_study import asker
 from fcdm.jobstatus.collect import Overview
 from fcdm.jobstatus.grouped import LONG, group_cells, worst_first
@@ -60,8 +61,8 @@ def what(row: StatusRow, log: bool = True) -> str:
 
 def plain_lines(rows: Sequence[StatusRow]) -> list[str]:
     """The table for a pipe or a file: aligned columns, nothing cut."""
-    protocols = several_protocols(rows)
-    return aligned([cells(row, protocols) for row in rows])
+    columns = Columns.of(rows)
+    return aligned([cells(row, columns) for row in rows])
 
 
 def aligned(lines: Sequence[Sequence[str]]) -> list[str]:
@@ -130,7 +131,7 @@ def commands(overview: Overview, rows: Sequence[StatusRow]) -> list[str]:
 
 def as_json(row: StatusRow) -> dict[str, Any]:
     """A row for programs; seconds and steps."""
-    names = "run budget protocol space state text active job step images_per_s fid distance error log"
+    names = "run budget flops protocol space state text active job step images_per_s fid distance error log"
     return {
         **{name: getattr(row, name) for name in names.split()},
         "eta_s": row.eta,
@@ -141,9 +142,10 @@ def as_json(row: StatusRow) -> dict[str, Any]:
     }
 
 
-def cells(row: StatusRow, protocols: bool, log: bool = True) -> list[str]:
-    by = [f"{row.protocol} in {row.space}" if row.space else row.protocol] if protocols else []
-    return [row.run, str(row.budget), *by, row.state, row.job or "-", what(row, log)]
+def cells(row: StatusRow, columns: Columns, log: bool = True) -> list[str]:
+    flops = ["-" if row.flops is None else f"{flops_text(row.flops)}FLOPs"] if columns.flops else []
+    by = [f"{row.protocol} in {row.space}" if row.space else row.protocol] if columns.protocols else []
+    return [row.run, str(row.budget), *flops, *by, row.state, row.job or "-", what(row, log)]
 
 
 def log_lines(rows: Sequence[StatusRow]) -> list[str]:
@@ -151,9 +153,20 @@ def log_lines(rows: Sequence[StatusRow]) -> list[str]:
     return list(dict.fromkeys(f"log: {short(row.log)}" for row in rows if row.state in LOGGED and row.log))
 
 
-def several_protocols(rows: Sequence[StatusRow]) -> bool:
-    seen: dict[str, str] = {}
-    return any(seen.setdefault(row.run, row.protocol) != row.protocol for row in rows)
+@dataclass(frozen=True)
+class Columns:
+    """Those that a table has where its rows need them."""
+
+    flops: bool
+    """Some runs say what a step costs."""
+    protocols: bool
+    """Some runs are evaluated by several."""
+
+    @classmethod
+    def of(cls, rows: Sequence[StatusRow]) -> Columns:
+        seen: dict[str, str] = {}
+        protocols = any(seen.setdefault(row.run, row.protocol) != row.protocol for row in rows)
+        return cls(any(row.flops is not None for row in rows), protocols)
 
 
 def problem_lines(overview: Overview) -> list[str]:
@@ -162,14 +175,19 @@ def problem_lines(overview: Overview) -> list[str]:
 
 def table(rows: Sequence[StatusRow]) -> Table:
     """The table for a terminal."""
-    protocols = several_protocols(rows)
+    columns = Columns.of(rows)
     shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for title in ("run", "budget", *(["protocol"] if protocols else []), "state", "job", ""):
+    own = ["training"] * columns.flops + ["protocol"] * columns.protocols
+    for title in ("run", "budget", *own, "state", "job", ""):
         shown.add_column(
-            title, header_style="bold", justify="right" if title == "budget" else "left", overflow="fold", no_wrap=False
+            title,
+            header_style="bold",
+            justify="right" if title in ("budget", "training") else "left",
+            overflow="fold",
+            no_wrap=False,
         )
     for row in rows:
-        texts = [escape(text) for text in cells(row, protocols, log=False)]
+        texts = [escape(text) for text in cells(row, columns, log=False)]
         at = len(texts) - 3
         texts[at] = f"[{COLOURS[row.state]}]{texts[at]}[/]" if row.state in COLOURS else texts[at]
         shown.add_row(*texts)
@@ -196,7 +214,8 @@ def screen(overview: Overview, runs_dir: Path, console: Console, below: int = 0)
     if not long:
         return Group(*top, table(shown), *(Text(line, overflow="fold") for line in (*end, *log_lines(shown))))
     # Each on one line: the groups say most of what is cut off.
-    lines = aligned([cells(row, several_protocols(shown), log=False) for row in shown])
+    columns = Columns.of(shown)
+    lines = aligned([cells(row, columns, log=False) for row in shown])
     told = [
         Text(line, COLOURS.get(row.state, ""), no_wrap=True, overflow="ellipsis")
         for row, line in zip(shown, lines, strict=True)

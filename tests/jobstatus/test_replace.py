@@ -88,7 +88,7 @@ def test_new_jobs_follow_the_old_ones_which_are_ended(bench: Bench, capsys: pyte
     assert new.script.stat().st_mode & 0o777 == 0o600
     assert bench.status() == 0
     rows = capsys.readouterr().out.splitlines()[2:]  # after the totals
-    assert [line.split()[2:4] for line in rows[:6:2]] == [
+    assert [line.split()[4:6] for line in rows[:6:2]] == [
         ["waiting", f"{new.id}_0"], ["waiting", f"{new.id}_1"], ["failed", third]
     ]  # fmt: skip
     facts = [json.loads((launch / "launch.json").read_text()) for launch in bench.launches()]
@@ -196,7 +196,7 @@ def test_what_a_sweep_file_lost_can_be_cancelled(bench: Bench, capsys: pytest.Ca
     # Seed 1 is gone from the file; where its jobs run is said in another way.
     bench.send(bench.config(0), command=[*COMMAND, "hydra/launcher=submitit_slurm", "+slurm=mine"])
     assert bench.status("s", "--not-in-study") == 0
-    assert [line.split()[3] for line in capsys.readouterr().out.splitlines()[2:4]] == [lost, lost]
+    assert [line.split()[5] for line in capsys.readouterr().out.splitlines()[2:4]] == [lost, lost]
     assert bench.status("s", "--not-in-study", "--cancel") == 1
     told = capsys.readouterr()
     assert all(lost in line for line in told.out.splitlines()), "it says which"

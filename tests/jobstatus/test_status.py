@@ -568,6 +568,21 @@ def test_several_protocols_are_rows_of_their_own_and_jobs_count_for_theirs(world
     assert all(OTHER in line or PROTOCOL in line for line in plain_lines(world.rows()))
 
 
+def test_a_budget_is_shown_in_flops_too_where_the_run_says_what_a_step_costs(world: World) -> None:
+    world.run(step=200, evaluated=[100], kept=[100, 200])
+    world.study()
+    assert all(row.flops is None for row in world.rows())
+    path = world.runs / "N" / "run.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "cost": {"train_flops_per_step": 1.5e9}}))
+    found = {row.budget: row.flops for row in world.rows()}
+    assert found == {100: 1.5e11, 200: 3e11}
+    assert [line.split()[1:4] for line in plain_lines(world.rows())] == [
+        ["100", "150", "GFLOPs"],
+        ["200", "300", "GFLOPs"],
+    ]
+    assert [as_json(row)["flops"] for row in world.rows()] == [1.5e11, 3e11]
+
+
 def test_a_job_for_another_protocol_does_not_speak_for_this_one(world: World) -> None:
     world.run(step=200, kept=[100, 200])
     world.study(protocols=(PROTOCOL, OTHER))
