@@ -145,7 +145,7 @@ def _signals_end() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-PARENT = "FCDM_PARENT"
+PARENT = "FCDM_ENDS_WITH"
 """In the environment of a process of `own_session`: `<a pipe's end>:<signal>`."""
 
 
