@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from fcdm.config.presets import off_preset, preset_names
 from fcdm.config.schema import Config
 from fcdm.errors import UserError, in_one_line
-from fcdm.formatting import setting_text
+from fcdm.formatting import bytes_text, flops_text, setting_text
 from fcdm.runs.run_cost import run_cost
 from fcdm.sweep.command_line import readable
 from fcdm.sweep.compose import Composer
@@ -42,6 +42,7 @@ examples
   python -m fcdm.cost model=S,dit/S-2 resolution=256,512
   python -m fcdm.cost model=L model.kernel_size=3,5,7 objective=flow
   python -m fcdm.cost model=L model.feed_forward=true model.match_macs=L      the width at which it costs what L costs
+  python -m fcdm.cost model=fcdm/64M,dit/64M,fcdm/6GMACs,dit/w96              sizes between the presets
 """
 USES = (
     *("model", "model.*", "recipe", "resolution", "steps", "flops", "batch_size"),
@@ -191,10 +192,10 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
             f"{row['batch_size']:,}",
             _significant(row["train_flops_per_step"] / 1e12),
             f"{row['steps']:,}",
-            _with_prefix(row["train_flops"], "FLOPs"),
-            _with_prefix(row["state_bytes"], "B"),
-            _with_prefix(row["activation_bytes_per_image"], "B"),
-            _with_prefix(row["checkpoint_bytes"], "B"),
+            f"{flops_text(row['train_flops'])}FLOPs",
+            bytes_text(row["state_bytes"]),
+            bytes_text(row["activation_bytes_per_image"]),
+            bytes_text(row["checkpoint_bytes"]),
         )
     console = Console()
     if not console.is_terminal:
@@ -211,11 +212,6 @@ def _significant(value: float, digits: int = 4) -> str:
     """Four digits that mean something, never an exponent: 0.003412, 3.073, 118.6, 1,234."""
     decimals = max(0, digits - 1 - math.floor(math.log10(value)))
     return f"{value:,.{decimals}f}"
-
-
-def _with_prefix(value: float, unit: str) -> str:
-    prefix = min(6, int(math.log10(value) // 3))
-    return f"{value / 1000**prefix:.3g} {('', 'k', 'M', 'G', 'T', 'P', 'E')[prefix]}{unit}"
 
 
 if __name__ == "__main__":

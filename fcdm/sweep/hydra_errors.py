@@ -43,6 +43,14 @@ def _one_line(error: BaseException) -> str:
     text = " ".join(str(error).split("\n\n")[0].split()) or type(error).__name__
     if found := re.search(r"In '(sweeps/[^']+)': ConfigKeyError.*Key 'sweeps' not in 'Config'", text):
         return f"{found[1]}.yaml: its first line must be `# @package _global_`, or its keys are none of ours"
+    if found := re.search(
+        r"In '(sweeps/[^']+)': ValidationError.*: str is not a subclass of (\w+)\. value: (\S+)", text
+    ):
+        group = found[2].removesuffix("Config").lower()
+        return (
+            f"{found[1]}.yaml says {group}: {found[3]} beside its grids: a group is chosen in one of them, or as "
+            f"{group}={found[3]}"
+        )
     if isinstance(error, OverrideParseException):
         return f"{error.override} cannot be read: it is no key=value, or what it says is no value"
     if found := re.search(r"(?:Could not override|Error merging override) '?\+*([^'=]+)", text):

@@ -203,6 +203,13 @@ def test_table_shows_whole_numbers_in_a_pipe(capsys: pytest.CaptureFixture[str])
     assert second.index("M  ") == first.index("M  ")  # aligned
 
 
+def test_amounts_round_into_the_next_unit(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["model=S", "resolution=256", "flops=1e18"]) == 0
+    shown = capsys.readouterr().out
+    assert " 1 EFLOPs " in shown
+    assert "e+" not in shown
+
+
 def rows_of(capsys: pytest.CaptureFixture[str], *words: str) -> list[dict[str, Any]]:
     assert main([*words, "--json"]) == 0
     found: list[dict[str, Any]] = json.loads(capsys.readouterr().out)

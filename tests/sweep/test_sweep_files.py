@@ -33,6 +33,8 @@ FILES = sorted(path.stem for path in SWEEPS.glob("*.yaml"))
 PAPER_PROTOCOL = ("ema", "ddpm", 250, False, 50_000, "uniform", "tf32", "inception")
 LISTS = ("paper", "reviewers")
 """Files that name studies."""
+OURS = ("isoflop",)
+"""Studies on ImageNet that neither the paper nor its reviewers ask for."""
 BUDGETS: dict[str, tuple[int, int, list[int]]] = {
     "scaling_256": (8, 32, [50_000, 100_000, 200_000, 400_000]),
     "steps_256": (2, 13, [1_000_000, 7_000_000]),
@@ -56,6 +58,30 @@ BUDGETS: dict[str, tuple[int, int, list[int]]] = {
     "digits_resolution": (6, 24, [800]),
     "digits_hyperparameters": (40, 40, [800]),
     "digits_seeds": (10, 40, [800, 1_600]),
+    "isoflop": (
+        16,
+        42,
+        [
+            635_495,
+            665_604,
+            1_128_302,
+            1_075_094,
+            1_609_318,
+            1_610_080,
+            2_847_426,
+            2_829_988,
+            1_349_842,
+            1_396_881,
+            1_008_897,
+            1_029_368,
+            797_762,
+            806_767,
+            546_962,
+            548_840,
+        ],
+    ),
+    "isoflop_digits": (10, 30, [2_672, 1_438, 829, 550, 407, 2_649, 1_458, 859, 544, 397]),
+    "digits_lr_by_size": (48, 96, [1_726, 431, 1_527, 395]),
 }
 """Of the files named here: runs, evaluations, and (some of) the budgets: the last one of each run among them."""
 
@@ -130,6 +156,40 @@ def test_equal_flops_are_equal() -> None:
         assert f"{run_cost(dit.config).forward_macs / 1e9:.5f}" in text
 
 
+def test_iso_flop_curves_are_of_equal_compute_and_matched_sizes() -> None:
+    """Each budget within 1 % for each model, five sizes and more of each family; those of a pair 5 % apart at most."""
+    for name, sizes in (("isoflop", 5), ("isoflop_digits", 5)):
+        found = {
+            family: [job.config for job in jobs_of(name) if job.config.model.family == family]
+            for family in ("fcdm", "dit")
+        }
+        macs = {family: sorted(run_cost(config).forward_macs for config in some) for family, some in found.items()}
+        assert macs["dit"] == pytest.approx(macs["fcdm"], rel=0.05)
+        for some in found.values():
+            spent = [round(train_flops(config, step) / 1e10) for config in some for step in config.steps]
+            budgets = {float(f"{flops:.1g}") for flops in spent}
+            assert len(budgets) in (3, 4)
+            for budget in budgets:
+                assert sum(abs(flops / budget - 1) < 0.01 for flops in spent) >= sizes
+        assert min(step for some in found.values() for config in some for step in config.steps) >= 99
+
+
+@pytest.mark.parametrize("name", ["isoflop", "isoflop_digits"])
+def test_the_table_of_a_comment_is_what_is_asked(name: str) -> None:
+    text = (SWEEPS / f"{name}.yaml").read_text()
+    for config in (job.config for job in jobs_of(name)):
+        macs = run_cost(config).forward_macs / 1e9
+        told = f" {macs:.2f} " if name == "isoflop" else f" {config.model.width} "  # type: ignore[attr-defined]
+        assert told in text or f"{macs:.4g}" in text, config.model.name
+
+
+def test_the_two_sizes_and_budgets_of_the_rates_are_crossed() -> None:
+    """The large rung's second budget is about as many steps as the small one's first, in each family."""
+    steps = {job.config.model.name: job.budgets for job in jobs_of("digits_lr_by_size")}
+    assert steps["fcdm/w32"][1] == pytest.approx(steps["fcdm/w16"][0], rel=0.05)
+    assert steps["dit/w80"][1] == pytest.approx(steps["dit/w40"][0], rel=0.05)
+
+
 def test_block_variants_cost_the_same_and_what_the_comment_says() -> None:
     """Table 6 adjusts the width to equal FLOPs; within half of what one step of the width makes."""
     configs = [job.config for job in jobs_of("block")]
@@ -180,7 +240,7 @@ def test_each_vae_is_data_of_its_own_and_decodes_its_samples() -> None:
 
 def test_the_whole_paper_shares_its_runs() -> None:
     named, more = (list(OmegaConf.load(SWEEPS / f"{name}.yaml").studies) for name in LISTS)
-    imagenet = [name for name in FILES if not name.startswith("digits") and name not in LISTS]
+    imagenet = [name for name in FILES if "digits" not in name and name not in (*LISTS, *OURS)]
     assert sorted([*named, *more]) == imagenet
     jobs = jobs_of("paper")
     alone = {name: jobs_of(name) for name in named}
@@ -201,6 +261,9 @@ def test_the_documents_numbers_are_the_plans() -> None:
     amounts = {**sharing.studies, "paper": sharing.together, "sum of each alone": sharing.alone}
     amounts["saved by sharing"] = sharing.saved
     amounts |= {**more.studies, "reviewers": more.together}
+    beside = planned(jobs_of(f"[{OURS[0]},digits]")).sharing
+    assert beside is not None
+    amounts[OURS[0]] = beside.studies[OURS[0]]
     seen = set()
     for line in (SWEEPS.parent / "docs" / "experiments.md").read_text().splitlines():
         cells = [cell.strip(" *").replace(",", "") for cell in line.strip("|").split("|")]
@@ -293,12 +356,17 @@ def test_two_studies_launched_together_train_the_shared_run_once(fcdm: Command, 
     [
         (["+sweeps=[digits,digts]"], "sweeps=digts is not known: did you mean digits?"),
         (["+sweeps=digits,digts"], "sweeps=digts is not known: did you mean digits?"),
+        (
+            ["+sweeps=grouped"],
+            "sweeps/grouped.yaml says data: digits beside its grids: a group is chosen in",
+        ),
         (["+sweeps=wrong"], "sweeps/wrong.yaml says grids: and studies:"),
         (["+sweeps=lost"], "sweeps=nowhere is not known"),
     ],
 )
 def test_mistakes_are_one_line(fcdm: Command, tmp_path: Path, arguments: list[str], says: str) -> None:
     write(tmp_path / "mine", "wrong", "studies: [digits]\ngrids: [{model: N}]\n")
+    write(tmp_path / "mine", "grouped", "data: digits\ngrids: [{model: N}]\n")
     write(tmp_path / "mine", "lost", "studies: [digits, nowhere]\n")
     done = fcdm("--config-dir=mine", "-m", *arguments, "hydra/launcher=plan")
     assert done.returncode != 0
