@@ -37,7 +37,7 @@ WIDEST = 8192
 MOST_OFF = 0.2
 """How far the nearest rung may be from the size that is asked for."""
 SIZE = re.compile(
-    r"(?:w(?P<width>\d+)|(?P<number>\d+(?:\.\d+)?)(?P<prefix>[kMGT]?)(?P<macs>MACs)?)(?:-(?P<patch>\d+))?"
+    r"(?:w(?P<width>\d+)|(?P<number>\d+(?:\.\d+)?)(?P<prefix>[kMGT]?)(?P<macs>MACs)?)(?:-(?P<patch>[1-9]\d*))?"
 )
 """`w96`, `64M` (parameters), `2GMACs`; of DiT with `-4` for its patch."""
 PREFIXES = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
@@ -72,9 +72,11 @@ class LadderSize:
             return None
         patch = None if found["patch"] is None else int(found["patch"])
         if found["width"] is not None:
-            return cls(text, float(found["width"]), "width", patch)
-        amount = float(found["number"]) * PREFIXES[found["prefix"]]
-        return cls(text, amount, "MACs" if found["macs"] else "parameters", patch)
+            amount, of = float(found["width"]), "width"
+        else:
+            amount = float(found["number"]) * PREFIXES[found["prefix"]]
+            of = "MACs" if found["macs"] else "parameters"
+        return cls(text, amount, of, patch) if amount else None
 
 
 def fcdm_rungs(model: FCDMConfig) -> Iterator[FCDMConfig]:

@@ -9,6 +9,7 @@ equally near ones the smaller. Equal MACs are not equal time: a width that is no
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -85,6 +86,9 @@ def settle_width(config: Config, said: Said) -> Match | None:
     shape = shape_of(config)
     check_model(replace(model, width=_multiple(model)), shape["side"], **place)
     found = _nearest(model, asked, _wanted(asked, shape, place), shape, config.resolution)
+    model.name = re.sub(
+        rf"^(fcdm|dit)/w{model.width}(?=-|$)", rf"\g<1>/w{found.width}", model.name
+    )  # a rung's, no longer
     model.width, model.match_macs = found.width, None
     return found
 

@@ -108,6 +108,13 @@ def test_both_families_matched_in_macs_also_a_variant_of_a_block(width: int, oth
     assert theirs.model.width != ours.model.width  # type: ignore[attr-defined]
 
 
+def test_a_name_says_the_width_that_was_found() -> None:
+    """`w80` of a model that is 76 wide would be a lie; a size in parameters or MACs says no width."""
+    matched = composed("model=dit/w80", "data=digits", "model.match_macs=fcdm/w32").model
+    assert (matched.name, matched.width) == ("dit/w76", 76)  # type: ignore[attr-defined]
+    assert composed("model=dit/0.75M", "data=digits", "model.match_macs=fcdm/w32").model.name == "dit/0.75M"
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -119,6 +126,7 @@ def test_both_families_matched_in_macs_also_a_variant_of_a_block(width: int, oth
             ["model=fcdm/64M", "model.width=64"],
             "finds width, blocks, depth, heads by the ladder's rule, and model.width",
         ),
+        (["model=N", "model.size=0M"], "model.size=0M is no size of fcdm"),
         (["model=N", "model.size=many"], "model.size=many is no size of fcdm: write 64M (parameters), 2GMACs or w96"),
     ],
 )
@@ -128,7 +136,9 @@ def test_what_cannot_be_is_one_line(words: list[str], said: str) -> None:
     assert said in str(refused.value)
 
 
-@pytest.mark.parametrize("name", ["fcdm/foo", "fcdm/64", "fcdm/64M-2", "unet/64M", "dit/M"])
+@pytest.mark.parametrize(
+    "name", ["fcdm/foo", "fcdm/64", "fcdm/64M-2", "unet/64M", "dit/M", "fcdm/0M", "dit/w0", "dit/2GMACs-0"]
+)
 def test_no_such_option(fcdm: Command, name: str) -> None:
     done = fcdm(f"model={name}", "--cfg", "job")
     assert done.returncode != 0
