@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fcdm.runs.run_cost import run_cost, train_flops
-from tests.sweep.test_sweep_files import SWEEPS, jobs_of
+from tests.support.sweep_files import SWEEPS, jobs_of
 
 
 def test_iso_flop_curves_are_of_equal_compute_and_matched_sizes() -> None:

@@ -6,7 +6,6 @@ import json
 import re
 import subprocess
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +16,15 @@ from fcdm.config.presets import load_preset
 from fcdm.config.schema import DiTConfig, ResourcesConfig
 from fcdm.cost.model_cost import model_cost
 from fcdm.jobs.job import Job
-from fcdm.jobs.make_jobs import make_jobs
 from fcdm.plan.gpus import DEFAULT_MFU, DEVICES
 from fcdm.plan.make_plan import make_plan
 from fcdm.plan.model import Plan
 from fcdm.runs.protocol import decoder_of
 from fcdm.runs.run_cost import run_cost, train_flops
 from fcdm.slurm.options import PlanOptions
-from fcdm.sweep.expand import choices_of
-from tests.support.commands import ROOT, TINY, Command, composing, evaluations, records, values
+from tests.support.commands import TINY, Command, evaluations, records, values
+from tests.support.sweep_files import NOWHERE, SWEEPS, jobs_of
 
-SWEEPS = ROOT / "sweeps"
-NOWHERE = Path("no-such-runs")
 FILES = sorted(path.stem for path in SWEEPS.glob("*.yaml"))
 PAPER_PROTOCOL = ("ema", "ddpm", 250, False, 50_000, "uniform", "tf32", "inception")
 LISTS = ("paper", "reviewers")
@@ -84,14 +80,6 @@ BUDGETS: dict[str, tuple[int, int, list[int]]] = {
     "digits_lr_by_size": (48, 96, [1_726, 431, 1_527, 395]),
 }
 """Of the files named here: runs, evaluations, and (some of) the budgets: the last one of each run among them."""
-
-
-@cache
-def jobs_of(sweep: str) -> list[Job]:
-    arguments = [f"+sweeps={sweep}", f"runs_dir={NOWHERE}"]
-    with composing(*arguments) as composer:
-        choices = choices_of(composer.loader, composer.master, arguments)
-        return make_jobs([composer.config(choice) for choice in choices], data_needed=False)
 
 
 def planned(jobs: list[Job]) -> Plan:

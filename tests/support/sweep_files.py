@@ -1,0 +1,22 @@
+"""What the files of sweeps/ ask for, composed without data."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+from fcdm.jobs.job import Job
+from fcdm.jobs.make_jobs import make_jobs
+from fcdm.sweep.expand import choices_of
+from tests.support.commands import ROOT, composing
+
+SWEEPS = ROOT / "sweeps"
+NOWHERE = Path("no-such-runs")
+
+
+@cache
+def jobs_of(sweep: str) -> list[Job]:
+    arguments = [f"+sweeps={sweep}", f"runs_dir={NOWHERE}"]
+    with composing(*arguments) as composer:
+        choices = choices_of(composer.loader, composer.master, arguments)
+        return make_jobs([composer.config(choice) for choice in choices], data_needed=False)
