@@ -66,7 +66,7 @@ def test_exact_points_give_their_law_back(exponent: float, offset: float, unit: 
 def test_units_move_only_what_has_them(unit: float, of_fid: float, seed: int) -> None:
     """x in other units: A x unit^alpha, and nothing else. y in other units: E and A alone. Intervals alike.
 
-    So is whether a law is told: of true ones a hundredth is refused (`told_law.SYSTEMATIC`), among them that of seed 109.
+    So is whether a law is told: of true ones a hundredth is refused (`told_law.SYSTEMATIC`), such as that of seed 109.
     """
     x, y, runs = trajectories(np.random.default_rng(seed), LAW, 3, 0.03, 0.01)
     here = fit_power_law(x, y, runs, resamples=20)
