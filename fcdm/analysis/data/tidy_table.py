@@ -14,7 +14,7 @@ import pandas as pd
 
 from fcdm.analysis.data.curves import METRICS, EvaluatedStep, RunCurves, curve, with_shown
 from fcdm.analysis.data.epochs import images_of_epoch
-from fcdm.analysis.data.labels import differing_settings, distance_of, labels_of
+from fcdm.analysis.data.labels import differing_settings, distance_of, in_order_of_size, labels_of
 from fcdm.analysis.data.noise import NOISE, evaluation_noise, same_but
 from fcdm.analysis.data.one_protocol import choose_protocol, protocol_differences
 from fcdm.errors import UserError
@@ -67,7 +67,7 @@ INTERNAL = ("variant", "grid", "grid_columns")
 
 
 def tidy_table(source: Path | str, study: str | None = None, protocol: str | None = None) -> pd.DataFrame:
-    """One row per run and evaluated step, with COLUMNS, by label, seed and steps.
+    """One row per run and evaluated step, with COLUMNS, by size, label, seed and steps.
 
     `source`: folder of runs, or MLflow URI (`sqlite:///...`, `http://...`). `study`: only its runs and budgets,
     evaluated by its headline protocol. `protocol`: an id; needed where there are several and no study says which.
@@ -127,7 +127,7 @@ def table_of(
             f"no run in {source} has been evaluated by {chosen} yet{instead}: let a budget be reached and evaluated"
         )
     table = pd.DataFrame(rows, columns=list(COLUMNS))
-    table = table.sort_values(["label", "seed", "run", "steps"], ignore_index=True)
+    table = in_order_of_size(table, "label", "seed", "run", "steps")
     known = {key: value["protocol"] for run, _ in counted for key, value in run.protocols.items()}
     told_apart = differing_settings([run for run, _ in counted])
     table["settings"] = table["run"].map(told_apart)

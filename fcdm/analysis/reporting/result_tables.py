@@ -65,7 +65,7 @@ def results_table(table: pd.DataFrame, metric: str, protocol: str) -> CellTable:
     budgets = sorted(set(table["steps"]))
     rows: list[list[Cell]] = []
     counts: set[int] = set()
-    for (label, _), of_setting in table.groupby(["label", "variant"], sort=True):
+    for (label, _), of_setting in table.groupby(["label", "variant"], sort=False):
         seeds = of_setting["seed"].nunique()
         cells: list[Cell] = [str(label), str(seeds)]
         for steps in budgets:
