@@ -229,10 +229,15 @@ def test_a_line_for_each_family_says_whether_the_best_rate_moved() -> None:
     ]
     moved = {**STILL, ("M", 400): 1e-3, ("M", 800): 5e-4}
     assert moved_lines(tune_each(grid(moved, rates)))[0] == (
-        "FCDM: the best learning rate moved with size (at 400 steps (4 epochs): 0.002 (FCDM-N) to 0.001 (FCDM-M), "
-        "x 0.5; at 800 steps (8 epochs): 0.002 (FCDM-N) to 0.0005 (FCDM-M), x 0.25), and moved with the budget "
-        "(of FCDM-M: 0.001 (400 steps (4 epochs)) to 0.0005 (800 steps (8 epochs)), x 0.5), and in 1 of 2 cases did "
-        "not; at an edge of its grid, so that a better one may lie outside: FCDM-M at 800 steps (8 epochs)"
+        "FCDM: the best learning rate moved with size (at 400 steps: 0.002 (FCDM-N) to 0.001 (FCDM-M), x 0.5; "
+        "at 800 steps: 0.002 (FCDM-N) to 0.0005 (FCDM-M), x 0.25), and moved with the budget "
+        "(of FCDM-M: 0.001 (400 steps) to 0.0005 (800 steps), x 0.5), and in 1 of 2 cases did not; "
+        "at an edge of its grid, so that a better one may lie outside: FCDM-M at 800 steps"
+    )
+    of_size = {**STILL, ("M", 400): 1e-3, ("M", 800): 1e-3}
+    assert (
+        "did not move with the budget (0.002 of FCDM-N, 0.001 of FCDM-M)"
+        in moved_lines(tune_each(grid(of_size, rates)))[0]
     )
 
 

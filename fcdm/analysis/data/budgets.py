@@ -7,8 +7,8 @@ import pandas as pd
 
 from fcdm.analysis.data.epochs import epochs_text
 
-ONE_BUDGET = 1.03
-"""FLOPs that differ by less than this factor are one budget: steps are whole numbers."""
+ONE_BUDGET = 1.1
+"""FLOPs that differ by less than this factor are one budget: steps are whole numbers, of small budgets few."""
 
 
 def budget_rows(table: pd.DataFrame) -> list[tuple[float, pd.DataFrame]]:

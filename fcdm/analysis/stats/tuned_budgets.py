@@ -11,6 +11,9 @@ from fcdm.analysis.data.budgets import budget_rows
 from fcdm.analysis.data.labels import family_name
 from fcdm.analysis.stats.tuning_trials import Trial, Tuned, tune, tune_rows
 
+MOST_NAMED = 4
+"""More of a kind than this are told as a number."""
+
 
 def tune_each(table: pd.DataFrame, metric: str = "fid", steps: int | None = None) -> list[Tuned]:
     """Each model's trials at each budget, smaller budgets first; `steps`: at this one alone, as of `tune`.
@@ -61,13 +64,13 @@ def moved_lines(tuned: Sequence[Tuned]) -> list[str]:
         models = [[one for one in own if one.model == model] for model in dict.fromkeys(one.model for one in own)]
         by_size = [sorted(group, key=lambda one: one.gmacs) for group in budgets]
         parts = [
-            *_moved("with size", by_size, lambda one: one.name, lambda one: f" at {one.budget}"),
-            *_moved("with the budget", models, lambda one: one.budget, lambda one: f" of {one.name}"),
+            *_moved("with size", by_size, lambda one: one.name, lambda one: f" at {_short(one)}"),
+            *_moved("with the budget", models, _short, lambda one: f" of {one.name}"),
         ]
         several = len({(one.data, one.resolution) for one in tuned if one.family == family}) > 1
         where = f" on {data} at {resolution} px" if several else ""
-        edges = [f"{one.name} at {one.budget}" for one in own if one.at_edge_of_rates]
-        unsure = f"; at an edge of its grid, so that a better one may lie outside: {', '.join(edges)}" if edges else ""
+        edges = [f"{one.name} at {_short(one)}" for one in own if one.at_edge_of_rates]
+        unsure = f"; at an edge of its grid, so that a better one may lie outside: {_named(edges)}" if edges else ""
         if parts:
             lines.append(f"{family_name(family)}{where}: the best learning rate {', and '.join(parts)}{unsure}")
     return lines
@@ -96,8 +99,23 @@ def _moved(
             f", and in {len(several) - len(moves)} of {len(several)} cases did not" if len(moves) < len(several) else ""
         )
         return [f"moved {what} ({'; '.join(moves)}){still}"]
-    same = f"{min(rates):g}" if len(rates) == 1 else f"{min(rates):g} to {max(rates):g}, within a step of the grids"
-    return [f"did not move {what} ({same})"]
+    if len(rates) == 1:
+        return [f"did not move {what} ({min(rates):g})"]
+    if any(len({_rate(one) for one in group}) > 1 for group in several):
+        return [f"did not move {what} ({min(rates):g} to {max(rates):g}, within a step of the grids)"]
+    each = _named([f"{_rate(group[0]):g}{whose(group[0])}" for group in several])
+    return [f"did not move {what} ({each})"]
+
+
+def _named(texts: Sequence[str]) -> str:
+    """The first of them; of more than MOST_NAMED how many others there are."""
+    more = f" and {len(texts) - MOST_NAMED} more" if len(texts) > MOST_NAMED else ""
+    return ", ".join(texts[:MOST_NAMED]) + more
+
+
+def _short(one: Tuned) -> str:
+    """`800 steps`, `1e+15 FLOPs`."""
+    return one.budget.partition(" (")[0]
 
 
 def _moves(a: Tuned, b: Tuned) -> bool:
