@@ -15,6 +15,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
+from fcdm.analysis.data.epochs import epochs_text, images_of_epoch
 from fcdm.analysis.data.tidy_table import COLUMNS, tidy_table
 from fcdm.analysis.figures.axes import fid_label
 from fcdm.analysis.reporting.cell_tables import MISSING, Cell, CellTable, Value
@@ -86,6 +87,8 @@ def load_results(name: str) -> pd.DataFrame:
     table = table.reindex(columns=list(COLUMNS))  # columns of later versions are empty
     table["device"] = table["device"].fillna("")
     table["images"] = table["steps"] * table["batch_size"]
+    whole = table["data"].map(lambda data: images_of_epoch(data, {}))
+    table["epochs"] = table["epochs"].astype(float).fillna(table["images"] / whole)
     # Of one table a label names a variant: it says all that sets a variant apart.
     table = table.assign(variant=table["label"], grid=None, grid_columns=1)[list(COLUMNS)]
     settings = {
@@ -126,10 +129,19 @@ def published_table(points: pd.DataFrame, resolution: int, models: Sequence[str]
     rows: list[list[Cell]] = []
     for row in kept.sort_values(["family", "model", "steps", "fid"]).itertuples():
         numbers = [Value(float(str(value))) for value in (row.forward_gmacs, row.train_flops, row.fid)]
-        rows.append([str(row.model), f"{row.steps:,}", *numbers, str(row.source), str(row.confidence)])
-    columns = ("Model", "Steps", "Forward GMACs", "Training FLOPs", "FID-50K", "Source", "Confidence")
+        rows.append(
+            [
+                str(row.model),
+                f"{row.steps:,}",
+                epochs_text(float(str(row.epochs))),
+                *numbers,
+                str(row.source),
+                str(row.confidence),
+            ]
+        )
+    columns = ("Model", "Steps", "Epochs", "Forward GMACs", "Training FLOPs", "FID-50K", "Source", "Confidence")
     caption = f"Published FIDs without guidance at {resolution} px"
-    return Shown(CellTable("published", caption, columns, rows, texts=frozenset({0, 5, 6})))
+    return Shown(CellTable("published", caption, columns, rows, texts=frozenset({0, 6, 7})))
 
 
 def trials(table: pd.DataFrame) -> Shown:

@@ -27,6 +27,7 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
+from fcdm.analysis.data.epochs import epochs_text
 from fcdm.analysis.data.guidance_table import guidance_table
 from fcdm.analysis.data.labels import distance_of
 from fcdm.analysis.data.other_protocols import other_tables, spaces_beside
@@ -98,6 +99,7 @@ def draw(
 def print_table(table: pd.DataFrame, console: Console) -> None:
     """One line per run (told by the end of its folder's name) and budget; a pipe gets whole lines."""
     shown = Table(title=f"evaluated by {table['protocol_id'].iloc[0]}", title_justify="left", box=box.SIMPLE_HEAD)
+    shown.padding = (0, 1, 0, 0)  # 80 letters hold all columns
     several_seeds = table["seed"].nunique() > 1
     shown.add_column("model")
     shown.add_column("run", style="dim")
@@ -105,7 +107,15 @@ def print_table(table: pd.DataFrame, console: Console) -> None:
         shown.add_column("seed", justify="right")
     distance, on_pixels = distance_of(table), table["fid_pixels"].notna().any()
     measured = (distance, *(("FID\npixels",) if on_pixels else ()))
-    for column in ("steps", *measured, "forward\nGMACs", "training\nFLOPs", "images/s"):
+    in_epochs = table["epochs"].notna().any()
+    for column in (
+        "steps",
+        *(("epochs",) if in_epochs else ()),
+        *measured,
+        "forward\nGMACs",
+        "training\nFLOPs",
+        "images/s",
+    ):
         shown.add_column(column, justify="right", no_wrap=True)
     last = ""
     for row in table.itertuples():
@@ -117,7 +127,8 @@ def print_table(table: pd.DataFrame, console: Console) -> None:
         cells = [str(row.label) if first else "", run.rsplit("-", 1)[-1] if first else ""]
         if several_seeds:
             cells.append(str(row.seed) if first else "")
-        cells += [f"{row.steps:,}", value_text(distance, float(str(row.fid)))]
+        cells += [f"{row.steps:,}", *([epochs_text(float(str(row.epochs)))] if in_epochs else [])]
+        cells += [value_text(distance, float(str(row.fid)))]
         cells += [f"{row.fid_pixels:.2f}"] if on_pixels else []
         cells += [f"{row.forward_gmacs:.4g}", f"{row.train_flops:.3g}", f"{row.images_per_s:,.0f}"]
         shown.add_row(*cells)

@@ -11,6 +11,7 @@ import argparse
 
 from fcdm.analysis.data.labels import metric_name
 from fcdm.analysis.data.tidy_table import tidy_table
+from fcdm.analysis.stats.fresh_data import seen_often
 from fcdm.analysis.stats.frontier_fit import Frontier
 from fcdm.analysis.stats.power_law_fit import Fit
 from fcdm.analysis.stats.study_laws import (
@@ -53,6 +54,8 @@ def main(arguments: list[str] | None = None) -> None:
     laws: dict[str, Fit | str | Frontier] = {**fits, **frontiers}
     for line in law_sentences(laws, x, name):
         print(f"  {line}")
+    for line in seen_often(table, x, options.of):
+        print(f"  {line}.")
     same = iso_lines(table, x, options.of)
     if same:
         print(f"At the same {x_text} (means over seeds, interpolated between measured points):")

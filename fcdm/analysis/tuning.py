@@ -1,6 +1,7 @@
 """Which setting of each model a tuning study found best: `python -m analysis.tuning --runs DIR --study NAME`.
 
-Prints the whole table of trials, what was chosen, and where the models were not tuned alike.
+Prints the whole table of trials, what was chosen, and where the models were not tuned alike. Of a study of several
+budgets or sizes also what was best at each, and whether the best learning rate moved with size or with the budget.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import argparse
 from fcdm.analysis.data.labels import metric_name
 from fcdm.analysis.data.tidy_table import tidy_table
 from fcdm.analysis.stats.model_pairs import METRICS
+from fcdm.analysis.stats.tuned_budgets import best_lines, moved_lines, tune_each
 from fcdm.analysis.stats.tuning_trials import Tuned, listed, tune, unfair
 from fcdm.credentials import of_command_line
 from fcdm.errors import in_one_line
@@ -29,6 +31,18 @@ def print_tuning(tuned: list[Tuned], distance: str) -> None:
         if one.best is not None:
             word = "chosen" if one.finished else "best so far, the study is not finished"
             print(f"{word}: model={one.model} {' '.join(f'{k}={v}' for k, v in one.best.values.items())}".rstrip())
+
+
+def print_moves(each: list[Tuned]) -> None:
+    """What was best for each model at each budget, and whether that moved; nothing of a study of one of each family."""
+    if len(each) == len({one.family for one in each}):
+        return
+    print("\nBest at each budget:")
+    for line in best_lines(each):
+        print(f"  {line}")
+    for line in moved_lines(each):
+        print(f"{line}.")
+    print()
 
 
 def _text(value: float) -> str:
@@ -51,5 +65,6 @@ def main(arguments: list[str] | None = None) -> None:
     tuned = tune(table, options.metric, options.steps)
     name = metric_name(table, options.metric)
     print_tuning(tuned, name)
+    print_moves(tune_each(table, options.metric, options.steps))
     for line in [*table.attrs["instead"], *unfair(tuned, name), *table.attrs["left_out"], *table.attrs["missing"]]:
         print(line)

@@ -11,6 +11,8 @@ DIGITS_TRAIN, DIGITS_HELDOUT = 1438, 359
 """Of the digits' split (`fcdm.data.digits`)."""
 IMAGENET_TRAIN = 1_281_167
 """ILSVRC 2012's training set, for plans where no store of it is here."""
+MOST_EPOCHS = 10
+"""Beyond which a budget is no longer one of fresh data, as laws of scaling take it to be."""
 
 
 def trained_images(data: DataConfig) -> int | None:

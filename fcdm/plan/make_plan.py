@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from fcdm.data.image_counts import MOST_EPOCHS
 from fcdm.formatting import bytes_text, plural, three_digits
 from fcdm.jobs.ema_requests import snapshot_bytes
 from fcdm.jobs.job import Job
@@ -58,8 +59,6 @@ def _several_spaces(jobs: Iterable[Job]) -> list[str]:
     ]
 
 
-MOST_EPOCHS = 10
-"""Beyond which a budget is no longer one of fresh data, as laws of scaling take it to be."""
 LEAST_EPOCHS = 0.01
 """Of the data, below which a budget says little of them."""
 

@@ -6,11 +6,17 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from matplotlib.colors import to_rgb
 
 from fcdm.analysis import claims, plots
+from fcdm.analysis.data.labels import display_name, in_order_of_size
+from fcdm.analysis.data.seed_curves import seed_curves
 from fcdm.analysis.data.tidy_table import tidy_table
+from fcdm.analysis.figures.styles import line_styles
+from fcdm.analysis.reporting.result_tables import results_table
 from fcdm.analysis.stats.model_pairs import comparisons
 from fcdm.analysis.stats.step_efficiency import RatioRange
+from fcdm.analysis.stats.study_laws import fits_of
 from fcdm.errors import UserError
 from tests.support.fake_runs import make_run, make_study, make_two_resolutions
 
@@ -121,3 +127,55 @@ def test_the_commands_speak_of_the_pairs_that_were_asked_for(
     assert "DiT-N/2 lr=0.004 after" not in said
     assert claims.main(["--pair", "FCDM-N", "FCDM-M"]) == 1
     assert "say which with --runs DIR" in capsys.readouterr().err
+
+
+# --- sizes of a ladder ---------------------------------------------------------------------------------
+
+
+def test_names_of_a_ladder_are_the_papers() -> None:
+    names = {"fcdm/64M": "FCDM-64M", "fcdm/w96": "FCDM-w96", "dit/2GMACs": "DiT-2GMACs", "dit/2GMACs-4": "DiT-2GMACs/4"}
+    assert {model: display_name(model, model.partition("/")[0]) for model in names} == names
+
+
+def ladder(table: pd.DataFrame, *sizes: str) -> pd.DataFrame:
+    """The rows of one FCDM and one DiT under the names of a ladder: a new model for each name."""
+    first = table[table["lr"] == 4e-3]
+    rows = []
+    for place, size in enumerate(sizes):
+        family = size.partition("/")[0]
+        of = first[first["model"] == ("N" if family == "fcdm" else "dit/N-2")]
+        name = display_name(size, family)
+        rows.append(of.assign(model=size, label=name, variant=name, forward_gmacs=of["forward_gmacs"] * (1 + place)))
+    whole = pd.concat(rows, ignore_index=True)
+    whole.attrs = table.attrs
+    return whole
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        (("fcdm/2GMACs", "dit/2GMACs"), [("FCDM-2GMACs", "DiT-2GMACs")]),
+        (("fcdm/64M", "dit/64M-4", "dit/64M"), [("FCDM-64M", "DiT-64M")]),  # the smallest patch, as ever
+        (("fcdm/64M", "dit/64M-4"), [("FCDM-64M", "DiT-64M/4")]),
+        (("fcdm/64M", "dit/64MMACs", "dit/640M"), []),
+        (("fcdm/w96", "dit/w96"), []),  # as wide, and not as large
+    ],
+)
+def test_an_fcdm_and_the_dit_of_its_size_are_a_pair_by_name(
+    table: pd.DataFrame, sizes: tuple[str, ...], expected: list[tuple[str, str]]
+) -> None:
+    assert [(one.a.name, one.b.name) for one in comparisons(ladder(table, *sizes))] == expected
+
+
+def test_sizes_of_a_ladder_are_in_order_of_their_size_not_of_their_letters(table: pd.DataFrame) -> None:
+    sizes = ("fcdm/8M", "fcdm/64M", "fcdm/128M", "dit/2GMACs", "dit/16GMACs")
+    mixed = in_order_of_size(ladder(table, *sizes).sample(frac=1, random_state=0), "label", "steps")
+    assert list(dict.fromkeys(mixed["model"])) == list(sizes)
+    names = [display_name(size, size.partition("/")[0]) for size in sizes]
+    assert [row[0] for row in results_table(mixed, "fid", "p").rows] == names
+    assert list(fits_of(mixed)) == names
+    lines = seed_curves(mixed)
+    assert [line.name for line in lines] == names
+    light = {name: sum(to_rgb(style["color"])) for name, style in line_styles(lines).items()}
+    assert light["FCDM-8M"] > light["FCDM-64M"] > light["FCDM-128M"]
+    assert light["DiT-2GMACs"] > light["DiT-16GMACs"]

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from fcdm.analysis import claims, tuning
 from fcdm.analysis.data.tidy_table import tidy_table
+from fcdm.analysis.stats.tuned_budgets import best_lines, moved_lines, tune_each
 from fcdm.analysis.stats.tuning_trials import tune, tuned_as, tuning_cost, unfair, untuned
 from fcdm.errors import UserError
 from tests.support.fake_runs import fid_at, make_run, make_study
@@ -178,3 +181,98 @@ def test_the_same_model_at_two_resolutions_is_tuned_twice(tmp_path: Path) -> Non
     assert [one.best.values["optimiser.lr"] for one in found if one.best] == ["0.004", "0.001"]
     assert len(tuned_as(small, found)) == 1
     assert not any("grids differ" in line for line in unfair(found))
+
+
+# --- several budgets and sizes -------------------------------------------------------------------------
+
+
+def grid(best: dict[tuple[str, float], float], rates: Sequence[float], by: str = "steps") -> pd.DataFrame:
+    """A made-up tuning table: FID is lowest at the best rate of each (model, budget), of steps or of FLOPs."""
+    gmacs = {"N": 1.0, "M": 4.0, "dit/N-2": 2.0, "dit/M-2": 8.0}
+    rows, settings = [], {}
+    for (model, budget), at in best.items():
+        for lr in rates:
+            label = f"{model} lr={lr:g}"
+            settings[label] = {"optimiser.lr": f"{lr:g}"}
+            steps = int(budget) if by == "steps" else round(budget / (6e9 * gmacs[model]))
+            row = {"run": label, "model": model, "label": label, "seed": 0, "lr": lr, "steps": steps}
+            row |= {"family": "dit" if "/" in model else "fcdm", "data": "digits", "resolution": 8}
+            row |= {"fid": 10 + abs(np.log(lr / at)), "forward_gmacs": gmacs[model], "epochs": steps / 100}
+            rows.append({**row, "train_flops": 6e9 * gmacs[model] * steps})
+    table = pd.DataFrame(rows)
+    table.attrs = {"settings": settings}
+    return table
+
+
+STILL = {(model, steps): 2e-3 for model in ("N", "M", "dit/N-2") for steps in (400, 800)}
+
+
+def test_each_budget_of_each_model_says_its_best_setting_and_where_in_the_grid_it_lies() -> None:
+    table = grid({**STILL, ("M", 800): 4e-3}, (1e-3, 2e-3, 4e-3))
+    assert best_lines(tune_each(table)) == [
+        "FCDM-N at 400 steps (4 epochs): optimiser.lr=0.002, inside the 3 tried (0.001 to 0.004)",
+        "FCDM-M at 400 steps (4 epochs): optimiser.lr=0.002, inside the 3 tried (0.001 to 0.004)",
+        "DiT-N/2 at 400 steps (4 epochs): optimiser.lr=0.002, inside the 3 tried (0.001 to 0.004)",
+        "FCDM-N at 800 steps (8 epochs): optimiser.lr=0.002, inside the 3 tried (0.001 to 0.004)",
+        "FCDM-M at 800 steps (8 epochs): optimiser.lr=0.004, the highest of the 3 tried (0.001 to 0.004)",
+        "DiT-N/2 at 800 steps (8 epochs): optimiser.lr=0.002, inside the 3 tried (0.001 to 0.004)",
+    ]
+    assert [one.steps for one in tune_each(table, steps=400)] == [400] * 3
+    assert [one.at for one in tune(table)] == [800.0] * 3
+
+
+def test_a_line_for_each_family_says_whether_the_best_rate_moved() -> None:
+    rates = (5e-4, 1e-3, 2e-3, 4e-3, 8e-3)
+    assert moved_lines(tune_each(grid(STILL, rates))) == [
+        "FCDM: the best learning rate did not move with size (0.002), and did not move with the budget (0.002)",
+        "DiT: the best learning rate did not move with the budget (0.002)",
+    ]
+    moved = {**STILL, ("M", 400): 1e-3, ("M", 800): 5e-4}
+    assert moved_lines(tune_each(grid(moved, rates)))[0] == (
+        "FCDM: the best learning rate moved with size (at 400 steps: 0.002 (FCDM-N) to 0.001 (FCDM-M), x 0.5; "
+        "at 800 steps: 0.002 (FCDM-N) to 0.0005 (FCDM-M), x 0.25), and moved with the budget "
+        "(of FCDM-M: 0.001 (400 steps) to 0.0005 (800 steps), x 0.5), and in 1 of 2 cases did not; "
+        "at an edge of its grid, so that a better one may lie outside: FCDM-M at 800 steps"
+    )
+    of_size = {**STILL, ("M", 400): 1e-3, ("M", 800): 1e-3}
+    assert (
+        "did not move with the budget (0.002 of FCDM-N, 0.001 of FCDM-M)"
+        in moved_lines(tune_each(grid(of_size, rates)))[0]
+    )
+
+
+def test_rates_of_a_rule_that_differ_by_less_than_a_step_of_the_grid_did_not_move() -> None:
+    """`lr_rule` gives each size a grid of its own: the rate that comes out counts, not what it was asked as."""
+    small, large = (
+        grid({(model, 400): rates[1]}, rates)
+        for model, rates in (("N", (1e-3, 2e-3, 4e-3)), ("M", (7e-4, 1.4e-3, 2.8e-3)))
+    )
+    both = pd.concat([small, large], ignore_index=True)
+    both.attrs = {"settings": small.attrs["settings"] | large.attrs["settings"]}
+    (line,) = moved_lines(tune_each(both))
+    assert line == "FCDM: the best learning rate did not move with size (0.0014 to 0.002, within a step of the grids)"
+
+
+def test_budgets_in_flops_are_one_budget_for_models_of_different_steps() -> None:
+    best = {(model, flops): 2e-3 for model in ("N", "M") for flops in (1.2e13, 4.8e13)}
+    table = grid(best, (1e-3, 2e-3, 4e-3), by="flops")
+    each = tune_each(table)
+    assert [(one.name, one.steps) for one in each] == [
+        *(("FCDM-N", 2000), ("FCDM-M", 500)),
+        *(("FCDM-N", 8000), ("FCDM-M", 2000)),
+    ]
+    assert each[1].budget == "1.2e+13 FLOPs (500 steps, 5 epochs)"
+    assert [(one.name, one.steps) for one in tune(table)] == [("FCDM-N", 8000), ("FCDM-M", 2000)]  # of a claim
+
+
+def test_the_command_shows_what_moved(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tuning.main(["--runs", str(runs), "--study", "tune"]) == 0
+    assert "Best at each budget" not in capsys.readouterr().out
+    made = [make_run(tmp_path, model, lr=lr, budgets=(400, 800), grids=False) for model in MODELS for lr in RATES]
+    make_study(tmp_path, made, "tune", budgets=(400, 800))
+    assert tuning.main(["--runs", str(tmp_path), "--study", "tune"]) == 0
+    said = capsys.readouterr().out
+    assert "  FCDM-N at 400 steps (35.6 epochs): optimiser.lr=0.01, the highest of the 3 tried (0.001 to 0.01)" in said
+    assert "FCDM: the best learning rate did not move with the budget (0.01); at an edge of its grid" in said
+    assert tuning.main(["--runs", str(tmp_path), "--study", "tune", "--steps", "400"]) == 0
+    assert "Best at each budget" not in capsys.readouterr().out

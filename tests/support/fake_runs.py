@@ -86,11 +86,12 @@ def make_run(
     tiles: int = 10,
     keys: dict[str, Any] | None = None,
     resolution: int | None = None,
+    images: int | None = None,
 ) -> Path:
     """One run trained to its last budget in two segments, the first of which died hard. Its folder.
 
     `keys`: of the model, instead of the preset's. A model of PAPER is one on ImageNet at 256 px, others on digits at 8;
-    at another `resolution` FIDs and MACs rise with the pixels.
+    at another `resolution` FIDs and MACs rise with the pixels. `images`: an epoch's, where the configuration says it.
     """
     dit = model.startswith("dit/")
     parameters, macs, _ = {**MODELS, **PAPER}[model]
@@ -112,6 +113,8 @@ def make_run(
         "optimiser": {"lr": lr, "betas": [0.9, 0.999], "weight_decay": 0.0},
         "ema": {"decay": 0.999, "rampup": None},
     }
+    if images is not None:
+        config["data"]["images"] = images
     identity = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
     name = f"{model.replace('/', '-')}-{data}-{side}px"
     folder = runs_dir / f"{name}-{identity[:8]}"

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 NOT_A_VARIANT = ("seed", *NOT_IDENTITY)
 SIZE = tuple(f"model.{key}" for key in ("family", "name", "width", "blocks", "depth", "heads", "patch_size"))
 """What makes a model of another size, or patch, of the same family."""
+USUAL_PATCH = 2
 
 
 def display_name(model: str, family: str) -> str:
@@ -25,6 +26,17 @@ def display_name(model: str, family: str) -> str:
     if family not in ("dit", "fcdm"):
         return model or family
     return f"DiT-{size.replace('-', '/', 1)}" if family == "dit" else f"FCDM-{size}"
+
+
+def patch_of(name: str, size: str) -> int | None:
+    """The patch of a DiT of this size, by its name: 4 of `DiT-64M/4` for `64M`; None: it is another model.
+
+    A ladder's size without a patch (`DiT-64M`) has the usual one.
+    """
+    if name == f"DiT-{size}":
+        return USUAL_PATCH
+    of_size, _, patch = name.rpartition("/")
+    return int(patch) if of_size == f"DiT-{size}" and patch.isdigit() else None
 
 
 def family_name(family: str) -> str:
@@ -90,6 +102,12 @@ def config_of(variant: str) -> dict[str, str]:
     parts = re.split(r",(?=[a-z_]+(?:\.[A-Za-z_0-9]+)*=)", variant)
     config = dict(part.split("=", 1) for part in parts if "=" in part)
     return config if "batch_size" in config else {}
+
+
+def in_order_of_size(table: pd.DataFrame, *then: str) -> pd.DataFrame:
+    """The rows with DiT last and sizes from small to large, then by these columns; numbered anew."""
+    sorted_rows = table.assign(last=table["family"] == "dit").sort_values(["last", "forward_gmacs", *then])
+    return sorted_rows.drop(columns="last").reset_index(drop=True)
 
 
 def scales(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:

@@ -35,7 +35,8 @@ class SeedCurve:
     lr: float
     seeds: int
     points: pd.DataFrame
-    """In order of steps: steps, images, train_flops, device_seconds, forward_gmacs, fid; of seeds fid_min, fid_max."""
+    """In order of steps: steps, images, epochs, train_flops, device_seconds, forward_gmacs, fid; of seeds fid_min and
+    fid_max."""
     runs: pd.DataFrame
     """The rows of the table that `points` are the means of: every seed at each of its steps."""
     without: tuple[str, ...] = ()
@@ -117,8 +118,10 @@ def seed_curves(table: pd.DataFrame) -> list[SeedCurve]:
         if rows.empty:
             continue  # no FID at all, or no budget that every seed has reached yet
         rows = rows.assign(images=rows["steps"] * rows["batch_size"] if "batch_size" in rows else np.nan)
+        rows = rows.assign(epochs=rows.get("epochs", np.nan))
         points = rows.groupby("steps", as_index=False).agg(
             images=("images", "first"),
+            epochs=("epochs", "first"),
             train_flops=("train_flops", "first"),
             device_seconds=("device_seconds", "mean"),
             forward_gmacs=("forward_gmacs", "first"),

@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 
 from fcdm.analysis.data.curves import METRICS, EvaluatedStep, RunCurves, curve, with_shown
-from fcdm.analysis.data.labels import differing_settings, distance_of, labels_of
+from fcdm.analysis.data.epochs import images_of_epoch
+from fcdm.analysis.data.labels import differing_settings, distance_of, in_order_of_size, labels_of
 from fcdm.analysis.data.noise import NOISE, evaluation_noise, same_but
 from fcdm.analysis.data.one_protocol import choose_protocol, protocol_differences
 from fcdm.errors import UserError
@@ -32,6 +33,7 @@ COLUMNS = (
         "lr",
         "steps",
         "images",
+        "epochs",
         "protocol_id",
         "guidance_scale",
     ),
@@ -41,7 +43,8 @@ COLUMNS = (
     *("noise", "noise_pixels", "noise_heldout", "noise_pixels_heldout", "noise_repeats"),
     *("settings", "grid", "grid_columns", "distance"),
 )
-"""`images`: steps times the batch. `seconds`: training's wall time; `device_seconds`: times devices; `device`: what it
+"""`images`: steps times the batch; `epochs`: over the images that are trained on, NaN where their number is not known.
+`seconds`: training's wall time; `device_seconds`: times devices; `device`: what it
 trained on, several joined by +. `images_per_s`: median so far. `label`: the line's name in figures; runs that differ in
 nothing but the seed share a `variant`. `floor`: FID of real images, `floor_sd` how far it varies from draw to draw, the
 others for the other distances (held-out ones: training images against held-out ones). `noise`, of each distance: its
@@ -64,7 +67,7 @@ INTERNAL = ("variant", "grid", "grid_columns")
 
 
 def tidy_table(source: Path | str, study: str | None = None, protocol: str | None = None) -> pd.DataFrame:
-    """One row per run and evaluated step, with COLUMNS, by label, seed and steps.
+    """One row per run and evaluated step, with COLUMNS, by size, label, seed and steps.
 
     `source`: folder of runs, or MLflow URI (`sqlite:///...`, `http://...`). `study`: only its runs and budgets,
     evaluated by its headline protocol. `protocol`: an id; needed where there are several and no study says which.
@@ -124,7 +127,7 @@ def table_of(
             f"no run in {source} has been evaluated by {chosen} yet{instead}: let a budget be reached and evaluated"
         )
     table = pd.DataFrame(rows, columns=list(COLUMNS))
-    table = table.sort_values(["label", "seed", "run", "steps"], ignore_index=True)
+    table = in_order_of_size(table, "label", "seed", "run", "steps")
     known = {key: value["protocol"] for run, _ in counted for key, value in run.protocols.items()}
     told_apart = differing_settings([run for run, _ in counted])
     table["settings"] = table["run"].map(told_apart)
@@ -195,6 +198,7 @@ def row_of(run: RunCurves, evaluated: EvaluatedStep, label: str, variant: str) -
         "lr": float(run.config.get("optimiser.lr", "nan")),
         "steps": evaluated.step,
         "images": evaluated.step * batch,
+        "epochs": evaluated.step * batch / images_of_epoch(run.data, run.config),
         "protocol_id": evaluated.protocol_id,
         "guidance_scale": float(told["protocol"].get("guidance_scale", np.nan)),
         **{key: evaluated.metrics.get(key, np.nan) for key in METRICS},

@@ -28,6 +28,8 @@ LETTER = 0.058
 """Inches: how wide letters of 7 pt are on the average."""
 HANDLE = 0.45
 """Inches of a legend that its letters cannot have."""
+OF_EPOCHS = 0.3
+"""Inches of the axis above that `epochs_above` makes."""
 NARROW = 2.0
 """An axis that spans less than this factor has ticks as of a linear one."""
 POWER = 0.2
@@ -97,7 +99,7 @@ def shortened(text: str, most: int) -> str:
 def legend_below(figure: Figure, handles: Sequence[Any], texts: Sequence[str], body: float, most: int = 2) -> None:
     """A legend under the axes, in the most columns up to `most` that fit, no name cut; the figure grows by it.
 
-    `body`: height in inches of the axes with their labels; lines above the axes are added too.
+    `body`: height in inches of the axes with their labels; lines above the axes and an axis of epochs are added too.
     """
     width = figure.get_figwidth()
     lines = [wrapped(text, width - HANDLE - 0.1) for text in texts]
@@ -110,7 +112,9 @@ def legend_below(figure: Figure, handles: Sequence[Any], texts: Sequence[str], b
         if legend is wider:
             break
     above = max((len(title.split("\n")) for axes in figure.axes if (title := axes.get_title("right"))), default=0)
-    figure.set_figheight(body + _inches(figure, legend)[1] + 0.125 * above)
+    rows = figure.axes[0].get_subplotspec().get_gridspec().nrows  # type: ignore[union-attr]
+    on_top = OF_EPOCHS * rows if any(axes.child_axes for axes in figure.axes) else 0.0
+    figure.set_figheight(body + _inches(figure, legend)[1] + 0.125 * above + on_top)
 
 
 def _inches(figure: Figure, legend: Legend) -> tuple[float, float]:
@@ -188,6 +192,22 @@ def log_ticks(low: float, high: float, most: int, least: float = 0.0) -> list[fl
             return ticks
     powers = [10.0**decade for decade in decades if low <= 10.0**decade <= high]
     return powers[:: -(-len(powers) // most)]
+
+
+def epochs_above(axes: Axes, each: float | None) -> None:
+    """A second axis on top, in epochs, where one step (or image) of the first is `each` of them for all that is drawn.
+
+    After the first has its limits. None: there is no one number, and no axis.
+    """
+    if each is None:
+        return
+    above = axes.secondary_xaxis("top", functions=(lambda x: np.multiply(x, each), lambda x: np.divide(x, each)))
+    low, high = axes.get_xlim()
+    above.xaxis.set_major_locator(FixedLocator(log_ticks(low * each, high * each, 5)))
+    above.xaxis.set_minor_locator(NullLocator())
+    above.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
+    above.tick_params(direction="out", length=2, pad=1)
+    above.set_xlabel("Epochs")
 
 
 def step_ticks(axis: Axis, steps: list[int]) -> None:

@@ -19,6 +19,7 @@ from fcdm.analysis.data.labels import family_name, scales
 from fcdm.analysis.data.seed_curves import dropped
 from fcdm.analysis.figures.axes import LETTER, NOTE, Drawn, fid_axis, legend_columns, log_axes
 from fcdm.analysis.figures.styles import DOUBLE, family_looks, lighter
+from fcdm.analysis.stats.fresh_data import seen_often
 from fcdm.analysis.stats.frontier_fit import Frontier
 from fcdm.analysis.stats.power_law_fit import Fit
 from fcdm.analysis.stats.study_laws import ends_text, fits_table, frontiers_of, law_or_reason, offset_text
@@ -84,7 +85,7 @@ def frontier_figure(table: pd.DataFrame) -> Drawn | None:
         *(f"{name}{end}" for name in PARAMETERS for end in ("", "_low", "_high")),
     ]
     numbers = numbers.reindex(columns=[*wanted, *MORE])
-    numbers.attrs["left_out"] = [*left_out, *dropped(table)]
+    numbers.attrs["left_out"] = [*left_out, *seen_often(table), *dropped(table)]
     return figure, numbers
 
 

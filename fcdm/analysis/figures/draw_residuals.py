@@ -16,6 +16,7 @@ from matplotlib.patches import Patch
 from fcdm.analysis.figures.axes import NOTE, Drawn, legend_columns, log_axis
 from fcdm.analysis.figures.draw_frontier import FamilyFrontier, family_frontiers
 from fcdm.analysis.figures.styles import DOUBLE, MARKERS, SINGLE, lighter
+from fcdm.analysis.stats.fresh_data import seen_often
 from fcdm.analysis.stats.power_law_fit import Fit
 from fcdm.analysis.stats.study_laws import fits_of
 from fcdm.analysis.stats.told_law import UNKNOWN_NOISE
@@ -49,7 +50,7 @@ def residuals_figure(table: pd.DataFrame) -> Drawn | None:
     grid[0][0].set_ylabel("Measured / law - 1 (%)")
     numbers = pd.concat(parts, ignore_index=True)
     _legend(figure, numbers)
-    numbers.attrs["left_out"] = left_out
+    numbers.attrs["left_out"] = [*left_out, *seen_often(table)]
     return figure, numbers
 
 

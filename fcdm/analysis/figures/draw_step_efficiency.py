@@ -16,7 +16,7 @@ from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from fcdm.analysis.data.labels import distance_of
+from fcdm.analysis.data.labels import USUAL_PATCH, distance_of
 from fcdm.analysis.figures.axes import NOTE, legend_below, log_axes, log_ticks, note_above, step_ticks
 from fcdm.analysis.figures.fid_curves import AMOUNTS
 from fcdm.analysis.figures.model_size import MINUS, correlations
@@ -208,7 +208,7 @@ def _bands(errors: set[float], several_seeds: bool, handles: list[Any], texts: l
 
 
 def _series(model: str) -> str:
-    """`DiT-XL/2` and `DiT-S/2` -> `DiT /2`: one line of sizes."""
+    """`DiT-XL/2`, `DiT-S/2` and a ladder's `DiT-64M` -> `DiT /2`: one line of sizes."""
     family, _, size = model.partition("-")
-    patch = size.partition("/")[2].split(" ")[0]
+    patch = size.partition("/")[2].split(" ")[0] or (str(USUAL_PATCH) if family == "DiT" else "")
     return f"{family} /{patch}" if patch else family

@@ -14,9 +14,20 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 
+from fcdm.analysis.data.epochs import epochs_each
 from fcdm.analysis.data.labels import family_name, scales
 from fcdm.analysis.data.seed_curves import SeedCurve, dropped, seed_curves
-from fcdm.analysis.figures.axes import NOTE, Drawn, fid_axis, legend_below, log_axes, note_above, spread, step_ticks
+from fcdm.analysis.figures.axes import (
+    NOTE,
+    Drawn,
+    epochs_above,
+    fid_axis,
+    legend_below,
+    log_axes,
+    note_above,
+    spread,
+    step_ticks,
+)
 from fcdm.analysis.figures.published_points import LEGEND, named_as, unguided
 from fcdm.analysis.figures.styles import SINGLE, Look, family_looks, line_styles, published_handle
 from fcdm.analysis.published import PUBLISHED
@@ -97,12 +108,14 @@ def fid_against(
     if axis == "steps":
         drawn = {int(step) for line in curves for step in line.points["steps"]}
         step_ticks(axes.xaxis, sorted(drawn | set(others["steps"] if len(others) else [])))
+    own = [line.points.assign(label=line.label, seeds=line.seeds, origin="these runs") for line in curves]
+    if axis in ("steps", "images"):
+        epochs_above(axes, epochs_each(pd.concat([*own, others]), axis))
     several = len(scales(table)) > 1
     note_above(axes, [line for one in chosen for line in _words(one, axis, several)], SINGLE - 0.15)
     legend_below(figure, handles, texts, 1.95)
-    own = [line.points.assign(label=line.label, seeds=line.seeds, origin="these runs") for line in curves]
     numbers = pd.concat([*own, others, pd.DataFrame(ratios)], ignore_index=True)
-    columns = ["label", "origin", "seeds", amount.column, "fid", "fid_min", "fid_max", *RATIO_COLUMNS]
+    columns = ["label", "origin", "seeds", amount.column, "epochs", "fid", "fid_min", "fid_max", *RATIO_COLUMNS]
     numbers = numbers.reindex(columns=columns)
     numbers.attrs["left_out"] = [*left_out, *dropped(table)]
     return figure, numbers

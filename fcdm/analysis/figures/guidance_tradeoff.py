@@ -61,7 +61,7 @@ def guidance_figure(table: pd.DataFrame, published: pd.DataFrame | None = None) 
     for place, (x, y) in enumerate(panels):
         if x != "guidance_scale":
             name_points(axes[0, place], _scales(whole, x, y), x, y)
-    numbers = whole[["label", "origin", "steps", "guidance_scale", *METRICS, "seeds"]]
+    numbers = whole[["label", "origin", "steps", "epochs", "guidance_scale", *METRICS, "seeds"]]
     numbers.attrs["left_out"] = left_out
     return figure, numbers
 
@@ -91,7 +91,9 @@ def _curves(table: pd.DataFrame, left_out: list[str]) -> pd.DataFrame:
             continue
         name = f"{label}, {steps_text(last)} steps{_told_apart(str(kind), kinds)}"
         first = rows.iloc[0]
-        parts.append(means.assign(label=name, family=first["family"], steps=last, origin="these runs"))
+        parts.append(
+            means.assign(label=name, family=first["family"], steps=last, epochs=first["epochs"], origin="these runs")
+        )
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 

@@ -51,7 +51,7 @@ def fid_against_loss(table: pd.DataFrame) -> Drawn | None:
     axes.set(xscale="log", yscale="log", xlabel="Held-out loss", ylabel=fid_axis(table))
     log_axes(axes)
     legend_below(figure, handles, texts, 1.95)
-    columns = ["label", "origin", "family", "steps", "heldout_loss", "fid", "seeds", "correlation", "points"]
+    columns = ["label", "origin", "family", "steps", "epochs", "heldout_loss", "fid", "seeds", "correlation", "points"]
     numbers = pd.concat([points, pd.DataFrame(rows)], ignore_index=True).reindex(columns=columns)
     numbers.attrs["left_out"] = [*left_out, *dropped(table)]
     return figure, numbers

@@ -46,7 +46,7 @@ LEAST_MODELS = 3
 """Of fewer a correlation says nothing: of two it is 1 or -1."""
 CORRELATION = "correlation"
 MINUS = "−"
-COLUMNS = ["origin", "label", "name", "family", "steps"]
+COLUMNS = ["origin", "label", "name", "family", "steps", "epochs"]
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,8 @@ def sample_grid(table: pd.DataFrame) -> Drawn | None:
                 row = of_line.loc[steps]
                 tiles = _first_tiles(row["grid"], int(row["grid_columns"]))
                 axis.imshow(tiles, cmap="gray", vmin=0, vmax=255, interpolation="nearest", aspect="auto")
-                shown.append({"label": line.label, "steps": steps, "run": row["run"], "picture": str(row["grid"])})
+                told = {"label": line.label, "steps": steps, "epochs": row.get("epochs"), "run": row["run"]}
+                shown.append({**told, "picture": str(row["grid"])})
             else:
                 axis.set_facecolor("none")
                 axis.text(0.5, 0.5, "–", transform=axis.transAxes, ha="center", va="center")

@@ -9,9 +9,10 @@ import pandas as pd
 from matplotlib.lines import Line2D
 
 from fcdm.analysis.data.curves import has_log
+from fcdm.analysis.data.epochs import epochs_each
 from fcdm.analysis.data.labels import distance_of
 from fcdm.analysis.data.seed_curves import dropped, seed_curves
-from fcdm.analysis.figures.axes import Drawn, fid_axis, legend_below, log_axes, step_ticks
+from fcdm.analysis.figures.axes import Drawn, epochs_above, fid_axis, legend_below, log_axes, step_ticks
 from fcdm.analysis.figures.styles import DOUBLE, line_styles
 
 PANELS = 3
@@ -45,16 +46,17 @@ def spaces_figure(table: pd.DataFrame, beside: Mapping[str, pd.DataFrame]) -> Dr
             if line.seeds > 1:
                 low, high = line.points["fid_min"], line.points["fid_max"]
                 axes.fill_between(line.points["steps"], low, high, color=styles[line.label]["color"], alpha=0.2, lw=0)
-            points = line.points[["steps", "fid", "fid_min", "fid_max"]]
+            points = line.points[["steps", "epochs", "fid", "fid_min", "fid_max"]]
             numbers.append(points.assign(distance=distance_of(one), label=line.label, seeds=line.seeds))
         log_axes(axes)
         step_ticks(axes.xaxis, sorted({int(step) for line in curves for step in line.points["steps"]}))
+        epochs_above(axes, epochs_each(pd.concat([line.points for line in curves]), "steps"))
         left_out += [f"{line} ({distance_of(one)})" for line in dropped(one)]
     for axes in panels.flat[len(tables) :]:
         axes.set_visible(False)
     drawn = list(dict.fromkeys(part["label"].iloc[0] for part in numbers))
     legend_below(figure, [Line2D([], [], **styles[label]) for label in drawn], drawn, HEIGHT * rows, most=4)
     shown = pd.concat(numbers, ignore_index=True)
-    shown = shown[["distance", "label", "seeds", "steps", "fid", "fid_min", "fid_max"]]
+    shown = shown[["distance", "label", "seeds", "steps", "epochs", "fid", "fid_min", "fid_max"]]
     shown.attrs["left_out"] = left_out
     return figure, shown

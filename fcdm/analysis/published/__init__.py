@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from fcdm.data.image_counts import IMAGENET_TRAIN
+
 PUBLISHED = "published"
 """What stands in `origin` of a row."""
 
@@ -25,13 +27,14 @@ BATCH_SIZE = 256
 FOLDER = Path(__file__).parent
 NUMBERS = ("fid", "sfid", "inception_score", "precision", "recall")
 COLUMNS = (
-    *("origin", "model", "family", "label", "resolution", "steps", "images", "guidance_scale", *NUMBERS),
+    *("origin", "model", "family", "label", "resolution", "steps", "images", "epochs", "guidance_scale", *NUMBERS),
     *("samples", "sampler", "labels", "decoder", "framework", "train_precision", "series"),
     *("parameters", "forward_gmacs", "forward_gmacs_published", "train_flops"),
     *("throughput_of", "images_per_s", "implied_tflop_per_s", "source", "confidence"),
 )
 """`series`: points of one source and one protocol, which a line may join; empty: the point stands alone.
-`guidance_scale`: 1 without guidance, NaN where the source does not tell it. `images`, `train_flops`: derived.
+`guidance_scale`: 1 without guidance, NaN where the source does not tell it. `images`, `epochs` (of ImageNet's training
+set), `train_flops`: derived.
 `labels`: of the samples, `uniform` (drawn i.i.d., as the public PyTorch codes of FCDM and DiT do), `balanced` (equally
 many of each class, which gives a FID about 0.1 lower) or `unknown`. `train_precision`: `fp32` (notes read it for FCDM,
 whose public command trains in bf16; DiCo's training logs say it) or `unknown`.
@@ -67,6 +70,7 @@ def published(folder: Path = FOLDER) -> pd.DataFrame:
     table["forward_gmacs"] = table["forward_gmacs_counted"].fillna(table["forward_gmacs_published"])
     table["parameters"] = table["parameters_m_counted"].fillna(table["parameters_m_published"]) * 1e6
     table["images"] = table["steps"] * BATCH_SIZE
+    table["epochs"] = table["images"] / IMAGENET_TRAIN
     table["train_flops"] = 3 * 2 * table["forward_gmacs"] * 1e9 * table["images"]
     table["implied_tflop_per_s"] = 2 * table["forward_gmacs"] * 1e9 * table["images_per_s"] / 1e12
     return table.assign(origin=PUBLISHED, label=table["model"])[list(COLUMNS)]

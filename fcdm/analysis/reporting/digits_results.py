@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from fcdm.analysis.data.epochs import epochs_each, epochs_text
 from fcdm.analysis.data.seed_curves import SeedCurve, seed_curves
 from fcdm.analysis.stats.claim_sides import Pair, pairs_of
 from fcdm.analysis.stats.model_pairs import (
@@ -90,7 +91,9 @@ def _fids(table: pd.DataFrame) -> str:
     seeds = " and ".join(dict.fromkeys(str(line.seeds) for line in curves))
     head = f"FID after so many steps, mean (lowest, highest) of {seeds} seeds:"
     titles = f"| | {' | '.join(f'{steps:,}' for steps in budgets)} |"
-    return "\n".join([head, "", titles, "|---" * (len(budgets) + 1) + "|", *rows])
+    in_epochs = [epochs_text(float(table.loc[table["steps"] == steps, "epochs"].max())) for steps in budgets]
+    known = [f"| epochs | {' | '.join(in_epochs)} |"] if epochs_each(table, "steps") is not None else []
+    return "\n".join([head, "", titles, "|---" * (len(budgets) + 1) + "|", *known, *rows])
 
 
 def _ratios(pairs: dict[str, list[Pair]]) -> str:

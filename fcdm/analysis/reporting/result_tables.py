@@ -8,9 +8,11 @@ import numpy as np
 import pandas as pd
 
 from fcdm.analysis.data.curves import METRICS
+from fcdm.analysis.data.epochs import epochs_each, epochs_text
 from fcdm.analysis.data.labels import distance_of, metric_name, scales
 from fcdm.analysis.figures.axes import fid_label, file_name
 from fcdm.analysis.reporting.cell_tables import MISSING, Cell, CellTable, number, over_seeds
+from fcdm.analysis.stats.fresh_data import seen_often
 from fcdm.analysis.stats.frontier_fit import Frontier
 from fcdm.analysis.stats.power_law_fit import Fit
 from fcdm.analysis.stats.study_laws import (
@@ -63,7 +65,7 @@ def results_table(table: pd.DataFrame, metric: str, protocol: str) -> CellTable:
     budgets = sorted(set(table["steps"]))
     rows: list[list[Cell]] = []
     counts: set[int] = set()
-    for (label, _), of_setting in table.groupby(["label", "variant"], sort=True):
+    for (label, _), of_setting in table.groupby(["label", "variant"], sort=False):
         seeds = of_setting["seed"].nunique()
         cells: list[Cell] = [str(label), str(seeds)]
         for steps in budgets:
@@ -85,8 +87,26 @@ def results_table(table: pd.DataFrame, metric: str, protocol: str) -> CellTable:
         caption=f"{name} after so many training steps",
         columns=("Model", "Seeds", *(steps_text(steps) for steps in budgets)),
         rows=rows,
-        notes=(f"{uncertainty}{missing}.",),
+        notes=(f"{uncertainty}{missing}.", *_in_epochs(table)),
     )
+
+
+def _in_epochs(table: pd.DataFrame) -> list[str]:
+    """A note with the budgets in epochs: of all, or of each setting where these differ; none where none is known."""
+    if "epochs" not in table or not np.isfinite(table["epochs"]).any():
+        return []
+    if epochs_each(table, "steps") is not None:
+        return [f"Epochs: {_budgets_in_epochs(table)}."]
+    told: dict[str, list[str]] = {}
+    for label, rows in table.groupby("label", sort=False):
+        told.setdefault(_budgets_in_epochs(rows), []).append(str(label))
+    return [f"Epochs of {', '.join(labels)}: {text}." for text, labels in told.items()]
+
+
+def _budgets_in_epochs(rows: pd.DataFrame) -> str:
+    """`8.9 at 100, 17.8 at 200`."""
+    at = dict(sorted(zip(rows["steps"], rows["epochs"], strict=True)))
+    return ", ".join(f"{epochs_text(epochs)} at {steps_text(steps)}" for steps, epochs in at.items())
 
 
 def measured(table: pd.DataFrame) -> list[str]:
@@ -144,6 +164,7 @@ def _fit_table(table: pd.DataFrame, axis: str, x_text: str, protocol: str) -> Ce
             rows.append([label, *numbers, f"{row['from']:.3g} to {row['to']:.3g}", f"{row['scatter']:.1%}"])
         if row["notes"]:
             notes.append(f"{label}: {row['notes']}.")
+    notes += [f"{line}." for line in seen_often(table, axis)]
     columns = ("Model", "E", "A", "alpha", f"Range ({x_text})", "Scatter")
     caption = f"{distance_of(table)} = E + A x^-alpha over {x_text}"
     return CellTable(f"fits-{axis.replace('_', '-')}-{protocol}", caption, columns, rows, tuple(notes))

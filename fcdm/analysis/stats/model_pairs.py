@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from fcdm.analysis.data.curves import SECOND
+from fcdm.analysis.data.labels import patch_of
 from fcdm.analysis.data.noise import NOISE
 from fcdm.analysis.data.seed_curves import SeedCurve, seed_curves
 from fcdm.analysis.stats.differences import differing, other_data
@@ -62,7 +63,7 @@ def of_metric(table: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 
 def comparisons(table: pd.DataFrame, pairs: Sequence[PairOfPatterns] | None = None) -> list[Comparison]:
-    """Each FCDM size that has a DiT of the same letter, against the one with the smallest patch.
+    """Each FCDM that has a DiT of the same size by name (`N`, `64M`, `2GMACs`), against that with the smallest patch.
 
     `pairs`: these instead, each two patterns (`pair_patterns`). Raises UserError where one of them means no model, or
     several.
@@ -99,11 +100,11 @@ def _of_one_scale(table: pd.DataFrame) -> list[Comparison]:
     for candidates in by_name.values():
         if candidates[0].family != "fcdm":
             continue
-        size = candidates[0].model
-        rivals = [other for other in by_name if other.startswith(f"DiT-{size}/")]
-        if not rivals:
+        size = candidates[0].name.partition("-")[2]
+        rivals = {of_patch: other for other in by_name if (of_patch := patch_of(other, size)) is not None}
+        if not rivals or size.startswith("w"):  # equal widths are no equal size
             continue
-        rival = min(rivals, key=lambda other: int(other.rsplit("/", 1)[1]))
+        rival = rivals[min(rivals)]
         pairs.append(_comparison(candidates, by_name[rival], table))
     return sorted(pairs, key=lambda one: one.a.points["forward_gmacs"].iloc[0])
 

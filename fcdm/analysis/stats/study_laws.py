@@ -22,7 +22,7 @@ def fits_of(table: pd.DataFrame, x: str = "train_flops", y: str = "fid", **how: 
     `how`: `level`, `resamples`, `seed`, `huber` of `fit_power_law`. Whether a fit may be told: `law_or_reason`.
     """
     fits: dict[str, Fit | str] = {}
-    for label, rows in table.groupby("label", sort=True):
+    for label, rows in table.groupby("label", sort=False):
         try:
             fits[str(label)] = fit_power_law(rows[x], rows[y], list(rows["run"]), **how)  # type: ignore[arg-type]
         except UserError as error:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from fcdm.analysis.data.budgets import budget_rows, budget_text
 from fcdm.analysis.data.curves import is_distance
 from fcdm.analysis.data.labels import display_name
 from fcdm.analysis.data.seed_curves import seed_curves
@@ -26,6 +27,8 @@ class Trial:
     values: dict[str, str]
     """What sets it apart from the model's other settings, by the config's keys."""
     fid: dict[int, float]
+    lr: float = float("nan")
+    """Its learning rate, whether that was varied or follows a rule."""
 
     @property
     def mean(self) -> float:
@@ -51,6 +54,13 @@ class Tuned:
     resolution: int
     finished: bool = True
     """Nothing that the study asks for is missing: the choice stands."""
+    family: str = ""
+    gmacs: float = float("nan")
+    """Of its forward pass."""
+    at: float = float("nan")
+    """The budget as models have it in common: its steps, or its training FLOPs where these are what was asked for."""
+    budget: str = ""
+    """The same for a reader: `800 steps (71.2 epochs)`, `1e+15 FLOPs (1,234 steps, 3.4 epochs)`."""
 
     @property
     def complete(self) -> list[Trial]:
@@ -66,31 +76,57 @@ class Tuned:
     def grid(self) -> set[tuple[tuple[str, str], ...]]:
         return {tuple(sorted(trial.values.items())) for trial in self.trials}
 
+    def tried(self, key: str) -> list[float]:
+        """The numbers of a key that were tried, in order."""
+        return sorted({number for trial in self.trials if (number := _number(trial.values.get(key))) is not None})
+
+    def edge(self, key: str) -> str:
+        """`lowest` or `highest` where the best setting's number is that of those tried, else ""."""
+        tried, number = self.tried(key), _number(self.best.values.get(key) if self.best else None)
+        if len(tried) < 2 or number not in (tried[0], tried[-1]):
+            return ""
+        return "lowest" if number == tried[0] else "highest"
+
+    def rates(self) -> list[float]:
+        """The learning rates that were tried, in order."""
+        return sorted({trial.lr for trial in self.trials})
+
+    @property
+    def at_edge_of_rates(self) -> bool:
+        """Whether the best learning rate is the lowest or the highest of several."""
+        rates = self.rates()
+        return self.best is not None and len(rates) > 1 and self.best.lr in (rates[0], rates[-1])
+
     def edges(self) -> list[str]:
         """Numbers of the best setting that are the lowest or highest tried: a better one may lie outside."""
-        lines = []
-        for key, value in (self.best.values if self.best else {}).items():
-            tried = sorted({number for trial in self.trials if (number := _number(trial.values.get(key))) is not None})
-            number = _number(value)
-            if len(tried) > 1 and number in (tried[0], tried[-1]):
-                end = "lowest" if number == tried[0] else "highest"
-                lines.append(f"{self.name}: best {key}={value} is the {end} of the {len(tried)} tried")
-        return lines
+        return [
+            f"{self.name}: best {key}={value} is the {end} of the {len(self.tried(key))} tried"
+            for key, value in (self.best.values if self.best else {}).items()
+            if (end := self.edge(key))
+        ]
 
 
 def tune(table: pd.DataFrame, metric: str = "fid", steps: int | None = None) -> list[Tuned]:
-    """Each model's trials at `steps` (None: the largest budget in the table), evaluated by the mean of `metric`.
-
-    A model on other data or at another resolution is another model: its FIDs are of another scale.
+    """Each model's trials at `steps` (None: the largest budget of the table), evaluated by the mean of `metric`.
 
     `table`: `tidy_table`'s. Raises UserError where no run was evaluated at that budget.
     """
-    at = int(table["steps"].max()) if steps is None else steps
-    rows = table[table["steps"] == at]
+    if steps is None:
+        _, rows = budget_rows(table)[-1]
+        return tune_rows(rows, table, metric)
+    rows = table[table["steps"] == steps]
     if rows.empty:
         raise UserError(
-            f"no run was evaluated at {at:,} steps; there: {', '.join(map(str, sorted(set(table['steps']))))}"
+            f"no run was evaluated at {steps:,} steps; there: {', '.join(map(str, sorted(set(table['steps']))))}"
         )
+    return tune_rows(rows.assign(at=float(steps)), table, metric)
+
+
+def tune_rows(rows: pd.DataFrame, table: pd.DataFrame, metric: str) -> list[Tuned]:
+    """Each model's trials among the rows of one budget of a table, as of `budget_rows`.
+
+    A model on other data or at another resolution is another model: its FIDs are of another scale.
+    """
     settings = table.attrs.get("settings", {})
     tuned = []
     scales = rows[["data", "resolution"]].drop_duplicates()
@@ -98,14 +134,20 @@ def tune(table: pd.DataFrame, metric: str = "fid", steps: int | None = None) -> 
         trials = []
         for label, evaluated in of_model.groupby("label", sort=True):
             fid = {int(seed): float(value) for seed, value in zip(evaluated["seed"], evaluated[metric], strict=True)}
-            trials.append(Trial(settings.get(label, {}), fid))
+            trials.append(Trial(settings.get(label, {}), fid, float(evaluated["lr"].iloc[0])))
         seeds = tuple(sorted({seed for trial in trials for seed in trial.fid}))
         trials.sort(key=lambda trial: (set(trial.fid) != set(seeds), trial.mean))
         name = display_name(str(model), str(of_model["family"].iloc[0]))
         name += f" on {data} at {resolution} px" if len(scales) > 1 else ""
         finished = not table.attrs.get("missing")
-        tuned.append(Tuned(name, str(model), at, seeds, tuple(trials), str(data), int(str(resolution)), finished))
-    return sorted(tuned, key=lambda one: (one.data, one.resolution, one.model.startswith("dit/")))
+        tuned.append(
+            Tuned(
+                name, str(model), int(of_model["steps"].max()), seeds, tuple(trials), str(data), int(str(resolution)),
+                finished, str(of_model["family"].iloc[0]), float(of_model["forward_gmacs"].iloc[0]),
+                float(of_model["at"].iloc[0]), budget_text(of_model),
+            )
+        )  # fmt: skip
+    return sorted(tuned, key=lambda one: (one.data, one.resolution, one.family == "dit", one.gmacs, one.model))
 
 
 def unfair(tuned: list[Tuned], distance: str = "FID") -> list[str]:
