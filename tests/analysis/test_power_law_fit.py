@@ -265,7 +265,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_made_up_curves_are_recovered_from_a_table(runs: Path) -> None:
     fits = fits_of(tidy_table(runs), "steps", resamples=50)
-    assert list(fits) == ["DiT-N/2", "FCDM-M", "FCDM-N"]
+    assert list(fits) == ["FCDM-N", "FCDM-M", "DiT-N/2"]  # by size, DiT last
     for label, model in (("FCDM-N", "N"), ("FCDM-M", "M"), ("DiT-N/2", "dit/N-2")):
         fit = fits[label]
         assert isinstance(fit, Fit)
