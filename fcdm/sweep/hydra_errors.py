@@ -17,6 +17,7 @@ from fcdm.cost.ladder import FORMS
 from fcdm.errors import UserError
 from fcdm.redact import redacted
 from fcdm.sweep.expand import BUDGETS
+from fcdm.sweep.ladder_source import size_of_option
 
 FREE = ("hydra.launcher.additional_parameters.", *OPTIONS)
 
@@ -96,6 +97,13 @@ def _launcher_keys() -> set[str]:
     return {f"hydra.launcher.{name}" for name in fields if not name.startswith("_")}
 
 
+def _size_meant(choice: str) -> str | None:
+    """`fcdm/64M` of `fcdm/64m`: units have their letters as they are."""
+    family, _, size = choice.rpartition("/")
+    spellings = (size.upper(), size.lower(), size.upper().replace("MACS", "MACs"))
+    return next((f"{family}/{text}" for text in spellings if size_of_option(f"model/{family}/{text}")), None)
+
+
 def _missing(error: MissingConfigException) -> str:
     """`model=Q is not known: did you mean ...`"""
     path = str(error.missing_cfg_file)
@@ -106,6 +114,8 @@ def _missing(error: MissingConfigException) -> str:
     if not choice:
         return f"there is no configuration {path}"
     options = sorted({*_options(group), *(error.options or [])})  # of other folders (--config-dir) too
+    if group == "model" and (spelt := _size_meant(choice)):
+        return f"{group}={choice} is not known: did you mean {spelt}?"
     sizes = f", or a size of a ladder: fcdm/{FORMS}" if group == "model" else ""
     return f"{group}={choice} is not known: {near(choice, options, shown=40)}{sizes}"
 

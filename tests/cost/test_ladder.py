@@ -146,6 +146,14 @@ def test_no_such_option(fcdm: Command, name: str) -> None:
     assert "a size of a ladder: fcdm/64M (parameters), 2GMACs or w96" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"), [("fcdm/64m", "fcdm/64M"), ("dit/2gmacs", "dit/2GMACs"), ("fcdm/W96", "fcdm/w96")]
+)
+def test_a_size_in_other_letters(fcdm: Command, name: str, meant: str) -> None:
+    done = fcdm(f"model={name}", "--cfg", "job")
+    assert done.stderr.strip() == f"fcdm.train: model={name} is not known: did you mean {meant}?"
+
+
 def test_a_ladder_trains_samples_and_is_drawn_by_its_names(fcdm: Command, tmp_path: Path) -> None:
     done = fcdm("-m", "model=fcdm/w8,dit/w24", "steps=2", *TINY, "hydra/launcher=local")
     assert done.returncode == 0, done.stderr

@@ -96,7 +96,10 @@ def test_of_a_dit_the_heads_stay_and_divide_the_width() -> None:
     ("words", "said"),
     [
         (["model=L", "model.match_macs=L", "model.width=400"], "model.width=400 says it: leave one of them away"),
-        (["model=L", "model.match_macs=LL"], "neither a preset of ours nor a number of GMACs: did you mean L?"),
+        (
+            ["model=L", "model.match_macs=LL"],
+            "neither a preset of ours, a size of a ladder (fcdm/64M) nor a number of GMACs: did you mean L?",
+        ),
         (["model=L", "model.match_macs=l"], "model.match_macs=l is no preset of ours: did you mean L?"),
         (["model=L", "model.match_macs=DIT/l-2"], "did you mean dit/L-2?"),
         (["model=L", "model.match_macs=1e9"], "is in GMACs, and 100,000 are the most: did you mean 1?"),
