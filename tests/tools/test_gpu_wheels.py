@@ -47,7 +47,8 @@ def test_the_gpu_tests_are_found(bare: dict[str, str]) -> None:
     """All that are marked gpu, in files named so that one pattern finds them."""
     files = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "tests").rglob("test_*_gpu.py"))
     words = ("-m", "pytest", "-q", "--collect-only", "-p", "no:cacheprovider", "-m", "gpu")
-    found = run(bare, ROOT, *words, *files).splitlines()
+    plain = {name: value for name, value in bare.items() if name != "PYTEST_ADDOPTS"}  # -v there: a tree is printed
+    found = run(plain, ROOT, *words, *files).splitlines()
     assert {line.split("::")[0] for line in found if "::" in line} == set(files)
     marked = {str(p.relative_to(ROOT)) for p in (ROOT / "tests").rglob("test_*.py") if "mark.gpu" in p.read_text()}
     assert marked - {str(Path(__file__).relative_to(ROOT))} == set(files)
