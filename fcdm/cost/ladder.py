@@ -16,9 +16,10 @@ from __future__ import annotations
 
 import math
 import re
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from itertools import pairwise
 from typing import Any
 
@@ -95,12 +96,21 @@ def fcdm_rungs(model: FCDMConfig) -> Iterator[FCDMConfig]:
 
 def dit_rungs(model: DiTConfig) -> Iterator[DiTConfig]:
     """The rungs of DiT from small to large, with all else of the model as it is."""
+    for width, depth, heads in _dit_builds():
+        yield replace(model, width=width, depth=depth, heads=heads)
+
+
+@cache
+def _dit_builds() -> tuple[tuple[int, int, int], ...]:
+    """(width, depth, heads) of each rung: the same for every choice of a sweep, and not quickly found."""
+    builds = []
     for width in range(STEP, WIDEST + 1, STEP):
         depth, head = _between(width)
         heads = [width // size for size in range(4, width + 1, 4) if width % size == 0]
         best = min(heads, key=lambda count: abs(math.log(width / count / head)))
         if width < DIT[0][0] or 1 / HEAD_OFF <= width / best / head <= HEAD_OFF:
-            yield replace(model, width=width, depth=depth, heads=best)
+            builds.append((width, depth, best))
+    return tuple(builds)
 
 
 def _between(width: int) -> tuple[int, float]:
@@ -191,14 +201,8 @@ def _around(size: LadderSize, model: Model, cost_of: Callable[[Model], ModelCost
     """The last rung that is not larger, and the first that is."""
     all_rungs = list(rungs(model))
     rung = partial(_rung, size, cost_of)
-    low, high = -1, len(all_rungs)
-    while high - low > 1:  # what a rung costs grows along the ladder
-        middle = (low + high) // 2
-        low, high = (middle, high) if rung(all_rungs[middle]).amount <= size.amount else (low, middle)
-    return (
-        rung(all_rungs[low]) if low >= 0 else None,
-        rung(all_rungs[high]) if high < len(all_rungs) else None,
-    )
+    at = bisect_right(all_rungs, size.amount, key=lambda one: rung(one).amount)  # amounts grow along the ladder
+    return rung(all_rungs[at - 1]) if at else None, rung(all_rungs[at]) if at < len(all_rungs) else None
 
 
 def _rung(size: LadderSize, cost_of: Callable[[Model], ModelCost], model: Model) -> Rung:

@@ -16,6 +16,7 @@ from fcdm.config.schema import Config, DiTConfig, FCDMConfig
 from fcdm.config.shape import shape_of
 from fcdm.cost.ladder import sized
 from fcdm.errors import UserError
+from fcdm.formatting import setting_text
 
 WIDTH, CONSTANT = "width", "constant"
 DIGITS = 4
@@ -69,8 +70,8 @@ def _widths(config: Config, key: str, power: float | None, base: Any) -> tuple[i
     if len(own) != 1:
         told = "none" if not own else "several"
         raise UserError(
-            f"{key}_base={_text(base)} names {told} of {model.family}, and model={model.name} is one: name one model "
-            f"of each family, such as '{key}_base=[N,dit/N-2]'"
+            f"{setting_text(f'{key}_base', base)} names {told} of {model.family}, and model={model.name} is one: "
+            f"name one model of each family, such as '{key}_base=[N,dit/N-2]'"
         )
     return own[0].width, model.width
 
@@ -80,7 +81,3 @@ def _model(name: str, key: str, config: Config) -> FCDMConfig | DiTConfig:
     if not isinstance(model, FCDMConfig | DiTConfig):
         raise UserError(f"{key}={name} is no model of ours: {near(name, preset_names())}")
     return model
-
-
-def _text(base: Any) -> str:
-    return f"[{','.join(map(str, base))}]" if isinstance(base, list) else str(base)

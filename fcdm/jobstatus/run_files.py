@@ -108,16 +108,23 @@ class FileReader:
 
     def __init__(self) -> None:
         self._evaluated: dict[str, Evaluated] = {}
-        self._step_flops: dict[Path, float] = {}
+        self._facts: dict[Path, Mapping[str, Any]] = {}
+
+    def facts(self, folder: Path) -> Mapping[str, Any]:
+        """What run.json says; read once where it is whole."""
+        if folder not in self._facts:
+            facts = run_facts(folder)
+            if "cost" not in facts:
+                return facts  # it may be made in a moment
+            self._facts[folder] = facts
+        return self._facts[folder]
 
     def step_flops(self, folder: Path) -> float | None:
         """FLOPs of a step of the run's training."""
-        if folder not in self._step_flops:
-            try:
-                self._step_flops[folder] = float(run_facts(folder)["cost"]["train_flops_per_step"])
-            except (KeyError, TypeError, ValueError):
-                return None  # it may be made in a moment
-        return self._step_flops[folder]
+        try:
+            return float(self.facts(folder)["cost"]["train_flops_per_step"])
+        except (KeyError, TypeError, ValueError):
+            return None
 
     def evaluated(self, folder: Path) -> tuple[dict[Key, Evaluated], dict[Key, Path]]:
         """The evaluations that stand, and the files of those that are damaged."""
@@ -153,7 +160,7 @@ class FileReader:
         holder, claim = _holder(folder, alive)
         submitted = {path.name for path in job_files}
         local = [name for name in _names(folder / "jobs") if re.fullmatch(r"\d+\.json", name) and name not in submitted]
-        size = run_facts(folder).get("batch_size")
+        size = self.facts(folder).get("batch_size")
         return RunFiles(
             folder,
             batch_size=size if isinstance(size, int) else None,
