@@ -13,6 +13,7 @@ from fcdm.errors import traceback_text
 from fcdm.jobs.make_jobs import make_jobs
 from fcdm.jobs.record_study import record_study, refuse_lost_requests, this_command
 from fcdm.jobs.run_job import train_here
+from fcdm.runs.branches import one_branch
 from fcdm.runs.processes import is_first_process
 from fcdm.sweep.command_line import readable
 from fcdm.sweep.compose import one_choice
@@ -35,7 +36,9 @@ def compose_and_train(composed: DictConfig) -> None:
     global _failure
     try:
         composer, choice = one_choice("fcdm.train", "run")
-        jobs = make_jobs([composer.config(one) for one in composer.each_space(choice)])
+        said = composer.said(choice).keys
+        configs = [composer.config(one) for one in composer.each_space(choice)]
+        jobs = make_jobs([part for config in configs for part in one_branch(config, said)])
         refuse_lost_requests(jobs)
         if is_first_process():
             record_study(jobs, this_command())

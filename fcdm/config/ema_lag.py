@@ -87,8 +87,26 @@ def lag_text(ema: EMAConfig, found: Iterable[Lag]) -> str:
 
 
 def lag_warning(evaluations: Iterable[tuple[Config, int]]) -> str | None:
-    """One line where an average that is evaluated still is the initial weights to a part that counts."""
+    """One line where an average that is evaluated still is the initial weights to a part that counts, or is longer than
+    the cooldown of a branch."""
     evaluations = list(evaluations)
+    found = [text for text in (_of_initial(evaluations), _of_cooldown(evaluations)) if text]
+    return "; ".join(found) or None
+
+
+def _of_cooldown(evaluations: list[tuple[Config, int]]) -> str | None:
+    for lag in lags(evaluations):
+        config = evaluations[0][0]
+        start, end = config.optimiser.cooldown or (0, 0)
+        if lag.step == end and lag.age > end - start:
+            return (
+                f"the average that is evaluated is {lag.age:,.0f} steps behind, more than the {end - start:,} of the "
+                "cooldown: evaluation.weights=raw shows what that does, or ema=share a shorter average (another run)"
+            )
+    return None
+
+
+def _of_initial(evaluations: list[tuple[Config, int]]) -> str | None:
     behind = [lag for lag in lags(evaluations) if lag.initial >= WARN_FROM]
     if not behind:
         return None

@@ -24,6 +24,8 @@ from fcdm.config.setting import setting
 
 PRECISIONS = ("fp32", "tf32", "bf16")
 """What `precision` and `evaluation.precision` may be."""
+NEVER = "never"
+"""Of `evaluation.where`: training alone is asked for."""
 
 
 @dataclass
@@ -198,6 +200,10 @@ class OptimiserConfig:
     it (arXiv 2312.02696)."""
     decay_from: int | None = setting(None, applies=when.DECAYS)
     """Step until which the rate stays `lr`."""
+    cooldown: list[int] | None = setting(None, applies=when.BY_COMMANDS)
+    """Of a branch (`cooldown=0.1`): step from which the rate falls linearly, and the run's end, where it would be 0."""
+    cooldown_share: float | None = setting(None, applies=when.BY_COMMANDS)
+    """As it was asked for; kept, not in the id."""
     clip_grad_norm: float | None = None
     target: str | None = None
     """`my_optimiser.Lion`: an optimiser of the user's own (docs/bring_your_own.md) instead of AdamW."""
@@ -297,7 +303,8 @@ class EvaluationConfig:
     batch_size: int = 250
     """Samples per forward pass; does not move the result beyond float rounding."""
     where: str = "inline"
-    """`inline`: by the training job, at each budget; `job`: on SLURM, by a job of its own after the training's."""
+    """`inline`: by the training job, at each budget; `job`: on SLURM, by a job of its own after the training's;
+    `never`: not at all, so that a budget is done once its checkpoint is there."""
     resources: ResourcesConfig = setting(ResourcesConfig, applies=when.OWN_JOB)
     """Of the evaluation's own job."""
 
@@ -370,6 +377,9 @@ class Config:
     flops: Any = None
     """The budgets in FLOPs of training instead, a number or a list; of each the nearest number of steps
     (`fcdm.runs.flop_budgets`). A run has these steps, and null here."""
+    cooldown: Any = None
+    """Share of each budget in which the rate falls to 0, in a branch of the trajectory (`fcdm.runs.branches`); null:
+    the rate goes on. A run has `optimiser.cooldown`, and null here."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     keep_steps: list[int] = field(default_factory=list)
     """Steps whose checkpoints other requests for the same run want; set when a sweep joins them."""

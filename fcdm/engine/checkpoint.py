@@ -112,12 +112,14 @@ def load_checkpoint(
     return tensors, manifest
 
 
-def latest_checkpoint(folder: Path, warn: Callable[[str], None]) -> Path | None:
-    """The newest whole checkpoint in `folder`, its checksums verified; None if there is none.
+def latest_checkpoint(folder: Path, warn: Callable[[str], None], until: int | None = None) -> Path | None:
+    """The newest whole checkpoint in `folder`, `until` a step, its checksums verified; None if there is none.
 
     Each broken one on the way is told to `warn` and skipped. Raises UserError where one may not be read.
     """
-    for _, path in reversed(checkpoints(folder)):
+    for step, path in reversed(checkpoints(folder)):
+        if until is not None and step > until:
+            continue
         try:
             verify_all(path)
         except BrokenCheckpoint as error:

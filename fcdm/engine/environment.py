@@ -214,14 +214,18 @@ def segment_facts(config: Config, ranks: Ranks) -> dict[str, Any]:
 class SegmentRecorder:
     """Context manager that records the start and the end of a stretch of work, and how it ended."""
 
-    def __init__(self, records: RecordWriter | None, config: Config, ranks: Ranks, state: TrainState) -> None:
+    def __init__(
+        self, records: RecordWriter | None, config: Config, ranks: Ranks, state: TrainState, branched: str | None = None
+    ) -> None:
+        """branched: `<run>@<step>`, the checkpoint of another run that this one goes on from."""
         self.records, self.config, self.ranks, self.state = records, config, ranks, state
+        self.facts = {"branched_from": branched} if branched else {}
         self.completed = False
 
     def __enter__(self) -> SegmentRecorder:
         self.started = time.monotonic()
         if self.records is not None:
-            self.records.segment_start(self.state.step, **segment_facts(self.config, self.ranks))
+            self.records.segment_start(self.state.step, **segment_facts(self.config, self.ranks), **self.facts)
         return self
 
     def __exit__(

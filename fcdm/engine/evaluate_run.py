@@ -113,7 +113,7 @@ class Evaluator:
     def _left(self, step: int) -> list[Part]:
         """The parts that want this step evaluated, each protocol once, without those whose file is there; the same on
         all ranks. Where the file is there, its line in the records is too."""
-        asked = {part.protocol_id: part for part in self.parts if step in part.budgets}
+        asked = {part.protocol_id: part for part in self.parts if part.evaluates and step in part.budgets}
         stands = self.ranks.first_does(lambda: [self.run.evaluation(step, name).exists() for name in asked])
         return [part for part, done in zip(asked.values(), stands, strict=True) if not done]
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
+from fcdm.config.schema import Config
 from fcdm.data.dataset import open_dataset
 from fcdm.diffusion import make_objective
 from fcdm.engine.batches import BatchSource
@@ -18,9 +20,12 @@ from fcdm.engine.state import TrainState
 from fcdm.engine.stop import Stopped
 from fcdm.engine.train_step import TrainStep
 from fcdm.engine.worker import Worker
+from fcdm.runs.branches import find_parent
 from fcdm.runs.folder import Run
+from fcdm.runs.identity import science
 from fcdm.runs.protocol import Part, budgets_of
 from fcdm.runs.records import RecordWriter
+from fcdm.runs.run_paths import step_of
 
 
 def train(run: Run, parts: Sequence[Part], worker: Worker, keep: set[int], evaluate: bool = True) -> None:
@@ -40,7 +45,7 @@ def train(run: Run, parts: Sequence[Part], worker: Worker, keep: set[int], evalu
     data = open_dataset(config, ranks.device)
     objective = make_objective(config.diffusion)
     state = TrainState.create(config, ranks.device)
-    checkpoint = ranks.first_does(lambda: latest_checkpoint(run.checkpoints, progress.note))
+    checkpoint = ranks.first_does(lambda: _beginning(run, config, progress.note))
     if checkpoint is not None:
         state.restore(checkpoint, config.power_ema)
     elif initial := initial_weights(config, state.model):
@@ -54,7 +59,7 @@ def train(run: Run, parts: Sequence[Part], worker: Worker, keep: set[int], evalu
         stack.enter_context(matmul_precision(config.precision))
         stack.enter_context(deterministic(config.deterministic, ranks.device))
         records = stack.enter_context(RecordWriter(run.records)) if ranks.is_main else None
-        segment = stack.enter_context(SegmentRecorder(records, config, ranks, state))
+        segment = stack.enter_context(SegmentRecorder(records, config, ranks, state, _branched(run, checkpoint)))
         stack.enter_context(explaining(worker.stop))
         if evaluate:  # what an earlier process trained but did not evaluate
             evaluator.checkpoints([target for target in budgets if target <= state.step], records)
@@ -94,3 +99,19 @@ def train(run: Run, parts: Sequence[Part], worker: Worker, keep: set[int], evalu
         saver.finish()
         evaluator.refuse_failed("all others are")
         segment.completed = True
+
+
+def _beginning(run: Run, config: Config, warn: Callable[[str], None]) -> Path | None:
+    """The checkpoint to continue from: the run's own newest, else of the run that it branches from; None: none."""
+    own = latest_checkpoint(run.checkpoints, warn)
+    parent = None if own else find_parent(run.folder.parent, science(config))
+    if parent is None or config.optimiser.cooldown is None:
+        return own
+    return latest_checkpoint(parent.checkpoints, warn, config.optimiser.cooldown[0])
+
+
+def _branched(run: Run, checkpoint: Path | None) -> str | None:
+    """`<the parent's folder>@<step>`, where training goes on from another run's checkpoint."""
+    if checkpoint is None or checkpoint.parent == run.checkpoints:
+        return None
+    return f"{checkpoint.parent.parent.name}@{step_of(checkpoint.name)}"

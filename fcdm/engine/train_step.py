@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import warnings
 from collections.abc import Callable
@@ -103,8 +104,13 @@ def rate_share(asked: OptimiserConfig, step: int) -> float:
     """The share of the learning rate that step `step` (counted from 0) takes.
 
     It grows linearly to 1 in the warm-up; by `inverse_sqrt` it falls from the step t_ref = `decay_from` on as
-    1 / sqrt(t / t_ref), t counted from 1 (as in EDM2, arXiv 2312.02696). Of the steps so far alone.
+    1 / sqrt(t / t_ref), t counted from 1 (as in EDM2, arXiv 2312.02696). Of the steps so far alone; but of a branch,
+    whose share falls linearly besides, from 1 at the step where it leaves to 0 at its end (arXiv 2405.18392).
     """
+    if asked.cooldown is not None and step >= asked.cooldown[0]:
+        start, end = asked.cooldown
+        going_on = dataclasses.replace(asked, cooldown=None)
+        return rate_share(going_on, step) * (end - step) / (end - start)
     if step < asked.warmup_steps:
         return (step + 1) / asked.warmup_steps
     if asked.decay_from is None or step < asked.decay_from:

@@ -16,6 +16,7 @@ from fcdm.config.check import config_from
 from fcdm.config.ema_lag import lag_text, lag_warning, lags
 from fcdm.config.schema import Config
 from fcdm.errors import UserError
+from fcdm.runs.branches import parent_id
 from fcdm.runs.checkpoints import checkpoints
 from fcdm.runs.folder import Run, check_frozen, open_run
 from fcdm.runs.identity import science
@@ -77,19 +78,28 @@ class Job:
 
     @property
     def done_text(self) -> str:
-        return f"budgets {', '.join(map(str, self.budgets))} are trained and evaluated"
+        evaluated = " and evaluated" if any(part.evaluates for part in self.parts) else ""
+        return f"budgets {', '.join(map(str, self.budgets))} are trained{evaluated}"
+
+    @cached_property
+    def parent_id(self) -> str | None:
+        """The id of the run that this one branches from; None: it is no branch."""
+        return parent_id(science(self.config))
 
     def missing(self) -> list[int]:
         """Budgets that some part still wants evaluated."""
         return sorted({step for part in self.parts for step in self.missing_of(part)})
 
     def missing_of(self, part: Part) -> list[int]:
-        """Budgets that this part still wants evaluated. Raises UserError for a damaged evaluation."""
+        """Budgets that this part still wants evaluated, or trained. Raises UserError for a damaged evaluation."""
+        if not part.evaluates:
+            # What training has passed, keeping nothing there, is of no use any more: a branch begins earlier then.
+            return [step for step in part.budgets if step > max(self._kept(), default=0)]
         return [step for step in part.budgets if not _stands(self.run.evaluation(step, part.protocol_id))]
 
     def lag_notes(self) -> list[str]:
         """How far behind the averages that are still to be evaluated are, for a person, before training begins."""
-        evaluations = [(part.config, step) for part in self.parts for step in self.missing_of(part)]
+        evaluations = [(part.config, step) for part in self.parts if part.evaluates for step in self.missing_of(part)]
         found, warning = lags(evaluations), lag_warning(evaluations)
         told = [lag_text(self.config.ema, found)] if found else []
         return [*told, f"warning: {warning}"] if warning else told

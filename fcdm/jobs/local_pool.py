@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -27,6 +27,8 @@ from fcdm.formatting import plural
 from fcdm.jobs.job import Job, end_file
 from fcdm.jobs.local_gpus import local_gpus
 from fcdm.jobs.progress import HELD, PROGRESS_FILE, JobProgress, bars, read_progress
+from fcdm.runs.branches import can_begin
+from fcdm.runs.identity import science
 from fcdm.runs.processes import cores
 from fcdm.runs.run_cost import train_flops
 from fcdm.runs.run_lock import current_holder
@@ -84,7 +86,7 @@ def run_local(jobs: list[Job], at_once: int | None = None, gpus: Callable[[], li
     outcomes: dict[str, Outcome] = {}
     waiting: list[Job] = []
     for job in jobs:
-        outcome = _nothing_to_do(job)
+        outcome = _nothing_to_do(job) or _parent_is_held(job, outcomes)
         if outcome is not None:
             outcomes[job.id] = outcome
             console.print(f"{job.name}: {outcome.state}{_colon(outcome.text)}", highlight=False, soft_wrap=True)
@@ -132,6 +134,14 @@ def _nothing_to_do(job: Job) -> Outcome | None:
     except UserError as error:
         return Outcome(job, "failed", str(error))
     return None
+
+
+def _parent_is_held(job: Job, outcomes: Mapping[str, Outcome]) -> Outcome | None:
+    """A branch is held where another process is at work on what it branches from: it would train that here again."""
+    parent = outcomes.get(job.parent_id or "")
+    if parent is None or parent.state != "held" or can_begin(job.run, science(job.config), parent.job.run):
+        return None
+    return Outcome(job, "held", f"{parent.job.name}, which it branches from, is held {parent.text}")
 
 
 def _wants_gpu(job: Job) -> bool:
@@ -202,10 +212,27 @@ class _Pool:
         """Takes the first waiting job for which there is room now."""
         if len(self.running) >= self.at_once:
             return None
-        job = next((job for job in self.waiting if self.free or not self._on_gpu(job)), None)
+        job = next((job for job in self.waiting if (self.free or not self._on_gpu(job)) and self._is_ready(job)), None)
         if job is not None:
             self.waiting.remove(job)
         return job
+
+    def _is_ready(self, job: Job) -> bool:
+        """Whether it branches from none of the jobs that are still to train what it begins with."""
+        busy = [*self.waiting, *(item.job for item in self.running)]
+        parent = next((other for other in busy if other.id == job.parent_id), None)
+        return parent is None or can_begin(job.run, science(job.config), parent.run)
+
+    def _fail_branches(self) -> None:
+        """What branches from a job that came to nothing before the branch's start does not start."""
+        for job in list(self.waiting):
+            parent = self.outcomes.get(job.parent_id or "")
+            if parent is None or parent.ok:
+                continue
+            if not can_begin(job.run, science(job.config), parent.job.run):
+                self.waiting.remove(job)
+                text = f"{parent.job.name}, which it branches from, is not trained so far ({parent.state})"
+                self._ended(Outcome(job, parent.state, text))
 
     def _start(self, job: Job) -> None:
         log = open(job.folder / "log.txt", "ab")  # noqa: SIM115 - closed when the job ends
@@ -247,9 +274,13 @@ class _Pool:
             self.free.append(item.gpu)
         item.log.close()
         self.bars.remove_task(item.task)
-        outcome = _ended(item, code)
-        self.outcomes[item.job.id] = outcome
-        self.console.print(f"{item.job.name}: {outcome.state}{_colon(outcome.text)}", highlight=False, soft_wrap=True)
+        self._ended(_ended(item, code))
+        self._fail_branches()
+
+    def _ended(self, outcome: Outcome) -> None:
+        self.outcomes[outcome.job.id] = outcome
+        told = f"{outcome.job.name}: {outcome.state}{_colon(outcome.text)}"
+        self.console.print(told, highlight=False, soft_wrap=True)
 
     def _stop(self, signum: int, frame: object) -> None:
         if self.stopping is None:

@@ -57,8 +57,9 @@ def make_jobs(configs: Iterable[Config], data_needed: bool = True) -> list[Job]:
         run = Run(folder, identity)
         _refuse_two_requests(folder.name, same)
         parts = tuple(Part(with_snapshots(config, run)) for config in agreed_averages(_joined(same)))
-        jobs.append(Job(identity, folder, parts))
-    return jobs
+        jobs.append(Job(identity, folder, tuple(sorted(parts, key=lambda part: not part.evaluates))))
+    # What others branch from comes first.
+    return sorted(jobs, key=lambda job: job.parent_id is not None)
 
 
 def _refuse_two_requests(name: str, same: list[Config]) -> None:

@@ -161,6 +161,8 @@ def _add_to_study(path: Path, study: str, asked: list[tuple[Job, Part]], command
             before = requests.get(key, {"budgets": []})["budgets"]
             budgets = sorted({*before, *part.budgets})
             requests[key] = {"run": job.name, "id": job.id, "protocol_id": part.protocol_id, "budgets": budgets}
+        evaluating = [part for _, part in asked if part.evaluates]
+        headline = (evaluating or [asked[0][1]])[0]
         text = shlex.join(command)
         # Redacted again: a version before may have written them.
         before = [redacted(line) for line in known["commands"]]
@@ -171,10 +173,10 @@ def _add_to_study(path: Path, study: str, asked: list[tuple[Job, Part]], command
             "revision": code_revision(),
             "command": command,
             "question": question_of(command, study) or known.get("question", ""),
-            "protocol_id": asked[0][1].protocol_id,
-            "protocol": asked[0][1].protocol,
+            "protocol_id": headline.protocol_id,
+            "protocol": headline.protocol,
             "requests": list(requests.values()),
-            "spaces": known.get("spaces", {}) | {part.protocol_id: part.protocol["features"] for _, part in asked},
+            "spaces": known.get("spaces", {}) | {part.protocol_id: part.protocol["features"] for part in evaluating},
         }
         write_json(path, known)
         return _Change(path, old, path.read_bytes())

@@ -14,6 +14,7 @@ from fcdm.config.user_code import SCIENCE, codes_of
 from fcdm.engine.stop import StopSignal
 from fcdm.errors import UserError
 from fcdm.jobs.job import EVALUATE, Job
+from fcdm.runs.branches import refuse_early
 from fcdm.runs.folder import Run, check_frozen
 from fcdm.runs.identity import science
 from fcdm.runs.kept_source import check_source
@@ -46,6 +47,7 @@ def do_job(job: Job, worker: Worker) -> None:
         remove_unfinished(*folders, *([run.folder / "jobs"] if job.work != EVALUATE else []))
         if job.work != EVALUATE:
             job.refuse_lost_budgets()
+            refuse_early(run, science(job.config))
 
     with worker.claiming(folders, lambda: not job.left(), prepare) as holder:
         if holder is None:  # a job that was requeued from outside when it was about to end
@@ -55,6 +57,8 @@ def do_job(job: Job, worker: Worker) -> None:
                 worker.progress.note(text)
         for parts in sharing_samples(job.parts):
             if job.work == EVALUATE:
+                if not parts[0].evaluates:
+                    continue
                 evaluate_checkpoints(run, parts, holder)
             else:
                 train(run, parts, holder, keep=set(job.budgets) | _asked_before(run), evaluate=job.work == "all")

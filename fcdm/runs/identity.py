@@ -39,6 +39,7 @@ INTRODUCED: dict[str, Any] = {
     "model.feed_forward": False,
     "optimiser.schedule": "constant",
     "optimiser.decay_from": None,
+    "optimiser.cooldown": None,
     "init_from": None,
     "init_from_weights": "ema",
     **OF_OWN_CODE,
@@ -53,6 +54,7 @@ NOT_IDENTITY = (
     *("model.name", "model.match_macs", "model.size", "data.name", "data.path", "data.vae", "data.images"),
     *(f"data.{name}" for name in MEASURED),
     *(f"optimiser.lr_{name}" for name in ("rule", "power", "base")),
+    "optimiser.cooldown_share",
 )
 
 
@@ -85,8 +87,11 @@ def run_id(science_config: dict[str, Any]) -> str:
 
 
 def readable_name(config: Config) -> str:
-    """`dit-N-2-digits-8px`: for people; the id follows it in the folder's name."""
-    return f"{config.model.name.replace('/', '-')}-{config.data.name}-{config.resolution}px"
+    """`dit-N-2-digits-8px`: for people; the id follows it in the folder's name. Of a branch also from where to where
+    it cools down: `N-digits-8px-cooldown-900-1000`."""
+    cooldown = "".join(f"-{step}" for step in config.optimiser.cooldown or ())
+    name = f"{config.model.name.replace('/', '-')}-{config.data.name}-{config.resolution}px"
+    return name + (f"-cooldown{cooldown}" if cooldown else "")
 
 
 def flatten(nested: dict[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any
 from fcdm.codecs.vae_files import vae_identity
 from fcdm.config.ema_profiles import power_length, weights_text
 from fcdm.config.samplers import ADAPTIVE
-from fcdm.config.schema import RUNTIME_EVALUATION, Config
+from fcdm.config.schema import NEVER, RUNTIME_EVALUATION, Config
 from fcdm.config.user_code import FEATURES, code_of
 from fcdm.errors import UserError
 from fcdm.features.find_reference import reference_identity, refuse_other_statistics
@@ -27,6 +27,9 @@ from fcdm.runs.kept_source import with_source
 
 # How generated and real images become bytes before any feature is taken (DiT's and ADM's rule).
 ROUNDING = "truncate-uint8"
+
+TRAINED = "trained"
+"""In the place of a protocol's id where a budget is trained, and evaluated by nobody (`evaluation.where=never`)."""
 
 INTRODUCED: dict[str, Any] = {
     "guidance_interval": None,
@@ -57,14 +60,19 @@ class Part:
     def budgets(self) -> list[int]:
         return list(self.config.steps)
 
+    @property
+    def evaluates(self) -> bool:
+        """False: its budgets are done once their checkpoints are there."""
+        return self.config.evaluation.where != NEVER
+
     @cached_property
     def protocol(self) -> dict[str, Any]:
-        """Raises UserError where something that it names is not there."""
-        return protocol_of(self.config)
+        """{} where nothing is evaluated. Raises UserError where something that it names is not there."""
+        return protocol_of(self.config) if self.evaluates else {}
 
     @cached_property
     def protocol_id(self) -> str:
-        return protocol_id(self.protocol)
+        return protocol_id(self.protocol) if self.evaluates else TRAINED
 
 
 def budgets_of(parts: Sequence[Part]) -> list[int]:

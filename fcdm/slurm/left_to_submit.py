@@ -9,6 +9,8 @@ from pathlib import Path
 
 from fcdm.errors import UserError
 from fcdm.jobs.job import EVALUATE, Job
+from fcdm.runs.branches import can_begin
+from fcdm.runs.identity import science
 from fcdm.slurm.executor import RunJob
 from fcdm.slurm.ledger import Queued, held_by_deleted, held_outside
 from fcdm.slurm.options import SlurmOptions
@@ -40,7 +42,7 @@ class Planned:
     after: str = ""
     """Job ids that it waits for, as sbatch's afterany takes them."""
     follows: Planned | None = None
-    """The training that it evaluates, submitted by the same command."""
+    """The training that it evaluates, or that it branches from, submitted by the same command."""
     file: Path | None = None
     id: str = ""
 
@@ -90,7 +92,7 @@ def left_of(job: Job, options: SlurmOptions, queued: list[Queued], conf: str | N
     except UserError as error:
         row.state, row.text = "failed", str(error)
         return row, []
-    if job.config.evaluation.where == "inline":
+    if job.config.evaluation.where != "job":
         tasks = _inline(row, request, queued)
     else:
         tasks = _apart(row, request, options, queued)
@@ -102,6 +104,23 @@ def left_of(job: Job, options: SlurmOptions, queued: list[Queued], conf: str | N
     if not tasks:
         row.state, row.text, row.ids = "in the queue", f"as {', '.join(names)}", names
     return row, tasks
+
+
+def follow_parents(
+    planned: Sequence[Planned], jobs: Sequence[Job], on_their_way: Mapping[str, Sequence[Queued]]
+) -> None:
+    """Has each training of a branch wait for the job that trains what it branches from, if it still needs that: the one
+    that is submitted with it, or those in the queue."""
+    parents = {job.id: job for job in jobs}
+    trainings = {task.job.id: task for task in planned if task.job.work != EVALUATE}
+    for task in trainings.values():
+        parent = parents.get(task.job.parent_id or "")
+        if parent is None or can_begin(task.job.run, science(task.job.config), parent.run):
+            continue
+        task.follows = trainings.get(parent.id)
+        queued = [other for other in on_their_way.get(parent.name, []) if other.job.work != EVALUATE]
+        if task.follows is None:
+            task.after = ":".join(filter(None, [task.after, _after(queued)]))
 
 
 def _inline(row: Row, request: Resources, queued: list[Queued]) -> list[Planned]:
@@ -145,6 +164,8 @@ def _asked(job: Job, steps: Sequence[int] | None = None) -> set[tuple[str, int]]
     """(protocol, budget) that a job does; to train is to reach the budget, whatever the protocol."""
     found = set()
     for part in job.parts:
+        if job.work == EVALUATE and not part.evaluates:
+            continue
         names = [""] if job.work != EVALUATE else []
         names += [part.protocol_id] if job.work != "train" else []
         found |= {(name, step) for name in names for step in part.budgets if steps is None or step in steps}

@@ -33,7 +33,7 @@ from fcdm.slurm.ledger import (
     this_conf,
     write_launch,
 )
-from fcdm.slurm.left_to_submit import Planned, Row, is_done_already, left_of, refuse_passed
+from fcdm.slurm.left_to_submit import Planned, Row, follow_parents, is_done_already, left_of, refuse_passed
 from fcdm.slurm.options import SlurmOptions
 from fcdm.slurm.preflight import check_folder, hosts_of, try_requests
 from fcdm.slurm.resources import Resources, request_of
@@ -92,6 +92,7 @@ def submit(
             row, tasks = left_of(job, options, on_their_way.get(job.name, []), conf)
             rows.append(row)
             planned += tasks
+        follow_parents(planned, jobs, on_their_way)
         if planned:
             launch = new_launch(runs_dir)
             try:
@@ -115,14 +116,14 @@ def _write(
     command: Sequence[str],
 ) -> list[_Array]:
     """Freeze the jobs and write the launch's folder."""
-    groups: dict[tuple[str, Resources, str], list[Planned]] = {}
+    groups: dict[tuple[str, bool, Resources, str], list[Planned]] = {}
     for task in planned:
         task.file = task.job.freeze()
-        groups.setdefault((task.job.work, task.request, task.after), []).append(task)
+        groups.setdefault((task.job.work, task.follows is not None, task.request, task.after), []).append(task)
     arrays: list[_Array] = []
     size = scheduler.cluster().max_array_size
-    # Evaluations last: each waits for the id of its training.
-    for (_, request, _), tasks in sorted(groups.items(), key=lambda group: group[0][0] == EVALUATE):
+    # What follows another waits for its id: branches come after trainings, and evaluations last.
+    for (_, _, request, _), tasks in sorted(groups.items(), key=lambda group: (group[0][0] == EVALUATE, group[0][1])):
         for at in range(0, len(tasks), size):
             some = tasks[at : at + size]
             executor = ArrayExecutor(launch, len(arrays), request, options, scheduler, code)
@@ -216,13 +217,14 @@ def _cancel(launch: Path, planned: list[Planned], scheduler: Scheduler, broke: B
 def _calls(arrays: list[_Array]) -> Iterator[tuple[_Array, list[Planned], str]]:
     """(array, tasks, job to wait for) of each sbatch.
 
-    Lazily: what an evaluation waits for is known once its training is submitted. Evaluations go one by one: each waits
-    for its own training only.
+    Lazily: what an evaluation waits for is known once its training is submitted, and what a branch does once its parent
+    is. They go one by one: each waits for its own only.
     """
     for array in arrays:
         if any(task.follows for task in array.tasks):
             for task in array.tasks:
-                yield array, [task], task.follows.id if task.follows else task.after
+                first = [task.follows.id] if task.follows else []
+                yield array, [task], ":".join([*first, *filter(None, [task.after])])
         else:
             yield array, array.tasks, array.tasks[0].after
 

@@ -89,14 +89,18 @@ class StockLauncher(JobLauncher):
                     files.append((job, job.freeze()))
             except UserError as error:
                 failed.append((job, error))
-        if files:
-            overrides = [[override_text(f"+hydra.job.env_set.{JOB_FILE}", str(file))] for _, file in files]
+        # Branches after what they branch from.
+        waves = [[one for one in files if (one[0].parent_id is not None) == branch] for branch in (False, True)]
+        begun = 0
+        for wave in filter(None, waves):
+            overrides = [[override_text(f"+hydra.job.env_set.{JOB_FILE}", str(file))] for _, file in wave]
             with forwarding(jobs[0].config):
-                returns = self.launcher.launch(overrides, initial_job_idx=0)
-            for (job, _), one in zip(files, returns, strict=True):
+                returns = self.launcher.launch(overrides, initial_job_idx=begun)
+            begun += len(wave)
+            for (job, _), one in zip(wave, returns, strict=True):
                 if _error(one) is None and not isinstance(self.launcher, BasicLauncher):  # others print elsewhere
                     print(f"{job.name}: done: {job.done_text}")
-            failed += [(job, cause) for (job, _), one in zip(files, returns, strict=True) if (cause := _error(one))]
+            failed += [(job, cause) for (job, _), one in zip(wave, returns, strict=True) if (cause := _error(one))]
         for job, cause in failed:
             if not is_users(cause):
                 print(traceback_text(cause), end="", file=sys.stderr)

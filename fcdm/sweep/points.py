@@ -17,6 +17,7 @@ from fcdm.config.schema import Config
 from fcdm.config.setting import Needs
 from fcdm.errors import UserError
 from fcdm.formatting import plural
+from fcdm.runs.branches import branches_of
 from fcdm.sweep.compose import Composer, with_progress
 from fcdm.sweep.expand import keys_said, override_text
 
@@ -50,10 +51,15 @@ def configs_of(composer: Composer, choices: Sequence[list[str]]) -> list[Config]
                 point.config = composer.config([*point.choice, *plain], unsaid=point.idle)
             else:
                 check_asked(point.config)
-    distinct = {repr(point.config): point.config for point in points}
+    distinct = {repr(config): config for point in points for config in _with_branches(point)}
     for note in _notes(points):
         print(f"note: {note}", file=sys.stderr)
     return list(distinct.values())
+
+
+def _with_branches(point: _Point) -> list[Config]:
+    with _naming(point.choice):
+        return branches_of(point.config, point.said.keys)
 
 
 def _points(composer: Composer, choice: list[str]) -> list[_Point]:
