@@ -28,6 +28,7 @@ from fcdm.plan.estimate import starts
 from fcdm.plan.remaining import IN_FLIGHT, Standings
 from fcdm.plan.warnings import warnings_before_submission
 from fcdm.redact import redacted_words
+from fcdm.runs.branches import branches_of
 from fcdm.runs.run_cost import run_cost
 from fcdm.slurm import submit as submitting
 from fcdm.slurm.client import Partition, minutes
@@ -752,3 +753,50 @@ def test_a_budget_that_a_job_on_its_way_passes_is_refused(tmp_path: Path) -> Non
     assert len(scheduler.submissions) == 1
     (beyond,) = send(scheduler, config(tmp_path, steps=(20, 80)))
     assert beyond.state == "submitted"
+
+
+def _branches(tmp_path: Path, seed: int = 0, **changes: object) -> list[Config]:
+    """What `cooldown=0.2` makes of the budgets 10 and 20: a parent to 8 and 16, and the branches 8-10 and 16-20."""
+    return branches_of(dataclasses.replace(config(tmp_path, seed), cooldown=0.2, **changes), ["evaluation.weights"])  # type: ignore[arg-type]
+
+
+def test_branches_wait_for_their_own_parent(tmp_path: Path) -> None:
+    """Trajectories are one array; each branch is a submission of its own, which waits for one task of it."""
+    scheduler = FakeScheduler()
+    rows = send(scheduler, *_branches(tmp_path), *_branches(tmp_path, 1), config(tmp_path, 2))
+    parents = [row for row in rows if row.job.parent_id is None]
+    assert [submission.array for submission in scheduler.submissions] == ["0-2%3", "0", "1", "2", "3"]
+    waits = {parent.job.id: f"afterany:{parent.ids[0]}" for parent in parents}
+    branches = [row for row in rows if row.job.parent_id is not None]
+    assert [submission.dependency for submission in scheduler.submissions] == [
+        "",
+        *(waits[row.job.parent_id or ""] for row in branches),
+    ]
+    again = send(scheduler, *_branches(tmp_path), *_branches(tmp_path, 1), config(tmp_path, 2))
+    assert {row.state for row in again} == {"in the queue"}
+
+
+def test_a_branch_waits_for_a_parent_that_is_in_the_queue(tmp_path: Path) -> None:
+    scheduler = FakeScheduler()
+    (parent,) = send(scheduler, _branches(tmp_path)[0])
+    _, *branches = send(scheduler, *_branches(tmp_path))
+    assert {submission.dependency for submission in scheduler.submissions[1:]} == {f"afterany:{parent.ids[0]}"}
+    # Where it leaves there is a checkpoint: it waits for nobody.
+    (parent.job.open().checkpoints / "step-00000008").mkdir(parents=True)
+    for row in branches:
+        scheduler.end(row.ids[0], "FAILED")
+    _, first, second = send(scheduler, *_branches(tmp_path))
+    assert (first.state, second.state) == ("submitted", "submitted")
+    assert [submission.dependency for submission in scheduler.submissions[-2:]] == ["", f"afterany:{parent.ids[0]}"]
+
+
+def test_the_evaluation_of_a_branch_waits_for_the_branch(tmp_path: Path) -> None:
+    """And nothing evaluates a parent that is only trained."""
+    scheduler = FakeScheduler()
+    evaluation = dataclasses.replace(config(tmp_path).evaluation, where="job")
+    parent, first, _ = send(scheduler, *_branches(tmp_path, evaluation=evaluation))
+    assert (len(parent.ids), len(first.ids)) == (1, 2)
+    by_id = {submission.id: submission.dependency for submission in scheduler.submissions}
+    train, evaluator = (name.split("_")[0] for name in first.ids)
+    assert by_id[train] == f"afterany:{parent.ids[0]}"
+    assert by_id[evaluator] == f"afterany:{first.ids[0]}"

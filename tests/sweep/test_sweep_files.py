@@ -77,6 +77,42 @@ BUDGETS: dict[str, tuple[int, int, list[int]]] = {
         ],
     ),
     "isoflop_digits": (10, 30, [2_672, 1_438, 829, 550, 407, 2_649, 1_458, 859, 544, 397]),
+    "cooldown_digits": (
+        30,
+        60,
+        [
+            1_336,
+            719,
+            415,
+            275,
+            203,
+            1_325,
+            729,
+            429,
+            272,
+            198,
+            334,
+            180,
+            104,
+            69,
+            51,
+            331,
+            182,
+            107,
+            68,
+            50,
+            1_069,
+            575,
+            332,
+            220,
+            162,
+            1_060,
+            583,
+            343,
+            218,
+            158,
+        ],
+    ),
     "digits_lr_by_size": (48, 96, [1_726, 431, 1_527, 395]),
 }
 """Of the files named here: runs, evaluations, and (some of) the budgets: the last one of each run among them."""
@@ -104,7 +140,7 @@ def test_each_file_plans_without_data_and_is_what_it_says(name: str) -> None:
     if name in BUDGETS:
         runs, evaluated, budgets = BUDGETS[name]
         assert len(jobs) == runs
-        assert sum(len(part.budgets) for job in jobs for part in job.parts) == evaluated
+        assert sum(len(part.budgets) for job in jobs for part in job.parts if part.evaluates) == evaluated
         assert {job.budgets[-1] for job in jobs} <= set(budgets) <= {step for job in jobs for step in job.budgets}
     if jobs[0].config.data.name == "imagenet":
         for part in (part.config for job in jobs for part in job.parts):
