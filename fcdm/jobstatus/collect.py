@@ -24,6 +24,7 @@ from fcdm.jobstatus.run_files import FileReader, JobNotes, Key, RunFiles, job_no
 from fcdm.jobstatus.unasked import with_unasked
 from fcdm.runs.formats import Study
 from fcdm.runs.processes import ask_slurm
+from fcdm.runs.protocol import TRAINED
 from fcdm.runs.reader import list_studies, read_study, run_folders
 from fcdm.slurm.client import JobInfo, Scheduler, Schedulers, Slurm
 from fcdm.slurm.ledger import LAUNCHES, Task, add_id, list_tasks, ours, read_ids, with_queued
@@ -128,8 +129,8 @@ class Looker:
         """
         self._jobs.clear()
         folders = {name: self.runs_dir / name for name in asked.runs}
-        evaluated = dict(zip(folders, _together(self.reader.evaluated, folders.values()), strict=True))
-        unfinished = {name for name, keys in asked.runs.items() if any(key not in evaluated[name][0] for key in keys)}
+        done = _together(lambda name: self.reader.is_done(folders[name], asked.runs[name]), folders)
+        unfinished = {name for name, finished in zip(folders, done, strict=True) if not finished}
         others = {name for name, keys in asked.runs.items() if asked.everything or not keys} - unfinished
         of_run, queue, problems, unseen = self._submitted(unfinished, others)
         if recall:
@@ -255,8 +256,10 @@ def _in_spaces(rows: Sequence[StatusRow], studies: Sequence[Study]) -> list[Stat
     known = {protocol: space_of(features) for study in studies for protocol, features in study.spaces.items()}
     of_run: dict[str, set[str]] = {}
     for row in rows:
-        of_run.setdefault(row.run, set()).add(known.get(row.protocol, ""))
-    return [replace(row, space=known.get(row.protocol, "")) if len(of_run[row.run]) > 1 else row for row in rows]
+        if row.protocol != TRAINED:
+            of_run.setdefault(row.run, set()).add(known.get(row.protocol, ""))
+    several = {run for run, spaces in of_run.items() if len(spaces) > 1}
+    return [replace(row, space=known.get(row.protocol, "")) if row.run in several else row for row in rows]
 
 
 def _in_queue(task: Task, queue: Mapping[Name, JobInfo]) -> bool:
