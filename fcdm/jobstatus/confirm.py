@@ -72,10 +72,7 @@ def _with_them(overview: Overview) -> list[str]:
             done = {step for step, _, _ in evaluation_files(attempt.task.run / "evaluations")}
             newest = max((step for step, _ in checkpoints(attempt.task.run / "checkpoints")), default=0)
             left = {
-                step
-                for protocol, some in attempt.notes.parts
-                for step in some
-                if step > newest or protocol != TRAINED
+                step for protocol, some in attempt.notes.parts for step in some if step > newest or protocol != TRAINED
             }
             steps = left - {row.budget for row in mine} - done
             jobs = [job for job in attempt.active if (attempt.task.conf, job) in ending]
