@@ -177,6 +177,7 @@ def _add_to_study(path: Path, study: str, asked: list[tuple[Job, Part]], command
             "question": question_of(command, study) or known.get("question", ""),
             "requests": list(requests.values()),
             "spaces": known.get("spaces", {}) | {part.protocol_id: part.protocol["features"] for part in evaluating},
+            "weights": known.get("weights", {}) | {part.protocol_id: part.protocol["weights"] for part in evaluating},
         }
         write_json(path, known)
         return _Change(path, old, path.read_bytes())

@@ -162,7 +162,7 @@ class Looker:
         rows: list[StatusRow] = []
         for name, keys in asked.runs.items():
             rows += rows_of(keys, runs[name], attempts.get(name, []), moment)
-        rows = _in_spaces(rows, asked.studies)
+        rows = _told_apart(rows, asked.studies)
         return Overview(with_unasked(rows, attempts, asked.everything), asked, problems, attempts, unseen)
 
     def _asked_slurm(self, job: str) -> bool | None:
@@ -251,15 +251,21 @@ class Looker:
         return history
 
 
-def _in_spaces(rows: Sequence[StatusRow], studies: Sequence[Study]) -> list[StatusRow]:
-    """The rows, those of runs that are evaluated in several spaces of features with theirs."""
-    known = {protocol: space_of(features) for study in studies for protocol, features in study.spaces.items()}
-    of_run: dict[str, set[str]] = {}
-    for row in rows:
+def _told_apart(rows: Sequence[StatusRow], studies: Sequence[Study]) -> list[StatusRow]:
+    """The rows, those of runs that are evaluated in several spaces of features, or by several weights, with theirs."""
+    spaces = {protocol: space_of(features) for study in studies for protocol, features in study.spaces.items()}
+    weights = {protocol: name for study in studies for protocol, name in study.weights.items()}
+    told: list[tuple[str, str]] = [(spaces.get(row.protocol, ""), weights.get(row.protocol, "")) for row in rows]
+    of_run: dict[str, list[tuple[str, str]]] = {}
+    for row, names in zip(rows, told, strict=True):
         if row.protocol != TRAINED:
-            of_run.setdefault(row.run, set()).add(known.get(row.protocol, ""))
-    several = {run for run, spaces in of_run.items() if len(spaces) > 1}
-    return [replace(row, space=known.get(row.protocol, "")) if row.run in several else row for row in rows]
+            of_run.setdefault(row.run, []).append(names)
+    several = {run: [len({*names}) > 1 for names in zip(*some, strict=True)] for run, some in of_run.items()}
+    return [
+        replace(row, space=space if in_spaces else "", weights=name if by_weights else "")
+        for row, (space, name) in zip(rows, told, strict=True)
+        for in_spaces, by_weights in [several.get(row.run, [False, False])]
+    ]
 
 
 def _in_queue(task: Task, queue: Mapping[Name, JobInfo]) -> bool:

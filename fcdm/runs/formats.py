@@ -119,6 +119,8 @@ class Study:
     """Command, as `fcdm.jobs.record_study.asker` has it, -> the runs that it asked for when it was given last."""
     spaces: Mapping[str, str] = field(default_factory=dict)
     """Protocol id -> the features of its distances; of what was asked since this key."""
+    weights: Mapping[str, str] = field(default_factory=dict)
+    """Protocol id -> the weights that are evaluated, `ema` or `raw`; of what was asked since this key."""
 
     def asked(self, run_id: str) -> dict[str, tuple[int, ...]]:
         """Protocol id -> budgets that this study asks of a run, what `fid` means for it first; TRAINED last."""
@@ -252,6 +254,7 @@ def read_study_file(path: Path) -> Study:
             commands=tuple(redacted(str(line)) for line in content.get("commands", ())),
             question=str(content.get("question", "")),
             spaces={str(key): str(features) for key, features in (content.get("spaces") or {}).items()},
+            weights={str(key): str(weights) for key, weights in (content.get("weights") or {}).items()},
             asked_by={str(command): frozenset(runs) for command, runs in content.get("asked_by", {}).items()},
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -268,6 +268,8 @@ def test_a_real_study_from_beginning_to_end(fcdm: Command, tmp_path: Path) -> No
     of_parent = json.loads((parent / "run.json").read_text())
     assert "branch" not in of_parent
     assert told == {"parent": of_parent["id"], "name": parent.name, "start": 2, "end": 4, "share": 0.5}
+    lines = fcdm("s", module="fcdm.status").stdout.splitlines()
+    assert sum(" of ema weights " in line for line in lines) == sum(" of raw weights " in line for line in lines) == 1
     again = fcdm("-m", *words)
     assert again.returncode == 0
     assert again.stdout.count("done") == 2
