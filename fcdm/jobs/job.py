@@ -16,10 +16,9 @@ from fcdm.config.check import config_from
 from fcdm.config.ema_lag import lag_text, lag_warning, lags
 from fcdm.config.schema import Config
 from fcdm.errors import UserError
-from fcdm.runs.branches import parent_id
 from fcdm.runs.checkpoints import checkpoints
 from fcdm.runs.folder import Run, check_frozen, open_run
-from fcdm.runs.identity import science
+from fcdm.runs.identity import parent_id, science
 from fcdm.runs.kept_source import news_of_source
 from fcdm.runs.protocol import Part, budgets_of
 from fcdm.runs.run_paths import RUN_FILE

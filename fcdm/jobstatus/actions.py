@@ -14,9 +14,12 @@ from fcdm.errors import Unsure, UserError
 from fcdm.jobs.job import EVALUATE
 from fcdm.jobstatus.collect import Asked, Looker
 from fcdm.jobstatus.rows import FAILED, Attempt, StatusRow
+from fcdm.runs.branches import can_begin, find_parent
+from fcdm.runs.folder import Run, frozen_science
 from fcdm.runs.lock_files import own_claim
 from fcdm.runs.processes import process_alive
 from fcdm.runs.run_lock import HolderInfo
+from fcdm.runs.run_paths import run_facts
 from fcdm.slurm.client import MAY_BE, Refused
 from fcdm.slurm.job_credentials import retry_warning
 from fcdm.slurm.ledger import LAUNCHES, Task, add_id, with_queued
@@ -69,19 +72,28 @@ class Submitter:
         self.known = {job for some in attempts.values() for attempt in some for job in attempt.task.ids}
         self.busy: dict[str, list[tuple[str, str]]] = {}
         """Run -> (work, job id) of all that wait or run, with those submitted here."""
+        self._note_busy(attempts)
+        self.parents: dict[str, str] = {}
+        """Branch -> the run that is to train what it begins with."""
+
+    def _note_busy(self, attempts: Mapping[str, Sequence[Attempt]]) -> None:
         for run, some in attempts.items():
             self.busy[run] = [(attempt.task.work, job) for attempt in some for job in attempt.active]
 
     def submit(self, tasks: Sequence[Task]) -> None:
         """One call of sbatch for each script and dependency. Raises UserError where SLURM refuses."""
         again = {task.run.name for task in tasks if task.work != EVALUATE}
-        left = sorted(tasks, key=lambda task: task.work == EVALUATE)  # an evaluation waits for its training
+        self.parents = {task.run.name: parent for task in tasks if (parent := _awaited(task))}
+        if unseen := set(self.parents.values()) - self.busy.keys():  # nobody acts on them, and they may be in the queue
+            self._note_busy(self.looker.look(Asked(runs={name: [] for name in unseen})).attempts)
+        # An evaluation waits for its training, and a branch for what it begins with.
+        left = sorted(tasks, key=lambda task: (task.work == EVALUATE, task.run.name in self.parents))
         while left:
             now: dict[tuple[str, Path, str], list[Task]] = {}
             later = []
             begun = set()
             for task in left:
-                if task.run.name in begun:
+                if task.run.name in begun or self.parents.get(task.run.name) in begun:
                     later.append(task)
                     continue
                 begun.add(task.run.name)
@@ -93,11 +105,16 @@ class Submitter:
             left = later
 
     def _after(self, task: Task, again: bool) -> str:
-        """What holds the same folder, and an evaluation's training where that is done again."""
+        """What holds the same folder, an evaluation's training where that is done again, and what trains the run that a
+        branch is to begin with."""
         clash = {"train": ("all", "train"), EVALUATE: ("all", EVALUATE)}.get(task.work, ("all", "train", EVALUATE))
         if task.work == EVALUATE and again:
             clash = ("all", "train", EVALUATE)
-        return ":".join(job for work, job in self.busy.get(task.run.name, []) if work in clash)
+        before = [job for work, job in self.busy.get(task.run.name, []) if work in clash]
+        if task.work != EVALUATE:
+            parent = self.parents.get(task.run.name, "")
+            before += [job for work, job in self.busy.get(parent, []) if work != EVALUATE]
+        return ":".join(before)
 
     def _sbatch(self, afters: dict[Task, str]) -> None:
         """One array of these tasks, each with what it is to wait for."""
@@ -149,6 +166,20 @@ class Submitter:
                     if job not in self.known and queue[job].active:
                         return job.rpartition("_")[0]
             raise
+
+
+def _awaited(task: Task) -> str | None:
+    """The run that is still to train what the task's branch begins with; None: it is no branch, or can begin."""
+    try:
+        if task.work == EVALUATE or "branch" not in run_facts(task.run):
+            return None
+        science = frozen_science(task.run)
+        parent = find_parent(task.run.parent, science)
+        if parent is None or can_begin(Run(task.run, ""), science, parent):
+            return None
+        return parent.name
+    except UserError:  # its job meets the same, and says so
+        return None
 
 
 def _launch(task: Task) -> dict[str, Any]:

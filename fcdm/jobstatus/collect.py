@@ -24,6 +24,7 @@ from fcdm.jobstatus.run_files import FileReader, JobNotes, Key, RunFiles, job_no
 from fcdm.jobstatus.unasked import with_unasked
 from fcdm.runs.formats import Study
 from fcdm.runs.processes import ask_slurm
+from fcdm.runs.protocol import TRAINED
 from fcdm.runs.reader import list_studies, read_study, run_folders
 from fcdm.slurm.client import JobInfo, Scheduler, Schedulers, Slurm
 from fcdm.slurm.ledger import LAUNCHES, Task, add_id, list_tasks, ours, read_ids, with_queued
@@ -128,8 +129,8 @@ class Looker:
         """
         self._jobs.clear()
         folders = {name: self.runs_dir / name for name in asked.runs}
-        evaluated = dict(zip(folders, _together(self.reader.evaluated, folders.values()), strict=True))
-        unfinished = {name for name, keys in asked.runs.items() if any(key not in evaluated[name][0] for key in keys)}
+        done = _together(lambda name: self.reader.is_done(folders[name], asked.runs[name]), folders)
+        unfinished = {name for name, finished in zip(folders, done, strict=True) if not finished}
         others = {name for name, keys in asked.runs.items() if asked.everything or not keys} - unfinished
         of_run, queue, problems, unseen = self._submitted(unfinished, others)
         if recall:
@@ -161,7 +162,7 @@ class Looker:
         rows: list[StatusRow] = []
         for name, keys in asked.runs.items():
             rows += rows_of(keys, runs[name], attempts.get(name, []), moment)
-        rows = _in_spaces(rows, asked.studies)
+        rows = _told_apart(rows, asked.studies)
         return Overview(with_unasked(rows, attempts, asked.everything), asked, problems, attempts, unseen)
 
     def _asked_slurm(self, job: str) -> bool | None:
@@ -250,13 +251,21 @@ class Looker:
         return history
 
 
-def _in_spaces(rows: Sequence[StatusRow], studies: Sequence[Study]) -> list[StatusRow]:
-    """The rows, those of runs that are evaluated in several spaces of features with theirs."""
-    known = {protocol: space_of(features) for study in studies for protocol, features in study.spaces.items()}
-    of_run: dict[str, set[str]] = {}
-    for row in rows:
-        of_run.setdefault(row.run, set()).add(known.get(row.protocol, ""))
-    return [replace(row, space=known.get(row.protocol, "")) if len(of_run[row.run]) > 1 else row for row in rows]
+def _told_apart(rows: Sequence[StatusRow], studies: Sequence[Study]) -> list[StatusRow]:
+    """The rows, those of runs that are evaluated in several spaces of features, or by several weights, with theirs."""
+    spaces = {protocol: space_of(features) for study in studies for protocol, features in study.spaces.items()}
+    weights = {protocol: name for study in studies for protocol, name in study.weights.items()}
+    told: list[tuple[str, str]] = [(spaces.get(row.protocol, ""), weights.get(row.protocol, "")) for row in rows]
+    of_run: dict[str, list[tuple[str, str]]] = {}
+    for row, names in zip(rows, told, strict=True):
+        if row.protocol != TRAINED:
+            of_run.setdefault(row.run, []).append(names)
+    several = {run: [len({*names}) > 1 for names in zip(*some, strict=True)] for run, some in of_run.items()}
+    return [
+        replace(row, space=space if in_spaces else "", weights=name if by_weights else "")
+        for row, (space, name) in zip(rows, told, strict=True)
+        for in_spaces, by_weights in [several.get(row.run, [False, False])]
+    ]
 
 
 def _in_queue(task: Task, queue: Mapping[Name, JobInfo]) -> bool:

@@ -16,6 +16,8 @@ from fcdm.jobstatus.select import Selection
 from fcdm.jobstatus.status_table import commands, plain_lines
 from fcdm.jobstatus.unasked import not_in_study
 from fcdm.jobstatus.withdraw import withdraw, withdrawal_of
+from fcdm.runs.checkpoints import checkpoints
+from fcdm.runs.protocol import TRAINED
 from fcdm.runs.revision import code_revision
 from fcdm.runs.run_paths import evaluation_files
 from fcdm.slurm.code_snapshot import PACKAGE
@@ -68,7 +70,11 @@ def _with_them(overview: Overview) -> list[str]:
         ending = {name for row in mine for name in row.cancel}
         for attempt in overview.attempts.get(run, ()):
             done = {step for step, _, _ in evaluation_files(attempt.task.run / "evaluations")}
-            steps = {step for _, some in attempt.notes.parts for step in some} - {row.budget for row in mine} - done
+            newest = max((step for step, _ in checkpoints(attempt.task.run / "checkpoints")), default=0)
+            left = {
+                step for protocol, some in attempt.notes.parts for step in some if step > newest or protocol != TRAINED
+            }
+            steps = left - {row.budget for row in mine} - done
             jobs = [job for job in attempt.active if (attempt.task.conf, job) in ending]
             if steps and jobs:
                 other = ",".join(map(str, sorted(steps)))

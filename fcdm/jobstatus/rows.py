@@ -98,6 +98,8 @@ class StatusRow:
     """What is shown of its evaluation: `FID 12.34`."""
     space: str = ""
     """Where the run is evaluated in several spaces of features: which of them this is."""
+    weights: str = ""
+    """Where several of its weights are evaluated, as a branch's average and raw ones: which of them these are."""
     error: str | None = None
     log: str | None = None
     requeued: int = 0

@@ -11,24 +11,24 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from fcdm.atomic import read_json_if_whole
-from fcdm.config.schema import Config, DataConfig, EvaluationConfig, ModelConfig
+from fcdm.config.schema import NEVER, Config, DataConfig, EvaluationConfig, ModelConfig
 from fcdm.errors import UserError
 from fcdm.features.distance_names import distance_name, shown_of, value_text
 from fcdm.jobs.job import end_file
 from fcdm.jobs.progress import EVALUATION_PROGRESS_FILE, PROGRESS_FILE, JobProgress, read_progress
 from fcdm.runs.formats import Evaluation, read_evaluation
 from fcdm.runs.lock_files import Claim, claim_path, highest, read_claim
-from fcdm.runs.protocol import protocol_id, protocol_of
+from fcdm.runs.protocol import TRAINED, protocol_id, protocol_of
 from fcdm.runs.run_lock import HolderInfo, current_holder
 from fcdm.runs.run_paths import evaluation_files, run_facts, step_of
 
 Key = tuple[int, str]
-"""(budget, protocol id)."""
+"""(budget, protocol id); TRAINED in its place where the budget is trained alone."""
 TAIL_BYTES = 32_768
 ROOM_BYTES = 100_000
 """A disk with less is full."""
@@ -102,6 +102,15 @@ class RunFiles:
     local: JobNotes | None = None
     """The newest job file that never went to SLURM."""
 
+    @property
+    def newest(self) -> int:
+        """Step of the last checkpoint; 0: there is none."""
+        return max(self.checkpoints, default=0)
+
+    def is_done(self, key: Key) -> bool:
+        """Whether it is evaluated; where it is to be trained alone: whether a checkpoint at it or beyond is there."""
+        return key[0] <= self.newest if key[1] == TRAINED else key in self.evaluated
+
 
 class FileReader:
     """Reads runs again and again; what cannot change (an evaluation) is read once."""
@@ -143,6 +152,22 @@ class FileReader:
             good[key] = self._evaluated[str(path)]
         return good, damaged
 
+    def is_done(self, folder: Path, asked: Collection[Key]) -> bool:
+        """Whether nothing is left of what is asked of the run."""
+        return all(map(self._done(folder, asked).is_done, asked))
+
+    def _done(self, folder: Path, asked: Collection[Key]) -> RunFiles:
+        """What tells whether that is done, read alone."""
+        good, damaged = self.evaluated(folder)
+        alone = any(protocol == TRAINED for _, protocol in asked)
+        return RunFiles(
+            folder,
+            step_flops=self.step_flops(folder),
+            evaluated=good,
+            damaged=damaged,
+            checkpoints=_checkpoints(folder) if alone else frozenset(),
+        )
+
     def run(
         self,
         folder: Path,
@@ -150,26 +175,21 @@ class FileReader:
         job_files: Collection[Path] = (),
         alive: Callable[[str], bool | None] = lambda job: None,
     ) -> RunFiles:
-        """Everything about one run; only its evaluations where all that is `asked` is evaluated.
+        """Everything about one run; only what says so where all that is `asked` is done.
 
         `job_files`: those that went to SLURM. `alive` says of a SLURM job whether it runs (None: cannot tell).
         """
-        good, damaged = self.evaluated(folder)
-        if all(key in good for key in asked):
-            return RunFiles(folder, step_flops=self.step_flops(folder), evaluated=good, damaged=damaged)
+        done = self._done(folder, asked)
+        if all(map(done.is_done, asked)):
+            return done
         holder, claim = _holder(folder, alive)
         submitted = {path.name for path in job_files}
         local = [name for name in _names(folder / "jobs") if re.fullmatch(r"\d+\.json", name) and name not in submitted]
         size = self.facts(folder).get("batch_size")
-        return RunFiles(
-            folder,
+        return replace(
+            done,
             batch_size=size if isinstance(size, int) else None,
-            step_flops=self.step_flops(folder),
-            evaluated=good,
-            damaged=damaged,
-            checkpoints=frozenset(
-                step for name in _names(folder / "checkpoints") if (step := step_of(name)) is not None
-            ),
+            checkpoints=_checkpoints(folder),
             tail=read_tail(folder / "records.jsonl"),
             training=read_progress(folder / PROGRESS_FILE),
             evaluation=read_progress(folder / EVALUATION_PROGRESS_FILE),
@@ -180,6 +200,10 @@ class FileReader:
             jobs={path: job_notes(path) for path in job_files},
             local=job_notes(folder / "jobs" / max(local, key=_number)) if local else None,
         )
+
+
+def _checkpoints(folder: Path) -> frozenset[int]:
+    return frozenset(step for name in _names(folder / "checkpoints") if (step := step_of(name)) is not None)
 
 
 def _evaluated(read: Evaluation) -> Evaluated:
@@ -266,6 +290,8 @@ def _parts(parts: list[Any]) -> tuple[tuple[str | None, frozenset[int]], ...]:
 def protocol_of_part(part: dict[str, Any]) -> str | None:
     """The protocol id of a frozen part. Not checked by OmegaConf, which would take most of the time."""
     try:
+        if part["evaluation"].get("where") == NEVER:
+            return TRAINED
         config = Config(
             model=ModelConfig("", ""),
             data=DataConfig(**part["data"]),
@@ -275,7 +301,7 @@ def protocol_of_part(part: dict[str, Any]) -> str | None:
             evaluation=EvaluationConfig(**part["evaluation"]),
         )
         return protocol_id(protocol_of(config))
-    except (KeyError, TypeError, ValueError, UserError, OSError):
+    except (KeyError, TypeError, ValueError, AttributeError, UserError, OSError):
         return None
 
 

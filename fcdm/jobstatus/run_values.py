@@ -20,6 +20,7 @@ GROUPS = {
     "data": "data.name",
     "objective": "diffusion.objective",
     "evaluation": "evaluation.where",
+    "cooldown": "optimiser.cooldown_share",
 }
 """Key of `fcdm.train` that chooses by name -> the key that keeps the name."""
 OF_ROWS = ("steps", "protocol")

@@ -44,7 +44,7 @@ PAGE = 30
 def what(row: StatusRow, log: bool = True) -> str:
     """Everything about a row besides its run, budget and state, in one line."""
     if row.state == DONE:
-        return row.distance
+        return row.distance or row.text
     parts = [row.text] if row.text else []
     if row.state == RUNNING:
         parts.append(f"step {row.step or 0}/{row.budget}")
@@ -131,7 +131,7 @@ def commands(overview: Overview, rows: Sequence[StatusRow]) -> list[str]:
 
 def as_json(row: StatusRow) -> dict[str, Any]:
     """A row for programs; seconds and steps."""
-    names = "run budget flops protocol space state text active job step images_per_s fid distance error log"
+    names = "run budget flops protocol space weights state text active job step images_per_s fid distance error log"
     return {
         **{name: getattr(row, name) for name in names.split()},
         "eta_s": row.eta,
@@ -144,7 +144,8 @@ def as_json(row: StatusRow) -> dict[str, Any]:
 
 def cells(row: StatusRow, columns: Columns, log: bool = True) -> list[str]:
     flops = ["-" if row.flops is None else f"{flops_text(row.flops)}FLOPs"] if columns.flops else []
-    by = [f"{row.protocol} in {row.space}" if row.space else row.protocol] if columns.protocols else []
+    told = " in ".join(filter(None, (row.protocol, row.space))) + (f" of {row.weights} weights" if row.weights else "")
+    by = [told] if columns.protocols else []
     return [row.run, str(row.budget), *flops, *by, row.state, row.job or "-", what(row, log)]
 
 

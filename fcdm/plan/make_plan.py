@@ -12,7 +12,7 @@ from fcdm.jobs.job import Job
 from fcdm.jobs.make_jobs import data_is_here
 from fcdm.plan.estimate import KINDS, Paces, host_bytes, job_cost, process_memory, starts
 from fcdm.plan.model import Plan, PlannedRun
-from fcdm.plan.remaining import SKIPPED, Standing, Standings, evaluations_of
+from fcdm.plan.remaining import SKIPPED, Standing, Standings, budgets_to_evaluate, evaluations_of, whole_steps
 from fcdm.plan.shared_runs import sharing
 from fcdm.plan.tell_apart import differences
 from fcdm.plan.warnings import warnings_before_submission
@@ -28,9 +28,12 @@ def make_plan(jobs: list[Job], options: SlurmOptions) -> Plan:
     """Look at what is there and estimate what is left. Raises UserError for a GPU that is not known."""
     runs_dir = Path(jobs[0].config.runs_dir)
     paces = Paces(options.gpu, options.mfu, Speeds(runs_dir), Benchmarks(runs_dir))
-    standings = Standings(runs_dir)
+    standings = Standings(runs_dir, jobs)
     differs = differences(jobs)
-    runs = [_planned(job, standings.of(job), differs[job.id], paces, options) for job in jobs]
+    runs = [_planned(job, standings.of(job), differs[job.id], whole_steps(job, jobs), paces, options) for job in jobs]
+    by_id = {run.job.id: run for run in runs}
+    for run in runs:
+        run.parent = by_id.get(run.job.parent_id or "")
     open_jobs = [run.job for run in runs if run.standing.state not in SKIPPED]
     plan = Plan(runs, paces.device.name, paces.mfu, sharing(jobs, paces, options))
     plan.paces, plan.assumed = _pace_texts(runs, paces)
@@ -50,7 +53,7 @@ def make_plan(jobs: list[Job], options: SlurmOptions) -> Plan:
 
 def _several_spaces(jobs: Iterable[Job]) -> list[str]:
     """A note for each set of spaces that samples are measured in, where they are several."""
-    groups = [group for job in jobs for group in sharing_samples(job.parts)]
+    groups = [group for job in jobs for group in sharing_samples([part for part in job.parts if part.evaluates])]
     sets = {tuple(dict.fromkeys(part.config.evaluation.features for part in group)) for group in groups}
     return [
         f"evaluated in {' and '.join(names)}: of the same samples, drawn and decoded once"
@@ -83,13 +86,14 @@ def _seen_often(jobs: Iterable[Job]) -> list[str]:
     return notes
 
 
-def _planned(job: Job, standing: Standing, differs: str, paces: Paces, options: SlurmOptions) -> PlannedRun:
+def _planned(job: Job, standing: Standing, differs: str, steps: int, paces: Paces, options: SlurmOptions) -> PlannedRun:
+    """steps: what it trains as if nothing were done yet."""
     config = job.config
     request = request_of(config.resources, options)
     apart = config.evaluation.where == "job"
     evaluation = request_of(config.evaluation.resources, options, evaluation=True) if apart else request
     asked = evaluations_of(job)
-    whole = job_cost(config, job.budgets[-1], asked, paces, request, evaluation)
+    whole = job_cost(config, steps, asked, paces, request, evaluation)
     skipped = standing.state in SKIPPED
     left = job_cost(
         config,
@@ -112,7 +116,7 @@ def _planned(job: Job, standing: Standing, differs: str, paces: Paces, options: 
         host_bytes=host_bytes(config, request) if request.gpus_per_node else None,
         left=left,
         whole=whole,
-        separate=job_cost(config, sum(job.budgets), asked, paces, request, evaluation),
+        separate=job_cost(config, sum(budgets_to_evaluate(job)), asked, paces, request, evaluation),
         wall_hours=wall,
         evaluation_wall_hours=evaluation_wall,
         starts=_starts(wall, request, options, saved_bytes(config)),

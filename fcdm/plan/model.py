@@ -8,12 +8,12 @@ from typing import NamedTuple
 
 from fcdm.jobs.job import Job
 from fcdm.plan.estimate import KINDS, Cost
-from fcdm.plan.remaining import DONE, IN_FLIGHT, REFUSED, SKIPPED, Standing
+from fcdm.plan.remaining import DONE, IN_FLIGHT, REFUSED, SKIPPED, Standing, branch_start
 from fcdm.plan.shared_runs import Sharing
 from fcdm.slurm.resources import Resources
 
 
-@dataclass(frozen=True)
+@dataclass
 class PlannedRun:
     """One run of the command."""
 
@@ -40,6 +40,13 @@ class PlannedRun:
     evaluation_wall_hours: float | None
     starts: int | None
     evaluation_starts: int | None
+    parent: PlannedRun | None = None
+    """Of the command's runs the one that it branches from."""
+
+    @property
+    def start(self) -> int:
+        """The step at which a branch leaves its parent; 0: it is no branch."""
+        return branch_start(self.job)
 
     @property
     def on_gpus(self) -> bool:
@@ -66,9 +73,12 @@ class Plan:
     def savings(self) -> list[tuple[str, Cost]]:
         """(what is saved by, how much) of all that is not spent. Hours of GPUs; of processes where none has a GPU."""
         savings: list[tuple[str, Cost]] = []
-        shared = [run for run in self.runs if len(run.job.budgets) > 1 and run.standing.state != REFUSED]
-        if shared:
-            savings.append(("budgets of one run share its training", _difference(shared, "separate", "whole")))
+        pairs = [(run, run.parent) for run in self.runs if run.parent is not None]
+        family = {run.job.id for pair in pairs for run in pair}
+        several = [run for run in self.runs if len(run.job.budgets) > 1 or run.job.id in family]
+        spared = _difference([run for run in several if run.standing.state != REFUSED], "separate", "whole")
+        if spared.total_flops() > 0:
+            savings.append((f"budgets {'and branches ' if pairs else ''}of one run share its training", spared))
         for state, text in ((DONE, "done already"), (IN_FLIGHT, "in flight already")):
             some = [run for run in self.runs if run.standing.state == state]
             if some:
@@ -105,7 +115,7 @@ def total(costs: Iterable[Cost]) -> Total:
     return Total(pieces, Cost(flops, dict(seconds)), frozenset(unknown))
 
 
-def totals(runs: Sequence[PlannedRun]) -> tuple[Total, Total]:
+def totals(runs: Iterable[PlannedRun]) -> tuple[Total, Total]:
     """What is left of the runs on GPUs, and of those on CPUs: hours of the two are not added up."""
     working = [run for run in runs if run.standing.state not in SKIPPED]
     gpu, cpu = (total(run.left for run in working if run.on_gpus == on_gpus) for on_gpus in (True, False))

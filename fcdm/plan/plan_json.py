@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from fcdm.config.ema_lag import lags
+from fcdm.jobs.make_jobs import data_is_here
 from fcdm.plan.model import Plan, PlannedRun, Total, total, totals
-from fcdm.plan.remaining import evaluations_of
+from fcdm.plan.remaining import budgets_to_evaluate, evaluations_of
 from fcdm.plan.shared_runs import Sharing
 from fcdm.runs.run_cost import epochs, train_flops
 
@@ -23,12 +25,33 @@ def print_json(plan: Plan) -> None:
         "hours_from": plan.paces,
         "runs": [_run(run) for run in plan.runs],
         "totals": {"gpu": _amounts(gpu), "cpu": _amounts(cpu)},
+        "branches": _branches(plan.runs),
         "savings": [{"by": reason, **_amounts(total([cost]))} for reason, cost in plan.savings],
         "sharing": None if plan.sharing is None else _sharing(plan.sharing),
         "warnings": plan.warnings,
         "notes": plan.notes,
     }
     print(json.dumps(content, indent=1, allow_nan=False), file=sys.stdout, flush=True)
+
+
+def _branches(runs: Sequence[PlannedRun]) -> dict[str, Any] | None:
+    """What is left of the branches alone; null where there are none."""
+    branches = [run for run in runs if run.start]
+    gpu, cpu = totals(branches)
+    return {"runs": len(branches), "gpu": _amounts(gpu), "cpu": _amounts(cpu)} if branches else None
+
+
+def _branch(run: PlannedRun) -> dict[str, Any] | None:
+    """Which run a branch leaves and at which step; `begins`: the step that it trains on from now; null: it is none."""
+    if not run.start:
+        return None
+    return {
+        "parent": run.parent.standing.name if run.parent else None,
+        "parent_id": run.job.parent_id if data_is_here(run.job.config) else None,
+        "start": run.start,
+        "begins": max(run.standing.begins, run.standing.trained),
+        "share": run.job.config.optimiser.cooldown_share,
+    }
 
 
 def _run(run: PlannedRun) -> dict[str, Any]:
@@ -50,6 +73,8 @@ def _run(run: PlannedRun) -> dict[str, Any]:
         "precision": config.precision,
         "seed": config.seed,
         "budgets": run.job.budgets,
+        "trained_only": [step for step in run.job.budgets if step not in budgets_to_evaluate(run.job)],
+        "branch": _branch(run),
         "budget_flops": [train_flops(config, step) for step in run.job.budgets],
         "budget_epochs": [epochs(config, step) for step in run.job.budgets],
         "judged": list(standing.evaluated),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from fcdm.config.schema import EMAConfig
 from fcdm.formatting import bytes_text, duration_text, flops_text, number_text, three_digits
 from fcdm.plan.estimate import KINDS, START_UP_S, Cost
 from fcdm.plan.model import Plan, PlannedRun, Total, total, totals
-from fcdm.plan.remaining import SKIPPED, evaluations_of
+from fcdm.plan.remaining import SKIPPED, budgets_to_evaluate, evaluations_of
 from fcdm.plan.shared_runs import Amount, Sharing
 from fcdm.plan.tell_apart import off_all_presets
 from fcdm.runs.run_cost import epochs, train_flops
@@ -37,9 +37,11 @@ class PlanRow:
     number: int
     name: str
     differs: str
+    branches: str
+    """Which row's run it branches from, and at which step: `#1 at 900`."""
     budgets: str
     flops: str
-    """Of training, at each budget."""
+    """Of training, at each budget; of a branch its parent's part included."""
     epochs: str
     state: str
     resources: str
@@ -50,19 +52,27 @@ class PlanRow:
     skipped: bool
 
     @classmethod
-    def of_run(cls, number: int, run: PlannedRun) -> PlanRow:
+    def of_run(cls, number: int, run: PlannedRun, numbers: Mapping[str, int]) -> PlanRow:
+        """numbers: of the rows, by their runs' ids."""
         standing = run.standing
-        done = _steps(standing.evaluated)
-        left = _steps(step for step in run.job.budgets if step not in standing.evaluated)
+        wanted = budgets_to_evaluate(run.job)
+        done = _steps(step for step in wanted if step in standing.evaluated)
+        left = _steps(step for step in wanted if step not in standing.evaluated)
+        alone = _steps(step for step in run.job.budgets if step not in wanted)
         state = standing.state + (f": {standing.text}" if standing.text else "")
         if standing.trained and standing.state not in SKIPPED:
             state += f" (trained to {standing.trained:,})"
+        elif run.start and standing.begins < run.start and standing.state not in SKIPPED:
+            state += f" (begins at {standing.begins:,}: no later checkpoint is kept)"
         skipped = standing.state in SKIPPED
         return cls(
             number=number,
             name=standing.name,
             differs=run.differs,
-            budgets="; ".join(filter(None, (f"{done} done" if done else "", left))),
+            branches=_branch(run, numbers),
+            budgets="; ".join(
+                filter(None, (f"{done} done" if done else "", left, f"only trained: {alone}" if alone else ""))
+            ),
             **_amounts([run]),
             state=state,
             resources=_resources(run.request, run.evaluation),
@@ -83,7 +93,8 @@ class PlanRow:
             number=number,
             name=f"{config.model.name.replace('/', '-')}-{config.data.name}-{config.resolution}px",
             differs=" ".join(filter(None, (f"{len(runs)} runs", off_all_presets([run.job for run in runs])))),
-            budgets=_steps(sorted({step for run in runs for step in run.job.budgets})),
+            branches=", ".join(f"{count} branches" for count in [sum(run.start > 0 for run in runs)] if count),
+            budgets=_steps(sorted({step for run in runs for step in _shown_budgets(run)})),
             **_amounts(runs),
             state=", ".join(f"{count} {state}" for state, count in states.items()),
             resources="; ".join(dict.fromkeys(_resources(run.request, run.evaluation) for run in runs)),
@@ -114,12 +125,17 @@ def print_tables(plan: Plan, rows: str, console: Console | None = None) -> None:
     if not console.is_terminal:
         console = _Console(width=_PIPE_WIDTH)
     grouped = rows == "groups" or (rows == "auto" and len(plan.runs) > GROUPS_BEYOND)
-    lines = _groups(plan.runs) if grouped else [PlanRow.of_run(*item) for item in enumerate(plan.runs, 1)]
+    numbers = {run.job.id: number for number, run in enumerate(plan.runs, 1)}
+    lines = _groups(plan.runs) if grouped else [PlanRow.of_run(numbers[r.job.id], r, numbers) for r in plan.runs]
     console.print(_runs_table(lines))
     working = [line for line in lines if not line.skipped]
     if working:
         gpu, cpu = totals(plan.runs)
-        last = [(name, left) for name, left in (("total", gpu), ("total on CPUs", cpu)) if left.pieces]
+        branches = totals(run for run in plan.runs if run.start)
+        sums = zip(("total", "total on CPUs"), (gpu, cpu), branches, strict=True)
+        last = [
+            item for name, all_, some in sums for item in ((name, all_), ("of it branches", some)) if item[1].pieces
+        ]
         hours = _unit(gpu.pieces > 0) + (" (on CPUs: hours of processes)" if gpu.pieces and cpu.pieces else "")
         if console.width >= _WIDE:
             console.print(_cost_table(f"cost: FLOPs and {hours}", working, last, flops=True, hours=True))
@@ -213,6 +229,8 @@ def _runs_table(lines: Sequence[PlanRow]) -> Table:
     table.add_column("run", overflow="fold")
     if any(line.differs for line in lines):
         table.add_column("which", overflow="fold")
+    if any(line.branches for line in lines):
+        table.add_column("branches\nfrom", overflow="fold")
     table.add_column("budgets:\nsteps", overflow="fold")
     table.add_column("training\nFLOPs", overflow="fold")
     table.add_column("epochs", overflow="fold")
@@ -223,6 +241,8 @@ def _runs_table(lines: Sequence[PlanRow]) -> Table:
         cells = [str(line.number), line.name]
         if any(other.differs for other in lines):
             cells.append(line.differs)
+        if any(other.branches for other in lines):
+            cells.append(line.branches)
         cells += [line.budgets, line.flops, line.epochs, line.resources, bytes_text(line.memory_bytes), line.state]
         table.add_row(*cells)
     return table
@@ -267,13 +287,22 @@ def _hours_cell(left: Total, kinds: Sequence[str]) -> str:
 
 def _amounts(runs: Sequence[PlannedRun]) -> dict[str, str]:
     """What the budgets are in other units: FLOPs of training, and epochs; of several runs each amount once."""
-    asked = [(run.job.config, step) for run in runs for step in run.job.budgets]
+    asked = [(run.job.config, step) for run in runs for step in _shown_budgets(run)]
     flops = sorted({train_flops(config, step) for config, step in asked})
     seen = sorted({epochs(config, step) or 0.0 for config, step in asked})
     return {
         "flops": ", ".join(dict.fromkeys(map(flops_text, flops))),
         "epochs": ", ".join(dict.fromkeys(map(three_digits, seen))) if all(seen) else "?",
     }
+
+
+def _shown_budgets(run: PlannedRun) -> list[int]:
+    """Those that are evaluated; of a run that is only trained, all."""
+    return budgets_to_evaluate(run.job) or run.job.budgets
+
+
+def _branch(run: PlannedRun, numbers: Mapping[str, int]) -> str:
+    return f"#{numbers[run.parent.job.id]} at {run.start:,}" if run.parent else ""
 
 
 def _steps(budgets: Iterable[int]) -> str:

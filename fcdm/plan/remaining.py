@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from fcdm.config.schema import RUNTIME_EVALUATION, Config
 from fcdm.errors import UserError
 from fcdm.jobs.job import EVALUATE, Job
 from fcdm.jobs.make_jobs import data_is_here
+from fcdm.runs.branches import begins_at
 from fcdm.runs.checkpoints import checkpoints
 from fcdm.runs.folder import check_frozen
 from fcdm.runs.identity import readable_name, science
@@ -32,27 +34,51 @@ class Standing:
     text: str = ""
     """Why it is skipped, or what is known besides."""
     evaluated: tuple[int, ...] = ()
-    """Budgets that are trained and evaluated."""
+    """Budgets that are done: trained and, but for what others branch from, evaluated."""
     trained: int = 0
     """Step of the last checkpoint."""
     train_to: int = 0
     """Last step that is still to be trained; 0: none."""
     evaluations: tuple[tuple[Config, int], ...] = ()
     """Those still to be made."""
+    begins: int = 0
+    """Step of its parent's checkpoint that a branch without a checkpoint of its own goes on from."""
 
     @property
     def steps_left(self) -> int:
-        return max(0, self.train_to - self.trained)
+        return max(0, self.train_to - max(self.trained, self.begins))
 
 
 class Standings:
     """Looks at the runs of one folder. `note` says what could not be told."""
 
-    def __init__(self, runs_dir: Path) -> None:
+    def __init__(self, runs_dir: Path, jobs: Sequence[Job] = ()) -> None:
+        """jobs: the command's."""
         self.note = ""
+        self._runs_dir, self._jobs = runs_dir, {job.id: job for job in jobs}
         self._queued = self._queue(runs_dir)
 
     def of(self, job: Job) -> Standing:
+        standing = self._of(job)
+        if standing.trained or standing.state in SKIPPED:
+            return standing
+        try:
+            return dataclasses.replace(standing, begins=self._begins(job))
+        except UserError as error:
+            return Standing(job.name, REFUSED, str(error))
+
+    def _begins(self, job: Job) -> int:
+        """Where a branch that has nothing yet begins: where it leaves, if the command has still to train its parent to
+        there, else with what its parent has."""
+        start = branch_start(job)
+        if not start:
+            return 0
+        parent = self._jobs.get(job.parent_id or "")
+        if parent and max((step for step, _ in checkpoints(parent.run.checkpoints)), default=0) < start:
+            return start
+        return begins_at(self._runs_dir, science(job.config))
+
+    def _of(self, job: Job) -> Standing:
         if not data_is_here(job.config):
             return Standing(
                 readable_name(job.config),
@@ -75,7 +101,8 @@ class Standings:
         evaluated = tuple(step for step in job.budgets if step not in missing)
         trained = max((step for step, _ in checkpoints(job.run.checkpoints)), default=0)
         if not missing:
-            return Standing(job.name, DONE, "trained and evaluated", evaluated, trained)
+            text = "trained and evaluated" if any(part.evaluates for part in job.parts) else "trained"
+            return Standing(job.name, DONE, text, evaluated, trained)
         check_frozen(job.folder, science(job.config))
         queued = [(other.id, other.job) for other in self._queued.get(job.name, ())]
         if holder := held_outside(job.folder, [name for name, _ in queued]):
@@ -110,6 +137,23 @@ class Standings:
             return {}
 
 
+def branch_start(job: Job) -> int:
+    """The step at which the job's run leaves its parent; 0: it is no branch."""
+    cooldown = job.config.optimiser.cooldown
+    return cooldown[0] if cooldown else 0
+
+
+def whole_steps(job: Job, jobs: Iterable[Job]) -> int:
+    """Steps that the job trains as if nothing were done yet; of a branch behind its parent, if `jobs` have it."""
+    comes_along = any(other.id == job.parent_id for other in jobs)
+    return job.budgets[-1] - (branch_start(job) if comes_along else 0)
+
+
+def budgets_to_evaluate(job: Job) -> list[int]:
+    """The job's budgets without those that others only branch from."""
+    return sorted({step for part in job.parts if part.evaluates for step in part.budgets})
+
+
 def evaluations_of(job: Job) -> list[tuple[Config, int]]:
     """(whose protocol, step) of every evaluation that the job asks for, once."""
     return [(part.config, step) for (_, step), part in _evaluations(job).items()]
@@ -118,7 +162,7 @@ def evaluations_of(job: Job) -> list[tuple[Config, int]]:
 def _evaluations(job: Job) -> dict[tuple[str, int], Part]:
     """(protocol's key, step) -> who asks for it; parts may differ in runtime choices only."""
     found: dict[tuple[str, int], Part] = {}
-    for part in job.parts:
+    for part in (part for part in job.parts if part.evaluates):
         key = _protocol_key(part)
         for step in part.budgets:
             found.setdefault((key, step), part)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from fcdm.jobs.job import Job
 from fcdm.plan.estimate import EVALUATION, KINDS, Cost, Paces, job_cost
-from fcdm.plan.remaining import evaluations_of
+from fcdm.plan.remaining import evaluations_of, whole_steps
 from fcdm.runs.run_cost import checkpoint_bytes
 from fcdm.slurm.options import SlurmOptions
 from fcdm.slurm.resources import request_of
@@ -76,16 +76,17 @@ def _of_study(jobs: Iterable[Job], study: str) -> list[Job]:
 
 
 def _amount(jobs: Iterable[Job], paces: Paces, options: SlurmOptions) -> Amount:
-    return _sum(_of_job(job, paces, options) for job in jobs)
+    jobs = list(jobs)
+    return _sum(_of_job(job, whole_steps(job, jobs), paces, options) for job in jobs)
 
 
-def _of_job(job: Job, paces: Paces, options: SlurmOptions) -> Amount:
+def _of_job(job: Job, steps: int, paces: Paces, options: SlurmOptions) -> Amount:
     config = job.config
     request = request_of(config.resources, options)
     apart = config.evaluation.where == "job"
     evaluation = request_of(config.evaluation.resources, options, evaluation=True) if apart else request
     evaluations = evaluations_of(job)
-    cost: Cost = job_cost(config, job.budgets[-1], evaluations, paces, request, evaluation)
+    cost: Cost = job_cost(config, steps, evaluations, paces, request, evaluation)
     on_gpus = request.gpus_per_node > 0
     return Amount(
         runs=1,

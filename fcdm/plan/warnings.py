@@ -23,7 +23,7 @@ from fcdm.plan.estimate import (
     useful_seconds,
 )
 from fcdm.plan.gpus import Device
-from fcdm.plan.remaining import Standing, evaluations_of
+from fcdm.plan.remaining import Standing, branch_start, evaluations_of
 from fcdm.plan.tell_apart import differences
 from fcdm.runs.benchmark_files import Benchmarks
 from fcdm.runs.identity import readable_name
@@ -71,7 +71,7 @@ def warnings_before_submission(
 def _of_job(
     job: Job, standing: Standing | None, gpu: Device | None, paces: Paces, options: SlurmOptions
 ) -> Iterator[str]:
-    steps = standing.steps_left if standing else job.budgets[-1]
+    steps = standing.steps_left if standing else job.budgets[-1] - branch_start(job)
     evaluations = list(standing.evaluations) if standing else evaluations_of(job)
     request = request_of(job.config.resources, options)
     processes = request.processes
@@ -82,7 +82,7 @@ def _of_job(
         yield warning
     yield from _memory(job, request, gpu)
     yield from _host_memory("resources", job, request, options)
-    inline = job.config.evaluation.where == "inline" and job.work != "train"
+    inline = job.config.evaluation.where != "job" and job.work != "train"
     if job.work != EVALUATE:
         cost = job_cost(job.config, steps, evaluations if inline else [], paces, request, request)
         step = job_cost(job.config, 1, [], paces, request, request).seconds["training"]

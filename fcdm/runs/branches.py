@@ -21,7 +21,7 @@ from fcdm.config.schema import NEVER, Config, PowerEMAConfig
 from fcdm.errors import UserError
 from fcdm.runs.checkpoints import checkpoints
 from fcdm.runs.folder import Run, check_frozen, find_run
-from fcdm.runs.identity import run_id
+from fcdm.runs.identity import cooldown_of, parent_science, run_id
 from fcdm.runs.reader import budgets_asked_of
 
 
@@ -94,25 +94,6 @@ def _start(config: Config, end: int) -> int:
             f"(optimiser.warmup_steps={config.optimiser.warmup_steps}): ask for more steps, or for a shorter one"
         )
     return start
-
-
-def cooldown_of(science: dict[str, Any]) -> tuple[int, int] | None:
-    """(start, end) in steps of a run that is a branch; None: it is none."""
-    asked = science["optimiser"].get("cooldown")
-    return None if asked is None else (int(asked[0]), int(asked[1]))
-
-
-def parent_science(science: dict[str, Any]) -> dict[str, Any] | None:
-    """What the run is that a branch leaves; None: it is no branch."""
-    if cooldown_of(science) is None:
-        return None
-    return {**science, "optimiser": {**science["optimiser"], "cooldown": None, "cooldown_share": None}}
-
-
-def parent_id(science: dict[str, Any]) -> str | None:
-    """The id of the run that a branch leaves; None: it is no branch. Raises UserError without the data's checksum."""
-    parent = parent_science(science)
-    return None if parent is None else run_id(parent)
 
 
 def find_parent(runs_dir: Path, science: dict[str, Any]) -> Run | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import shutil
@@ -18,7 +19,16 @@ import yaml
 from fcdm.atomic import describe_oserror, sync_folder
 from fcdm.config.schema import Config
 from fcdm.errors import UserError
-from fcdm.runs.identity import MEASURED, SCHEMA_VERSION, identifying, readable_name, run_id, science
+from fcdm.runs.identity import (
+    MEASURED,
+    SCHEMA_VERSION,
+    cooldown_of,
+    identifying,
+    parent_id,
+    readable_name,
+    run_id,
+    science,
+)
 from fcdm.runs.kept_source import keep_source
 from fcdm.runs.run_cost import run_cost
 from fcdm.runs.run_paths import RUN_FILE, evaluation_name, run_facts
@@ -150,6 +160,23 @@ def _lineage(config: Config) -> dict[str, Any]:
     return lineage
 
 
+def _branch(folder: Path, wanted: dict[str, Any], config: Config) -> dict[str, Any] | None:
+    """Which run a branch leaves, where and until where, in steps; None: it is no branch. It need not be there yet."""
+    cooldown, identity = cooldown_of(wanted), parent_id(wanted)
+    if cooldown is None or identity is None:
+        return None
+    going_on = dataclasses.replace(config.optimiser, cooldown=None)
+    made = folder_name(dataclasses.replace(config, optimiser=going_on), identity)
+    parent = find_run(folder.parent, identity)
+    return {
+        "parent": identity,
+        "name": parent.name if parent else made,
+        "start": cooldown[0],
+        "end": cooldown[1],
+        "share": config.optimiser.cooldown_share,
+    }
+
+
 def _create(folder: Path, identity: str, wanted: dict[str, Any], config: Config) -> None:
     """Make the folder whole under a temporary name, then rename it: no reader ever sees half of it."""
     cost = run_cost(config)
@@ -173,6 +200,8 @@ def _create(folder: Path, identity: str, wanted: dict[str, Any], config: Config)
     }
     if config.init_from is not None:
         described["init_from"] = _lineage(config)
+    if branch := _branch(folder, wanted, config):
+        described["branch"] = branch
     temporary = folder.parent / f".new-{uuid.uuid4().hex}"
     try:
         temporary.mkdir(parents=True)

@@ -15,6 +15,7 @@ from fcdm.atomic import read_json
 from fcdm.errors import UserError
 from fcdm.formatting import plural
 from fcdm.redact import redacted, redacted_words
+from fcdm.runs.protocol import TRAINED
 
 
 class Scalar(NamedTuple):
@@ -98,7 +99,7 @@ class StudyRequest(NamedTuple):
 
 @dataclass(frozen=True)
 class Study:
-    """A named list of (run, budget, protocol) requests; `protocol_id` is that of the last command."""
+    """A named list of (run, budget, protocol) requests; `protocol_id` is that of the last command that evaluates."""
 
     name: str
     created: float
@@ -118,23 +119,29 @@ class Study:
     """Command, as `fcdm.jobs.record_study.asker` has it, -> the runs that it asked for when it was given last."""
     spaces: Mapping[str, str] = field(default_factory=dict)
     """Protocol id -> the features of its distances; of what was asked since this key."""
+    weights: Mapping[str, str] = field(default_factory=dict)
+    """Protocol id -> the weights that are evaluated, `ema` or `raw`; of what was asked since this key."""
 
     def asked(self, run_id: str) -> dict[str, tuple[int, ...]]:
-        """Protocol id -> budgets that this study asks of a run, what `fid` means for it first."""
+        """Protocol id -> budgets that this study asks of a run, what `fid` means for it first; TRAINED last."""
         found: dict[str, set[int]] = {}
         for request in self.requests:
             if request.id == run_id:
                 found.setdefault(request.protocol_id, set()).update(request.budgets)
-        headline = self.protocol_id if self.protocol_id in found else next(reversed(found), "")
-        return {key: tuple(sorted(found[key])) for key in sorted(found, key=lambda key: key != headline)}
+        evaluating = [key for key in found if key != TRAINED]
+        headline = self.protocol_id if self.protocol_id in evaluating else next(reversed(evaluating), "")
+        order = sorted(found, key=lambda key: (key == TRAINED, key != headline))
+        return {key: tuple(sorted(found[key])) for key in order}
 
     def budgets(self, run_id: str) -> tuple[int, ...]:
         """The budgets asked of a run, by whatever protocol."""
         return tuple(sorted({budget for budgets in self.asked(run_id).values() for budget in budgets}))
 
     def headline(self, run_id: str) -> str:
-        """What `fid` means for a run: the study's protocol if it asked that of the run, else the run's last one."""
-        return next(iter(self.asked(run_id)), self.protocol_id)
+        """What `fid` means for a run: the study's protocol if it asked that of the run or evaluates nothing of it, else
+        the run's last one."""
+        first = next(iter(self.asked(run_id)), TRAINED)
+        return self.protocol_id if first == TRAINED else first
 
 
 _SPELT_OUT = ("NaN", "Infinity", "-Infinity")  # JSON has no such numbers: the writer spells them as strings
@@ -247,6 +254,7 @@ def read_study_file(path: Path) -> Study:
             commands=tuple(redacted(str(line)) for line in content.get("commands", ())),
             question=str(content.get("question", "")),
             spaces={str(key): str(features) for key, features in (content.get("spaces") or {}).items()},
+            weights={str(key): str(weights) for key, weights in (content.get("weights") or {}).items()},
             asked_by={str(command): frozenset(runs) for command, runs in content.get("asked_by", {}).items()},
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -86,6 +86,25 @@ def run_id(science_config: dict[str, Any]) -> str:
     return hashlib.sha256(canonical(science_config).encode()).hexdigest()
 
 
+def cooldown_of(science_config: dict[str, Any]) -> tuple[int, int] | None:
+    """(start, end) in steps of a run that is a branch; None: it is none."""
+    asked = science_config["optimiser"].get("cooldown")
+    return None if asked is None else (int(asked[0]), int(asked[1]))
+
+
+def parent_science(science_config: dict[str, Any]) -> dict[str, Any] | None:
+    """What the run is that a branch leaves; None: it is no branch."""
+    if cooldown_of(science_config) is None:
+        return None
+    return {**science_config, "optimiser": {**science_config["optimiser"], "cooldown": None, "cooldown_share": None}}
+
+
+def parent_id(science_config: dict[str, Any]) -> str | None:
+    """The id of the run that a branch leaves; None: it is no branch. Raises UserError without the data's checksum."""
+    parent = parent_science(science_config)
+    return None if parent is None else run_id(parent)
+
+
 def readable_name(config: Config) -> str:
     """`dit-N-2-digits-8px`: for people; the id follows it in the folder's name. Of a branch also from where to where
     it cools down: `N-digits-8px-cooldown-900-1000`."""

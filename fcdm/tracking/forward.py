@@ -27,13 +27,17 @@ from typing import Any
 from fcdm.errors import UserError
 from fcdm.features.distance_names import distance_name, shown_of
 from fcdm.redact import redacted
+from fcdm.runs.checkpoints import checkpoints
 from fcdm.runs.formats import Study
+from fcdm.runs.protocol import TRAINED
 from fcdm.runs.reader import RunView, list_studies, run_folders
 from fcdm.runs.run_lock import current_holder
 from fcdm.runs.run_paths import evaluation_files
 from fcdm.tracking.mlflow_store import Store, store_lock
 
 RUN_ID, PROGRESS, HEADLINE, ERROR = "fcdm.run_id", "fcdm.forwarded", "fcdm.headline", "fcdm.error"
+PARENT = "fcdm.parent_run_id"
+"""Of a cooldown branch: `fcdm.run_id` of the run that it leaves."""
 Row = tuple[str, float, int, int]
 """(key, value, timestamp in ms, step)."""
 BATCH = 900
@@ -266,6 +270,7 @@ def _tags(view: RunView, headline: str | None) -> dict[str, str]:
         HEADLINE: headline or "",
         ERROR: redacted(view.error or "")[:TAG_LIMIT],
     }
+    tags |= _branch(view)
     for study in view.studies:
         asked = [f"{key}: {','.join(map(str, budgets))}" for key, budgets in study.asked(view.id).items()]
         tags[metric_name(f"study.{study.name}")] = "; ".join(asked)
@@ -277,6 +282,22 @@ def _tags(view: RunView, headline: str | None) -> dict[str, str]:
             told = {"protocol": evaluated.protocol, "floor": evaluated.floor}
             tags[metric_name(f"protocol.{evaluated.protocol_id}")] = json.dumps(told, sort_keys=True)
     return {key: value for key, value in tags.items() if value}
+
+
+def _branch(view: RunView) -> dict[str, str]:
+    """Of a cooldown branch: the run that it leaves, by name and step and by its id, and its share; {} of others."""
+    try:
+        branch = view.info["branch"]
+        parent, start = str(branch["parent"]), int(branch["start"])
+        begun = f"{branch['name']}@{start}"
+    except (KeyError, TypeError, ValueError):
+        return {}
+    told = [segment.fields["branched_from"] for segment in view.segments if "branched_from" in segment.fields]
+    return {
+        "branched_from": str(told[0]) if told else begun,
+        PARENT: parent,
+        "cooldown": str(branch.get("share") or ""),
+    }
 
 
 def _distances(view: RunView, headline: str | None) -> dict[str, str]:
@@ -310,22 +331,24 @@ def _holder(folder: Path) -> tuple[int, bool] | None:
 
 
 def _status(view: RunView) -> str:
-    """RUNNING, FINISHED (all that was asked is evaluated), FAILED (died), SCHEDULED (waits to go on)."""
+    """RUNNING, FINISHED (all that was asked is done), FAILED (died), SCHEDULED (waits to go on)."""
     holder = _holder(view.folder)
     if holder is not None:
         return "RUNNING" if holder[1] else "FAILED"
     if not view.segments and view.error is None:
         return "SCHEDULED"
-    evaluated = {(evaluation.protocol_id, evaluation.step) for evaluation in view.evaluations}
+    newest = max((step for step, _ in checkpoints(view.folder / "checkpoints")), default=0)
+    done = {(evaluation.protocol_id, evaluation.step) for evaluation in view.evaluations}
     asked = {
         (protocol_id, budget)
         for study in view.studies
         for protocol_id, budgets in study.asked(view.id).items()
         for budget in budgets
     }
+    done |= {(TRAINED, budget) for protocol_id, budget in asked if protocol_id == TRAINED and budget <= newest}
     if view.error is not None or not view.segments[-1].ended:
-        return "FINISHED" if asked and asked <= evaluated else "FAILED"
-    return "FINISHED" if asked <= evaluated else "SCHEDULED"
+        return "FINISHED" if asked and asked <= done else "FAILED"
+    return "FINISHED" if asked <= done else "SCHEDULED"
 
 
 def _last_sign(view: RunView) -> float:

@@ -9,10 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from fcdm.config.schema import NEVER
 from fcdm.errors import UserError
 from fcdm.jobs.job import Job
 from fcdm.jobs.make_jobs import make_jobs
 from fcdm.jobs.record_study import recorded, refuse_lost_requests, study_file
+from fcdm.runs.branches import branches_of
+from fcdm.runs.protocol import TRAINED, Part
+from fcdm.runs.reader import RunView, list_studies
 from tests.support.commands import composed
 
 COMMAND = ["python", "-m", "fcdm.train", "-m", "model=N"]
@@ -116,6 +120,58 @@ def test_a_second_study_that_is_damaged_leaves_the_first_as_it_was(tmp_path: Pat
     with pytest.raises(UserError, match="no study any more"):
         asking(jobs, [*COMMAND, "seed=0"], dict)
     assert study_file(tmp_path, "a").read_bytes() == before
+
+
+def branches(folder: Path, *steps: int, said: Sequence[str] = ()) -> list[Job]:
+    asked = dataclasses.replace(composed("model=N"), steps=list(steps), cooldown=0.2, runs_dir=str(folder))
+    return make_jobs(branches_of(asked, said))
+
+
+def test_what_is_only_trained_is_asked_of_a_branchs_parent(tmp_path: Path) -> None:
+    """And means nothing as a protocol: `fid` is what the branches are evaluated by."""
+    jobs = branches(tmp_path, 10, 20)
+    asking(jobs, COMMAND, dict)
+    (study,) = list_studies(tmp_path)
+    parent, *others = jobs
+    ema, raw = others[0].parts
+    assert study.asked(parent.id) == {TRAINED: (8, 16)}
+    assert study.budgets(parent.id) == (8, 16)
+    assert study.asked(others[0].id) == {ema.protocol_id: (10,), raw.protocol_id: (10,)}
+    assert {study.headline(job.id) for job in jobs} == {study.protocol_id} == {ema.protocol_id}
+    assert TRAINED not in study.spaces
+    assert study.weights == {ema.protocol_id: "ema", raw.protocol_id: "raw"}
+    assert list(RunView(parent.open().folder, (study,)).scalars()) == []
+
+
+def test_a_run_that_is_evaluated_is_never_called_trained(tmp_path: Path) -> None:
+    """Whatever the order in which it was asked for, and by which protocol."""
+    base = dataclasses.replace(composed("model=N"), steps=[10], runs_dir=str(tmp_path))
+    never = dataclasses.replace(base, evaluation=dataclasses.replace(base.evaluation, where=NEVER))
+    fewer = dataclasses.replace(base, evaluation=dataclasses.replace(base.evaluation, samples=50))
+    for number, configs in enumerate([[base], [fewer], [never]]):
+        asking(make_jobs(configs), [*COMMAND, f"seed={number}"], dict)
+    (study,) = list_studies(tmp_path)
+    last = Part(make_jobs([fewer])[0].config)
+    assert (study.protocol_id, study.protocol) == (last.protocol_id, last.protocol)
+    (identity,) = {request.id for request in study.requests}
+    assert study.headline(identity) == last.protocol_id
+    assert list(study.asked(identity))[-1] == TRAINED
+    raw = Part(dataclasses.replace(last.config, evaluation=dataclasses.replace(base.evaluation, weights="raw")))
+    asking(make_jobs([dataclasses.replace(raw.config, seed=1)]), [*COMMAND, "seed=1"], dict)  # of another run
+    (study,) = list_studies(tmp_path)
+    assert study.protocol_id == raw.protocol_id
+    assert study.headline(identity) == last.protocol_id, "the last one that was asked of it, and no training"
+
+
+def test_a_study_that_evaluates_nothing_at_all(tmp_path: Path) -> None:
+    jobs = branches(tmp_path, 10)[:1]
+    asking(jobs, COMMAND, dict)
+    (study,) = list_studies(tmp_path)
+    assert (study.protocol_id, study.protocol, study.spaces) == (TRAINED, {}, {})
+    asking(branches(tmp_path, 10), COMMAND, dict)
+    (study,) = list_studies(tmp_path)
+    assert TRAINED not in (study.protocol_id, study.headline(jobs[0].id))
+    assert study.wanted == study.requests
 
 
 def test_where_its_jobs_run_makes_no_other_command(tmp_path: Path) -> None:
