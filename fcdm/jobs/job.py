@@ -77,8 +77,11 @@ class Job:
 
     @property
     def done_text(self) -> str:
-        evaluated = " and evaluated" if any(part.evaluates for part in self.parts) else ""
-        return f"budgets {', '.join(map(str, self.budgets))} are trained{evaluated}"
+        return f"budgets {', '.join(map(str, self.budgets))} are {self.done_words}"
+
+    @property
+    def done_words(self) -> str:
+        return "trained and evaluated" if any(part.evaluates for part in self.parts) else "trained"
 
     @cached_property
     def parent_id(self) -> str | None:

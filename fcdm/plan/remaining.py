@@ -101,7 +101,7 @@ class Standings:
         evaluated = tuple(step for step in job.budgets if step not in missing)
         trained = max((step for step, _ in checkpoints(job.run.checkpoints)), default=0)
         if not missing:
-            text = "trained and evaluated" if any(part.evaluates for part in job.parts) else "trained"
+            text = job.done_words
             return Standing(job.name, DONE, text, evaluated, trained)
         check_frozen(job.folder, science(job.config))
         queued = [(other.id, other.job) for other in self._queued.get(job.name, ())]

@@ -83,7 +83,7 @@ def left_of(job: Job, options: SlurmOptions, queued: list[Queued], conf: str | N
     try:
         job.open()
         if not job.missing():
-            row.state, row.text = "done", "trained and evaluated"
+            row.state, row.text = "done", job.done_words
             return row, []
         if holder := held_outside(job.folder, [other.id for other in queued]):
             row.state, row.text = "held", f"by {holder}"

@@ -81,7 +81,7 @@ def test_on_slurm_with_kill_9(here: Lab, local: Path) -> None:
     assert f"{branch.name} branches from {parent.name} at step 51, and that is trained to " in said
     assert not list(branch.glob("checkpoints/*"))
     again = here.sweep(*STUDY)
-    assert "18 done, 2 submitted" in again.stdout, again.stdout
+    assert "2 submitted, 18 done" in again.stdout, again.stdout
     here.wait_all_ended()
     mine, wanted = runs_in(here.folder), runs_in(local)
     assert mine.keys() == wanted.keys()
