@@ -101,8 +101,7 @@ class Standings:
         evaluated = tuple(step for step in job.budgets if step not in missing)
         trained = max((step for step, _ in checkpoints(job.run.checkpoints)), default=0)
         if not missing:
-            text = job.done_words
-            return Standing(job.name, DONE, text, evaluated, trained)
+            return Standing(job.name, DONE, job.done_words, evaluated, trained)
         check_frozen(job.folder, science(job.config))
         queued = [(other.id, other.job) for other in self._queued.get(job.name, ())]
         if holder := held_outside(job.folder, [name for name, _ in queued]):
