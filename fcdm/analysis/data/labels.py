@@ -67,8 +67,8 @@ def cooldown_share(config: Mapping[str, str]) -> float:
 
 
 def cooled_text(share: float) -> str:
-    """` cooled 20 %`, for the end of a name; empty of a rate that goes on (NaN)."""
-    return "" if np.isnan(share) else f" cooled {100 * share:.3g} %"
+    """` cooled 20 %`, for the end of a name; empty of a rate that goes on (0 or NaN)."""
+    return f" cooled {100 * share:.3g} %" if share > 0 else ""
 
 
 def model_of(label: str) -> str:
@@ -179,7 +179,7 @@ def scales(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     for scale, rows in data_scales(table):
         shares = cooldowns(rows)
         for share in sorted(set(shares)):
-            cooled = cooled_text(share or np.nan)
+            cooled = cooled_text(share)
             found.append((f"{scale},{cooled}" if cooled else scale, rows[shares == share]))
     return found
 

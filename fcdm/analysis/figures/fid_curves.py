@@ -196,7 +196,7 @@ def _key(named: list[SeedCurve], styles: dict[str, dict[str, Any]]) -> tuple[lis
     texts = []
     for family, share in dict.fromkeys((line.family, line.cooldown) for line in named):
         members = [line for line in named if (line.family, line.cooldown) == (family, share)]  # in order of their size
-        whole = f"{family_name(family)}{cooled_text(share or np.nan)}"
+        whole = f"{family_name(family)}{cooled_text(share)}"
         shades = spread(list(range(len(members))), KEY)
         handles.append(tuple(Line2D([], [], **styles[members[place].label]) for place in shades))
         names = [members[0].name, members[-1].name]

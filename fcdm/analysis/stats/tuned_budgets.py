@@ -71,7 +71,7 @@ def moved_lines(tuned: Sequence[Tuned]) -> list[str]:
         edges = [f"{one.name} at {_short(one)}" for one in own if one.at_edge_of_rates]
         unsure = f"; at an edge of its grid, so that a better one may lie outside: {_named(edges)}" if edges else ""
         if parts:
-            cooled = cooled_text(cooldown or np.nan)
+            cooled = cooled_text(cooldown)
             lines.append(f"{family_name(family)}{cooled}{where}: the best learning rate {', and '.join(parts)}{unsure}")
     return lines
 

@@ -141,7 +141,7 @@ def tune_rows(rows: pd.DataFrame, table: pd.DataFrame, metric: str) -> list[Tune
         seeds = tuple(sorted({seed for trial in trials for seed in trial.fid}))
         trials.sort(key=lambda trial: (set(trial.fid) != set(seeds), trial.mean))
         name = display_name(str(model), str(of_model["family"].iloc[0]))
-        name += cooled_text(float(str(share)) or np.nan)
+        name += cooled_text(float(str(share)))
         name += f" on {data} at {resolution} px" if len(scales) > 1 else ""
         finished = not table.attrs.get("missing")
         tuned.append(
@@ -229,9 +229,7 @@ def untuned(table: pd.DataFrame, tuned: list[Tuned]) -> list[str]:
     known = {(one.model, one.data, one.resolution, one.cooldown) for one in tuned}
     models = table.assign(share=cooldowns(table))[["model", "family", "data", "resolution", "share"]].drop_duplicates()
     lacking = [row for row in models.itertuples() if (row.model, row.data, row.resolution, row.share) not in known]
-    names = [
-        display_name(str(row.model), str(row.family)) + cooled_text(float(str(row.share)) or np.nan) for row in lacking
-    ]
+    names = [display_name(str(row.model), str(row.family)) + cooled_text(float(str(row.share))) for row in lacking]
     return [f"not tuned: {name} has no trials there" for name in names]
 
 
