@@ -35,7 +35,7 @@ from fcdm.runs.reader import list_runs
 from fcdm.tracking.forward import Forwarder
 from tests.support.commands import TINY, python_in
 from tests.support.fake_branches import GAIN, RAW, RAW_GAIN, make_cooled
-from tests.support.fake_runs import PROTOCOL, fid_at, make_run, make_study, protocol_id
+from tests.support.fake_runs import PROTOCOL, START, evaluate, fid_at, make_run, make_study, protocol_id
 
 ENDS = (100, 200, 400, 800)
 MODELS = ("N", "M", "dit/N-2", "dit/M-2")
@@ -123,6 +123,15 @@ def test_raw_weights_are_left_out_by_name_and_what_is_only_trained_is_not_missed
     assert parent.name not in out.replace(f"{parent.name} cooled", "")
     table_command.main(["--runs", str(tmp_path), "--study", "cooled", "--protocol", protocol_id(RAW)])
     assert capsys.readouterr().err == ""
+
+
+def test_by_a_protocol_that_the_study_does_not_ask_for_what_is_only_trained_is_not_missed(tmp_path: Path) -> None:
+    _, branch, last = make_cooled(tmp_path, ends=(100, 200), constant=False)
+    other = {**PROTOCOL, "sampling_steps": 10}
+    evaluate(branch, "N", 100, START, other, grids=False)
+    assert tidy_table(tmp_path, "cooled", protocol_id(other)).attrs["missing"] == [
+        f"not evaluated yet: FCDM-N cooled 20 %, seed 0, at 200 ({last.name})"
+    ]
 
 
 def test_a_study_that_asks_for_training_alone_says_so_and_has_a_report(tmp_path: Path) -> None:
