@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 
-from fcdm.analysis.data.labels import distance_of
+from fcdm.analysis.data.labels import distance_of, model_of
 from fcdm.analysis.data.other_protocols import other_tables
 from fcdm.analysis.data.seed_curves import dropped
 from fcdm.analysis.data.tidy_table import read_curves, table_of, tidy_table
@@ -32,7 +32,7 @@ def with_tuning(claim_rows: list[ClaimRow], lines: list[str]) -> list[ClaimRow]:
     told = []
     for one in claim_rows:
         pair = one.key.split("|")[:2] if "|" in one.key else []
-        of_pair = [line for line in lines if any(line.split(": ")[1] == name.split()[0] for name in pair)]
+        of_pair = [line for line in lines if any(line.split(": ")[1] == model_of(name) for name in pair)]
         rests_on = one.runs.rests_on.replace(NOT_TUNED, " and ".join(of_pair)) if of_pair else one.runs.rests_on
         told.append(replace(one, runs=replace(one.runs, rests_on=rests_on)))
     return told

@@ -16,6 +16,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from fcdm.analysis.data.epochs import epochs_text, images_of_epoch
+from fcdm.analysis.data.labels import trajectories
 from fcdm.analysis.data.tidy_table import COLUMNS, tidy_table
 from fcdm.analysis.figures.axes import fid_label
 from fcdm.analysis.reporting.cell_tables import MISSING, Cell, CellTable, Value
@@ -37,7 +38,7 @@ NEEDED = (
     *("parameters", "forward_gmacs", "train_flops", "label", "samples", "floor"),
 )
 """Columns without which there is no curve."""
-TEXTS = ("run", "model", "family", "data", "protocol_id", "device", "label")
+TEXTS = ("run", "model", "family", "data", "protocol_id", "device", "label", "trajectory")
 
 
 class Shown:
@@ -86,6 +87,7 @@ def load_results(name: str) -> pd.DataFrame:
         raise UserError(f"{path} lacks {', '.join(lacking)}: write it again with python -m analysis.table")
     table = table.reindex(columns=list(COLUMNS))  # columns of later versions are empty
     table["device"] = table["device"].fillna("")
+    table["trajectory"] = trajectories(table)
     table["images"] = table["steps"] * table["batch_size"]
     whole = table["data"].map(lambda data: images_of_epoch(data, {}))
     table["epochs"] = table["epochs"].astype(float).fillna(table["images"] / whole)

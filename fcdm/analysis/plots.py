@@ -97,7 +97,8 @@ def draw(
 
 
 def print_table(table: pd.DataFrame, console: Console) -> None:
-    """One line per run (told by the end of its folder's name) and budget; a pipe gets whole lines."""
+    """One line per run (told by the end of its folder's name) and budget, the branches of one parent together; a pipe
+    gets whole lines."""
     shown = Table(title=f"evaluated by {table['protocol_id'].iloc[0]}", title_justify="left", box=box.SIMPLE_HEAD)
     shown.padding = (0, 1, 0, 0)  # 80 letters hold all columns
     several_seeds = table["seed"].nunique() > 1
@@ -118,13 +119,14 @@ def print_table(table: pd.DataFrame, console: Console) -> None:
     ):
         shown.add_column(column, justify="right", no_wrap=True)
     last = ""
+    trajectory = ""
     for row in table.itertuples():
         run = str(row.run)
-        first = run != last
-        if last and first:
+        first = row.trajectory != trajectory
+        if trajectory and first:
             shown.add_section()
-        last = run
-        cells = [str(row.label) if first else "", run.rsplit("-", 1)[-1] if first else ""]
+        cells = [str(row.label) if first else "", run.rsplit("-", 1)[-1] if run != last else ""]
+        last, trajectory = run, str(row.trajectory)
         if several_seeds:
             cells.append(str(row.seed) if first else "")
         cells += [f"{row.steps:,}", *([epochs_text(float(str(row.epochs)))] if in_epochs else [])]

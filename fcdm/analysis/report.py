@@ -25,6 +25,7 @@ from fcdm.analysis.data.one_protocol import protocol_differences
 from fcdm.analysis.data.other_protocols import spaces_beside
 from fcdm.analysis.reporting.cell_tables import CellTable
 from fcdm.analysis.reporting.claim_tables import Split, findings
+from fcdm.analysis.reporting.cooldown_table import cooldown_tables
 from fcdm.analysis.reporting.cost_table import cost_table, devices_text
 from fcdm.analysis.reporting.html import HTML, element, joined
 from fcdm.analysis.reporting.latex import latex_table
@@ -89,6 +90,10 @@ def make_report(facts: StudyFacts, now: float | None = None, pairs: Sequence[Pai
     traded = guidance(facts.guidance)
     if traded is not None:
         sections.append(("Guidance", traded))
+    cooled = cooldown_tables(facts.views, facts.by_protocol)
+    if cooled:
+        sections.append(("Cooldown", joined(html_table(table) for table in cooled)))
+    tables += cooled
     models = {run: facts.model(run) for run in facts.runs}
     costs, total = cost_table(facts.views.values(), models)
     tables.append(costs)

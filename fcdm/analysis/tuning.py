@@ -30,12 +30,13 @@ def print_tuning(tuned: list[Tuned], distance: str) -> None:
     for one in tuned:
         if one.best is not None:
             word = "chosen" if one.finished else "best so far, the study is not finished"
-            print(f"{word}: model={one.model} {' '.join(f'{k}={v}' for k, v in one.best.values.items())}".rstrip())
+            values = {**one.best.values, **({"cooldown": f"{one.cooldown:g}"} if one.cooldown else {})}
+            print(f"{word}: model={one.model} {' '.join(f'{k}={v}' for k, v in values.items())}".rstrip())
 
 
 def print_moves(each: list[Tuned]) -> None:
     """What was best for each model at each budget, and whether that moved; nothing of a study of one of each family."""
-    if len(each) == len({one.family for one in each}):
+    if len(each) == len({(one.family, one.cooldown) for one in each}):
         return
     print("\nBest at each budget:")
     for line in best_lines(each):

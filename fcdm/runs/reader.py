@@ -8,6 +8,7 @@ at this moment is read up to its last whole line.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Iterator
 from difflib import get_close_matches
@@ -35,6 +36,7 @@ from fcdm.runs.formats import (
     segment_of,
 )
 from fcdm.runs.identity import OF_OWN_CODE, flatten
+from fcdm.runs.protocol import TRAINED
 from fcdm.runs.run_paths import RUN_FILE, evaluation_files, folders_of_runs
 
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster where libyaml is there
@@ -116,9 +118,14 @@ class RunView:
 
     @property
     def headline(self) -> str | None:
-        """The protocol that `fid` means here: that of the run's first study, else the first that evaluated it."""
-        if self.studies:
-            return min(self.studies, key=lambda study: (study.created, study.name)).headline(self.id)
+        """The protocol that `fid` means here: that of the run's first study that has it evaluated, else the first that
+        evaluated it."""
+        for study in sorted(self.studies, key=lambda study: (study.created, study.name)):
+            headline, *others = [study.headline(self.id), *study.asked(self.id)]
+            if headline != TRAINED:
+                return headline
+            if evaluating := [protocol for protocol in others if protocol != TRAINED]:
+                return evaluating[-1]
         first = min(self.evaluations, key=lambda evaluated: (evaluated.time, evaluated.protocol_id), default=None)
         return first.protocol_id if first else None
 
@@ -176,17 +183,48 @@ class RunView:
         last: dict[str, Any] = next((fields for _, fields in reversed(self.records) if "segment" in fields), {})
         return end_of(last)[1] or None
 
+    @cached_property
+    def branched_from(self) -> tuple[str, int] | None:
+        """(folder's name, step) of the checkpoint of another run that this one went on from; None: of none."""
+        # The last, for one that died before it had a checkpoint of its own began again.
+        return next(filter(None, (_branched(segment.fields) for segment in reversed(self.segments))), None)
+
+    @property
+    def begun(self) -> int:
+        """The step from which the run was trained by itself: where a branch left its parent, else 0."""
+        return self.branched_from[1] if self.branched_from else 0
+
+    @cached_property
+    def _parent(self) -> RunView | None:
+        """The run that this one branched from; None: it is no branch, or that folder is gone."""
+        folder = self.folder.parent / self.branched_from[0] if self.branched_from else None
+        return RunView(folder) if folder and (folder / RUN_FILE).is_file() else None
+
     @property
     def places(self) -> list[str]:
-        """What the run was trained on, each once, in order: more than one where it moved."""
+        """What the run was trained on, each once, in order: more than one where it moved. Of a branch also what the
+        steps before it were trained on."""
         trained = [segment for segment in self.segments if segment.last_step > segment.first_step]
+        if self._parent is not None and self.branched_from is not None:
+            trained = [
+                *(
+                    segment
+                    for segment in self._parent.segments
+                    if segment.first_step < min(segment.last_step, self.branched_from[1])
+                ),
+                *trained,
+            ]
         return list(dict.fromkeys(segment.place for segment in trained))
 
     @cached_property
     def _clock(self) -> tuple[list[int], list[float], list[float]]:
-        """(steps, seconds of training until each was first reached, the same times the number of devices)."""
+        """(steps, seconds of training until each was first reached, the same times the number of devices).
+
+        Of a branch both include what its parent took to the step where it left: NaN where that is not known any more.
+        """
         steps, seconds, device_seconds = [0], [0.0], [0.0]
         total = device_total = 0.0
+        before = device_before = 0.0
         devices = 1
         last: float | None = None
         for _, fields in self.records:
@@ -198,32 +236,51 @@ class RunView:
             device_total += gap * devices
             if fields.get("segment") == "start":
                 devices = int(fields.get("world_size", 1))
+                if _branched(fields):
+                    before, device_before = self._of_parent(fields["step"])
             if fields["step"] > steps[-1]:  # a step replayed after a hard death cost time, reaching nothing new
                 steps.append(fields["step"])
-                seconds.append(total)
-                device_seconds.append(device_total)
+                seconds.append(before + total)
+                device_seconds.append(device_before + device_total)
         return steps, seconds, device_seconds
 
+    def _of_parent(self, step: int) -> tuple[float, float]:
+        """(seconds, device-seconds) of the parent's training until `step`; NaN: not known."""
+        parent = self._parent
+        found = (parent.training_seconds(step), parent.training_device_seconds(step)) if parent else (None, None)
+        seconds, device_seconds = (math.nan if value is None else value for value in found)
+        return seconds, device_seconds
+
     def training_seconds(self, step: int) -> float | None:
-        """Wall time of training until `step`, over all segments, evaluations left out; None: not reached."""
+        """Wall time of training until `step`, over all segments, evaluations left out; None: not reached, or not known.
+
+        Of a branch (`branched_from`) it is the trajectory's: its parent's until the branch left, then its own.
+        """
         steps, seconds, _ = self._clock
         return _at(step, steps, seconds)
 
     def training_device_seconds(self, step: int) -> float | None:
-        """`training_seconds` times devices, segment by segment: GPU-hours are this / 3600; None: not reached."""
+        """`training_seconds` times devices, segment by segment: GPU-hours are this / 3600; None as there."""
         steps, _, device_seconds = self._clock
         return _at(step, steps, device_seconds)
 
 
+def _branched(fields: dict[str, Any]) -> tuple[str, int] | None:
+    """(folder's name, step) of another run's checkpoint that a segment's start record says it goes on from."""
+    name, _, step = str(fields.get("branched_from") or "").rpartition("@")
+    return (name, int(step)) if name and step.isdigit() else None
+
+
 def _at(step: int, steps: list[int], amounts: list[float]) -> float | None:
-    """The amount at a step, in a straight line between those recorded; None: not reached."""
+    """The amount at a step, in a straight line between those recorded; None: not reached, or NaN."""
     after = bisect_left(steps, step)
     if after == len(steps):
         return None
-    if steps[after] == step:
-        return amounts[after]
-    share = (step - steps[after - 1]) / (steps[after] - steps[after - 1])
-    return amounts[after - 1] + share * (amounts[after] - amounts[after - 1])
+    amount = amounts[after]
+    if steps[after] != step:
+        share = (step - steps[after - 1]) / (steps[after] - steps[after - 1])
+        amount = amounts[after - 1] + share * (amount - amounts[after - 1])
+    return None if math.isnan(amount) else amount
 
 
 def list_runs(runs_dir: Path | str) -> list[RunView]:

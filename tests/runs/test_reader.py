@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,9 @@ from fcdm.analysis.data.tidy_table import tidy_table
 from fcdm.analysis.reporting.study_facts import study_facts
 from fcdm.errors import UserError
 from fcdm.jobstatus.collect import what_is_asked
+from fcdm.runs.protocol import TRAINED
 from fcdm.runs.reader import RunView, list_runs, list_studies, read_study, run_folders
+from tests.support.fake_branches import make_cooled
 from tests.support.fake_runs import FLOOR, MODELS, PROTOCOL, START, evaluate, fid_at, make_run, make_study, protocol_id
 
 OTHER = {**PROTOCOL, "sampling_steps": 10}
@@ -183,6 +186,80 @@ def test_steps_replayed_after_a_death_cost_time(tmp_path: Path) -> None:
     assert view.training_seconds(50) == 10.0
     assert view.training_seconds(100) == 30.0
     assert view.segments[1].device_seconds == 80.0
+
+
+def test_a_branchs_time_holds_its_parents_until_it_left(tmp_path: Path) -> None:
+    parent, branch = make_cooled(tmp_path, ends=(800,))  # leaves at 640, on two devices
+    view = RunView(branch)
+    assert view.branched_from == (parent.name, 640)
+    assert view.training_seconds(800) == pytest.approx(32.0)
+    assert view.training_device_seconds(800) == pytest.approx(25.6 + 2 * 6.4)
+    assert view.training_seconds(720) == pytest.approx(25.6 + 3.2)
+    assert view.training_seconds(801) is None
+    assert RunView(parent).branched_from is None
+
+
+def test_a_branch_whose_parent_is_gone_tells_no_time_rather_than_too_small_a_one(tmp_path: Path) -> None:
+    parent, branch = make_cooled(tmp_path, ends=(800,))
+    lines = (parent / "records.jsonl").read_text().splitlines(keepends=True)
+    (parent / "records.jsonl").write_text("".join(lines[:3]))  # of step 100
+    assert RunView(branch).training_seconds(800) is None
+    shutil.rmtree(parent)
+    view = RunView(branch)
+    assert view.training_seconds(800) is view.training_device_seconds(800) is None
+    assert [segment.seconds for segment in view.segments] == [pytest.approx(6.4 + 24.0)]
+
+
+def test_a_branch_that_died_before_its_first_checkpoint_and_began_again(tmp_path: Path) -> None:
+    parent, branch = make_cooled(tmp_path, ends=(800,))
+    start = {"segment": "start", "world_size": 1}
+    rows = [
+        {"step": 600, "time": 0.0, **start, "branched_from": f"{parent.name}@600"},
+        {"step": 620, "time": 5.0, "loss": 1.0},
+        {"step": 640, "time": 100.0, **start, "branched_from": f"{parent.name}@640"},
+        {"step": 700, "time": 110.0, "loss": 1.0},
+        {"step": 700, "time": 200.0, **start},  # with a checkpoint of its own
+        {"step": 800, "time": 220.0, "loss": 1.0},
+    ]
+    (branch / "records.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    view = RunView(branch)
+    assert view.branched_from == (parent.name, 640)
+    assert view.training_seconds(620) == pytest.approx(24.0 + 5.0)
+    assert view.training_seconds(700) == pytest.approx(25.6 + 5.0 + 10.0)
+    assert view.training_seconds(800) == pytest.approx(25.6 + 5.0 + 10.0 + 20.0)
+
+
+def test_a_branch_was_trained_where_its_parent_was_too(tmp_path: Path) -> None:
+    parent, branch = make_cooled(tmp_path, ends=(800,))
+    lines = [json.loads(line) for line in (parent / "records.jsonl").read_text().splitlines()]
+    for place, step in (("A", 0), ("B", 400)):
+        for line in lines:
+            if line.get("segment") == "start" and line["step"] == step:
+                line["device"] = place
+    (parent / "records.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert RunView(parent).places == ["A", "B"]
+    assert RunView(branch).places == ["A", "B", "cpu (1 thread)"]
+    early, *_ = make_cooled(tmp_path / "early", ends=(400, 800))[1:]
+    (tmp_path / "early" / parent.name / "records.jsonl").write_text((parent / "records.jsonl").read_text())
+    assert RunView(early).places == ["A", "cpu (1 thread)"]  # left at 320
+
+
+def test_what_is_only_trained_is_nobodys_fid(tmp_path: Path) -> None:
+    parent, branch = make_cooled(tmp_path, constant=False, ends=(800,))
+    views = {view.folder: view for view in list_runs(tmp_path)}
+    assert views[branch].headline == protocol_id(PROTOCOL)
+    assert views[parent].headline is None
+    evaluate(parent, "N", 640, START, OTHER)  # by hand
+    (view,) = [view for view in list_runs(tmp_path) if view.folder == parent]
+    assert view.headline == protocol_id(OTHER)
+    assert "fid" in {scalar.key for scalar in view.scalars()}
+    study = tmp_path / "studies" / "cooled.json"
+    content = json.loads(study.read_text())
+    for protocol in (protocol_id(PROTOCOL), TRAINED):
+        content["requests"].append({"run": parent.name, "id": view.id, "budgets": [640], "protocol_id": protocol})
+    study.write_text(json.dumps(content | {"protocol_id": "another"}))
+    (view,) = [view for view in list_runs(tmp_path) if view.folder == parent]
+    assert view.headline == protocol_id(PROTOCOL)
 
 
 def test_a_run_that_has_not_started(tmp_path: Path) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
+
+from fcdm.runs.protocol import TRAINED
 
 METRICS = (
     *("fid", "fid_heldout", "fid_pixels", "fid_pixels_heldout", "heldout_loss"),
@@ -53,7 +56,14 @@ class RunCurves:
     protocols: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Protocol id -> {"protocol": {...}, "floor": {...}}."""
     studies: dict[str, tuple[str, tuple[int, ...]]] = field(default_factory=dict)
-    """Study -> (its headline protocol, that of its last command; budgets, by whatever protocol)."""
+    """Study -> (its headline protocol, that of its last command; budgets to evaluate, by whatever protocol)."""
+    asked: dict[str, dict[str, tuple[int, ...]]] = field(default_factory=dict)
+    """Study -> protocol -> the budgets that it asks for by that; TRAINED among the protocols."""
+
+
+def evaluated_budgets(asked: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
+    """The budgets that some protocol is to evaluate, in order: without those that are asked to be trained alone."""
+    return tuple(sorted({step for protocol, steps in asked.items() if protocol != TRAINED for step in steps}))
 
 
 def with_shown(values: dict[str, float], shown: str | None) -> dict[str, float]:

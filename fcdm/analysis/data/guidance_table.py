@@ -30,7 +30,7 @@ def guidance_table(curves: Sequence[RunCurves], study: str | None = None) -> pd.
             if "guidance_scale" not in protocol or (study is not None and evaluated.step not in run.studies[study][1]):
                 continue
             plain, guided = _kind(protocol)
-            rows.append({**row_of(run, evaluated, *labels[run.name]), "plain": plain, "kind": guided})
+            rows.append({**row_of(run, evaluated, labels[run.name]), "plain": plain, "kind": guided})
     if not rows:
         return pd.DataFrame(columns=[*COLUMNS, "kind"])
     table = pd.DataFrame(rows)
@@ -39,7 +39,7 @@ def guidance_table(curves: Sequence[RunCurves], study: str | None = None) -> pd.
     whole = pd.concat([table[~unguided], table[unguided].drop(columns="kind").merge(kinds, on="plain")])
     scales = whole.groupby(["run", "steps", "kind"])["guidance_scale"].transform("nunique")
     whole = whole.loc[scales >= 2, [*COLUMNS, "kind"]]
-    return whole.sort_values(["label", "seed", "run", "kind", "steps", "guidance_scale"], ignore_index=True)
+    return whole.sort_values(["label", "seed", "trajectory", "kind", "steps", "guidance_scale"], ignore_index=True)
 
 
 def _kind(protocol: dict[str, Any]) -> tuple[str, str]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import re
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from fcdm.features.distance_names import distance_name
@@ -18,6 +20,9 @@ NOT_A_VARIANT = ("seed", *NOT_IDENTITY)
 SIZE = tuple(f"model.{key}" for key in ("family", "name", "width", "blocks", "depth", "heads", "patch_size"))
 """What makes a model of another size, or patch, of the same family."""
 USUAL_PATCH = 2
+COOLDOWN = "optimiser.cooldown"
+"""In a `variant` a branch's share, `0.1`, where the configuration has its first and last step: the branches of one
+trajectory are one line."""
 
 
 def display_name(model: str, family: str) -> str:
@@ -49,28 +54,79 @@ def shortened(key: str, value: str) -> str:
     return value[:8] if key == "model.source" else value
 
 
-def labels_of(curves: Iterable[RunCurves]) -> tuple[dict[str, tuple[str, str]], dict[str, dict[str, str]]]:
-    """Run -> (label, variant), and label -> what sets its variant apart from its namesakes, by the config's keys.
+def cooldown_share(config: Mapping[str, str]) -> float:
+    """The share of a branch's steps in which its rate falls to 0, of a flat configuration; NaN: it is no branch.
 
-    A label names these: `FCDM-N lr=0.001`.
+    As it was asked for; where that is not told, as its steps are.
+    """
+    asked = config.get("optimiser.cooldown_share", "None")
+    if asked != "None":
+        return float(asked)
+    steps = ast.literal_eval(config.get(COOLDOWN, "None"))
+    return float("nan") if steps is None else 1 - steps[0] / steps[1]
+
+
+def cooled_text(share: float) -> str:
+    """` cooled 20 %`, for the end of a name; empty of a rate that goes on (0 or NaN)."""
+    return f" cooled {100 * share:.3g} %" if share > 0 else ""
+
+
+def model_of(label: str) -> str:
+    """`FCDM-N` of `FCDM-N lr=0.001`, and `FCDM-N cooled 20 %` of what was cooled down."""
+    name, *words = label.split()
+    return " ".join([name, *(words[words.index("cooled") :] if "cooled" in words else [])])
+
+
+def one_share(config: Mapping[str, str]) -> dict[str, str]:
+    """The configuration with a branch's share under COOLDOWN, in the place of its steps; `None` for what is none."""
+    share = cooldown_share(config)
+    rest = {key: value for key, value in config.items() if key != "optimiser.cooldown_share"}
+    return rest | {COOLDOWN: "None" if np.isnan(share) else f"{share:.6g}"}
+
+
+class Names(NamedTuple):
+    """What a run is called in tables."""
+
+    label: str
+    """`FCDM-N lr=0.001`, `FCDM-N cooled 20 %`: with what sets its variant apart from its namesakes."""
+    variant: str
+    trajectory: str
+    """What one seed's points have in common: the run; of branches their parent and share."""
+
+
+def labels_of(curves: Iterable[RunCurves]) -> tuple[dict[str, Names], dict[str, dict[str, str]]]:
+    """Run -> its names, and label -> what sets its variant apart from its namesakes, by the config's keys.
+
+    Without the cooldown, which every label of a branch says: the branches of one parent and share have one label.
     """
     by_name: dict[str, dict[str, dict[str, str]]] = {}
-    variant_of = {}
+    variant_of, parents = {}, {}
     for run in curves:
-        config = {key: value for key, value in run.config.items() if key not in NOT_A_VARIANT}
-        variant_of[run.name] = variant = ",".join(f"{key}={config[key]}" for key in sorted(config))
-        by_name.setdefault(display_name(run.model, run.family), {})[variant] = config
+        config = {key: value for key, value in one_share(run.config).items() if key not in NOT_A_VARIANT}
+        variant_of[run.name] = _variant(config)
+        by_name.setdefault(display_name(run.model, run.family), {})[variant_of[run.name]] = config
+        parents[run.model, variant_of[run.name], run.config["seed"]] = run.name
     labels, settings = {}, {}
     for run in curves:
         name = display_name(run.model, run.family)
         variants = by_name[name]
         own = variants[variant_of[run.name]]
-        keys = sorted({key for config in variants.values() for key in config})
+        keys = sorted({key for config in variants.values() for key in config} - {COOLDOWN})
         differing = [key for key in keys if len({config.get(key) for config in variants.values()}) > 1]
-        suffix = "".join(f" {key.rsplit('.', 1)[-1]}={shortened(key, own.get(key, 'none'))}" for key in differing)
-        labels[run.name] = (name + suffix, variant_of[run.name])
-        settings[name + suffix] = {key: own.get(key, "none") for key in differing}
+        label = name + "".join(f" {key.rsplit('.', 1)[-1]}={shortened(key, own.get(key, 'none'))}" for key in differing)
+        trajectory = run.name
+        if cooled := cooled_text(cooldown_share(run.config)):
+            label += cooled
+            seed = run.config["seed"]
+            parent = parents.get((run.model, _variant(own | {COOLDOWN: "None"}), seed))
+            trajectory = f"{parent}{cooled}" if parent else f"{label}, seed {seed}"  # whose parent is not among these
+        labels[run.name] = Names(label, variant_of[run.name], trajectory)
+        settings[label] = {key: own.get(key, "none") for key in differing}
     return labels, settings
+
+
+def _variant(config: Mapping[str, str]) -> str:
+    return ",".join(f"{key}={config[key]}" for key in sorted(config))
 
 
 def differing_settings(curves: Iterable[RunCurves]) -> dict[str, str]:
@@ -80,10 +136,11 @@ def differing_settings(curves: Iterable[RunCurves]) -> dict[str, str]:
     So two runs of one table differ in nothing else.
     """
     runs = list(curves)
+    configs_of = {run.name: one_share(run.config) for run in runs}
     ignored = {*NOT_A_VARIANT, *SIZE, "resolution"}
     values: dict[str, dict[str, set[str | None]]] = {}
     for family in {run.family for run in runs}:
-        configs = [run.config for run in runs if run.family == family]
+        configs = [configs_of[run.name] for run in runs if run.family == family]
         for key in {key for config in configs for key in config} - ignored:
             values.setdefault(key, {})[family] = {config.get(key) for config in configs}
     families = len({run.family for run in runs})
@@ -94,7 +151,9 @@ def differing_settings(curves: Iterable[RunCurves]) -> dict[str, str]:
             several = several or len(by_family) < families or len(set.union(*by_family.values())) > 1
         if several or key == "batch_size":
             kept.append(key)
-    return {run.name: ",".join(f"{key}={run.config[key]}" for key in kept if key in run.config) for run in runs}
+    return {
+        name: ",".join(f"{key}={config[key]}" for key in kept if key in config) for name, config in configs_of.items()
+    }
 
 
 def config_of(variant: str) -> dict[str, str]:
@@ -111,6 +170,33 @@ def in_order_of_size(table: pd.DataFrame, *then: str) -> pd.DataFrame:
 
 
 def scales(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """(what to add to a name: `, 16 px`, `, cooled 20 %`; its rows), by data, resolution and cooldown.
+
+    What a law, a frontier or a ranking may join. Points of a rate that went on have `""` where there is no other data
+    or resolution; cooled ones, which no such point may be joined with, always say so.
+    """
+    found = []
+    for scale, rows in data_scales(table):
+        shares = cooldowns(rows)
+        for share in sorted(set(shares)):
+            cooled = cooled_text(share)
+            found.append((f"{scale},{cooled}" if cooled else scale, rows[shares == share]))
+    return found
+
+
+def cooldowns(table: pd.DataFrame) -> pd.Series:
+    """The share of each row's steps in which its rate fell to 0; 0 of a rate that went on."""
+    known = table["cooldown"] if "cooldown" in table else pd.Series(np.nan, table.index)
+    return known.astype(float).fillna(0.0)
+
+
+def trajectories(table: pd.DataFrame) -> list[str]:
+    """What each row belongs to that is resampled as a whole: as its column says, else its run."""
+    known = table["trajectory"] if "trajectory" in table else [None] * len(table)
+    return [str(run) if pd.isna(one) else str(one) for one, run in zip(known, table["run"], strict=True)]
+
+
+def data_scales(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     """(what to add to a name, `""` where there is one scale only: `, 16 px`; its rows), by data and resolution.
 
     FIDs are on one scale for the same data at the same resolution; others are never joined.

@@ -11,7 +11,7 @@ import os
 from typing import Any
 
 from fcdm import credentials
-from fcdm.analysis.data.curves import METRICS, EvaluatedStep, RunCurves, curve, with_shown
+from fcdm.analysis.data.curves import METRICS, EvaluatedStep, RunCurves, curve, evaluated_budgets, with_shown
 from fcdm.errors import UserError
 from fcdm.features.distance_names import shown_of
 from fcdm.tracking.mlflow_store import EXPERIMENT, missing_package, reason, store_uri
@@ -93,13 +93,14 @@ def _curves(client: Any, run: Any) -> RunCurves:
     for one in evaluated:
         if told := protocols.get(one.protocol_id):
             told["floor"] = with_shown(told["floor"], one.shown)
-    studies = {}
+    studies, by_protocol = {}, {}
     for key, value in tags.items():
         if key.startswith("study."):
             name = key.removeprefix("study.")
-            asked = dict(part.split(": ") for part in value.split("; "))  # the run's own headline stands first
-            budgets = {int(budget) for texts in asked.values() for budget in texts.split(",")}
-            studies[name] = (tags.get(f"study_protocol.{name}", next(iter(asked))), tuple(sorted(budgets)))
+            parts = (part.split(": ") for part in value.split("; "))  # the run's own headline stands first
+            asked = {protocol: tuple(map(int, budgets.split(","))) for protocol, budgets in parts}
+            studies[name] = (tags.get(f"study_protocol.{name}", next(iter(asked))), evaluated_budgets(asked))
+            by_protocol[name] = asked
     return RunCurves(
         name=run.info.run_name,
         model=tags["model"],
@@ -112,4 +113,5 @@ def _curves(client: Any, run: Any) -> RunCurves:
         device=tags.get("places", ""),
         protocols=protocols,
         studies=studies,
+        asked=by_protocol,
     )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from fcdm.analysis.published import PROTOCOL
 from fcdm.errors import UserError
+from fcdm.runs.protocol import TRAINED
 
 if TYPE_CHECKING:
     from fcdm.analysis.data.curves import RunCurves
@@ -20,7 +21,12 @@ def choose_protocol(curves: Sequence[RunCurves], study: str | None, protocol: st
             raise UserError(f"nothing was evaluated by '{protocol}'; there: {', '.join(evaluated_by) or 'nothing yet'}")
         return protocol
     if study is not None:
-        return next(run.studies[study][0] for run in curves)
+        chosen = next(run.studies[study][0] for run in curves)
+        if chosen == TRAINED:
+            raise UserError(
+                f"study '{study}' asks for training alone: evaluate its runs, and choose with --protocol ID"
+            )
+        return chosen
     if not evaluated_by:
         raise UserError("no run has been evaluated yet: let one reach its first budget and be evaluated")
     headlines = {run_study[0] for run in curves for run_study in run.studies.values()} & set(evaluated_by)

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from fcdm.analysis.data.curves import NOT_ABOVE_0, has_log, is_distance
-from fcdm.analysis.data.labels import config_of, display_name, distance_of
+from fcdm.analysis.data.labels import config_of, cooldowns, display_name, distance_of
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,11 @@ class SeedCurve:
     @property
     def resolution(self) -> int:
         return int(self.runs["resolution"].iloc[0])
+
+    @property
+    def cooldown(self) -> float:
+        """The share of the steps in which the rate falls to 0; 0 where it goes on."""
+        return float(cooldowns(self.runs).iloc[0])
 
     @property
     def distance(self) -> str:

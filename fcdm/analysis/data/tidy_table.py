@@ -12,9 +12,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fcdm.analysis.data.curves import METRICS, EvaluatedStep, RunCurves, curve, with_shown
+from fcdm.analysis.data.curves import METRICS, EvaluatedStep, RunCurves, curve, evaluated_budgets, with_shown
 from fcdm.analysis.data.epochs import images_of_epoch
-from fcdm.analysis.data.labels import differing_settings, distance_of, in_order_of_size, labels_of
+from fcdm.analysis.data.labels import (
+    Names,
+    cooldown_share,
+    differing_settings,
+    distance_of,
+    in_order_of_size,
+    labels_of,
+)
 from fcdm.analysis.data.noise import NOISE, evaluation_noise, same_but
 from fcdm.analysis.data.one_protocol import choose_protocol, protocol_differences
 from fcdm.errors import UserError
@@ -39,14 +46,27 @@ COLUMNS = (
     ),
     *METRICS,
     *("loss", "parameters", "forward_gmacs", "train_flops", "images_per_s", "seconds", "device_seconds", "device"),
-    *("label", "variant", "samples", "floor", "floor_sd", "floor_pixels", "floor_heldout", "floor_pixels_heldout"),
+    *(
+        "label",
+        "variant",
+        "cooldown",
+        "trajectory",
+        "samples",
+        "floor",
+        "floor_sd",
+        "floor_pixels",
+        "floor_heldout",
+        "floor_pixels_heldout",
+    ),
     *("noise", "noise_pixels", "noise_heldout", "noise_pixels_heldout", "noise_repeats"),
     *("settings", "grid", "grid_columns", "distance"),
 )
 """`images`: steps times the batch; `epochs`: over the images that are trained on, NaN where their number is not known.
-`seconds`: training's wall time; `device_seconds`: times devices; `device`: what it
+`seconds`: training's wall time, of a branch with its parent's; `device_seconds`: times devices; `device`: what it
 trained on, several joined by +. `images_per_s`: median so far. `label`: the line's name in figures; runs that differ in
-nothing but the seed share a `variant`. `floor`: FID of real images, `floor_sd` how far it varies from draw to draw, the
+nothing but the seed share a `variant`, and so do branches of one share. `cooldown`: that share of a branch's steps, in
+which its rate falls to 0; NaN of a rate that goes on. `trajectory`: what is resampled as a whole: a run, or all
+branches of one parent and share. `floor`: FID of real images, `floor_sd` how far it varies from draw to draw, the
 others for the other distances (held-out ones: training images against held-out ones). `noise`, of each distance: its
 relative standard deviation over evaluations that differ in their seed alone, with `noise_repeats` degrees of freedom,
 one number for the table; NaN: not measured. `settings`: the batch and what differs between runs of the table, without
@@ -116,7 +136,7 @@ def table_of(
         for evaluated in run.evaluated
         if study is None or evaluated.step in run.studies[study][1]
     ]
-    rows = [row_of(run, evaluated, *labels[run.name]) for run, evaluated in counted if evaluated.protocol_id == chosen]
+    rows = [row_of(run, evaluated, labels[run.name]) for run, evaluated in counted if evaluated.protocol_id == chosen]
     others: dict[str, set[str]] = {}
     for run, evaluated in counted:
         if evaluated.protocol_id != chosen:
@@ -127,7 +147,7 @@ def table_of(
             f"no run in {source} has been evaluated by {chosen} yet{instead}: let a budget be reached and evaluated"
         )
     table = pd.DataFrame(rows, columns=list(COLUMNS))
-    table = in_order_of_size(table, "label", "seed", "run", "steps")
+    table = in_order_of_size(table, "label", "seed", "trajectory", "steps")
     known = {key: value["protocol"] for run, _ in counted for key, value in run.protocols.items()}
     told_apart = differing_settings([run for run, _ in counted])
     table["settings"] = table["run"].map(told_apart)
@@ -167,20 +187,23 @@ def by_key(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(**{column: table[column].mask(kernel) for column in fids})
 
 
-def _missing(curves: Sequence[RunCurves], study: str, chosen: str, labels: dict[str, tuple[str, str]]) -> list[str]:
+def _missing(curves: Sequence[RunCurves], study: str, chosen: str, labels: dict[str, Names]) -> list[str]:
+    """A line for each run that lacks budgets. Of a protocol that the study asks for, only of what it asks by that."""
     lines = []
+    by_chosen = any(chosen in run.asked.get(study, {}) for run in curves)
     for run in curves:
         evaluated = {one.step for one in run.evaluated if one.protocol_id == chosen}
-        budgets = [budget for budget in run.studies[study][1] if budget not in evaluated]
+        asked = run.asked[study].get(chosen, ()) if by_chosen else run.studies[study][1]
+        budgets = [budget for budget in asked if budget not in evaluated]
         if budgets:
-            name, seed = labels[run.name][0], run.config["seed"]
+            name, seed = labels[run.name].label, run.config["seed"]
             lines.append(
                 f"not evaluated yet: {name}, seed {seed}, at {', '.join(f'{b:,}' for b in budgets)} ({run.name})"
             )
     return sorted(lines)
 
 
-def row_of(run: RunCurves, evaluated: EvaluatedStep, label: str, variant: str) -> dict[str, Any]:
+def row_of(run: RunCurves, evaluated: EvaluatedStep, names: Names) -> dict[str, Any]:
     """One row of a table, with COLUMNS."""
     told = run.protocols.get(evaluated.protocol_id, {"protocol": {}, "floor": {}})
     batch = int(run.config["batch_size"])
@@ -211,8 +234,10 @@ def row_of(run: RunCurves, evaluated: EvaluatedStep, label: str, variant: str) -
         "seconds": np.nan if evaluated.seconds is None else evaluated.seconds,
         "device_seconds": np.nan if evaluated.device_seconds is None else evaluated.device_seconds,
         "device": run.device,
-        "label": label,
-        "variant": variant,
+        "label": names.label,
+        "variant": names.variant,
+        "cooldown": cooldown_share(run.config),
+        "trajectory": names.trajectory,
         "samples": told["protocol"].get("samples", -1),
         **{column: told["floor"].get(name, np.nan) for column, name in FLOORS.items()},
         **dict.fromkeys((*NOISE.values(), "noise_repeats"), np.nan),  # of a whole table: `table_of`
@@ -256,5 +281,6 @@ def _curves(view: RunView) -> RunCurves:
             for e in view.evaluations
             if e.protocol
         },
-        studies={study.name: (study.protocol_id, study.budgets(view.id)) for study in view.studies},
+        studies={study.name: (study.protocol_id, evaluated_budgets(study.asked(view.id))) for study in view.studies},
+        asked={study.name: study.asked(view.id) for study in view.studies},
     )

@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from fcdm.analysis.data.labels import display_name
+from fcdm.analysis.data.labels import cooled_text, display_name
 from fcdm.analysis.data.seed_curves import dropped
 from fcdm.analysis.figures.axes import NOTE, Drawn, fid_label
 from fcdm.analysis.figures.styles import DOUBLE, FAMILIES, OTHERS, lighter
@@ -66,7 +66,7 @@ def _groups(table: pd.DataFrame, left_out: list[str]) -> list[pd.DataFrame]:
         variants = list(rows["variant"].unique())
         if len(variants) < 2:
             continue
-        name = display_name(str(model), str(family))
+        name = display_name(str(model), str(family)) + cooled_text(float(rows["cooldown"].iloc[0]))
         shared = set.intersection(*(set(rows.loc[rows["variant"] == variant, "steps"]) for variant in variants))
         if not shared:
             left_out.append(f"left out: the variants of {name}: no budget that all were evaluated at")

@@ -15,10 +15,10 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from fcdm.analysis.data.curves import NOT_ABOVE_0
-from fcdm.analysis.data.labels import family_name, scales
+from fcdm.analysis.data.labels import cooldowns, family_name, scales
 from fcdm.analysis.data.seed_curves import dropped
 from fcdm.analysis.figures.axes import LETTER, NOTE, Drawn, fid_axis, legend_columns, log_axes
-from fcdm.analysis.figures.styles import DOUBLE, family_looks, lighter
+from fcdm.analysis.figures.styles import DOUBLE, family_looks, lighter, rim
 from fcdm.analysis.stats.fresh_data import seen_often
 from fcdm.analysis.stats.frontier_fit import Frontier
 from fcdm.analysis.stats.power_law_fit import Fit
@@ -42,9 +42,9 @@ LINE = 0.125
 def frontier_figure(table: pd.DataFrame) -> Drawn | None:
     """Every model's mean curve thin, their envelope thick, the measured points on it full, its law thin and black.
 
-    A frontier for each family at each data set and resolution. E, A and alpha stand in the panel with their intervals,
-    or why there is no law; the numbers hold them in rows of the kind `law_parameters`. None where no run says what it
-    costs.
+    A frontier for each family at each data set, resolution and cooldown. E, A and alpha stand in the panel with their
+    intervals, or why there is no law; the numbers hold them in rows of the kind `law_parameters`. None where no run
+    says what it costs.
     """
     known = table[np.isfinite(table["fid"]) & (table["fid"] > 0) & (table["train_flops"] > 0)]
     if known.empty:
@@ -60,7 +60,7 @@ def frontier_figure(table: pd.DataFrame) -> Drawn | None:
         parts += [made.curves.assign(kind="point", **of), made.envelope.assign(kind="envelope", **of)]
         _draw_curves(axes, one)
         look: dict[str, Any] = {"color": one.colour, "linestyle": one.dashes, "marker": one.marker, "lw": _width(law)}
-        handles.append(Line2D([], [], markeredgecolor="white", **look))
+        handles.append(Line2D([], [], **{"markeredgecolor": "white", **look, **rim(one.cooldown)}))
         texts.append((one.name, law))
         left_out += [f"{one.name}'s frontier: {note}" for note in _said(made, law)]
         if isinstance(law, Fit):
@@ -95,12 +95,13 @@ class FamilyFrontier:
 
     name: str
     at: str
-    """Data and resolution where there are several, else ""."""
+    """Data and resolution where there are several, and the cooldown of cooled points; else ""."""
     family: str
     colour: str
     dashes: Any
     marker: str
     frontier: Frontier
+    cooldown: float = 0.0
 
 
 def family_frontiers(known: pd.DataFrame) -> list[FamilyFrontier]:
@@ -116,7 +117,8 @@ def family_frontiers(known: pd.DataFrame) -> list[FamilyFrontier]:
             name = f"{family_name(str(family))}{scale}"
             shade = to_hex(lighter(look.colour, light))
             at = scale.removeprefix(", ")
-            found.append(FamilyFrontier(name, at, str(family), shade, look.dashes, look.markers[0], made))
+            cooldown = float(cooldowns(rows).iloc[0])
+            found.append(FamilyFrontier(name, at, str(family), shade, look.dashes, look.markers[0], made, cooldown))
     return sorted(found, key=lambda one: (one.family == "dit", one.family))
 
 
@@ -147,7 +149,8 @@ def _draw_curves(axes: Axes, one: FamilyFrontier) -> None:
         lw = 0.7 if part["limited"].any() else thick
         axes.plot(part["x"], part["y"], color=lighter(colour, 0.25), linestyle=one.dashes, lw=lw, zorder=3)
     on = made.curves[made.curves["on_frontier"]]
-    axes.plot(on["x"], on["y"], linestyle="none", color=colour, marker=one.marker, markeredgecolor="white", zorder=4)
+    full: dict[str, Any] = {"color": colour, "marker": one.marker, "markeredgecolor": "white", **rim(one.cooldown)}
+    axes.plot(on["x"], on["y"], linestyle="none", zorder=4, **full)
 
 
 def _width(law: Fit | str) -> float:

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from fcdm.analysis.data.labels import display_name, family_name, scales
+from fcdm.analysis.data.labels import data_scales, display_name, family_name
 from fcdm.analysis.figures.axes import Drawn, legend_below, log_axes, note_above
 from fcdm.analysis.figures.model_size import size_name
 from fcdm.analysis.figures.point_names import ends_of_many, name_points
@@ -90,7 +90,7 @@ def throughput_figure(table: pd.DataFrame, published: pd.DataFrame | None = None
 def _own(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """Median images/s of each model in training, and what was not measured or cannot be compared."""
     timed = table[(table["images_per_s"] > 0) & (table["forward_gmacs"] > 0)]
-    parts = [rows.assign(at=scale) for scale, rows in scales(timed)] if len(timed) else []
+    parts = [rows.assign(at=scale) for scale, rows in data_scales(timed)] if len(timed) else []
     if not parts:
         return pd.DataFrame(), []
     timed = pd.concat(parts)

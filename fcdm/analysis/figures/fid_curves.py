@@ -15,7 +15,7 @@ from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 
 from fcdm.analysis.data.epochs import epochs_each
-from fcdm.analysis.data.labels import family_name, scales
+from fcdm.analysis.data.labels import cooled_text, data_scales, family_name, model_of
 from fcdm.analysis.data.seed_curves import SeedCurve, dropped, seed_curves
 from fcdm.analysis.figures.axes import (
     NOTE,
@@ -29,7 +29,7 @@ from fcdm.analysis.figures.axes import (
     step_ticks,
 )
 from fcdm.analysis.figures.published_points import LEGEND, named_as, unguided
-from fcdm.analysis.figures.styles import SINGLE, Look, family_looks, line_styles, published_handle
+from fcdm.analysis.figures.styles import SINGLE, Look, family_looks, line_styles, published_handle, rim
 from fcdm.analysis.published import PUBLISHED
 from fcdm.analysis.stats.model_pairs import Comparison, comparisons
 from fcdm.analysis.stats.step_efficiency import RatioRange
@@ -96,7 +96,7 @@ def fid_against(
         else:
             look = looks[line.family]
             thin: dict[str, Any] = {"alpha": 0.6, "lw": 0.6, "marker": ".", "markersize": 4, "markeredgewidth": 0}
-            thin |= {"color": look.colour, "linestyle": look.dashes}
+            thin |= {"color": look.colour, "linestyle": look.dashes, **rim(line.cooldown)}
             axes.plot(line.points[amount.column], line.points["fid"], zorder=2, **thin)
     others = _draw_published(axes, published, curves, amount, left_out, styles, looks)
     handles, texts = _key([line for line in curves if line.label in named], styles)
@@ -111,7 +111,7 @@ def fid_against(
     own = [line.points.assign(label=line.label, seeds=line.seeds, origin="these runs") for line in curves]
     if axis in ("steps", "images"):
         epochs_above(axes, epochs_each(pd.concat([*own, others]), axis))
-    several = len(scales(table)) > 1
+    several = len(data_scales(table)) > 1
     note_above(axes, [line for one in chosen for line in _words(one, axis, several)], SINGLE - 0.15)
     legend_below(figure, handles, texts, 1.95)
     numbers = pd.concat([*own, others, pd.DataFrame(ratios)], ignore_index=True)
@@ -144,12 +144,12 @@ def _named(curves: list[SeedCurve], pairs: Sequence[Comparison]) -> set[str]:
         return {line.label for line in curves}
     named = {line.label for pair in pairs for line in (pair.a, pair.b)}
     compared = {line.name for pair in pairs for line in (pair.a, pair.b)}
-    best: dict[str, SeedCurve] = {}
+    best: dict[tuple[str, float], SeedCurve] = {}
     for line in curves:
         if line.name not in compared:
-            known = best.setdefault(line.name, line)
+            known = best.setdefault((line.name, line.cooldown), line)
             if line.points["fid"].min() < known.points["fid"].min():
-                best[line.name] = line
+                best[line.name, line.cooldown] = line
     return named | {line.label for line in best.values()}
 
 
@@ -178,7 +178,8 @@ def _draw_published(
         return pd.DataFrame()
     points = named_as(unguided(published, left_out), {line.name for line in curves}, left_out)
     points = points[points["fid"].notna()]
-    markers = {line.name: styles[line.label]["marker"] for line in curves if line.label in styles}
+    as_theirs = sorted(curves, key=lambda line: -line.cooldown)  # of a rate that goes on, where it is there
+    markers = {line.name: styles[line.label]["marker"] for line in as_theirs if line.label in styles}
     for (model, family, series, _), rows in points.groupby(["model", "family", "series", "resolution"]):
         look = looks[str(family)].hollow
         look |= {"marker": markers.get(str(model), look["marker"])} | ({} if series else {"linestyle": "none"})
@@ -193,12 +194,13 @@ def _key(named: list[SeedCurve], styles: dict[str, dict[str, Any]]) -> tuple[lis
         return [Line2D([], [], **styles[line.label]) for line in named], [line.label for line in named]
     handles: list[Any] = []
     texts = []
-    for family in dict.fromkeys(line.family for line in named):
-        members = [line for line in named if line.family == family]  # in order of their size
+    for family, share in dict.fromkeys((line.family, line.cooldown) for line in named):
+        members = [line for line in named if (line.family, line.cooldown) == (family, share)]  # in order of their size
+        whole = f"{family_name(family)}{cooled_text(share)}"
         shades = spread(list(range(len(members))), KEY)
         handles.append(tuple(Line2D([], [], **styles[members[place].label]) for place in shades))
         names = [members[0].name, members[-1].name]
-        texts.append(f"{family_name(family)}: {len(members)} models, {names[0]} (light) to {names[1]} (dark)")
+        texts.append(f"{whole}: {len(members)} models, {names[0]} (light) to {names[1]} (dark)")
     return handles, texts
 
 
@@ -229,7 +231,7 @@ def _draw_floors(
     """
     lowest = min(line.points["fid"].min() for line in curves)
     at: dict[float, str] = {}
-    for scale, rows in scales(table):
+    for scale, rows in data_scales(table):
         floor = float(rows["floor"].median())
         at[floor] = at.get(floor, "") + scale
     for floor, where in at.items():
@@ -255,7 +257,8 @@ def _ratio(one: Comparison, axis: str) -> RatioRange | str:
 def _ratios(pairs: Sequence[Comparison], axis: str, every: bool) -> tuple[list[Comparison], list[dict[str, object]]]:
     """(The pairs that the figure tells of, rows of the ratios of all.)
 
-    Told of are up to MOST_ARROWS where `every`, else the largest that has a clear ratio, or the largest there is.
+    Told of are up to MOST_ARROWS where `every`, else the largest that has a clear ratio, or the largest there is; of
+    rates that go on where there are such.
     """
     rows: list[dict[str, object]] = []
     clear = []
@@ -269,7 +272,8 @@ def _ratios(pairs: Sequence[Comparison], axis: str, every: bool) -> tuple[list[C
         rows.append({**row, "unclear": found.unclear or "", "differs": "; ".join(one.differs)})
         if not found.unclear:
             clear.append(one)
-    return list(pairs) if every and len(pairs) <= MOST_ARROWS else (clear or list(pairs))[-1:], rows
+    plain = [one for one in clear if not one.a.cooldown and not one.b.cooldown]
+    return list(pairs) if every and len(pairs) <= MOST_ARROWS else (plain or clear or list(pairs))[-1:], rows
 
 
 def _arrows(axes: Axes, pairs: Sequence[Comparison], axis: str) -> None:
@@ -294,6 +298,8 @@ def _words(one: Comparison, axis: str, several: bool) -> list[str]:
     """The ratio of a pair, and what differs besides the models, a line each; what the command says, in short."""
     ratio = _ratio(one, axis)
     a, b = (one.a.name, one.b.name) if one.a.name != one.b.name else (one.a.label, one.b.label)  # of settings
+    if one.a.cooldown or one.b.cooldown:
+        a, b = model_of(one.a.label), model_of(one.b.label)
     names = f"{a} against {b}{f', {one.a.resolution} px' if several else ''}"
     lines = []
     if isinstance(ratio, RatioRange) and ratio.unclear:

@@ -13,7 +13,7 @@ from scipy.stats import spearmanr
 from fcdm.analysis.data.labels import family_name, scales
 from fcdm.analysis.data.seed_curves import dropped, seed_curves
 from fcdm.analysis.figures.axes import Drawn, fid_axis, legend_below, log_axes, shortened
-from fcdm.analysis.figures.styles import SINGLE, family_looks, shade
+from fcdm.analysis.figures.styles import SINGLE, family_looks, rim, shade
 
 LEAST_POINTS = 4
 """Of three points a rank correlation of 1 is chance in one of six cases."""
@@ -38,6 +38,7 @@ def fid_against_loss(table: pd.DataFrame) -> Drawn | None:
         for place, label in enumerate(labels):
             line = of_family[of_family["label"] == label]
             style: dict[str, Any] = {**look.line, "color": shade(look.colour, place, len(labels))}
+            style |= rim(line["cooldown"].iloc[0])
             axes.plot(line["heldout_loss"], line["fid"], lw=0.8, markersize=4, **{**style, "zorder": 3})
         row = {"origin": CORRELATION, "family": family, "label": f"{family_name(str(family))}{at}"}
         name = f"{shortened(family_name(str(family)), 20)}{at}"
@@ -47,7 +48,7 @@ def fid_against_loss(table: pd.DataFrame) -> Drawn | None:
             texts.append(f"{name}: Spearman's ρ {rho:.2f} ({len(of_family)} points)")
         else:
             texts.append(f"{name}: too few points for Spearman's ρ")
-        handles.append(Line2D([], [], **look.line, lw=0.8))
+        handles.append(Line2D([], [], **{**look.line, **rim(of_family["cooldown"].iloc[0])}, lw=0.8))
     axes.set(xscale="log", yscale="log", xlabel="Held-out loss", ylabel=fid_axis(table))
     log_axes(axes)
     legend_below(figure, handles, texts, 1.95)
@@ -67,6 +68,8 @@ def _points(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
             known = np.isfinite(points["heldout_loss"]) & (points["heldout_loss"] > 0)
             if not known.all():
                 left_out.append(f"left out: {line.label}: {int((~known).sum())} budgets without a held-out loss")
-            points = points[known].assign(label=line.label, family=line.family, at=at, seeds=line.seeds)
+            points = points[known].assign(
+                label=line.label, family=line.family, at=at, seeds=line.seeds, cooldown=line.cooldown
+            )
             parts.append(points.assign(origin="these runs"))
     return (pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()), left_out

@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
-from fcdm.analysis.data.labels import family_name, scales
+from fcdm.analysis.data.labels import cooled_text, data_scales, family_name, scales
 from fcdm.analysis.data.seed_curves import dropped, seed_curves
 from fcdm.analysis.figures.axes import (
     Drawn,
@@ -34,6 +34,7 @@ from fcdm.analysis.figures.styles import (
     family_looks,
     family_of,
     published_handle,
+    rim,
     shade,
 )
 from fcdm.analysis.published import PUBLISHED
@@ -75,10 +76,11 @@ def sampling_flops(table: pd.DataFrame) -> pd.Series:
 
 
 def fid_against_size(table: pd.DataFrame, axis: str, published: pd.DataFrame | None = None) -> Drawn | None:
-    """FID against one of SIZES, both in log: a line per family, budget, data and resolution, later budgets darker.
+    """FID against one of SIZES, both in log: a line per family, budget and scale, later budgets darker.
 
-    At each budget the best setting of each model. Above stands the correlation of log FID with log size at the last
-    budget, of each family that has three models there. Published points are hollow. None where no run has that size.
+    At each budget the best setting of each model; cooled points have dark rims and lines of their own. Above stands the
+    correlation of log FID with log size at the last budget, of each family that has three models there. Published
+    points are hollow. None where no run has that size.
     """
     best, left_out = _own(table, axis)
     if best.empty:
@@ -95,7 +97,8 @@ def fid_against_size(table: pd.DataFrame, axis: str, published: pd.DataFrame | N
     for (family, steps, _), rows in best.groupby(["family", "steps", "at"], sort=False):
         look = looks[str(family)]
         colour = shade(look.colour, budgets.index(int(str(steps))), len(budgets))
-        axes.plot(rows[axis], rows["fid"], **{**look.line, "color": colour}, lw=0.9, zorder=2)
+        style = {**look.line, "color": colour, **rim(rows["cooldown"].iloc[0])}
+        axes.plot(rows[axis], rows["fid"], **style, lw=0.9, zorder=2)
     for family, rows in others.groupby("family"):
         axes.plot(rows[axis], rows["fid"], **{**looks[str(family)].hollow, "linestyle": "none"}, zorder=4)
     axes.set(xscale="log", yscale="log", xlabel=SIZES[axis].label, ylabel=fid_axis(table))
@@ -108,10 +111,16 @@ def fid_against_size(table: pd.DataFrame, axis: str, published: pd.DataFrame | N
     found = correlations(best, axis)
     note_above(axes, _correlation_words(found), SINGLE - 0.15)
     handles, texts = _legend(families, budgets, others, looks)
+    shares = sorted(set(best["cooldown"]) - {0.0})
+    if shares:
+        handles.insert(len(families), Line2D([], [], color="0.6", marker="o", linestyle="none", **rim(shares[0])))
+        texts.insert(len(families), "cooled down" if len(shares) > 1 else cooled_text(shares[0]).strip())
     legend_below(figure, handles, texts, 2.3, most=3)
     figure.draw_without_rendering()  # the layout, which the names are placed in
     tops = best.sort_values("fid").drop_duplicates("name", keep="last").sort_values(axis)
-    tops = tops.assign(text=tops["name"].map(size_name), colour=[looks[family].colour for family in tops["family"]])
+    names = tops["name"] if len(shares) > 1 else tops["model"] + tops["at_data"]  # of one share the legend says it
+    tops = tops.assign(text=names.map(size_name), colour=[looks[family].colour for family in tops["family"]])
+    tops = tops.sort_values("cooldown").drop_duplicates(["text", "family"]).sort_values(axis)
     name_points(axes, ends_of_many(tops, axis), axis, "fid")
     numbers = pd.concat([best, others, found], ignore_index=True)
     numbers = numbers.reindex(columns=[*COLUMNS, axis, "fid", "fid_min", "fid_max", "correlation", "models"])
@@ -153,14 +162,23 @@ def _own(table: pd.DataFrame, axis: str) -> tuple[pd.DataFrame, list[str]]:
     """(FID of the best setting of each model at each budget, what has no place)."""
     left_out, parts = [], []
     sized = table.assign(sampling_flops=sampling_flops(table))
-    for scale, line in [(scale, line) for scale, rows in scales(sized) for line in seed_curves(rows)]:
+    parted = [(data, scale, rows) for data, of_data in data_scales(sized) for scale, rows in scales(of_data)]
+    for data, cooled, line in [(data, cooled, line) for data, cooled, rows in parted for line in seed_curves(rows)]:
+        scale = data + cooled
         above, below = line.for_log_axes()
         left_out += below
         size = float(line.runs[axis].iloc[0])
         if not size > 0:
             left_out.append(f"left out: {line.label}: {SIZES[axis].unit} of 0 or unknown have no place on a log axis")
             continue
-        kept = above.points.assign(label=line.label, name=f"{line.name}{scale}", family=line.family, at=scale)
+        kept = above.points.assign(
+            label=line.label,
+            name=f"{line.name}{scale}",
+            family=line.family,
+            at=scale,
+            at_data=data,
+            cooldown=line.cooldown,
+        )
         parts.append(kept.assign(**{axis: size}, origin="these runs", model=line.name, resolution=line.resolution))
     if not parts:
         return pd.DataFrame(), left_out
@@ -185,7 +203,7 @@ def _others(
     same = known[known["steps"].isin(budgets)]
     if len(same) < len(known):
         left_out.append(f"left out: {len(known) - len(same)} published points at budgets that are not drawn")
-    at = same["resolution"].map(dict(zip(best["resolution"], best["at"], strict=True)))  # of one data set
+    at = same["resolution"].map(dict(zip(best["resolution"], best["at_data"], strict=True)))  # of one data set
     return same.assign(name=same["model"] + at, origin=PUBLISHED)[columns]
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from fcdm.analysis.data.curves import has_log
-from fcdm.analysis.data.labels import display_name, distance_of
+from fcdm.analysis.data.labels import cooldowns, display_name, distance_of
 from fcdm.analysis.figures.ablation import ablation_figure
 from fcdm.analysis.figures.axes import Drawn
 from fcdm.analysis.figures.draw_frontier import frontier_figure
@@ -106,7 +106,7 @@ def no_frontier(known: pd.DataFrame) -> str | None:
     known = known[known["train_flops"] > 0]
     if known.empty:
         return None
-    models = known.groupby(["family", "data", "resolution"])["label"].nunique()
+    models = known.assign(share=cooldowns(known)).groupby(["family", "data", "resolution", "share"])["label"].nunique()
     if (models < LEAST_OF_FRONTIER).all():
         return "it is the lowest of several models' curves, and no family has two models"
     if (known.groupby("label")["steps"].nunique() < LEAST_OF_FRONTIER).all():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from textwrap import fill
 
@@ -40,7 +41,7 @@ def sample_grid(table: pd.DataFrame) -> Drawn | None:
     left_out = _left_out(pictured, hidden)
     budgets = spread(sorted(set(pictured["steps"])), MOST_COLUMNS)
     rows, columns = len(order), len(budgets)
-    names = {line.label: "\n".join(fill(part, NAME) for part in line.label.split()) for line in order}
+    names = {line.label: "\n".join(fill(part, NAME) for part in re.split(" (?!%)", line.label)) for line in order}
     longest = max(len(part) for name in names.values() for part in name.split("\n"))
     lines_of_label = max(name.count("\n") + 1 for name in names.values())
     figure, axes = _panels(rows, columns, 0.15 + 0.062 * longest, 0.125 * lines_of_label)

@@ -86,8 +86,14 @@ def line_styles(lines: list[SeedCurve]) -> dict[str, dict[str, Any]]:
         few = len(members) <= len(look.markers)
         for place, line in enumerate(members):
             style = {**look.line, "color": shade(look.colour, place, len(members))}
-            styles[line.label] = style | ({"marker": look.markers[place]} if few else {"markersize": 3, "lw": 0.9})
+            style |= {"marker": look.markers[place]} if few else {"markersize": 3, "lw": 0.9}
+            styles[line.label] = style | rim(line.cooldown)
     return styles
+
+
+def rim(cooldown: float) -> dict[str, Any]:
+    """What tells cooled points, in every figure: dark rims, where others have white ones."""
+    return {"markeredgecolor": "0.1", "markeredgewidth": 0.7} if cooldown else {}
 
 
 def shade(colour: str | Colour, place: int, of: int) -> Colour:

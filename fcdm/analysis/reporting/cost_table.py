@@ -45,7 +45,7 @@ def measured_cost(view: RunView) -> MeasuredCost:
         key = device(segment)
         cost.hours[key] = cost.hours.get(key, 0.0) + _device_seconds(segment) / 3600
         trained = max(trained, segment.last_step)
-    cost.train_flops = float(view.cost.get("train_flops_per_step", 0.0)) * trained
+    cost.train_flops = float(view.cost.get("train_flops_per_step", 0.0)) * max(0, trained - view.begun)
     for evaluated in view.evaluations:
         cost.evaluation_hours += (evaluated.seconds or 0.0) / 3600
         steps = evaluated.protocol.get("sampling_steps")
@@ -97,8 +97,8 @@ def cost_table(views: Iterable[RunView], models: dict[str, str]) -> tuple[CellTa
     notes = [
         "Hours: the whole time for which processes held their devices, with start-up, repeated steps and evaluation "
         "that training jobs do; evaluation by jobs of its own is in 'evaluation' only. " + devices_text(total) + ".",
-        "Training FLOPs: of the steps reached; three forward passes a step and 2 FLOPs a multiply-accumulate. Sampling "
-        "FLOPs: of the network, without decoder and features.",
+        "Training FLOPs: of the steps reached, of a branch from where it left its parent; three forward passes a step "
+        "and 2 FLOPs a multiply-accumulate. Sampling FLOPs: of the network, without decoder and features.",
         "A run that serves several studies is counted whole here.",
     ]
     if not total.sampling_known:

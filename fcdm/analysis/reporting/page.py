@@ -12,12 +12,13 @@ import yaml
 from fcdm.analysis.reporting.cell_tables import CellTable, Value
 from fcdm.analysis.reporting.cost_table import MeasuredCost, devices_text
 from fcdm.analysis.reporting.html import HTML, Content, element, joined
-from fcdm.analysis.reporting.study_facts import ProtocolResults, StudyFacts, state_text
+from fcdm.analysis.reporting.study_facts import ProtocolResults, StudyFacts, asked_text, state_text
 from fcdm.features.distance_names import distance_name
 from fcdm.formatting import plural
 from fcdm.jobstatus.rows import DONE
 from fcdm.jobstatus.status_table import summary
 from fcdm.redact import redacted
+from fcdm.runs.protocol import TRAINED
 
 SHORT = 32
 """Letters of a word or name that a table does not break."""
@@ -89,7 +90,8 @@ def with_code(text: str) -> HTML:
 
 def lead(facts: StudyFacts, findings: list[str], revision: str, now: float) -> HTML:
     """What is under the title: what it is about, the `findings`, how much of it is there."""
-    done = sum(row.state == DONE for row in facts.rows)
+    to_evaluate = [row for row in facts.rows if row.protocol != TRAINED]
+    done = sum(row.state == DONE for row in to_evaluate)
     when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(now))
     parts = [
         element("p", with_code(facts.question or "No question was written down for this study."), class_="question")
@@ -107,11 +109,11 @@ def lead(facts: StudyFacts, findings: list[str], revision: str, now: float) -> H
     parts.append(
         element(
             "p",
-            element("strong", f"{done} of {plural(len(facts.rows), 'budget')} evaluated"),
+            element("strong", f"{done} of {plural(len(to_evaluate), 'budget')} evaluated"),
             f" in {plural(len(facts.runs), 'run')}: {summary(facts.rows)}. Written {when} by revision {revision}.",
         )
     )
-    if done < len(facts.rows):
+    if any(row.state != DONE for row in facts.rows):
         text = "This report is of a part of the study: see "
         parts.append(element("p", text, element("a", "what is missing", href="#runs"), ".", class_="warning"))
     if facts.problem:
@@ -129,9 +131,7 @@ def runs_section(facts: StudyFacts) -> HTML:
         view = facts.views.get(run)
         mine = [row for row in facts.rows if row.run == run]
         settings = ", ".join(f"{key} {value}" for key, value in facts.differing.get(run, {}).items())
-        done = ", ".join(
-            f"{row.budget:,}{f' by {row.protocol}' if several else ''}" for row in mine if row.state == DONE
-        )
+        done = ", ".join(asked_text(row, several) for row in mine if row.state == DONE)
         left = "; ".join(state_text(row, several) for row in mine if row.state != DONE)
         cells = [run, facts.model(run), str(view.seed) if view else "–", *((settings,) if differing else ())]
         rows.append([*cells, done or "none", left])

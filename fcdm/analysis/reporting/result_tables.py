@@ -9,7 +9,7 @@ import pandas as pd
 
 from fcdm.analysis.data.curves import METRICS
 from fcdm.analysis.data.epochs import epochs_each, epochs_text
-from fcdm.analysis.data.labels import distance_of, metric_name, scales
+from fcdm.analysis.data.labels import distance_of, metric_name
 from fcdm.analysis.figures.axes import fid_label, file_name
 from fcdm.analysis.reporting.cell_tables import MISSING, Cell, CellTable, number, over_seeds
 from fcdm.analysis.stats.fresh_data import seen_often
@@ -145,9 +145,7 @@ def fit_tables(table: pd.DataFrame, protocol: str) -> list[CellTable]:
 
 def _fit_table(table: pd.DataFrame, axis: str, x_text: str, protocol: str) -> CellTable:
     laws: dict[str, Fit | str | Frontier] = dict(fits_of(table, axis))
-    for scale, rows_of in scales(table):
-        for family, made in frontiers_of(rows_of, axis).items():
-            laws[f"{family_frontier(family)}{scale}"] = made
+    laws |= {family_frontier(family): made for family, made in frontiers_of(table, axis).items()}
     rows: list[list[Cell]] = []
     notes = [
         "Robust fit of means over seeds; intervals (95 %) hold the seeds and how far the law misses the means. "

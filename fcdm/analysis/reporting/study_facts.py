@@ -12,7 +12,7 @@ import pandas as pd
 
 from fcdm.analysis.data.curves import RunCurves
 from fcdm.analysis.data.guidance_table import guidance_table
-from fcdm.analysis.data.labels import display_name
+from fcdm.analysis.data.labels import cooldown_share, cooled_text, display_name
 from fcdm.analysis.data.other_protocols import other_tables
 from fcdm.analysis.data.seed_curves import dropped
 from fcdm.analysis.data.tidy_table import read_curves, table_of
@@ -21,6 +21,7 @@ from fcdm.jobstatus.collect import Looker, what_is_asked
 from fcdm.jobstatus.rows import DONE, StatusRow
 from fcdm.jobstatus.status_table import what
 from fcdm.runs.formats import Study
+from fcdm.runs.protocol import TRAINED
 from fcdm.runs.reader import RunView, list_studies, read_study, run_folders
 from fcdm.runs.study_description import question_of
 
@@ -58,7 +59,7 @@ class StudyFacts:
     views: dict[str, RunView]
     """Run -> its files; those that have a folder."""
     by_protocol: tuple[ProtocolResults, ...]
-    """One per protocol, the headline first."""
+    """One per protocol, the headline first; none where the study asks for training alone."""
     guidance: pd.DataFrame
     """Checkpoints evaluated at several guidance scales; as of `fcdm.analysis.data.guidance_table`."""
     differing: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -70,16 +71,22 @@ class StudyFacts:
         return list(dict.fromkeys(request.run for request in self.study.requests))
 
     def model(self, run: str) -> str:
-        """`FCDM-N`; "–" for a run without a folder."""
+        """`FCDM-N`, `FCDM-N cooled 20 %`; "–" for a run without a folder."""
         view = self.views.get(run)
-        return display_name(view.model, view.family) if view else "–"
+        return display_name(view.model, view.family) + cooled_text(cooldown_share(view.flat_config)) if view else "–"
 
 
 def state_text(row: StatusRow, protocol: bool = False) -> str:
     """`400: stopped, by SIGTERM`."""
     note = what(row)
-    by = f" by {row.protocol}" if protocol else ""
-    return f"{row.budget:,}{by}: {row.state}{f', {note}' if note else ''}"
+    return f"{asked_text(row, protocol)}: {row.state}{f', {note}' if note else ''}"
+
+
+def asked_text(row: StatusRow, protocol: bool = False) -> str:
+    """`400`, `400 by ddim25-...` where the protocol is asked for, `400 trained` of what nobody is to evaluate."""
+    if row.protocol == TRAINED:
+        return f"{row.budget:,} trained"
+    return f"{row.budget:,}{f' by {row.protocol}' if protocol else ''}"
 
 
 def study_facts(runs_dir: Path | str, name: str, question: str | None = None) -> StudyFacts:
@@ -104,7 +111,8 @@ def study_facts(runs_dir: Path | str, name: str, question: str | None = None) ->
         or next(filter(None, (question_of(command, name) for command in _commands(study))), "")
     )
     curves = read_curves(folder, name) if views else []
-    protocols = sorted({row.protocol for row in overview.rows}, key=lambda key: (key != study.protocol_id, key))
+    evaluating = {row.protocol for row in overview.rows} - {TRAINED}
+    protocols = sorted(evaluating, key=lambda key: (key != study.protocol_id, key))
     return StudyFacts(
         study=study,
         runs_dir=folder,

@@ -14,7 +14,7 @@ from fcdm.analysis.data.labels import distance_of, family_name
 from fcdm.analysis.data.one_protocol import differences_from_published
 from fcdm.analysis.data.seed_curves import SeedCurve, Trajectories, seed_curves
 from fcdm.analysis.published import PUBLISHED, published, published_curve
-from fcdm.analysis.stats.differences import differing_as_published, other_data
+from fcdm.analysis.stats.differences import cooled_words, differing_as_published, other_data
 from fcdm.analysis.stats.evaluate_again import evaluate_again
 from fcdm.analysis.stats.model_pairs import (
     Comparison,
@@ -106,7 +106,14 @@ class Pair:
         """What a claim's own line must say: `; differing in ema.decay 0 against 0.9; FCDM-N without seed 1`."""
         found = self.lines or ()
         without = [f"; {line.label} without {', '.join(line.without)}" for line in found if line.without]
-        return "".join([f"; {what_differs(self.differs)}", *without])
+        cooled = f"; both with {words}" if (words := self._both_cooled) else ""
+        return "".join([f"; {what_differs(self.differs)}{cooled}", *without])
+
+    @property
+    def _both_cooled(self) -> str:
+        """How both were cooled down; empty where they were not, or not alike."""
+        shares = {line.cooldown for line in self.lines or ()}
+        return cooled_words(shares.pop()) if len(shares) == 1 and 0.0 not in shares else ""
 
     def refusal(self, axis: str) -> str | None:
         """Why the two are not compared over this axis; None: they may be."""
@@ -195,6 +202,7 @@ def pairs_of(
     for one in comparisons(table, pairs):
         a, b = one.a, one.b
         noise = _noise(one, curves, table.attrs)
+        cooled = [f"{line.label}, published rates that go on" for line in (a, b) if line.cooldown]
         pair = Pair(
             name_a=a.label,
             name_b=b.label,
@@ -206,7 +214,7 @@ def pairs_of(
             floor=one.floor,
             distance=distance,
             lines=(a, b),
-            differences=differences,
+            differences=(*differences, *cooled),
             error=noise.evaluation,
             noise=noise,
             chosen_here=max(one.tried) > 1,
@@ -256,6 +264,7 @@ def _noise_of_training(line: SeedCurve, curves: Sequence[SeedCurve]) -> tuple[fl
         if other.family == line.family
         and other.seeds >= LEAST_SEEDS
         and other_data(other, line) is None
+        and other.cooldown == line.cooldown
         and other.points["forward_gmacs"].iloc[0] < gmacs
     ]
     if not smaller:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from fcdm.analysis.data.labels import SIZE, shortened
+from fcdm.analysis.data.labels import COOLDOWN, SIZE, shortened
 from fcdm.analysis.data.seed_curves import SeedCurve
 from fcdm.config import when
 from fcdm.config.keys import config_keys
@@ -22,8 +22,8 @@ LABEL_MASKS = "label_drop.mode"
 ONE_MASK = "shared"
 """What a DiT does, whatever its configuration says: one embedder draws one mask."""
 NOT_KNOWN = "not known"
-_ELSEWHERE = ("model.family", "seed", "resolution", "data.checksum", *NOT_IDENTITY)
-"""What is no difference: seeds and names; and what `other_data` speaks of."""
+_ELSEWHERE = ("model.family", "seed", "resolution", "data.checksum", COOLDOWN, *NOT_IDENTITY)
+"""What is no difference: seeds and names; and what `other_data` and `cooled_words` speak of."""
 
 
 def differing(a: SeedCurve, b: SeedCurve) -> tuple[str, ...]:
@@ -37,9 +37,16 @@ def differing(a: SeedCurve, b: SeedCurve) -> tuple[str, ...]:
         values = _value(ours, key, whole), _value(theirs, key, whole)
         if None not in values and not _same(*values):
             told.append(f"{key} {shortened(key, str(values[0]))} against {shortened(key, str(values[1]))}")
+    if a.cooldown != b.cooldown:
+        told.append(f"{cooled_words(a.cooldown)} against {cooled_words(b.cooldown)}")
     if not whole:
         told.append("of other settings the table says nothing")
     return tuple(told)
+
+
+def cooled_words(share: float) -> str:
+    """Of the share of the steps in which a rate falls to 0; 0: it goes on."""
+    return f"a rate cooled down over the last {100 * share:.3g} %" if share else "a rate that goes on"
 
 
 OF_PUBLISHED = ("samples", "sampler", "labels", "decoder", "framework", "train_precision")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import pandas as pd
 
 from fcdm.analysis.data.curves import SECOND
-from fcdm.analysis.data.labels import patch_of
+from fcdm.analysis.data.labels import data_scales, patch_of, scales
 from fcdm.analysis.data.noise import NOISE
 from fcdm.analysis.data.seed_curves import SeedCurve, seed_curves
 from fcdm.analysis.stats.differences import differing, other_data
@@ -65,15 +66,14 @@ def of_metric(table: pd.DataFrame, metric: str) -> pd.DataFrame:
 def comparisons(table: pd.DataFrame, pairs: Sequence[PairOfPatterns] | None = None) -> list[Comparison]:
     """Each FCDM that has a DiT of the same size by name (`N`, `64M`, `2GMACs`), against that with the smallest patch.
 
-    `pairs`: these instead, each two patterns (`pair_patterns`). Raises UserError where one of them means no model, or
-    several.
+    Cooled ones are compared with those of the same share, and rates that go on with such. `pairs`: these instead, each
+    two patterns (`pair_patterns`). Raises UserError where one of them means no model, or several.
     """
-    scales = [rows for _, rows in table.groupby(["data", "resolution"], sort=True)]  # FIDs of others are another scale
     if pairs is None:
-        return [one for rows in scales for one in _of_one_scale(rows)]
+        return [one for _, rows in scales(table) for one in _of_one_scale(rows)]
     found = []
     for pair in pairs:
-        there = [one for rows in scales for one in _of_patterns(rows, pair)]
+        there = [one for _, rows in data_scales(table) for one in _of_patterns(rows, pair)]
         if not there:
             raise not_there(pair, seed_curves(table))
         found += there
@@ -86,10 +86,22 @@ def _of_patterns(table: pd.DataFrame, pair: PairOfPatterns) -> list[Comparison]:
     a, b = (matching(pattern, curves) for pattern in pair)
     if not a or not b:
         return []
-    one = _comparison(a, b, table)
-    if one.a is one.b:
-        raise UserError(f"--pair: '{pair[0]}' and '{pair[1]}' are the same, {one.a.label}")
-    return [one]
+    found = [_comparison(ours, theirs, table) for ours, theirs in _alike_cooled(a, b)]
+    for one in found:
+        if one.a is one.b:
+            raise UserError(f"--pair: '{pair[0]}' and '{pair[1]}' are the same, {one.a.label}")
+    return found
+
+
+def _alike_cooled(a: list[SeedCurve], b: list[SeedCurve]) -> list[tuple[list[SeedCurve], list[SeedCurve]]]:
+    """The settings of the two by their cooldowns, for the best of several is never chosen between a cooled one and one
+    that is not: those that both have; where they have none in common, all, and `differing` says it."""
+    shares = [list(dict.fromkeys(line.cooldown for line in lines)) for lines in (a, b)]
+    both = [(share, share) for share in sorted(set(shares[0]) & set(shares[1]))]
+    return [
+        ([line for line in a if line.cooldown == ours], [line for line in b if line.cooldown == theirs])
+        for ours, theirs in both or product(*map(sorted, shares))
+    ]
 
 
 def _of_one_scale(table: pd.DataFrame) -> list[Comparison]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from fcdm.analysis.data.labels import family_name, metric_name, scales
+from fcdm.analysis.data.labels import family_name, metric_name, scales, trajectories
 from fcdm.analysis.stats.frontier import at_compute, curves_of, measured_table
 from fcdm.analysis.stats.frontier_fit import Frontier, fit_frontier
 from fcdm.analysis.stats.measured_points import Points
@@ -24,7 +24,7 @@ def fits_of(table: pd.DataFrame, x: str = "train_flops", y: str = "fid", **how: 
     fits: dict[str, Fit | str] = {}
     for label, rows in table.groupby("label", sort=False):
         try:
-            fits[str(label)] = fit_power_law(rows[x], rows[y], list(rows["run"]), **how)  # type: ignore[arg-type]
+            fits[str(label)] = fit_power_law(rows[x], rows[y], trajectories(rows), **how)  # type: ignore[arg-type]
         except UserError as error:
             fits[str(label)] = str(error)
     return fits
@@ -33,10 +33,10 @@ def fits_of(table: pd.DataFrame, x: str = "train_flops", y: str = "fid", **how: 
 def frontiers_of(table: pd.DataFrame, x: str = "train_flops", y: str = "fid", **how: float) -> dict[str, Frontier]:
     """Family -> its frontier over its models.
 
-    Each data set and resolution has frontiers of its own: where there are several, `fcdm, 16 px`.
+    Each of `scales` has frontiers of its own: `fcdm, 16 px`, and of cooled points `fcdm, cooled 20 %`.
     """
     return {
-        f"{family}{scale}": fit_frontier(rows[x], rows[y], list(rows["run"]), list(rows["label"]), **how)  # type: ignore[arg-type]
+        f"{family}{scale}": fit_frontier(rows[x], rows[y], trajectories(rows), list(rows["label"]), **how)  # type: ignore[arg-type]
         for scale, of_scale in scales(table)
         for family, rows in of_scale.groupby("family", sort=True)
     }
@@ -77,7 +77,7 @@ def iso_lines(table: pd.DataFrame, x: str = "train_flops", y: str = "fid") -> li
 
 
 def _measured(rows: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
-    return measured_table(curves_of(Points.checked(rows[x], rows[y], list(rows["run"]), list(rows["label"])))[0])
+    return measured_table(curves_of(Points.checked(rows[x], rows[y], trajectories(rows), list(rows["label"])))[0])
 
 
 def fits_table(laws: Mapping[str, Fit | str | Frontier]) -> pd.DataFrame:

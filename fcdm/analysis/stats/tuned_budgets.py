@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from fcdm.analysis.data.budgets import budget_rows
-from fcdm.analysis.data.labels import family_name
+from fcdm.analysis.data.labels import cooled_text, family_name
 from fcdm.analysis.stats.tuning_trials import Trial, Tuned, tune, tune_rows
 
 MOST_NAMED = 4
@@ -52,12 +52,11 @@ def moved_lines(tuned: Sequence[Tuned]) -> list[str]:
     A rate did not move where the two differ by less than a step of their grids; the same rate of one grid did not.
     """
     lines = []
-    for family, data, resolution in dict.fromkeys((one.family, one.data, one.resolution) for one in tuned):
-        own = [
-            one
-            for one in tuned
-            if (one.family, one.data, one.resolution) == (family, data, resolution) and one.best is not None
-        ]
+    groups: dict[tuple[str, str, int, float], list[Tuned]] = {}
+    for one in tuned:
+        groups.setdefault((one.family, one.data, one.resolution, one.cooldown), []).append(one)
+    for (family, data, resolution, cooldown), group in groups.items():
+        own = [one for one in group if one.best is not None]
         if not any(len(one.rates()) > 1 for one in own):
             continue
         budgets = [[one for one in own if one.at == at] for at in dict.fromkeys(one.at for one in own)]
@@ -72,7 +71,8 @@ def moved_lines(tuned: Sequence[Tuned]) -> list[str]:
         edges = [f"{one.name} at {_short(one)}" for one in own if one.at_edge_of_rates]
         unsure = f"; at an edge of its grid, so that a better one may lie outside: {_named(edges)}" if edges else ""
         if parts:
-            lines.append(f"{family_name(family)}{where}: the best learning rate {', and '.join(parts)}{unsure}")
+            cooled = cooled_text(cooldown)
+            lines.append(f"{family_name(family)}{cooled}{where}: the best learning rate {', and '.join(parts)}{unsure}")
     return lines
 
 

@@ -14,7 +14,7 @@ import pandas as pd
 
 from fcdm.analysis.data.budgets import budget_rows, budget_text
 from fcdm.analysis.data.curves import is_distance
-from fcdm.analysis.data.labels import display_name
+from fcdm.analysis.data.labels import cooldowns, cooled_text, display_name, trajectories
 from fcdm.analysis.data.seed_curves import seed_curves
 from fcdm.errors import UserError
 from fcdm.formatting import plural
@@ -61,6 +61,8 @@ class Tuned:
     """The budget as models have it in common: its steps, or its training FLOPs where these are what was asked for."""
     budget: str = ""
     """The same for a reader: `800 steps (71.2 epochs)`, `1e+15 FLOPs (1,234 steps, 3.4 epochs)`."""
+    cooldown: float = 0.0
+    """The share of the steps in which the rate of all its trials falls to 0; 0 where it goes on."""
 
     @property
     def complete(self) -> list[Trial]:
@@ -125,12 +127,13 @@ def tune(table: pd.DataFrame, metric: str = "fid", steps: int | None = None) -> 
 def tune_rows(rows: pd.DataFrame, table: pd.DataFrame, metric: str) -> list[Tuned]:
     """Each model's trials among the rows of one budget of a table, as of `budget_rows`.
 
-    A model on other data or at another resolution is another model: its FIDs are of another scale.
+    A model on other data, at another resolution or cooled down is another model: its FIDs are of another scale.
     """
     settings = table.attrs.get("settings", {})
     tuned = []
     scales = rows[["data", "resolution"]].drop_duplicates()
-    for (model, data, resolution), of_model in rows.groupby(["model", "data", "resolution"], sort=True):
+    by = ["model", "data", "resolution", "share"]
+    for (model, data, resolution, share), of_model in rows.assign(share=cooldowns(rows)).groupby(by, sort=True):
         trials = []
         for label, evaluated in of_model.groupby("label", sort=True):
             fid = {int(seed): float(value) for seed, value in zip(evaluated["seed"], evaluated[metric], strict=True)}
@@ -138,27 +141,30 @@ def tune_rows(rows: pd.DataFrame, table: pd.DataFrame, metric: str) -> list[Tune
         seeds = tuple(sorted({seed for trial in trials for seed in trial.fid}))
         trials.sort(key=lambda trial: (set(trial.fid) != set(seeds), trial.mean))
         name = display_name(str(model), str(of_model["family"].iloc[0]))
+        name += cooled_text(float(str(share)))
         name += f" on {data} at {resolution} px" if len(scales) > 1 else ""
         finished = not table.attrs.get("missing")
         tuned.append(
             Tuned(
                 name, str(model), int(of_model["steps"].max()), seeds, tuple(trials), str(data), int(str(resolution)),
                 finished, str(of_model["family"].iloc[0]), float(of_model["forward_gmacs"].iloc[0]),
-                float(of_model["at"].iloc[0]), budget_text(of_model),
+                float(of_model["at"].iloc[0]), budget_text(of_model), float(str(share)),
             )
         )  # fmt: skip
-    return sorted(tuned, key=lambda one: (one.data, one.resolution, one.family == "dit", one.gmacs, one.model))
+    return sorted(
+        tuned, key=lambda one: (one.data, one.resolution, one.cooldown, one.family == "dit", one.gmacs, one.model)
+    )
 
 
 def unfair(tuned: list[Tuned], distance: str = "FID") -> list[str]:
     """Where the models were not tuned alike, and what makes a choice less sure: lines; none where all is well."""
     lines: list[str] = []
-    scales = dict.fromkeys((one.data, one.resolution) for one in tuned)
+    scales = dict.fromkeys((one.data, one.resolution, one.cooldown) for one in tuned)
     if len(scales) > 1:
         return [
             line
             for scale in scales
-            for line in unfair([one for one in tuned if (one.data, one.resolution) == scale], distance)
+            for line in unfair([one for one in tuned if (one.data, one.resolution, one.cooldown) == scale], distance)
         ]
     first, *others = tuned
     if not others:
@@ -191,8 +197,7 @@ def tuned_as(table: pd.DataFrame, tuned: list[Tuned]) -> list[str]:
     """Whether the runs of a claim use the chosen settings, on other seeds than those that chose them: lines."""
     lines = []
     for one in tuned:
-        same = (table["data"] == one.data) & (table["resolution"] == one.resolution)
-        rows = table[same & (table["model"] == one.model)]
+        rows = _rows_of(one, table)
         if rows.empty or one.best is None:
             continue
         best = "the best" if one.finished else "the best so far (the tuning is not finished)"
@@ -213,12 +218,19 @@ def tuned_as(table: pd.DataFrame, tuned: list[Tuned]) -> list[str]:
     return lines
 
 
+def _rows_of(one: Tuned, table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a table that are of the model that was tuned, with its cooldown."""
+    same = (table["model"] == one.model) & (table["data"] == one.data) & (table["resolution"] == one.resolution)
+    return table[same & (cooldowns(table) == one.cooldown)]
+
+
 def untuned(table: pd.DataFrame, tuned: list[Tuned]) -> list[str]:
     """The models of a claim that a tuning study has no trials of: a line each."""
-    known = {(one.model, one.data, one.resolution) for one in tuned}
-    models = table[["model", "family", "data", "resolution"]].drop_duplicates()
-    lacking = [row for row in models.itertuples() if (row.model, row.data, row.resolution) not in known]
-    return [f"not tuned: {display_name(str(row.model), str(row.family))} has no trials there" for row in lacking]
+    known = {(one.model, one.data, one.resolution, one.cooldown) for one in tuned}
+    models = table.assign(share=cooldowns(table))[["model", "family", "data", "resolution", "share"]].drop_duplicates()
+    lacking = [row for row in models.itertuples() if (row.model, row.data, row.resolution, row.share) not in known]
+    names = [display_name(str(row.model), str(row.family)) + cooled_text(float(str(row.share))) for row in lacking]
+    return [f"not tuned: {name} has no trials there" for name in names]
 
 
 def _as_chosen(settings: dict[str, str], is_whole: bool, chosen: dict[str, str]) -> tuple[str, ...] | None:
@@ -240,10 +252,7 @@ def tuning_cost(trials: pd.DataFrame, table: pd.DataFrame, tuned: list[Tuned]) -
     """
     lines = []
     for one in tuned:
-        searched, claimed = (
-            rows[(rows["model"] == one.model) & (rows["data"] == one.data) & (rows["resolution"] == one.resolution)]
-            for rows in (trials, table)
-        )
+        searched, claimed = _rows_of(one, trials), _rows_of(one, table)
         if claimed.empty:
             continue
         runs, hours, own = searched["run"].nunique(), _hours(searched), _hours(claimed)
@@ -257,9 +266,16 @@ def tuning_cost(trials: pd.DataFrame, table: pd.DataFrame, tuned: list[Tuned]) -
 
 
 def _hours(rows: pd.DataFrame) -> float:
-    """Device-hours of training the runs of these rows to their last budgets; NaN where one is not known."""
-    last = rows.groupby("run")["device_seconds"].max()
-    return float(last.sum()) / 3600 if len(last) and last.notna().all() else float("nan")
+    """Device-hours of training the runs of these rows to their last budgets; NaN where one is not known.
+
+    Of branches their parent counts once: to where its last branch left it, by their steps.
+    """
+    last = rows.assign(trajectory=trajectories(rows)).groupby(["trajectory", "run"])["device_seconds"].max()
+    share = cooldowns(rows).groupby(rows["run"]).first().reindex(last.index.get_level_values("run")).to_numpy()
+    own, before = last * np.where(share > 0, share, 1.0), last * np.where(share > 0, 1 - share, 0.0)
+    if not len(last) or last.isna().any():
+        return float("nan")
+    return float(own.sum() + before.groupby("trajectory").max().sum()) / 3600
 
 
 def _seeds(seeds: tuple[int, ...]) -> str:
