@@ -15,7 +15,7 @@ from fcdm.analysis.reporting.cell_tables import MISSING, Cell, CellTable, Value,
 from fcdm.analysis.reporting.study_facts import ProtocolResults
 from fcdm.config.ema_lag import ema_lag
 from fcdm.config.schema import EMAConfig
-from fcdm.runs.branches import cooldown_of, parent_id
+from fcdm.runs.identity import cooldown_of, parent_id
 from fcdm.runs.reader import RunView
 
 RAW = "raw"
