@@ -13,8 +13,8 @@ from fcdm.config.schema import NEVER, Config, OptimiserConfig
 from fcdm.engine.train_step import rate_share
 from fcdm.errors import UserError
 from fcdm.jobs.make_jobs import make_jobs
-from fcdm.runs.branches import one_branch, parent_id
-from fcdm.runs.identity import run_id, science
+from fcdm.runs.branches import one_branch
+from fcdm.runs.identity import parent_id, run_id, science
 from fcdm.sweep.points import configs_of
 from tests.support.commands import composed, composing
 
