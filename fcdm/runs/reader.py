@@ -121,11 +121,9 @@ class RunView:
         """The protocol that `fid` means here: that of the run's first study that has it evaluated, else the first that
         evaluated it."""
         for study in sorted(self.studies, key=lambda study: (study.created, study.name)):
-            headline, *others = [study.headline(self.id), *study.asked(self.id)]
+            headline = next(iter(study.asked(self.id)), TRAINED)
             if headline != TRAINED:
                 return headline
-            if evaluating := [protocol for protocol in others if protocol != TRAINED]:
-                return evaluating[-1]
         first = min(self.evaluations, key=lambda evaluated: (evaluated.time, evaluated.protocol_id), default=None)
         return first.protocol_id if first else None
 
