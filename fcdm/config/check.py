@@ -22,7 +22,7 @@ from fcdm.config.model_checks import check_model
 from fcdm.config.own_checks import check_own
 from fcdm.config.said import NOTHING, Said
 from fcdm.config.samplers import CUSTOM, SAMPLERS
-from fcdm.config.schema import FAMILIES, NEVER, PRECISIONS, Config, DataConfig
+from fcdm.config.schema import FAMILIES, PRECISIONS, Config, DataConfig
 from fcdm.config.spaces import OF_DIGITS, SPACES
 from fcdm.config.texts import refuse_secrets, settle_texts
 from fcdm.config.user_code import OPTIONS, codes_of
@@ -42,7 +42,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "evaluation.sampler": tuple(name for names in SAMPLERS.values() for name in names),
     "evaluation.labels": ("uniform", "balanced"),
     "init_from_weights": ("ema", "raw"),
-    "evaluation.where": ("inline", "job", NEVER),
+    "evaluation.where": ("inline", "job"),
     "evaluation.precision": PRECISIONS,
     "evaluation.features": SPACES,
 }

@@ -25,7 +25,7 @@ from fcdm.config.setting import setting
 PRECISIONS = ("fp32", "tf32", "bf16")
 """What `precision` and `evaluation.precision` may be."""
 NEVER = "never"
-"""Of `evaluation.where`: training alone is asked for."""
+"""Of `evaluation.where`: what branches need of their parent is trained for them alone; no command line says so."""
 
 
 @dataclass
@@ -200,9 +200,9 @@ class OptimiserConfig:
     it (arXiv 2312.02696)."""
     decay_from: int | None = setting(None, applies=when.DECAYS)
     """Step until which the rate stays `lr`."""
-    cooldown: list[int] | None = setting(None, applies=when.BY_COMMANDS)
+    cooldown: list[int] | None = setting(None, applies=when.BY_COOLDOWN)
     """Of a branch (`cooldown=0.1`): step from which the rate falls linearly, and the run's end, where it would be 0."""
-    cooldown_share: float | None = setting(None, applies=when.BY_COMMANDS)
+    cooldown_share: float | None = setting(None, applies=when.BY_COOLDOWN)
     """As it was asked for; kept, not in the id."""
     clip_grad_norm: float | None = None
     target: str | None = None
@@ -303,8 +303,7 @@ class EvaluationConfig:
     batch_size: int = 250
     """Samples per forward pass; does not move the result beyond float rounding."""
     where: str = "inline"
-    """`inline`: by the training job, at each budget; `job`: on SLURM, by a job of its own after the training's;
-    `never`: not at all, so that a budget is done once its checkpoint is there."""
+    """`inline`: by the training job, at each budget; `job`: on SLURM, by a job of its own after the training's."""
     resources: ResourcesConfig = setting(ResourcesConfig, applies=when.OWN_JOB)
     """Of the evaluation's own job."""
 

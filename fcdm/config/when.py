@@ -7,6 +7,7 @@ from fcdm.config.samplers import ADAPTIVE
 from fcdm.config.setting import Needs
 
 BY_COMMANDS = Needs(None, lambda _: False, "the commands set it: leave it away")
+BY_COOLDOWN = Needs(None, lambda _: False, "cooldown=0.1 sets it, of each budget: say that instead")
 UNMIRRORED = Needs(
     "data.name", lambda name: name != "digits", "a mirrored digit is no digit, so that none is: leave it away"
 )

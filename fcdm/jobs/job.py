@@ -16,6 +16,7 @@ from fcdm.config.check import config_from
 from fcdm.config.ema_lag import lag_text, lag_warning, lags
 from fcdm.config.schema import Config
 from fcdm.errors import UserError
+from fcdm.runs.branches import can_begin
 from fcdm.runs.checkpoints import checkpoints
 from fcdm.runs.folder import Run, check_frozen, open_run
 from fcdm.runs.identity import parent_id, science
@@ -88,8 +89,15 @@ class Job:
         """The id of the run that this one branches from; None: it is no branch."""
         return parent_id(science(self.config))
 
+    def can_begin(self, parent: Job) -> bool:
+        """Whether this branch need not wait for the job that trains what it leaves; nor can it from what is damaged."""
+        try:
+            return can_begin(self.run, science(self.config), parent.run)
+        except UserError:  # the parent's own job says what is the matter
+            return False
+
     def missing(self) -> list[int]:
-        """Budgets that some part still wants evaluated."""
+        """Budgets that some part still wants evaluated, or trained."""
         return sorted({step for part in self.parts for step in self.missing_of(part)})
 
     def missing_of(self, part: Part) -> list[int]:

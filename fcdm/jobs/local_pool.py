@@ -27,8 +27,6 @@ from fcdm.formatting import plural
 from fcdm.jobs.job import Job, end_file
 from fcdm.jobs.local_gpus import local_gpus
 from fcdm.jobs.progress import HELD, PROGRESS_FILE, JobProgress, bars, read_progress
-from fcdm.runs.branches import can_begin
-from fcdm.runs.identity import science
 from fcdm.runs.processes import cores
 from fcdm.runs.run_cost import train_flops
 from fcdm.runs.run_lock import current_holder
@@ -86,7 +84,7 @@ def run_local(jobs: list[Job], at_once: int | None = None, gpus: Callable[[], li
     outcomes: dict[str, Outcome] = {}
     waiting: list[Job] = []
     for job in jobs:
-        outcome = _nothing_to_do(job) or _parent_is_held(job, outcomes)
+        outcome = _nothing_to_do(job) or _parent_is_not_there(job, outcomes)
         if outcome is not None:
             outcomes[job.id] = outcome
             console.print(f"{job.name}: {outcome.state}{_colon(outcome.text)}", highlight=False, soft_wrap=True)
@@ -136,12 +134,12 @@ def _nothing_to_do(job: Job) -> Outcome | None:
     return None
 
 
-def _parent_is_held(job: Job, outcomes: Mapping[str, Outcome]) -> Outcome | None:
-    """A branch is held where another process is at work on what it branches from: it would train that here again."""
-    parent = outcomes.get(job.parent_id or "")
-    if parent is None or parent.state != "held" or can_begin(job.run, science(job.config), parent.job.run):
+def _parent_is_not_there(branch: Job, outcomes: Mapping[str, Outcome]) -> Outcome | None:
+    """What becomes of a branch where what it branches from has come to nothing, or another process is at work on it."""
+    parent = outcomes.get(branch.parent_id or "")
+    if parent is None or parent.ok or branch.can_begin(parent.job):
         return None
-    return Outcome(job, "held", f"{parent.job.name}, which it branches from, is held {parent.text}")
+    return Outcome(branch, parent.state, f"{parent.job.name}, which it branches from, is {parent.state}")
 
 
 def _wants_gpu(job: Job) -> bool:
@@ -221,18 +219,14 @@ class _Pool:
         """Whether it branches from none of the jobs that are still to train what it begins with."""
         busy = [*self.waiting, *(item.job for item in self.running)]
         parent = next((other for other in busy if other.id == job.parent_id), None)
-        return parent is None or can_begin(job.run, science(job.config), parent.run)
+        return parent is None or job.can_begin(parent)
 
     def _fail_branches(self) -> None:
         """What branches from a job that came to nothing before the branch's start does not start."""
         for job in list(self.waiting):
-            parent = self.outcomes.get(job.parent_id or "")
-            if parent is None or parent.ok:
-                continue
-            if not can_begin(job.run, science(job.config), parent.job.run):
+            if outcome := _parent_is_not_there(job, self.outcomes):
                 self.waiting.remove(job)
-                text = f"{parent.job.name}, which it branches from, is not trained so far ({parent.state})"
-                self._ended(Outcome(job, parent.state, text))
+                self._ended(outcome)
 
     def _start(self, job: Job) -> None:
         log = open(job.folder / "log.txt", "ab")  # noqa: SIM115 - closed when the job ends

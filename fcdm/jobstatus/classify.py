@@ -32,7 +32,7 @@ from fcdm.jobstatus.rows import (
 )
 from fcdm.jobstatus.run_files import Key, RunFiles
 from fcdm.runs.formats import end_of
-from fcdm.runs.protocol import TRAINED as TRAINED_ALONE
+from fcdm.runs.protocol import TRAINED_ONLY
 from fcdm.runs.run_lock import HolderInfo
 from fcdm.slurm.reasons import ended, names_its_cause, waiting_for
 from fcdm.slurm.sbatch_script import SETUP_FAILED
@@ -51,7 +51,7 @@ def _row(key: Key, run: RunFiles, attempts: Sequence[Attempt], asked: Collection
     budget, protocol = key
     flops = None if run.step_flops is None else run.step_flops * budget
     row = StatusRow(run.folder.name, budget, protocol, flops)
-    if run.is_done(key) and protocol == TRAINED_ALONE:
+    if run.is_done(key) and protocol == TRAINED_ONLY:
         return replace(row, state=DONE, text="trained")
     if key in run.evaluated:
         return replace(row, state=DONE, fid=run.evaluated[key].fid, distance=run.evaluated[key].distance)
@@ -137,7 +137,7 @@ def _at_work(
         eta = max(0, row.budget - step) * size / speed
         known = [evaluated.seconds for evaluated in run.evaluated.values() if evaluated.seconds is not None]
         if inline and known:
-            left = [other for other in asked if other[0] <= row.budget and other[1] != TRAINED_ALONE]
+            left = [other for other in asked if other[0] <= row.budget and other[1] != TRAINED_ONLY]
             left = [other for other in left if other not in run.evaluated]
             eta += len(left) * sum(known) / len(known)
     signs = [run.holder.heartbeat if run.holder else None, run.tail.time, progress.time if progress else None]
@@ -153,10 +153,10 @@ def _at_work(
 def _covers(attempt: Attempt, key: Key, asked: Collection[Key]) -> bool:
     """Whether the task's work includes this budget under this protocol; to train is to reach it under any."""
     budget, protocol = key
-    if protocol == TRAINED_ALONE:
+    if protocol == TRAINED_ONLY:
         reached = max((step for _, budgets in attempt.notes.parts for step in budgets), default=0)
         return attempt.task.work != EVALUATE and budget <= reached
-    known = {TRAINED_ALONE, *(name for _, name in asked)}
+    known = {TRAINED_ONLY, *(name for _, name in asked)}
     for name, budgets in attempt.notes.parts:
         # A protocol that nobody asked for was computed by another version than froze the job.
         if budget in budgets and (name == protocol or name not in known or attempt.task.work == "train"):
@@ -228,7 +228,7 @@ def at_rest(
         return replace(over, retry=(evaluator.task,)) if over.state == FAILED else over
     if kept:
         return replace(row, state=TRAINED, text="not evaluated")
-    if run.tail.step >= row.budget and row.protocol != TRAINED_ALONE:
+    if run.tail.step >= row.budget and row.protocol != TRAINED_ONLY:
         text = "training has passed it and its checkpoint is gone: ask for more steps, or for another seed"
         return replace(row, state=LOST, text=text)
     cut = any(one.job is None for one in trainers)
@@ -256,7 +256,7 @@ def _ended(row: StatusRow, attempt: Attempt, run: RunFiles) -> StatusRow:
         return replace(row, state=CANCELLED, text="left the queue before it started")
     text = ended(info, attempt.last_words, attempt.task.launch)
     if info is not None and info.state == "COMPLETED":
-        wanted = "trained" if attempt.task.work == "train" or row.protocol == TRAINED_ALONE else "evaluated"
+        wanted = "trained" if attempt.task.work == "train" or row.protocol == TRAINED_ONLY else "evaluated"
         text = f"ended without an error, but step {row.budget} is not {wanted}"
     elif full_disk(attempt.last_words, run.folder):
         text = full_disk(attempt.last_words, run.folder)

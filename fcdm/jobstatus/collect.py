@@ -24,7 +24,7 @@ from fcdm.jobstatus.run_files import FileReader, JobNotes, Key, RunFiles, job_no
 from fcdm.jobstatus.unasked import with_unasked
 from fcdm.runs.formats import Study
 from fcdm.runs.processes import ask_slurm
-from fcdm.runs.protocol import TRAINED
+from fcdm.runs.protocol import TRAINED_ONLY
 from fcdm.runs.reader import list_studies, read_study, run_folders
 from fcdm.slurm.client import JobInfo, Scheduler, Schedulers, Slurm
 from fcdm.slurm.ledger import LAUNCHES, Task, add_id, list_tasks, ours, read_ids, with_queued
@@ -258,7 +258,7 @@ def _told_apart(rows: Sequence[StatusRow], studies: Sequence[Study]) -> list[Sta
     told: list[tuple[str, str]] = [(spaces.get(row.protocol, ""), weights.get(row.protocol, "")) for row in rows]
     of_run: dict[str, list[tuple[str, str]]] = {}
     for row, names in zip(rows, told, strict=True):
-        if row.protocol != TRAINED:
+        if row.protocol != TRAINED_ONLY:
             of_run.setdefault(row.run, []).append(names)
     several = {run: [len({*names}) > 1 for names in zip(*some, strict=True)] for run, some in of_run.items()}
     return [

@@ -17,7 +17,7 @@ from fcdm.jobstatus.status_table import commands, plain_lines
 from fcdm.jobstatus.unasked import not_in_study
 from fcdm.jobstatus.withdraw import withdraw, withdrawal_of
 from fcdm.runs.checkpoints import checkpoints
-from fcdm.runs.protocol import TRAINED
+from fcdm.runs.protocol import TRAINED_ONLY
 from fcdm.runs.revision import code_revision
 from fcdm.runs.run_paths import evaluation_files
 from fcdm.slurm.code_snapshot import PACKAGE
@@ -72,7 +72,10 @@ def _with_them(overview: Overview) -> list[str]:
             done = {step for step, _, _ in evaluation_files(attempt.task.run / "evaluations")}
             newest = max((step for step, _ in checkpoints(attempt.task.run / "checkpoints")), default=0)
             left = {
-                step for protocol, some in attempt.notes.parts for step in some if step > newest or protocol != TRAINED
+                step
+                for protocol, some in attempt.notes.parts
+                for step in some
+                if step > newest or protocol != TRAINED_ONLY
             }
             steps = left - {row.budget for row in mine} - done
             jobs = [job for job in attempt.active if (attempt.task.conf, job) in ending]

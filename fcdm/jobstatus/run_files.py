@@ -23,12 +23,12 @@ from fcdm.jobs.job import end_file
 from fcdm.jobs.progress import EVALUATION_PROGRESS_FILE, PROGRESS_FILE, JobProgress, read_progress
 from fcdm.runs.formats import Evaluation, read_evaluation
 from fcdm.runs.lock_files import Claim, claim_path, highest, read_claim
-from fcdm.runs.protocol import TRAINED, protocol_id, protocol_of
+from fcdm.runs.protocol import TRAINED_ONLY, protocol_id, protocol_of
 from fcdm.runs.run_lock import HolderInfo, current_holder
 from fcdm.runs.run_paths import evaluation_files, run_facts, step_of
 
 Key = tuple[int, str]
-"""(budget, protocol id); TRAINED in its place where the budget is trained alone."""
+"""(budget, protocol id); TRAINED_ONLY in its place where the budget is trained alone."""
 TAIL_BYTES = 32_768
 ROOM_BYTES = 100_000
 """A disk with less is full."""
@@ -109,7 +109,7 @@ class RunFiles:
 
     def is_done(self, key: Key) -> bool:
         """Whether it is evaluated; where it is to be trained alone: whether a checkpoint at it or beyond is there."""
-        return key[0] <= self.newest if key[1] == TRAINED else key in self.evaluated
+        return key[0] <= self.newest if key[1] == TRAINED_ONLY else key in self.evaluated
 
 
 class FileReader:
@@ -159,7 +159,7 @@ class FileReader:
     def _done(self, folder: Path, asked: Collection[Key]) -> RunFiles:
         """What tells whether that is done, read alone."""
         good, damaged = self.evaluated(folder)
-        alone = any(protocol == TRAINED for _, protocol in asked)
+        alone = any(protocol == TRAINED_ONLY for _, protocol in asked)
         return RunFiles(
             folder,
             step_flops=self.step_flops(folder),
@@ -291,7 +291,7 @@ def protocol_of_part(part: dict[str, Any]) -> str | None:
     """The protocol id of a frozen part. Not checked by OmegaConf, which would take most of the time."""
     try:
         if part["evaluation"].get("where") == NEVER:
-            return TRAINED
+            return TRAINED_ONLY
         config = Config(
             model=ModelConfig("", ""),
             data=DataConfig(**part["data"]),

@@ -60,6 +60,11 @@ def one_branch(config: Config, said: Collection[str]) -> list[Config]:
             f"cooldown={config.cooldown} of steps=[{budgets}] is {len(config.steps)} runs, each with its own end: say "
             "-m, and they share one trajectory"
         )
+    if config.power_ema.sigma_rel:
+        raise UserError(
+            "power_ema.sigma_rel has no effect on one branch (cooldown): its trajectory tracks averages, "
+            "and python -m fcdm.train -m ... trains both"
+        )
     return branches_of(config, said)[1:]
 
 
@@ -125,6 +130,20 @@ def can_begin(branch: Run, science: dict[str, Any], parent: Run) -> bool:
     return max((step for step, _ in checkpoints(parent.checkpoints)), default=0) >= cooldown[0]
 
 
+def late_note(branch: Run, science: dict[str, Any]) -> str | None:
+    """A line for a branch that begins before it leaves, since its parent has passed that step and keeps none of it."""
+    cooldown, parent = cooldown_of(science), find_parent(branch.folder.parent, science)
+    if cooldown is None or parent is None or checkpoints(branch.checkpoints) or not can_begin(branch, science, parent):
+        return None
+    begins = begins_at(branch.folder.parent, science)
+    if begins == cooldown[0]:
+        return None
+    return (
+        f"{branch.name} begins at step {begins}, and trains to {cooldown[0]} itself: {parent.name} has passed that, "
+        "and keeps no later checkpoint before it"
+    )
+
+
 def refuse_early(run: Run, science: dict[str, Any]) -> None:
     """Raise UserError where the branch has nothing yet and its parent, which a study asks to reach its start, has not.
 
@@ -137,6 +156,6 @@ def refuse_early(run: Run, science: dict[str, Any]) -> None:
     if cooldown[0] in budgets_asked_of(parent):
         reached = max((step for step, _ in checkpoints(parent.checkpoints)), default=0)
         raise UserError(
-            f"{run.name} branches from {parent.name} at step {cooldown[0]}, and that is trained to {reached}: train it "
-            "first; the same command does both"
+            f"{run.name} branches from {parent.name} at step {cooldown[0]}, and that is trained to {reached}: it comes "
+            "first; python -m fcdm.train -m ..., with the same words, does both"
         )

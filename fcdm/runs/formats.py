@@ -15,7 +15,7 @@ from fcdm.atomic import read_json
 from fcdm.errors import UserError
 from fcdm.formatting import plural
 from fcdm.redact import redacted, redacted_words
-from fcdm.runs.protocol import TRAINED
+from fcdm.runs.protocol import TRAINED_ONLY
 
 
 class Scalar(NamedTuple):
@@ -123,14 +123,14 @@ class Study:
     """Protocol id -> the weights that are evaluated, `ema` or `raw`; of what was asked since this key."""
 
     def asked(self, run_id: str) -> dict[str, tuple[int, ...]]:
-        """Protocol id -> budgets that this study asks of a run, what `fid` means for it first; TRAINED last."""
+        """Protocol id -> budgets that this study asks of a run, what `fid` means for it first; TRAINED_ONLY last."""
         found: dict[str, set[int]] = {}
         for request in self.requests:
             if request.id == run_id:
                 found.setdefault(request.protocol_id, set()).update(request.budgets)
-        evaluating = [key for key in found if key != TRAINED]
+        evaluating = [key for key in found if key != TRAINED_ONLY]
         headline = self.protocol_id if self.protocol_id in evaluating else next(reversed(evaluating), "")
-        order = sorted(found, key=lambda key: (key == TRAINED, key != headline))
+        order = sorted(found, key=lambda key: (key == TRAINED_ONLY, key != headline))
         return {key: tuple(sorted(found[key])) for key in order}
 
     def budgets(self, run_id: str) -> tuple[int, ...]:
@@ -140,8 +140,8 @@ class Study:
     def headline(self, run_id: str) -> str:
         """What `fid` means for a run: the study's protocol if it asked that of the run or evaluates nothing of it, else
         the run's last one."""
-        first = next(iter(self.asked(run_id)), TRAINED)
-        return self.protocol_id if first == TRAINED else first
+        first = next(iter(self.asked(run_id)), TRAINED_ONLY)
+        return self.protocol_id if first == TRAINED_ONLY else first
 
 
 _SPELT_OUT = ("NaN", "Infinity", "-Infinity")  # JSON has no such numbers: the writer spells them as strings

@@ -28,7 +28,7 @@ from fcdm.runs.kept_source import with_source
 # How generated and real images become bytes before any feature is taken (DiT's and ADM's rule).
 ROUNDING = "truncate-uint8"
 
-TRAINED = "trained"
+TRAINED_ONLY = "trained"
 """In the place of a protocol's id where a budget is trained, and evaluated by nobody (`evaluation.where=never`)."""
 
 INTRODUCED: dict[str, Any] = {
@@ -72,7 +72,7 @@ class Part:
 
     @cached_property
     def protocol_id(self) -> str:
-        return protocol_id(self.protocol) if self.evaluates else TRAINED
+        return protocol_id(self.protocol) if self.evaluates else TRAINED_ONLY
 
 
 def budgets_of(parts: Sequence[Part]) -> list[int]:

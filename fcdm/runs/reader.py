@@ -36,7 +36,7 @@ from fcdm.runs.formats import (
     segment_of,
 )
 from fcdm.runs.identity import OF_OWN_CODE, flatten
-from fcdm.runs.protocol import TRAINED
+from fcdm.runs.protocol import TRAINED_ONLY
 from fcdm.runs.run_paths import RUN_FILE, evaluation_files, folders_of_runs
 
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster where libyaml is there
@@ -121,8 +121,8 @@ class RunView:
         """The protocol that `fid` means here: that of the run's first study that has it evaluated, else the first that
         evaluated it."""
         for study in sorted(self.studies, key=lambda study: (study.created, study.name)):
-            headline = next(iter(study.asked(self.id)), TRAINED)
-            if headline != TRAINED:
+            headline = next(iter(study.asked(self.id)), TRAINED_ONLY)
+            if headline != TRAINED_ONLY:
                 return headline
         first = min(self.evaluations, key=lambda evaluated: (evaluated.time, evaluated.protocol_id), default=None)
         return first.protocol_id if first else None

@@ -9,8 +9,6 @@ from pathlib import Path
 
 from fcdm.errors import UserError
 from fcdm.jobs.job import EVALUATE, Job
-from fcdm.runs.branches import can_begin
-from fcdm.runs.identity import science
 from fcdm.slurm.executor import RunJob
 from fcdm.slurm.ledger import Queued, held_by_deleted, held_outside
 from fcdm.slurm.options import SlurmOptions
@@ -59,10 +57,15 @@ def refuse_passed(jobs: list[Job], on_their_way: Mapping[str, list[Queued]]) -> 
         if passed:
             ids = ", ".join(other.id for other in trainings)
             raise UserError(
-                f"{job.name}: steps={passed[0]} could not be evaluated: job {ids} trains the run to {max(theirs)} "
-                f"and keeps no checkpoint of step {passed[0]}; cancel it first (python -m fcdm.status --cancel), "
-                "and ask for all its steps in one command. Nothing is submitted"
+                f"{job.name}: steps={passed[0]} could not be {_wanted(job, passed[0])}: job {ids} trains the run to "
+                f"{max(theirs)} and keeps no checkpoint of step {passed[0]}; cancel it first (python -m fcdm.status "
+                "--cancel), and ask for all its steps in one command. Nothing is submitted"
             )
+
+
+def _wanted(job: Job, step: int) -> str:
+    """What a budget is asked for."""
+    return "evaluated" if any(part.evaluates and step in part.budgets for part in job.parts) else "branched from"
 
 
 def is_done_already(job: Job) -> bool:
@@ -107,20 +110,25 @@ def left_of(job: Job, options: SlurmOptions, queued: list[Queued], conf: str | N
 
 
 def follow_parents(
-    planned: Sequence[Planned], jobs: Sequence[Job], on_their_way: Mapping[str, Sequence[Queued]]
-) -> None:
-    """Has each training of a branch wait for the job that trains what it branches from, if it still needs that: the one
-    that is submitted with it, or those in the queue."""
-    parents = {job.id: job for job in jobs}
+    planned: Sequence[Planned], rows: Sequence[Row], on_their_way: Mapping[str, Sequence[Queued]], conf: str | None
+) -> list[Planned]:
+    """What of it is submitted, each training of a branch behind the job that trains what it branches from: the one that
+    is submitted with it, or those in the queue. Where there will be none, its row says so, and nothing is submitted."""
+    parents = {row.job.id: row for row in rows}
     trainings = {task.job.id: task for task in planned if task.job.work != EVALUATE}
     for task in trainings.values():
         parent = parents.get(task.job.parent_id or "")
-        if parent is None or can_begin(task.job.run, science(task.job.config), parent.run):
+        if parent is None or task.job.can_begin(parent.job):
             continue
-        task.follows = trainings.get(parent.id)
-        queued = [other for other in on_their_way.get(parent.name, []) if other.job.work != EVALUATE]
-        if task.follows is None:
+        queued = [other for other in on_their_way.get(parent.job.name, []) if other.job.work != EVALUATE]
+        task.follows = trainings.get(parent.job.id)
+        if task.follows is None and parent.state == "in the queue" and all(other.conf == conf for other in queued):
             task.after = ":".join(filter(None, [task.after, _after(queued)]))
+        elif task.follows is None:
+            why = f"in the queue of another cluster, {parent.text}" if parent.state == "in the queue" else parent.text
+            task.row.state = "failed" if parent.state == "failed" else "held"
+            task.row.text = f"{parent.job.name}, which it branches from, comes first, and is {parent.state}: {why}"
+    return [task for task in planned if task.row.state == "submitted"]
 
 
 def _inline(row: Row, request: Resources, queued: list[Queued]) -> list[Planned]:
@@ -141,7 +149,9 @@ def _apart(row: Row, request: Resources, options: SlurmOptions, queued: list[Que
     tasks = []
     if untrained - _asked_of(trainings, ("all", "train")):
         tasks.append(Planned(row, train, request, after=_after(trainings)))
-        return [*tasks, Planned(row, evaluator, evaluation, follows=tasks[0])]
+        if _asked(evaluator, job.missing()):
+            tasks.append(Planned(row, evaluator, evaluation, follows=tasks[0]))
+        return tasks
     # An evaluation that is older than the last training in the queue may have come and gone when that ends.
     last = max((at for at, other in enumerate(queued) if other.job.work == "train"), default=-1)
     trusted = [other for other in queued[last + 1 :] if other.job.work == EVALUATE]

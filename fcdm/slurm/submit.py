@@ -92,7 +92,7 @@ def submit(
             row, tasks = left_of(job, options, on_their_way.get(job.name, []), conf)
             rows.append(row)
             planned += tasks
-        follow_parents(planned, jobs, on_their_way)
+        planned = follow_parents(planned, rows, on_their_way, conf)
         if planned:
             launch = new_launch(runs_dir)
             try:

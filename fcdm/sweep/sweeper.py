@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from typing import Any
 
 from hydra.core.plugins import Plugins
@@ -14,8 +15,11 @@ from omegaconf import DictConfig
 from fcdm.config.schema import Config
 from fcdm.credentials import taken_out
 from fcdm.errors import UserError
+from fcdm.jobs.job import Job
 from fcdm.jobs.make_jobs import make_jobs
 from fcdm.jobs.record_study import recorded, refuse_lost_requests, this_command
+from fcdm.runs.branches import late_note
+from fcdm.runs.identity import science
 from fcdm.runs.peers import peers
 from fcdm.sweep.compose import Composer
 from fcdm.sweep.expand import choices_of
@@ -48,6 +52,7 @@ class StudySweeper(Sweeper):
         jobs = make_jobs(self.configs(arguments), data_needed=not self.launcher.plans_only)
         if not self.launcher.plans_only:
             refuse_lost_requests(jobs)
+            _tell_late_branches(jobs)
         self.launcher.check(jobs)
         if not self.launcher.evaluates_apart:
             tell_of_inline(jobs)
@@ -62,3 +67,10 @@ class StudySweeper(Sweeper):
         """Every choice of the command line, composed and checked. Raises UserError."""
         choices = choices_of(self.context.config_loader, self.composed, arguments)
         return configs_of(Composer(self.context.config_loader, self.composed), choices)
+
+
+def _tell_late_branches(jobs: list[Job]) -> None:
+    for job in jobs:
+        with contextlib.suppress(UserError):  # what is damaged is the job's own matter
+            if text := late_note(job.run, science(job.config)):
+                print(f"note: {text}", file=sys.stderr)

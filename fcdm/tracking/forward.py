@@ -29,7 +29,7 @@ from fcdm.features.distance_names import distance_name, shown_of
 from fcdm.redact import redacted
 from fcdm.runs.checkpoints import checkpoints
 from fcdm.runs.formats import Study
-from fcdm.runs.protocol import TRAINED
+from fcdm.runs.protocol import TRAINED_ONLY
 from fcdm.runs.reader import RunView, list_studies, run_folders
 from fcdm.runs.run_lock import current_holder
 from fcdm.runs.run_paths import evaluation_files
@@ -345,7 +345,9 @@ def _status(view: RunView) -> str:
         for protocol_id, budgets in study.asked(view.id).items()
         for budget in budgets
     }
-    done |= {(TRAINED, budget) for protocol_id, budget in asked if protocol_id == TRAINED and budget <= newest}
+    done |= {
+        (TRAINED_ONLY, budget) for protocol_id, budget in asked if protocol_id == TRAINED_ONLY and budget <= newest
+    }
     if view.error is not None or not view.segments[-1].ended:
         return "FINISHED" if asked and asked <= done else "FAILED"
     return "FINISHED" if asked <= done else "SCHEDULED"

@@ -30,7 +30,7 @@ from fcdm.analysis.stats.power_law_fit import Fit
 from fcdm.analysis.stats.study_laws import fits_of, frontiers_of
 from fcdm.analysis.stats.tuning_trials import tune, tuned_as, tuning_cost, untuned
 from fcdm.errors import UserError
-from fcdm.runs.protocol import TRAINED
+from fcdm.runs.protocol import TRAINED_ONLY
 from fcdm.runs.reader import list_runs
 from fcdm.tracking.forward import Forwarder
 from tests.support.commands import TINY, python_in
@@ -139,7 +139,7 @@ def test_a_study_that_asks_for_training_alone_says_so_and_has_a_report(tmp_path:
     path = tmp_path / "studies" / "cooled.json"
     content = json.loads(path.read_text())
     content["requests"] = [one for one in content["requests"] if one["run"] == parent.name]
-    path.write_text(json.dumps(content | {"protocol_id": TRAINED, "protocol": {}}))
+    path.write_text(json.dumps(content | {"protocol_id": TRAINED_ONLY, "protocol": {}}))
     with pytest.raises(UserError, match="study 'cooled' asks for training alone"):
         tidy_table(tmp_path, "cooled")
     assert "160 trained" in report.make_report(study_facts(tmp_path, "cooled")).html

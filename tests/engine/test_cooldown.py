@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from fcdm.runs.run_lock import claim
 from tests.support.commands import TINY, Command, environment, evaluations, python_in, records, weights
 
 STEPS = ("model=N", "optimiser.warmup_steps=4", "log_every=4")
@@ -77,6 +78,7 @@ def test_a_parent_that_passed_the_start_is_left_earlier(fcdm: Command, tmp_path:
     done = fcdm(*LOCAL, *STEPS, *ONE, *TINY)
     assert done.returncode == 0, done.stderr
     assert began(branch_in(tmp_path))[0] == (10, f"{parent.name}@10")
+    assert f"begins at step 10, and trains to 18 itself: {parent.name} has passed that" in done.stderr
     assert weights(branch_in(tmp_path), 24) == weights(alone, 24)
 
 
@@ -103,6 +105,12 @@ def test_a_branch_does_not_train_what_its_parent_is_to_train(fcdm: Command, tmp_
         assert done.returncode == 1, done.stdout
         assert not list(branch_in(tmp_path).glob("checkpoints/*")), done.stdout + done.stderr
         assert parent.name in done.stdout + done.stderr
+    (parent / "checkpoints").unlink()
+    single = fcdm(*STEPS, *ONE, *TINY)
+    assert single.returncode == 1, "the study asks the trajectory for the start"
+    assert "branches from" in single.stderr
+    assert "python -m fcdm.train -m ..., with the same words, does both" in single.stderr
+    assert fcdm("-m", *STEPS, *ONE, *TINY).returncode == 0
 
 
 def test_kill_9_of_all_of_it_at_any_moment(fcdm: Command, tmp_path: Path, alone: Path) -> None:
@@ -134,3 +142,15 @@ def test_kill_9_of_all_of_it_at_any_moment(fcdm: Command, tmp_path: Path, alone:
 
 def _sizes(folder: Path) -> dict[Path, int]:
     return {path: path.stat().st_size for path in folder.glob("runs/*/records.jsonl")}
+
+
+def test_a_branch_is_held_where_another_process_trains_its_parent(fcdm: Command, tmp_path: Path) -> None:
+    """And it has nothing of its own to begin with: two commands do not train the same steps."""
+    assert fcdm(*STEPS, "steps=4", *TINY).returncode == 0
+    parent = parent_in(tmp_path)
+    with claim(parent):
+        done = fcdm(*LOCAL, *STEPS, *ONE, *TINY)
+    assert done.returncode == 1
+    assert f"{parent.name}: held: by process" in done.stdout
+    assert f"{branch_in(tmp_path).name}: held: {parent.name}, which it branches from, is held" in done.stdout
+    assert not (branch_in(tmp_path) / "records.jsonl").exists()

@@ -15,7 +15,7 @@ from fcdm.jobs.job import Job
 from fcdm.jobs.make_jobs import make_jobs
 from fcdm.jobs.record_study import recorded, refuse_lost_requests, study_file
 from fcdm.runs.branches import branches_of
-from fcdm.runs.protocol import TRAINED, Part
+from fcdm.runs.protocol import TRAINED_ONLY, Part
 from fcdm.runs.reader import RunView, list_studies
 from tests.support.commands import composed
 
@@ -134,11 +134,11 @@ def test_what_is_only_trained_is_asked_of_a_branchs_parent(tmp_path: Path) -> No
     (study,) = list_studies(tmp_path)
     parent, *others = jobs
     ema, raw = others[0].parts
-    assert study.asked(parent.id) == {TRAINED: (8, 16)}
+    assert study.asked(parent.id) == {TRAINED_ONLY: (8, 16)}
     assert study.budgets(parent.id) == (8, 16)
     assert study.asked(others[0].id) == {ema.protocol_id: (10,), raw.protocol_id: (10,)}
     assert {study.headline(job.id) for job in jobs} == {study.protocol_id} == {ema.protocol_id}
-    assert TRAINED not in study.spaces
+    assert TRAINED_ONLY not in study.spaces
     assert study.weights == {ema.protocol_id: "ema", raw.protocol_id: "raw"}
     assert list(RunView(parent.open().folder, (study,)).scalars()) == []
 
@@ -155,7 +155,7 @@ def test_a_run_that_is_evaluated_is_never_called_trained(tmp_path: Path) -> None
     assert (study.protocol_id, study.protocol) == (last.protocol_id, last.protocol)
     (identity,) = {request.id for request in study.requests}
     assert study.headline(identity) == last.protocol_id
-    assert list(study.asked(identity))[-1] == TRAINED
+    assert list(study.asked(identity))[-1] == TRAINED_ONLY
     raw = Part(dataclasses.replace(last.config, evaluation=dataclasses.replace(base.evaluation, weights="raw")))
     asking(make_jobs([dataclasses.replace(raw.config, seed=1)]), [*COMMAND, "seed=1"], dict)  # of another run
     (study,) = list_studies(tmp_path)
@@ -167,10 +167,10 @@ def test_a_study_that_evaluates_nothing_at_all(tmp_path: Path) -> None:
     jobs = branches(tmp_path, 10)[:1]
     asking(jobs, COMMAND, dict)
     (study,) = list_studies(tmp_path)
-    assert (study.protocol_id, study.protocol, study.spaces) == (TRAINED, {}, {})
+    assert (study.protocol_id, study.protocol, study.spaces) == (TRAINED_ONLY, {}, {})
     asking(branches(tmp_path, 10), COMMAND, dict)
     (study,) = list_studies(tmp_path)
-    assert TRAINED not in (study.protocol_id, study.headline(jobs[0].id))
+    assert TRAINED_ONLY not in (study.protocol_id, study.headline(jobs[0].id))
     assert study.wanted == study.requests
 
 

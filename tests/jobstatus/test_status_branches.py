@@ -19,7 +19,7 @@ from fcdm.jobstatus.actions import retry_failed
 from fcdm.jobstatus.collect import Looker, what_is_asked
 from fcdm.jobstatus.rows import StatusRow
 from fcdm.runs.branches import branches_of
-from fcdm.runs.protocol import TRAINED
+from fcdm.runs.protocol import TRAINED_ONLY
 from fcdm.runs.reader import list_studies
 from fcdm.slurm import submit as submitting
 from fcdm.slurm.options import SlurmOptions
@@ -36,7 +36,7 @@ def world(tmp_path: Path) -> World:
     """Run `N`, of which study `s` asks that it be trained to 100 and to 200."""
     world = World(tmp_path)
     world.run(step=120, kept=[110])
-    world.study(protocols=[TRAINED])
+    world.study(protocols=[TRAINED_ONLY])
     return world
 
 
@@ -62,7 +62,7 @@ def test_what_is_trained_is_done(world: World, capsys: pytest.CaptureFixture[str
     assert status.main(["--json", "--runs", str(world.runs)]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert [(row["state"], row["text"], row["protocol"], row["fid"]) for row in rows] == [
-        ("done", "trained", TRAINED, None)
+        ("done", "trained", TRAINED_ONLY, None)
     ] * 2
 
 
@@ -132,7 +132,7 @@ def test_it_is_withdrawn_and_cancelled_as_others_are(world: World, capsys: pytes
     assert status.main(["s", "--withdraw", "--yes", "--runs", str(world.runs)]) == 0
     assert "1 request, of N" in capsys.readouterr().out
     (study,) = list_studies(world.runs)
-    assert study.asked("N") == {TRAINED: (100,)}
+    assert study.asked("N") == {TRAINED_ONLY: (100,)}
     assert world.states() == ["done"]
 
 

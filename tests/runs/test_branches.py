@@ -107,9 +107,10 @@ def test_budgets_in_flops_have_branches_too() -> None:
         (["cooldown=0.999"], "cooldown=0.999 of steps=100 leaves no step before it"),
         (["cooldown=0.5", "optimiser.warmup_steps=60"], "begins at step 50, before the warm-up is over"),
         (["cooldown=0.1", "evaluation.weights=power:0.1"], "is made of snapshots along a whole run"),
+        (["evaluation.where=never"], "evaluation.where=never is not known: say one of inline, job"),
         (
             ["optimiser.cooldown=[90,100]"],
-            "optimiser.cooldown=[90,100] has no effect on a command line: the commands set it",
+            "optimiser.cooldown=[90,100] has no effect on a command line: cooldown=0.1 sets it, of each",
         ),
     ],
 )
@@ -123,6 +124,8 @@ def test_what_cannot_be_is_one_line(words: list[str], said: str) -> None:
 def test_one_run_has_one_end() -> None:
     with pytest.raises(UserError, match=r"cooldown=0\.1 of steps=\[100,200\] is 2 runs, each with its own end: say -m"):
         one_branch(composed("model=N", "steps=[100,200]", "cooldown=0.1"), [])
+    with pytest.raises(UserError, match=r"power_ema\.sigma_rel has no effect on one branch"):
+        one_branch(composed("model=N", "steps=100", "cooldown=0.1", "power_ema.sigma_rel=[0.1]"), [])
     branch, raw = one_branch(composed("model=N", "steps=100", "cooldown=0.1"), [])
     assert (branch.optimiser.cooldown, raw.evaluation.weights) == ([90, 100], "raw")
 

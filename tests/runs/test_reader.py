@@ -15,7 +15,7 @@ from fcdm.analysis.data.tidy_table import tidy_table
 from fcdm.analysis.reporting.study_facts import study_facts
 from fcdm.errors import UserError
 from fcdm.jobstatus.collect import what_is_asked
-from fcdm.runs.protocol import TRAINED
+from fcdm.runs.protocol import TRAINED_ONLY
 from fcdm.runs.reader import RunView, list_runs, list_studies, read_study, run_folders
 from tests.support.fake_branches import make_cooled
 from tests.support.fake_runs import FLOOR, MODELS, PROTOCOL, START, evaluate, fid_at, make_run, make_study, protocol_id
@@ -255,7 +255,7 @@ def test_what_is_only_trained_is_nobodys_fid(tmp_path: Path) -> None:
     assert "fid" in {scalar.key for scalar in view.scalars()}
     study = tmp_path / "studies" / "cooled.json"
     content = json.loads(study.read_text())
-    for protocol in (protocol_id(PROTOCOL), TRAINED):
+    for protocol in (protocol_id(PROTOCOL), TRAINED_ONLY):
         content["requests"].append({"run": parent.name, "id": view.id, "budgets": [640], "protocol_id": protocol})
     study.write_text(json.dumps(content | {"protocol_id": "another"}))
     (view,) = [view for view in list_runs(tmp_path) if view.folder == parent]

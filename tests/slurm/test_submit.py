@@ -30,6 +30,7 @@ from fcdm.plan.warnings import warnings_before_submission
 from fcdm.redact import redacted_words
 from fcdm.runs.branches import branches_of
 from fcdm.runs.run_cost import run_cost
+from fcdm.runs.run_lock import claim
 from fcdm.slurm import submit as submitting
 from fcdm.slurm.client import Partition, minutes
 from fcdm.slurm.executor import ArrayExecutor, submitted_jobs
@@ -800,3 +801,57 @@ def test_the_evaluation_of_a_branch_waits_for_the_branch(tmp_path: Path) -> None
     train, evaluator = (name.split("_")[0] for name in first.ids)
     assert by_id[train] == f"afterany:{parent.ids[0]}"
     assert by_id[evaluator] == f"afterany:{first.ids[0]}"
+
+
+def test_nothing_is_evaluated_of_a_parent_whose_budgets_are(tmp_path: Path) -> None:
+    """It is trained on for a new branch: no job waits to find that out."""
+    scheduler = FakeScheduler()
+    apart = _evaluated_apart(tmp_path)
+    (first,) = send(scheduler, apart)
+    evaluate(first, 10, 20)
+    for name in first.ids:
+        scheduler.end(name, "COMPLETED")
+    branched = branches_of(dataclasses.replace(apart, steps=[40], cooldown=0.2), ["evaluation.weights"])
+    parent, branch = send(scheduler, apart, *branched)
+    assert (len(parent.ids), len(branch.ids)) == (1, 2)
+
+
+def test_a_branch_is_not_submitted_where_nothing_trains_its_parent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be refused when it starts, or train what the parent is to train."""
+
+    def told(scheduler: FakeScheduler) -> list[tuple[str, str]]:
+        parent, *branches = send(scheduler, *_branches(tmp_path))
+        assert all(row.text.startswith(f"{parent.job.name}, which it branches from, comes first") for row in branches)
+        return [(row.state, row.text.partition("and is ")[2]) for row in branches]
+
+    parent, *_ = jobs_of(*_branches(tmp_path))
+    parent.open()
+    with claim(parent.folder):  # another process trains it
+        ((state, text), _) = told(FakeScheduler())
+    assert (state, text[:20]) == ("held", "held: by process " + str(os.getpid())[:3])
+    frozen = parent.folder / "config.yaml"
+    kept = frozen.read_text()
+    frozen.write_text(kept.replace("batch_size: ", "batch_size: 1"))
+    ((state, text), _) = told(FakeScheduler())
+    assert (state, text[:8]) == ("failed", "failed: ")
+    assert "was changed by hand" in text
+    frozen.write_text(kept)
+
+    there, here = FakeScheduler(), FakeScheduler()
+    for name in ("a.conf", "b.conf"):
+        (tmp_path / name).touch()
+    monkeypatch.setenv("SLURM_CONF", str(tmp_path / "a.conf"))
+    (first,) = send(there, _branches(tmp_path)[0])
+    monkeypatch.setenv("SLURM_CONF", str(tmp_path / "b.conf"))
+    rows = submit(jobs_of(*_branches(tmp_path)), SlurmOptions(), here, COMMAND, lambda conf: there)
+    assert [row.state for row in rows] == ["in the queue", "held", "held"]
+    assert f"in the queue of another cluster, as {first.ids[0]}" in rows[1].text
+    assert not here.submissions
+
+    monkeypatch.setenv("SLURM_CONF", str(tmp_path / "a.conf"))
+    shutil.rmtree(parent.folder)
+    ((state, text), _) = told(there)
+    assert (state, text[:14]) == ("held", "held: by job 1")
+    assert len(there.submissions) == 1

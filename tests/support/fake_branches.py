@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from fcdm.runs.identity import run_id
-from fcdm.runs.protocol import TRAINED
+from fcdm.runs.protocol import TRAINED_ONLY
 from tests.support.fake_runs import PROTOCOL, START, evaluate, make_run, make_study, protocol_id
 
 RAW = {**PROTOCOL, "weights": "raw"}
@@ -58,7 +58,7 @@ def make_cooled(
     path = runs_dir / "studies" / f"{study}.json"
     content = json.loads(path.read_text())
     identity = json.loads((parent / "run.json").read_text())["id"]
-    content["requests"].append({"run": parent.name, "id": identity, "budgets": starts, "protocol_id": TRAINED})
+    content["requests"].append({"run": parent.name, "id": identity, "budgets": starts, "protocol_id": TRAINED_ONLY})
     content |= {"protocol_id": protocol_id(PROTOCOL), "protocol": PROTOCOL}
     path.write_text(json.dumps(content))
     return [parent, *branches]

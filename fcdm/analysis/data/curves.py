@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fcdm.runs.protocol import TRAINED
+from fcdm.runs.protocol import TRAINED_ONLY
 
 METRICS = (
     *("fid", "fid_heldout", "fid_pixels", "fid_pixels_heldout", "heldout_loss"),
@@ -58,12 +58,12 @@ class RunCurves:
     studies: dict[str, tuple[str, tuple[int, ...]]] = field(default_factory=dict)
     """Study -> (its headline protocol, that of its last command; budgets to evaluate, by whatever protocol)."""
     asked: dict[str, dict[str, tuple[int, ...]]] = field(default_factory=dict)
-    """Study -> protocol -> the budgets that it asks for by that; TRAINED among the protocols."""
+    """Study -> protocol -> the budgets that it asks for by that; TRAINED_ONLY among the protocols."""
 
 
 def evaluated_budgets(asked: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
     """The budgets that some protocol is to evaluate, in order: without those that are asked to be trained alone."""
-    return tuple(sorted({step for protocol, steps in asked.items() if protocol != TRAINED for step in steps}))
+    return tuple(sorted({step for protocol, steps in asked.items() if protocol != TRAINED_ONLY for step in steps}))
 
 
 def with_shown(values: dict[str, float], shown: str | None) -> dict[str, float]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from fcdm.analysis.published import PROTOCOL
 from fcdm.errors import UserError
-from fcdm.runs.protocol import TRAINED
+from fcdm.runs.protocol import TRAINED_ONLY
 
 if TYPE_CHECKING:
     from fcdm.analysis.data.curves import RunCurves
@@ -22,7 +22,7 @@ def choose_protocol(curves: Sequence[RunCurves], study: str | None, protocol: st
         return protocol
     if study is not None:
         chosen = next(run.studies[study][0] for run in curves)
-        if chosen == TRAINED:
+        if chosen == TRAINED_ONLY:
             raise UserError(
                 f"study '{study}' asks for training alone: evaluate its runs, and choose with --protocol ID"
             )

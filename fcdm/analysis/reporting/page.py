@@ -18,7 +18,7 @@ from fcdm.formatting import plural
 from fcdm.jobstatus.rows import DONE
 from fcdm.jobstatus.status_table import summary
 from fcdm.redact import redacted
-from fcdm.runs.protocol import TRAINED
+from fcdm.runs.protocol import TRAINED_ONLY
 
 SHORT = 32
 """Letters of a word or name that a table does not break."""
@@ -90,7 +90,7 @@ def with_code(text: str) -> HTML:
 
 def lead(facts: StudyFacts, findings: list[str], revision: str, now: float) -> HTML:
     """What is under the title: what it is about, the `findings`, how much of it is there."""
-    to_evaluate = [row for row in facts.rows if row.protocol != TRAINED]
+    to_evaluate = [row for row in facts.rows if row.protocol != TRAINED_ONLY]
     done = sum(row.state == DONE for row in to_evaluate)
     when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(now))
     parts = [

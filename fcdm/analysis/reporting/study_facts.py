@@ -21,7 +21,7 @@ from fcdm.jobstatus.collect import Looker, what_is_asked
 from fcdm.jobstatus.rows import DONE, StatusRow
 from fcdm.jobstatus.status_table import what
 from fcdm.runs.formats import Study
-from fcdm.runs.protocol import TRAINED
+from fcdm.runs.protocol import TRAINED_ONLY
 from fcdm.runs.reader import RunView, list_studies, read_study, run_folders
 from fcdm.runs.study_description import question_of
 
@@ -84,7 +84,7 @@ def state_text(row: StatusRow, protocol: bool = False) -> str:
 
 def asked_text(row: StatusRow, protocol: bool = False) -> str:
     """`400`, `400 by ddim25-...` where the protocol is asked for, `400 trained` of what nobody is to evaluate."""
-    if row.protocol == TRAINED:
+    if row.protocol == TRAINED_ONLY:
         return f"{row.budget:,} trained"
     return f"{row.budget:,}{f' by {row.protocol}' if protocol else ''}"
 
@@ -111,7 +111,7 @@ def study_facts(runs_dir: Path | str, name: str, question: str | None = None) ->
         or next(filter(None, (question_of(command, name) for command in _commands(study))), "")
     )
     curves = read_curves(folder, name) if views else []
-    evaluating = {row.protocol for row in overview.rows} - {TRAINED}
+    evaluating = {row.protocol for row in overview.rows} - {TRAINED_ONLY}
     protocols = sorted(evaluating, key=lambda key: (key != study.protocol_id, key))
     return StudyFacts(
         study=study,
