@@ -101,7 +101,8 @@ def _of_cooldown(evaluations: list[tuple[Config, int]]) -> str | None:
         if lag.step == end and lag.age > end - start:
             return (
                 f"the average that is evaluated is {lag.age:,.0f} steps behind, more than the {end - start:,} of the "
-                "cooldown: evaluation.weights=raw shows what that does, or ema=share a shorter average (another run)"
+                "cooldown: raw weights show what that does (evaluation.weights=raw); ema=share is a shorter average "
+                "(another run)"
             )
     return None
 

@@ -77,7 +77,7 @@ def _run(run: PlannedRun) -> dict[str, Any]:
         "branch": _branch(run),
         "budget_flops": [train_flops(config, step) for step in run.job.budgets],
         "budget_epochs": [epochs(config, step) for step in run.job.budgets],
-        "judged": list(standing.evaluated),
+        "judged": [step for step in standing.evaluated if step in budgets_to_evaluate(run.job)],
         "trained": standing.trained,
         "state": standing.state,
         "why": standing.text,

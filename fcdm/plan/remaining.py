@@ -69,12 +69,15 @@ class Standings:
 
     def _begins(self, job: Job) -> int:
         """Where a branch that has nothing yet begins: where it leaves, if the command has still to train its parent to
-        there, else with what its parent has."""
+        there, else with what its parent has. Raises UserError where that job is refused."""
         start = branch_start(job)
         if not start:
             return 0
         parent = self._jobs.get(job.parent_id or "")
-        if parent and max((step for step, _ in checkpoints(parent.run.checkpoints)), default=0) < start:
+        if parent and not job.can_begin(parent):
+            theirs = self._of(parent)
+            if theirs.state == REFUSED:
+                raise UserError(f"{parent.name}, which it branches from, is refused: {theirs.text}")
             return start
         return begins_at(self._runs_dir, science(job.config))
 

@@ -105,10 +105,11 @@ def test_what_the_parent_has_is_where_a_branch_begins(
     assert planned(tmp_path, "cooldown=0.2").runs[2].left.flops["training"] == 4 * STEP
 
 
-def test_a_parent_that_was_changed_by_hand_is_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kept", [8, 40])
+def test_a_parent_that_was_changed_by_hand_is_told(tmp_path: Path, kept: int) -> None:
     parent = planned(tmp_path, "cooldown=0.2").runs[0].job
     run = open_run(parent.config)
-    (run.checkpoints / "step-00000040").mkdir(parents=True)
+    (run.checkpoints / f"step-{kept:08d}").mkdir(parents=True)
     frozen = run.folder / "config.yaml"
     frozen.write_text(frozen.read_text().replace("seed: 0", "seed: 1"))
     branch = planned(tmp_path, "cooldown=0.2").runs[1]
