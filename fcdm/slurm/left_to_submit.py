@@ -122,12 +122,15 @@ def follow_parents(
             continue
         queued = [other for other in on_their_way.get(parent.job.name, []) if other.job.work != EVALUATE]
         task.follows = trainings.get(parent.job.id)
-        if task.follows is None and parent.state == "in the queue" and all(other.conf == conf for other in queued):
+        if task.follows is not None:
+            continue
+        comes = parent.state in ("submitted", "in the queue")  # submitted: only its evaluation is new
+        if comes and queued and all(other.conf == conf for other in queued):
             task.after = ":".join(filter(None, [task.after, _after(queued)]))
-        elif task.follows is None:
-            why = f"in the queue of another cluster, {parent.text}" if parent.state == "in the queue" else parent.text
-            task.row.state = "failed" if parent.state == "failed" else "held"
-            task.row.text = f"{parent.job.name}, which it branches from, comes first, and is {parent.state}: {why}"
+            continue
+        why = f"in the queue of another cluster, {parent.text}" if comes else parent.text
+        task.row.state = "failed" if parent.state == "failed" else "held"
+        task.row.text = f"{parent.job.name}, which it branches from, comes first, and is {parent.state}: {why}"
     return [task for task in planned if task.row.state == "submitted"]
 
 

@@ -855,3 +855,16 @@ def test_a_branch_is_not_submitted_where_nothing_trains_its_parent(
     ((state, text), _) = told(there)
     assert (state, text[:14]) == ("held", "held: by job 1")
     assert len(there.submissions) == 1
+
+
+def test_a_branch_waits_for_a_training_in_the_queue_also_where_an_evaluation_is_new(tmp_path: Path) -> None:
+    """The row of its parent says `submitted` then, and means that evaluation."""
+    scheduler = FakeScheduler()
+    apart = _evaluated_apart(tmp_path)
+    branched = branches_of(dataclasses.replace(apart, cooldown=0.2), ["evaluation.weights"])
+    (first,) = send(scheduler, branched[0], apart)
+    other = dataclasses.replace(apart, evaluation=dataclasses.replace(apart.evaluation, samples=30))
+    parent, *branches = send(scheduler, other, *branched)
+    assert [row.state for row in (parent, *branches)] == ["submitted"] * 3
+    by_id = {submission.id: submission.dependency for submission in scheduler.submissions}
+    assert {by_id[row.ids[0].split("_")[0]] for row in branches} == {f"afterany:{first.ids[0]}"}
