@@ -30,6 +30,7 @@ from fcdm.analysis.figures.axes import log_ticks
 from fcdm.analysis.figures.fid_curves import fid_against
 from fcdm.analysis.figures.sample_grid import _first_tiles
 from fcdm.analysis.plots import next_commands, print_table, ratio_sentences
+from fcdm.analysis.reporting.result_tables import results_table
 from fcdm.analysis.stats.model_pairs import comparisons, sentence
 from fcdm.analysis.stats.step_efficiency import RatioRange
 from fcdm.errors import UserError
@@ -66,6 +67,28 @@ def test_one_row_per_run_and_evaluated_step(study: Path) -> None:
     assert (row["floor_pixels"], row["floor_sd"]) == (0.4, 0.3)
     assert table.attrs["protocol"] == PROTOCOL
     assert row["images_per_s"] == pytest.approx(np.median([800 + 10 * np.sin(s) for s in range(50, 801, 50)]))
+
+
+def test_how_old_the_weights_are_that_were_evaluated(study: Path, tmp_path: Path) -> None:
+    """An average's age grows by one a step and is multiplied by its decay; raw weights have none, of others it is
+    not told. Beside a report's results it stands as a share of the budget too."""
+    table = tidy_table(study)
+    for steps, rows in table.groupby("steps"):
+        age = 0.0
+        for _ in range(int(str(steps))):
+            age = 0.999 * (age + 1)
+        assert rows["lag"].tolist() == pytest.approx([age] * len(MODELS))
+        assert rows["lag_share"].tolist() == pytest.approx([age / int(str(steps))] * len(MODELS))
+    told = "95 (95 %) at 100, 181 (91 %) at 200, 329 (82 %) at 400, 550 (69 %) at 800, 797 (50 %) at 1.6K"
+    assert (
+        f"The average is behind, in steps and as a share of the budget: {told}."
+        in results_table(table, "fid", "one").notes
+    )
+    for weights, expected in (("raw", 0.0), ("power:0.08", np.nan)):
+        make_run(tmp_path / weights, "N", protocol={**PROTOCOL, "weights": weights}, grids=False)
+        of_run = tidy_table(tmp_path / weights)
+        assert of_run["lag"].tolist() == pytest.approx([expected] * len(of_run), nan_ok=True)
+        assert not any("average is behind" in note for note in results_table(of_run, "fid", "one").notes)
 
 
 @pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning")

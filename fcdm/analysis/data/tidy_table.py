@@ -5,7 +5,7 @@ Results of different protocols are never mixed unnoticed: a table has one protoc
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ from fcdm.analysis.data.labels import (
 )
 from fcdm.analysis.data.noise import NOISE, evaluation_noise, same_but
 from fcdm.analysis.data.one_protocol import choose_protocol, protocol_differences
+from fcdm.config.ema_lag import ema_lag
+from fcdm.config.schema import EMAConfig
 from fcdm.errors import UserError
 from fcdm.features.distance_names import distance_name, shown_of
 from fcdm.runs.reader import RunView, list_runs, read_study
@@ -41,6 +43,8 @@ COLUMNS = (
         "steps",
         "images",
         "epochs",
+        "lag",
+        "lag_share",
         "protocol_id",
         "guidance_scale",
     ),
@@ -62,6 +66,8 @@ COLUMNS = (
     *("settings", "grid", "grid_columns", "distance"),
 )
 """`images`: steps times the batch; `epochs`: over the images that are trained on, NaN where their number is not known.
+`lag`: how many steps the weights that were evaluated are old in the mean (`fcdm.config.ema_lag`), of the EMA; 0 of raw
+weights; NaN of other averages, and where that was not recorded. `lag_share`: over the steps.
 `seconds`: training's wall time, of a branch with its parent's; `device_seconds`: times devices; `device`: what it
 trained on, several joined by +. `images_per_s`: median so far. `label`: the line's name in figures; runs that differ in
 nothing but the seed share a `variant`, and so do branches of one share. `cooldown`: that share of a branch's steps, in
@@ -207,6 +213,7 @@ def row_of(run: RunCurves, evaluated: EvaluatedStep, names: Names) -> dict[str, 
     """One row of a table, with COLUMNS."""
     told = run.protocols.get(evaluated.protocol_id, {"protocol": {}, "floor": {}})
     batch = int(run.config["batch_size"])
+    lag = _lag(run.config, told["protocol"].get("weights"), evaluated.step)
     macs = run.cost["forward_macs"]
     speeds = _until(run, "images_per_s", evaluated.step)
     losses = _until(run, "loss", evaluated.step)
@@ -222,6 +229,8 @@ def row_of(run: RunCurves, evaluated: EvaluatedStep, names: Names) -> dict[str, 
         "steps": evaluated.step,
         "images": evaluated.step * batch,
         "epochs": evaluated.step * batch / images_of_epoch(run.data, run.config),
+        "lag": lag,
+        "lag_share": lag / evaluated.step,
         "protocol_id": evaluated.protocol_id,
         "guidance_scale": float(told["protocol"].get("guidance_scale", np.nan)),
         **{key: evaluated.metrics.get(key, np.nan) for key in METRICS},
@@ -246,6 +255,16 @@ def row_of(run: RunCurves, evaluated: EvaluatedStep, names: Names) -> dict[str, 
         "grid_columns": evaluated.grid_columns,
         "distance": distance_name(evaluated.shown, str(told["protocol"].get("features", ""))),
     }
+
+
+def _lag(config: Mapping[str, str], weights: str | None, step: int) -> float:
+    """Mean age in steps of what was evaluated, by a flat configuration; NaN: not told."""
+    if weights == "raw":
+        return 0.0
+    known = {key: config.get(f"ema.{key}", "") for key in ("decay", "rampup")}
+    if weights != "ema" or "" in known.values():
+        return float("nan")
+    return ema_lag(EMAConfig(**{key: None if text == "None" else float(text) for key, text in known.items()}), step).age
 
 
 def _until(run: RunCurves, key: str, step: int) -> np.ndarray:

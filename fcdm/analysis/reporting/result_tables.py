@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from fcdm.analysis.stats.study_laws import (
     law_or_reason,
     offset_text,
 )
+from fcdm.config.ema_lag import share_text
 from fcdm.formatting import steps_text
 
 METRIC_NAMES = {
@@ -87,7 +89,7 @@ def results_table(table: pd.DataFrame, metric: str, protocol: str) -> CellTable:
         caption=f"{name} after so many training steps",
         columns=("Model", "Seeds", *(steps_text(steps) for steps in budgets)),
         rows=rows,
-        notes=(f"{uncertainty}{missing}.", *_in_epochs(table)),
+        notes=(f"{uncertainty}{missing}.", *_in_epochs(table), *_lags(table)),
     )
 
 
@@ -97,10 +99,33 @@ def _in_epochs(table: pd.DataFrame) -> list[str]:
         return []
     if epochs_each(table, "steps") is not None:
         return [f"Epochs: {_budgets_in_epochs(table)}."]
+    return [f"Epochs{of}: {text}." for of, text in _of_settings(table, _budgets_in_epochs)]
+
+
+def _lags(table: pd.DataFrame) -> list[str]:
+    """A note with how old the averages are that were evaluated; none where none is known, or weights are raw."""
+    if "lag" not in table or not (table["lag"] > 0).any():
+        return []
+    return [
+        f"The average is behind{of}, in steps and as a share of the budget: {text}."
+        for of, text in _of_settings(table[table["lag"] > 0], _lags_at_budgets)
+    ]
+
+
+def _of_settings(table: pd.DataFrame, text: Callable[[pd.DataFrame], str]) -> list[tuple[str, str]]:
+    """(whom it is true of, `""` of all, ` of FCDM-N`; the text of their rows), each text once."""
     told: dict[str, list[str]] = {}
     for label, rows in table.groupby("label", sort=False):
-        told.setdefault(_budgets_in_epochs(rows), []).append(str(label))
-    return [f"Epochs of {', '.join(labels)}: {text}." for text, labels in told.items()]
+        told.setdefault(text(rows), []).append(str(label))
+    return [("" if len(told) == 1 else f" of {', '.join(labels)}", one) for one, labels in told.items()]
+
+
+def _lags_at_budgets(rows: pd.DataFrame) -> str:
+    """`25 (12 %) at 200, 50 (12 %) at 400`."""
+    at = {steps: (lag, share) for steps, lag, share in zip(rows["steps"], rows["lag"], rows["lag_share"], strict=True)}
+    return ", ".join(
+        f"{lag:,.0f} ({share_text(share)}) at {steps_text(steps)}" for steps, (lag, share) in sorted(at.items())
+    )
 
 
 def _budgets_in_epochs(rows: pd.DataFrame) -> str:
