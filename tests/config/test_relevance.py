@@ -34,6 +34,8 @@ CASES: list[tuple[tuple[str, ...], str, str, tuple[str, ...] | None]] = [
     (DIGITS, "optimiser.decay_from=9", "say optimiser.schedule=inverse_sqrt too", (*DIGITS, FALLS)),
     (DIGITS, "optimiser.lr_power=0.5", "say optimiser.lr_rule=width too", (*DIGITS, *LR_RULE, "optimiser.lr_base=N")),
     (DIGITS, "optimiser.lr_base=N", "say optimiser.lr_rule=width too", (*DIGITS, *LR_RULE, "optimiser.lr_power=0.5")),
+    (DIGITS, "optimiser.cooldown=[9,10]", "cooldown=0.1 sets it, of each budget: say that instead", None),
+    (DIGITS, "optimiser.cooldown_share=0.1", "cooldown=0.1 sets it, of each budget: say that instead", None),
     (DIGITS, "batch_power=0.5", "say batch_rule=width too", (*DIGITS, "batch_rule=width", "batch_base=M")),
     (DIGITS, "batch_base=M", "say batch_rule=width too", (*DIGITS, "batch_rule=width", "batch_power=0.5")),
     (FLOW, "diffusion.timesteps=500", "no noise schedule", DIGITS),
