@@ -30,7 +30,7 @@ from fcdm.engine.post_hoc_ema import (
     update_power_ema,
 )
 from fcdm.errors import UserError
-from fcdm.runs.checkpoints import CannotEvaluate, checkpoints, group_names
+from fcdm.runs.checkpoints import CannotEvaluate, checkpoints, group_names, newest_step
 from fcdm.runs.folder import Run
 from fcdm.runs.run_paths import step_of
 from fcdm.runs.tracked_ema import EVERY, GROUP
@@ -158,7 +158,7 @@ def refuse_unreachable(run: Run | None, kept: Kept | None, targets: list[int], s
     `kept`: what the run's snapshots are; None: it has none. Targets that are trained are left to the evaluation.
     """
     there = {step for step, _ in checkpoints(run.snapshots)} if run else set()
-    trained = max((step for step, _ in checkpoints(run.checkpoints)), default=0) if run else 0
+    trained = newest_step(run.checkpoints) if run else 0
     for target in targets:
         if target <= trained:
             continue

@@ -17,7 +17,7 @@ from fcdm.config.ema_lag import lag_text, lag_warning, lags
 from fcdm.config.schema import Config
 from fcdm.errors import UserError
 from fcdm.runs.branches import can_begin
-from fcdm.runs.checkpoints import checkpoints
+from fcdm.runs.checkpoints import checkpoints, newest_step
 from fcdm.runs.folder import Run, check_frozen, open_run
 from fcdm.runs.identity import parent_id, science
 from fcdm.runs.kept_source import news_of_source
@@ -104,7 +104,8 @@ class Job:
         """Budgets that this part still wants evaluated, or trained. Raises UserError for a damaged evaluation."""
         if not part.evaluates:
             # What training has passed, keeping nothing there, is of no use any more: a branch begins earlier then.
-            return [step for step in part.budgets if step > max(self._kept(), default=0)]
+            trained = newest_step(self.run.checkpoints)
+            return [step for step in part.budgets if step > trained]
         return [step for step in part.budgets if not _stands(self.run.evaluation(step, part.protocol_id))]
 
     def lag_notes(self) -> list[str]:

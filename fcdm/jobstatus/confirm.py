@@ -16,7 +16,7 @@ from fcdm.jobstatus.select import Selection
 from fcdm.jobstatus.status_table import commands, plain_lines
 from fcdm.jobstatus.unasked import not_in_study
 from fcdm.jobstatus.withdraw import withdraw, withdrawal_of
-from fcdm.runs.checkpoints import checkpoints
+from fcdm.runs.checkpoints import newest_step
 from fcdm.runs.protocol import TRAINED_ONLY
 from fcdm.runs.revision import code_revision
 from fcdm.runs.run_paths import evaluation_files
@@ -70,7 +70,7 @@ def _with_them(overview: Overview) -> list[str]:
         ending = {name for row in mine for name in row.cancel}
         for attempt in overview.attempts.get(run, ()):
             done = {step for step, _, _ in evaluation_files(attempt.task.run / "evaluations")}
-            newest = max((step for step, _ in checkpoints(attempt.task.run / "checkpoints")), default=0)
+            newest = newest_step(attempt.task.run / "checkpoints")
             left = {
                 step
                 for protocol, some in attempt.notes.parts

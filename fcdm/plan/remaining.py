@@ -12,7 +12,7 @@ from fcdm.errors import UserError
 from fcdm.jobs.job import EVALUATE, Job
 from fcdm.jobs.make_jobs import data_is_here
 from fcdm.runs.branches import begins_at
-from fcdm.runs.checkpoints import checkpoints
+from fcdm.runs.checkpoints import newest_step
 from fcdm.runs.folder import check_frozen
 from fcdm.runs.identity import readable_name, science
 from fcdm.runs.protocol import Part
@@ -102,7 +102,7 @@ class Standings:
     def _standing(self, job: Job) -> Standing:
         missing = job.missing()
         evaluated = tuple(step for step in job.budgets if step not in missing)
-        trained = max((step for step, _ in checkpoints(job.run.checkpoints)), default=0)
+        trained = newest_step(job.run.checkpoints)
         if not missing:
             return Standing(job.name, DONE, job.done_words, evaluated, trained)
         check_frozen(job.folder, science(job.config))

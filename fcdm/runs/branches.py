@@ -19,7 +19,7 @@ from typing import Any
 from fcdm.config.ema_profiles import power_length
 from fcdm.config.schema import NEVER, Config, PowerEMAConfig
 from fcdm.errors import UserError
-from fcdm.runs.checkpoints import checkpoints
+from fcdm.runs.checkpoints import checkpoints, newest_step
 from fcdm.runs.folder import Run, check_frozen, find_run
 from fcdm.runs.identity import cooldown_of, parent_science, run_id
 from fcdm.runs.reader import budgets_asked_of
@@ -119,7 +119,7 @@ def begins_at(runs_dir: Path, science: dict[str, Any]) -> int:
     parent, cooldown = find_parent(runs_dir, science), cooldown_of(science)
     if parent is None or cooldown is None:
         return 0
-    return max((step for step, _ in checkpoints(parent.checkpoints) if step <= cooldown[0]), default=0)
+    return newest_step(parent.checkpoints, cooldown[0])
 
 
 def can_begin(branch: Run, science: dict[str, Any], parent: Run) -> bool:
@@ -127,7 +127,7 @@ def can_begin(branch: Run, science: dict[str, Any], parent: Run) -> bool:
     cooldown = cooldown_of(science)
     if cooldown is None or checkpoints(branch.checkpoints):
         return True
-    return max((step for step, _ in checkpoints(parent.checkpoints)), default=0) >= cooldown[0]
+    return newest_step(parent.checkpoints) >= cooldown[0]
 
 
 def late_note(branch: Run, science: dict[str, Any]) -> str | None:
@@ -135,7 +135,7 @@ def late_note(branch: Run, science: dict[str, Any]) -> str | None:
     cooldown, parent = cooldown_of(science), find_parent(branch.folder.parent, science)
     if cooldown is None or parent is None or checkpoints(branch.checkpoints) or not can_begin(branch, science, parent):
         return None
-    begins = begins_at(branch.folder.parent, science)
+    begins = newest_step(parent.checkpoints, cooldown[0])
     if begins == cooldown[0]:
         return None
     return (
@@ -154,7 +154,7 @@ def refuse_early(run: Run, science: dict[str, Any]) -> None:
     if cooldown is None or parent is None or can_begin(run, science, parent):
         return
     if cooldown[0] in budgets_asked_of(parent):
-        reached = max((step for step, _ in checkpoints(parent.checkpoints)), default=0)
+        reached = newest_step(parent.checkpoints)
         raise UserError(
             f"{run.name} branches from {parent.name} at step {cooldown[0]}, and that is trained to {reached}: it comes "
             "first; python -m fcdm.train -m ..., with the same words, does both"

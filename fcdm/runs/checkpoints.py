@@ -41,6 +41,11 @@ def checkpoints(folder: Path) -> list[tuple[int, Path]]:
     return sorted((step, path) for path in paths if (step := step_of(path.name)) is not None)
 
 
+def newest_step(folder: Path, until: int | None = None) -> int:
+    """Step of the last checkpoint in `folder`, whole or not, `until` a step; 0: there is none."""
+    return max((step for step, _ in checkpoints(folder) if until is None or step <= until), default=0)
+
+
 def group_names(path: Path) -> list[str]:
     """Groups ("model", "ema", "optimiser", "power-0.05") of a checkpoint. Raises BrokenCheckpoint, UserError."""
     return [name.removesuffix(".safetensors") for name in read_manifest(path)["files"]]

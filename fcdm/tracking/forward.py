@@ -27,7 +27,7 @@ from typing import Any
 from fcdm.errors import UserError
 from fcdm.features.distance_names import distance_name, shown_of
 from fcdm.redact import redacted
-from fcdm.runs.checkpoints import checkpoints
+from fcdm.runs.checkpoints import newest_step
 from fcdm.runs.formats import Study
 from fcdm.runs.protocol import TRAINED_ONLY
 from fcdm.runs.reader import RunView, list_studies, run_folders
@@ -288,13 +288,12 @@ def _branch(view: RunView) -> dict[str, str]:
     """Of a cooldown branch: the run that it leaves, by name and step and by its id, and its share; {} of others."""
     try:
         branch = view.info["branch"]
-        parent, start = str(branch["parent"]), int(branch["start"])
-        begun = f"{branch['name']}@{start}"
+        parent = str(branch["parent"])
+        name, step = view.branched_from or (branch["name"], int(branch["start"]))
     except (KeyError, TypeError, ValueError):
         return {}
-    told = [segment.fields["branched_from"] for segment in view.segments if "branched_from" in segment.fields]
     return {
-        "branched_from": str(told[0]) if told else begun,
+        "branched_from": f"{name}@{step}",
         PARENT: parent,
         "cooldown": str(branch.get("share") or ""),
     }
@@ -337,7 +336,7 @@ def _status(view: RunView) -> str:
         return "RUNNING" if holder[1] else "FAILED"
     if not view.segments and view.error is None:
         return "SCHEDULED"
-    newest = max((step for step, _ in checkpoints(view.folder / "checkpoints")), default=0)
+    newest = newest_step(view.folder / "checkpoints")
     done = {(evaluation.protocol_id, evaluation.step) for evaluation in view.evaluations}
     asked = {
         (protocol_id, budget)
