@@ -71,6 +71,10 @@ def matmul_precision(precision: str) -> AbstractContextManager[None]:
     return tf32(precision != "fp32")
 
 
+WARNS, ERRORS = 1, 2
+"""torch's modes where an operation has no deterministic variant; 0: any will do."""
+
+
 @contextlib.contextmanager
 def deterministic(wanted: bool, device: torch.device) -> Iterator[None]:
     """torch's deterministic algorithms while the block runs, or the fastest ones; on CUDA a resume needs the former.
@@ -85,16 +89,22 @@ def deterministic(wanted: bool, device: torch.device) -> Iterator[None]:
         )
     cudnn = torch.backends.cudnn
     memory: Any = torch.utils.deterministic  # a module whose attributes are not declared
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    before = torch.get_deterministic_debug_mode()
     others = cudnn.deterministic, cudnn.benchmark, memory.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(wanted)
+    if device.type == "cuda":
+        torch.use_deterministic_algorithms(wanted)
+    else:  # that one imports the compiler (torch 2.13: 2 s) to tell it too, which `compiled` does where it is used
+        torch.set_deterministic_debug_mode(ERRORS if wanted else 0)
     cudnn.deterministic = wanted
     cudnn.benchmark = cudnn.benchmark and not wanted  # its choice among algorithms follows the clock
     memory.fill_uninitialized_memory = False  # nothing here reads memory before it writes it
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        if device.type == "cuda":
+            torch.use_deterministic_algorithms(before > 0, warn_only=before == WARNS)
+        else:
+            torch.set_deterministic_debug_mode(before)
         cudnn.deterministic, cudnn.benchmark, memory.fill_uninitialized_memory = others
 
 
