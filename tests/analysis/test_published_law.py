@@ -88,6 +88,8 @@ def test_what_is_taken_of_the_published_points(table: pd.DataFrame) -> None:
         **{"DiCo": ["S", "B", "L", "XL"], "DiC": ["S", "B", "XL", "H"], "SiT /2": ["B", "L", "XL"]},
     }
     assert table["line"].iloc[0] == "DiT /2"
+    assert table["model"].is_unique
+    assert (table.groupby("line")["series"].nunique() == 1).all()
     one = table.set_index("model").loc["DiT-XL/4"]
     assert (one["fid"], one["tokens"], one["rank"]) == (43.01, 64, 0)
     assert table.set_index("model").loc["DiT-XL/2", "fid"] == 19.47  # not 18.1, the re-run
@@ -218,6 +220,8 @@ def test_tables_and_sentences_follow_the_numbers(table: pd.DataFrame, outs: list
     assert told["MACs alone"] == "no law: more than 10 %"  # and so no number of it
     said = findings(table, outs)
     assert "one exponent does not fit all patch sizes" in said[1]
+    assert said[0].endswith("against 18.1 the line's error of DiT-XL/2 is +14 % instead of +5.7 %.")
+    assert said[3].endswith("The line is the one through the last two points; it is too high for 8 of 10.")
     assert said[-1] == ONE_DATA_SIZE
     alike = crossed(lambda n, tokens: 50 * n**-0.4 * tokens**-0.4 * (1 + 0.02 * np.sin(100 * n)))
     said = findings(alike, [hold_outs(alike, largest) for largest in CUTS])
@@ -235,9 +239,9 @@ def test_the_page_is_current_and_says_that_there_is_one_d() -> None:
     assert ONE_DATA_SIZE in made
     outside = before + after
     assert not re.search(r"[+−]\d[\d.]* %", outside)  # no error by hand
-    assert "one D, so no joint law of size and data can be tested on it" in before.replace("\n", " ")
+    assert "one D, so no joint law of size and data can be tested on them" in before.replace("\n", " ")
     notebook = json.loads((ROOT / "analysis" / "forecast.ipynb").read_text())
-    assert "one D, so no joint law of size and data can be tested on it" in "".join(notebook["cells"][0]["source"])
+    assert "one D, so no joint law of size and data can be tested on them" in "".join(notebook["cells"][0]["source"])
 
 
 def test_a_table_in_markdown() -> None:

@@ -5,7 +5,7 @@ For `docs/forecast.md` and `analysis/forecast.ipynb`: the same tables and senten
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import pandas as pd
@@ -132,18 +132,27 @@ def _inside(of_form: pd.DataFrame) -> str:
 def findings(table: pd.DataFrame, outs: Sequence[pd.DataFrame]) -> list[str]:
     """What came out, in sentences that follow the numbers. `outs`: `hold_outs` of each of CUTS."""
     crossed = table[table["family"] == CROSSED]
-    told = [_noise(), _slopes(a_line_each(crossed)), *map(_lines_held_out, outs), _pooled(crossed, outs)]
+    told = [_noise(outs[0]), _slopes(a_line_each(crossed)), *map(_lines_held_out, outs), _pooled(crossed, outs)]
     return [*told, _factors(crossed, outs), ONE_DATA_SIZE]
 
 
-def _noise() -> str:
-    """How far two public measurements of one model lie apart: below that nothing is told."""
+def _noise(found: pd.DataFrame) -> str:
+    """How far two public measurements of one model lie apart, and what that does to an error of a line."""
     apart, _ = remeasured()
     again = [f"{model} ({', '.join(f'{fid:g}' for fid in fids)})" for model, fids in measured_again().items()]
     return (
         f"Measured by several, at {AT}: {' and '.join(again)}. Two public runs of one model lie up to {percent(apart)} "
-        "apart: a single error below that tells nothing."
+        f"apart: a single error below that tells nothing{''.join(_against_others(found))}."
     )
+
+
+def _against_others(found: pd.DataFrame) -> Iterator[str]:
+    """The errors of lines, of models held out that were measured again: against the other measurements."""
+    for row in found[found["form"] == "a line each"].to_dict("records"):
+        others = [fid for fid in measured_again().get(row["model"], []) if fid != row["measured"]]
+        for fid in others:
+            now = signed(row["fid"] / fid - 1)
+            yield f"; against {fid:g} the line's error of {row['model']} is {now} instead of {signed(row['error'])}"
 
 
 def _slopes(law: SizeLaw) -> str:
@@ -167,10 +176,11 @@ def _lines_held_out(found: pd.DataFrame) -> str:
     beside = "The line is the one through the last two points"
     if other.any():
         beside = f"Where the line is not the one through the last two points it is nearer for {nearer} of {other.sum()}"
+    beside += f"; it is too high for {(lines > 0).sum()} of {len(lines)}"
     further, sizes = found["further"], plural(found["model"].nunique(), "model")
     return (
         f"Fitted without {_without(found)}: {sizes}, of {further.min():.1f}× to {further.max():.1f}× the MACs of "
-        f"the the largest fitted one, are off by (root mean square in brackets) {told}. {beside}."
+        f"the largest fitted one, are off by (root mean square in brackets) {told}. {beside}."
     )
 
 

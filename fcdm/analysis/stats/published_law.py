@@ -29,8 +29,8 @@ LATENT = 8
 LEAST_SIZES = 3
 """A line of sizes has one more than the two that a straight line takes, to be held out."""
 ONE_DATA_SIZE = (
-    "All models of the table saw equally many images, one D, so no joint law of size and data can be tested on it: "
-    "B·D^-beta is a constant there that cannot be told from E."
+    "All models here saw equally many images, one D, so no joint law of size and data can be tested on them: B·D^-beta "
+    "is a constant that cannot be told from E."
 )
 
 Values = tuple[np.ndarray, np.ndarray]
@@ -83,7 +83,7 @@ def sizes_at_one_budget(points: pd.DataFrame | None = None) -> pd.DataFrame:
     """Published FIDs without guidance at BUDGET and RESOLUTION, of every line of at least LEAST_SIZES sizes.
 
     A row per model, smaller ones first: family, line, model, size (`XL`), rank (0 for the line's largest), parameters,
-    tokens (NaN of models without patches), forward_gmacs, fid, source. `points`: of `published`, which is taken else.
+    tokens (NaN of models without patches), forward_gmacs, fid, series. `points`: of `published`, which is taken else.
     """
     table = published() if points is None else points
     kept = table[(table["steps"] == BUDGET) & (table["resolution"] == RESOLUTION) & (table["origin"] == PUBLISHED)]
@@ -94,7 +94,7 @@ def sizes_at_one_budget(points: pd.DataFrame | None = None) -> pd.DataFrame:
     kept["tokens"] = (RESOLUTION / LATENT / kept["model"].str.extract(r"/(\d+)$", expand=False).astype(float)) ** 2
     kept["rank"] = kept.groupby("line").cumcount(ascending=False)
     kept = kept[kept.groupby("line")["model"].transform("size") >= LEAST_SIZES]
-    columns = ["family", "line", "model", "size", "rank", "parameters", "tokens", "forward_gmacs", "fid", "source"]
+    columns = ["family", "line", "model", "size", "rank", "parameters", "tokens", "forward_gmacs", "fid", "series"]
     return kept[columns].reset_index(drop=True)
 
 
@@ -143,8 +143,9 @@ def sum_of_powers(points: pd.DataFrame) -> SizeLaw:
     lowest = float(points["fid"].min())
     most = lowest if points["size"].nunique() > 2 else NO_OFFSET * lowest / 2
     ends = np.array([[0, most], [1e-3, 1e6], [0.01, 12], [1e-3, 1e6], [0.01, 12]]).T
+    how = {"jac": lambda theta: _powers(theta, points)[1], "bounds": ends, "x_scale": [9, 9, 1, 9, 1]}
     found = [
-        least_squares(lambda theta: _powers(theta, points)[0] - logs, start, bounds=ends, x_scale=[9, 9, 1, 9, 1])
+        least_squares(lambda theta: _powers(theta, points)[0] - logs, start, **how)
         for start in ([most / 2, lowest, a, lowest, b] for a in (0.2, 0.6, 1.8) for b in (0.2, 0.6, 1.8))
     ]
     theta = np.array(min(found, key=lambda one: float(one.cost)).x)
