@@ -4,30 +4,53 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from fcdm.analysis.notebook import load_results
-from fcdm.analysis.reporting.digits_results import BEGIN, END, _differs, digits_result, renewed
+from fcdm.analysis.reporting.digits_results import _differs, digits_result
+from fcdm.analysis.reporting.written_part import marks, renewed
 from fcdm.analysis.stats.model_pairs import comparisons
 from fcdm.errors import UserError
 from tests.support.commands import ROOT
+from tools import result_pages
+from tools.result_pages import main
 
 PAGE = ROOT / "docs" / "digits.md"
 STEPS = np.array([100, 200, 400, 800])
 
 
 def test_the_committed_page_is_current() -> None:
-    text = PAGE.read_text()
-    made = renewed(text, load_results("digits"), load_results("digits_hyperparameters"))
-    assert made == text, "run python tools/digits_page.py"
+    assert main(["digits", "--check"]) == 0
+
+
+def test_a_stale_page_is_found_and_written_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(result_pages, "DOCS", tmp_path)
+    monkeypatch.setattr(result_pages, "PAGES", {"mine": {"a": lambda: "1", "b": lambda: "2"}})
+    page = tmp_path / "mine.md"
+    page.write_text("\n".join(["# Mine", *marks("a"), "between", *marks("b"), ""]))
+    before = page.read_text()
+    assert main(["mine", "--check"]) == 1
+    assert page.read_text() == before
+    assert "mine.md is not what its results say: run python tools/result_pages.py" in capsys.readouterr().err
+    assert main([]) == 0
+    assert page.read_text().replace("\n\n", "\n") == (
+        "\n".join(["# Mine", marks("a")[0], "1", marks("a")[1], "between", marks("b")[0], "2", marks("b")[1], ""])
+    )
+    assert main(["mine", "--check"]) == 0
+    assert main(["yours"]) == 1
+    assert "no page yours; there: mine" in capsys.readouterr().err
 
 
 def test_no_number_of_the_result_stands_outside_of_what_is_written_by_the_command() -> None:
-    before, _, rest = PAGE.read_text().partition(BEGIN)
-    outside = before + rest.partition(END)[2]
+    begin, end = marks("results")
+    before, _, rest = PAGE.read_text().partition(begin)
+    outside = before + rest.partition(end)[2]
     assert not re.search(r"\d[x×](?!\d)|FID \d|mean FID", outside)
 
 
@@ -94,4 +117,4 @@ def test_two_settings_of_one_model_are_told_apart_by_their_labels() -> None:
 
 def test_a_page_without_marks_is_one_line() -> None:
     with pytest.raises(UserError, match="lacks its marks"):
-        renewed("# A page", load_results("digits"), load_results("digits_hyperparameters"))
+        renewed("# A page", "results", "")

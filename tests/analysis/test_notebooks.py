@@ -41,7 +41,13 @@ def test_a_fresh_run_shows_what_is_committed() -> None:
     done = run("tools/notebooks.py", "--check")
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [word for path in NOTEBOOKS for word in (path.name, "...")]
-    assert {path.stem for path in NOTEBOOKS} == {"scaling", "step_efficiency_256", "step_efficiency_512", "digits"}
+    assert {path.stem for path in NOTEBOOKS} == {
+        "digits",
+        "forecast",
+        "scaling",
+        "step_efficiency_256",
+        "step_efficiency_512",
+    }
 
 
 @pytest.mark.slow

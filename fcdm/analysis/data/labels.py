@@ -44,6 +44,13 @@ def patch_of(name: str, size: str) -> int | None:
     return int(patch) if of_size == f"DiT-{size}" and patch.isdigit() else None
 
 
+def size_line(model: str) -> str:
+    """`DiT-XL/2`, `DiT-S/2` and a ladder's `DiT-64M` -> `DiT /2`: one line of sizes."""
+    family, _, size = model.partition("-")
+    patch = size.partition("/")[2].split(" ")[0] or (str(USUAL_PATCH) if family == "DiT" else "")
+    return f"{family} /{patch}" if patch else family
+
+
 def family_name(family: str) -> str:
     """`FCDM`, `DiT`; a user's own as it is."""
     return display_name("", family).rstrip("-")

@@ -16,7 +16,7 @@ from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from fcdm.analysis.data.labels import USUAL_PATCH, distance_of
+from fcdm.analysis.data.labels import distance_of, size_line
 from fcdm.analysis.figures.axes import NOTE, legend_below, log_axes, log_ticks, note_above, step_ticks
 from fcdm.analysis.figures.fid_curves import AMOUNTS
 from fcdm.analysis.figures.model_size import MINUS, correlations
@@ -144,7 +144,7 @@ def size_figure(points: pd.DataFrame, runs: pd.DataFrame | None) -> tuple[Figure
             sentences.append(f"left out, {origin}: {', '.join(lacking)}, whose MACs or {distance} are not known")
         looks = family_looks(kept["family"])
         place: dict[str, int] = {}
-        for name, rows in kept.assign(line=kept["model"].map(_series)).groupby("line"):
+        for name, rows in kept.assign(line=kept["model"].map(size_line)).groupby("line"):
             family = str(rows["family"].iloc[0])
             rows = rows.groupby("model", as_index=False)[["forward_gmacs", "fid"]].mean().sort_values("forward_gmacs")
             found.append(rows.assign(family=str(name).split(" /")[0], at=origin, steps=0))
@@ -205,10 +205,3 @@ def _bands(errors: set[float], several_seeds: bool, handles: list[Any], texts: l
         handles.append(Line2D([], [], color="0.3", lw=0.6))
         texts.append("95 % interval over seeds")
     return band
-
-
-def _series(model: str) -> str:
-    """`DiT-XL/2`, `DiT-S/2` and a ladder's `DiT-64M` -> `DiT /2`: one line of sizes."""
-    family, _, size = model.partition("-")
-    patch = size.partition("/")[2].split(" ")[0] or (str(USUAL_PATCH) if family == "DiT" else "")
-    return f"{family} /{patch}" if patch else family

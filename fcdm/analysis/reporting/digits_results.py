@@ -21,26 +21,14 @@ from fcdm.analysis.stats.ratio_words import UNITS, over_targets, times, worded
 from fcdm.analysis.stats.step_efficiency import FLOORS, RatioRange
 from fcdm.analysis.stats.step_ratios import equal_fid, trend, trend_of
 from fcdm.analysis.stats.tuning_trials import Tuned, listed, tune, tuned_as, tuning_cost, unfair
-from fcdm.errors import UserError
 from fcdm.formatting import steps_text
 
-BEGIN = "<!-- written by python tools/digits_page.py: begin -->"
-END = "<!-- written by python tools/digits_page.py: end -->"
 DISTANCES = {
     "fid": "FID, CNN features, training digits",
     "fid_heldout": "FID, CNN features, held-out digits",
     "fid_pixels": "raw pixels, training digits",
     "fid_pixels_heldout": "raw pixels, held-out digits",
 }
-
-
-def renewed(page: str, table: pd.DataFrame, tuning: pd.DataFrame) -> str:
-    """The page with its marked part written anew. Raises UserError where the marks are not there."""
-    before, begun, rest = page.partition(BEGIN)
-    _, ended, after = rest.partition(END)
-    if not (begun and ended):
-        raise UserError(f"the page lacks its marks, '{BEGIN}' and '{END}': put them around what is written there")
-    return f"{before}{BEGIN}\n\n{digits_result(table, tuning)}\n\n{END}{after}"
 
 
 def digits_result(table: pd.DataFrame, tuning: pd.DataFrame) -> str:
