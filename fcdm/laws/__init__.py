@@ -1,0 +1,1 @@
+"""Scaling laws and what they foretell: forms, fits, predictive distributions and their scores; no files."""

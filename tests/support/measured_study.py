@@ -1,0 +1,56 @@
+"""A study as training leaves it, of real configurations and ids; what was measured lies on a known surface."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from fcdm.jobs.job import Job
+from fcdm.jobs.record_study import record_study
+from fcdm.runs.run_cost import run_cost
+from fcdm.sweep.jobs_asked import jobs_asked
+
+BUDGETS = (100, 200, 400)
+
+
+def surface(macs: float, images: float, seed: int = 0) -> float:
+    """FID: seeds 0 and 1 are 2 per cent apart."""
+    return float((2 + 30 * (macs / 4e6) ** -0.3 * (images / 1e3) ** -0.5) * math.exp(0.01 * (-1) ** seed))
+
+
+def measure(job: Job, steps: int, factor: float = 1.0, when: float | None = None) -> Path:
+    """Evaluate a budget: its run is opened, and the evaluation's file written. Its path."""
+    part, run = job.parts[0], job.open()
+    config = part.config
+    fid = factor * surface(run_cost(config).forward_macs, steps * config.batch_size, config.seed)
+    path = run.evaluation(steps, part.protocol_id)
+    path.parent.mkdir(exist_ok=True)
+    content = {
+        "step": steps,
+        "time": time.time() if when is None else when,
+        "protocol_id": part.protocol_id,
+        "protocol": part.protocol,
+        "metrics": {"fid": fid, "heldout_loss": 0.05 + fid / 1000},
+    }
+    path.write_text(json.dumps(content))
+    return path
+
+
+def asked_jobs(runs_dir: Path, *words: str, study: str = "demo") -> list[Job]:
+    return jobs_asked([*words, f"study={study}", f"runs_dir={runs_dir}"])
+
+
+def measured_study(
+    runs_dir: Path, models: str = "N,M", budgets: Sequence[int] = BUDGETS, study: str = "demo"
+) -> list[Job]:
+    """Two seeds of each model, measured at every budget."""
+    steps = f"steps=[{','.join(map(str, budgets))}]"
+    jobs = asked_jobs(runs_dir, f"model={models}", "seed=0,1", steps, study=study)
+    record_study(jobs, ["python", "-m", "fcdm.train", "-m", f"model={models}", "seed=0,1", steps])
+    for job in jobs:
+        for step in budgets:
+            measure(job, step, when=1_764_000_000.0 + step)
+    return jobs
