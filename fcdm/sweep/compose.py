@@ -204,16 +204,20 @@ class Composer:
         return not plain and not self._is_choice(override)
 
     def _is_group(self, key: str) -> bool:
+        if "." in key:  # of a key; folders of configs have no such names
+            return False
         if key not in self._groups:
-            hydra = self.master.hydra
-            options = self.loader.get_group_options(
-                key,
-                results_filter=None,
-                config_name=hydra.job.config_name,
-                overrides=list(hydra.overrides.hydra),
-            )
-            self._groups[key] = bool(options)
+            self._groups[key] = self._has_options(key)
         return self._groups[key]
+
+    def _has_options(self, group: str) -> bool:
+        hydra = self.master.hydra
+        overrides = list(hydra.overrides.hydra)
+        if any(text.lstrip("+").startswith("hydra.searchpath") for text in overrides):
+            # More places than the loader's own: it reads the primary config anew, at each question, to know them.
+            return bool(self.loader.get_group_options(group, None, hydra.job.config_name, overrides))
+        sources = self.loader.get_sources()
+        return any(source.is_group(group) and source.list(group, results_filter=None) for source in sources)
 
     def _base(self, choice: tuple[str, ...]) -> DictConfig:
         """What Hydra composes of the groups, and of all that goes with them; without Hydra's own node."""
