@@ -8,9 +8,10 @@ from pathlib import Path
 
 from fcdm.errors import UserError
 from fcdm.jobstatus.rows import StatusRow
-from fcdm.ledger.entries import ledger_folder, read_ledger
+from fcdm.ledger.chain import ledger_folder, read_ledger
 from fcdm.ledger.ledger_table import forecast_note
-from fcdm.ledger.score_forecasts import WITHDRAWN, measured_in_runs, score_ledger
+from fcdm.ledger.measured_budgets import measured_in_runs
+from fcdm.ledger.score_forecasts import WITHDRAWN, score_ledger
 
 
 def with_forecasts(rows: Sequence[StatusRow], runs_dir: Path) -> tuple[list[StatusRow], str]:

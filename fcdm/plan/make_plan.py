@@ -11,7 +11,7 @@ from fcdm.formatting import bytes_text, plural, three_digits
 from fcdm.jobs.ema_requests import snapshot_bytes
 from fcdm.jobs.job import Job
 from fcdm.jobs.make_jobs import data_is_here
-from fcdm.ledger.entries import ledger_folder
+from fcdm.ledger.chain import ledger_folder
 from fcdm.ledger.law_file import read_laws
 from fcdm.plan.estimate import KINDS, Paces, host_bytes, job_cost, process_memory, starts
 from fcdm.plan.foretell import foretold

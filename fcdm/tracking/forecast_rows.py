@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from fcdm.ledger.entries import ForecastEntry, Ledger
 from fcdm.ledger.ledger_table import forecast_note
-from fcdm.ledger.score_forecasts import WITHDRAWN, ScoredForecast, measured_budgets, score_entry
+from fcdm.ledger.measured_budgets import measured_budgets
+from fcdm.ledger.score_forecasts import WITHDRAWN, ScoredForecast, score_entry
 from fcdm.runs.formats import Scalar
 from fcdm.runs.reader import RunView
 

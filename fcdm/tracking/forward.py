@@ -26,7 +26,8 @@ from typing import Any
 
 from fcdm.errors import UserError
 from fcdm.features.distance_names import distance_name, shown_of
-from fcdm.ledger.entries import Ledger, ledger_folder, read_ledger
+from fcdm.ledger.chain import ledger_folder, read_ledger
+from fcdm.ledger.entries import Ledger
 from fcdm.ledger.score_forecasts import ScoredForecast
 from fcdm.redact import redacted
 from fcdm.runs.checkpoints import newest_step
