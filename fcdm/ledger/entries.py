@@ -1,42 +1,15 @@
-"""The ledger on disk: one JSON file an entry, chained by hash, written once and never changed.
-
-runs/forecasts/000001.json ...    a forecast, or the withdrawal of one
-runs/forecasts/head.json          how many there are and the last one's hash
-
-An entry holds the hash of the one before it and its own, the sha256 of all its other content. So an entry that is
-edited, missing or put in shows. Whoever rewrites every hash behind it is met by the copies that were published
-(`publish`), which must be where the chain begins, and by their history in git.
-
-An entry gets its name by a hard link, which fails where the name exists (on NFS too), under a lock: of two that write
-at once each has its number, and one that is killed leaves nothing, or all.
-"""
+"""What the ledger of forecasts holds: forecasts, withdrawals, and all of them together. As files: `chain.py`."""
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import json
-import os
-import re
-import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from fcdm.atomic import (
-    describe_oserror,
-    file_errors,
-    locked,
     plain,
-    read_json,
-    read_json_if_whole,
-    remove_unfinished,
-    sync_folder,
-    temporary_name,
-    write_json,
-    write_new,
 )
 from fcdm.errors import UserError
 from fcdm.features.distance_names import distance_name
@@ -45,7 +18,6 @@ from fcdm.laws.scores import compute_equivalent
 from fcdm.ledger.foretold import ForecastTarget, StudyForecast
 from fcdm.runs.checkpoints import digest
 
-FOLDER, HEAD = "forecasts", "head.json"
 PREDICTION, CONTINUATION, HOLD_OUT, INTERPOLATION = "prediction", "continuation", "hold-out", "interpolation"
 KINDS = {
     PREDICTION: "no checkpoint of the run existed",
@@ -54,9 +26,6 @@ KINDS = {
     INTERPOLATION: "the budget lay within the sizes and images that were fitted",
 }
 """What each kind of forecast is of. They are never pooled."""
-SCHEMA = 1
-_NAME = re.compile(r"\d{6,}\.json")
-_TRIES = 100
 
 
 @dataclass(frozen=True)
@@ -188,11 +157,6 @@ class ForecastWithdrawal:
 
 
 LedgerEntry = ForecastEntry | ForecastWithdrawal
-_Entry = TypeVar("_Entry", ForecastEntry, ForecastWithdrawal)
-_WHAT: dict[str, type[ForecastEntry] | type[ForecastWithdrawal]] = {
-    "forecast": ForecastEntry,
-    "withdrawal": ForecastWithdrawal,
-}
 
 
 @dataclass(frozen=True)
@@ -228,10 +192,6 @@ class Ledger:
         raise UserError(f"entry {number} is no forecast of this ledger; forecasts: {there}")
 
 
-def ledger_folder(runs_dir: Path | str) -> Path:
-    return Path(runs_dir) / FOLDER
-
-
 def entry_of(
     forecast: StudyForecast,
     target: ForecastTarget,
@@ -251,7 +211,7 @@ def entry_of(
     """A forecast as an entry that is not written yet. parent_id: of a branch. Raises ValueError for a curve that is
     none."""
     compute_equivalent(forecast.curve, forecast.law.median)
-    points = plain(list(forecast.points))
+    points = _json(list(forecast.points))
     return ForecastEntry(
         study=study,
         run=ForecastRun(
@@ -269,7 +229,7 @@ def entry_of(
         kind=kind,
         code=code,
         fit={
-            "settings": dict(forecast.settings),
+            "settings": _json(dict(forecast.settings)),
             "points": len(points),
             "points_sha256": digest({"points": points}),
         },
@@ -287,138 +247,9 @@ def entry_of(
 _OF_TARGET = ("model", "family", "resolution", "batch_size", "seed", "parameters", "forward_macs")
 
 
-def read_ledger(folder: Path) -> Ledger:
-    """Every entry, once the whole chain is checked; empty where there is no such folder.
-
-    Raises UserError with one line, naming the file, for an entry that was edited, deleted or put in by hand.
-    """
-    with file_errors(folder, "reading the ledger"):
-        paths = sorted((path for path in folder.glob("*.json") if _NAME.fullmatch(path.name)), key=_number)
-    entries: list[LedgerEntry] = []
-    for path in paths:
-        missing = entry_path(folder, len(entries) + 1)
-        if path != missing:
-            raise UserError(
-                f"{missing} is missing, and {path.name} follows it: restore it (git, a published copy); entries are "
-                "never deleted: --withdraw takes a forecast back"
-            )
-        entries.append(_read(path, entries[-1].hash if entries else ""))
-    head = read_json_if_whole(folder / HEAD)
-    count = head.get("entries", 0)
-    if isinstance(count, int) and count > len(entries):
-        raise UserError(
-            f"{entry_path(folder, count)} is missing: {folder / HEAD} counts {count} entries; restore it (git, a "
-            "published copy)"
-        )
-    if head and count and entries[count - 1].hash != head.get("hash"):
-        raise UserError(
-            f"{entry_path(folder, count)} is another entry than {folder / HEAD} says was written: restore both"
-        )
-    return Ledger(tuple(entries))
-
-
-def entry_path(folder: Path, number: int) -> Path:
-    return folder / f"{number:06d}.json"
-
-
-def append(folder: Path, entry: _Entry) -> _Entry:
-    """Write an entry behind the last one: as it stands then, with number, time and hash. Raises UserError.
-
-    Nothing is written where the chain is broken.
-    """
-    with locked(folder / ".lock"):
-        for _ in range(_TRIES):
-            remove_unfinished(folder)
-            ledger = read_ledger(folder)
-            number = len(ledger.entries) + 1
-            content = {
-                "schema": SCHEMA,
-                "number": number,
-                "time": round(time.time(), 3),
-                "previous": ledger.head,
-                **entry.content(),
-            }
-            content["hash"] = digest(content)
-            if _create(entry_path(folder, number), content):
-                write_json(folder / HEAD, {"entries": number, "hash": content["hash"]})
-                return type(entry).of_content(content)
-            # Somebody was faster, on a file system whose locks do not hold.
-    raise UserError(f"{folder}: other processes keep writing; run the same command again")
-
-
-def publish(source: Path, to: Path) -> int:
-    """Copy the entries that are not there yet; returns how many. Raises UserError where what is there is another chain:
-    a published entry is never replaced."""
-    ours, theirs = read_ledger(source), read_ledger(to)
-    for mine, published in zip(ours.entries, theirs.entries, strict=False):
-        if mine.hash != published.hash:
-            raise UserError(
-                f"{entry_path(to, published.number)} is another entry than {entry_path(source, mine.number)}: one of "
-                "the two was made anew; what is published stands"
-            )
-    if len(theirs.entries) > len(ours.entries):
-        raise UserError(
-            f"{to} has {len(theirs.entries)} entries and {source} {len(ours.entries)}: copy them back first, so that "
-            "the chain goes on"
-        )
-    new = ours.entries[len(theirs.entries) :]
-    with file_errors(to, "making the folder"):
-        to.mkdir(parents=True, exist_ok=True)
-    for entry in new:
-        _create(entry_path(to, entry.number), read_json(entry_path(source, entry.number)))
-    if ours.entries:
-        write_json(to / HEAD, {"entries": len(ours.entries), "hash": ours.head})
-    return len(new)
-
-
-def _read(path: Path, previous: str) -> LedgerEntry:
-    with file_errors(path, "reading"):
-        content = read_json(path)
-    told = content.pop("hash", None)
-    if told != digest(content):
-        raise UserError(
-            f"{path} was changed since it was written: its content has another hash than it says; restore it (git, a "
-            "published copy). Entries are never changed: --withdraw takes a forecast back"
-        )
-    if content.get("previous") != previous or content.get("number") != _number(path):
-        raise UserError(
-            f"{path} does not follow the entry before it, whose hash it lacks: it was put in, or the one before it was "
-            "made anew; restore the folder (git, a published copy)"
-        )
-    try:
-        if content["schema"] > SCHEMA:
-            raise UserError(f"{path} is of a later version of fcdm: this one reads entries of schema {SCHEMA}")
-        return _WHAT[content["what"]].of_content({**content, "hash": told})
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{path} lacks or garbles {error}: no command of fcdm has written it") from None
-
-
-def _create(path: Path, content: Mapping[str, Any]) -> bool:
-    """Make the file, whole; False where it exists already. Raises UserError."""
-    temporary = path.with_name(temporary_name(path.name))
-    try:
-        write_new(temporary, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
-        try:
-            os.link(temporary, path)
-        except FileExistsError:
-            return False
-        except OSError as error:
-            if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
-                raise
-            if path.exists():  # no hard links here (FAT, some FUSE file systems): the lock alone must do
-                return False
-            temporary.replace(path)
-        sync_folder(path.parent)
-    except OSError as error:
-        raise describe_oserror(error, path) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-    return True
-
-
-def _number(path: Path) -> int:
-    return int(path.stem)
+def _json(value: Any) -> Any:
+    """As JSON reads it back: without tuples, and numbers of numpy as Python's."""
+    return json.loads(json.dumps(plain(value), default=lambda number: plain(number.item()), allow_nan=False))
 
 
 def _predictive(content: Mapping[str, Any]) -> Predictive:

@@ -15,19 +15,16 @@ stored, so nothing of them can be out of date.
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from fcdm.laws.predictive import Predictive
 from fcdm.laws.scores import compute_equivalent, crps_of_log, hit_interval, log_error, log_score, pit, skill
 from fcdm.ledger.entries import HOLD_OUT, KINDS, ForecastEntry, Ledger
-from fcdm.runs.folder import Run, find_runs
-from fcdm.runs.formats import Evaluation, read_evaluation
+from fcdm.ledger.measured_budgets import MeasuredBudget, MeasuredKey
 
 HELD, FAILED, UNINFORMATIVE = "held", "failed", "uninformative"
 UNSCORED, WITHDRAWN, LATE = "unscored", "withdrawn", "late"
@@ -41,17 +38,6 @@ MOST_COMPUTE = 1.3
 WIDEST = 1.5
 """Of a distance: the 80 % interval's high over its low."""
 _LOSS = "loss"
-
-
-class MeasuredBudget(NamedTuple):
-    """One metric of one evaluation; time in seconds since 1970."""
-
-    value: float
-    time: float
-
-
-MeasuredKey = tuple[str, int, str, str]
-"""(run's id, steps, protocol id, metric)."""
 
 
 @dataclass(frozen=True)
@@ -198,32 +184,6 @@ def summaries(scored: Sequence[ScoredForecast]) -> list[ForecastSummary]:
         groups.setdefault((one.entry.kind, one.entry.metric_name), []).append(one)
     order = list(KINDS)
     return [_summary(*key, groups[key]) for key in sorted(groups, key=lambda key: (order.index(key[0]), key[1]))]
-
-
-def measured_in_runs(runs_dir: Path, entries: Iterable[ForecastEntry]) -> dict[MeasuredKey, MeasuredBudget]:
-    """What the runs' folders hold of the budgets of these entries. Raises UserError for a damaged evaluation."""
-    entries = list(entries)
-    folders = find_runs(runs_dir, {entry.run.id for entry in entries})
-    evaluations = {}
-    for entry in entries:
-        if entry.run.id in folders:
-            path = Run(folders[entry.run.id], entry.run.id).evaluation(entry.steps, entry.protocol_id)
-            with contextlib.suppress(FileNotFoundError):
-                evaluations[entry.key] = read_evaluation(path)
-    return measured_budgets(entries, evaluations)
-
-
-def measured_budgets(
-    entries: Iterable[ForecastEntry], evaluations: Mapping[tuple[str, int, str], Evaluation]
-) -> dict[MeasuredKey, MeasuredBudget]:
-    """What evaluations, by (run's id, steps, protocol id), hold of the budgets of these entries."""
-    return {
-        (*entry.key, entry.metric): MeasuredBudget(value, one.time)
-        for entry in entries
-        if (one := evaluations.get(entry.key)) is not None
-        and (value := one.metrics.get(entry.metric)) is not None
-        and 0 < value < math.inf
-    }
 
 
 def as_json(scored: Sequence[ScoredForecast]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import pytest
 
 from fcdm.forecast import main
 from fcdm.jobs.job import Job
-from fcdm.ledger.entries import entry_path, read_ledger
+from fcdm.ledger.chain import entry_path, read_ledger
 from fcdm.ledger.law_file import read_laws
 from tests.support.commands import ROOT, python_in
 from tests.support.measured_study import asked_jobs, measure, measured_study
@@ -119,7 +119,7 @@ def test_a_hold_out_is_of_what_was_measured_from_what_lies_below(runs: Path, for
     [
         (("demmo", "model=N", "steps=800"), "no study 'demmo' in .* (did you mean 'demo'?)"),
         (("demo", "model=N", "stepz=800"), "stepz"),
-        (("demo", "model=dit/N-2", "steps=800"), "the study has no run of family dit"),
+        (("demo", "model=dit/N-2", "steps=800"), "study 'demo' has no run of family dit to fit"),
         (
             ("demo", "model=N", "steps=800", "batch_size=32"),
             "is not as the runs of study 'demo' are: batch_size=32 (theirs 128)",
@@ -128,7 +128,9 @@ def test_a_hold_out_is_of_what_was_measured_from_what_lies_below(runs: Path, for
         (("demo", "model=N", "steps=80000"), "is further than the validated x16"),
         (("model=N", "steps=800"), "the study comes first"),
         ((), "say which study"),
-        (("demo", "--score"), "no study"),
+        (("demo", "--score"), "demo: --score is of the whole ledger"),
+        (("--score", "--force"), "--force has no effect here"),
+        (("--score", "--publish"), "--score and --publish: one at a time"),
         (("--withdraw", "1"), "needs --why TEXT"),
         (("--withdraw", "1", "--why", "x"), "entry 1 is no forecast of this ledger; forecasts: none yet"),
         (("--hold-out=x", "demo", "model=N"), "invalid choice"),

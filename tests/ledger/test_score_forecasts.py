@@ -6,11 +6,13 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from scipy import stats
 
 from fcdm.atomic import plain
+from fcdm.errors import UserError
 from fcdm.laws.predictive import Predictive
 from fcdm.ledger.entries import (
     CONTINUATION,
@@ -23,7 +25,8 @@ from fcdm.ledger.entries import (
 )
 from fcdm.ledger.foretold import LAST_TWO, LAST_VALUE
 from fcdm.ledger.ledger_table import forecast_lines, forecast_note, score_lines
-from fcdm.ledger.score_forecasts import MeasuredBudget, ScoredForecast, as_json, score_ledger, summaries
+from fcdm.ledger.measured_budgets import MeasuredBudget, measured_in_csv
+from fcdm.ledger.score_forecasts import ScoredForecast, as_json, score_ledger, summaries
 from tests.support.forecast_entries import an_entry
 
 LOSS_CURVE = ((0.25, 0.102), (1.0, 0.1), (4.0, 0.099))
@@ -104,6 +107,23 @@ def test_what_is_not_measured_withdrawn_or_late_is_counted_and_not_scored() -> N
     assert {state: count for state, count in total.states.items() if count} == {"held": 2, "withdrawn": 1, "late": 1}
     held_out = replace(an_entry(), kind=HOLD_OUT)
     assert scored(held_out, measured=10.0, time=0.5)[0].state == "held", "a hold-out is measured before"
+
+
+def test_a_tidy_table_measures_too(tmp_path: Path) -> None:
+    ledger = ledger_of(an_entry(run="a"), an_entry(run="b"), an_entry(run="c"), an_entry(run="d"))
+    path = tmp_path / "demo.csv"
+    rows = [
+        f"M-digits-8px-{run * 8},{steps},{ledger.forecasts[0].protocol_id},{fid}"
+        for run, steps, fid in (("a", 800, "10.5"), ("b", 400, "20"), ("c", 800, ""))
+    ]
+    path.write_text("\n".join(["run,steps,protocol_id,fid", *rows, ""]))
+    found = score_ledger(ledger, measured_in_csv(path, ledger.forecasts))
+    assert [(one.state, one.measured) for one in found] == [("held", 10.5), *[("unscored", None)] * 3]
+    path.write_text("run,steps\nx,1\n")
+    with pytest.raises(UserError, match=r"demo.csv lacks or garbles 'protocol_id': it is no tidy table"):
+        measured_in_csv(path, ledger.forecasts)
+    with pytest.raises(UserError, match="no such file"):
+        measured_in_csv(tmp_path / "x.csv", ledger.forecasts)
 
 
 def test_coverage_counts_trajectories_and_never_pools_kinds() -> None:

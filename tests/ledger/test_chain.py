@@ -16,7 +16,8 @@ import pytest
 
 from fcdm.errors import UserError
 from fcdm.laws.predictive import Predictive
-from fcdm.ledger.entries import ForecastWithdrawal, append, entry_path, publish, read_ledger
+from fcdm.ledger.chain import append, entry_path, publish, read_ledger
+from fcdm.ledger.entries import ForecastWithdrawal
 from fcdm.runs.checkpoints import digest
 from tests.support.commands import environment
 from tests.support.forecast_entries import an_entry
@@ -24,10 +25,11 @@ from tests.support.forecast_entries import an_entry
 WRITER = """
 import sys
 from pathlib import Path
-from fcdm.ledger.entries import append
+from fcdm.ledger import chain
 from tests.support.forecast_entries import an_entry
+exec(sys.argv[4])
 for number in range(int(sys.argv[2])):
-    append(Path(sys.argv[1]), an_entry(run=sys.argv[3]))
+    chain.append(Path(sys.argv[1]), an_entry(run=sys.argv[3]))
     print(number, flush=True)
 """
 
@@ -41,8 +43,10 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "forecasts"
 
 
-def writer(folder: Path, count: int, run: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", WRITER, str(folder), str(count), run]
+def writer(folder: Path, count: int, run: str, first: str = "") -> subprocess.Popen[str]:
+    """first: what it does before."""
+    folder.mkdir(exist_ok=True)
+    command = [sys.executable, "-c", WRITER, str(folder), str(count), run, first]
     return subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, text=True)
 
 
@@ -95,6 +99,8 @@ def of_no_kind(folder: Path) -> None:
         (lambda folder: entry_path(folder, 2).unlink(), "000002.json is missing, and 000003.json follows it"),
         (lambda folder: entry_path(folder, 4).unlink(), r"000004.json is missing: .*head.json counts 4 entries"),
         (lambda folder: entry_path(folder, 3).write_text("{"), "000003.json is damaged: it holds no JSON object"),
+        (lambda folder: (folder / "head.json").unlink(), "head.json is missing, and entries are there"),
+        (lambda folder: (folder / "head.json").write_text("{}"), "head.json lacks or garbles 'entries'"),
         (lambda folder: shutil.copy(entry_path(folder, 1), entry_path(folder, 2)), "000002.json does not follow"),
     ],
 )
@@ -129,8 +135,10 @@ def test_a_whole_chain_made_anew_is_met_by_the_head_and_by_what_was_published(fo
         publish(tmp_path / "none", public)
 
 
-def test_processes_that_write_at_once_make_one_chain(tmp_path: Path) -> None:
-    writers = [writer(tmp_path, 12, run) for run in "ab"]
+@pytest.mark.parametrize("locks", ["", "import contextlib\nchain.locked = contextlib.nullcontext"])
+def test_processes_that_write_at_once_make_one_chain(tmp_path: Path, locks: str) -> None:
+    """Also on a file system whose locks do not hold."""
+    writers = [writer(tmp_path, 12, run, locks) for run in "ab"]
     assert [one.wait(60) for one in writers] == [0, 0]
     runs = [entry.run.id[0] for entry in read_ledger(tmp_path).forecasts]
     assert (len(runs), runs.count("a")) == (24, 12)
