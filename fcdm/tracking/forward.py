@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from fcdm.errors import UserError
-from fcdm.features.distance_names import distance_name, shown_of
+from fcdm.features.distance_names import headline_name, shown_of
 from fcdm.redact import redacted
 from fcdm.runs.checkpoints import newest_step
 from fcdm.runs.formats import Study
@@ -306,7 +306,7 @@ def _distances(view: RunView, headline: str | None) -> dict[str, str]:
         shown = shown_of(evaluated.metrics)
         if shown is not None and evaluated.protocol:
             key = shown if evaluated.protocol_id == headline else f"{shown}@{evaluated.protocol_id}"
-            found[metric_name(key)] = distance_name(shown, str(evaluated.protocol.get("features", "")))
+            found[metric_name(key)] = headline_name(shown, evaluated.protocol)
     return dict(sorted(found.items()))
 
 
