@@ -22,7 +22,7 @@ from fcdm.config.model_checks import check_model
 from fcdm.config.own_checks import check_own
 from fcdm.config.said import NOTHING, Said
 from fcdm.config.samplers import CUSTOM, SAMPLERS
-from fcdm.config.schema import FAMILIES, PRECISIONS, Config, DataConfig
+from fcdm.config.schema import FAMILIES, HEADLINES, HELDOUT, PRECISIONS, Config, DataConfig
 from fcdm.config.spaces import OF_DIGITS, SPACES
 from fcdm.config.texts import refuse_secrets, settle_texts
 from fcdm.config.user_code import OPTIONS, codes_of
@@ -45,6 +45,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "evaluation.where": ("inline", "job"),
     "evaluation.precision": PRECISIONS,
     "evaluation.features": SPACES,
+    "evaluation.headline": HEADLINES,
 }
 
 FREE = ("grids.", *OPTIONS)
@@ -87,7 +88,8 @@ BOUNDS: dict[str, tuple[float, bool, float]] = {
     "evaluation.guidance_channels": (1, True, math.inf),
     "evaluation.atol": (0, False, 1),
     "evaluation.rtol": (0, False, 1),
-    "evaluation.samples": (2, True, math.inf),
+    "evaluation.samples": (0, True, math.inf),
+    "evaluation.loss_images": (1, True, math.inf),
     "evaluation.seed": (0, True, 2**63 - 1),
     "evaluation.batch_size": (1, True, 2**20),
     **{f"{prefix}resources.{key}": bound for prefix in ("", "evaluation.") for key, bound in RESOURCES.items()},
@@ -253,6 +255,17 @@ def _is_own(key: str, values: dict[str, Any]) -> bool:
 
 def _check_sampling(config: Config) -> None:
     objective, evaluation = config.diffusion.objective, config.evaluation
+    if evaluation.samples == 1:
+        raise UserError("evaluation.samples=1 cannot be: at least 2, or 0 for the losses of held-out images alone")
+    by_heldout = evaluation.headline == HELDOUT and evaluation.samples > 0
+    if by_heldout and not (config.data.downsample == 1 and evaluation.reference is None):
+        why = "a reference has no held-out part" if evaluation.reference else "that is of stores of pixels"
+        raise UserError(f"evaluation.headline=heldout cannot be: {why}; leave it away")
+    if by_heldout and config.data.name == "digits":
+        raise UserError(
+            "evaluation.headline=heldout cannot be: of the digits both distances are told, fid_heldout beside fid; "
+            "leave it away"
+        )
     if objective != CUSTOM and evaluation.sampler not in SAMPLERS[objective]:
         other = next(name for name, samplers in SAMPLERS.items() if evaluation.sampler in samplers)
         raise UserError(

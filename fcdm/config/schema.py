@@ -24,6 +24,9 @@ from fcdm.config.setting import setting
 
 PRECISIONS = ("fp32", "tf32", "bf16")
 """What `precision` and `evaluation.precision` may be."""
+HELDOUT = "heldout"
+HEADLINES = ("train", HELDOUT)
+"""What `evaluation.headline` may be."""
 NEVER = "never"
 """Of `evaluation.where`: what branches need of their parent is trained for them alone; no command line says so."""
 
@@ -254,12 +257,12 @@ class EvaluationConfig:
     """`ema`; `raw`; or `power:0.08`: the power function average of that sigma_rel, made of `power_ema`'s snapshots."""
     weights_snapshots: str | None = setting(None, applies=when.BY_COMMANDS)
     """Of which snapshots; set at submission."""
-    sampler: str = MISSING
+    sampler: str = setting(applies=when.DRAWS)
     """`ddpm` (ancestral) or `ddim` (eta 0); of a flow `euler`, `heun`, `dopri5` (adaptive steps) or `sde`."""
-    sampling_steps: int = setting(applies=when.COUNTS_STEPS)
-    clip_denoised: bool = False
+    sampling_steps: int = setting(applies=(when.DRAWS, when.COUNTS_STEPS))
+    clip_denoised: bool = setting(False, applies=when.DRAWS)
     """Clip the predicted x0 to [-1, 1]; sensible for pixels, never for latents."""
-    guidance_scale: float = 1.0
+    guidance_scale: float = setting(1.0, applies=when.DRAWS)
     """1: no guidance, one forward pass per step instead of two."""
     guidance_weak: str | None = setting(None, applies=when.GUIDED, path=True)
     """Guide by a weaker model instead of by no label (autoguidance, arXiv 2406.02507): a run's checkpoint
@@ -278,12 +281,17 @@ class EvaluationConfig:
     """Of `dopri5`: the error allowed in a step is atol + rtol |x|."""
     rtol: float = setting(1e-3, applies=when.ADAPTS)
     samples: int = MISSING
+    """0: none, so that the losses of held-out images are all that is evaluated."""
+    loss_images: int | None = None
+    """Held-out images of the held-out loss, drawn by `seed`, and beside it the loss of as many images that are trained
+    on (`train_loss`), with the same noise: what it is lower by was memorised. All of them, of fewer; null: the loss of
+    all held-out images, and none of images that are trained on."""
     seed: int = 0
-    labels: str = setting("uniform", applies=when.SEVERAL_CLASSES)
+    labels: str = setting("uniform", applies=(when.DRAWS, when.SEVERAL_CLASSES))
     """`uniform`: each label drawn i.i.d. (the papers' rule); `balanced`: equally many of each class."""
     precision: str = "fp32"
     """As `precision`, of the network; the decoder is float32 or, unless this is `fp32`, TF32; features are float32."""
-    features: Any = MISSING
+    features: Any = setting(applies=when.DRAWS)
     """The space that distances are taken in (docs/features.md): `inception`, `dinov2`, `dinov2-pil`, `pixels`,
     `classifier` (of the store that is trained on), `digits-cnn`; or `my_features.Edges`: an extractor of the user's own
     (docs/bring_your_own.md). A list (`[digits-cnn,pixels]`) is several evaluations of the same
@@ -292,13 +300,16 @@ class EvaluationConfig:
     """Keywords for the user's own extractor, plain values."""
     features_source: str | None = setting(None, applies=when.BY_COMMANDS)
     """sha256 of its source files; set at submission."""
-    dinov2: str = setting("facebook/dinov2-large", applies=when.DINOV2, path=True)
+    headline: str = setting("train", applies=when.DRAWS)
+    """Which images of a store of pixels the study's distance is to: `train`: those that are trained on, so that a model
+    that copies them is rewarded; `heldout`. Distances to the others stand beside it."""
+    dinov2: str = setting("facebook/dinov2-large", applies=(when.DRAWS, when.DINOV2), path=True)
     """Which DINOv2: a hub id or a folder; in the key by its weights."""
-    reference: str | None = setting(None, applies=when.COMPARES, path=True)
+    reference: str | None = setting(None, applies=(when.DRAWS, when.COMPARES), path=True)
     """What samples are compared with: statistics of the same features in ADM's format, in the key by the file's sha256,
     or a folder, .npz or .npy of real images, in the key by their content. Null: the store of pixels that is trained
     on."""
-    decoder: str | None = setting(None, applies=when.LATENTS, path=True)
+    decoder: str | None = setting(None, applies=(when.DRAWS, when.LATENTS), path=True)
     """VAE that decodes latents: a hub id, a folder, `ft-ema` or `ft-mse`; in the key by its weights."""
     batch_size: int = 250
     """Samples per forward pass; does not move the result beyond float rounding."""

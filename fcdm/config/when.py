@@ -63,6 +63,11 @@ BY_NO_LABEL = Needs(
     lambda source: source is None,
     "a weaker model guides all channels: say evaluation.guidance_channels=null",
 )
+DRAWS = Needs(
+    "evaluation.samples",
+    lambda count: count > 0,
+    "no sample is drawn, of which it says something: leave it away, or say evaluation.samples=2000",
+)
 ADAPTS = Needs(
     "evaluation.sampler",
     lambda sampler: sampler in ADAPTIVE,

@@ -97,8 +97,8 @@ class Dataset(Protocol):
     def heldout(self) -> int:
         """Number of images that are held out."""
 
-    def heldout_part(self, start: int, end: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Those from `start` to `end`: x0 and labels, always the same."""
+    def unaltered(self, items: np.ndarray, heldout: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        """x0 and labels of the images `items` (n,) that are held out, or trained on: not mirrored, always the same."""
 
 
 def open_dataset(config: Config, device: torch.device) -> Dataset:
@@ -164,8 +164,9 @@ class PixelStoreDataset:
     def heldout(self) -> int:
         return len(self.store.heldout_indices)
 
-    def heldout_part(self, start: int, end: int) -> tuple[torch.Tensor, torch.Tensor]:
-        pixels, labels, _ = self._read(self.store.heldout_indices[start:end])
+    def unaltered(self, items: np.ndarray, heldout: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        indices = self.store.heldout_indices if heldout else self.store.train_indices
+        pixels, labels, _ = self._read(indices[items])
         return from_uint8(pixels.to(self.device)), labels.to(self.device)
 
     def _read(self, numbers: NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -221,5 +222,6 @@ class LatentsDataset:
     def heldout(self) -> int:
         return len(self.store.heldout_indices)
 
-    def heldout_part(self, start: int, end: int) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.store.batch(self.store.heldout_indices[start:end], self.device, latents="frozen", flip="none")
+    def unaltered(self, items: np.ndarray, heldout: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        indices = self.store.heldout_indices if heldout else self.store.train_indices
+        return self.store.batch(indices[items], self.device, latents="frozen", flip="none")

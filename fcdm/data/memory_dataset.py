@@ -33,7 +33,7 @@ class ImageSide:
         conditions = {name: tensor.to(device) for name, tensor in self.conditions.items()}
         return ImageSide(self.images.to(device), self.labels.to(device), conditions)
 
-    def seen(self, places: torch.Tensor | slice) -> torch.Tensor:
+    def seen(self, places: torch.Tensor) -> torch.Tensor:
         """Images there as models see them: float32 from -1 to 1."""
         import torch
 
@@ -71,5 +71,8 @@ class MemoryDataset:
     def heldout(self) -> int:
         return len(self.held)
 
-    def heldout_part(self, start: int, end: int) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.held.seen(slice(start, end)), self.held.labels[start:end]
+    def unaltered(self, items: np.ndarray, heldout: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        import torch
+
+        side, chosen = self.held if heldout else self.train, torch.from_numpy(items).to(self.device)
+        return side.seen(chosen), side.labels[chosen]

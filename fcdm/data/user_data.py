@@ -177,7 +177,7 @@ class UserDataset(MemoryDataset):
         chosen = fetched.to(self.device, non_blocking=True)
         return {name: tensor[chosen] for name, tensor in self.train.conditions.items()}
 
-    def heldout_conditions(self, places: torch.Tensor | slice) -> dict[str, torch.Tensor]:
+    def heldout_conditions(self, places: torch.Tensor) -> dict[str, torch.Tensor]:
         return {name: tensor[places] for name, tensor in self.held.conditions.items()}
 
 

@@ -68,7 +68,8 @@ def evaluate_weights(weights: Weights, configs: Sequence[Config], out: Path, wor
                     if isinstance(result, UserError):
                         refused.append(str(result))
                     elif ranks.is_main:
-                        write_atomic(out / f"{one.name}.png", png(result.grid))
+                        if len(result.grid):
+                            write_atomic(out / f"{one.name}.png", png(result.grid))
                         _write(out / f"{one.name}.json", one.content | result.content, result.seconds)
                 refusal = UserError(f"{'; '.join(refused)} (what else was asked for is in {out})") if refused else None
                 ranks.refuse_together(refusal if ranks.is_main else None)

@@ -104,7 +104,7 @@ class Evaluator:
                     elif self.ranks.is_main:
                         self.worker.beat()
                         self._write(step, part, result, records, average or {})
-                        features = part.protocol["features"]
+                        features = part.protocol.get("features", "")
                         self.worker.progress.evaluated(step, result.metrics, result.floor, features)
                     self.ranks.barrier()
         finally:
@@ -139,9 +139,11 @@ class Evaluator:
         }
         with file_errors(path):
             path.parent.mkdir(exist_ok=True)
-            keep_extractor(part.config, self.run.folder)
+            if part.config.evaluation.samples:
+                keep_extractor(part.config, self.run.folder)
         # The picture first: whoever sees the evaluation finds its picture.
-        write_atomic(path.with_suffix(".png"), png(result.grid))
+        if len(result.grid):
+            write_atomic(path.with_suffix(".png"), png(result.grid))
         # The record next: once the evaluation's file is there, nobody looks at this checkpoint again.
         if records is not None:
             records.write(step, {"protocol": part.protocol_id, **result.metrics})
@@ -172,4 +174,6 @@ def evaluate_checkpoints(run: Run, parts: Sequence[Part], worker: Worker) -> Non
 
 def _changed(part: Part) -> str | None:
     """Why this evaluation can no longer be what was asked for, or None."""
+    if part.config.evaluation.samples == 0:
+        return None
     return changed_extractor(part.config, part.protocol) or changed_since(part.config, part.protocol)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,9 +26,12 @@ def of_batch(data: Dataset, fetched: Any) -> Conditions:
     return data.conditions(fetched) if isinstance(data, UserDataset) else {}
 
 
-def of_heldout(data: Dataset, start: int, end: int) -> Conditions:
-    """Of the held-out images from `start` to `end`."""
-    return data.heldout_conditions(slice(start, end)) if isinstance(data, UserDataset) else {}
+def of_images(data: Dataset, items: np.ndarray, heldout: bool) -> Conditions:
+    """Of the images `items` (n,) that are held out, or trained on, as `Dataset.unaltered` gives them."""
+    if not isinstance(data, UserDataset):
+        return {}
+    chosen = torch.from_numpy(items).to(data.device)
+    return data.heldout_conditions(chosen) if heldout else data.conditions(chosen)
 
 
 class OfSamples:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fcdm.config.schema import Config
+from fcdm.config.schema import HELDOUT, Config
 from fcdm.data.dataset import Dataset, PixelDataset, PixelStoreDataset
 from fcdm.data.pixel_store import PixelStore
 from fcdm.data.user_store import MemoryStore, UserStore
@@ -24,10 +24,12 @@ from fcdm.engine.reference_statistics import open_reference
 from fcdm.engine.stop import Interrupted
 from fcdm.engine.store_reference import RealImages, StoreReference, open_store_reference
 from fcdm.engine.worker import Worker
+from fcdm.errors import UserError
 from fcdm.features import Extractor, open_extractor
 from fcdm.features.reference import Reference
 from fcdm.features.sample_statistics import PER_FEATURE, SampleStatistics, enough_for_frechet
 from fcdm.features.space import INCEPTION, Space, asked_space, compared_with
+from fcdm.metrics.data_copying import data_copying
 from fcdm.metrics.frechet import FeatureStatistics, frechet_distance, frechet_distance_of_moments, resampling_floor
 from fcdm.metrics.inception_score import shuffled
 from fcdm.metrics.joined_states import joined, state_of
@@ -85,7 +87,7 @@ def open_measure(config: Config, data: Dataset | None, worker: Worker) -> Measur
         places = shuffled(config.evaluation.samples, config.evaluation.seed)
     if kind in ("store", "memory"):
         store = worker.ranks.all_or_none(lambda: _store_of(config, data))
-        return StoreMeasure(store, worker, space, places)
+        return StoreMeasure(store, worker, space, places, config.evaluation.headline)
     reference = open_reference(reference_of(config), config.resolution, worker, space)
     return ReferenceMeasure(reference, device, space, places)
 
@@ -200,7 +202,8 @@ class ReferenceMeasure:
 
 
 class StoreMeasure:
-    """Distances to the images of a store of pixels, those that are trained on and those held out, with their floor.
+    """Distances to the images of a store of pixels, those that are trained on and those held out, with their floor, and
+    whether samples are copies.
 
     Of an extractor with a `second` all is measured twice, and the second's metrics end in `_second`.
     """
@@ -208,13 +211,24 @@ class StoreMeasure:
     save_every_s = 60.0
 
     def __init__(
-        self, store: RealImages, worker: Worker, space: Space, places: np.ndarray[Any, Any] | None = None
+        self,
+        store: RealImages,
+        worker: Worker,
+        space: Space,
+        places: np.ndarray[Any, Any] | None = None,
+        headline: str = "train",
     ) -> None:
-        """places: where each sample stands among the Inception Score's splits; None: in order."""
-        self.device, self.places = worker.ranks.device, places
+        """places: where each sample stands among the Inception Score's splits; None: in order. headline: as of
+        `evaluation`. Raises UserError where it is `heldout` and too few images are."""
+        self.device, self.places, self.headline = worker.ranks.device, places, headline
         first = worker.ranks.all_or_none(lambda: space.open(self.device))
         self.extractors = {"": first} | ({"_second": first.second} if first.second else {})
         self.references = {key: open_store_reference(store, one, worker) for key, one in self.extractors.items()}
+        held = self.references[""].heldout
+        if headline == HELDOUT and (held is None or len(held.kept) < LEAST):
+            raise UserError(
+                f"evaluation.headline=heldout: {store.folder} holds out fewer than {LEAST} images: leave it away"
+            )
         self.statistics = {key: SampleStatistics.for_extractor(one) for key, one in self.extractors.items()}
         for statistics in self.statistics.values():
             statistics.places = places
@@ -238,7 +252,9 @@ class StoreMeasure:
         floor: dict[str, float] = {}
         samples = {key: of_all_ranks(mine, ranks) for key, mine in self.statistics.items()}
         for key, extractor in self.extractors.items():
-            found, real, notes = _against_store(samples[key], self.references[key], extractor.dim, self.device, looked)
+            found, real, notes = _against_store(
+                samples[key], self.references[key], extractor.dim, self.device, looked, self.headline
+            )
             metrics |= {f"{name}{key}": value for name, value in found.items()}
             floor |= {f"{name}{key}": value for name, value in real.items()}
             if ranks.is_main and not key:
@@ -248,23 +264,34 @@ class StoreMeasure:
 
 
 def _against_store(
-    samples: SampleStatistics, reference: StoreReference, dim: int, device: torch.device, looked: Looked
+    samples: SampleStatistics,
+    reference: StoreReference,
+    dim: int,
+    device: torch.device,
+    looked: Looked,
+    headline: str,
 ) -> tuple[dict[str, float], dict[str, float], list[str]]:
     """Metrics, what real images score, and what a reader should know."""
     train, heldout = reference.train, reference.heldout
-    frechet, notes = enough(samples, train.count, dim)
-    metrics = samples.metrics(train, train.kept, device, looked, frechet)
+    to, beside, other = train, heldout, "heldout"
+    if headline == HELDOUT and heldout is not None:
+        to, beside, other = heldout, train, "train"
+    frechet, notes = enough(samples, to.count, dim)
+    metrics = samples.metrics(to, to.kept, device, looked, frechet)
     floor: dict[str, float] = {}
     if frechet:
-        floor["fid"], floor["fid_sd"] = floor_of(train.kept, samples.count)
-    if heldout is None or len(heldout.kept) < LEAST:
+        floor["fid"], floor["fid_sd"] = floor_of(to.kept, samples.count)
+    if heldout is None or beside is None or len(heldout.kept) < LEAST:
         return metrics, floor, notes
-    apart = kernel_distance(samples.kept_features(), heldout.kept, device=device, progress=looked)
-    metrics |= {"kid_heldout": apart.value, "kid_heldout_se": apart.standard_error}
+    mine = samples.kept_features()
+    apart = kernel_distance(mine, beside.kept, device=device, progress=looked)
+    metrics |= {f"kid_{other}": apart.value, f"kid_{other}_se": apart.standard_error}
+    # As many held-out images as samples say as much as all would; which ones is a draw, once for all.
+    metrics["data_copying"] = data_copying(mine, heldout.kept[: len(mine)], train.many, device=device, progress=looked)
     real = kernel_distance(heldout.kept, train.kept, device=device, progress=looked)
     floor |= {"kid_heldout_against_train": real.value, "kid_heldout_against_train_se": real.standard_error}
-    if frechet and enough_for_frechet(heldout.count, dim):
-        metrics["fid_heldout"] = samples.distance_to(heldout.pool)
+    if frechet and enough_for_frechet(beside.count, dim):
+        metrics[f"fid_{other}"] = samples.distance_to(beside.pool)
         floor["fid_heldout_against_train"] = frechet_distance_of_moments(*heldout.pool, *train.pool)
     return metrics, floor, notes
 

@@ -6,7 +6,8 @@ names; people call them FID and KID in Inception's, FD-DINOv2 (arXiv 2306.04675)
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from typing import Any
 
 SHOWN = ("fid", "kid")
 """What is shown of an evaluation: the first of these that it has. With too few samples for a Fréchet distance there is
@@ -30,6 +31,7 @@ _KERNEL = {
 }
 _REST = {
     "heldout": "to held-out images",
+    "train": "to training images",
     "pixels": "on pixels",
     "second": "by the second classifier",
 }
@@ -53,6 +55,17 @@ def distance_name(metric: str, features: str = "") -> str:
     own = space.rpartition(".")[2]  # the class of a user's own extractor
     name = _FRECHET.get(space, f"FD-{own}") if kind == "fid" else _KERNEL.get(space, f"kernel distance ({own})")
     return " ".join([name, *(_REST[word] for word in rest)])
+
+
+def headline_name(metric: str, protocol: Mapping[str, Any]) -> str:
+    """`distance_name` of what is shown by this protocol, whose reference may be images that are held out."""
+    held = "-heldout@" in str(protocol.get("reference", ""))
+    return distance_name(f"{metric}_heldout" if held else metric, str(protocol.get("features", "")))
+
+
+def without_images(name: str) -> str:
+    """`FD-DINOv2` of `FD-DINOv2 to held-out images`."""
+    return name.removesuffix(f" {_REST['heldout']}")
 
 
 def shown_of(metrics: Collection[str]) -> str | None:

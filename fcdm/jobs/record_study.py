@@ -162,8 +162,9 @@ def _add_to_study(path: Path, study: str, asked: list[tuple[Job, Part]], command
             budgets = sorted({*before, *part.budgets})
             requests[key] = {"run": job.name, "id": job.id, "protocol_id": part.protocol_id, "budgets": budgets}
         evaluating = [part for _, part in asked if part.evaluates]
+        drawing = [part for part in evaluating if part.config.evaluation.samples]
         if evaluating or "protocol_id" not in known:  # what `fid` means stays where a command evaluates nothing
-            headline = (evaluating or [asked[0][1]])[0]
+            headline = (drawing or evaluating or [asked[0][1]])[0]
             known |= {"protocol_id": headline.protocol_id, "protocol": headline.protocol}
         text = shlex.join(command)
         # Redacted again: a version before may have written them.
@@ -176,7 +177,7 @@ def _add_to_study(path: Path, study: str, asked: list[tuple[Job, Part]], command
             "command": command,
             "question": question_of(command, study) or known.get("question", ""),
             "requests": list(requests.values()),
-            "spaces": known.get("spaces", {}) | {part.protocol_id: part.protocol["features"] for part in evaluating},
+            "spaces": known.get("spaces", {}) | {part.protocol_id: part.protocol["features"] for part in drawing},
             "weights": known.get("weights", {}) | {part.protocol_id: part.protocol["weights"] for part in evaluating},
         }
         write_json(path, known)

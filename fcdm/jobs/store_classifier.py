@@ -28,7 +28,10 @@ def make_classifiers(configs: Iterable[Config]) -> None:
     asked = {
         (config.data.path, config.data.checksum)
         for config in configs
-        if config.evaluation.features == "classifier" and config.data.path and config.data.checksum
+        if config.evaluation.features == "classifier"
+        and config.evaluation.samples
+        and config.data.path
+        and config.data.checksum
     }
     for path, checksum in sorted(asked):
         if find_classifier(Path(path), checksum) is None:

@@ -18,7 +18,7 @@ from typing import Any
 from fcdm.atomic import read_json_if_whole
 from fcdm.config.schema import NEVER, Config, DataConfig, EvaluationConfig, ModelConfig
 from fcdm.errors import UserError
-from fcdm.features.distance_names import distance_name, shown_of, value_text
+from fcdm.features.distance_names import headline_name, shown_of, value_text
 from fcdm.jobs.job import end_file
 from fcdm.jobs.progress import EVALUATION_PROGRESS_FILE, PROGRESS_FILE, JobProgress, read_progress
 from fcdm.runs.formats import Evaluation, read_evaluation
@@ -207,11 +207,13 @@ def _checkpoints(folder: Path) -> frozenset[int]:
 
 
 def _evaluated(read: Evaluation) -> Evaluated:
-    """Raises KeyError for one without any distance, which is damaged."""
+    """Raises KeyError for one without any distance, which is damaged, but of losses alone."""
+    if read.protocol.get("samples") == 0:
+        return Evaluated(None, f"loss {read.metrics['heldout_loss']:.4f}", read.seconds)
     shown = shown_of(read.metrics)
     if shown is None:
         raise KeyError("fid")
-    name = distance_name(shown, str(read.protocol.get("features", "")))
+    name = headline_name(shown, read.protocol)
     return Evaluated(read.metrics.get("fid"), f"{name} {value_text(shown, read.metrics[shown])}", read.seconds)
 
 

@@ -17,7 +17,7 @@ from fcdm.runs.run_cost import run_cost
 from fcdm.runs.run_paths import run_facts
 
 HELDOUT_BINS = 10
-"""Forward passes of each held-out image for the held-out loss; the same number as in `fcdm.engine.evaluate`."""
+"""Forward passes of each held-out image for the held-out loss; the same number as in `fcdm.engine.evaluated_loss`."""
 
 
 def vae_widths(downsample: int = 8) -> tuple[int, ...]:
@@ -107,13 +107,15 @@ def decoding_macs(config: Config) -> int:
 def metrics_macs(config: Config, forward_macs: int) -> int:
     """MACs of one evaluation behind the sampler: features of the samples (the digits: of the real images too), and the
     held-out loss of data that is evaluated against itself."""
-    return features_macs(config) + HELDOUT_BINS * _heldout_images(config) * forward_macs
+    return features_macs(config) + HELDOUT_BINS * _loss_images(config) * forward_macs
 
 
 def features_macs(config: Config) -> int:
     """MACs of one evaluation's features: of the samples, and of the digits those of the real images too (those of a
     store are made once)."""
     images = config.evaluation.samples
+    if not images:
+        return 0
     if config.evaluation.features == "digits-cnn":
         images += DIGITS_TRAIN + DIGITS_HELDOUT
     return images * extractor_macs(config)
@@ -152,9 +154,13 @@ def classifier_macs(side: int, channels: int) -> int:
     return macs + 96 * 16 * 64
 
 
-def _heldout_images(config: Config) -> int:
-    """Images of the held-out loss; 0 where it is small beside the sampling, of latents."""
-    return 0 if config.data.downsample > 1 else heldout_images(config.data) or 0
+def _loss_images(config: Config) -> int:
+    """Images of the held-out loss and of that of as many that are trained on. 0 where all are asked for and nobody
+    knows how many these are, and of latents, where it is small beside the sampling."""
+    most, held = config.evaluation.loss_images, heldout_images(config.data)
+    if most is not None:
+        return 2 * min(most, most if held is None else held)
+    return 0 if config.data.downsample > 1 else held or 0
 
 
 def weak_macs(config: Config) -> int:

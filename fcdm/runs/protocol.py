@@ -39,12 +39,15 @@ INTRODUCED: dict[str, Any] = {
     "guidance_weak_weights": "ema",
     "weights_snapshots": None,
     "guidance_weak_snapshots": None,
+    "loss_images": None,
 }
 """Keys of later versions and the values that mean what was before them: left out, so that no protocol's id changes."""
 
 
-OF_METRICS = ("features", "features_options", "features_source", "dinov2", "reference")
+OF_METRICS = ("features", "features_options", "features_source", "dinov2", "reference", "headline")
 """Keys of `evaluation` that say what is measured of the samples, which do not depend on them."""
+OF_LOSSES = ("weights", "weights_snapshots", "samples", "loss_images", "seed", "precision")
+"""All that the protocol of losses alone has (`evaluation.samples=0`)."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,8 @@ def samples_key(config: Config) -> str:
 def protocol_of(config: Config) -> dict[str, Any]:
     """The protocol that this configuration asks for (checksums filled in)."""
     protocol = sampling_protocol(config)
+    if config.evaluation.samples == 0:
+        return protocol
     protocol["features"] = _extractor(config)
     protocol["reference"] = _reference(config)
     if config.evaluation.features == "inception" and config.evaluation.labels == "balanced":
@@ -119,11 +124,11 @@ def _reference(config: Config) -> str:
     if kind == "reference":
         return f"{config.resolution}px@{_reference_identity(config)}"
     name = config.data.name if kind == "memory" else kind  # a store's name is free
-    return f"{name}-{config.resolution}px-train@{(config.data.checksum or '')[:8]}"
+    return f"{name}-{config.resolution}px-{config.evaluation.headline}@{(config.data.checksum or '')[:8]}"
 
 
 def sampling_protocol(config: Config) -> dict[str, Any]:
-    """What of the protocol the samples themselves depend on."""
+    """What of the protocol the samples themselves, and the losses, depend on."""
     protocol = dataclasses.asdict(config.evaluation)
     for key in RUNTIME_EVALUATION:
         del protocol[key]
@@ -148,6 +153,8 @@ def sampling_protocol(config: Config) -> dict[str, Any]:
     protocol["rounding"] = ROUNDING
     for key in (*OF_METRICS, "decoder"):
         del protocol[key]
+    if config.evaluation.samples == 0:
+        return {key: value for key, value in protocol.items() if key in OF_LOSSES}
     if config.data.downsample > 1:
         protocol["decoder"] = vae_identity(decoder_of(config)).id
     return protocol
@@ -202,5 +209,8 @@ def _reference_identity(config: Config) -> str:
 
 
 def protocol_id(protocol: dict[str, Any]) -> str:
-    """`ddim25-1000-3f2a91bc`: sampler and steps, samples, and the hash of the whole protocol."""
+    """`ddim25-1000-3f2a91bc`: sampler and steps, samples, and the hash of the whole protocol; `loss-3f2a91bc` of losses
+    alone."""
+    if protocol["samples"] == 0:
+        return f"loss-{short_hash(protocol)}"
     return f"{protocol['sampler']}{protocol['sampling_steps'] or ''}-{protocol['samples']}-{short_hash(protocol)}"

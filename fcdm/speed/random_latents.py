@@ -41,5 +41,5 @@ class RandomLatents:
         mean, std = posterior.float().unbind(1)
         return torch.addcmul(mean, std, drawn[0]), labels
 
-    def heldout_part(self, start: int, end: int) -> tuple[Tensor, Tensor]:
-        raise IndexError("random latents hold none out")
+    def unaltered(self, items: np.ndarray, heldout: bool) -> tuple[Tensor, Tensor]:
+        raise IndexError("random latents are trained on alone")

@@ -54,7 +54,7 @@ OF_A_FILE = ("model", "resolution", "objective", "data")
 _NOT_HERE = ("where", "resources")
 DRAWING = (
     *("evaluation.features", "evaluation.features_options", "evaluation.dinov2", "evaluation.reference"),
-    "mlflow_uri",
+    *("evaluation.headline", "evaluation.loss_images", "mlflow_uri"),
 )
 """Keys without an effect on samples that are drawn and not evaluated."""
 

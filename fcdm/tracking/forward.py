@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from fcdm.errors import UserError
-from fcdm.features.distance_names import distance_name, shown_of
+from fcdm.features.distance_names import headline_name, shown_of
 from fcdm.ledger.chain import ledger_folder, read_ledger
 from fcdm.ledger.entries import Ledger
 from fcdm.ledger.score_forecasts import ScoredForecast
@@ -328,7 +328,7 @@ def _distances(view: RunView, headline: str | None) -> dict[str, str]:
         shown = shown_of(evaluated.metrics)
         if shown is not None and evaluated.protocol:
             key = shown if evaluated.protocol_id == headline else f"{shown}@{evaluated.protocol_id}"
-            found[metric_name(key)] = distance_name(shown, str(evaluated.protocol.get("features", "")))
+            found[metric_name(key)] = headline_name(shown, evaluated.protocol)
     return dict(sorted(found.items()))
 
 

@@ -12,6 +12,7 @@ from fcdm.sweep.compose import Composer
 from tests.support.commands import composing
 
 DIGITS, LATENTS, FLOW = ("model=N",), ("model=S",), ("model=N", "objective=flow")
+ALONE = (*DIGITS, "evaluation.samples=0")
 ADAPTIVE = (*FLOW, "evaluation.sampler=dopri5")
 GUIDED = ("evaluation.guidance_scale=1.5",)
 BY_WEAKER = (*GUIDED, "evaluation.guidance_weak=run@2", "evaluation.guidance_channels=null")
@@ -70,6 +71,13 @@ CASES: list[tuple[tuple[str, ...], str, str, tuple[str, ...] | None]] = [
         (*LATENTS, "evaluation.features=dinov2"),
     ),
     (DIGITS, "evaluation.decoder=ft-mse", "no latents of a VAE", LATENTS),
+    (ALONE, "evaluation.sampler=ddpm", "no sample is drawn", DIGITS),
+    (ALONE, "evaluation.sampling_steps=9", "say evaluation.samples=2000", DIGITS),
+    (ALONE, "evaluation.clip_denoised=false", "no sample is drawn", DIGITS),
+    (ALONE, "evaluation.guidance_scale=2", "no sample is drawn", DIGITS),
+    (ALONE, "evaluation.labels=uniform", "no sample is drawn", DIGITS),
+    (ALONE, "evaluation.features=pixels", "no sample is drawn", DIGITS),
+    (ALONE, "evaluation.headline=heldout", "no sample is drawn", None),
     (DIGITS, "evaluation.resources.gpus=2", "say evaluation=job too", (*DIGITS, "evaluation=job")),
     (DIGITS, "evaluation={resources: {hours: 2}}", "say evaluation=job too", (*DIGITS, "evaluation=job")),
 ]

@@ -66,7 +66,7 @@ def test_bytes_become_minus_one_to_one(store: Path, configs: dict[str, Config]) 
     assert (x0.shape, x0.dtype) == ((2, 3, 8, 8), torch.float32)
     assert x0[1, :, :, 1:].unique().tolist() == pytest.approx([27 / 127.5 - 1])
     assert labels.tolist() == [0, 0]
-    held, labels = data.heldout_part(1, 4)
+    held, labels = data.unaltered(np.arange(1, 4), heldout=True)
     assert ((held[:, 0, 0, 1] + 1) * 127.5).round().tolist() == [35, 36, 37]
     assert labels.tolist() == [35 % 3, 0, 1]
 

@@ -205,6 +205,6 @@ def test_real_digits_score_near_the_floor(config: Config, data: Dataset, tmp_pat
     found = _evaluate(config, data, tmp_path / "a.npz")
     assert 0 < found.floor["fid"] < found.metrics["fid"]
     assert found.floor["fid_heldout_against_train"] < 1.0
-    assert len(found.heldout_loss_bins) == 10
+    assert len(found.bins["heldout_loss"]) == 10
     # Little noise is harder to tell than much of it.
-    assert found.metrics["heldout_loss"] == pytest.approx(np.mean(found.heldout_loss_bins))
+    assert found.metrics["heldout_loss"] == pytest.approx(np.mean(found.bins["heldout_loss"]))

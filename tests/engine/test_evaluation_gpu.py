@@ -82,5 +82,5 @@ def test_samples_and_metrics_are_the_cpus(gpu: torch.device, tmp_path: Path, ask
     # Float rounding moves a pixel over the edge of a level now and then, and hardly ever further.
     assert (np.abs(ours.grid.astype(int) - theirs.grid.astype(int)) > 1).mean() < 1e-3
     assert theirs.metrics == pytest.approx(ours.metrics, rel=2e-3)
-    assert theirs.heldout_loss_bins == pytest.approx(ours.heldout_loss_bins, rel=1e-3)
+    assert theirs.bins["heldout_loss"] == pytest.approx(ours.bins["heldout_loss"], rel=1e-3)
     assert theirs.floor == pytest.approx(ours.floor, rel=1e-3)

@@ -23,8 +23,10 @@ from fcdm.engine.stop import Stopped
 from fcdm.engine.store_reference import open_store_reference, read_by_all
 from fcdm.engine.streamed_metrics import ReferenceMeasure, StoreMeasure, open_measure, result_of
 from fcdm.engine.worker import Worker
+from fcdm.errors import UserError
 from fcdm.features import open_extractor
 from fcdm.features.space import Space
+from fcdm.metrics.data_copying import data_copying
 from fcdm.metrics.frechet import FeatureStatistics, frechet_distance
 from fcdm.metrics.kernel_distance import kernel_distance
 from fcdm.runs.protocol import protocol_of
@@ -34,6 +36,7 @@ from tests.support.silent import Silent
 from tests.support.tiny_dinov2 import save_dinov2
 
 PIXELS = Space("pixels", channels=3)
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(autouse=True)
@@ -79,7 +82,9 @@ def test_distances_are_to_the_stores_own_images(store: PixelStore) -> None:
         wanted = kernel_distance(mine, real)
         assert metrics[key] == pytest.approx(wanted.value, rel=1e-6)
         assert metrics[f"{key}_se"] == pytest.approx(wanted.standard_error, rel=1e-4)
-    assert set(metrics) == {"fid", "kid", "kid_se", "kid_heldout", "kid_heldout_se", "precision", "recall"}
+    assert metrics["data_copying"] == pytest.approx(data_copying(mine, heldout, train), abs=1e-3)
+    others = {"precision", "recall", "data_copying"}
+    assert set(metrics) == {"fid", "kid", "kid_se", "kid_heldout", "kid_heldout_se"} | others
     assert set(floor) == {"fid", "fid_sd", "kid_heldout_against_train", "kid_heldout_against_train_se"}
     assert floor["fid"] < metrics["fid"]
     assert floor["kid_heldout_against_train"] == pytest.approx(kernel_distance(heldout, train).value, rel=1e-6)
@@ -90,7 +95,7 @@ def test_with_fewer_than_ten_samples_a_feature_the_kernel_distance_is_all(store:
     measure.update(samples_of(479), 0)
     notes: list[str] = []
     metrics, floor = measure.result(worker().ranks, notes.append)
-    assert set(metrics) == {"kid", "kid_se", "kid_heldout", "kid_heldout_se", "precision", "recall"}
+    assert set(metrics) == {"kid", "kid_se", "kid_heldout", "kid_heldout_se", "precision", "recall", "data_copying"}
     assert "fid" not in floor
     assert notes == [
         "479 images for 48 features: a Fréchet distance wants 10 for each, so that the kernel distance is what is told"
@@ -106,6 +111,45 @@ def test_a_distance_to_held_out_images_where_they_are_enough(tmp_path: Path) -> 
     train, heldout = by_hand(store, store.train_indices), by_hand(store, store.heldout_indices)
     wanted = frechet_distance(statistics_of(train), statistics_of(heldout))
     assert floor["fid_heldout_against_train"] == pytest.approx(wanted, rel=1e-6)
+
+
+def test_the_headline_may_be_to_held_out_images(tmp_path: Path) -> None:
+    """The same numbers, of which others come first."""
+    store = PixelStore(tiny_pixels(tmp_path / "store", images=1100, channels=3, heldout=500, aside=100))
+    found = {}
+    for headline in ("train", "heldout"):
+        measure = StoreMeasure(store, worker(), PIXELS, headline=headline)
+        measure.update(samples_of(480), 0)
+        found[headline] = measure.result(worker().ranks, pytest.fail)
+    (train, train_floor), (held, held_floor) = found["train"], found["heldout"]
+    for key in ("fid", "kid", "kid_se"):
+        beside = f"{key.removesuffix('_se')}_{{}}{'_se' if key.endswith('_se') else ''}"
+        assert held[key] == pytest.approx(train[beside.format("heldout")]) != train[key]
+        assert held[beside.format("train")] == pytest.approx(train[key])
+    assert held["data_copying"] == pytest.approx(train["data_copying"])
+    assert held["precision"] != train["precision"]
+    assert held_floor["fid_heldout_against_train"] == pytest.approx(train_floor["fid_heldout_against_train"])
+    assert held_floor["fid"] != train_floor["fid"]
+
+
+def test_a_headline_wants_held_out_images(tmp_path: Path) -> None:
+    store = PixelStore(tiny_pixels(tmp_path / "store", images=700, channels=3, heldout=3, aside=100))
+    with pytest.raises(UserError, match=r"evaluation.headline=heldout: \S+ holds out fewer than 4 images"):
+        StoreMeasure(store, worker(), PIXELS, headline="heldout")
+
+
+def test_copies_are_looked_for_among_all_training_images(store: PixelStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also among those that no kernel distance looks at; a file that keeps fewer is made again."""
+    monkeypatch.setattr(store_reference, "KEEP", 50)
+    with monkeypatch.context() as earlier:
+        earlier.setattr(store_reference, "KEEP_TRAIN", 50)
+        assert len(open_store_reference(store, PIXELS.open(CPU), worker()).train.many) == 50
+    measure = StoreMeasure(store, worker(), PIXELS)
+    assert len(measure.references[""].train.kept) == 50
+    copies = store.read(store.train_indices[::5])
+    measure.update(torch.from_numpy(copies), 0)
+    metrics, _ = measure.result(worker().ranks, lambda _: None)
+    assert metrics["data_copying"] > 0.99
 
 
 def test_it_goes_on_where_it_was_left(store: PixelStore, tmp_path: Path) -> None:

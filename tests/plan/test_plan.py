@@ -24,7 +24,7 @@ from fcdm.config.presets import load_preset
 from fcdm.config.schema import Config
 from fcdm.cost.model_cost import model_cost
 from fcdm.data.digits import load_digits_split
-from fcdm.engine.evaluate import HELDOUT_BINS
+from fcdm.engine.evaluated_loss import BINS
 from fcdm.errors import UserError
 from fcdm.features.classifier import StoreClassifier
 from fcdm.features.digits_cnn import DigitsCNN
@@ -791,7 +791,7 @@ def test_what_the_digits_need_is_what_the_engine_does() -> None:
         evaluation_flops.DIGITS_TRAIN,
         evaluation_flops.DIGITS_HELDOUT,
     )
-    assert evaluation_flops.HELDOUT_BINS == HELDOUT_BINS
+    assert evaluation_flops.HELDOUT_BINS == BINS
 
 
 def test_dinov2_macs_are_torchs() -> None:

@@ -13,12 +13,17 @@ from numpy.typing import ArrayLike
 from fcdm.runs.protocol import TRAINED_ONLY
 
 METRICS = (
-    *("fid", "fid_heldout", "fid_pixels", "fid_pixels_heldout", "heldout_loss"),
+    *("fid", "fid_heldout", "fid_pixels", "fid_pixels_heldout", "heldout_loss", "train_loss"),
     *("sfid", "inception_score", "precision", "recall"),
     *("fid_second", "fid_heldout_second", "kid", "kid_se", "kid_heldout", "kid_heldout_se"),
     *("kid_second", "kid_heldout_second"),
+    *("fid_train", "fid_train_second", "kid_train", "kid_train_se", "kid_train_second"),
+    *("data_copying", "data_copying_second"),
 )
-"""`second`: by the second of two classifiers of one kind, which a ranking must not depend on. `se`: standard error."""
+"""`train`: to training images, where the headline is to held-out ones. `train_loss`: of training images, with the noise
+of `heldout_loss`. `data_copying`: share of (sample, held-out image) pairs in which the sample is nearer to training
+images; 0.5 where nothing is copied. `second`: by the second of two classifiers of one kind, which a ranking must not
+depend on. `se`: standard error."""
 SECOND = "_second"
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import pandas as pd
 
-from fcdm.features.distance_names import distance_name
+from fcdm.features.distance_names import distance_name, without_images
 from fcdm.runs.identity import NOT_IDENTITY
 
 if TYPE_CHECKING:
@@ -232,4 +232,6 @@ def metric_name(table: pd.DataFrame, metric: str) -> str:
     whole = distance_name(metric, str(table.attrs.get("protocol", {}).get("features", "")))
     if kind != "fid":
         return whole
-    return " ".join([distance_of(table), *distance_name(metric).split()[1:]]) if rest else distance_of(table)
+    if not rest:
+        return distance_of(table)
+    return " ".join([without_images(distance_of(table)), *distance_name(metric).split()[1:]])

@@ -27,7 +27,7 @@ from fcdm.analysis.data.one_protocol import choose_protocol, protocol_difference
 from fcdm.config.ema_lag import ema_lag
 from fcdm.config.schema import EMAConfig
 from fcdm.errors import UserError
-from fcdm.features.distance_names import distance_name, shown_of
+from fcdm.features.distance_names import headline_name, shown_of
 from fcdm.runs.reader import RunView, list_runs, read_study
 
 COLUMNS = (
@@ -253,7 +253,7 @@ def row_of(run: RunCurves, evaluated: EvaluatedStep, names: Names) -> dict[str, 
         "settings": None,  # of a whole table, too
         "grid": evaluated.grid,
         "grid_columns": evaluated.grid_columns,
-        "distance": distance_name(evaluated.shown, str(told["protocol"].get("features", ""))),
+        "distance": headline_name(evaluated.shown, told["protocol"]),
     }
 
 
