@@ -7,18 +7,16 @@ from collections.abc import Sequence
 
 from fcdm.formatting import plural, steps_text, three_digits
 from fcdm.laws.predictive import Predictive
+from fcdm.laws.verdict import FAILED, is_loss, too_wide
 from fcdm.ledger.entries import INTERPOLATION, KINDS, ForecastEntry
 from fcdm.ledger.score_forecasts import (
-    FAILED,
     LEVELS_SCORED,
     STATES,
     UNSCORED,
     ForecastScore,
     ForecastSummary,
     ScoredForecast,
-    is_loss,
     summaries,
-    too_wide,
 )
 
 
@@ -40,7 +38,7 @@ def forecast_lines(entry: ForecastEntry) -> list[str]:
         validated = f"validated to x{entry.validated_gap:.3g}" if entry.validated_gap else "validated to no gap"
         lines.append(f"  x{entry.gap:.3g} the compute that was fitted, {validated}")
     lines += [f"  forced: {reason}" for reason in entry.forced]
-    if wide := too_wide(entry):
+    if not is_loss(entry.metric) and (wide := too_wide(new)):
         lines.append(f"  uninformative: {wide}; it will count as neither held nor failed")
     return lines
 

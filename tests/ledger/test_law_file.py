@@ -25,7 +25,10 @@ LAW = ReachingLaw(
     alpha=0.3,
     b=4000.0,
     beta=0.6,
-    reach={"n": (1e6, 1e8), "images": (1e4, 1e6), "train_flops": (1e10, 4e15)},
+    reach=(
+        {"n": (1e6, 1e8), "images": (1e4, 1e6), "train_flops": (1e10, 4e15)},
+        {"n": (1e6, 2e6), "images": (1e4, 1e7), "train_flops": (1e10, 1e15)},
+    ),
     fitted_flops=1e15,
     offsets=tuple((gap, tuple(map(math.log, law.quantiles))) for gap, law in ((1.0, NEAR), (4.0, FAR))),
     freedom=math.inf,
@@ -58,6 +61,11 @@ def test_a_new_run_lies_about_the_law_and_wider_further_out() -> None:
 @pytest.mark.parametrize(("n", "images", "flops"), [(1e5, 1e5, 1e12), (1e7, 2e6, 1e12), (1e7, 1e5, 5e15)])
 def test_out_of_reach_it_says_nothing(n: float, images: float, flops: float) -> None:
     assert LAW.new_run(n, images, flops) is None
+
+
+def test_it_reaches_what_any_gap_reaches() -> None:
+    assert LAW.new_run(1.5e6, 5e6, 9e14) is not None
+    assert LAW.new_run(1.5e6, 5e6, 2e15) is None
 
 
 def test_it_speaks_of_runs_as_those_it_was_fitted_to() -> None:
