@@ -9,8 +9,10 @@ import numpy as np
 from fcdm.laws.joint_solver import solve_joint
 from fcdm.laws.surface_points import SurfacePoints
 
-SHARES = np.concatenate([[1e-5], np.linspace(0.05, 0.95, 19), 1 - np.geomspace(0.03, 1e-5, 6)])
-"""Where the profile is computed, as shares of the lowest mean, which E cannot exceed."""
+SHARES = np.concatenate([[1e-5], np.linspace(0.1, 0.9, 9), 1 - np.geomspace(0.05, 1e-5, 5)])
+"""Where the profile is computed first, as shares of the lowest mean, which E cannot exceed."""
+FINER = 18
+"""And then at so many places between those that enclose its interval."""
 
 
 @dataclass(frozen=True)
@@ -18,7 +20,7 @@ class OffsetProfile:
     """At each E the best of the other four numbers, and how much worse the points are met than at the best E."""
 
     offsets: np.ndarray
-    """E, rising: SHARES of `lowest`."""
+    """E, rising, up to `lowest`."""
     excess: np.ndarray
     """The objective above its least, at each."""
     limit: float
@@ -68,17 +70,27 @@ def profile_offset(
     """`law`: the estimate (5,), and `least` its objective. `drawn`: (y, objectives, lowest means) of draws from
     it, (draws, points) and twice (draws,). `stretch`: t over z, of what noise and misfit were estimated from."""
     lowest = points.lowest
-    offsets = lowest * SHARES
-    sets = np.broadcast_to(points.y, (len(offsets), len(points.y)))
-    costs = solve_joint(points.n, points.d, sets, delta, lowest=lowest, first=law, offsets=offsets, form=form)[1]
     y, objectives, lows = drawn
     true = np.minimum(max(float(law[0]), lowest * SHARES[0]), lows)
     held = solve_joint(points.n, points.d, y, delta, lowest=lows, first=law, offsets=true, form=form)[1]
     ratios = np.maximum(held - objectives, 0.0)
-    return OffsetProfile(
-        offsets,
-        np.maximum(costs - min(least, float(costs.min())), 0.0),
-        float(np.quantile(ratios, 0.95)) * stretch**2,
-        float(ratios.mean()),
-        lowest,
+    limit = float(np.quantile(ratios, 0.95)) * stretch**2
+    offsets = np.unique(np.append(lowest * SHARES, np.clip(law[0], lowest * SHARES[0], lowest * SHARES[-1])))
+    costs = costs_at(points, offsets, law, delta, form)
+    inside = np.flatnonzero(costs <= max(min(least, float(costs.min())) + limit, float(costs.min())))
+    around = (offsets[max(inside[0] - 1, 0)], offsets[min(inside[-1] + 1, len(offsets) - 1)])
+    finer = np.setdiff1d(np.linspace(*around, FINER + 2)[1:-1], offsets)
+    costs = np.concatenate([costs, costs_at(points, finer, law, delta, form)])
+    offsets = np.concatenate([offsets, finer])
+    order = np.argsort(offsets)
+    excess = np.maximum(costs - min(least, float(costs.min())), 0.0)
+    return OffsetProfile(offsets[order], excess[order], limit, float(ratios.mean()), lowest)
+
+
+def costs_at(points: SurfacePoints, offsets: np.ndarray, law: np.ndarray, delta: float, form: str) -> np.ndarray:
+    """The least objective at each E (offsets,), found near `law` (5,)."""
+    sets = np.broadcast_to(points.y, (len(offsets), len(points.y)))
+    _, costs, _ = solve_joint(
+        points.n, points.d, sets, delta, lowest=points.lowest, first=law, offsets=offsets, form=form
     )
+    return costs

@@ -11,8 +11,11 @@ from scipy.special import fdtrc
 from fcdm.errors import UserError
 from fcdm.laws.joint_fit import JointFit, satterthwaite
 from fcdm.laws.joint_law import JointLaw
+from fcdm.laws.joint_offset import costs_at
 from fcdm.laws.joint_solver import solve_joint
 
+PLACES, LEVELS = 15, 4
+"""The one E is looked for in a grid, and then in finer ones about its best place."""
 AGREE = 0.05
 """The p below which families do not share one E."""
 
@@ -42,15 +45,13 @@ def share_offset(fits: Mapping[str, JointFit]) -> SharedOffset:
     """
     if len(fits) < 2:
         raise UserError(f"whether families share one E takes two of them, here is {', '.join(fits) or 'none'}")
-    ceiling = min(fit.profile.lowest for fit in fits.values())
-    offsets = np.unique(np.concatenate([fit.profile.offsets for fit in fits.values()]))
-    offsets = offsets[offsets <= ceiling]
-    totals = sum(
-        np.interp(offsets, fit.profile.offsets, fit.profile.excess) / max(fit.profile.scale, 1e-300)
-        for fit in fits.values()
-    )
-    place = int(np.argmin(totals))
-    offset = float(offsets[place])
+    lowest = min(fit.profile.lowest for fit in fits.values())
+    offsets = np.linspace(1e-5 * lowest, (1 - 1e-5) * lowest, PLACES)
+    for _ in range(LEVELS):
+        totals = _excess(fits, offsets)
+        place = int(np.argmin(totals))
+        offset, above = float(offsets[place]), float(totals[place])
+        offsets = np.linspace(offsets[max(place - 1, 0)], offsets[min(place + 1, PLACES - 1)], PLACES)
     freedom = satterthwaite(
         [
             part
@@ -61,7 +62,7 @@ def share_offset(fits: Mapping[str, JointFit]) -> SharedOffset:
             )
         ]
     )
-    statistic = float(np.asarray(totals)[place]) / (len(fits) - 1)
+    statistic = max(above, 0.0) / (len(fits) - 1)
     laws = {}
     for family, fit in fits.items():
         points, at = fit.points, np.array([offset])
@@ -69,6 +70,16 @@ def share_offset(fits: Mapping[str, JointFit]) -> SharedOffset:
             points.n, points.d, points.y[None], fit.delta, lowest=points.lowest, offsets=at, form=fit.law.form
         )
         laws[family] = JointLaw.of_row(found[0], fit.law.form)
-    above = float(len(fits) - 1)
-    p = float(fdtrc(above, min(freedom, 1e6), statistic))
-    return SharedOffset(offset, laws, statistic, (above, freedom), p)
+    numerator = float(len(fits) - 1)
+    p = float(fdtrc(numerator, min(freedom, 1e6), statistic))
+    return SharedOffset(offset, laws, statistic, (numerator, freedom), p)
+
+
+def _excess(fits: Mapping[str, JointFit], offsets: np.ndarray) -> np.ndarray:
+    """How much worse each E (offsets,) meets the points of all families than their own: each over its draws' mean."""
+    total = np.zeros(len(offsets))
+    for fit in fits.values():
+        law, form = np.array(fit.law.numbers), fit.law.form
+        costs = costs_at(fit.points, np.append(offsets, fit.law.offset), law, fit.delta, form)
+        total += (costs[:-1] - costs.min()) / max(fit.profile.scale, 1e-300)
+    return total
