@@ -30,9 +30,10 @@ Entries are chained by hash and never changed."""
 METRICS = ("fid", "heldout_loss")
 """What is foretold unasked, where the study's law tells it."""
 HOLD_OUTS = ("size", "budget", "both")
+_CUTS = ("least_steps", "least_warmups")
 USES = {
-    "forecast": ("metric", "hold_out", "force", "dry_run"),
-    "laws": ("metric", "dry_run"),
+    "forecast": ("metric", "hold_out", "force", "dry_run", *_CUTS),
+    "laws": ("metric", "dry_run", *_CUTS),
     "score": ("json", "measured"),
     "withdraw": ("why",),
     "publish": (),
@@ -42,7 +43,7 @@ PUBLISHED = "analysis/results/forecasts"
 
 
 def main(arguments: list[str] | None = None, teller: ForecastTeller | None = None) -> int:
-    """Exit code 0; 1 after one line for what cannot be. teller: what fits and foretells."""
+    """Exit code 0; 1 after one line for what cannot be. teller: what fits and foretells; None: the joint law."""
     try:
         options = _options(sys.argv[1:] if arguments is None else arguments)
         if options.score:
@@ -52,9 +53,9 @@ def main(arguments: list[str] | None = None, teller: ForecastTeller | None = Non
         elif options.publish is not None:
             _publish(options)
         elif len(options.words) == 1:
-            _write_laws(options, _teller(teller))
+            _write_laws(options, teller or _teller(options))
         else:
-            _write(options, _teller(teller))
+            _write(options, teller or _teller(options))
     except UserError as error:
         print(f"fcdm.forecast: {error}", file=sys.stderr)
         return 1
@@ -72,12 +73,17 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("words", nargs="*", metavar="STUDY key=value", help="the study, then the run")
     parser.add_argument("--runs", metavar="FOLDER", help="folder of the runs (default: runs); runs_dir= says the same")
+    parser.add_argument("--config-dir", metavar="DIR", help="where a model or sweep file of your own is")
     parser.add_argument("--ledger", metavar="FOLDER", help="folder of the entries (default: forecasts in the runs')")
     parser.add_argument(
         "--metric", action="append", metavar="KEY", help=f"of the evaluation (default: {' and '.join(METRICS)})"
     )
     parser.add_argument(
         "--hold-out", choices=HOLD_OUTS, help="of a budget that was measured, from the runs below its size or budget"
+    )
+    parser.add_argument("--least-steps", type=int, metavar="STEPS", help="points below are left out (default: 1000)")
+    parser.add_argument(
+        "--least-warmups", type=float, metavar="TIMES", help="and below so many times the warm-up (default: 10)"
     )
     parser.add_argument("--force", action="store_true", help="what would be refused, marked as forced")
     parser.add_argument("--dry-run", action="store_true", help="write nothing")
@@ -92,7 +98,12 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     options = parser.parse_intermixed_args(list(arguments))
     said = [word.removeprefix("runs_dir=") for word in options.words if word.startswith("runs_dir=")]
     options.words = [word for word in options.words if not word.startswith("runs_dir=")]
-    options.runs_dir = place((said or [options.runs or "runs"])[-1])
+    folders = {place(folder) for folder in (*said, *([options.runs] if options.runs else []))} or {place("runs")}
+    if len(folders) > 1:
+        raise UserError(f"{' and '.join(sorted(map(str, folders)))}: one folder of runs at a time")
+    (options.runs_dir,) = folders
+    if options.config_dir:
+        options.words += ["--config-dir", options.config_dir]
     options.folder = place(options.ledger) if options.ledger else options.runs_dir / "forecasts"
     _refuse_idle(options)
     return options
@@ -111,7 +122,7 @@ def _refuse_idle(options: argparse.Namespace) -> None:
         raise UserError(f"{options.words[0]}: the study comes first, then the run: STUDY model=... steps=...")
     mode = modes[0] if modes else "laws" if len(options.words) == 1 else "forecast"
     for name in sorted({name for some in USES.values() for name in some} - {*USES[mode]}):
-        if getattr(options, name):
+        if getattr(options, name) not in (None, False):
             raise UserError(f"--{name.replace('_', '-')} has no effect here: leave it away; --help says what it is for")
     if mode == "withdraw" and not options.why:
         raise UserError(f"--withdraw {options.withdraw} needs --why TEXT: it stays in the ledger for good")
@@ -220,10 +231,14 @@ def _write_laws(options: argparse.Namespace, teller: ForecastTeller) -> None:
         print(f"fcdm.forecast: {line}", file=sys.stderr)
 
 
-def _teller(given: ForecastTeller | None) -> ForecastTeller:
-    if given is None:
-        raise UserError("the laws of fcdm.analysis are not joined here yet")
-    return given
+def _teller(options: argparse.Namespace) -> ForecastTeller:
+    from dataclasses import replace
+
+    from fcdm.analysis.stats.study_forecast import JointTeller
+    from fcdm.laws.cuts import Cuts
+
+    said = {name: getattr(options, name) for name in _CUTS if getattr(options, name) is not None}
+    return JointTeller(replace(Cuts(), **said))
 
 
 if __name__ == "__main__":

@@ -126,11 +126,11 @@ def laws_told(
 
 
 def law_line(law: ReachingLaw) -> str:
-    """`fid of fcdm = 2.1 + 300 N^-0.3 + 4000 D^-0.6, from 1e+10 to 4e+15 FLOPs of training`."""
+    """`fid of fcdm = 2.1 + 300 N^-0.3 + 4000 D^-0.6, to 4e+15 FLOPs of training`."""
     form = f"{law.e:.4g} + {law.a:.4g} N^-{law.alpha:.3g} + {law.b:.4g} D^-{law.beta:.3g}"
-    low, high = law.reach["train_flops"]
+    most = max(box["train_flops"][1] for box in law.reach)
     whose = law.common.get("model.family", "all families")
-    return f"{law.metric} of {whose} = {form}, from {low:.3g} to {high:.3g} FLOPs of training"
+    return f"{law.metric} of {whose} = {form}, to {most:.3g} FLOPs of training"
 
 
 def _table(runs_dir: Path, study: str, protocol_id: str, metric: str) -> pd.DataFrame:

@@ -35,8 +35,9 @@ class ReachingLaw:
     alpha: float
     b: float
     beta: float
-    reach: Mapping[str, tuple[float, float]]
-    """Of `n`, `images` and `train_flops`: from the least that was fitted to the most that was validated."""
+    reach: tuple[Mapping[str, tuple[float, float]], ...]
+    """Boxes of `n`, `images` and `train_flops`, ends included: what was fitted, and each gap that was validated. It
+    reaches what lies in any of them."""
     fitted_flops: float
     """FLOPs of training of the largest budget that was fitted."""
     offsets: tuple[tuple[float, tuple[float, ...]], ...]
@@ -61,7 +62,8 @@ class ReachingLaw:
     def new_run(self, n: float, images: float, train_flops: float) -> Predictive | None:
         """What one new run is foretold; None: out of reach. `n` in the law's own unit."""
         amounts = {"n": n, "images": images, "train_flops": train_flops}
-        if any(not low <= amounts[name] <= high for name, (low, high) in self.reach.items()):
+        boxes = (box.items() for box in self.reach)
+        if not any(all(low <= amounts[name] <= high for name, (low, high) in box) for box in boxes):
             return None
         middle = math.log(self.value(n, images))
         added = _between(self.offsets, max(1.0, train_flops / self.fitted_flops))
@@ -96,7 +98,7 @@ def _laws_of(path: Path) -> list[ReachingLaw]:
 
 def _law(**content: Any) -> ReachingLaw:
     numbers = {name: float(content[name]) for name in ("e", "a", "alpha", "b", "beta", "fitted_flops", "freedom")}
-    reach = {name: (float(low), float(high)) for name, (low, high) in content["reach"].items()}
+    reach = tuple({name: (float(low), float(high)) for name, (low, high) in box.items()} for box in content["reach"])
     offsets = tuple((float(gap), tuple(map(float, added))) for gap, added in content["offsets"])
     if content["n_unit"] not in N_UNITS or not offsets or any(len(added) != len(LEVELS) for _, added in offsets):
         raise ValueError("n_unit or offsets")

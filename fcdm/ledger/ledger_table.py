@@ -7,18 +7,16 @@ from collections.abc import Sequence
 
 from fcdm.formatting import plural, steps_text, three_digits
 from fcdm.laws.predictive import Predictive
+from fcdm.laws.verdict import FAILED, is_loss, too_wide
 from fcdm.ledger.entries import INTERPOLATION, KINDS, ForecastEntry
 from fcdm.ledger.score_forecasts import (
-    FAILED,
     LEVELS_SCORED,
     STATES,
     UNSCORED,
     ForecastScore,
     ForecastSummary,
     ScoredForecast,
-    is_loss,
     summaries,
-    too_wide,
 )
 
 
@@ -40,7 +38,7 @@ def forecast_lines(entry: ForecastEntry) -> list[str]:
         validated = f"validated to x{entry.validated_gap:.3g}" if entry.validated_gap else "validated to no gap"
         lines.append(f"  x{entry.gap:.3g} the compute that was fitted, {validated}")
     lines += [f"  forced: {reason}" for reason in entry.forced]
-    if wide := too_wide(entry):
+    if not is_loss(entry.metric) and (wide := too_wide(new)):
         lines.append(f"  uninformative: {wide}; it will count as neither held nor failed")
     return lines
 
@@ -58,7 +56,8 @@ def score_lines(scored: Sequence[ScoredForecast]) -> list[str]:
 def forecast_note(one: ScoredForecast) -> str:
     """`forecast FID 12.3 (9.8 to 15)`, once measured `forecast FID 12.3: +4 %, held`: a few words beside a budget."""
     entry = one.entry
-    said = f"forecast {entry.metric_name} {_digits(entry.new_run.median)}"
+    forced = "forced " if entry.forced else ""
+    said = f"{forced}forecast {entry.metric_name} {_digits(entry.new_run.median)}"
     if one.score is None:
         ends = f"{said} ({_range(*entry.new_run.interval(0.95))})"
         return ends if one.state == UNSCORED else f"{ends}, {one.state}"
@@ -105,7 +104,7 @@ def _score_cells(score: ForecastScore | None) -> list[str]:
 
 def _summary(one: ForecastSummary) -> list[str]:
     counts = ", ".join(f"{one.states[state]} {state}" for state in STATES if one.states[state] or state == FAILED)
-    total = plural(sum(one.states.values()), one.kind)
+    total = plural(sum(one.states.values()), one.kind) + (f" ({one.forced} forced)" if one.forced else "")
     lines = [f"{total} of {one.metric}: {counts}"]
     if not one.trajectories:
         return lines

@@ -1,11 +1,9 @@
-"""Forecasts against what was measured: the one place of the rules by which they hold or fail.
+"""Forecasts against what was measured: which are scored, how they are counted, and what they come to.
 
 Scores are a pure function of the ledger's entries and of the runs' evaluations, made anew each time: nothing of them is
 stored, so nothing of them can be out of date.
 
-- A forecast *fails* outside the new run's 95 % interval, or off by more than max(2 seed deviations, 15 % of a distance
-  such as FID, or of a loss 1.3 times the compute). Never by per cent of a loss, whose offset E would flatter it.
-- It is *uninformative*, counted as neither, where the 80 % interval of a distance is wider than x 1.5.
+- Whether a forecast held, failed or is uninformative says `fcdm.laws.verdict`.
 - Coverage counts trajectories: entries of one run, or of branches of one parent, are one: the forecast of the most
   steps that is scored, of several as far that which was written first. So what came out has no say in which counts.
   Uninformative ones count. Kinds and metrics are never pooled.
@@ -23,21 +21,13 @@ from typing import Any
 
 from fcdm.laws.predictive import Predictive
 from fcdm.laws.scores import compute_equivalent, crps_of_log, hit_interval, log_error, log_score, pit, skill
+from fcdm.laws.verdict import FAILED, HELD, UNINFORMATIVE, is_loss, verdict
 from fcdm.ledger.entries import HOLD_OUT, KINDS, ForecastEntry, Ledger
 from fcdm.ledger.measured_budgets import MeasuredBudget, MeasuredKey
 
-HELD, FAILED, UNINFORMATIVE = "held", "failed", "uninformative"
 UNSCORED, WITHDRAWN, LATE = "unscored", "withdrawn", "late"
 STATES = (HELD, FAILED, UNINFORMATIVE, UNSCORED, WITHDRAWN, LATE)
 LEVELS_SCORED = (0.50, 0.80, 0.95)
-MOST_SEED_DEVIATIONS = 2.0
-MOST_OFF = math.log(1.15)
-"""Of a distance, ln of forecast / measured."""
-MOST_COMPUTE = 1.3
-"""Of a loss, in either direction."""
-WIDEST = 1.5
-"""Of a distance: the 80 % interval's high over its low."""
-_LOSS = "loss"
 
 
 @dataclass(frozen=True)
@@ -47,7 +37,8 @@ class ForecastScore:
     law: Predictive
     measured: float
     compute_equivalent: float
-    """At how many times the run's compute the law says that error: see `fcdm.laws.scores`."""
+    """At how many times the compute the law says what was measured, 1 where it says that of the run; of a baseline, 1
+    where it says what the baseline said. See `fcdm.laws.scores`."""
 
     @property
     def log_error(self) -> float:
@@ -109,6 +100,8 @@ class ForecastSummary:
     """Its name: a distance in another space of features is another."""
     states: Mapping[str, int]
     """State -> entries, all of STATES."""
+    forced: int
+    """Entries that would have been refused."""
     trajectories: int
     hits: Mapping[float, int]
     """Level -> trajectories of which the interval held what was measured."""
@@ -141,40 +134,15 @@ def score_entry(entry: ForecastEntry, ledger: Ledger, found: MeasuredBudget | No
         return ScoredForecast(entry, LATE, "written after it was measured", found.value)
     value = found.value
     inside = {level: _is_inside(entry.new_run, level, value) for level in LEVELS_SCORED}
-    score = _score(entry.new_run, entry, value)
-    state, why = verdict(entry, score, inside)
-    baselines = {name: _score(law, entry, value) for name, law in entry.baselines.items()}
+    at = compute_equivalent(entry.curve, value)
+    score = ForecastScore(entry.new_run, value, at)
+    curve = entry.curve if is_loss(entry.metric) else None
+    state, why = verdict(entry.new_run, value, entry.seed_deviation or 0.0, curve)
+    baselines = {
+        name: ForecastScore(law, value, _over(at, compute_equivalent(entry.curve, law.median)))
+        for name, law in entry.baselines.items()
+    }
     return ScoredForecast(entry, state, why, value, score, inside, baselines)
-
-
-def verdict(entry: ForecastEntry, score: ForecastScore, inside: Mapping[float, bool]) -> tuple[str, str]:
-    """(HELD, FAILED or UNINFORMATIVE, why)."""
-    if wide := too_wide(entry):
-        return UNINFORMATIVE, wide
-    if not inside[0.95]:
-        low, high = entry.new_run.interval(0.95)
-        return FAILED, f"outside the 95 % interval, {low:.4g} to {high:.4g}"
-    off, seeds = abs(score.log_error), MOST_SEED_DEVIATIONS * (entry.seed_deviation or 0.0)
-    if off <= seeds:
-        return HELD, ""
-    if is_loss(entry.metric):
-        factor = score.compute_equivalent
-        within = 1 / MOST_COMPUTE <= factor <= MOST_COMPUTE
-        return (HELD, "") if within else (FAILED, f"off by x{factor:.3g} in compute")
-    return (FAILED, f"off by {math.expm1(score.log_error):+.0%}") if off > MOST_OFF else (HELD, "")
-
-
-def too_wide(entry: ForecastEntry) -> str:
-    """Why a forecast says too little, whatever comes out; "" where it does not."""
-    low, high = entry.new_run.interval(0.80)
-    if is_loss(entry.metric) or high <= WIDEST * low:
-        return ""
-    return f"its 80 % interval is x{high / low:.3g} wide"
-
-
-def is_loss(metric: str) -> bool:
-    """Whether a metric has an offset that flatters per cents; else it is a distance."""
-    return _LOSS in metric
 
 
 def summaries(scored: Sequence[ScoredForecast]) -> list[ForecastSummary]:
@@ -203,7 +171,7 @@ def as_json(scored: Sequence[ScoredForecast]) -> dict[str, Any]:
         ],
         "summary": [
             {
-                **{"kind": one.kind, "metric": one.metric, "entries": dict(one.states)},
+                **{"kind": one.kind, "metric": one.metric, "entries": dict(one.states), "forced": one.forced},
                 "trajectories": one.trajectories,
                 "coverage": {
                     f"{level:g}": {"hits": one.hits[level], "of": one.trajectories, "interval": one.coverage(level)}
@@ -216,10 +184,12 @@ def as_json(scored: Sequence[ScoredForecast]) -> dict[str, Any]:
     }
 
 
-def _score(law: Predictive, entry: ForecastEntry, measured: float) -> ForecastScore:
-    # Of an error the same number in compute, whichever distribution made it: as the law falls from what it says.
-    compute = compute_equivalent(entry.curve, entry.law.median * measured / law.median)
-    return ForecastScore(law, measured, compute)
+def _over(measured: float, said: float) -> float:
+    """The compute at which the law says what was measured over that at which it says what a baseline said; NaN where
+    it says neither at any."""
+    if 0 < said < math.inf:
+        return measured / said
+    return math.nan if measured == said else 0.0 if said else math.inf
 
 
 def _is_inside(law: Predictive, level: float, value: float) -> bool:
@@ -250,6 +220,7 @@ def _summary(kind: str, metric: str, scored: Sequence[ScoredForecast]) -> Foreca
         kind=kind,
         metric=metric,
         states={state: states.count(state) for state in STATES},
+        forced=sum(bool(one.entry.forced) for one in scored),
         trajectories=len(counted),
         hits={level: sum(one.inside[level] for one, _ in counted) for level in LEVELS_SCORED},
         crps=_mean([score.crps for _, score in counted]),

@@ -6,6 +6,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,7 +25,10 @@ LAW = ReachingLaw(
     alpha=0.3,
     b=4000.0,
     beta=0.6,
-    reach={"n": (1e6, 1e8), "images": (1e4, 1e6), "train_flops": (1e10, 4e15)},
+    reach=(
+        {"n": (1e6, 1e8), "images": (1e4, 1e6), "train_flops": (1e10, 4e15)},
+        {"n": (1e6, 2e6), "images": (1e4, 1e7), "train_flops": (1e10, 1e15)},
+    ),
     fitted_flops=1e15,
     offsets=tuple((gap, tuple(map(math.log, law.quantiles))) for gap, law in ((1.0, NEAR), (4.0, FAR))),
     freedom=math.inf,
@@ -59,6 +63,11 @@ def test_out_of_reach_it_says_nothing(n: float, images: float, flops: float) -> 
     assert LAW.new_run(n, images, flops) is None
 
 
+def test_it_reaches_what_any_gap_reaches() -> None:
+    assert LAW.new_run(1.5e6, 5e6, 9e14) is not None
+    assert LAW.new_run(1.5e6, 5e6, 2e15) is None
+
+
 def test_it_speaks_of_runs_as_those_it_was_fitted_to() -> None:
     such = {"model.family": "fcdm", "model.width": 24, "optimiser.lr": 1e-3, "init_from": None}
     assert LAW.foretells(such, LAW.protocol_id)
@@ -90,6 +99,16 @@ def test_what_runs_have_in_common_leaves_out_sizes_names_and_seeds() -> None:
         "optimiser.betas=[0.8] (theirs [0.9])",
     ]
     assert common_settings([]) == {}
+
+
+def test_branches_have_their_share_of_cooling_in_common_and_not_their_steps() -> None:
+    def cooled(steps: list[int] | None, share: float | None) -> dict[str, Any]:
+        return settings_of({"optimiser": {"cooldown": steps, "cooldown_share": share}})
+
+    common = common_settings([cooled([90, 100], 0.1), cooled([180, 200], None)])
+    assert off_common(cooled([360, 400], 0.1), common) == []
+    assert off_common(cooled([320, 400], 0.2), common) == ["optimiser.cooldown_share=0.2 (theirs 0.1)"]
+    assert off_common(cooled(None, None), common) == ["optimiser.cooldown_share=null (theirs 0.1)"]
 
 
 @pytest.mark.parametrize("key", ["levels", "laws", "offsets", "reach", "freedom", "n_unit"])

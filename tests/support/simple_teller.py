@@ -73,7 +73,7 @@ class SimpleTeller:
             protocol_id=str(table["protocol_id"].iloc[0]),
             n_unit="forward_macs",
             **{"e": e, "a": a, "alpha": 0.5, "b": b, "beta": 0.5},
-            reach={"train_flops": (float(table["train_flops"].min()), VALIDATED * flops)},
+            reach=({"train_flops": (float(table["train_flops"].min()), VALIDATED * flops)},),
             fitted_flops=flops,
             offsets=((1.0, tuple(map(math.log, Predictive.log_t(1.0, spread, freedom).quantiles))),),
             freedom=freedom,
