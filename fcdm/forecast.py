@@ -72,6 +72,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("words", nargs="*", metavar="STUDY key=value", help="the study, then the run")
     parser.add_argument("--runs", metavar="FOLDER", help="folder of the runs (default: runs); runs_dir= says the same")
+    parser.add_argument("--config-dir", metavar="DIR", help="where a model or sweep file of your own is")
     parser.add_argument("--ledger", metavar="FOLDER", help="folder of the entries (default: forecasts in the runs')")
     parser.add_argument(
         "--metric", action="append", metavar="KEY", help=f"of the evaluation (default: {' and '.join(METRICS)})"
@@ -92,7 +93,12 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     options = parser.parse_intermixed_args(list(arguments))
     said = [word.removeprefix("runs_dir=") for word in options.words if word.startswith("runs_dir=")]
     options.words = [word for word in options.words if not word.startswith("runs_dir=")]
-    options.runs_dir = place((said or [options.runs or "runs"])[-1])
+    folders = {place(folder) for folder in (*said, *([options.runs] if options.runs else []))} or {place("runs")}
+    if len(folders) > 1:
+        raise UserError(f"{' and '.join(sorted(map(str, folders)))}: one folder of runs at a time")
+    (options.runs_dir,) = folders
+    if options.config_dir:
+        options.words += ["--config-dir", options.config_dir]
     options.folder = place(options.ledger) if options.ledger else options.runs_dir / "forecasts"
     _refuse_idle(options)
     return options

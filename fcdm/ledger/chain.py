@@ -138,8 +138,8 @@ def publish(source: Path, to: Path) -> int:
             )
     if len(theirs.entries) > len(ours.entries):
         raise UserError(
-            f"{to} has {len(theirs.entries)} entries and {source} {len(ours.entries)}: copy them back first, so that "
-            "the chain goes on"
+            f"{to} has {len(theirs.entries)} entries and {source} {len(ours.entries)}: the chain goes on there; "
+            f"python -m fcdm.forecast --ledger {to} --publish {source} brings them here"
         )
     new = ours.entries[len(theirs.entries) :]
     with file_errors(to, "making the folder"):

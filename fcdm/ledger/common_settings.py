@@ -8,9 +8,10 @@ from typing import Any
 from fcdm.atomic import plain
 from fcdm.config.presets import OF_A_RUNG
 from fcdm.formatting import setting_text
-from fcdm.runs.identity import INTRODUCED, NOT_IDENTITY, flatten
+from fcdm.runs.identity import INTRODUCED, NOT_IDENTITY, cooldown_of, flatten
 
-_FREE = ("seed", *OF_A_RUNG)
+_COOLED = "optimiser.cooldown_share"
+_FREE = ("seed", "optimiser.cooldown", *OF_A_RUNG)
 """What a law averages over, or is over."""
 _ABSENT = "-"
 """In the place of the value of a key that a model's family has not."""
@@ -19,10 +20,21 @@ _ABSENT = "-"
 def settings_of(science_config: Mapping[str, Any]) -> dict[str, Any]:
     """Dotted key -> value of a science config, of all but names, sizes and the seed; plain JSON.
 
-    A key of a later version stands at what it was before there was one.
+    A key of a later version stands at what it was before there was one. Of a cooldown its share, in place of its steps,
+    which are each budget's own.
     """
     found = {**INTRODUCED, **flatten(dict(science_config))}
-    return {key: plain(value) for key, value in found.items() if key not in NOT_IDENTITY and key not in _FREE}
+    kept = {key: plain(value) for key, value in found.items() if key not in NOT_IDENTITY and key not in _FREE}
+    return {**kept, _COOLED: _cooled(science_config)}
+
+
+def _cooled(science_config: Mapping[str, Any]) -> float | None:
+    """The share of a branch's steps in which its rate falls to 0; None: it is no branch."""
+    steps = cooldown_of(dict(science_config))
+    if steps is None:
+        return None
+    asked = science_config["optimiser"].get("cooldown_share")
+    return float(asked) if asked else round(1 - steps[0] / steps[1], 6)
 
 
 def common_settings(settings: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

@@ -58,7 +58,8 @@ def score_lines(scored: Sequence[ScoredForecast]) -> list[str]:
 def forecast_note(one: ScoredForecast) -> str:
     """`forecast FID 12.3 (9.8 to 15)`, once measured `forecast FID 12.3: +4 %, held`: a few words beside a budget."""
     entry = one.entry
-    said = f"forecast {entry.metric_name} {_digits(entry.new_run.median)}"
+    forced = "forced " if entry.forced else ""
+    said = f"{forced}forecast {entry.metric_name} {_digits(entry.new_run.median)}"
     if one.score is None:
         ends = f"{said} ({_range(*entry.new_run.interval(0.95))})"
         return ends if one.state == UNSCORED else f"{ends}, {one.state}"
@@ -105,7 +106,7 @@ def _score_cells(score: ForecastScore | None) -> list[str]:
 
 def _summary(one: ForecastSummary) -> list[str]:
     counts = ", ".join(f"{one.states[state]} {state}" for state in STATES if one.states[state] or state == FAILED)
-    total = plural(sum(one.states.values()), one.kind)
+    total = plural(sum(one.states.values()), one.kind) + (f" ({one.forced} forced)" if one.forced else "")
     lines = [f"{total} of {one.metric}: {counts}"]
     if not one.trajectories:
         return lines

@@ -109,6 +109,8 @@ class ForecastSummary:
     """Its name: a distance in another space of features is another."""
     states: Mapping[str, int]
     """State -> entries, all of STATES."""
+    forced: int
+    """Entries that would have been refused."""
     trajectories: int
     hits: Mapping[float, int]
     """Level -> trajectories of which the interval held what was measured."""
@@ -203,7 +205,7 @@ def as_json(scored: Sequence[ScoredForecast]) -> dict[str, Any]:
         ],
         "summary": [
             {
-                **{"kind": one.kind, "metric": one.metric, "entries": dict(one.states)},
+                **{"kind": one.kind, "metric": one.metric, "entries": dict(one.states), "forced": one.forced},
                 "trajectories": one.trajectories,
                 "coverage": {
                     f"{level:g}": {"hits": one.hits[level], "of": one.trajectories, "interval": one.coverage(level)}
@@ -250,6 +252,7 @@ def _summary(kind: str, metric: str, scored: Sequence[ScoredForecast]) -> Foreca
         kind=kind,
         metric=metric,
         states={state: states.count(state) for state in STATES},
+        forced=sum(bool(one.entry.forced) for one in scored),
         trajectories=len(counted),
         hits={level: sum(one.inside[level] for one, _ in counted) for level in LEVELS_SCORED},
         crps=_mean([score.crps for _, score in counted]),

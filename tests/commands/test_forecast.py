@@ -16,7 +16,7 @@ from fcdm.forecast import main
 from fcdm.jobs.job import Job
 from fcdm.ledger.chain import entry_path, read_ledger
 from fcdm.ledger.law_file import read_laws
-from tests.support.commands import ROOT, python_in
+from tests.support.commands import ROOT, TINY, python_in
 from tests.support.measured_study import asked_jobs, measure, measured_study
 from tests.support.simple_teller import SimpleTeller
 
@@ -129,6 +129,8 @@ def test_a_hold_out_is_of_what_was_measured_from_what_lies_below(runs: Path, for
         (("model=N", "steps=800"), "the study comes first"),
         ((), "say which study"),
         (("demo", "--score"), "demo: --score is of the whole ledger"),
+        (("--score", "--runs", "elsewhere"), "one folder of runs at a time"),
+        (("demo", "model=N", "--config-dir", "nowhere"), "--config-dir nowhere: there is no such folder"),
         (("--score", "--force"), "--force has no effect here"),
         (("--score", "--publish"), "--score and --publish: one at a time"),
         (("--withdraw", "1"), "needs --why TEXT"),
@@ -148,7 +150,9 @@ def test_what_is_forced_is_marked(forecast: Forecast) -> None:
     assert code == 0
     assert "  forced: x23.2 the compute" in out
     assert "  forced: not as the study's runs: batch_size=32 (theirs 128)" in out
-    assert "(forced)" in forecast("--score")[1]
+    told = forecast("--score")[1]
+    assert "prediction (forced)" in told
+    assert "1 prediction (1 forced) of FID: " in told
 
 
 def test_a_dry_run_writes_nothing_and_several_budgets_are_several_entries(forecast: Forecast, runs: Path) -> None:
@@ -205,8 +209,18 @@ def test_help_is_instant_and_imports_nothing_heavy() -> None:
     assert "STUDY model=... steps=..." in done.stdout
 
 
-def test_the_command_line_alone_writes_an_entry(runs: Path) -> None:
-    words = ["demo", "model=M", "steps=800", "seed=5", "--metric=fid", "--runs", str(runs)]
-    done = python_in(ROOT, "-m", "tests.support.simple_teller", *words)
+def test_a_run_that_is_trained_after_its_forecast_is_that_run(tmp_path: Path) -> None:
+    """As commands alone, with a run of a second that is really trained and evaluated."""
+    runs = tmp_path / "runs"
+    measured_study(runs, "N", (2, 4, 6), settings=TINY)
+    words = ["model=N", "seed=5", "steps=8", f"runs_dir={runs}", *TINY]
+    done = python_in(ROOT, "-m", "tests.support.simple_teller", "demo", *words)
     assert done.stdout.startswith("entry 1: prediction")
-    assert [entry.run.seed for entry in read_ledger(runs / "forecasts").forecasts] == [5]
+    python_in(ROOT, "-m", "fcdm.train", *words)
+    done = python_in(ROOT, "-m", "fcdm.forecast", "--score", "--json", "--runs", str(runs))
+    (content,) = [one for one in json.loads(done.stdout)["forecasts"] if one["metric"] == "heldout_loss"]
+    (run,) = [path.parent for path in runs.glob("*/run.json") if json.loads(path.read_text())["seed"] == 5]
+    (path,) = (run / "evaluations").glob("step-00000008-*.json")
+    assert content["measured"] == json.loads(path.read_text())["metrics"]["heldout_loss"]
+    assert content["run"]["name"] == run.name
+    assert content["state"] in ("held", "failed")

@@ -131,7 +131,7 @@ def test_a_whole_chain_made_anew_is_met_by_the_head_and_by_what_was_published(fo
     with pytest.raises(UserError, match=r"000001.json is another entry than .*: one of the two was made anew"):
         publish(folder, public)
     assert len(read_ledger(public).entries) == 5
-    with pytest.raises(UserError, match=r"has 5 entries and .* 0: copy them back first"):
+    with pytest.raises(UserError, match=r"has 5 entries and .* 0: the chain goes on there; .* brings them here"):
         publish(tmp_path / "none", public)
 
 

@@ -6,6 +6,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -90,6 +91,16 @@ def test_what_runs_have_in_common_leaves_out_sizes_names_and_seeds() -> None:
         "optimiser.betas=[0.8] (theirs [0.9])",
     ]
     assert common_settings([]) == {}
+
+
+def test_branches_have_their_share_of_cooling_in_common_and_not_their_steps() -> None:
+    def cooled(steps: list[int] | None, share: float | None) -> dict[str, Any]:
+        return settings_of({"optimiser": {"cooldown": steps, "cooldown_share": share}})
+
+    common = common_settings([cooled([90, 100], 0.1), cooled([180, 200], None)])
+    assert off_common(cooled([360, 400], 0.1), common) == []
+    assert off_common(cooled([320, 400], 0.2), common) == ["optimiser.cooldown_share=0.2 (theirs 0.1)"]
+    assert off_common(cooled(None, None), common) == ["optimiser.cooldown_share=null (theirs 0.1)"]
 
 
 @pytest.mark.parametrize("key", ["levels", "laws", "offsets", "reach", "freedom", "n_unit"])

@@ -44,12 +44,16 @@ def asked_jobs(runs_dir: Path, *words: str, study: str = "demo") -> list[Job]:
 
 
 def measured_study(
-    runs_dir: Path, models: str = "N,M", budgets: Sequence[int] = BUDGETS, study: str = "demo"
+    runs_dir: Path,
+    models: str = "N,M",
+    budgets: Sequence[int] = BUDGETS,
+    study: str = "demo",
+    settings: Sequence[str] = (),
 ) -> list[Job]:
     """Two seeds of each model, measured at every budget."""
-    steps = f"steps=[{','.join(map(str, budgets))}]"
-    jobs = asked_jobs(runs_dir, f"model={models}", "seed=0,1", steps, study=study)
-    record_study(jobs, ["python", "-m", "fcdm.train", "-m", f"model={models}", "seed=0,1", steps])
+    words = [f"model={models}", "seed=0,1", f"steps=[{','.join(map(str, budgets))}]", *settings]
+    jobs = asked_jobs(runs_dir, *words, study=study)
+    record_study(jobs, ["python", "-m", "fcdm.train", "-m", *words])
     for job in jobs:
         for step in budgets:
             measure(job, step, when=1_764_000_000.0 + step)
