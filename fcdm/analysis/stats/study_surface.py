@@ -1,0 +1,188 @@
+"""From a study's tidy table to the points of its joint laws: what one law may join, what is cut, what is refused.
+
+A law is of one family (and patch size), on the same data at one resolution, cooled or not, by one protocol with one
+sample count, of settings that were tuned alike. What mixes these is refused in a line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from fcdm.analysis.data.labels import (
+    USUAL_PATCH,
+    config_of,
+    cooldowns,
+    cooled_text,
+    display_name,
+    family_name,
+    scales,
+    trajectories,
+)
+from fcdm.analysis.stats.fresh_data import seen_often
+from fcdm.analysis.stats.tuning_trials import Tuned, listed
+from fcdm.errors import UserError
+from fcdm.formatting import plural
+from fcdm.laws.cuts import Cuts
+from fcdm.laws.surface_points import MACS, SurfacePoints
+
+LOSS = "heldout_loss"
+
+
+@dataclass(frozen=True)
+class StudySurface:
+    """The points of one law, of a study."""
+
+    rows: pd.DataFrame
+    """Of the tidy table: those that are left, in its order."""
+    points: SurfacePoints
+    metric: str
+    """A column of the table: a loss or a distance."""
+    cuts: Cuts
+    notes: tuple[str, ...]
+    """What was left out, and what else a reader has to know."""
+
+
+def is_loss(metric: str) -> bool:
+    """Whether a column is of a loss, whose errors are told in compute, or of a distance."""
+    return "loss" in metric
+
+
+def law_groups(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """`FCDM`, `DiT/2, 16 px`, `FCDM, cooled 20 %` -> its rows: what one law may join."""
+    found = {}
+    for scale, of_scale in scales(table):
+        patches = [
+            _patch(str(model), str(family)) for model, family in zip(of_scale["model"], of_scale["family"], strict=True)
+        ]
+        for (family, patch), rows in of_scale.assign(patch=patches).groupby(["family", "patch"], sort=True):
+            found[f"{family_name(str(family))}{patch}{scale}"] = rows.drop(columns="patch")
+    return found
+
+
+def surface_of(
+    rows: pd.DataFrame,
+    metric: str = LOSS,
+    *,
+    unit: str = MACS,
+    cuts: Cuts | None = None,
+    tuned: Sequence[Tuned] | None = None,
+) -> StudySurface:
+    """The points of one law. Raises UserError, a line, for rows that no law may join, and for too few of them."""
+    if metric not in rows:
+        raise UserError(f"the table has no column '{metric}'")
+    cuts = cuts or Cuts()
+    measured = rows[np.isfinite(rows[metric].astype(float)) & (rows[metric] > 0)]
+    for why in (*mixtures(measured, metric), *_tuned_apart(measured, tuned or [])):
+        raise UserError(f"no joint law: {why}")
+    runs = np.array(trajectories(measured))
+    steps = measured["steps"].to_numpy(float)
+    last = measured["steps"].groupby(runs).transform("max").to_numpy(float) if len(measured) else steps
+    warmups = _warmups(measured)
+    kept, lines = cuts.kept(steps, last, warmups)
+    notes = [*lines, *_warnings(measured[kept], metric, tuned)]
+    if cuts.least_warmups and np.isnan(warmups).any():
+        notes.append("warm-ups are not told by this table, so none was cut")
+    if len(measured) < len(rows):
+        absent = len(rows) - len(measured)
+        notes.insert(0, f"left out: {plural(absent, 'point')} without a {metric} above 0")
+    left = measured[kept]
+    n = left["forward_gmacs"].to_numpy(float) * 1e9 if unit == MACS else left["parameters"].to_numpy(float)
+    images = left["steps"] * left["batch_size"]
+    try:
+        points = SurfacePoints.checked(n, images.to_numpy(float), left[metric], list(runs[kept]), unit)
+    except UserError as error:
+        raise UserError(f"{error}{f' ({listed(lines)})' if lines else ''}") from None
+    return StudySurface(left, points, metric, cuts, tuple(notes))
+
+
+def _patch(model: str, family: str) -> str:
+    """`/2` of a DiT, empty of families without patches."""
+    if family != "dit":
+        return ""
+    _, slash, patch = display_name(model, family).rpartition("/")
+    return f"/{patch}" if slash else f"/{USUAL_PATCH}"
+
+
+def mixtures(rows: pd.DataFrame, metric: str) -> list[str]:
+    """Lines on what these rows mix that no law may join."""
+    several: dict[str, Callable[[], Sequence[object]]] = {
+        "families": lambda: [family_name(str(one)) for one in rows["family"]],
+        "patch sizes, which MACs alone do not make comparable": lambda: [
+            _patch(str(model), str(family)).strip("/")
+            for model, family in zip(rows["model"], rows["family"], strict=True)
+        ],
+        "data sets": lambda: list(rows["data"]),
+        "resolutions": lambda: list(rows["resolution"]),
+        "points of cooled and of constant rates": lambda: [
+            cooled_text(share).strip() or "constant" for share in cooldowns(rows)
+        ],
+        "protocols": lambda: list(rows["protocol_id"]),
+    }
+    if not is_loss(metric):
+        several["sample counts, which move a distance"] = lambda: list(rows["samples"])
+    found = []
+    for what, values in several.items():
+        different = dict.fromkeys(values())
+        if len(different) > 1:
+            found.append(f"it would join {what}: {listed(different)}")
+    for model, of_model in rows.groupby("model", sort=False):
+        labels = dict.fromkeys(of_model["label"])
+        if len(labels) > 1:
+            found.append(
+                f"{display_name(str(model), str(of_model['family'].iloc[0]))} has {len(labels)} settings "
+                f"({_some(list(labels))}): tuned and untuned runs mixed, choose one of each model"
+            )
+    return found
+
+
+def _tuned_apart(rows: pd.DataFrame, tuned: Sequence[Tuned]) -> list[str]:
+    """Lines on learning rates at the edge of their grid, and on models at another rate than that tuned for them."""
+    found: list[str] = []
+    apart: list[str] = []
+    alike: list[str] = []
+    for one in tuned:
+        own = rows[(rows["model"] == one.model) & (rows["data"] == one.data) & (rows["resolution"] == one.resolution)]
+        own = own[cooldowns(own) == one.cooldown]
+        if own.empty or one.best is None:
+            continue
+        if one.at_edge_of_rates:
+            rates = one.rates()
+            found.append(
+                f"the best learning rate of {one.name}, {one.best.lr:g}, is at the edge of those tried "
+                f"({rates[0]:g} to {rates[-1]:g}): a better one may lie outside; tune on"
+            )
+        same = np.isclose(own["lr"], one.best.lr, rtol=1e-6).all()
+        (alike if same else apart).append(f"{one.name} (lr {own['lr'].iloc[0]:g}, tuned to {one.best.lr:g})")
+    if apart and alike:
+        found.append(f"tuned and untuned runs mixed: {_some(apart)} not as tuned, {_some(alike)} as tuned")
+    return found
+
+
+def _warnings(rows: pd.DataFrame, metric: str, tuned: Sequence[Tuned] | None) -> list[str]:
+    notes = seen_often(rows, "images", metric) if "images" in rows else []
+    batches = sorted(set(rows["batch_size"]))
+    if len(batches) > 1:
+        notes.append(f"batch sizes differ: {listed(batches)}")
+    if tuned is not None:
+        known = {one.model for one in tuned if one.best is not None}
+        without = [str(model) for model in dict.fromkeys(rows["model"]) if model not in known]
+        if without:
+            notes.append(f"not tuned themselves: {_some(without)}")
+    return notes
+
+
+def _warmups(rows: pd.DataFrame) -> np.ndarray:
+    """Steps in which each row's learning rate rises; NaN where the table does not say it."""
+    if "variant" not in rows:
+        return np.full(len(rows), np.nan)
+    return np.array(
+        [float(config_of(str(variant)).get("optimiser.warmup_steps", "nan")) for variant in rows["variant"]]
+    )
+
+
+def _some(names: Sequence[str], most: int = 4) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -1,0 +1,184 @@
+"""From a study's table to its joint laws: what one law joins, what is cut and what is refused, each in a line."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from fcdm.analysis.stats.joint_laws import (
+    JointStudy,
+    hold_out_table,
+    joint_laws,
+    joint_lines,
+    loss_map_of,
+    shared_offset_line,
+    shared_offset_of,
+)
+from fcdm.analysis.stats.study_surface import law_groups, surface_of
+from fcdm.analysis.stats.tuning_trials import Trial, Tuned
+from fcdm.errors import UserError
+from fcdm.laws.cuts import Cuts
+from fcdm.laws.loss_map import LossMap
+from tests.support.commands import ROOT
+from tests.support.known_surface import study
+
+SIZES = tuple(np.geomspace(2e7, 3.2e8, 5))
+BUDGETS = (1_000, 2_000, 4_000, 8_000)
+
+
+def table(**how: object) -> pd.DataFrame:
+    made = study(2, sizes=SIZES, budgets=BUDGETS, of_seed=0.01, of_evaluation=0.005, **how)  # type: ignore[arg-type]
+    return made.assign(images=made["steps"] * made["batch_size"], epochs=made["steps"] / 1e5)
+
+
+@cache
+def laws() -> dict[str, JointStudy | str]:
+    return joint_laws(table(), "fid", draws=40)
+
+
+def of_fcdm(**columns: object) -> pd.DataFrame:
+    rows = table(families=("fcdm",))
+    return rows.assign(**{name: value(rows) if callable(value) else value for name, value in columns.items()})
+
+
+def first_half(this: object, that: object) -> object:
+    return lambda rows: np.where(np.arange(len(rows)) < len(rows) // 2, this, that)
+
+
+MIXTURES = {
+    "families": ({"family": first_half("fcdm", "dit")}, "it would join families: FCDM, DiT"),
+    "patch sizes": (
+        {"family": "dit", "model": first_half("dit/a-2", "dit/a-4")},
+        "it would join patch sizes, which MACs alone do not make comparable: 2, 4",
+    ),
+    "data": ({"data": first_half("digits", "fashion")}, "it would join data sets: digits, fashion"),
+    "resolutions": ({"resolution": first_half(16, 28)}, "it would join resolutions: 16, 28"),
+    "cooled": (
+        {"cooldown": first_half(np.nan, 0.2)},
+        "it would join points of cooled and of constant rates: constant, cooled 20 %",
+    ),
+    "protocols": ({"protocol_id": first_half("a", "b")}, "it would join protocols: a, b"),
+    "samples": (
+        {"samples": first_half(2000, 10_000)},
+        "it would join sample counts, which move a distance: 2000, 10000",
+    ),
+    "settings": (
+        {"label": first_half("FCDM-01 lr=0.001", "FCDM-01 lr=0.002"), "model": "01"},
+        r"FCDM-01 has 2 settings \(FCDM-01 lr=0.001, FCDM-01 lr=0.002\): tuned and untuned runs mixed",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", MIXTURES)
+def test_what_no_law_may_join_is_refused_in_a_line(what: str) -> None:
+    columns, line = MIXTURES[what]
+    with pytest.raises(UserError, match=f"no joint law: {line}") as refused:
+        surface_of(of_fcdm(**columns), "fid")
+    assert "\n" not in str(refused.value)
+
+
+def test_a_loss_does_not_depend_on_how_many_samples_were_drawn() -> None:
+    assert surface_of(of_fcdm(samples=first_half(2000, 10_000)), "heldout_loss").points.count == 5
+
+
+def test_a_table_is_split_into_what_one_law_may_join() -> None:
+    both = table()
+    assert {label: len(rows) for label, rows in law_groups(both).items()} == {"FCDM": 40, "DiT/2": 40}
+    mixed = pd.concat([both, both.assign(resolution=16), of_fcdm(cooldown=0.2)], ignore_index=True)
+    assert set(law_groups(mixed)) == {
+        *("DiT/2, 16 px", "DiT/2, 32 px", "FCDM, 16 px", "FCDM, 32 px"),
+        "FCDM, 32 px, cooled 20 %",
+    }
+    assert set(law_groups(of_fcdm(family="dit", model="dit/64M"))) == {"DiT/2"}
+
+
+def tuned(lr: float, tried: tuple[float, ...], model: str = "01") -> Tuned:
+    trials = tuple(Trial({"lr": f"{rate:g}"}, {9: abs(rate - lr) + 1}, rate) for rate in tried)
+    return Tuned(f"FCDM-{model}", model, 8000, (9,), trials, "known", 32, family="fcdm")
+
+
+def test_a_rate_at_the_edge_of_its_grid_and_tuned_beside_untuned_are_refused() -> None:
+    rows = of_fcdm()
+    inside = tuned(1e-3, (5e-4, 1e-3, 2e-3))
+    edge = tuned(1e-3, (2.5e-4, 5e-4, 1e-3))
+    with pytest.raises(UserError, match=r"best learning rate of FCDM-01, 0.001, is at the edge of those tried"):
+        surface_of(rows, "fid", tuned=[edge])
+    other = tuned(2e-3, (1e-3, 2e-3, 4e-3), "03")
+    with pytest.raises(UserError, match=r"tuned and untuned runs mixed: FCDM-03 \(lr 0.001, tuned to 0.002\) not as"):
+        surface_of(rows, "fid", tuned=[inside, other])
+    notes = surface_of(rows, "fid", tuned=[inside]).notes
+    assert "not tuned themselves: 02, 03, 04, 05" in notes
+
+
+def test_what_is_cut_is_counted_and_said() -> None:
+    rows = of_fcdm()
+    long = pd.concat([rows, rows[rows["steps"] == 8000].assign(steps=16_000)], ignore_index=True)
+    made = surface_of(long, "fid")
+    assert "left out: 10 points in the first 10 % of its run" in made.notes  # 1,000 of 16,000
+    assert len(made.points.y) == 40
+    variant = "batch_size=128,optimiser.warmup_steps=150"
+    warm = surface_of(rows.assign(variant=variant), "fid").notes
+    assert "left out: 10 points below 10 warm-ups" in warm
+    assert "warm-ups are not told by this table, so none was cut" in made.notes
+    assert "warm-ups are not told by this table, so none was cut" not in warm
+    with pytest.raises(UserError, match=r"4 sizes with 3 budgets each .* \(left out: 30 points below 5,000 steps\)"):
+        surface_of(rows, "fid", cuts=Cuts(least_steps=5_000))
+    assert Cuts().text == "the first 10 % of a run, points below 1,000 steps or 10 warm-ups"
+
+
+def test_values_that_are_not_there_are_counted_and_a_column_that_is_not_there_is_named() -> None:
+    rows = of_fcdm()
+    rows.loc[rows["steps"] == 1000, "fid"] = np.nan
+    assert "left out: 10 points without a fid above 0" in surface_of(rows, "fid").notes
+    with pytest.raises(UserError, match="the table has no column 'loss_bin_3'"):
+        surface_of(rows, "loss_bin_3")
+
+
+def test_each_family_has_its_law_and_the_lines_say_what_it_is() -> None:
+    found = laws()
+    assert all(isinstance(made, JointStudy) for made in found.values())
+    lines = joint_lines("FCDM", found["FCDM"])
+    text = "\n".join(lines)
+    assert "by log-Huber, N in forward MACs, D in images" in lines[0]
+    assert "by variable projection" in lines[0]
+    assert "95 % intervals: alpha" in text
+    assert "5 sizes, 10 runs, 40 points" in text
+    assert sum("without the largest size, at" in line for line in lines) == 4
+    assert "last value" in text
+    assert "FCDM: largest validated gap: " in text
+    assert "warm-ups are not told by this table" in text
+    held = hold_out_table(found)
+    assert set(held["label"]) == {"FCDM", "DiT/2"}
+    assert ((held["low"] < held["forecast"]) & (held["forecast"] < held["high"])).all()
+
+
+def test_both_families_of_one_e_are_said_to_share_it() -> None:
+    shared = shared_offset_of(laws())
+    assert not isinstance(shared, str)
+    assert shared_offset_line(shared).startswith("DiT/2 and FCDM: one E, ")
+    worse = replace(shared, p=0.001)
+    assert "E belongs to the data, so this is misfit of a law" in shared_offset_line(worse)
+    assert "takes two of them" in shared_offset_line(shared_offset_of({"FCDM": laws()["FCDM"], "DiT/2": "none"}))
+
+
+def test_the_map_from_loss_is_of_one_family() -> None:
+    made = loss_map_of(law_groups(table())["FCDM"])
+    assert isinstance(made, LossMap)
+    assert made.unshown == ""
+    assert "no map from the loss: it would join families" in str(loss_map_of(table()))
+
+
+def test_the_real_digits_of_two_models_have_no_joint_law_in_a_line() -> None:
+    digits = pd.read_csv(Path(ROOT) / "analysis" / "results" / "digits.csv")
+    lowered = Cuts(least_steps=100)
+    for metric in ("heldout_loss", "fid"):
+        assert joint_laws(digits, metric, cuts=lowered) == dict.fromkeys(
+            ("DiT/2", "FCDM"),
+            "a joint law needs 4 sizes with 3 budgets each at least, here is 1 (budgets of each size: 4)",
+        )
+    assert "20 points below 1,000 steps" in str(joint_laws(digits)["FCDM"])
