@@ -56,7 +56,8 @@ def law_groups(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
     found = {}
     for scale, of_scale in scales(table):
         patches = [
-            _patch(str(model), str(family)) for model, family in zip(of_scale["model"], of_scale["family"], strict=True)
+            patch_of(str(model), str(family))
+            for model, family in zip(of_scale["model"], of_scale["family"], strict=True)
         ]
         for (family, patch), rows in of_scale.assign(patch=patches).groupby(["family", "patch"], sort=True):
             found[f"{family_name(str(family))}{patch}{scale}"] = rows.drop(columns="patch")
@@ -99,7 +100,7 @@ def surface_of(
     return StudySurface(left, points, metric, cuts, tuple(notes))
 
 
-def _patch(model: str, family: str) -> str:
+def patch_of(model: str, family: str) -> str:
     """`/2` of a DiT, empty of families without patches."""
     if family != "dit":
         return ""
@@ -112,7 +113,7 @@ def mixtures(rows: pd.DataFrame, metric: str) -> list[str]:
     several: dict[str, Callable[[], Sequence[object]]] = {
         "families": lambda: [family_name(str(one)) for one in rows["family"]],
         "patch sizes, which MACs alone do not make comparable": lambda: [
-            _patch(str(model), str(family)).strip("/")
+            patch_of(str(model), str(family)).strip("/")
             for model, family in zip(rows["model"], rows["family"], strict=True)
         ],
         "data sets": lambda: list(rows["data"]),
