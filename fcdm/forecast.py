@@ -30,10 +30,10 @@ Entries are chained by hash and never changed."""
 METRICS = ("fid", "heldout_loss")
 """What is foretold unasked, where the study's law tells it."""
 HOLD_OUTS = ("size", "budget", "both")
-_CUTS = ("least_steps", "least_warmups")
+OF_THE_FIT = ("tuning", "least_steps", "least_warmups")
 USES = {
-    "forecast": ("metric", "hold_out", "force", "dry_run", *_CUTS),
-    "laws": ("metric", "dry_run", *_CUTS),
+    "forecast": ("metric", "hold_out", "force", "dry_run", *OF_THE_FIT),
+    "laws": ("metric", "dry_run", *OF_THE_FIT),
     "score": ("json", "measured"),
     "withdraw": ("why",),
     "publish": (),
@@ -53,9 +53,9 @@ def main(arguments: list[str] | None = None, teller: ForecastTeller | None = Non
         elif options.publish is not None:
             _publish(options)
         elif len(options.words) == 1:
-            _write_laws(options, teller or _teller(options))
+            _write_laws(options, _teller(options, teller))
         else:
-            _write(options, teller or _teller(options))
+            _write(options, _teller(options, teller))
     except UserError as error:
         print(f"fcdm.forecast: {error}", file=sys.stderr)
         return 1
@@ -81,10 +81,9 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--hold-out", choices=HOLD_OUTS, help="of a budget that was measured, from the runs below its size or budget"
     )
-    parser.add_argument("--least-steps", type=int, metavar="STEPS", help="points below are left out (default: 1000)")
-    parser.add_argument(
-        "--least-warmups", type=float, metavar="TIMES", help="and below so many times the warm-up (default: 10)"
-    )
+    parser.add_argument("--tuning", metavar="STUDY", help="the study that tuned these models: law by tuned runs alone")
+    parser.add_argument("--least-steps", type=int, metavar="N", help="points below stay out of the law (default: 1000)")
+    parser.add_argument("--least-warmups", type=float, metavar="X", help="so do points below X warm-ups (default: 10)")
     parser.add_argument("--force", action="store_true", help="what would be refused, marked as forced")
     parser.add_argument("--dry-run", action="store_true", help="write nothing")
     parser.add_argument("--score", action="store_true", help="the scored ledger")
@@ -231,14 +230,21 @@ def _write_laws(options: argparse.Namespace, teller: ForecastTeller) -> None:
         print(f"fcdm.forecast: {line}", file=sys.stderr)
 
 
-def _teller(options: argparse.Namespace) -> ForecastTeller:
-    from dataclasses import replace
-
+def _teller(options: argparse.Namespace, given: ForecastTeller | None) -> ForecastTeller:
+    """What fits and foretells, as asked. Raises UserError for a tuning study that is not there."""
+    if given is not None:
+        return given
+    from fcdm.analysis.data.tidy_table import tidy_table
     from fcdm.analysis.stats.study_forecast import JointTeller
+    from fcdm.analysis.stats.tuning_trials import tune
     from fcdm.laws.cuts import Cuts
 
-    said = {name: getattr(options, name) for name in _CUTS if getattr(options, name) is not None}
-    return JointTeller(replace(Cuts(), **said))
+    asked = {"least_steps": options.least_steps, "least_warmups": options.least_warmups}
+    cuts = Cuts(**{name: value for name, value in asked.items() if value is not None})
+    if options.tuning is None:
+        return JointTeller(cuts)
+    trials = tidy_table(options.runs_dir, options.tuning)
+    return JointTeller(cuts, tuned=tune(trials, "heldout_loss" if trials["fid"].isna().all() else "fid"))
 
 
 if __name__ == "__main__":

@@ -9,9 +9,11 @@ from typing import Any
 
 import pandas as pd
 
-from fcdm.analysis.data.tidy_table import tidy_table
+from fcdm.analysis.data.other_protocols import losses_beside
+from fcdm.analysis.data.tidy_table import read_curves, table_of
 from fcdm.errors import UserError
 from fcdm.jobs.job import Job
+from fcdm.laws.verdict import is_loss
 from fcdm.ledger.common_settings import common_settings, off_common, settings_of
 from fcdm.ledger.entries import HOLD_OUT, ForecastEntry, entry_of
 from fcdm.ledger.foretold import ForecastTarget, ForecastTeller
@@ -70,15 +72,15 @@ class ForecastRequest:
                 f"--hold-out={self.hold_out} is for a budget that was measured, and {run.name} has nothing at step "
                 f"{self.steps}: leave it away"
             )
-        table = _table(self.runs_dir, self.study, self.part.protocol_id, self.metric)
+        table, losses = _tables(self.runs_dir, self.study, self.part.protocol_id, self.metric)
         if self.hold_out is not None:
-            table = _below(table, target, self.hold_out)
+            table, losses = (_below(one, target, self.hold_out) for one in (table, losses))
         off = self._off_study(table)
         if off and not self.force:
             raise UserError(
                 f"{run.name} is not as the runs of study '{self.study}' are: {off}: say what they have, or --force"
             )
-        forecast = teller.forecast_of(table, self.metric, target, force=self.force)
+        forecast = teller.forecast_of(table, self.metric, target, losses=losses, force=self.force)
         if off:
             forecast = replace(forecast, forced=(*forecast.forced, f"not as the study's runs: {off}"))
         inside = forecast.inside
@@ -117,7 +119,7 @@ def laws_told(
     refused: list[str] = []
     for metric in metrics:
         try:
-            laws = teller.laws_of(_table(runs_dir, known.name, known.protocol_id, metric), metric)
+            laws = teller.laws_of(_tables(runs_dir, known.name, known.protocol_id, metric)[0], metric)
         except UserError as error:
             refused.append(f"{metric}: {error}")
             continue
@@ -133,12 +135,18 @@ def law_line(law: ReachingLaw) -> str:
     return f"{law.metric} of {whose} = {form}, to {most:.3g} FLOPs of training"
 
 
-def _table(runs_dir: Path, study: str, protocol_id: str, metric: str) -> pd.DataFrame:
-    """The study's measured points by one protocol. Raises UserError where there is none of the metric."""
-    table = tidy_table(runs_dir, study, protocol_id)
+def _tables(runs_dir: Path, study: str, protocol_id: str, metric: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """(the study's measured points by one protocol, its held-out losses by whichever that measures them alike most).
+
+    For a loss both are the second. Raises UserError where there is none of the metric.
+    """
+    curves = read_curves(runs_dir, study)
+    table = table_of(curves, runs_dir, study, protocol_id)
+    losses = losses_beside(curves, table, study)
+    table = losses if is_loss(metric) else table
     if metric not in table or table[metric].isna().all():
         raise UserError(f"study '{study}' has no {metric} by protocol {protocol_id}: nothing to fit")
-    return table
+    return table, losses
 
 
 def _below(table: pd.DataFrame, target: ForecastTarget, held_out: str) -> pd.DataFrame:

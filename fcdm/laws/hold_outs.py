@@ -127,7 +127,7 @@ class Validation:
         """As `JointFit.forecast`. Raises UserError where (n, d) is BEYOND, unless `force`: then it is to be marked."""
         why = self.refusal(n, d)
         if why and not force:
-            raise UserError(f"no forecast: {why}; force=True forecasts all the same, and marks it")
+            raise UserError(f"no forecast: {why}; --force forecasts all the same, and marks it")
         return self.fit.forecast(n, d, evaluation)
 
 

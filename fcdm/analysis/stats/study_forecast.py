@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 import pandas as pd
 
-from fcdm.analysis.stats.joint_laws import JointStudy
-from fcdm.analysis.stats.study_surface import law_groups, surface_of
+from fcdm.analysis.stats.joint_laws import JointStudy, loss_map_of
+from fcdm.analysis.stats.study_surface import LOSS, law_groups, surface_of, unchecked_points
+from fcdm.analysis.stats.tuning_trials import Tuned
 from fcdm.errors import UserError
 from fcdm.laws.cuts import Cuts
 from fcdm.laws.hold_outs import INTERPOLATION, Gap, baselines, validate
@@ -26,15 +27,68 @@ class JointTeller:
     """`ForecastTeller` by the joint law of size, in forward MACs, and images. Each law is fitted and validated once."""
 
     cuts: Cuts = field(default_factory=Cuts)
+    tuned: Sequence[Tuned] | None = None
+    """Of the study that tuned these models."""
     draws: int = DRAWS
     seed: int = 0
     """Of the draws."""
     _fitted: dict[tuple[object, ...], JointStudy] = field(default_factory=dict, repr=False)
 
     def forecast_of(
-        self, table: pd.DataFrame, metric: str, target: ForecastTarget, *, force: bool = False
+        self,
+        table: pd.DataFrame,
+        metric: str,
+        target: ForecastTarget,
+        *,
+        losses: pd.DataFrame | None = None,
+        force: bool = False,
     ) -> StudyForecast:
-        """See `ForecastTeller`."""
+        """See `ForecastTeller`. A distance whose own points tell no law, or do not reach the target, goes through the
+        held-out loss, where at equal loss it has been shown not to depend on size."""
+        try:
+            return self._direct(table, metric, target, force=force and losses is None)
+        except UserError as error:
+            if is_loss(metric) or losses is None:
+                raise
+            try:
+                return self._through_loss(table, losses, metric, target, force=False)
+            except UserError as other:
+                if not force:
+                    raise UserError(f"{error}; through the held-out loss: {other}") from None
+        try:
+            return self._direct(table, metric, target, force=True)
+        except UserError:
+            return self._through_loss(table, losses, metric, target, force=True)
+
+    def _through_loss(
+        self, table: pd.DataFrame, losses: pd.DataFrame, metric: str, target: ForecastTarget, *, force: bool
+    ) -> StudyForecast:
+        _, rows = group_of(table, target)
+        to_distance = loss_map_of(rows, metric)
+        if isinstance(to_distance, str):
+            raise UserError(to_distance)
+        told = self._direct(losses, LOSS, target, force=force)
+        through = {
+            "through": LOSS,
+            "map": {"level": to_distance.level, "slopes": to_distance.slopes.tolist(), "centre": to_distance.centre},
+        }
+
+        n, d = float(target.forward_macs), float(target.images)
+        last, line = baselines(unchecked_points(rows, metric), n, d)
+        middle, of_seed = told.law.median, told.seed_deviation or 0.0
+        moved = math.log(float(to_distance.of(middle * math.exp(of_seed)) / to_distance.of(middle)))
+        return replace(
+            told,
+            law=to_distance.through(told.law),
+            new_run=to_distance.through(told.new_run),
+            settings={**told.settings, **through},
+            baselines={LAST_VALUE: Predictive.log_t(last, 0.0), LAST_TWO: Predictive.log_t(line, 0.0)},
+            curve=tuple((compute, float(to_distance.of(loss))) for compute, loss in told.curve),
+            # Of the distance: what a seed does to it by the loss, and what it does beside that.
+            seed_deviation=math.hypot(moved, to_distance.scatter),
+        )
+
+    def _direct(self, table: pd.DataFrame, metric: str, target: ForecastTarget, *, force: bool) -> StudyForecast:
         label, rows = group_of(table, target)
         study = self._study(rows, metric)
         validation = study.validation
@@ -77,7 +131,7 @@ class JointTeller:
         """The law of one of `law_groups`, validated. Raises UserError where there is none."""
         key = (metric, *rows["run"], *rows["steps"], *rows[metric])
         if key not in self._fitted:
-            surface = surface_of(rows, metric, cuts=self.cuts)
+            surface = surface_of(rows, metric, cuts=self.cuts, tuned=self.tuned)
             validation = validate(surface.points, is_loss=is_loss(metric), draws=self.draws, seed=self.seed)
             self._fitted[key] = JointStudy(surface, validation)
         return self._fitted[key]

@@ -52,7 +52,8 @@ def law_groups(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
     found = {}
     for scale, of_scale in scales(table):
         patches = [
-            _patch(str(model), str(family)) for model, family in zip(of_scale["model"], of_scale["family"], strict=True)
+            patch_of(str(model), str(family))
+            for model, family in zip(of_scale["model"], of_scale["family"], strict=True)
         ]
         for (family, patch), rows in of_scale.assign(patch=patches).groupby(["family", "patch"], sort=True):
             found[f"{family_name(str(family))}{patch}{scale}"] = rows.drop(columns="patch")
@@ -86,16 +87,23 @@ def surface_of(
         absent = len(rows) - len(measured)
         notes.insert(0, f"left out: {plural(absent, 'point')} without a {metric} above 0")
     left = measured[kept]
-    n = left["forward_gmacs"].to_numpy(float) * 1e9 if unit == MACS else left["parameters"].to_numpy(float)
-    images = left["steps"] * left["batch_size"]
+    points = unchecked_points(left, metric, unit)
     try:
-        points = SurfacePoints.checked(n, images.to_numpy(float), left[metric], list(runs[kept]), unit)
+        points.check_enough()
     except UserError as error:
         raise UserError(f"{error}{f' ({listed(lines)})' if lines else ''}") from None
     return StudySurface(left, points, metric, cuts, tuple(notes))
 
 
-def _patch(model: str, family: str) -> str:
+def unchecked_points(rows: pd.DataFrame, metric: str, unit: str = MACS) -> SurfacePoints:
+    """All measured points of rows that one law may join, however few."""
+    known = rows[np.isfinite(rows[metric].astype(float)) & (rows[metric] > 0)]
+    n = known["forward_gmacs"].to_numpy(float) * 1e9 if unit == MACS else known["parameters"].to_numpy(float)
+    images = (known["steps"] * known["batch_size"]).to_numpy(float)
+    return SurfacePoints.ordered(n, images, known[metric], list(trajectories(known)), unit)
+
+
+def patch_of(model: str, family: str) -> str:
     """`/2` of a DiT, empty of families without patches."""
     if family != "dit":
         return ""
@@ -108,7 +116,7 @@ def mixtures(rows: pd.DataFrame, metric: str) -> list[str]:
     several: dict[str, Callable[[], Sequence[object]]] = {
         "families": lambda: [family_name(str(one)) for one in rows["family"]],
         "patch sizes, which MACs alone do not make comparable": lambda: [
-            _patch(str(model), str(family)).strip("/")
+            patch_of(str(model), str(family)).strip("/")
             for model, family in zip(rows["model"], rows["family"], strict=True)
         ],
         "data sets": lambda: list(rows["data"]),
