@@ -3,6 +3,8 @@ PYTHON ?= python3
 RUNS ?= runs
 FIGURES ?= figures
 PORT ?= 5000
+FASHION ?=
+SWEEP ?= fashion
 PY = .venv/bin/python
 
 # MLflow: no telemetry, no helper processes, one worker.
@@ -23,6 +25,19 @@ setup:  ## make .venv with everything installed (done by the others when needed)
 demo: setup  ## a real small study on this machine: FCDM against DiT on handwritten digits, with its figures
 	@$(PY) -m fcdm.train -m +sweeps=digits hydra/launcher=local runs_dir=$(RUNS)
 	@$(PY) -m analysis.plots --runs $(RUNS) --study digits --out $(FIGURES)
+
+FASHION_STORE = data/fashion-mnist-16
+.PHONY: fashion
+fashion: setup  ## a study of an hour and a half on two cores: FCDM against DiT on Fashion-MNIST; SWEEP=fashion_quick: ten minutes
+	@# Debian's package, or FASHION=<a folder with the four files>; both once, as all up to the plan.
+	@test -e $(FASHION_STORE)/manifest.json || test -n "$(FASHION)" || $(PYTHON) tools/install.py fashion-mnist
+	@test -e $(FASHION_STORE)/manifest.json || $(PY) -m fcdm.prepare images resolution=16 pad=32 out=$(FASHION_STORE) \
+	  images="$(or $(FASHION),$$($(PYTHON) tools/install.py --where))"
+	@$(PY) -m fcdm.prepare features data.path=$(FASHION_STORE)
+	@test -e $(RUNS)/studies/$(SWEEP).json || $(PY) -m fcdm.benchmark -m +sweeps=$(SWEEP) threads=1 seconds=10 runs_dir=$(RUNS)
+	@$(PY) -m fcdm.train -m +sweeps=$(SWEEP) hydra/launcher=plan runs_dir=$(RUNS)
+	@$(PY) -m fcdm.train -m +sweeps=$(SWEEP) hydra/launcher=local runs_dir=$(RUNS)
+	@$(PY) -m analysis.report $(SWEEP) --runs $(RUNS)
 
 .PHONY: ui
 ui: setup  ## MLflow's dashboards of the runs, on http://127.0.0.1:5000

@@ -1,4 +1,4 @@
-"""`python tools/install.py slurm chromium`: packages of Debian or Ubuntu that tests and tools need.
+"""`python tools/install.py slurm chromium fashion-mnist`: packages of Debian or Ubuntu that tests and tools need.
 
 Standard library only. It takes root's rights, or sudo's without a password, and changes no setting of the machine. It
 starts no service (where systemd runs, SLURM's packages themselves may start munge's and MariaDB's own, which the
@@ -18,9 +18,21 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from tools.devcluster.system import missing_packages
 
+FASHION_MNIST = tuple(
+    f"{split}-{what}-ubyte.gz" for split in ("train", "t10k") for what in ("images-idx3", "labels-idx1")
+)
 
-def install(name: str, missing: Callable[[], list[str]], size: str, then: str) -> int:
-    """Installs what `missing()` names; returns an exit code. `size`: what it takes. `then`: what to do with it."""
+
+def install(name: str, missing: Callable[[], list[str]], size: str, then: str, instead: str = "") -> int:
+    """Installs what `missing()` names; returns an exit code. `size`: what it takes. `then`: what to do with it.
+    `instead`: what to do where it cannot be installed."""
+    code = _install(name, missing, size, then)
+    if code and instead:
+        fail(name, instead)
+    return code
+
+
+def _install(name: str, missing: Callable[[], list[str]], size: str, then: str) -> int:
     packages = missing()
     if not packages:
         print(f"{name}: installed: {then}", flush=True)
@@ -67,8 +79,33 @@ def missing_browser() -> list[str]:
     return [] if shutil.which("chromium") else ["chromium"]
 
 
+def fashion_mnist() -> Path | None:
+    """The folder of Debian's package, below the prefix that the system's data have; None: it is not installed."""
+    folders = [Path(prefix) / "datasets" / "fashion-mnist" for prefix in data_folders()]
+    return next((folder for folder in folders if all((folder / name).exists() for name in FASHION_MNIST)), None)
+
+
+def data_folders() -> list[str]:
+    """As the XDG base directory specification has them."""
+    return (os.environ.get("XDG_DATA_DIRS") or "/usr/local/share:/usr/share").split(os.pathsep)
+
+
+def missing_fashion_mnist() -> list[str]:
+    return [] if fashion_mnist() else ["dataset-fashion-mnist"]
+
+
 if __name__ == "__main__":
+    if sys.argv[1:] == ["--where"]:
+        print(fashion_mnist() or "")
+        sys.exit()
+    files = f"{', '.join(FASHION_MNIST[:-1])} and {FASHION_MNIST[-1]}"
     wanted = {
+        "fashion-mnist": (
+            missing_fashion_mnist,
+            "31 MB on disk",
+            "make fashion",
+            f"or put {files} into a folder, and say make fashion FASHION=<that folder>",
+        ),
         "slurm": (missing_packages, "about 210 MB, half a minute", "python tools/devcluster up"),
         "chromium": (missing_browser, "about 110 MB to fetch, 350 MB on disk", "the tests look at reports with it"),
     }

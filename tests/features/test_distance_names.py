@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fcdm.features.distance_names import distance_name, shown_of, space_of
+from fcdm.features.distance_names import distance_name, headline_name, shown_of, space_of, without_images
 from fcdm.jobs.progress import metrics_text
 
 
@@ -42,3 +42,15 @@ def test_a_line_of_progress_names_the_distance() -> None:
     assert metrics_text(4, few, {}, "classifier@1") == said
     assert metrics_text(4, {"fid": 1.0}, {}) == "step 4: FID 1.00", "a file of a version before"
     assert metrics_text(4, {"heldout_loss": 0.5}, {}, "classifier@1") == "step 4: held-out loss 0.5000"
+
+
+def test_the_headline_says_which_images_it_is_to() -> None:
+    train, held = (
+        {"features": "classifier@12345678", "reference": f"store-16px-{part}@2fd20d2d"} for part in ("train", "heldout")
+    )
+    assert headline_name("fid", train) == "FD-classifier"
+    assert headline_name("fid", held) == "FD-classifier to held-out images"
+    assert headline_name("kid", held) == "kernel distance (classifier) to held-out images"
+    assert distance_name("fid_train", "classifier@12345678") == "FD-classifier to training images"
+    assert without_images(headline_name("fid", held)) == headline_name("fid", train)
+    assert headline_name("fid", {}) == "FID"

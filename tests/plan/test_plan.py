@@ -828,6 +828,22 @@ def test_a_store_is_planned_with_its_own_features_and_held_out_images(tmp_path: 
     assert evaluation_flops.metrics_macs(config, forward_macs=7) == heldout + of_samples
 
 
+def test_losses_are_planned_by_their_images(tmp_path: Path) -> None:
+    """Of as many that are trained on too, and no more than are held out; samples that are not drawn cost nothing."""
+    words = ["model=N", f"data.path={tiny_pixels(tmp_path / 'store', side=16)}", "evaluation.samples=0"]
+    with composing() as composer:
+        whole, some, more = (composer.config([*words, *said]) for said in ([], [SOME], [SOME.replace("20", "99")]))
+        elsewhere = composer.config(["model=N", "data=pixels", "data.path=not-here", "evaluation.samples=0", SOME])
+    forward = run_cost(whole).forward_macs
+    for config, images in ((whole, 60), (some, 2 * 20), (more, 2 * 60), (elsewhere, 2 * 20)):
+        metrics = 2 * 10 * images * run_cost(config).forward_macs
+        assert evaluation_flops_of(config) == {"sampling": 0, "decoding": 0, "metrics": metrics}
+    assert forward == run_cost(some).forward_macs
+
+
+SOME = "evaluation.loss_images=20"
+
+
 @pytest.mark.parametrize(("name", "channels", "side"), [("N", 1, 8), ("S", 4, 32), ("dit/S-2", 4, 32)])
 def test_checkpointed_activations_are_what_autograd_keeps(name: str, channels: int, side: int) -> None:
     """All but the one block that is there again during the backward pass."""

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from fcdm.config.presets import load_preset
-from fcdm.config.schema import DiTConfig, ResourcesConfig
+from fcdm.config.schema import DiTConfig, FCDMConfig, ResourcesConfig
 from fcdm.cost.model_cost import model_cost
 from fcdm.jobs.job import Job
 from fcdm.plan.gpus import DEFAULT_MFU, DEVICES
@@ -114,6 +115,11 @@ BUDGETS: dict[str, tuple[int, int, list[int]]] = {
         ],
     ),
     "digits_lr_by_size": (48, 96, [1_726, 431, 1_527, 395]),
+    "fashion": (20, 116, [1_000, 2_000, 4_000, 8_000]),
+    "fashion_hyperparameters": (40, 80, [500, 2_000]),
+    "fashion_long": (20, 120, [1_250, 2_500, 5_000, 10_000]),
+    "fashion_gpu": (10, 50, [1_000, 2_000, 4_000]),
+    "fashion_quick": (2, 10, [100, 200, 400]),
 }
 """Of the files named here: runs, evaluations, and (some of) the budgets: the last one of each run among them."""
 
@@ -136,7 +142,10 @@ def test_each_file_plans_without_data_and_is_what_it_says(name: str) -> None:
     plan = planned(jobs)
     assert not NOWHERE.exists()
     assert plan.sharing is None
-    assert all(run.whole.flops["training"] > 0 and run.whole.flops["sampling"] > 0 for run in plan.runs)
+    for run in plan.runs:
+        draws = any(part.config.evaluation.samples for part in run.job.parts)
+        assert run.whole.flops["training"] > 0
+        assert run.whole.flops["sampling" if draws else "metrics"] > 0
     if name in BUDGETS:
         runs, evaluated, budgets = BUDGETS[name]
         assert len(jobs) == runs
@@ -218,6 +227,50 @@ def test_patches_of_the_digits() -> None:
     assert f"{macs['dit/N-1'] / macs['dit/N-2']:.1f} times the MACs" in (SWEEPS / "digits_patch.yaml").read_text()
 
 
+def test_fashion_is_what_issue_and_comment_say() -> None:
+    """Five sizes of each family in pairs, one shape a family; what is forecast is not there; at most 240,000 images."""
+    jobs, text = jobs_of("fashion"), (SWEEPS / "fashion.yaml").read_text()
+    sizes: dict[str, dict[int, float]] = {"fcdm": {}, "dit": {}}
+    for job in jobs:
+        model, cost = job.config.model, run_cost(job.config)
+        assert isinstance(model, FCDMConfig | DiTConfig)
+        sizes[model.family][model.width] = cost.forward_macs / 1e6
+        assert str(model.blocks if isinstance(model, FCDMConfig) else model.depth) in ("[1, 1, 2, 1, 1]", "6")
+        assert f"{cost.forward_macs / 1e6:.2f}" in text
+        assert f"{cost.parameters / 1e3:.0f} K" in text
+        assert job.config.seed in (0, 1)
+        assert max(job.budgets) * job.config.batch_size <= 240_000
+        assert min(job.budgets) >= max(1000, 10 * job.config.optimiser.warmup_steps)
+        headlines = {(part.config.evaluation.samples, part.config.evaluation.headline) for part in job.parts}
+        assert headlines == {(0, "train"), (2000, "heldout")}
+    for family in sizes.values():
+        assert len(family) == 5
+        macs = sorted(family.values())
+        assert all(1.5 < after / before < 2.5 for before, after in pairwise(macs))
+    for ours, theirs in zip(*(sorted(family.items()) for family in sizes.values()), strict=True):
+        assert theirs[1] == pytest.approx(ours[1], rel=0.075)
+    largest = [job.budgets[-1] for job in jobs if run_cost(job.config).forward_macs > 15e6]
+    assert largest == [4_000] * 4
+    assert all(job.budgets[-1] == 8_000 for job in jobs if run_cost(job.config).forward_macs < 15e6)
+
+
+def test_fashion_is_tuned_alike_on_seeds_of_its_own() -> None:
+    trials: dict[str, set[tuple[float, int]]] = {}
+    for job in jobs_of("fashion_hyperparameters"):
+        trials.setdefault(job.config.model.name, set()).add((job.config.optimiser.lr, job.config.seed))
+    assert len(trials) == 4
+    assert len({frozenset(tried) for tried in trials.values()}) == 1
+    assert {seed for _, seed in trials["fcdm/w8"]}.isdisjoint(job.config.seed for job in jobs_of("fashion"))
+    studied = {job.config.model.name: job.config for job in jobs_of("fashion")}
+    for job in jobs_of("fashion_hyperparameters"):
+        theirs = studied[job.config.model.name]
+        assert (theirs.model, theirs.batch_size, theirs.ema) == (
+            job.config.model,
+            job.config.batch_size,
+            job.config.ema,
+        )
+
+
 def test_each_vae_is_data_of_its_own_and_decodes_its_samples() -> None:
     jobs = jobs_of("vae")
     assert [decoder_of(job.config) for job in jobs] == ["ft-ema", "ft-mse", "data/vae/eq-vae"]
@@ -230,7 +283,8 @@ def test_each_vae_is_data_of_its_own_and_decodes_its_samples() -> None:
 
 def test_the_whole_paper_shares_its_runs() -> None:
     named, more = (list(OmegaConf.load(SWEEPS / f"{name}.yaml").studies) for name in LISTS)
-    imagenet = [name for name in FILES if "digits" not in name and name not in (*LISTS, *OURS)]
+    small = ("digits", "fashion")
+    imagenet = [name for name in FILES if not any(word in name for word in small) and name not in (*LISTS, *OURS)]
     assert sorted([*named, *more]) == imagenet
     jobs = jobs_of("paper")
     alone = {name: jobs_of(name) for name in named}
