@@ -174,22 +174,16 @@ def _publish(options: argparse.Namespace) -> None:
 
 def _write(options: argparse.Namespace, teller: ForecastTeller) -> None:
     """Raises UserError, with the last refusal, where something that was asked for by name is refused, or all is."""
-    from fcdm.analysis.forecast_entry import ForecastRequest
+    from fcdm.analysis.forecast_entry import StudyTables, requests_of
     from fcdm.ledger.chain import append, read_ledger
     from fcdm.ledger.ledger_table import forecast_lines
-    from fcdm.runs.reader import read_study
     from fcdm.sweep.jobs_asked import jobs_asked
 
     study, *words = options.words
-    read_study(options.runs_dir, study)
+    tables = StudyTables.named(options.runs_dir, study)
     jobs = jobs_asked([*words, f"study={study}", f"runs_dir={options.runs_dir}"])
-    asked = [
-        ForecastRequest(study, options.runs_dir, job, part, steps, metric, options.hold_out, options.force)
-        for job in jobs
-        for part in [part for part in job.parts if part.evaluates][:1]  # what others branch from is only trained
-        for steps in part.budgets
-        for metric in options.metric or METRICS
-    ]
+    metrics = options.metric or METRICS
+    asked = [one for job in jobs for one in requests_of(job, tables, metrics, options.hold_out, options.force)]
     refused: list[str] = []
     written = 0
     for one in asked:
@@ -217,11 +211,11 @@ def _write(options: argparse.Namespace, teller: ForecastTeller) -> None:
 
 
 def _write_laws(options: argparse.Namespace, teller: ForecastTeller) -> None:
-    from fcdm.analysis.forecast_entry import law_line, laws_told
+    from fcdm.analysis.forecast_entry import StudyTables, law_line, laws_told
     from fcdm.ledger.law_file import write_laws
 
     (study,) = options.words
-    laws, refused = laws_told(options.runs_dir, study, options.metric or METRICS, teller)
+    laws, refused = laws_told(StudyTables.named(options.runs_dir, study), options.metric or METRICS, teller)
     if not laws:
         raise UserError("; ".join(refused))
     if not options.dry_run:

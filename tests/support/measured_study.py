@@ -21,7 +21,13 @@ def surface(macs: float, images: float, seed: int = 0) -> float:
     return float((2 + 6 * (macs / 4e6) ** -0.4 + 12 * (images / 1e4) ** -0.5) * math.exp(0.01 * (-1) ** seed))
 
 
-def measure(job: Job, steps: int, factor: float = 1.0, when: float | None = None) -> Path:
+def measure(
+    job: Job,
+    steps: int,
+    factor: float = 1.0,
+    when: float | None = None,
+    metrics: Sequence[str] = ("fid", "heldout_loss"),
+) -> Path:
     """Evaluate a budget: its run is opened, and the evaluation's file written. Its path."""
     part, run = job.parts[0], job.open()
     config = part.config
@@ -33,7 +39,7 @@ def measure(job: Job, steps: int, factor: float = 1.0, when: float | None = None
         "time": time.time() if when is None else when,
         "protocol_id": part.protocol_id,
         "protocol": part.protocol,
-        "metrics": {"fid": fid, "heldout_loss": 0.05 + fid / 1000},
+        "metrics": {key: {"fid": fid, "heldout_loss": 0.05 + fid / 1000}[key] for key in metrics},
     }
     path.write_text(json.dumps(content))
     return path
@@ -49,6 +55,7 @@ def measured_study(
     budgets: Sequence[int] = BUDGETS,
     study: str = "demo",
     settings: Sequence[str] = (),
+    metrics: Sequence[str] = ("fid", "heldout_loss"),
 ) -> list[Job]:
     """Two seeds of each model, measured at every budget."""
     words = [f"model={models}", "seed=0,1", f"steps=[{','.join(map(str, budgets))}]", *settings]
@@ -56,5 +63,5 @@ def measured_study(
     record_study(jobs, ["python", "-m", "fcdm.train", "-m", *words])
     for job in jobs:
         for step in budgets:
-            measure(job, step, when=1_764_000_000.0 + step)
+            measure(job, step, when=1_764_000_000.0 + step, metrics=metrics)
     return jobs

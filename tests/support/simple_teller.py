@@ -29,7 +29,9 @@ LEAST_SPREAD = 0.02
 class SimpleTeller:
     """By relative least squares; a new run is off by the residuals' spread."""
 
-    def forecast_of(self, table: pd.DataFrame, metric: str, target: ForecastTarget, *, force: bool) -> StudyForecast:
+    def forecast_of(
+        self, table: pd.DataFrame, metric: str, target: ForecastTarget, *, force: bool, losses: pd.DataFrame | None
+    ) -> StudyForecast:
         coefficients, spread, freedom = _fit(table, metric)
         rows = table.sort_values("train_flops")
         most = rows["train_flops"].max()
