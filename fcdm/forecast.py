@@ -30,10 +30,11 @@ Entries are chained by hash and never changed."""
 METRICS = ("fid", "heldout_loss")
 """What is foretold unasked, where the study's law tells it."""
 HOLD_OUTS = ("size", "budget", "both")
-OF_THE_FIT = ("tuning", "least_steps", "least_warmups")
+_CUTS = ("least_steps", "least_warmups")
+_OF_THE_FIT = (*_CUTS, "tuning")
 USES = {
-    "forecast": ("metric", "hold_out", "force", "dry_run", *OF_THE_FIT),
-    "laws": ("metric", "dry_run", *OF_THE_FIT),
+    "forecast": ("metric", "hold_out", "force", "dry_run", *_OF_THE_FIT),
+    "laws": ("metric", "dry_run", *_OF_THE_FIT),
     "score": ("json", "measured"),
     "withdraw": ("why",),
     "publish": (),
@@ -53,9 +54,9 @@ def main(arguments: list[str] | None = None, teller: ForecastTeller | None = Non
         elif options.publish is not None:
             _publish(options)
         elif len(options.words) == 1:
-            _write_laws(options, _teller(options, teller))
+            _write_laws(options, teller or _teller(options))
         else:
-            _write(options, _teller(options, teller))
+            _write(options, teller or _teller(options))
     except UserError as error:
         print(f"fcdm.forecast: {error}", file=sys.stderr)
         return 1
@@ -81,9 +82,11 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--hold-out", choices=HOLD_OUTS, help="of a budget that was measured, from the runs below its size or budget"
     )
-    parser.add_argument("--tuning", metavar="STUDY", help="the study that tuned these models: law by tuned runs alone")
-    parser.add_argument("--least-steps", type=int, metavar="N", help="points below stay out of the law (default: 1000)")
-    parser.add_argument("--least-warmups", type=float, metavar="X", help="so do points below X warm-ups (default: 10)")
+    parser.add_argument("--tuning", metavar="STUDY", help="the study that tuned these models, at whose rates they are")
+    parser.add_argument("--least-steps", type=int, metavar="STEPS", help="points below are left out (default: 1000)")
+    parser.add_argument(
+        "--least-warmups", type=float, metavar="TIMES", help="and below so many times the warm-up (default: 10)"
+    )
     parser.add_argument("--force", action="store_true", help="what would be refused, marked as forced")
     parser.add_argument("--dry-run", action="store_true", help="write nothing")
     parser.add_argument("--score", action="store_true", help="the scored ledger")
@@ -173,22 +176,16 @@ def _publish(options: argparse.Namespace) -> None:
 
 def _write(options: argparse.Namespace, teller: ForecastTeller) -> None:
     """Raises UserError, with the last refusal, where something that was asked for by name is refused, or all is."""
-    from fcdm.analysis.forecast_entry import ForecastRequest
+    from fcdm.analysis.forecast_entry import StudyTables, requests_of
     from fcdm.ledger.chain import append, read_ledger
     from fcdm.ledger.ledger_table import forecast_lines
-    from fcdm.runs.reader import read_study
     from fcdm.sweep.jobs_asked import jobs_asked
 
     study, *words = options.words
-    read_study(options.runs_dir, study)
+    tables = StudyTables.named(options.runs_dir, study)
     jobs = jobs_asked([*words, f"study={study}", f"runs_dir={options.runs_dir}"])
-    asked = [
-        ForecastRequest(study, options.runs_dir, job, part, steps, metric, options.hold_out, options.force)
-        for job in jobs
-        for part in [part for part in job.parts if part.evaluates][:1]  # what others branch from is only trained
-        for steps in part.budgets
-        for metric in options.metric or METRICS
-    ]
+    metrics = options.metric or METRICS
+    asked = [one for job in jobs for one in requests_of(job, tables, metrics, options.hold_out, options.force)]
     refused: list[str] = []
     written = 0
     for one in asked:
@@ -216,11 +213,11 @@ def _write(options: argparse.Namespace, teller: ForecastTeller) -> None:
 
 
 def _write_laws(options: argparse.Namespace, teller: ForecastTeller) -> None:
-    from fcdm.analysis.forecast_entry import law_line, laws_told
+    from fcdm.analysis.forecast_entry import StudyTables, law_line, laws_told
     from fcdm.ledger.law_file import write_laws
 
     (study,) = options.words
-    laws, refused = laws_told(options.runs_dir, study, options.metric or METRICS, teller)
+    laws, refused = laws_told(StudyTables.named(options.runs_dir, study), options.metric or METRICS, teller)
     if not laws:
         raise UserError("; ".join(refused))
     if not options.dry_run:
@@ -230,21 +227,21 @@ def _write_laws(options: argparse.Namespace, teller: ForecastTeller) -> None:
         print(f"fcdm.forecast: {line}", file=sys.stderr)
 
 
-def _teller(options: argparse.Namespace, given: ForecastTeller | None) -> ForecastTeller:
-    """What fits and foretells, as asked. Raises UserError for a tuning study that is not there."""
-    if given is not None:
-        return given
+def _teller(options: argparse.Namespace) -> ForecastTeller:
+    """Raises UserError for a tuning study that is not there."""
+    from dataclasses import replace
+
     from fcdm.analysis.data.tidy_table import tidy_table
     from fcdm.analysis.stats.study_forecast import JointTeller
     from fcdm.analysis.stats.tuning_trials import tune
     from fcdm.laws.cuts import Cuts
 
-    asked = {"least_steps": options.least_steps, "least_warmups": options.least_warmups}
-    cuts = Cuts(**{name: value for name, value in asked.items() if value is not None})
-    if options.tuning is None:
-        return JointTeller(cuts)
-    trials = tidy_table(options.runs_dir, options.tuning)
-    return JointTeller(cuts, tuned=tune(trials, "heldout_loss" if trials["fid"].isna().all() else "fid"))
+    said = {name: getattr(options, name) for name in _CUTS if getattr(options, name) is not None}
+    tuned = None
+    if options.tuning:
+        trials = tidy_table(options.runs_dir, options.tuning)
+        tuned = tuple(tune(trials, "heldout_loss" if trials["fid"].isna().all() else "fid"))
+    return JointTeller(replace(Cuts(), **said), tuned)
 
 
 if __name__ == "__main__":

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from fcdm.analysis.data.other_protocols import losses_beside
-from fcdm.analysis.data.tidy_table import read_curves, table_of
+from fcdm.analysis.data.tidy_table import tidy_table
+from fcdm.analysis.stats.study_surface import LOSS
 from fcdm.errors import UserError
 from fcdm.jobs.job import Job
 from fcdm.laws.verdict import is_loss
@@ -20,19 +20,61 @@ from fcdm.ledger.foretold import ForecastTarget, ForecastTeller
 from fcdm.ledger.known_budget import kind_of, what_is_known
 from fcdm.ledger.law_file import ReachingLaw
 from fcdm.runs.folder import Run, find_run
+from fcdm.runs.formats import Study
 from fcdm.runs.identity import flatten, science
-from fcdm.runs.protocol import Part
+from fcdm.runs.protocol import TRAINED_ONLY, Part
 from fcdm.runs.reader import RunView, read_study
 from fcdm.runs.revision import code_revision
 from fcdm.runs.run_cost import run_cost
 
 
 @dataclass(frozen=True)
+class StudyTables:
+    """The measured points of a study, by protocol; each table is read once."""
+
+    runs_dir: Path
+    study: Study
+    _read: dict[str, pd.DataFrame] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def named(cls, runs_dir: Path, study: str) -> StudyTables:
+        """Raises UserError for an unknown study."""
+        return cls(runs_dir, read_study(runs_dir, study))
+
+    def table(self, protocol_id: str, metric: str) -> pd.DataFrame:
+        """Raises UserError where nothing of the metric was measured by the protocol."""
+        if protocol_id not in self._read:
+            self._read[protocol_id] = tidy_table(self.runs_dir, self.study.name, protocol_id)
+        table = self._read[protocol_id]
+        if metric not in table or table[metric].isna().all():
+            raise UserError(f"study '{self.study.name}' has no {metric} by protocol {protocol_id}: nothing to fit")
+        return table
+
+    def count(self, protocol_id: str, metric: str) -> int:
+        """How many points of the metric there are by a protocol."""
+        try:
+            return int(self.table(protocol_id, metric)[metric].notna().sum())
+        except UserError:
+            return 0
+
+    def best(self, metric: str) -> str:
+        """The protocol by which there are most points of the metric, the study's own of several. Raises UserError."""
+        asked = dict.fromkeys([self.study.protocol_id, *(request.protocol_id for request in self.study.requests)])
+        evaluating = [one for one in asked if one != TRAINED_ONLY]
+        if not evaluating:
+            raise UserError(f"study '{self.study.name}' evaluates nothing, so there is nothing to fit")
+        return max(evaluating, key=lambda one: self.count(one, metric))
+
+    def settings(self, names: Iterable[str]) -> list[dict[str, Any]]:
+        """Of runs, each once: what they may have in common."""
+        return [settings_of(RunView(self.runs_dir / name).config) for name in dict.fromkeys(names)]
+
+
+@dataclass(frozen=True)
 class ForecastRequest:
     """One budget of one run by one metric, to be foretold from a study."""
 
-    study: str
-    runs_dir: Path
+    tables: StudyTables
     job: Job
     part: Part
     """Whose protocol it is evaluated by."""
@@ -63,7 +105,7 @@ class ForecastRequest:
         are, or cannot be told."""
         job, run, target = self.job, self.job.run, self.target
         parent = None
-        if job.parent_id is not None and (folder := find_run(self.runs_dir, job.parent_id)):
+        if job.parent_id is not None and (folder := find_run(self.tables.runs_dir, job.parent_id)):
             parent = Run(folder, job.parent_id)
         if self.hold_out is None:
             kind_of(run, self.steps, parent=parent)
@@ -72,22 +114,27 @@ class ForecastRequest:
                 f"--hold-out={self.hold_out} is for a budget that was measured, and {run.name} has nothing at step "
                 f"{self.steps}: leave it away"
             )
-        table, losses = _tables(self.runs_dir, self.study, self.part.protocol_id, self.metric)
+        study = self.tables.study.name
+        table = self.tables.table(self.part.protocol_id, self.metric)
         if self.hold_out is not None:
-            table, losses = (_below(one, target, self.hold_out) for one in (table, losses))
+            table = _below(table, target, self.hold_out)
         off = self._off_study(table)
         if off and not self.force:
             raise UserError(
-                f"{run.name} is not as the runs of study '{self.study}' are: {off}: say what they have, or --force"
+                f"{run.name} is not as the runs of study '{study}' are: {off}: say what they have, or --force"
             )
-        forecast = teller.forecast_of(table, self.metric, target, losses=losses, force=self.force)
+        losses = None
+        if not is_loss(self.metric) and self.tables.count(best := self.tables.best(LOSS), LOSS):
+            losses = self.tables.table(best, LOSS)
+            losses = _below(losses, target, self.hold_out) if self.hold_out else losses
+        forecast = teller.forecast_of(table, self.metric, target, force=self.force, losses=losses)
         if off:
             forecast = replace(forecast, forced=(*forecast.forced, f"not as the study's runs: {off}"))
         inside = forecast.inside
         return entry_of(
             forecast,
             target,
-            study=self.study,
+            study=study,
             run_id=job.id,
             run_name=job.name,
             parent_id=job.parent_id,
@@ -103,27 +150,40 @@ class ForecastRequest:
     def _off_study(self, table: pd.DataFrame) -> str:
         """In what the run is not as all the study's runs of its family are; "": in nothing that counts."""
         family = self.job.config.model.kind
-        common = common_settings(_settings(self.runs_dir, table.loc[table["family"] == family, "run"]))
+        common = common_settings(self.tables.settings(table.loc[table["family"] == family, "run"]))
         if not common:
-            raise UserError(f"study '{self.study}' has no run of family {family} to fit")
+            raise UserError(f"study '{self.tables.study.name}' has no run of family {family} to fit")
         return ", ".join(off_common(settings_of(science(self.job.config)), common))
 
 
+def requests_of(
+    job: Job, tables: StudyTables, metrics: Iterable[str], hold_out: str | None = None, force: bool = False
+) -> list[ForecastRequest]:
+    """What is asked of a job: each budget by each metric, by the protocol of the job's that the study has most points
+    of. What others only branch from is not evaluated, and not foretold."""
+    found = []
+    for metric in metrics:
+        for steps in job.budgets:
+            parts = [part for part in job.parts if part.evaluates and steps in part.budgets]
+            if parts:
+                part = max(parts, key=lambda part: tables.count(part.protocol_id, metric))
+                found.append(ForecastRequest(tables, job, part, steps, metric, hold_out, force))
+    return sorted(found, key=lambda one: one.steps)
+
+
 def laws_told(
-    runs_dir: Path, study: str, metrics: Iterable[str], teller: ForecastTeller
+    tables: StudyTables, metrics: Iterable[str], teller: ForecastTeller
 ) -> tuple[list[ReachingLaw], list[str]]:
-    """The laws that a study tells, and for which metrics it tells none, with the reason. Raises UserError for an
-    unknown study."""
-    known = read_study(runs_dir, study)
+    """The laws that a study tells, and for which metrics it tells none, with the reason."""
     found: list[ReachingLaw] = []
     refused: list[str] = []
     for metric in metrics:
         try:
-            laws = teller.laws_of(_tables(runs_dir, known.name, known.protocol_id, metric)[0], metric)
+            laws = teller.laws_of(tables.table(tables.best(metric), metric), metric)
         except UserError as error:
             refused.append(f"{metric}: {error}")
             continue
-        found += [replace(law, common=common_settings(_settings(runs_dir, runs))) for law, runs in laws]
+        found += [replace(law, common=common_settings(tables.settings(runs))) for law, runs in laws]
     return found, refused
 
 
@@ -135,20 +195,6 @@ def law_line(law: ReachingLaw) -> str:
     return f"{law.metric} of {whose} = {form}, to {most:.3g} FLOPs of training"
 
 
-def _tables(runs_dir: Path, study: str, protocol_id: str, metric: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """(the study's measured points by one protocol, its held-out losses by whichever that measures them alike most).
-
-    For a loss both are the second. Raises UserError where there is none of the metric.
-    """
-    curves = read_curves(runs_dir, study)
-    table = table_of(curves, runs_dir, study, protocol_id)
-    losses = losses_beside(curves, table, study)
-    table = losses if is_loss(metric) else table
-    if metric not in table or table[metric].isna().all():
-        raise UserError(f"study '{study}' has no {metric} by protocol {protocol_id}: nothing to fit")
-    return table, losses
-
-
 def _below(table: pd.DataFrame, target: ForecastTarget, held_out: str) -> pd.DataFrame:
     """The points that are left where the target's size, its budget or both are held out. Raises UserError: none is."""
     smaller = table["forward_gmacs"] * 1e9 < target.forward_macs * (1 - 1e-9)
@@ -157,8 +203,3 @@ def _below(table: pd.DataFrame, target: ForecastTarget, held_out: str) -> pd.Dat
     if not kept.any():
         raise UserError(f"--hold-out={held_out} leaves no point: the study has nothing below this run")
     return table[kept].copy()
-
-
-def _settings(runs_dir: Path, names: Sequence[str] | Any) -> list[dict[str, Any]]:
-    """Of each run once."""
-    return [settings_of(RunView(runs_dir / name).config) for name in dict.fromkeys(names)]

@@ -76,19 +76,11 @@ class ForecastTeller(Protocol):
     """What fits a study and foretells: the command's seam to `fcdm.analysis`."""
 
     def forecast_of(
-        self,
-        table: pd.DataFrame,
-        metric: str,
-        target: ForecastTarget,
-        *,
-        losses: pd.DataFrame | None = None,
-        force: bool = False,
+        self, table: pd.DataFrame, metric: str, target: ForecastTarget, *, force: bool, losses: pd.DataFrame | None
     ) -> StudyForecast:
-        """table: a study's tidy table, one protocol. losses: the study's held-out losses at most budgets.
-
-        Raises UserError for what the points do not tell, and unless `force`, which is marked in the forecast, for what
-        lies beyond the largest validated gap.
-        """
+        """table: a study's tidy table, one protocol. losses: that of the protocol by which the study has most held-out
+        losses, for a distance that has too few points of its own. Raises UserError for what the points do not tell, and
+        unless `force`, which is marked in the forecast, for what lies beyond the largest validated gap."""
 
     def laws_of(self, table: pd.DataFrame, metric: str) -> Sequence[tuple[ReachingLaw, Sequence[str]]]:
         """The validated laws that a study tells, each with the names of the runs that it was fitted to; their `common`

@@ -89,11 +89,38 @@ def test_the_file_for_plans_says_what_the_law_says(study: tuple[Path, list[Job],
     assert law.common["model.family"] == "fcdm"
 
 
+def test_a_distance_with_few_budgets_is_foretold_through_the_loss(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Losses at every budget by one protocol, FID at the last two by another: as a study that has to save does it."""
+    runs = tmp_path / "runs"
+    few = ("evaluation.samples=500",)
+    measured_study(runs, SIZES, BUDGETS, metrics=["heldout_loss"])
+    measured_study(runs, SIZES, BUDGETS[2:], settings=few)
+    words = ["demo", f"runs_dir={runs}", "model=fcdm/w48", "steps=16000", "seed=2"]
+    assert main([*words, *few, "--metric=fid"], JointTeller(draws=60)) == 0
+    (entry,) = read_ledger(runs / "forecasts").forecasts
+    truth = surface(entry.run.forward_macs, entry.images) * math.exp(-0.01)
+    low, high = entry.new_run.interval(0.95)
+    assert low < truth < high
+    assert entry.new_run.median == pytest.approx(truth, rel=0.04)
+    assert "through" in entry.fit["settings"]
+    assert entry.protocol["samples"] == 500
+    assert entry.fit["points"] == 40 + 20
+    assert entry.gap == pytest.approx(2)
+    assert main([*words, "--metric=heldout_loss"], JointTeller(draws=60)) == 0
+    capsys.readouterr()
+    assert main(["demo", f"runs_dir={runs}", "--metric=fid"], JointTeller(draws=60)) == 1
+    assert "a joint law needs" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (("model=dit/N-2", "steps=8000"), "no run of family dit"),
         (("model=fcdm/w48", "steps=9000", "seed=3", "--least-steps=3000"), "a joint law needs"),
+        (("model=fcdm/w48", "steps=9000", "seed=3", "--tuning=tuned"), "no study 'tuned'"),
+        (("model=fcdm/w48", "steps=9000", "seed=3", "--tuning=demo"), "at the edge of those tried"),
     ],
 )
 def test_what_the_points_do_not_tell_is_one_line(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from fcdm.jobs.job import Job
@@ -14,8 +14,6 @@ from fcdm.runs.run_cost import run_cost
 from fcdm.sweep.jobs_asked import jobs_asked
 
 BUDGETS = (100, 200, 400)
-Law = Callable[..., float]
-"""(MACs of a forward pass, images, seed) -> FID."""
 
 
 def surface(macs: float, images: float, seed: int = 0) -> float:
@@ -23,28 +21,17 @@ def surface(macs: float, images: float, seed: int = 0) -> float:
     return float((2 + 6 * (macs / 4e6) ** -0.4 + 12 * (images / 1e4) ** -0.5) * math.exp(0.01 * (-1) ** seed))
 
 
-def joint_surface(macs: float, images: float, seed: int = 0) -> float:
-    """FID by a sum of powers, as a joint law has it; seeds 0 and 1 are 2 per cent apart, 2 between them."""
-    known = 2 + 8 * (macs / 4e6) ** -0.5 + 20 * (images / 1e5) ** -0.7
-    return float(known * math.exp((0.01, -0.01, 0.0)[seed]))
-
-
-def by_loss(macs: float, images: float, seed: int = 0) -> float:
-    """FID of a model whose held-out loss (`loss_of`) is a sum of powers, as a joint law has it; seeds as above."""
-    known = (1.2 + 0.25 * (macs / 4e6) ** -0.5 + 0.4 * (images / 1e5) ** -0.7) ** 4
-    return float(known * math.exp((0.01, -0.01, 0.0)[seed]))
-
-
-def loss_of(fid: float) -> float:
-    """The held-out loss of a model of that FID, whatever its size."""
-    return float(0.05 * fid**0.25)
-
-
-def measure(job: Job, steps: int, factor: float = 1.0, when: float | None = None, law: Law = surface) -> Path:
+def measure(
+    job: Job,
+    steps: int,
+    factor: float = 1.0,
+    when: float | None = None,
+    metrics: Sequence[str] = ("fid", "heldout_loss"),
+) -> Path:
     """Evaluate a budget: its run is opened, and the evaluation's file written. Its path."""
     part, run = job.parts[0], job.open()
     config = part.config
-    fid = factor * law(run_cost(config).forward_macs, steps * config.batch_size, config.seed)
+    fid = factor * surface(run_cost(config).forward_macs, steps * config.batch_size, config.seed)
     path = run.evaluation(steps, part.protocol_id)
     path.parent.mkdir(exist_ok=True)
     content = {
@@ -52,7 +39,7 @@ def measure(job: Job, steps: int, factor: float = 1.0, when: float | None = None
         "time": time.time() if when is None else when,
         "protocol_id": part.protocol_id,
         "protocol": part.protocol,
-        "metrics": {"heldout_loss": loss_of(fid), **({"fid": fid} if config.evaluation.samples else {})},
+        "metrics": {key: {"fid": fid, "heldout_loss": 0.05 + fid / 1000}[key] for key in metrics},
     }
     path.write_text(json.dumps(content))
     return path
@@ -68,7 +55,7 @@ def measured_study(
     budgets: Sequence[int] = BUDGETS,
     study: str = "demo",
     settings: Sequence[str] = (),
-    law: Law = surface,
+    metrics: Sequence[str] = ("fid", "heldout_loss"),
 ) -> list[Job]:
     """Two seeds of each model, measured at every budget."""
     words = [f"model={models}", "seed=0,1", f"steps=[{','.join(map(str, budgets))}]", *settings]
@@ -76,5 +63,5 @@ def measured_study(
     record_study(jobs, ["python", "-m", "fcdm.train", "-m", *words])
     for job in jobs:
         for step in budgets:
-            measure(job, step, when=1_764_000_000.0 + step, law=law)
+            measure(job, step, when=1_764_000_000.0 + step, metrics=metrics)
     return jobs

@@ -30,13 +30,7 @@ class SimpleTeller:
     """By relative least squares; a new run is off by the residuals' spread."""
 
     def forecast_of(
-        self,
-        table: pd.DataFrame,
-        metric: str,
-        target: ForecastTarget,
-        *,
-        losses: pd.DataFrame | None = None,
-        force: bool = False,
+        self, table: pd.DataFrame, metric: str, target: ForecastTarget, *, force: bool, losses: pd.DataFrame | None
     ) -> StudyForecast:
         coefficients, spread, freedom = _fit(table, metric)
         rows = table.sort_values("train_flops")

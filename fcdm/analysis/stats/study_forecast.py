@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import pandas as pd
 
 from fcdm.analysis.stats.joint_laws import JointStudy, loss_map_of
-from fcdm.analysis.stats.study_surface import LOSS, law_groups, surface_of, unchecked_points
+from fcdm.analysis.stats.study_surface import LOSS, law_groups, surface_of
 from fcdm.analysis.stats.tuning_trials import Tuned
 from fcdm.errors import UserError
 from fcdm.laws.cuts import Cuts
-from fcdm.laws.hold_outs import INTERPOLATION, Gap, baselines, validate
+from fcdm.laws.hold_outs import INTERPOLATION, Gap, Validation, baselines, validate
 from fcdm.laws.joint_fit import DRAWS
 from fcdm.laws.joint_law import FLOPS_PER_MAC, FORMS
 from fcdm.laws.predictive import Predictive
+from fcdm.laws.surface_points import SurfacePoints
 from fcdm.laws.verdict import is_loss
 from fcdm.ledger.foretold import LAST_TWO, LAST_VALUE, ForecastTarget, StudyForecast
 from fcdm.ledger.law_file import ReachingLaw
@@ -40,75 +42,71 @@ class JointTeller:
         metric: str,
         target: ForecastTarget,
         *,
-        losses: pd.DataFrame | None = None,
         force: bool = False,
+        losses: pd.DataFrame | None = None,
     ) -> StudyForecast:
-        """See `ForecastTeller`. A distance whose own points tell no law, or do not reach the target, goes through the
-        held-out loss, where at equal loss it has been shown not to depend on size."""
+        """See `ForecastTeller`. A distance of which no joint law can be fitted is foretold through the held-out loss,
+        where it has been shown that it may be (`LossMap.unshown`)."""
+        label, rows = group_of(table, target)
         try:
-            return self._direct(table, metric, target, force=force and losses is None)
+            study = self._study(rows, metric)
         except UserError as error:
-            if is_loss(metric) or losses is None:
+            if losses is None:
                 raise
             try:
-                return self._through_loss(table, losses, metric, target, force=False)
+                return self._through_loss(label, rows, group_of(losses, target)[1], metric, target, force)
             except UserError as other:
-                if not force:
-                    raise UserError(f"{error}; through the held-out loss: {other}") from None
-        try:
-            return self._direct(table, metric, target, force=True)
-        except UserError:
-            return self._through_loss(table, losses, metric, target, force=True)
-
-    def _through_loss(
-        self, table: pd.DataFrame, losses: pd.DataFrame, metric: str, target: ForecastTarget, *, force: bool
-    ) -> StudyForecast:
-        _, rows = group_of(table, target)
-        to_distance = loss_map_of(rows, metric)
-        if isinstance(to_distance, str):
-            raise UserError(to_distance)
-        told = self._direct(losses, LOSS, target, force=force)
-        through = {
-            "through": LOSS,
-            "map": {"level": to_distance.level, "slopes": to_distance.slopes.tolist(), "centre": to_distance.centre},
-        }
-
-        n, d = float(target.forward_macs), float(target.images)
-        last, line = baselines(unchecked_points(rows, metric), n, d)
-        middle, of_seed = told.law.median, told.seed_deviation or 0.0
-        moved = math.log(float(to_distance.of(middle * math.exp(of_seed)) / to_distance.of(middle)))
-        return replace(
-            told,
-            law=to_distance.through(told.law),
-            new_run=to_distance.through(told.new_run),
-            settings={**told.settings, **through},
-            baselines={LAST_VALUE: Predictive.log_t(last, 0.0), LAST_TWO: Predictive.log_t(line, 0.0)},
-            curve=tuple((compute, float(to_distance.of(loss))) for compute, loss in told.curve),
-            # Of the distance: what a seed does to it by the loss, and what it does beside that.
-            seed_deviation=math.hypot(moved, to_distance.scatter),
-        )
-
-    def _direct(self, table: pd.DataFrame, metric: str, target: ForecastTarget, *, force: bool) -> StudyForecast:
-        label, rows = group_of(table, target)
-        study = self._study(rows, metric)
+                raise UserError(f"{error}; and {other}") from None
         validation = study.validation
-        fit, n, d = validation.fit, float(target.forward_macs), float(target.images)
-        if (why := validation.refusal(n, d)) and not force:
-            raise UserError(f"no forecast of {metric}: {why}; --force forecasts all the same, and marks it")
-        forecast, gap = fit.forecast(n, d), validation.gap(n, d)
-        last, line = baselines(fit.points, n, d)
+        why = _refused(validation, metric, target, force)
+        forecast = validation.fit.forecast(*_place(target))
         return StudyForecast(
             law=forecast.law,
             new_run=forecast.new_run,
             settings=self._settings(label, study),
-            points=_points(study),
-            baselines={LAST_VALUE: Predictive.log_t(last, 0.0), LAST_TWO: Predictive.log_t(line, 0.0)},
-            curve=tuple(fit.law.along_compute(n, d)),
-            gap=gap.compute,
-            validated_gap=max((known.compute for known in validation.validated), default=None),
-            inside=validation.reach(n, d) == INTERPOLATION,
-            seed_deviation=fit.seed_deviation,
-            forced=(why,) if why else (),
+            points=_points(study.surface.rows, metric),
+            baselines=_baselines(validation.fit.points, target),
+            curve=tuple(validation.fit.law.along_compute(*_place(target))),
+            seed_deviation=validation.fit.seed_deviation,
+            **_where(validation, target, why),
+        )
+
+    def _through_loss(
+        self, label: str, rows: pd.DataFrame, losses: pd.DataFrame, metric: str, target: ForecastTarget, force: bool
+    ) -> StudyForecast:
+        """rows: of the distance, with the losses beside them; losses: those that the loss's law is fitted to. Raises
+        UserError where the two are not of one loss, or the map has not been shown to hold."""
+        _refuse_other_losses(rows, losses)
+        study = self._study(losses, LOSS)
+        validation = study.validation
+        why = _refused(validation, metric, target, force)
+        loss_map = loss_map_of(rows, metric)
+        if isinstance(loss_map, str):
+            raise UserError(loss_map)
+        forecast = validation.fit.forecast(*_place(target))
+        curve = [(x, float(loss_map.of(y))) for x, y in validation.fit.law.along_compute(*_place(target))]
+        measured = rows[rows[metric].notna()]
+        points = SurfacePoints.ordered(
+            measured["forward_gmacs"] * 1e9,
+            measured["steps"] * measured["batch_size"],
+            measured[metric],
+            list(measured["run"]),
+        )
+        settings = self._settings(label, study)
+        settings["through"] = {
+            "map": "ln of the distance = level + slopes of (ln loss - centre, its square)",
+            **{"level": loss_map.level, "slopes": list(loss_map.slopes), "centre": loss_map.centre},
+            **{"deviation": loss_map.deviation, "scatter": loss_map.scatter},
+        }
+        return StudyForecast(
+            law=loss_map.through(forecast.law),
+            new_run=loss_map.through(forecast.new_run),
+            settings=settings,
+            points=[*_points(measured, metric), *_points(study.surface.rows, LOSS)],
+            baselines=_baselines(points, target),
+            curve=tuple(_falling(curve)),
+            seed_deviation=points.luck()[1] or None,
+            **_where(validation, target, why),
         )
 
     def laws_of(self, table: pd.DataFrame, metric: str) -> Sequence[tuple[ReachingLaw, Sequence[str]]]:
@@ -146,6 +144,7 @@ class JointTeller:
             "n": fit.points.unit,
             "fit": "log-Huber from the variable projection's end",
             **{"delta": fit.delta, "draws": self.draws, "seed": self.seed},
+            "tuned": None if self.tuned is None else [one.name for one in self.tuned],
             "cuts": {**asdict(self.cuts), "text": self.cuts.text},
             "law": dict(zip(names, fit.law.numbers, strict=True)),
             "by_variable_projection": dict(zip(names, fit.projected.numbers, strict=True)),
@@ -175,15 +174,68 @@ def group_of(table: pd.DataFrame, target: ForecastTarget) -> tuple[str, pd.DataF
 
 
 _TARGET = "the target"
+SAME_LOSS = 1e-6
+"""Relative: two evaluations of one checkpoint's loss are as near, by whichever protocol."""
 
 
-def _points(study: JointStudy) -> list[dict[str, object]]:
-    rows, metric = study.surface.rows, study.surface.metric
+def _place(target: ForecastTarget) -> tuple[float, float]:
+    return float(target.forward_macs), float(target.images)
+
+
+def _refused(validation: Validation, metric: str, target: ForecastTarget, force: bool) -> str:
+    """Why the target is beyond what was validated, where that is forced; "" where it is not. Raises UserError."""
+    why = validation.refusal(*_place(target))
+    if why and not force:
+        raise UserError(f"no forecast of {metric}: {why}; --force forecasts all the same, and marks it")
+    return why
+
+
+def _where(validation: Validation, target: ForecastTarget, why: str) -> dict[str, Any]:
+    """Where the target lies, for a `StudyForecast`."""
+    return {
+        "gap": validation.gap(*_place(target)).compute,
+        "validated_gap": max((known.compute for known in validation.validated), default=None),
+        "inside": validation.reach(*_place(target)) == INTERPOLATION,
+        "forced": (why,) if why else (),
+    }
+
+
+def _baselines(points: SurfacePoints, target: ForecastTarget) -> dict[str, Predictive]:
+    last, line = baselines(points, *_place(target))
+    return {LAST_VALUE: Predictive.log_t(last, 0.0), LAST_TWO: Predictive.log_t(line, 0.0)}
+
+
+def _points(rows: pd.DataFrame, metric: str) -> list[dict[str, object]]:
     columns = ("run", "steps", "forward_gmacs", "batch_size", metric)
     return [
-        {"run": str(run), "steps": int(steps), "n": float(gmacs) * 1e9, "d": int(steps * batch), "value": float(value)}
+        {
+            **{"run": str(run), "steps": int(steps), "metric": metric},
+            **{"n": float(gmacs) * 1e9, "d": int(steps * batch), "value": float(value)},
+        }
         for run, steps, gmacs, batch, value in zip(*(rows[name] for name in columns), strict=True)
     ]
+
+
+def _refuse_other_losses(rows: pd.DataFrame, losses: pd.DataFrame) -> None:
+    """Raise UserError where the losses beside a distance are not those that the law of the loss is of."""
+    both = rows[["run", "steps", LOSS]].merge(losses[["run", "steps", LOSS]], on=["run", "steps"]).dropna()
+    if both.empty:
+        raise UserError("no forecast through the loss: no point has both")
+    off = (both[f"{LOSS}_x"] / both[f"{LOSS}_y"] - 1).abs().max()
+    if off > SAME_LOSS:
+        raise UserError(f"no forecast through the loss: two protocols have losses {off:.2g} apart, of other images say")
+
+
+def _falling(curve: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The part of a curve around its middle, at compute 1, in which it falls."""
+    points = list(curve)
+    middle = min(range(len(points)), key=lambda at: abs(math.log(points[at][0])))
+    first, last = middle, middle
+    while first and points[first - 1][1] > points[first][1]:
+        first -= 1
+    while last + 1 < len(points) and points[last + 1][1] < points[last][1]:
+        last += 1
+    return points[first : last + 1]
 
 
 def _reaching(study: JointStudy) -> ReachingLaw:
