@@ -120,7 +120,6 @@ def test_a_distance_with_few_budgets_is_foretold_through_the_loss(
         (("model=dit/N-2", "steps=8000"), "no run of family dit"),
         (("model=fcdm/w48", "steps=9000", "seed=3", "--least-steps=3000"), "a joint law needs"),
         (("model=fcdm/w48", "steps=9000", "seed=3", "--tuning=tuned"), "no study 'tuned'"),
-        (("model=fcdm/w48", "steps=9000", "seed=3", "--tuning=demo"), "at the edge of those tried"),
     ],
 )
 def test_what_the_points_do_not_tell_is_one_line(
