@@ -18,6 +18,7 @@ from fcdm.errors import UserError
 from fcdm.features.distance_names import space_of
 from fcdm.jobs.job import BENCHMARK
 from fcdm.jobstatus.classify import rows_of
+from fcdm.jobstatus.foretold_rows import with_forecasts
 from fcdm.jobstatus.last_words import is_trouble, last_words, why
 from fcdm.jobstatus.rows import Attempt, StatusRow
 from fcdm.jobstatus.run_files import FileReader, JobNotes, Key, RunFiles, job_notes
@@ -62,6 +63,8 @@ class Overview:
     """Run -> everything that was submitted for it, oldest first; only for runs with something left to do."""
     unseen: Mapping[str | None, str] = field(default_factory=dict)
     """As `problems`, of SLURMs that were given nothing of what is still to be done; something may wait there yet."""
+    ledger_problem: str = ""
+    """Why the ledger of forecasts cannot be read; "" where it can."""
 
     @property
     def problem(self) -> str:
@@ -162,8 +165,9 @@ class Looker:
         rows: list[StatusRow] = []
         for name, keys in asked.runs.items():
             rows += rows_of(keys, runs[name], attempts.get(name, []), moment)
-        rows = _told_apart(rows, asked.studies)
-        return Overview(with_unasked(rows, attempts, asked.everything), asked, problems, attempts, unseen)
+        rows = with_unasked(_told_apart(rows, asked.studies), attempts, asked.everything)
+        rows, broken = with_forecasts(rows, self.runs_dir)
+        return Overview(rows, asked, problems, attempts, unseen, broken)
 
     def _asked_slurm(self, job: str) -> bool | None:
         if job not in self._jobs:

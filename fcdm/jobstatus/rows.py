@@ -100,6 +100,8 @@ class StatusRow:
     """Where the run is evaluated in several spaces of features: which of them this is."""
     weights: str = ""
     """Where several of its weights are evaluated, as a branch's average and raw ones: which of them these are."""
+    forecast: str = ""
+    """What was foretold of it, and how that came out: `forecast FID 12.3: -2 %, held`."""
     error: str | None = None
     log: str | None = None
     requeued: int = 0

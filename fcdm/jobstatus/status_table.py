@@ -44,7 +44,7 @@ PAGE = 30
 def what(row: StatusRow, log: bool = True) -> str:
     """Everything about a row besides its run, budget and state, in one line."""
     if row.state == DONE:
-        return row.distance or row.text
+        return ", ".join(filter(None, (row.distance or row.text, row.forecast)))
     parts = [row.text] if row.text else []
     if row.state == RUNNING:
         parts.append(f"step {row.step or 0}/{row.budget}")
@@ -55,6 +55,7 @@ def what(row: StatusRow, log: bool = True) -> str:
         parts.append(f"at step {row.step}/{row.budget}")
     parts += [f"preempted {plural(row.preempted, 'time')}"] if row.preempted else []
     parts += [f"requeued {plural(row.requeued, 'time')}"] if row.requeued else []
+    parts += [row.forecast] if row.forecast else []
     parts += [f"log: {short(row.log)}"] if log and row.state in LOGGED and row.log else []
     return ", ".join(parts)
 
@@ -131,7 +132,8 @@ def commands(overview: Overview, rows: Sequence[StatusRow]) -> list[str]:
 
 def as_json(row: StatusRow) -> dict[str, Any]:
     """A row for programs; seconds and steps."""
-    names = "run budget flops protocol space weights state text active job step images_per_s fid distance error log"
+    names = "run budget flops protocol space weights state text active job step images_per_s fid distance forecast"
+    names += " error log"
     return {
         **{name: getattr(row, name) for name in names.split()},
         "eta_s": row.eta,
@@ -171,7 +173,8 @@ class Columns:
 
 
 def problem_lines(overview: Overview) -> list[str]:
-    return [f"only what the files say: {overview.problem}"] if overview.problem else []
+    lines = [f"only what the files say: {overview.problem}"] if overview.problem else []
+    return [*lines, f"no forecasts are shown: {overview.ledger_problem}"] if overview.ledger_problem else lines
 
 
 def table(rows: Sequence[StatusRow]) -> Table:

@@ -50,8 +50,8 @@ class Predictive:
 
     def quantile(self, share: float) -> float:
         """The number below which y is with this probability, between 0 and 1 without both."""
-        if share in LEVELS:
-            return self.quantiles[LEVELS.index(share)]
+        if (stated := round(share, 12)) in LEVELS:
+            return self.quantiles[LEVELS.index(stated)]
         z = _z(share, self.freedom)
         piece = min(max(bisect_right(self.places, z) - 1, 0), len(self.slopes) - 1)
         log_y = self.logs[piece] + self.slopes[piece] * (z - self.places[piece])

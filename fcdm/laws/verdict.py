@@ -26,9 +26,8 @@ def verdict(
     `seed_deviation`: of one run, of log y. `loss_curve`: of a loss the law along compute, as `compute_equivalent` takes
     it; None: it is a distance.
     """
-    low, high = new_run.interval(0.80)
-    if loss_curve is None and high > WIDEST * low:
-        return UNINFORMATIVE, f"its 80 % interval is x{high / low:.3g} wide"
+    if loss_curve is None and (wide := too_wide(new_run)):
+        return UNINFORMATIVE, wide
     low, high = new_run.interval(0.95)
     if not low <= measured <= high:
         return FAILED, f"outside the 95 % interval, {low:.4g} to {high:.4g}"
@@ -40,3 +39,14 @@ def verdict(
     factor = compute_equivalent(loss_curve, measured)
     within = 1 / MOST_COMPUTE <= factor <= MOST_COMPUTE
     return (HELD, "") if within else (FAILED, f"off by x{factor:.3g} in compute")
+
+
+def too_wide(distance: Predictive) -> str:
+    """Why a forecast of a distance says too little, whatever comes out; "" where it does not."""
+    low, high = distance.interval(0.80)
+    return f"its 80 % interval is x{high / low:.3g} wide" if high > WIDEST * low else ""
+
+
+def is_loss(metric: str) -> bool:
+    """Whether a metric, by its key, is a loss, whose errors are told in compute; else it is a distance."""
+    return "loss" in metric

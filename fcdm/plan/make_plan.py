@@ -6,11 +6,15 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from fcdm.data.image_counts import MOST_EPOCHS
+from fcdm.errors import UserError
 from fcdm.formatting import bytes_text, plural, three_digits
 from fcdm.jobs.ema_requests import snapshot_bytes
 from fcdm.jobs.job import Job
 from fcdm.jobs.make_jobs import data_is_here
+from fcdm.ledger.chain import ledger_folder
+from fcdm.ledger.law_file import read_laws
 from fcdm.plan.estimate import KINDS, Paces, host_bytes, job_cost, process_memory, starts
+from fcdm.plan.foretell import foretold
 from fcdm.plan.model import Plan, PlannedRun
 from fcdm.plan.remaining import SKIPPED, Standing, Standings, budgets_to_evaluate, evaluations_of, whole_steps
 from fcdm.plan.shared_runs import sharing
@@ -31,14 +35,14 @@ def make_plan(jobs: list[Job], options: SlurmOptions) -> Plan:
     standings = Standings(runs_dir, jobs)
     differs = differences(jobs)
     runs = [_planned(job, standings.of(job), differs[job.id], whole_steps(job, jobs), paces, options) for job in jobs]
+    lawless = _foretell(runs, runs_dir)
     by_id = {run.job.id: run for run in runs}
     for run in runs:
         run.parent = by_id.get(run.job.parent_id or "")
     open_jobs = [run.job for run in runs if run.standing.state not in SKIPPED]
     plan = Plan(runs, paces.device.name, paces.mfu, sharing(jobs, paces, options))
     plan.paces, plan.assumed = _pace_texts(runs, paces)
-    if standings.note:
-        plan.notes.append(standings.note)
+    plan.notes += [note for note in (standings.note, lawless) if note]
     absent = sorted({job.config.data.name for job in jobs if not data_is_here(job.config)})
     if absent:
         plan.notes.append(f"{', '.join(absent)} is not on this machine: what is done already cannot be told")
@@ -49,6 +53,17 @@ def make_plan(jobs: list[Job], options: SlurmOptions) -> Plan:
     left = {run.job.id: run.standing for run in runs}
     plan.warnings = warnings_before_submission(open_jobs, paces.device, options.mfu, options, paces, left)
     return plan
+
+
+def _foretell(runs: Iterable[PlannedRun], runs_dir: Path) -> str:
+    """Give the runs what the laws of studies foretell of them; a note where these cannot be read."""
+    try:
+        laws = read_laws(ledger_folder(runs_dir))
+    except UserError as error:
+        return f"nothing is foretold: {error}"
+    for run in runs:
+        run.forecasts = foretold(run.job, laws, run.standing.evaluated)
+    return ""
 
 
 def _several_spaces(jobs: Iterable[Job]) -> list[str]:

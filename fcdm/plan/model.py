@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from fcdm.jobs.job import Job
 from fcdm.plan.estimate import KINDS, Cost
+from fcdm.plan.foretell import PlannedForecast
 from fcdm.plan.remaining import DONE, IN_FLIGHT, REFUSED, SKIPPED, Standing, branch_start
 from fcdm.plan.shared_runs import Sharing
 from fcdm.slurm.resources import Resources
@@ -40,6 +41,8 @@ class PlannedRun:
     evaluation_wall_hours: float | None
     starts: int | None
     evaluation_starts: int | None
+    forecasts: Sequence[PlannedForecast] = ()
+    """Of the budgets that are not measured yet and that a law reaches."""
     parent: PlannedRun | None = None
     """Of the command's runs the one that it branches from."""
 

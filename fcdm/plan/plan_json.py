@@ -10,6 +10,8 @@ from typing import Any
 
 from fcdm.config.ema_lag import lags
 from fcdm.jobs.make_jobs import data_is_here
+from fcdm.laws.predictive import LEVELS
+from fcdm.plan.foretell import PlannedForecast
 from fcdm.plan.model import Plan, PlannedRun, Total, total, totals
 from fcdm.plan.remaining import budgets_to_evaluate, evaluations_of
 from fcdm.plan.shared_runs import Sharing
@@ -83,6 +85,7 @@ def _run(run: PlannedRun) -> dict[str, Any]:
         "why": standing.text,
         "resources": dataclasses.asdict(run.request),
         "evaluation_job": evaluation,
+        "forecasts": [_forecast(one) for one in run.forecasts],
         "averages": [dataclasses.asdict(lag) for lag in lags(evaluations_of(run.job))],
         "memory_bytes": run.memory_bytes,
         "host_memory_bytes": run.host_bytes,
@@ -90,6 +93,16 @@ def _run(run: PlannedRun) -> dict[str, Any]:
         "starts": run.starts,
         "left": _amounts(total([run.left])),
         "whole": _amounts(total([run.whole])),
+    }
+
+
+def _forecast(one: PlannedForecast) -> dict[str, Any]:
+    """Of one new run, at LEVELS."""
+    told = {"steps": one.steps, "metric": one.metric, "name": one.name, "study": one.study}
+    return {
+        **told,
+        "median": one.new_run.median,
+        "quantiles": dict(zip(map(str, LEVELS), one.new_run.quantiles, strict=True)),
     }
 
 

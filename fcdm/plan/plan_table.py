@@ -16,6 +16,7 @@ from fcdm.config.ema_lag import Lag, lag_text, lags
 from fcdm.config.schema import EMAConfig
 from fcdm.formatting import bytes_text, duration_text, flops_text, number_text, three_digits
 from fcdm.plan.estimate import KINDS, START_UP_S, Cost
+from fcdm.plan.foretell import forecast_text
 from fcdm.plan.model import Plan, PlannedRun, Total, total, totals
 from fcdm.plan.remaining import SKIPPED, budgets_to_evaluate, evaluations_of
 from fcdm.plan.shared_runs import Amount, Sharing
@@ -43,6 +44,8 @@ class PlanRow:
     flops: str
     """Of training, at each budget; of a branch its parent's part included."""
     epochs: str
+    forecast: str
+    """Of the distance at budgets that a law reaches; of a group nothing."""
     state: str
     resources: str
     memory_bytes: int
@@ -74,6 +77,7 @@ class PlanRow:
                 filter(None, (f"{done} done" if done else "", left, f"only trained: {alone}" if alone else ""))
             ),
             **_amounts([run]),
+            forecast=forecast_text(run.forecasts),
             state=state,
             resources=_resources(run.request, run.evaluation),
             memory_bytes=run.memory_bytes,
@@ -96,6 +100,7 @@ class PlanRow:
             branches=", ".join(f"{count} branches" for count in [sum(run.start > 0 for run in runs)] if count),
             budgets=_steps(sorted({step for run in runs for step in _shown_budgets(run)})),
             **_amounts(runs),
+            forecast="",
             state=", ".join(f"{count} {state}" for state, count in states.items()),
             resources="; ".join(dict.fromkeys(_resources(run.request, run.evaluation) for run in runs)),
             memory_bytes=max(run.memory_bytes for run in runs),
@@ -186,6 +191,7 @@ def _explanations(plan: Plan, grouped: bool) -> list[str]:
     if asking := _host_memory(plan.runs):
         texts.append(asking)
     texts += _averages(plan.runs)
+    texts += _forecasts(plan.runs)
     texts += [f"note: {text}" for text in plan.notes]
     return texts
 
@@ -216,6 +222,20 @@ def _averages(runs: Sequence[PlannedRun]) -> list[str]:
     return [lag_text(EMAConfig(*ema), (by[step] for step in sorted(by))) for ema, by in found.items() if by]
 
 
+def _forecasts(runs: Sequence[PlannedRun]) -> list[str]:
+    """What is foretold, by which laws; nothing where nothing is."""
+    told = [one for run in runs for one in run.forecasts if one.metric == "fid"]
+    if not told:
+        return []
+    names, studies = (
+        ", ".join(sorted(set(some))) for some in ((one.name for one in told), (one.study for one in told))
+    )
+    return [
+        f"forecast: {names} of one new run with its 80 % interval, by the law of {studies}, where that was validated "
+        "(python -m fcdm.forecast STUDY makes it anew)"
+    ]
+
+
 def _groups(runs: Sequence[PlannedRun]) -> list[PlanRow]:
     groups: dict[tuple[str, int], list[PlannedRun]] = {}
     for run in runs:
@@ -234,6 +254,8 @@ def _runs_table(lines: Sequence[PlanRow]) -> Table:
     table.add_column("budgets:\nsteps", overflow="fold")
     table.add_column("training\nFLOPs", overflow="fold")
     table.add_column("epochs", overflow="fold")
+    if any(line.forecast for line in lines):
+        table.add_column("forecast\n(80 %)", overflow="fold")
     table.add_column("resources", overflow="fold")
     table.add_column("memory\neach", justify="right", no_wrap=True)
     table.add_column("state", overflow="fold")
@@ -243,7 +265,10 @@ def _runs_table(lines: Sequence[PlanRow]) -> Table:
             cells.append(line.differs)
         if any(other.branches for other in lines):
             cells.append(line.branches)
-        cells += [line.budgets, line.flops, line.epochs, line.resources, bytes_text(line.memory_bytes), line.state]
+        cells += [line.budgets, line.flops, line.epochs]
+        if any(other.forecast for other in lines):
+            cells.append(line.forecast)
+        cells += [line.resources, bytes_text(line.memory_bytes), line.state]
         table.add_row(*cells)
     return table
 

@@ -18,7 +18,7 @@ import math
 import re
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -26,6 +26,9 @@ from typing import Any
 
 from fcdm.errors import UserError
 from fcdm.features.distance_names import distance_name, shown_of
+from fcdm.ledger.chain import ledger_folder, read_ledger
+from fcdm.ledger.entries import Ledger
+from fcdm.ledger.score_forecasts import ScoredForecast
 from fcdm.redact import redacted
 from fcdm.runs.checkpoints import newest_step
 from fcdm.runs.formats import Study
@@ -33,6 +36,7 @@ from fcdm.runs.protocol import TRAINED_ONLY
 from fcdm.runs.reader import RunView, list_studies, run_folders
 from fcdm.runs.run_lock import current_holder
 from fcdm.runs.run_paths import evaluation_files
+from fcdm.tracking.forecast_rows import forecast_scalars, forecast_tags, forecasts_of
 from fcdm.tracking.mlflow_store import Store, store_lock
 
 RUN_ID, PROGRESS, HEADLINE, ERROR = "fcdm.run_id", "fcdm.forwarded", "fcdm.headline", "fcdm.error"
@@ -68,6 +72,9 @@ class ForwardingProgress:
     judged: dict[str, list[int]] = field(default_factory=dict)
     pictured: dict[str, list[int]] = field(default_factory=dict)
     config: bool = False
+    foretold: list[int] = field(default_factory=list)
+    scored: list[int] = field(default_factory=list)
+    """Entries of the ledger whose forecasts, and whose scores, were sent."""
 
     @classmethod
     def parse(cls, text: str | None) -> ForwardingProgress:
@@ -105,13 +112,14 @@ class Forwarder:
         """
         done = Forwarded()
         studies = tuple(list_studies(self.runs_dir))
+        ledger = self._ledger(done.problems)
         if self.store.replaced():
             self._seen.clear()
         work = {}
         for folder in run_folders(self.runs_dir):
             if self.only not in (None, folder.name):
                 continue
-            signature = _signature(folder, studies)
+            signature = _signature(folder, studies), ledger.head
             if not (changed_only and self._seen.get(folder) == signature):
                 work[folder] = signature
         if not work:
@@ -124,7 +132,7 @@ class Forwarder:
                     for folder, view in views.items():
                         if time.monotonic() > self.deadline:
                             break
-                        done.points += self._forward_run(view, known.get(view.id), done.problems)
+                        done.points += self._forward_run(view, known.get(view.id), ledger, done.problems)
                         done.runs += 1
                         self._seen[folder] = work[folder]
                 done.cut = time.monotonic() > self.deadline
@@ -133,7 +141,15 @@ class Forwarder:
                 raise
         return done
 
-    def _forward_run(self, view: RunView, known: Any, problems: list[str]) -> int:
+    def _ledger(self, problems: list[str]) -> Ledger:
+        """The forecasts; none, and a problem, where they cannot be read."""
+        try:
+            return read_ledger(ledger_folder(self.runs_dir))
+        except UserError as error:
+            problems.append(f"no forecasts are forwarded: {error}")
+            return Ledger()
+
+    def _forward_run(self, view: RunView, known: Any, ledger: Ledger, problems: list[str]) -> int:
         """Returns how many metric rows were sent."""
         if known is None:
             known = self.store.create(view.name, view.created, {RUN_ID: view.id})
@@ -143,16 +159,18 @@ class Forwarder:
         progress = ForwardingProgress.parse(there.get(PROGRESS))
         # Once `fid` was told of this run, it never changes its meaning.
         headline = (there.get(HEADLINE) if progress.judged else None) or view.headline
+        forecasts = forecasts_of(view, ledger)
+        tags = _tags(view, headline) | forecast_tags(forecasts, headline)
         self.store.describe(
             run_id,
             params={key: value for key, value in _params(view).items() if key not in known.data.params},
-            tags={key: value for key, value in _tags(view, headline).items() if there.get(key) != value},
+            tags={name: value for key, value in tags.items() if there.get(name := metric_name(key)) != value},
         )
         for key in _gone(there, view, headline):
             self.store.remove_tag(run_id, key)
         sent = 0
         batch: list[Row] = []
-        for rows in self._units(view, headline, progress):
+        for rows in self._units(view, headline, progress, forecasts):
             if batch and len(batch) + len(rows) > BATCH:
                 sent += self.store.send(run_id, batch, {PROGRESS: progress.dump()})
                 batch = []
@@ -167,7 +185,9 @@ class Forwarder:
         self.store.set_status(known, _status(view), _last_sign(view))
         return sent
 
-    def _units(self, view: RunView, headline: str | None, progress: ForwardingProgress) -> Iterator[list[Row]]:
+    def _units(
+        self, view: RunView, headline: str | None, progress: ForwardingProgress, forecasts: Sequence[ScoredForecast]
+    ) -> Iterator[list[Row]]:
         """Rows that belong together: a line's, an evaluation's. Asked for more, moves `progress` behind."""
         start = progress.records
         if view.records and start > view.records[-1].end:
@@ -188,6 +208,8 @@ class Forwarder:
                 values = {**values, "train_seconds": seconds}
             yield [row for key, value in values.items() for row in _row(step, when, key, value)]
             progress.judged.setdefault(protocol_id, []).append(step)
+        for scalars in forecast_scalars(forecasts, headline, progress.foretold, progress.scored):
+            yield [row for scalar in scalars for row in _row(*scalar)]
 
     def _send_files(self, view: RunView, run_id: str, progress: ForwardingProgress, problems: list[str]) -> None:
         """config.yaml and each evaluation's sample grid. A store that takes no files has the numbers."""

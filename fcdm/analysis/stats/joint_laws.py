@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from fcdm.analysis.data.labels import trajectories
-from fcdm.analysis.stats.study_surface import LOSS, StudySurface, is_loss, law_groups, mixtures, surface_of
+from fcdm.analysis.stats.study_surface import LOSS, StudySurface, law_groups, mixtures, surface_of
 from fcdm.analysis.stats.tuning_trials import Tuned
 from fcdm.errors import UserError
 from fcdm.formatting import plural, three_digits
@@ -20,6 +20,7 @@ from fcdm.laws.loss_map import LossMap, map_loss
 from fcdm.laws.second_form import second_form
 from fcdm.laws.shared_offset import SharedOffset, share_offset
 from fcdm.laws.surface_points import MACS, PARAMETERS
+from fcdm.laws.verdict import is_loss
 
 UNITS = {MACS: "forward MACs", PARAMETERS: "parameters"}
 

@@ -28,6 +28,7 @@ from fcdm.errors import UserError
 from fcdm.formatting import plural
 from fcdm.laws.cuts import Cuts
 from fcdm.laws.surface_points import MACS, SurfacePoints
+from fcdm.laws.verdict import is_loss
 
 LOSS = "heldout_loss"
 
@@ -44,11 +45,6 @@ class StudySurface:
     cuts: Cuts
     notes: tuple[str, ...]
     """What was left out, and what else a reader has to know."""
-
-
-def is_loss(metric: str) -> bool:
-    """Whether a column is of a loss, whose errors are told in compute, or of a distance."""
-    return "loss" in metric
 
 
 def law_groups(table: pd.DataFrame) -> dict[str, pd.DataFrame]:

@@ -1,0 +1,35 @@
+"""Rows with what was foretold of their budgets, and how that came out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from fcdm.errors import UserError
+from fcdm.jobstatus.rows import StatusRow
+from fcdm.ledger.chain import ledger_folder, read_ledger
+from fcdm.ledger.ledger_table import forecast_note
+from fcdm.ledger.measured_budgets import measured_in_runs
+from fcdm.ledger.score_forecasts import WITHDRAWN, score_ledger
+
+
+def with_forecasts(rows: Sequence[StatusRow], runs_dir: Path) -> tuple[list[StatusRow], str]:
+    """The rows, and why the ledger cannot be read; "" where it can. Of several forecasts of a metric the last counts
+    that is not withdrawn."""
+    rows = list(rows)
+    folder = ledger_folder(runs_dir)
+    if not folder.is_dir():
+        return rows, ""
+    try:
+        ledger = read_ledger(folder)
+        scored = score_ledger(ledger, measured_in_runs(runs_dir, ledger.forecasts))
+    except UserError as error:
+        return rows, str(error)
+    notes: dict[tuple[str, int, str], dict[str, str]] = {}
+    for one in scored:
+        if one.state != WITHDRAWN:
+            entry = one.entry
+            of_budget = notes.setdefault((entry.run.name, entry.steps, entry.protocol_id), {})
+            of_budget[entry.metric] = forecast_note(one)
+    return [replace(row, forecast="; ".join(notes.get(row.key, {}).values())) for row in rows], ""

@@ -1,0 +1,236 @@
+"""Forecasts against what was measured: which are scored, how they are counted, and what they come to.
+
+Scores are a pure function of the ledger's entries and of the runs' evaluations, made anew each time: nothing of them is
+stored, so nothing of them can be out of date.
+
+- Whether a forecast held, failed or is uninformative says `fcdm.laws.verdict`.
+- Coverage counts trajectories: entries of one run, or of branches of one parent, are one: the forecast of the most
+  steps that is scored, of several as far that which was written first. So what came out has no say in which counts.
+  Uninformative ones count. Kinds and metrics are never pooled.
+- A forecast that was written after its evaluation, and is no hold-out, is *late* and not scored. A withdrawal counts if
+  it was written before the evaluation.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+from fcdm.laws.predictive import Predictive
+from fcdm.laws.scores import compute_equivalent, crps_of_log, hit_interval, log_error, log_score, pit, skill
+from fcdm.laws.verdict import FAILED, HELD, UNINFORMATIVE, is_loss, verdict
+from fcdm.ledger.entries import HOLD_OUT, KINDS, ForecastEntry, Ledger
+from fcdm.ledger.measured_budgets import MeasuredBudget, MeasuredKey
+
+UNSCORED, WITHDRAWN, LATE = "unscored", "withdrawn", "late"
+STATES = (HELD, FAILED, UNINFORMATIVE, UNSCORED, WITHDRAWN, LATE)
+LEVELS_SCORED = (0.50, 0.80, 0.95)
+
+
+@dataclass(frozen=True)
+class ForecastScore:
+    """How one predictive distribution came out. Errors and CRPS in units of ln of the metric."""
+
+    law: Predictive
+    measured: float
+    compute_equivalent: float
+    """At how many times the compute the law says what was measured, 1 where it says that of the run; of a baseline, 1
+    where it says what the baseline said. See `fcdm.laws.scores`."""
+
+    @property
+    def log_error(self) -> float:
+        """ln(forecast's median / measured)."""
+        return log_error(self.law.median, self.measured)
+
+    @cached_property
+    def pit(self) -> float | None:
+        """None: one number for certain has none."""
+        return pit(self.law, self.measured) if self._spread else None
+
+    @cached_property
+    def crps(self) -> float:
+        return crps_of_log(self.law, self.measured)
+
+    @cached_property
+    def log_score(self) -> float | None:
+        """None: of one number for certain it says only whether that was met to the last digit."""
+        return log_score(self.law, self.measured) if self._spread else None
+
+    @property
+    def _spread(self) -> bool:
+        return self.law.quantiles[0] < self.law.quantiles[-1]
+
+    def numbers(self) -> dict[str, float | None]:
+        return {name: getattr(self, name) for name in ("log_error", "compute_equivalent", "pit", "crps", "log_score")}
+
+
+@dataclass(frozen=True)
+class ScoredForecast:
+    """An entry and how it came out."""
+
+    entry: ForecastEntry
+    state: str
+    """One of STATES."""
+    why: str = ""
+    """Why it failed, is uninformative, late or withdrawn."""
+    measured: float | None = None
+    score: ForecastScore | None = None
+    """Of the new run's distribution; None: not scored."""
+    inside: Mapping[float, bool] = field(default_factory=dict)
+    """Level -> whether the measured value lies in that interval."""
+    baselines: Mapping[str, ForecastScore] = field(default_factory=dict)
+    counted: bool = False
+    """It stands for its run in the coverage."""
+
+    @property
+    def skills(self) -> dict[str, float]:
+        """Baseline -> skill against it."""
+        return {name: skill(self.score.crps, other.crps) for name, other in self.baselines.items() if self.score}
+
+
+@dataclass(frozen=True)
+class ForecastSummary:
+    """All forecasts of one kind and metric."""
+
+    kind: str
+    metric: str
+    """Its name: a distance in another space of features is another."""
+    states: Mapping[str, int]
+    """State -> entries, all of STATES."""
+    forced: int
+    """Entries that would have been refused."""
+    trajectories: int
+    hits: Mapping[float, int]
+    """Level -> trajectories of which the interval held what was measured."""
+    crps: float
+    """Means over trajectories; NaN without any."""
+    log_score: float
+    skills: Mapping[str, float]
+    """Baseline -> 1 - sum of CRPS / sum of the baseline's, over the trajectories that have it."""
+
+    def coverage(self, level: float) -> tuple[float, float]:
+        """The exact 95 % interval of the share of trajectories inside."""
+        return hit_interval(self.hits[level], self.trajectories)
+
+
+def score_ledger(ledger: Ledger, measured: Mapping[MeasuredKey, MeasuredBudget]) -> list[ScoredForecast]:
+    """Every forecast of the ledger, in its order."""
+    scored = [score_entry(entry, ledger, measured.get((*entry.key, entry.metric))) for entry in ledger.forecasts]
+    counted = _counted(scored)
+    return [replace(one, counted=one.entry.number in counted) for one in scored]
+
+
+def score_entry(entry: ForecastEntry, ledger: Ledger, found: MeasuredBudget | None) -> ScoredForecast:
+    """One forecast. found: what was measured; None: nothing yet."""
+    withdrawal = ledger.withdrawn.get(entry.number)
+    if withdrawal is not None and (found is None or withdrawal.time < found.time):
+        return ScoredForecast(entry, WITHDRAWN, withdrawal.why)
+    if found is None:
+        return ScoredForecast(entry, UNSCORED)
+    if entry.kind != HOLD_OUT and found.time < entry.time:
+        return ScoredForecast(entry, LATE, "written after it was measured", found.value)
+    value = found.value
+    inside = {level: _is_inside(entry.new_run, level, value) for level in LEVELS_SCORED}
+    at = compute_equivalent(entry.curve, value)
+    score = ForecastScore(entry.new_run, value, at)
+    curve = entry.curve if is_loss(entry.metric) else None
+    state, why = verdict(entry.new_run, value, entry.seed_deviation or 0.0, curve)
+    baselines = {
+        name: ForecastScore(law, value, _over(at, compute_equivalent(entry.curve, law.median)))
+        for name, law in entry.baselines.items()
+    }
+    return ScoredForecast(entry, state, why, value, score, inside, baselines)
+
+
+def summaries(scored: Sequence[ScoredForecast]) -> list[ForecastSummary]:
+    """Of each kind and metric there is, in the order of KINDS."""
+    groups: dict[tuple[str, str], list[ScoredForecast]] = {}
+    for one in scored:
+        groups.setdefault((one.entry.kind, one.entry.metric_name), []).append(one)
+    order = list(KINDS)
+    return [_summary(*key, groups[key]) for key in sorted(groups, key=lambda key: (order.index(key[0]), key[1]))]
+
+
+def as_json(scored: Sequence[ScoredForecast]) -> dict[str, Any]:
+    """Everything for programs, in plain numbers; NaN and infinities as strings (`fcdm.atomic.plain`)."""
+    return {
+        "forecasts": [
+            {
+                **{"entry": one.entry.number, "time": one.entry.time, "hash": one.entry.hash, "state": one.state},
+                **{"why": one.why, "measured": one.measured, "counted": one.counted},
+                **one.entry.content(),
+                "score": None if one.score is None else one.score.numbers(),
+                "inside": {f"{level:g}": hit for level, hit in one.inside.items()},
+                "scores_of_baselines": {name: score.numbers() for name, score in one.baselines.items()},
+                "skill": one.skills,
+            }
+            for one in scored
+        ],
+        "summary": [
+            {
+                **{"kind": one.kind, "metric": one.metric, "entries": dict(one.states), "forced": one.forced},
+                "trajectories": one.trajectories,
+                "coverage": {
+                    f"{level:g}": {"hits": one.hits[level], "of": one.trajectories, "interval": one.coverage(level)}
+                    for level in LEVELS_SCORED
+                },
+                **{"crps": one.crps, "log_score": one.log_score, "skill": dict(one.skills)},
+            }
+            for one in summaries(scored)
+        ],
+    }
+
+
+def _over(measured: float, said: float) -> float:
+    """The compute at which the law says what was measured over that at which it says what a baseline said; NaN where
+    it says neither at any."""
+    if 0 < said < math.inf:
+        return measured / said
+    return math.nan if measured == said else 0.0 if said else math.inf
+
+
+def _is_inside(law: Predictive, level: float, value: float) -> bool:
+    low, high = law.interval(level)
+    return low <= value <= high
+
+
+def _counted(scored: Iterable[ScoredForecast]) -> set[int]:
+    """Numbers of the entries that stand for their runs."""
+    best: dict[tuple[str, str, str], ForecastEntry] = {}
+    for one in scored:
+        entry = one.entry
+        key = (entry.kind, entry.metric_name, entry.run.trajectory)
+        if one.score is not None and (key not in best or entry.steps > best[key].steps):
+            best[key] = entry
+    return {entry.number for entry in best.values()}
+
+
+def _summary(kind: str, metric: str, scored: Sequence[ScoredForecast]) -> ForecastSummary:
+    states = [one.state for one in scored]
+    counted = [(one, one.score) for one in scored if one.counted and one.score is not None]
+    names = list(dict.fromkeys(name for one, _ in counted for name in one.baselines))
+    pairs = {
+        name: [(score.crps, one.baselines[name].crps) for one, score in counted if name in one.baselines]
+        for name in names
+    }
+    return ForecastSummary(
+        kind=kind,
+        metric=metric,
+        states={state: states.count(state) for state in STATES},
+        forced=sum(bool(one.entry.forced) for one in scored),
+        trajectories=len(counted),
+        hits={level: sum(one.inside[level] for one, _ in counted) for level in LEVELS_SCORED},
+        crps=_mean([score.crps for _, score in counted]),
+        log_score=_mean([score.log_score for _, score in counted if score.log_score is not None]),
+        skills={
+            name: skill(sum(ours for ours, _ in both), sum(theirs for _, theirs in both))
+            for name, both in pairs.items()
+        },
+    )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else math.nan

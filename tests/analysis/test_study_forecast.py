@@ -1,0 +1,130 @@
+"""Forecasts by the joint law of a study of a known surface: what is written is true of it, and plans say the same."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+from fcdm.analysis.stats.study_forecast import JointTeller
+from fcdm.forecast import main
+from fcdm.jobs.job import Job
+from fcdm.ledger.chain import read_ledger
+from fcdm.ledger.law_file import read_laws
+from fcdm.runs.run_cost import run_cost
+from tests.support.measured_study import measured_study, surface
+
+SIZES = "fcdm/w16,fcdm/w24,fcdm/w32,fcdm/w40,fcdm/w48"
+BUDGETS = (1000, 2000, 4000, 8000)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Job], JointTeller]:
+    """Five sizes, four budgets, two seeds; and what fits them, once."""
+    runs = tmp_path_factory.mktemp("joint") / "runs"
+    return runs, measured_study(runs, SIZES, BUDGETS), JointTeller(draws=60)
+
+
+def test_a_larger_size_is_foretold_within_the_validated_gap_and_refused_beyond(
+    study: tuple[Path, list[Job], JointTeller], capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs, _, teller = study
+    words = ["demo", f"runs_dir={runs}", "--metric=fid"]
+    assert main([*words, "model=fcdm/w48", "steps=[6000,16000,1600000]", "seed=2"], teller) == 1
+    told = capsys.readouterr()
+    assert "further than the largest validated gap" in told.err
+    assert "--force forecasts all the same" in told.err
+    inside, further = read_ledger(runs / "forecasts").forecasts
+    assert (inside.kind, further.kind) == ("interpolation", "prediction")
+    for entry in (inside, further):
+        truth = surface(entry.run.forward_macs, entry.images) * math.exp(-0.01)
+        low, high = entry.law.interval(0.95)
+        assert low < truth < high
+        assert entry.new_run.interval(0.95)[0] < low
+        assert entry.law.median == pytest.approx(truth, rel=0.03)
+        at_one = min(entry.curve, key=lambda point: abs(point[0] - 1))
+        assert at_one == pytest.approx((1, entry.law.median), rel=0.01)
+    assert further.gap == pytest.approx(2)
+    assert further.validated_gap is not None
+    assert further.validated_gap >= 2
+    assert further.seed_deviation == pytest.approx(0.014, abs=0.001)
+    assert further.baselines["last value"].median == pytest.approx(
+        surface(further.run.forward_macs, 8000 * 128), rel=0.02
+    )
+    settings = further.fit["settings"]
+    assert settings["form"] == "E + A N^-alpha + B D^-beta"
+    assert settings["cuts"]["least_steps"] == 1000
+    assert (further.fit["points"], settings["group"]) == (40, "FCDM")
+    assert main([*words, "model=fcdm/w48", "steps=1600000", "seed=2", "--force"], teller) == 0
+    (forced,) = read_ledger(runs / "forecasts").forecasts[2:]
+    assert "further than the largest validated gap" in forced.forced[0]
+
+
+def test_a_hold_out_leaves_the_size_out_of_the_fit(
+    study: tuple[Path, list[Job], JointTeller], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs, _, teller = study
+    words = ["demo", f"runs_dir={runs}", "--ledger", str(tmp_path), "--metric=fid", "model=fcdm/w48", "steps=8000"]
+    assert main([*words, "--hold-out=size", "--force"], teller) == 0
+    (entry,) = read_ledger(tmp_path).forecasts
+    assert (entry.kind, entry.fit["points"]) == ("hold-out", 32)
+    capsys.readouterr()
+    assert main(["--score", "--ledger", str(tmp_path), "--runs", str(runs)]) == 0
+    assert "1 hold-out" in capsys.readouterr().out
+
+
+def test_the_file_for_plans_says_what_the_law_says(study: tuple[Path, list[Job], JointTeller]) -> None:
+    runs, jobs, teller = study
+    assert main(["demo", f"runs_dir={runs}", "--metric=fid"], teller) == 0
+    (law,) = read_laws(runs / "forecasts")
+    macs, images = run_cost(jobs[-1].config).forward_macs, 8000 * 128
+    inside = law.new_run(macs, images, 6.0 * macs * images)
+    assert inside is not None
+    assert inside.median == pytest.approx(surface(macs, images) * math.exp(-0.01), rel=0.03)
+    further = law.new_run(macs, 2 * images, 12.0 * macs * images)
+    assert further is not None
+    assert further.quantiles[-1] / further.median >= inside.quantiles[-1] / inside.median
+    assert law.new_run(macs, 100 * images, 600.0 * macs * images) is None
+    assert law.common["model.family"] == "fcdm"
+
+
+def test_a_distance_with_few_budgets_is_foretold_through_the_loss(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Losses at every budget by one protocol, FID at the last two by another: as a study that has to save does it."""
+    runs = tmp_path / "runs"
+    few = ("evaluation.samples=500",)
+    measured_study(runs, SIZES, BUDGETS, metrics=["heldout_loss"])
+    measured_study(runs, SIZES, BUDGETS[2:], settings=few)
+    words = ["demo", f"runs_dir={runs}", "model=fcdm/w48", "steps=16000", "seed=2"]
+    assert main([*words, *few, "--metric=fid"], JointTeller(draws=60)) == 0
+    (entry,) = read_ledger(runs / "forecasts").forecasts
+    truth = surface(entry.run.forward_macs, entry.images) * math.exp(-0.01)
+    low, high = entry.new_run.interval(0.95)
+    assert low < truth < high
+    assert entry.new_run.median == pytest.approx(truth, rel=0.04)
+    assert "through" in entry.fit["settings"]
+    assert entry.protocol["samples"] == 500
+    assert entry.fit["points"] == 40 + 20
+    assert entry.gap == pytest.approx(2)
+    assert main([*words, "--metric=heldout_loss"], JointTeller(draws=60)) == 0
+    capsys.readouterr()
+    assert main(["demo", f"runs_dir={runs}", "--metric=fid"], JointTeller(draws=60)) == 1
+    assert "a joint law needs" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("model=dit/N-2", "steps=8000"), "no run of family dit"),
+        (("model=fcdm/w48", "steps=9000", "seed=3", "--least-steps=3000"), "a joint law needs"),
+    ],
+)
+def test_what_the_points_do_not_tell_is_one_line(
+    study: tuple[Path, list[Job], JointTeller], words: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["demo", f"runs_dir={study[0]}", "--metric=fid", *words]) == 1
+    told = capsys.readouterr()
+    assert (told.out, told.err.count("fcdm.forecast: ")) == ("", 1)
+    assert said in told.err

@@ -1,0 +1,124 @@
+"""A study's laws as plain JSON: what was written is foretold, within its reach and of such runs alone."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fcdm.errors import UserError
+from fcdm.laws.predictive import LEVELS, Predictive
+from fcdm.ledger.common_settings import common_settings, off_common, settings_of
+from fcdm.ledger.law_file import ReachingLaw, read_laws, write_laws
+
+NEAR, FAR = Predictive.log_t(1.0, 0.05, 6.0), Predictive.log_t(1.0, 0.2, 6.0)
+LAW = ReachingLaw(
+    metric="fid",
+    protocol_id="ddim25-1000-12345678",
+    n_unit="forward_macs",
+    e=2.0,
+    a=300.0,
+    alpha=0.3,
+    b=4000.0,
+    beta=0.6,
+    reach=(
+        {"n": (1e6, 1e8), "images": (1e4, 1e6), "train_flops": (1e10, 4e15)},
+        {"n": (1e6, 2e6), "images": (1e4, 1e7), "train_flops": (1e10, 1e15)},
+    ),
+    fitted_flops=1e15,
+    offsets=tuple((gap, tuple(map(math.log, law.quantiles))) for gap, law in ((1.0, NEAR), (4.0, FAR))),
+    freedom=math.inf,
+    common={"model.family": "fcdm", "optimiser.lr": 1e-3, "init_from": None},
+)
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    path = write_laws(tmp_path / "forecasts", "demo", [LAW])
+    assert path.name == "demo.law.json"
+    assert read_laws(path.parent) == [replace(LAW, study="demo")]
+    assert read_laws(tmp_path) == []
+
+
+def test_a_new_run_lies_about_the_law_and_wider_further_out() -> None:
+    n, images = 1e7, 1e5
+    middle = 2 + 300 * n**-0.3 + 4000 * images**-0.6
+    near, between, far = (LAW.new_run(n, images, flops) for flops in (1e12, 2e15, 4e15))
+    assert near is not None
+    assert between is not None
+    assert far is not None
+    assert [one.median for one in (near, between, far)] == pytest.approx([middle] * 3)
+    for found, law in ((near, NEAR), (far, FAR)):
+        assert found.quantiles == pytest.approx([middle * quantile for quantile in law.quantiles])
+    spread = math.log(between.quantiles[-1] / middle)
+    halfway = (math.log(NEAR.quantiles[-1]) + math.log(FAR.quantiles[-1])) / 2
+    assert spread == pytest.approx(halfway), "x2 is halfway to x4"
+
+
+@pytest.mark.parametrize(("n", "images", "flops"), [(1e5, 1e5, 1e12), (1e7, 2e6, 1e12), (1e7, 1e5, 5e15)])
+def test_out_of_reach_it_says_nothing(n: float, images: float, flops: float) -> None:
+    assert LAW.new_run(n, images, flops) is None
+
+
+def test_it_reaches_what_any_gap_reaches() -> None:
+    assert LAW.new_run(1.5e6, 5e6, 9e14) is not None
+    assert LAW.new_run(1.5e6, 5e6, 2e15) is None
+
+
+def test_it_speaks_of_runs_as_those_it_was_fitted_to() -> None:
+    such = {"model.family": "fcdm", "model.width": 24, "optimiser.lr": 1e-3, "init_from": None}
+    assert LAW.foretells(such, LAW.protocol_id)
+    assert not LAW.foretells(such, "ddim10-1000-12345678")
+    assert not LAW.foretells({**such, "optimiser.lr": 2e-3}, LAW.protocol_id)
+    assert not LAW.foretells({**such, "init_from": "x@100"}, LAW.protocol_id)
+    assert not LAW.foretells({"model.family": "fcdm"}, LAW.protocol_id)
+
+
+def test_what_runs_have_in_common_leaves_out_sizes_names_and_seeds() -> None:
+    runs = [
+        {
+            "model": {"name": name, "family": "fcdm", "width": width},
+            "seed": seed,
+            "optimiser": {"lr": lr, "betas": [0.9]},
+        }
+        for name, width, seed, lr in (("N", 16, 0, 1e-3), ("M", 16, 0, 2e-3))
+    ]
+    common = common_settings(map(settings_of, runs))
+    assert {key: common[key] for key in common if key.startswith(("model.fa", "model.w", "optimiser.b"))} == {
+        "model.family": "fcdm",
+        "optimiser.betas": [0.9],
+    }
+    assert common["init_from"] is None, "what runs of an earlier version do not say"
+    assert not {"seed", "optimiser.lr", "model.name"} & set(common)
+    other = {**runs[0], "optimiser": {"lr": 9.0, "betas": [0.8]}, "init_from": "x@1"}
+    assert off_common(settings_of(other), common) == [
+        "init_from=x@1 (theirs null)",
+        "optimiser.betas=[0.8] (theirs [0.9])",
+    ]
+    assert common_settings([]) == {}
+
+
+def test_branches_have_their_share_of_cooling_in_common_and_not_their_steps() -> None:
+    def cooled(steps: list[int] | None, share: float | None) -> dict[str, Any]:
+        return settings_of({"optimiser": {"cooldown": steps, "cooldown_share": share}})
+
+    common = common_settings([cooled([90, 100], 0.1), cooled([180, 200], None)])
+    assert off_common(cooled([360, 400], 0.1), common) == []
+    assert off_common(cooled([320, 400], 0.2), common) == ["optimiser.cooldown_share=0.2 (theirs 0.1)"]
+    assert off_common(cooled(None, None), common) == ["optimiser.cooldown_share=null (theirs 0.1)"]
+
+
+@pytest.mark.parametrize("key", ["levels", "laws", "offsets", "reach", "freedom", "n_unit"])
+def test_a_damaged_file_is_one_line(tmp_path: Path, key: str) -> None:
+    path = write_laws(tmp_path, "demo", [LAW])
+    content = json.loads(path.read_text())
+    (content if key in content else content["laws"][0])[key] = "x"
+    path.write_text(json.dumps(content))
+    with pytest.raises(
+        UserError, match=r"demo.law.json lacks or garbles .*: python -m fcdm.forecast demo makes it anew"
+    ):
+        read_laws(tmp_path)
+    assert len(LEVELS) == 11

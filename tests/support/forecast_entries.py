@@ -1,0 +1,61 @@
+"""Entries of a ledger, and what was measured of them, without a study."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from fcdm.laws.predictive import Predictive
+from fcdm.ledger.entries import PREDICTION, ForecastEntry, entry_of
+from fcdm.ledger.foretold import LAST_TWO, LAST_VALUE, ForecastTarget, StudyForecast
+
+TARGET = ForecastTarget(
+    model="M",
+    family="fcdm",
+    parameters=550_000,
+    forward_macs=9_000_000,
+    batch_size=128,
+    resolution=8,
+    seed=0,
+    steps=800,
+)
+
+
+def an_entry(
+    median: float = 10.0,
+    scale: float = 0.1,
+    *,
+    steps: int = 800,
+    run: str = "a",
+    seed_deviation: float | None = 0.02,
+    **fields: Any,
+) -> ForecastEntry:
+    """A forecast of FID 10, a new run off by 10 % (1 sd), FID falling with the root of compute; of a run `aaaa...`."""
+    forecast = StudyForecast(
+        law=Predictive.log_t(median, scale / 2, 5.0),
+        new_run=Predictive.log_t(median, scale, 5.0),
+        settings={"form": "additive", "cuts": {"least_steps": 1000}},
+        points=[{"run": "x", "steps": 100, "value": 30.0}, {"run": "x", "steps": 400, "value": 15.0}],
+        baselines={LAST_VALUE: Predictive.log_t(15.0, 0.0), LAST_TWO: Predictive.log_t(11.0, 0.1)},
+        curve=((0.25, 2 * median), (4.0, median / 2)),
+        gap=2.0,
+        validated_gap=4.0,
+        inside=False,
+        seed_deviation=seed_deviation,
+    )
+    entry = entry_of(
+        forecast,
+        replace(TARGET, steps=steps),
+        study="demo",
+        run_id=run * 64,
+        run_name=f"M-digits-8px-{run * 8}",
+        parent_id=None,
+        data="digits",
+        data_checksum="5678abcd" * 8,
+        metric="fid",
+        protocol={"features": "digits-cnn@1234abcd"},
+        protocol_id="ddim25-1000-12345678",
+        kind=PREDICTION,
+        code="abc1234",
+    )
+    return replace(entry, **fields)
