@@ -40,6 +40,9 @@ class Forecast:
     """Where the law is: the mean over very many runs, as far as the law is true."""
     new_run: Predictive
     """Where one more run is: the law, the misfit of a size, the luck of a seed, the noise of an evaluation."""
+    reach: str = ""
+    """Where the target lies, as `Validation.reach` has it: what is `beyond` was forced, and is to be marked. Of a fit
+    alone it is not known."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,8 @@ class JointFit:
     """By log-Huber: the estimate."""
     projected: JointLaw
     """By variable projection of relative residuals, from where log-Huber began."""
+    objective: float
+    """The sum of Huber losses that the estimate is the least of."""
     delta: float
     """Of the Huber loss of log residuals: HUBER_SHARE times `seed_deviation`."""
     seed_deviation: float
@@ -199,7 +204,9 @@ def fit_joint(points: SurfacePoints, *, draws: int = DRAWS, seed: int = 0, form:
     stretch = t_over_z(freedom, (1 + LEVEL) / 2)
     profile = profile_offset(points, found[0], float(least[0]), delta, drawn, stretch, form)
     began = JointLaw.of_row(projected[0])
-    return JointFit(points, law, began, delta, deviation, misfit, by_seeds, laws, profile, tuple(luck), seed)
+    return JointFit(
+        points, law, began, float(least[0]), delta, deviation, misfit, by_seeds, laws, profile, tuple(luck), seed
+    )
 
 
 def drawn_luck(

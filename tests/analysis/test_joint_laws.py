@@ -150,6 +150,7 @@ def test_each_family_has_its_law_and_the_lines_say_what_it_is() -> None:
     assert "5 sizes, 10 runs, 40 points" in text
     assert sum("without the largest size, at" in line for line in lines) == 4
     assert "last value" in text
+    assert "FCDM: as E + ((A N^-alpha)^(1/beta) + (B D^-beta)^(1/beta))^beta cells scatter by" in text
     assert "FCDM: largest validated gap: " in text
     assert "warm-ups are not told by this table" in text
     held = hold_out_table(found)

@@ -70,7 +70,9 @@ def test_what_lies_inside_the_validated_gap_is_forecast_and_what_lies_beyond_is_
         made.forecast(N, 4 * D)
     with pytest.raises(UserError, match=r"the size, 1e[+]06, is below the smallest that was fitted, 2e[+]06"):
         made.forecast(FEW_SIZES[0] / 2, D)
-    assert made.forecast(N, 4 * D, force=True) == made.fit.forecast(N, 4 * D)
+    forced = made.forecast(N, 4 * D, force=True)
+    assert forced == replace(made.fit.forecast(N, 4 * D), reach=BEYOND)
+    assert made.forecast(N, D).reach == INTERPOLATION
 
 
 def test_without_a_told_e_nothing_is_said_of_larger_sizes() -> None:

@@ -38,7 +38,7 @@ def test_ninety_five_per_cent_hold_the_law_and_a_new_run(name: str) -> None:
     assert found.law.mean() >= 0.93
     assert found.new_run.mean() >= 0.93
     assert found.exponents.mean() >= 0.93
-    if not CASES[name].of_size:  # of which no oracle of a form knows
+    if not CASES[name].of_size:  # of which an oracle that knows the form knows nothing
         assert found.width.mean() <= 1.5
 
 

@@ -14,8 +14,10 @@ from fcdm.analysis.stats.tuning_trials import Tuned
 from fcdm.errors import UserError
 from fcdm.formatting import plural, three_digits
 from fcdm.laws.cuts import Cuts
-from fcdm.laws.hold_outs import Validation, validate
+from fcdm.laws.hold_outs import Gap, Validation, validate
+from fcdm.laws.joint_law import FORMS
 from fcdm.laws.loss_map import LossMap, map_loss
+from fcdm.laws.second_form import second_form
 from fcdm.laws.shared_offset import SharedOffset, share_offset
 from fcdm.laws.surface_points import MACS, PARAMETERS
 from fcdm.laws.verdict import is_loss
@@ -96,6 +98,7 @@ def joint_lines(label: str, made: JointStudy | str) -> list[str]:
         lines.append(
             f"{label}: misfit: seeds alone leave such residuals with p = {fit.misfit.p:.2g}: another form is true"
         )
+    lines.append(f"{label}: {_second_form_text(validation)}")
     for one in validation.held_out:
         lines.append(
             f"{label}: without {one.left_out}, at N = {one.n:.3g}, D = {three_digits(one.d)}: "
@@ -135,6 +138,17 @@ def hold_out_table(laws: Mapping[str, JointStudy | str]) -> pd.DataFrame:
         for one in made.validation.held_out
     ]
     return pd.DataFrame(rows)
+
+
+def _second_form_text(validation: Validation) -> str:
+    """How well the second form fits, and how far it is from the first as far out as was validated."""
+    second, points = second_form(validation.fit), validation.fit.points
+    gap = max(validation.validated, key=lambda one: one.compute, default=Gap(1.0, 1.0, 1.0))
+    away = second.away(gap.n * float(points.n.max()), gap.d * float(points.d.max()))
+    return (
+        f"as {FORMS[second.law.form]} cells scatter by {second.scatter:.2%} about it, here by "
+        f"{validation.fit.scatter:.2%}; {gap.text} beyond the fitted points it lies {np.expm1(away):+.1%} away"
+    )
 
 
 def _equation(numbers: tuple[float, ...]) -> str:
