@@ -104,6 +104,8 @@ def _run(words: list[str]) -> int:
     if weights.run is not None and text is None and value_of(asked.overrides, "data.path") is not None:
         raise UserError("data.path has no effect on samples of a run but for label=NAME: leave it away")
     config = source_config(weights, asked.overrides)
+    if config.evaluation.samples == 0:
+        raise UserError("samples=0 draws nothing: say how many, samples=64")
     formats = asked.own.get("format", "npz").split(",")
     if not set(formats) <= {"npz", "png"}:
         raise UserError(f"format={asked.own['format']} is not known: npz, png, or npz,png")

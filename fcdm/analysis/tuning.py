@@ -12,7 +12,7 @@ from fcdm.analysis.data.labels import metric_name
 from fcdm.analysis.data.tidy_table import tidy_table
 from fcdm.analysis.stats.model_pairs import METRICS
 from fcdm.analysis.stats.tuned_budgets import best_lines, moved_lines, tune_each
-from fcdm.analysis.stats.tuning_trials import Tuned, listed, tune, unfair
+from fcdm.analysis.stats.tuning_trials import Tuned, decides, listed, tune, unfair
 from fcdm.credentials import of_command_line
 from fcdm.errors import in_one_line
 
@@ -59,13 +59,17 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--study", required=True, help="the tuning study")
     parser.add_argument("--protocol", metavar="ID", help="the protocol, where runs were evaluated by several")
-    parser.add_argument("--metric", default="fid", choices=sorted(METRICS), help="what decides (default: fid)")
+    choices = sorted({*METRICS, "heldout_loss"})
+    parser.add_argument(
+        "--metric", choices=choices, help="what decides (default: fid; where no sample was drawn, loss)"
+    )
     parser.add_argument("--steps", type=int, help="the budget (default: the largest)")
     options = parser.parse_args(arguments)
     table = tidy_table(options.runs, options.study, options.protocol)
-    tuned = tune(table, options.metric, options.steps)
-    name = metric_name(table, options.metric)
+    metric = options.metric or decides(table)
+    tuned = tune(table, metric, options.steps)
+    name = metric_name(table, metric)
     print_tuning(tuned, name)
-    print_moves(tune_each(table, options.metric, options.steps))
+    print_moves(tune_each(table, metric, options.steps))
     for line in [*table.attrs["instead"], *unfair(tuned, name), *table.attrs["left_out"], *table.attrs["missing"]]:
         print(line)

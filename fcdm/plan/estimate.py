@@ -16,7 +16,7 @@ from fcdm.config.schema import Config
 from fcdm.cost.model_cost import FLOAT_BYTES, FLOPS_PER_MAC, sampling_passes
 from fcdm.errors import UserError
 from fcdm.formatting import flops_text
-from fcdm.plan.evaluation_flops import decoding_macs, features_macs, metrics_macs, weak_macs
+from fcdm.plan.evaluation_flops import decoding_macs, features_macs, losses_macs, metrics_macs, weak_macs
 from fcdm.plan.gpus import DEFAULT_GPU, DEFAULT_MFU, Device, device_named, known_device
 from fcdm.runs.benchmark_files import Benchmarks, Rate
 from fcdm.runs.protocol import samples_key
@@ -227,19 +227,24 @@ def job_cost(
     Those of one checkpoint that share their samples draw them once.
     """
     training = run_cost(config).train_flops(config.batch_size, steps)
-    work = [("training", training, config, request)]
+    work = [("training", training, "training", config, request)]
     drawn: set[tuple[str, int]] = set()
     for part, step in evaluations:
         samples = samples_key(part), step
-        work += [(kind, amount, part, evaluation) for kind, amount in evaluation_flops(part, samples in drawn).items()]
+        found = evaluation_flops(part, samples in drawn)
+        # Losses are forward passes of the model, which are as fast as those that draw samples.
+        losses = 0 if samples in drawn else FLOPS_PER_MAC * losses_macs(part, run_cost(part).forward_macs)
+        found["metrics"] -= losses
+        work += [(kind, amount, kind, part, evaluation) for kind, amount in found.items()]
+        work.append(("metrics", losses, "sampling", part, evaluation))
         drawn.add(samples)
     flops: dict[str, float] = dict.fromkeys(KINDS, 0.0)
     seconds: dict[str, float | None] = dict.fromkeys(KINDS, 0.0)
-    for kind, amount, part, where in work:
+    for kind, amount, as_fast_as, part, where in work:
         flops[kind] += amount
         so_far = seconds[kind]
         if amount and so_far is not None:
-            pace = paces.of(part, kind, where)
+            pace = paces.of(part, as_fast_as, where)
             seconds[kind] = so_far + amount / pace.flops_per_s if pace else None
     return Cost(flops, seconds)
 

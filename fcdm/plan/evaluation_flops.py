@@ -107,7 +107,12 @@ def decoding_macs(config: Config) -> int:
 def metrics_macs(config: Config, forward_macs: int) -> int:
     """MACs of one evaluation behind the sampler: features of the samples (the digits: of the real images too), and the
     held-out loss of data that is evaluated against itself."""
-    return features_macs(config) + HELDOUT_BINS * _loss_images(config) * forward_macs
+    return features_macs(config) + losses_macs(config, forward_macs)
+
+
+def losses_macs(config: Config, forward_macs: int) -> int:
+    """MACs of the held-out loss, and of that of training images where it is asked for: the model's forward passes."""
+    return HELDOUT_BINS * _loss_images(config) * forward_macs
 
 
 def features_macs(config: Config) -> int:

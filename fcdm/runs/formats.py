@@ -49,6 +49,8 @@ class Evaluation:
     grid: Path | None = None
     grid_columns: int = 1
     """Tiles in a row of the picture; tiles are square and have no gaps."""
+    loss_bins: tuple[float, ...] = ()
+    """heldout_loss per equal bin of diffusion time, from data to noise."""
 
 
 @dataclass(frozen=True)
@@ -211,6 +213,7 @@ def read_evaluation(path: Path) -> Evaluation:
             seconds=content.get("seconds"),
             grid=grid if grid.is_file() else None,
             grid_columns=int(content.get("grid", {}).get("columns", 1)),
+            loss_bins=tuple(float(value) for value in content.get("heldout_loss_bins") or ()),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path} lacks or garbles {error}: delete it and evaluate again") from None

@@ -25,7 +25,7 @@ from fcdm.analysis import plots
 from fcdm.analysis import table as table_command
 from fcdm.analysis.data.labels import display_name
 from fcdm.analysis.data.seed_curves import seed_curves
-from fcdm.analysis.data.tidy_table import COLUMNS, tidy_table
+from fcdm.analysis.data.tidy_table import COLUMNS, LOSS_BINS, tidy_table
 from fcdm.analysis.figures.axes import log_ticks
 from fcdm.analysis.figures.fid_curves import fid_against
 from fcdm.analysis.figures.sample_grid import _first_tiles
@@ -62,6 +62,7 @@ def test_one_row_per_run_and_evaluated_step(study: Path) -> None:
     assert row["forward_gmacs"] == pytest.approx(0.0127)
     assert row["train_flops"] == pytest.approx(6 * 12_700_000 * 128 * 800)
     assert row["loss"] == pytest.approx(0.3 + 2 / 800**0.5)
+    assert [row[name] for name in LOSS_BINS] == [0.1] * 10
     assert row["seconds"] == row["device_seconds"] == pytest.approx(32.0)
     assert row["device"] == "cpu (1 thread)"
     assert (row["floor_pixels"], row["floor_sd"]) == (0.4, 0.3)

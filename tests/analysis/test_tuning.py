@@ -13,7 +13,7 @@ import pytest
 from fcdm.analysis import claims, tuning
 from fcdm.analysis.data.tidy_table import tidy_table
 from fcdm.analysis.stats.tuned_budgets import best_lines, moved_lines, tune_each
-from fcdm.analysis.stats.tuning_trials import tune, tuned_as, tuning_cost, unfair, untuned
+from fcdm.analysis.stats.tuning_trials import decides, tune, tuned_as, tuning_cost, unfair, untuned
 from fcdm.errors import UserError
 from tests.support.fake_runs import fid_at, make_run, make_study
 
@@ -40,6 +40,15 @@ def test_the_lowest_mean_over_seeds_is_chosen(runs: Path) -> None:
     assert fcdm.best.values == {"optimiser.lr": "0.01"}
     assert fcdm.best.mean == pytest.approx(sum(fid_at("N", 800, seed, 1e-2) for seed in SEEDS) / 2)
     assert [trial.values["optimiser.lr"] for trial in fcdm.trials] == ["0.01", "0.004", "0.001"]
+
+
+def test_losses_decide_where_no_sample_was_drawn(runs: Path) -> None:
+    table = tidy_table(runs, "tune")
+    losses = table.assign(heldout_loss=table["fid"] / 100, fid=np.nan)
+    assert (decides(table), decides(losses)) == ("fid", "heldout_loss")
+    for ours, theirs in zip(tune(losses), tune(table), strict=True):
+        assert [trial.values for trial in ours.trials] == [trial.values for trial in theirs.trials]
+    assert [one.best is None for one in tune_each(losses)] == [False] * len(tune_each(table))
 
 
 def test_a_best_setting_at_the_edge_of_the_grid_is_said(runs: Path) -> None:

@@ -235,6 +235,7 @@ def test_a_public_file_of_one_class(lab: Any, monkeypatch: pytest.MonkeyPatch, c
         (["RUN", "sampels=5"], "unknown key 'sampels': did you mean samples"),
         (["RUN", "samples=one"], "evaluation.samples: Value 'one'"),
         (["RUN", "samples=1"], "evaluation.samples=1 cannot be"),
+        (["RUN", "samples=0"], "samples=0 draws nothing: say how many, samples=64"),
         (["RUN", "sampler=heun"], "samples models of objective=flow"),
         (["RUN", "label=11"], "label=11 cannot be: a class from 0 to 9, or 10"),
         (["RUN", "format=jpg"], "format=jpg is not known: npz, png"),

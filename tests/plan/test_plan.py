@@ -844,6 +844,16 @@ def test_losses_are_planned_by_their_images(tmp_path: Path) -> None:
 SOME = "evaluation.loss_images=20"
 
 
+def test_losses_take_as_long_as_the_models_other_forward_passes(jobs: Any) -> None:
+    """Where samples are drawn in TF32, and not as long as features, which are in float32."""
+    asked = ("model=N", "steps=[10]", "resources=gpu1", "evaluation.samples=0", "evaluation.precision=tf32")
+    (job,) = jobs(*asked)
+    cost = make_plan([job], PlanOptions(gpu="H100")).runs[0].whole
+    assert cost.flops["metrics"] == 2 * 10 * evaluation_flops.DIGITS_HELDOUT * run_cost(job.config).forward_macs
+    wanted = cost.flops["metrics"] / (DEFAULT_MFU * DEVICES["H100"].flops_per_s("tf32"))
+    assert cost.seconds["metrics"] == pytest.approx(wanted)
+
+
 @pytest.mark.parametrize(("name", "channels", "side"), [("N", 1, 8), ("S", 4, 32), ("dit/S-2", 4, 32)])
 def test_checkpointed_activations_are_what_autograd_keeps(name: str, channels: int, side: int) -> None:
     """All but the one block that is there again during the backward pass."""

@@ -41,6 +41,8 @@ class EvaluatedStep:
     grid_columns: int = 1
     shown: str = "fid"
     """Which of its metrics is under `fid`: `fid` itself, or `kid` where there is no Fréchet distance."""
+    loss_bins: tuple[float, ...] = ()
+    """heldout_loss per equal bin of diffusion time; empty where the store does not tell."""
 
 
 @dataclass

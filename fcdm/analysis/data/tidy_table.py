@@ -30,6 +30,7 @@ from fcdm.errors import UserError
 from fcdm.features.distance_names import headline_name, shown_of
 from fcdm.runs.reader import RunView, list_runs, read_study
 
+LOSS_BINS = tuple(f"heldout_loss_{number}" for number in range(1, 11))
 COLUMNS = (
     *(
         "run",
@@ -49,6 +50,7 @@ COLUMNS = (
         "guidance_scale",
     ),
     *METRICS,
+    *LOSS_BINS,
     *("loss", "parameters", "forward_gmacs", "train_flops", "images_per_s", "seconds", "device_seconds", "device"),
     *(
         "label",
@@ -65,7 +67,9 @@ COLUMNS = (
     *("noise", "noise_pixels", "noise_heldout", "noise_pixels_heldout", "noise_repeats"),
     *("settings", "grid", "grid_columns", "distance"),
 )
-"""`images`: steps times the batch; `epochs`: over the images that are trained on, NaN where their number is not known.
+"""`heldout_loss_1` to `_10`: the held-out loss in equal bins of diffusion time, from data to noise; `heldout_loss` is
+their mean; NaN of MLflow.
+`images`: steps times the batch; `epochs`: over the images that are trained on, NaN where their number is not known.
 `lag`: how many steps the weights that were evaluated are old in the mean (`fcdm.config.ema_lag`), of the EMA; 0 of raw
 weights; NaN of other averages, and where that was not recorded. `lag_share`: over the steps.
 `seconds`: training's wall time, of a branch with its parent's; `device_seconds`: times devices; `device`: what it
@@ -234,6 +238,7 @@ def row_of(run: RunCurves, evaluated: EvaluatedStep, names: Names) -> dict[str, 
         "protocol_id": evaluated.protocol_id,
         "guidance_scale": float(told["protocol"].get("guidance_scale", np.nan)),
         **{key: evaluated.metrics.get(key, np.nan) for key in METRICS},
+        **dict(zip(LOSS_BINS, (*evaluated.loss_bins, *[np.nan] * len(LOSS_BINS)), strict=False)),
         "loss": losses[-1] if len(losses) else np.nan,
         "parameters": int(run.cost["parameters"]),
         "forward_gmacs": macs / 1e9,
@@ -291,6 +296,7 @@ def _curves(view: RunView) -> RunCurves:
                 device_seconds=view.training_device_seconds(e.step),
                 grid=e.grid,
                 grid_columns=e.grid_columns,
+                loss_bins=e.loss_bins,
             )
             for e in view.evaluations
         ],

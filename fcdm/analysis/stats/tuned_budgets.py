@@ -9,20 +9,20 @@ import pandas as pd
 
 from fcdm.analysis.data.budgets import budget_rows
 from fcdm.analysis.data.labels import cooled_text, family_name
-from fcdm.analysis.stats.tuning_trials import Trial, Tuned, tune, tune_rows
+from fcdm.analysis.stats.tuning_trials import Trial, Tuned, decides, tune, tune_rows
 
 MOST_NAMED = 4
 """More of a kind than this are told as a number."""
 
 
-def tune_each(table: pd.DataFrame, metric: str = "fid", steps: int | None = None) -> list[Tuned]:
+def tune_each(table: pd.DataFrame, metric: str | None = None, steps: int | None = None) -> list[Tuned]:
     """Each model's trials at each budget, smaller budgets first; `steps`: at this one alone, as of `tune`.
 
     The last of a study's budgets is `tune`'s own.
     """
     if steps is not None:
         return tune(table, metric, steps)
-    return [one for _, rows in budget_rows(table) for one in tune_rows(rows, table, metric)]
+    return [one for _, rows in budget_rows(table) for one in tune_rows(rows, table, metric or decides(table))]
 
 
 def best_lines(tuned: Sequence[Tuned]) -> list[str]:

@@ -108,11 +108,18 @@ class Tuned:
         ]
 
 
-def tune(table: pd.DataFrame, metric: str = "fid", steps: int | None = None) -> list[Tuned]:
-    """Each model's trials at `steps` (None: the largest budget of the table), evaluated by the mean of `metric`.
+def decides(table: pd.DataFrame) -> str:
+    """The column that settings are chosen by unless another is named: `fid`; of losses alone `heldout_loss`."""
+    return "fid" if table["fid"].notna().any() or table["heldout_loss"].isna().all() else "heldout_loss"
+
+
+def tune(table: pd.DataFrame, metric: str | None = None, steps: int | None = None) -> list[Tuned]:
+    """Each model's trials at `steps` (None: the largest budget of the table), evaluated by the mean of `metric` (None:
+    what `decides`).
 
     `table`: `tidy_table`'s. Raises UserError where no run was evaluated at that budget.
     """
+    metric = metric or decides(table)
     if steps is None:
         _, rows = budget_rows(table)[-1]
         return tune_rows(rows, table, metric)
