@@ -118,7 +118,7 @@ class JointTeller:
                     raise UserError(loss_map)
                 return study, loss_map
             except UserError as other:
-                raise UserError(f"{error}; and {other}") from None
+                raise UserError("; and ".join(dict.fromkeys([str(error), str(other)]))) from None
 
     def _study(self, rows: pd.DataFrame, metric: str) -> JointStudy:
         """The law of one of `law_groups`, validated. Raises UserError where there is none."""
