@@ -106,6 +106,13 @@ def test_a_distance_with_few_budgets_is_foretold_through_the_loss(tmp_path: Path
     assert entry.protocol["samples"] == 500
     assert entry.fit["points"] == 40 + 20
     assert entry.gap == pytest.approx(2)
+    assert main(["demo", f"runs_dir={runs}", "--metric=fid"], JointTeller(draws=60)) == 0
+    (law,) = read_laws(runs / "forecasts")
+    macs = entry.run.forward_macs
+    planned = law.new_run(macs, entry.images, 6.0 * macs * entry.images)
+    assert planned is not None
+    assert law.protocol_id == entry.protocol_id
+    assert planned.median == pytest.approx(entry.new_run.median, rel=0.01)
 
 
 @pytest.mark.parametrize(
