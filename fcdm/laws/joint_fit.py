@@ -14,7 +14,7 @@ from functools import cached_property
 import numpy as np
 from scipy.special import fdtrc, ndtri, stdtrit
 
-from fcdm.laws.joint_law import JointLaw, values_of
+from fcdm.laws.joint_law import FORMS, JointLaw, values_of
 from fcdm.laws.joint_offset import OffsetProfile, profile_offset
 from fcdm.laws.joint_solver import HUBER_SHARE, solve_joint
 from fcdm.laws.predictive import LEVELS, Predictive
@@ -76,6 +76,8 @@ class JointFit:
     """By log-Huber: the estimate."""
     projected: JointLaw
     """By variable projection of relative residuals, from where log-Huber began."""
+    second: JointLaw
+    """The other of FORMS, by log-Huber of the same points: a check, and a misfit where that is systematic."""
     objective: float
     """The sum of Huber losses that the estimate is the least of."""
     delta: float
@@ -99,11 +101,15 @@ class JointFit:
         """log of y over the law, (points,)."""
         return np.asarray(np.log(self.points.y) - np.log(self.law(self.points.n, self.points.d)))
 
-    @property
-    def scatter(self) -> float:
-        """Root mean square of the cells' residuals over their degrees of freedom."""
-        means = self.points.cell_means(self.residuals)
+    def scatter(self, law: JointLaw | None = None) -> float:
+        """Root mean square of the cells' residuals about a law (None: the estimate), over their degrees of freedom."""
+        law = law or self.law
+        means = self.points.cell_means(np.log(self.points.y / law(self.points.n, self.points.d)))
         return float(np.sqrt((means**2).sum() / max(len(means) - 5, 1)))
+
+    def away(self, n: float, d: float) -> float:
+        """log of the second form over the first at (n, d): where both fit, the points do not say which is true."""
+        return float(np.log(self.second(n, d) / self.law(n, d)))
 
     def predictive(self, of: Callable[[np.ndarray], np.ndarray]) -> Predictive:
         """The distribution of a number above 0 that follows from a law: `of` takes rows E, A, alpha, B, beta."""
@@ -116,6 +122,7 @@ class JointFit:
     def forecast(self, n: float, d: float, evaluation: float = 0.0) -> Forecast:
         """At size n after d images, wherever that lies: whether it may be told, `Validation.reach` says.
 
+        Where misfit is systematic, the distance between the two forms is one more deviation of the law.
         `evaluation`: relative noise that the new run's evaluation has beyond those of the points (1 sd), for seeds'
         deviations hold theirs.
         """
@@ -125,6 +132,8 @@ class JointFit:
 
         by_seeds, laws = np.log(value(self.by_seeds)), np.log(value(self.draws))
         random = np.random.default_rng([self.seed, 2])
+        of_form = abs(self.away(n, d)) if self.misfit.is_systematic else 0.0
+        laws = laws + of_form * random.normal(size=len(laws))
         times = (EVERY, len(laws))
         late = np.concatenate([one[len(one) // 2 :] for one in self.luck])  # noise falls with training
         runs = laws + random.choice(late, times) * random.choice([-1.0, 1.0], times)
@@ -132,7 +141,7 @@ class JointFit:
         of_seeds, of_law = float(by_seeds.var()), max(0.0, float(laws.var()) - float(by_seeds.var()))
         of_run = of_seeds + float((late**2).mean()), of_law + self.misfit.variance
         centre = float(np.log(self.law(n, d)))
-        return Forecast(self.predictive(value), self._quantiles(centre, runs.ravel(), *of_run))
+        return Forecast(self._quantiles(centre, laws, of_seeds, of_law), self._quantiles(centre, runs.ravel(), *of_run))
 
     def _quantiles(self, centre: float, logs: np.ndarray, of_seeds: float, of_misfit: float) -> Predictive:
         """Quantiles of draws of log y, stretched about the estimate by what their variances were estimated from."""
@@ -182,6 +191,8 @@ def fit_joint(points: SurfacePoints, *, draws: int = DRAWS, seed: int = 0, form:
     n, d = points.n, points.d
     found, least, projected = solve_joint(n, d, points.y[None], delta, lowest=points.lowest, form=form)
     law = JointLaw.of_row(found[0], form)
+    other = next(one for one in FORMS if one != form)
+    second, _, _ = solve_joint(n, d, points.y[None], delta, lowest=points.lowest, form=other)
     random = np.random.default_rng([seed, 0])
     clean = np.log(law(n, d))
 
@@ -203,9 +214,9 @@ def fit_joint(points: SurfacePoints, *, draws: int = DRAWS, seed: int = 0, form:
     freedom = satterthwaite([(deviation**2, points.seed_freedom), (misfit.variance, misfit.freedom)])
     stretch = t_over_z(freedom, (1 + LEVEL) / 2)
     profile = profile_offset(points, found[0], float(least[0]), delta, drawn, stretch, form)
-    began = JointLaw.of_row(projected[0])
+    began, check = JointLaw.of_row(projected[0]), JointLaw.of_row(second[0], other)
     return JointFit(
-        points, law, began, float(least[0]), delta, deviation, misfit, by_seeds, laws, profile, tuple(luck), seed
+        points, law, began, check, float(least[0]), delta, deviation, misfit, by_seeds, laws, profile, tuple(luck), seed
     )
 
 
@@ -227,10 +238,9 @@ def drawn_luck(
 def misfit_of(points: SurfacePoints, residuals: np.ndarray, by_seeds: np.ndarray) -> Misfit:
     """What residuals (points,) have beyond those of refitted draws with other seeds alone, (draws, points).
 
-    Squares of sizes' mean residuals, and of cells about them, over the numbers that a law leaves free there; less what
-    draws have, times the mean of an F, since the seeds' own variance, which draws have, is known by few degrees of
-    freedom only. The p is of an F of each, whose upper degrees of freedom are those that the draws' squares vary with;
-    the smaller of the two, twice.
+    Squares of sizes' mean residuals, and of cells about them, less the mean of the draws', over the numbers that a law
+    leaves free there. The p is of an F of each, whose upper degrees of freedom are those that the draws' squares vary
+    with; the smaller of the two, twice.
     """
     cells = points.cell_means(np.ones_like(points.y))
     size_of = np.zeros(len(cells), dtype=int)
@@ -248,7 +258,6 @@ def misfit_of(points: SurfacePoints, residuals: np.ndarray, by_seeds: np.ndarray
     found, p = [], []
     for seen, drawn, freedom, of_noise in zip(squares(residuals), squares(by_seeds), free, (own, within), strict=True):
         mean, spread = max(float(drawn.mean()), ROUNDING**2), max(float(drawn.var()), ROUNDING**4)
-        expected = mean * of_noise / (of_noise - 2) if of_noise > 2 else np.inf
-        found.append(float(np.sqrt(max(0.0, float(seen) - expected) / freedom)))
+        found.append(float(np.sqrt(max(0.0, float(seen) - mean) / freedom)))
         p.append(float(fdtrc(2 * mean**2 / spread, of_noise, float(seen) / mean)))
     return Misfit(found[0], found[1], float(free[0]), min(1.0, 2 * min(p)))

@@ -17,7 +17,6 @@ from fcdm.laws.cuts import Cuts
 from fcdm.laws.hold_outs import Gap, Validation, validate
 from fcdm.laws.joint_law import FORMS
 from fcdm.laws.loss_map import LossMap, map_loss
-from fcdm.laws.second_form import second_form
 from fcdm.laws.shared_offset import SharedOffset, share_offset
 from fcdm.laws.surface_points import MACS, PARAMETERS
 from fcdm.laws.verdict import is_loss
@@ -142,12 +141,12 @@ def hold_out_table(laws: Mapping[str, JointStudy | str]) -> pd.DataFrame:
 
 def _second_form_text(validation: Validation) -> str:
     """How well the second form fits, and how far it is from the first as far out as was validated."""
-    second, points = second_form(validation.fit), validation.fit.points
+    fit, points = validation.fit, validation.fit.points
     gap = max(validation.validated, key=lambda one: one.compute, default=Gap(1.0, 1.0, 1.0))
-    away = second.away(gap.n * float(points.n.max()), gap.d * float(points.d.max()))
+    away = fit.away(gap.n * float(points.n.max()), gap.d * float(points.d.max()))
     return (
-        f"as {FORMS[second.law.form]} cells scatter by {second.scatter:.2%} about it, here by "
-        f"{validation.fit.scatter:.2%}; {gap.text} beyond the fitted points it lies {np.expm1(away):+.1%} away"
+        f"as {FORMS[fit.second.form]} cells scatter by {fit.scatter(fit.second):.2%} about it, here by "
+        f"{fit.scatter():.2%}; {gap.text} beyond the fitted points it lies {np.expm1(away):+.1%} away"
     )
 
 
