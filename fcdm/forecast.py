@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from fcdm.analysis.law_options import OF_THE_FIT, add_law_options, law_settings
 from fcdm.errors import OneLineParser, UserError
 from fcdm.paths import place
 
@@ -30,7 +31,6 @@ Entries are chained by hash and never changed."""
 METRICS = ("fid", "heldout_loss")
 """What is foretold unasked, where the study's law tells it."""
 HOLD_OUTS = ("size", "budget", "both")
-OF_THE_FIT = ("tuning", "least_steps", "least_warmups")
 USES = {
     "forecast": ("metric", "hold_out", "force", "dry_run", *OF_THE_FIT),
     "laws": ("metric", "dry_run", *OF_THE_FIT),
@@ -81,9 +81,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--hold-out", choices=HOLD_OUTS, help="of a budget that was measured, from the runs below its size or budget"
     )
-    parser.add_argument("--tuning", metavar="STUDY", help="the study that tuned these models: law by tuned runs alone")
-    parser.add_argument("--least-steps", type=int, metavar="N", help="points below stay out of the law (default: 1000)")
-    parser.add_argument("--least-warmups", type=float, metavar="X", help="so do points below X warm-ups (default: 10)")
+    add_law_options(parser)
     parser.add_argument("--force", action="store_true", help="what would be refused, marked as forced")
     parser.add_argument("--dry-run", action="store_true", help="write nothing")
     parser.add_argument("--score", action="store_true", help="the scored ledger")
@@ -234,17 +232,10 @@ def _teller(options: argparse.Namespace, given: ForecastTeller | None) -> Foreca
     """What fits and foretells, as asked. Raises UserError for a tuning study that is not there."""
     if given is not None:
         return given
-    from fcdm.analysis.data.tidy_table import tidy_table
     from fcdm.analysis.stats.study_forecast import JointTeller
-    from fcdm.analysis.stats.tuning_trials import tune
-    from fcdm.laws.cuts import Cuts
 
-    asked = {"least_steps": options.least_steps, "least_warmups": options.least_warmups}
-    cuts = Cuts(**{name: value for name, value in asked.items() if value is not None})
-    if options.tuning is None:
-        return JointTeller(cuts)
-    trials = tidy_table(options.runs_dir, options.tuning)
-    return JointTeller(cuts, tuned=tune(trials, "heldout_loss" if trials["fid"].isna().all() else "fid"))
+    settings = law_settings(options, options.runs_dir)
+    return JointTeller(settings.cuts, settings.tuned, settings.draws)
 
 
 if __name__ == "__main__":
