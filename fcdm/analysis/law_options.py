@@ -23,12 +23,10 @@ def law_settings(options: argparse.Namespace, source: Path | str) -> LawSettings
     """As asked. `source`: where the runs are, of the tuning study too. Raises UserError: no such study."""
     from fcdm.analysis.data.tidy_table import tidy_table
     from fcdm.analysis.stats.metric_laws import LawSettings
-    from fcdm.analysis.stats.tuning_trials import tune
     from fcdm.laws.cuts import Cuts
 
     asked = {"least_steps": options.least_steps, "least_warmups": options.least_warmups}
     cuts = Cuts(**{name: value for name, value in asked.items() if value is not None})
     if options.tuning is None:
         return LawSettings(cuts)
-    trials = tidy_table(source, options.tuning)
-    return LawSettings(cuts, options.tuning, tune(trials, "heldout_loss" if trials["fid"].isna().all() else "fid"))
+    return LawSettings.tuned_by(tidy_table(source, options.tuning), options.tuning, cuts)

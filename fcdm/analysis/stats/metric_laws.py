@@ -18,7 +18,7 @@ from fcdm.analysis.stats.joint_laws import (
     shared_offset_of,
 )
 from fcdm.analysis.stats.study_surface import LOSS, law_groups
-from fcdm.analysis.stats.tuning_trials import Tuned
+from fcdm.analysis.stats.tuning_trials import Tuned, tune
 from fcdm.laws.cuts import Cuts
 from fcdm.laws.joint_fit import DRAWS
 
@@ -36,6 +36,11 @@ class LawSettings:
     tuned: Sequence[Tuned] | None = None
     """Of that study."""
     draws: int = DRAWS
+
+    @classmethod
+    def tuned_by(cls, trials: pd.DataFrame, tuning: str, cuts: Cuts) -> LawSettings:
+        """`trials`: the tidy table of the study `tuning`; the best are those of lowest distance, else held-out loss."""
+        return cls(cuts, tuning, tune(trials, LOSS if trials["fid"].isna().all() else "fid"))
 
 
 @dataclass(frozen=True)
