@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from fcdm.analysis.law_options import OF_THE_FIT, add_law_options, law_settings
 from fcdm.errors import OneLineParser, UserError
 from fcdm.paths import place
 
@@ -30,11 +31,9 @@ Entries are chained by hash and never changed."""
 METRICS = ("fid", "heldout_loss")
 """What is foretold unasked, where the study's law tells it."""
 HOLD_OUTS = ("size", "budget", "both")
-_CUTS = ("least_steps", "least_warmups")
-_OF_THE_FIT = (*_CUTS, "tuning")
 USES = {
-    "forecast": ("metric", "hold_out", "force", "dry_run", *_OF_THE_FIT),
-    "laws": ("metric", "dry_run", *_OF_THE_FIT),
+    "forecast": ("metric", "hold_out", "force", "dry_run", *OF_THE_FIT),
+    "laws": ("metric", "dry_run", *OF_THE_FIT),
     "score": ("json", "measured"),
     "withdraw": ("why",),
     "publish": (),
@@ -54,9 +53,9 @@ def main(arguments: list[str] | None = None, teller: ForecastTeller | None = Non
         elif options.publish is not None:
             _publish(options)
         elif len(options.words) == 1:
-            _write_laws(options, teller or _teller(options))
+            _write_laws(options, _teller(options, teller))
         else:
-            _write(options, teller or _teller(options))
+            _write(options, _teller(options, teller))
     except UserError as error:
         print(f"fcdm.forecast: {error}", file=sys.stderr)
         return 1
@@ -82,11 +81,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--hold-out", choices=HOLD_OUTS, help="of a budget that was measured, from the runs below its size or budget"
     )
-    parser.add_argument("--tuning", metavar="STUDY", help="the study that tuned these models, at whose rates they are")
-    parser.add_argument("--least-steps", type=int, metavar="STEPS", help="points below are left out (default: 1000)")
-    parser.add_argument(
-        "--least-warmups", type=float, metavar="TIMES", help="and below so many times the warm-up (default: 10)"
-    )
+    add_law_options(parser)
     parser.add_argument("--force", action="store_true", help="what would be refused, marked as forced")
     parser.add_argument("--dry-run", action="store_true", help="write nothing")
     parser.add_argument("--score", action="store_true", help="the scored ledger")
@@ -227,21 +222,14 @@ def _write_laws(options: argparse.Namespace, teller: ForecastTeller) -> None:
         print(f"fcdm.forecast: {line}", file=sys.stderr)
 
 
-def _teller(options: argparse.Namespace) -> ForecastTeller:
-    """Raises UserError for a tuning study that is not there."""
-    from dataclasses import replace
-
-    from fcdm.analysis.data.tidy_table import tidy_table
+def _teller(options: argparse.Namespace, given: ForecastTeller | None) -> ForecastTeller:
+    """What fits and foretells, as asked. Raises UserError for a tuning study that is not there."""
+    if given is not None:
+        return given
     from fcdm.analysis.stats.study_forecast import JointTeller
-    from fcdm.analysis.stats.tuning_trials import tune
-    from fcdm.laws.cuts import Cuts
 
-    said = {name: getattr(options, name) for name in _CUTS if getattr(options, name) is not None}
-    tuned = None
-    if options.tuning:
-        trials = tidy_table(options.runs_dir, options.tuning)
-        tuned = tuple(tune(trials, "heldout_loss" if trials["fid"].isna().all() else "fid"))
-    return JointTeller(replace(Cuts(), **said), tuned)
+    settings = law_settings(options, options.runs_dir)
+    return JointTeller(settings.cuts, settings.tuned, settings.draws)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """The figures of a study: `python -m analysis.plots [--runs runs] [--study NAME] [--out figures] [--published]`.
 
 Draws FID against steps and training FLOPs, FID and throughput against a model's forward GMACs, the compute frontier,
-and, where the runs have them, the guidance trade-off, the ablations and the samples along the budgets. Writes each as
-PNG, PDF and the CSV of its numbers, and prints the table, what no figure shows, and the measured step ratios.
+and, where the runs have them, the guidance trade-off, the ablations, the samples along the budgets, the joint laws of
+size and data, and the ledger's forecasts. Writes each as PNG, PDF and the CSV of its numbers, and prints the table,
+what no figure shows, and the measured step ratios.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import contextlib
 import os
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
@@ -30,18 +31,21 @@ from rich.table import Table
 from fcdm.analysis.data.epochs import epochs_text
 from fcdm.analysis.data.guidance_table import guidance_table
 from fcdm.analysis.data.labels import distance_of
-from fcdm.analysis.data.other_protocols import other_tables, spaces_beside
+from fcdm.analysis.data.other_protocols import losses_beside, other_tables, spaces_beside
 from fcdm.analysis.data.seed_curves import dropped
 from fcdm.analysis.data.tidy_table import INTERNAL, by_key, read_curves, table_of
-from fcdm.analysis.figures.axes import as_saved, file_name
+from fcdm.analysis.figures.axes import Drawn, as_saved, file_name
 from fcdm.analysis.figures.published_points import published_beside
-from fcdm.analysis.figures.recipes import recipes
+from fcdm.analysis.figures.recipes import law_recipes, recipes
+from fcdm.analysis.law_options import add_law_options, law_settings
+from fcdm.analysis.stats.metric_laws import laws_by_metric
 from fcdm.analysis.stats.model_pairs import Comparison, comparisons, sentence
 from fcdm.analysis.stats.pair_patterns import PairOfPatterns, add_pairs
 from fcdm.atomic import write_atomic
 from fcdm.credentials import of_command_line
 from fcdm.errors import UserError, in_one_line
 from fcdm.features.distance_names import value_text
+from fcdm.ledger.study_scores import study_scores
 from fcdm.paths import place
 from fcdm.runs.reader import list_studies
 from fcdm.runs.study_description import for_folder
@@ -58,11 +62,12 @@ def draw(
     published: pd.DataFrame | None = None,
     pairs: Sequence[Comparison] | None = None,
     beside: Mapping[str, pd.DataFrame] | None = None,
+    of_laws: Mapping[str, Callable[[], Drawn | None]] | None = None,
 ) -> tuple[list[Path], list[str]]:
     """Draw every figure of `table` into the folder `out`: the files, and what no figure shows, a line each.
 
     `pairs`: the comparisons that figures show; None: each FCDM with the DiT of its size. `beside`: tables of the same
-    samples in other spaces of features.
+    samples in other spaces of features. `of_laws`: more figures, as of `law_recipes`.
     Raises UserError if it cannot write.
     """
     written: list[Path] = []
@@ -73,7 +78,9 @@ def draw(
         write_atomic(out / "table.csv", by_key(table).drop(columns=list(INTERNAL)).to_csv(index=False))
         written.append(out / "table.csv")
         with plt.style.context(STYLE):
-            for figure_of, (make, reason) in recipes(table, guidance, published, pairs, beside).items():
+            known = recipes(table, guidance, published, pairs, beside)
+            known |= {name: (make, None) for name, make in (of_laws or {}).items()}
+            for figure_of, (make, reason) in known.items():
                 made, name = make(), file_name(figure_of, distance_of(table))
                 if made is None:
                     if reason:
@@ -202,6 +209,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", default="figures", type=place, help="folder of the figures (default: figures)")
     parser.add_argument("--published", action="store_true", help="the papers' points too, hollow")
     add_pairs(parser)
+    add_law_options(parser)
     options = parser.parse_args(arguments)
     source = options.uri or options.runs
     console = Console(soft_wrap=False)
@@ -215,7 +223,10 @@ def main(arguments: list[str] | None = None) -> None:
     asked = pairs if options.pair else None  # unasked, a figure shows the largest clear pair
     guided = guidance_table(curves, options.study)
     beside = spaces_beside(other_tables(curves, table, options.study))
-    written, left_out = draw(table, options.out, guided, published, asked, beside)
+    laws = laws_by_metric(table, losses_beside(curves, table, options.study), law_settings(options, source))
+    foretold = [] if options.study is None or "://" in str(source) else study_scores(Path(source), options.study)
+    of_laws = law_recipes(laws, foretold)
+    written, left_out = draw(table, options.out, guided, published, asked, beside, of_laws)
     pictures = [path for path in written if path.suffix == ".png"]
     print("\nFigures (with .pdf and .csv beside each):")
     for path in pictures:

@@ -23,10 +23,12 @@ mpl.use("Agg")
 
 from fcdm.analysis.data.one_protocol import protocol_differences
 from fcdm.analysis.data.other_protocols import spaces_beside
+from fcdm.analysis.law_options import add_law_options, law_settings
 from fcdm.analysis.reporting.cell_tables import CellTable
 from fcdm.analysis.reporting.claim_tables import Split, findings
 from fcdm.analysis.reporting.cooldown_table import cooldown_tables
 from fcdm.analysis.reporting.cost_table import cost_table, devices_text
+from fcdm.analysis.reporting.forecast_section import forecast_section
 from fcdm.analysis.reporting.html import HTML, element, joined
 from fcdm.analysis.reporting.latex import latex_table
 from fcdm.analysis.reporting.page import (
@@ -46,6 +48,7 @@ from fcdm.analysis.reporting.report_figures import figures, guidance
 from fcdm.analysis.reporting.reproduce import repeat_section
 from fcdm.analysis.reporting.result_tables import fit_tables, measured, protocol_rows, protocol_sentence, results_table
 from fcdm.analysis.reporting.study_facts import ProtocolResults, StudyFacts, study_facts
+from fcdm.analysis.stats.metric_laws import LawSettings
 from fcdm.analysis.stats.pair_patterns import PairOfPatterns, add_pairs
 from fcdm.atomic import write_atomic
 from fcdm.credentials import of_command_line
@@ -70,10 +73,16 @@ class Report:
     """What a terminal shows of it."""
 
 
-def make_report(facts: StudyFacts, now: float | None = None, pairs: Sequence[PairOfPatterns] | None = None) -> Report:
+def make_report(
+    facts: StudyFacts,
+    now: float | None = None,
+    pairs: Sequence[PairOfPatterns] | None = None,
+    laws: LawSettings | None = None,
+) -> Report:
     """The report of a study as it stands; what is missing is said in it.
 
     `pairs`: what the claims compare, as of `comparisons`. Raises UserError where one of them means none or several.
+    `laws`: how the joint laws are fitted, where the study may have some.
     """
     tables: list[CellTable] = []
     sections: list[tuple[str, HTML]] = []
@@ -94,6 +103,11 @@ def make_report(facts: StudyFacts, now: float | None = None, pairs: Sequence[Pai
     if cooled:
         sections.append(("Cooldown", joined(html_table(table) for table in cooled)))
     tables += cooled
+    foretold = forecast_section(facts, laws)
+    if foretold is not None:
+        sections.append(("Forecasts", foretold[0]))
+        tables += foretold[1]
+        told += foretold[2]
     models = {run: facts.model(run) for run in facts.runs}
     costs, total = cost_table(facts.views.values(), models)
     tables.append(costs)
@@ -218,10 +232,11 @@ def main(arguments: list[str] | None = None) -> None:
         help="put the page into MLflow too, in place of the last one (default URI: as in fcdm.sync)",
     )
     add_pairs(parser)
+    add_law_options(parser)
     options = parser.parse_args(arguments)
     out = options.out or Path("reports") / f"{options.study}.html"
     facts = study_facts(options.runs, options.study, options.question)
-    report = make_report(facts, pairs=options.pair)
+    report = make_report(facts, pairs=options.pair, laws=law_settings(options, options.runs))
     written = write_report(report, out)
     for line in report.told:
         print(line)

@@ -2,7 +2,7 @@
 
 For each model FID = E + A x^-alpha, with intervals where there are enough seeds, for each family the law of its
 frontier, the envelope of the interpolated curves; where the points tell no law, why. And the best model of each family
-at the largest x that all families have reached.
+at the largest x that all families have reached. Then the joint laws of size and data, of held-out loss and of --of.
 """
 
 from __future__ import annotations
@@ -10,9 +10,12 @@ from __future__ import annotations
 import argparse
 
 from fcdm.analysis.data.labels import metric_name
-from fcdm.analysis.data.tidy_table import tidy_table
+from fcdm.analysis.data.other_protocols import losses_beside
+from fcdm.analysis.data.tidy_table import read_curves, table_of
+from fcdm.analysis.law_options import add_law_options, law_settings
 from fcdm.analysis.stats.fresh_data import seen_often
 from fcdm.analysis.stats.frontier_fit import Frontier
+from fcdm.analysis.stats.metric_laws import laws_by_metric, through_loss_lines
 from fcdm.analysis.stats.power_law_fit import Fit
 from fcdm.analysis.stats.study_laws import (
     family_frontier,
@@ -22,6 +25,7 @@ from fcdm.analysis.stats.study_laws import (
     iso_lines,
     law_sentences,
 )
+from fcdm.analysis.stats.study_surface import LOSS
 from fcdm.atomic import write_atomic
 from fcdm.credentials import of_command_line
 from fcdm.errors import in_one_line
@@ -41,10 +45,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--protocol", metavar="ID", help="the protocol, where runs were evaluated by several")
     parser.add_argument("--against", default="flops", choices=sorted(AGAINST), help="default: flops")
     parser.add_argument("--of", default="fid", choices=OF, help="default: fid")
+    add_law_options(parser)
     parser.add_argument("--csv", type=place, help="write the numbers to this file too")
     options = parser.parse_args(arguments)
     x, x_text = AGAINST[options.against]
-    table = tidy_table(options.runs, options.study, options.protocol)
+    curves = read_curves(options.runs, options.study)
+    table = table_of(curves, options.runs, options.study, options.protocol)
     for line in [*table.attrs["instead"], *table.attrs["left_out"]]:
         print(line)
     name = metric_name(table, options.of)
@@ -60,6 +66,13 @@ def main(arguments: list[str] | None = None) -> None:
     if same:
         print(f"At the same {x_text} (means over seeds, interpolated between measured points):")
     for line in same:
+        print(f"  {line}.")
+    losses = losses_beside(curves, table, options.study)
+    joint = laws_by_metric(table, losses, law_settings(options, options.runs), (LOSS, options.of))
+    said = [line for one in joint for line in (*one.lines(), *one.reasons)]
+    if said:
+        print("Joint laws of size and data, E + A N^-alpha + B D^-beta:")
+    for line in [*said, *through_loss_lines(joint)]:
         print(f"  {line}.")
     if options.csv:
         write_atomic(options.csv, fits_table(laws).to_csv(index=False))

@@ -185,6 +185,12 @@ class Ledger:
         """The last entry's hash; "" of none."""
         return self.entries[-1].hash if self.entries else ""
 
+    def of_study(self, study: str) -> Ledger:
+        """The forecasts from a study's laws, and their withdrawals."""
+        kept = {entry.number for entry in self.forecasts if entry.study == study}
+        of = (entry.number if isinstance(entry, ForecastEntry) else entry.of for entry in self.entries)
+        return Ledger(tuple(entry for entry, number in zip(self.entries, of, strict=True) if number in kept))
+
     def forecast(self, number: int) -> ForecastEntry:
         """Raises UserError where there is no forecast of this number."""
         for entry in self.forecasts:

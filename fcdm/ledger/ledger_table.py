@@ -26,11 +26,11 @@ def forecast_lines(entry: ForecastEntry) -> list[str]:
     lines = [
         f"{entry.kind} ({KINDS[entry.kind]}): {entry.run.name} at {entry.steps:,} steps, "
         f"{steps_text(entry.images)} images",
-        f"  {entry.metric_name} of one new run {_digits(new.median)}: {_range(*new.interval(0.8))} (80 %), "
-        f"{_range(*new.interval(0.95))} (95 %); the law alone {_range(*law.interval(0.95))} (95 %)",
+        f"  {entry.metric_name} of one new run {digits(new.median)}: {digits_range(*new.interval(0.8))} (80 %), "
+        f"{digits_range(*new.interval(0.95))} (95 %); the law alone {digits_range(*law.interval(0.95))} (95 %)",
     ]
     if entry.baselines:
-        told = ", ".join(f"{name} {_digits(other.median)}" for name, other in entry.baselines.items())
+        told = ", ".join(f"{name} {digits(other.median)}" for name, other in entry.baselines.items())
         lines.append(f"  baselines: {told}")
     if entry.kind == INTERPOLATION:
         lines.append("  within what was measured: interpolated, and scored apart from forecasts")
@@ -47,39 +47,39 @@ def score_lines(scored: Sequence[ScoredForecast]) -> list[str]:
     """The scored ledger as a table, then what each kind comes to."""
     if not scored:
         return ["the ledger holds no forecast yet"]
-    lines = _aligned([list(_TITLES), *(cells for one in scored for cells in _cells(one))])
+    lines = _aligned([list(TITLES), *(cells for one in scored for cells in score_cells(one))])
     for one in summaries(scored):
-        lines += ["", *_summary(one)]
-    return [*lines, "", _LEGEND]
+        lines += ["", *summary_lines(one)]
+    return [*lines, "", LEGEND]
 
 
 def forecast_note(one: ScoredForecast) -> str:
     """`forecast FID 12.3 (9.8 to 15)`, once measured `forecast FID 12.3: +4 %, held`: a few words beside a budget."""
     entry = one.entry
     forced = "forced " if entry.forced else ""
-    said = f"{forced}forecast {entry.metric_name} {_digits(entry.new_run.median)}"
+    said = f"{forced}forecast {entry.metric_name} {digits(entry.new_run.median)}"
     if one.score is None:
-        ends = f"{said} ({_range(*entry.new_run.interval(0.95))})"
+        ends = f"{said} ({digits_range(*entry.new_run.interval(0.95))})"
         return ends if one.state == UNSCORED else f"{ends}, {one.state}"
     return f"{said}: {_off(one)}, {one.state}"
 
 
-_TITLES = (
+TITLES = (
     *("#", "kind", "run", "steps", "metric", "forecast", "80 %", "95 %", "measured", "error", "compute", "PIT", "CRPS"),
     *("log score", "skill", "state"),
 )
-_LEGEND = (
+LEGEND = (
     "error: ln(forecast / measured); compute: at how many times its compute the law says that; CRPS of ln; skill: "
     "1 - CRPS / CRPS of that baseline"
 )
 
 
-def _cells(one: ScoredForecast) -> list[list[str]]:
+def score_cells(one: ScoredForecast) -> list[list[str]]:
     """Of the forecast, and of each baseline once it is measured."""
     entry = one.entry
     state = one.state + ("" if one.counted or one.score is None else " (not counted)")
     kind = entry.kind + (" (forced)" if entry.forced else "")
-    measured = "-" if one.measured is None else _digits(one.measured)
+    measured = "-" if one.measured is None else digits(one.measured)
     own = [str(entry.number), kind, entry.run.name, f"{entry.steps:,}", entry.metric_name, *_law_cells(entry.new_run)]
     lines = [[*own, measured, *_score_cells(one.score), "-", state + (f": {one.why}" if one.why else "")]]
     for name, score in one.baselines.items():
@@ -92,7 +92,7 @@ def _cells(one: ScoredForecast) -> list[list[str]]:
 def _law_cells(law: Predictive) -> list[str]:
     """The median, and the intervals of what is no single number."""
     wide = [law.interval(level) for level in (0.8, 0.95)]
-    return [_digits(law.median), *("-" if low == high else _range(low, high) for low, high in wide)]
+    return [digits(law.median), *("-" if low == high else digits_range(low, high) for low, high in wide)]
 
 
 def _score_cells(score: ForecastScore | None) -> list[str]:
@@ -102,20 +102,22 @@ def _score_cells(score: ForecastScore | None) -> list[str]:
     return [f"{score.log_error:+.3f}", f"x{score.compute_equivalent:.3g}", *map(_number, numbers)]
 
 
-def _summary(one: ForecastSummary) -> list[str]:
+def summary_lines(one: ForecastSummary) -> list[str]:
+    """How many of a kind and metric held, and how well their intervals did."""
     counts = ", ".join(f"{one.states[state]} {state}" for state in STATES if one.states[state] or state == FAILED)
     total = plural(sum(one.states.values()), one.kind) + (f" ({one.forced} forced)" if one.forced else "")
     lines = [f"{total} of {one.metric}: {counts}"]
     if not one.trajectories:
         return lines
-    hits = [f"{level:.0%} held {_coverage(one, level)}" for level in LEVELS_SCORED]
+    hits = [f"{level:.0%} held {coverage_text(one, level)}" for level in LEVELS_SCORED]
     lines.append(f"  intervals, by {plural(one.trajectories, 'trajectory', 'trajectories')}: {'; '.join(hits)}")
     skills = "".join(f"; skill {_number(value)} over the {name}" for name, value in one.skills.items())
     lines.append(f"  CRPS of the log {_number(one.crps)}, log score {_number(one.log_score)}{skills}")
     return lines
 
 
-def _coverage(one: ForecastSummary, level: float) -> str:
+def coverage_text(one: ForecastSummary, level: float) -> str:
+    """`8 of 8 (63% to 100%)`: trajectories, with the exact interval of their share."""
     low, high = one.coverage(level)
     return f"{one.hits[level]} of {one.trajectories} ({low:.0%} to {high:.0%})"
 
@@ -128,11 +130,12 @@ def _off(one: ScoredForecast) -> str:
     return f"{math.expm1(one.score.log_error):+.1%}"
 
 
-def _range(low: float, high: float) -> str:
-    return f"{_digits(low)} to {_digits(high)}"
+def digits_range(low: float, high: float) -> str:
+    return f"{digits(low)} to {digits(high)}"
 
 
-def _digits(value: float) -> str:
+def digits(value: float) -> str:
+    """Four digits that mean something of a loss as of a distance."""
     return f"{value:.4f}" if value < 1 else three_digits(value) if value >= 100 else f"{value:.4g}"
 
 

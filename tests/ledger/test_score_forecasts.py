@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,31 +19,14 @@ from fcdm.ledger.entries import (
     PREDICTION,
     ForecastEntry,
     ForecastWithdrawal,
-    Ledger,
-    LedgerEntry,
 )
 from fcdm.ledger.foretold import LAST_TWO, LAST_VALUE
 from fcdm.ledger.ledger_table import forecast_lines, forecast_note, score_lines
 from fcdm.ledger.measured_budgets import MeasuredBudget, measured_in_csv
-from fcdm.ledger.score_forecasts import ScoredForecast, as_json, score_ledger, summaries
-from tests.support.forecast_entries import an_entry
+from fcdm.ledger.score_forecasts import as_json, score_ledger, summaries
+from tests.support.forecast_entries import an_entry, ledger_of, scored
 
 LOSS_CURVE = ((0.25, 0.102), (1.0, 0.1), (4.0, 0.099))
-
-
-def ledger_of(*entries: LedgerEntry) -> Ledger:
-    """Numbered, a second apart."""
-    numbered = [replace(entry, number=at, time=float(at)) for at, entry in enumerate(entries, 1)]
-    return Ledger(tuple(numbered))
-
-
-def scored(*entries: LedgerEntry, measured: float | Sequence[float], time: float = 1000.0) -> list[ScoredForecast]:
-    """measured: of each forecast in their order, or of all."""
-    ledger = ledger_of(*entries)
-    values = measured if isinstance(measured, Sequence) else [measured] * len(ledger.forecasts)
-    pairs = zip(ledger.forecasts, values, strict=True)
-    found = {(*entry.key, entry.metric): MeasuredBudget(value, time) for entry, value in pairs if value}
-    return score_ledger(ledger, found)
 
 
 def of_loss(scale: float = 0.02, **fields: object) -> ForecastEntry:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from fcdm.laws.predictive import Predictive
-from fcdm.ledger.entries import PREDICTION, ForecastEntry, entry_of
+from fcdm.ledger.entries import PREDICTION, ForecastEntry, Ledger, LedgerEntry, entry_of
 from fcdm.ledger.foretold import LAST_TWO, LAST_VALUE, ForecastTarget, StudyForecast
+from fcdm.ledger.measured_budgets import MeasuredBudget
+from fcdm.ledger.score_forecasts import ScoredForecast, score_ledger
 
 TARGET = ForecastTarget(
     model="M",
@@ -59,3 +62,18 @@ def an_entry(
         code="abc1234",
     )
     return replace(entry, **fields)
+
+
+def ledger_of(*entries: LedgerEntry) -> Ledger:
+    """Numbered, a second apart."""
+    numbered = [replace(entry, number=at, time=float(at)) for at, entry in enumerate(entries, 1)]
+    return Ledger(tuple(numbered))
+
+
+def scored(*entries: LedgerEntry, measured: float | Sequence[float], time: float = 1000.0) -> list[ScoredForecast]:
+    """measured: of each forecast in their order, or of all; 0: not yet."""
+    ledger = ledger_of(*entries)
+    values = measured if isinstance(measured, Sequence) else [measured] * len(ledger.forecasts)
+    pairs = zip(ledger.forecasts, values, strict=True)
+    found = {(*entry.key, entry.metric): MeasuredBudget(value, time) for entry, value in pairs if value}
+    return score_ledger(ledger, found)

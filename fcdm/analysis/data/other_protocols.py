@@ -12,6 +12,7 @@ from fcdm.analysis.data.guidance_table import guidance_table
 from fcdm.analysis.data.labels import distance_of
 from fcdm.analysis.data.noise import evaluation_noise, same_but
 from fcdm.analysis.data.tidy_table import table_of
+from fcdm.runs.protocol import OF_LOSSES
 
 
 def other_tables(curves: Sequence[RunCurves], table: pd.DataFrame, study: str | None) -> dict[str, pd.DataFrame]:
@@ -51,6 +52,23 @@ def other_tables(curves: Sequence[RunCurves], table: pd.DataFrame, study: str | 
 
 OF_SPACE = ("features", "reference", "splits")
 """What of a protocol is about the space of features alone, and not about the samples."""
+
+
+def losses_beside(curves: Sequence[RunCurves], table: pd.DataFrame, study: str | None) -> pd.DataFrame:
+    """The table, or that of the protocol by which more of its held-out losses were measured: the same numbers.
+
+    A loss does not depend on how samples are drawn, so budgets that were evaluated by losses alone count too.
+    """
+    known = {key: value["protocol"] for run in curves for key, value in run.protocols.items()}
+    ours = known.get(str(table["protocol_id"].iloc[0]), {})
+    keys = [key for key in OF_LOSSES if key != "samples"]
+    source, found = table.attrs.get("runs_dir", "these runs"), table
+    for key in sorted(_counted(curves, study)):
+        if ours and all(known.get(key, {}).get(name) == ours.get(name) for name in keys):
+            other = table_of(curves, source, study, key)
+            if other["heldout_loss"].notna().sum() > found["heldout_loss"].notna().sum():
+                found = other
+    return found
 
 
 def spaces_beside(tables: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:

@@ -2,96 +2,121 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from fcdm.analysis.data.labels import family_name
 from fcdm.analysis.figures.axes import NOTE, Drawn, legend_below, log_axes
-from fcdm.analysis.figures.styles import DOUBLE, SINGLE, family_looks
-from fcdm.laws.hold_outs import Validation
+from fcdm.analysis.figures.styles import DOUBLE, SINGLE, Look, label_looks
+from fcdm.analysis.stats.joint_laws import JointStudy
+from fcdm.formatting import plural
 from fcdm.laws.joint_fit import LEVEL
-from fcdm.laws.scores import hit_interval
-from fcdm.ledger.score_forecasts import LEVELS_SCORED, ScoredForecast, summaries
+from fcdm.ledger.score_forecasts import LATE, LEVELS_SCORED, WITHDRAWN, ForecastSummary, ScoredForecast, summaries
 
 SURE = f"{100 * LEVEL:.0f} %"
-TARGETS = "forecast, not measured yet"
+IN_A_ROW = 3
+"""Panels of the calibration side by side."""
+COLUMNS = ("kind", "label", "measured", "predicted", "low", "high", "state")
+FITTED, HELD_OUT = "fitted", "held out"
 
 
-def predicted_figure(
-    laws: Mapping[str, Validation], name: str, scored: Sequence[ScoredForecast] = (), metric: str = "fid"
-) -> Drawn:
+def predicted_figure(laws: Mapping[str, JointStudy], name: str, scored: Sequence[ScoredForecast] = ()) -> Drawn | None:
     """Predicted against measured: fitted means small, hold-outs as crosses with intervals, the ledger's entries large.
 
-    A forecast that nothing has been measured of stands hollow at the left edge: only its interval is known. `metric`:
-    which of the ledger's entries are shown.
+    A forecast that nothing has been measured of stands hollow at the left edge: only its interval is known. `scored`:
+    of this metric alone. None without any point.
     """
-    figure, axes = plt.subplots(figsize=(SINGLE, 2.9))
-    entries = [one for one in scored if one.entry.metric == metric and one.state != "withdrawn"]
-    looks = family_looks({*laws, *(one.entry.run.family for one in entries)})
-    rows: list[dict[str, Any]] = []
-    for family, one in laws.items():
-        points = one.fit.points
-        measured = np.exp(points.cell_means(np.log(points.y)))
-        law = one.fit.law(points.cell_means(points.n), points.cell_means(points.d))
-        rows += [
-            {"kind": "fitted", "family": family, "measured": y, "predicted": said}
-            for y, said in zip(measured, law, strict=True)
-        ]
-        for out in one.held_out:
-            low, high = out.forecast.new_run.interval(LEVEL)
-            row = {"kind": f"without {out.left_out}", "family": family, "measured": out.measured, "low": low}
-            rows.append({**row, "predicted": out.forecast.new_run.median, "high": high, "state": out.state})
-    for each in entries:
-        low, high = each.entry.new_run.interval(LEVEL)
-        row = {"kind": each.entry.kind, "family": each.entry.run.family, "measured": each.measured, "low": low}
-        rows.append({**row, "predicted": each.entry.new_run.median, "high": high, "state": each.state})
-    numbers = pd.DataFrame(rows, columns=["kind", "family", "measured", "predicted", "low", "high", "state"])
-    numbers["measured"] = numbers["measured"].astype(float)
+    shown = [one for one in scored if one.state not in (WITHDRAWN, LATE)]
+    families = {label: str(made.surface.rows["family"].iloc[0]) for label, made in laws.items()}
+    families |= {group_of(one): one.entry.run.family for one in shown if group_of(one) not in families}
+    numbers = pd.DataFrame([*_of_laws(laws), *map(_of_entry, shown)], columns=list(COLUMNS))
+    numeric = ["measured", "predicted", "low", "high"]
+    numbers[numeric] = numbers[numeric].astype(float)
+    if numbers.empty:
+        return None
+    figure, axes = plt.subplots(figsize=(SINGLE, 2.7))
     known = numbers[["measured", "predicted"]].to_numpy()
-    ends = np.array([np.nanmin(known) / 1.15, np.nanmax(known) * 1.15])
+    ends = float(np.nanmin(known)) / 1.15, float(np.nanmax(known)) * 1.15
     axes.plot(ends, ends, color="0.5", lw=0.6)
-    for label, own in numbers.groupby("family", sort=False):
-        colour, marker = looks[str(label)].colour, looks[str(label)].markers[0]
-        fitted, held = own[own["kind"] == "fitted"], own[own["kind"].str.startswith("without")]
-        asked = own[~own.index.isin([*fitted.index, *held.index])]
-        axes.plot(
-            fitted["measured"], fitted["predicted"], color=colour, marker=marker, linestyle="none", ms=2, alpha=0.5
-        )
-        axes.vlines(held["measured"], held["low"], held["high"], color=colour, lw=0.6)
-        axes.plot(held["measured"], held["predicted"], color=colour, marker="x", linestyle="none", mew=1.1)
-        at = asked["measured"].fillna(ends[0] * 1.05)
-        axes.vlines(at, asked["low"], asked["high"], color=colour, lw=1.2)
-        for where, face in ((asked["measured"].notna(), colour), (asked["measured"].isna(), "white")):
-            look: dict[str, Any] = {"color": colour, "marker": marker, "markerfacecolor": face, "linestyle": "none"}
-            axes.plot(
-                at[where],
-                asked["predicted"][where],
-                **look,
-                ms=6,
-                markeredgecolor=colour if face == "white" else "white",
-            )
+    looks = label_looks(families)
+    for label, own in numbers.groupby("label", sort=False):
+        _draw_label(axes, own, looks[str(label)], ends[0] * 1.05)
     axes.set(xscale="log", yscale="log", xlim=ends, xlabel=f"Measured {name}", ylabel=f"Predicted {name}")
     log_axes(axes, 4, 5)
-    handles = [Line2D([], [], color=looks[str(family)].colour, marker=looks[str(family)].markers[0], linestyle="none")
-               for family in dict.fromkeys(numbers["family"])]  # fmt: skip
-    texts = [family_name(str(family)) for family in dict.fromkeys(numbers["family"])]
-    handles += [Line2D([], [], color="0.3", marker="o", ms=2, linestyle="none")]
-    handles += [Line2D([], [], color="0.3", marker="x", mew=1.1, lw=0.6)]
-    texts += ["fitted", f"held out, {SURE} of one new run"]
-    if entries:
-        handles.append(Line2D([], [], color="0.3", marker="o", ms=6, lw=1.2))
-        texts.append("of the ledger")
-    if any(one.measured is None for one in entries):
-        handles.append(Line2D([], [], color="0.3", marker="o", markerfacecolor="white", ms=6, lw=1.2))
-        texts.append(TARGETS)
-    legend_below(figure, handles, texts, 2.9)
-    numbers.attrs["left_out"] = [f"{family_name(family)}: {note}" for family, one in laws.items() for note in one.notes]
+    present = list(dict.fromkeys(map(str, numbers["label"])))
+    handles = [
+        Line2D([], [], color=looks[label].colour, marker=looks[label].markers[0], linestyle="none") for label in present
+    ]
+    legend_below(figure, *_legend(handles, present, numbers), 2.7)
+    lines = [f"{label}: {note}" for label, made in laws.items() for note in made.validation.notes]
+    for state in (WITHDRAWN, LATE):
+        count = sum(one.state == state for one in scored)
+        lines += [f"left out: {plural(count, f'{state} forecast')}"] if count else []
+    numbers.attrs["left_out"] = lines
     return figure, numbers
+
+
+def group_of(one: ScoredForecast) -> str:
+    """What law foretold it, by its name in figures; of an entry that does not say it, the family."""
+    return str(one.entry.fit["settings"].get("group") or family_name(one.entry.run.family))
+
+
+def _of_laws(laws: Mapping[str, JointStudy]) -> Iterator[dict[str, Any]]:
+    for label, made in laws.items():
+        points, law = made.validation.fit.points, made.validation.fit.law
+        measured = points.cell_means(points.y)
+        said = law(points.cell_means(points.n), points.cell_means(points.d))
+        for y, value in zip(measured, said, strict=True):
+            yield {"kind": FITTED, "label": label, "measured": y, "predicted": value}
+        for out in made.validation.held_out:
+            low, high = out.forecast.new_run.interval(LEVEL)
+            row = {"kind": HELD_OUT, "label": label, "measured": out.measured, "low": low, "high": high}
+            yield {**row, "predicted": out.forecast.new_run.median, "state": f"without {out.left_out}: {out.state}"}
+
+
+def _of_entry(one: ScoredForecast) -> dict[str, Any]:
+    low, high = one.entry.new_run.interval(LEVEL)
+    row = {"kind": one.entry.kind, "label": group_of(one), "measured": one.measured, "low": low, "high": high}
+    return {**row, "predicted": one.entry.new_run.median, "state": one.state}
+
+
+def _draw_label(axes: Axes, own: pd.DataFrame, look: Look, edge: float) -> None:
+    fitted, held = own[own["kind"] == FITTED], own[own["kind"] == HELD_OUT]
+    asked = own[~own["kind"].isin([FITTED, HELD_OUT])]
+    of_look: dict[str, Any] = {"color": look.colour, "linestyle": "none"}
+    marked = {**of_look, "marker": look.markers[0]}
+    axes.plot(fitted["measured"], fitted["predicted"], **marked, ms=2, alpha=0.5)
+    axes.vlines(held["measured"], held["low"], held["high"], color=look.colour, lw=0.6)
+    axes.plot(held["measured"], held["predicted"], **of_look, marker="x", mew=1.1)
+    at = asked["measured"].fillna(edge)
+    axes.vlines(at, asked["low"], asked["high"], color=look.colour, lw=1.2)
+    there = asked["measured"].notna()
+    axes.plot(at[there], asked["predicted"][there], **marked, ms=6, markeredgecolor="white")
+    axes.plot(at[~there], asked["predicted"][~there], **marked, ms=6, markerfacecolor="white")
+
+
+def _legend(handles: Sequence[Any], texts: Sequence[str], numbers: pd.DataFrame) -> tuple[list[Any], list[str]]:
+    kinds = set(numbers["kind"])
+    asked = numbers[~numbers["kind"].isin([FITTED, HELD_OUT])]
+    grey: dict[str, Any] = {"color": "0.3", "marker": "o"}
+    others = (
+        (FITTED in kinds, Line2D([], [], **grey, ms=2, linestyle="none"), "fitted"),
+        (HELD_OUT in kinds, Line2D([], [], color="0.3", marker="x", mew=1.1, lw=0.6), f"held out, {SURE} of a run"),
+        (asked["measured"].notna().any(), Line2D([], [], **grey, ms=6, lw=1.2), "of the ledger"),
+        (
+            asked["measured"].isna().any(),
+            Line2D([], [], **grey, markerfacecolor="white", ms=6, lw=1.2),
+            "forecast, not measured yet",
+        ),
+    )
+    shown = [(handle, text) for there, handle, text in others if there]
+    return [*handles, *(handle for handle, _ in shown)], [*texts, *(text for _, text in shown)]
 
 
 def calibration_figure(scored: Sequence[ScoredForecast]) -> Drawn | None:
@@ -103,35 +128,48 @@ def calibration_figure(scored: Sequence[ScoredForecast]) -> Drawn | None:
     groups = [one for one in summaries(scored) if one.trajectories]
     if not groups:
         return None
+    columns, rows = min(IN_A_ROW, len(groups)), -(-len(groups) // IN_A_ROW)
     figure, grid = plt.subplots(
-        2, len(groups), figsize=(max(SINGLE, min(DOUBLE, 1.9 * len(groups))), 2.8), squeeze=False,
-        height_ratios=[3, 1], sharex="row",
+        2 * rows, columns, figsize=(SINGLE if columns == 1 else DOUBLE, 2.8 * rows), squeeze=False,
+        height_ratios=[4, 1] * rows,
     )  # fmt: skip
-    rows = []
-    for column, one in zip(grid.T, groups, strict=True):
-        upper, lower = column
-        upper.plot([0, 1], [0, 1], color="0.5", lw=0.6)
-        for level in LEVELS_SCORED:
-            low, high = hit_interval(one.hits[level], one.trajectories)
-            share = one.hits[level] / one.trajectories
-            upper.vlines(level, low, high, color="0.3", lw=1.0)
-            upper.plot(level, share, color="black", marker="o", ms=4)
-            upper.annotate(f"{one.hits[level]}/{one.trajectories}", (level, share), (-4, 4), textcoords="offset points",
-                           fontsize=NOTE, ha="right")  # fmt: skip
-            rows.append({"kind": one.kind, "metric": one.metric, "level": level, "hits": one.hits[level],
-                         "trajectories": one.trajectories, "low": low, "high": high})  # fmt: skip
-        upper.set(xlim=(0.3, 1.02), ylim=(-0.03, 1.05), xlabel="Stated level")
-        upper.set_title(f"{one.kind}, {one.metric}", loc="left", fontsize=NOTE)
-        places = [
-            each.score.pit
-            for each in scored
-            if each.counted and each.score and (each.entry.kind, each.entry.metric) == (one.kind, one.metric)
-        ]
-        known = [place for place in places if place is not None]
-        lower.plot(known, np.zeros(len(known)), color="black", marker="|", ms=9, linestyle="none")
-        lower.set(xlim=(0, 1), yticks=[], xlabel="PIT")
-        rows += [{"kind": one.kind, "metric": one.metric, "pit": place} for place in known]
-    grid[0][0].set_ylabel("Share that held")
-    numbers = pd.DataFrame(rows, columns=["kind", "metric", "level", "hits", "trajectories", "low", "high", "pit"])
+    parts = []
+    for place in range(rows * columns):
+        row, column = divmod(place, columns)
+        upper, lower = grid[2 * row][column], grid[2 * row + 1][column]
+        if place >= len(groups):
+            upper.remove()
+            lower.remove()
+            continue
+        one = groups[place]
+        parts += [*_coverage(upper, one), *_places(lower, one, scored)]
+        if column == 0:
+            upper.set_ylabel("Share that held")
+    numbers = pd.DataFrame(parts, columns=["kind", "metric", "level", "hits", "trajectories", "low", "high", "pit"])
     numbers.attrs["left_out"] = []
     return figure, numbers
+
+
+def _coverage(axes: Axes, one: ForecastSummary) -> Iterator[dict[str, Any]]:
+    axes.plot([0, 1], [0, 1], color="0.5", lw=0.6)
+    for level in LEVELS_SCORED:
+        low, high = one.coverage(level)
+        share = one.hits[level] / one.trajectories
+        axes.vlines(level, low, high, color="0.3", lw=1.0)
+        axes.plot(level, share, color="black", marker="o", ms=4)
+        text = f"{one.hits[level]}/{one.trajectories}"
+        axes.annotate(text, (level, share), (-4, -3), textcoords="offset points", fontsize=NOTE, ha="right")
+        yield {"kind": one.kind, "metric": one.metric, "level": level, "hits": one.hits[level],
+               "trajectories": one.trajectories, "low": low, "high": high}  # fmt: skip
+    axes.set(xlim=(0.25, 1.02), ylim=(-0.05, 1.05), xlabel="Stated level", xticks=LEVELS_SCORED)
+    axes.set_title(f"{one.kind}, {one.metric}", loc="left", fontsize=NOTE)
+
+
+def _places(axes: Axes, one: ForecastSummary, scored: Sequence[ScoredForecast]) -> Iterator[dict[str, Any]]:
+    group = (one.kind, one.metric)
+    own = [each for each in scored if each.counted and (each.entry.kind, each.entry.metric_name) == group]
+    places = [each.score.pit for each in own if each.score is not None and each.score.pit is not None]
+    axes.plot(places, np.zeros(len(places)), color="black", marker="|", ms=9, linestyle="none")
+    axes.set(xlim=(0, 1), yticks=[], xlabel="PIT")
+    for place in places:
+        yield {"kind": one.kind, "metric": one.metric, "pit": place}

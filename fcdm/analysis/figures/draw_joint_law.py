@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -13,17 +13,19 @@ from matplotlib.colors import TwoSlopeNorm
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from fcdm.analysis.data.labels import family_name
 from fcdm.analysis.figures.axes import NOTE, Drawn, legend_below, log_axes
-from fcdm.analysis.figures.styles import DOUBLE, Look, family_looks, shade
-from fcdm.formatting import three_digits
-from fcdm.laws.compute_optimal import iso_flop, optimum, optimum_exponents
-from fcdm.laws.hold_outs import Validation
+from fcdm.analysis.figures.styles import DOUBLE, SINGLE, Look, label_looks, shade
+from fcdm.analysis.stats.joint_laws import JointStudy
+from fcdm.errors import UserError
+from fcdm.formatting import power_text, three_digits
+from fcdm.laws.compute_optimal import Optimum, iso_flop, optimum_exponents
 from fcdm.laws.joint_fit import LEVEL, JointFit
-from fcdm.laws.joint_law import FLOPS_PER_MAC
+from fcdm.laws.joint_law import FLOPS_PER_MAC, optima_of
 
-Validations = Mapping[str, Validation]
-"""Family -> its law and what was held out of it. Sizes are in forward MACs."""
+Laws = Mapping[str, JointStudy]
+"""What one law joins (`FCDM`, `DiT/2, cooled 20 %`) -> its law. Sizes are in forward MACs."""
+Targets = Mapping[str, Sequence[tuple[float, float]]]
+"""The same -> (N in MACs, D in images) of what is forecast and not measured."""
 
 GRID = 60
 """Places along each axis where a law is computed."""
@@ -32,190 +34,228 @@ BEYOND = 1.6
 LINES = 8
 """Contours."""
 COMPUTES = 4
-"""Iso-FLOP curves of a family."""
-ABOVE = 0.6
-"""Room over iso-FLOP curves for their legend, as a share of what they span."""
+"""Iso-FLOP curves of a law."""
+FURTHER = 10.0
+"""How far, as a factor, the best size is drawn beyond the compute that was fitted."""
+ROW = 2.4
+"""Inches: the height of a row of panels."""
 SURE = f"{100 * LEVEL:.0f} %"
 GMACS = "Forward pass N (GMACs)"
 IMAGES = "Training images D"
 
 
-def contour_figure(laws: Validations, name: str, targets: Mapping[str, tuple[float, float]] | None = None) -> Drawn:
-    """A panel for each family: contours of the law over N and D, what was fitted, and N*(C), D*(C) with its interval.
+def contour_figure(laws: Laws, name: str, targets: Targets | None = None) -> Drawn:
+    """A panel for each law: its contours over N and D, what was fitted, and N*(C), D*(C) with its interval.
 
-    `name`: of what the law is of, `FID`. `targets`: family -> (N in MACs, D) of what is forecast, drawn hollow. Beyond
-    the fitted points contours are dotted.
+    `name`: of what the law is of, `FID`. `targets` are hollow. Beyond the fitted points contours are dotted.
     """
-    figure, panels, looks = _panels(laws, 2.6)
-    parts = []
-    for axes, (family, one) in zip(panels, laws.items(), strict=True):
-        points, look = one.fit.points, looks[family]
-        target = (targets or {}).get(family)
-        n = np.geomspace(points.n.min() / BEYOND, max(points.n.max(), target[0] if target else 0) * BEYOND, GRID)
-        d = np.geomspace(points.d.min() / BEYOND, max(points.d.max(), target[1] if target else 0) * BEYOND, GRID)
-        values = one.fit.law(n[None], d[:, None])
-        levels = np.geomspace(values.min(), values.max(), LINES + 2)[1:-1]
-        inside = (n[None] <= points.n.max() * 1.001) & (n[None] >= points.n.min() * 0.999)
-        inside = inside & (d[:, None] <= points.d.max() * 1.001) & (d[:, None] >= points.d.min() * 0.999)
-        axes.contour(n / 1e9, d, values, levels, colors=["0.75"], linewidths=0.7, linestyles="dotted")
-        lines = axes.contour(n / 1e9, d, np.where(inside, values, np.nan), levels, colors=["0.35"], linewidths=0.7)
-        axes.clabel(lines, fmt=three_digits, fontsize=NOTE)
-        axes.plot(points.n / 1e9, points.d, color=look.colour, marker=look.markers[0], linestyle="none", ms=3)
-        best = _optima(one.fit)
-        axes.fill_betweenx(
-            best["images"], best["n_low"] / 1e9, best["n_high"] / 1e9, color=look.colour, alpha=0.2, lw=0
+    figure, panels, looks = _panels(laws, sharey=False)
+    parts, lines = [], []
+    for axes, (label, made) in zip(panels, laws.items(), strict=True):
+        fit, look = made.validation.fit, looks[label]
+        points, law = fit.points, fit.law
+        asked = list((targets or {}).get(label, ()))
+        n, d = (
+            np.geomspace(known.min() / BEYOND, max([known.max(), *(target[axis] for target in asked)]) * BEYOND, GRID)
+            for axis, known in enumerate((points.n, points.d))
         )
-        axes.plot(best["forward_macs"] / 1e9, best["images"], color=look.colour, lw=1.2, linestyle=look.dashes)
-        if target:
+        values = law(n[None], d[:, None])
+        levels = np.geomspace(values.min(), values.max(), LINES + 2)[1:-1]
+        axes.contour(n / 1e9, d, values, levels, colors=["0.75"], linewidths=0.7, linestyles="dotted")
+        n_in, d_in = (np.geomspace(known.min(), known.max(), GRID) for known in (points.n, points.d))
+        inside = law(n_in[None], d_in[:, None])
+        drawn = axes.contour(n_in / 1e9, d_in, inside, levels, colors=["0.35"], linewidths=0.7)
+        axes.clabel(drawn, fmt=_level_text, fontsize=NOTE)
+        axes.plot(points.n / 1e9, points.d, color=look.colour, marker=look.markers[0], linestyle="none", ms=2.5)
+        best = _optima(fit)
+        if isinstance(best, str):
+            lines.append(f"{label}: {best}")
+        else:
+            low, high = best["n_low"] / 1e9, best["n_high"] / 1e9
+            axes.fill_betweenx(best["images"], low, high, color=look.colour, alpha=0.2, lw=0)
+            axes.plot(best["forward_macs"] / 1e9, best["images"], color=look.colour, lw=1.2, linestyle=look.dashes)
+            parts.append(best.assign(kind="optimum", label=label))
+        for target in asked:
             axes.plot(target[0] / 1e9, target[1], **{**look.hollow, "linestyle": "none"}, markersize=7)
+            row = {"kind": "target", "forward_macs": target[0], "images": target[1], "value": float(law(*target))}
+            parts.append(pd.DataFrame([row]).assign(label=label))
         axes.set(xscale="log", yscale="log", xlabel=GMACS, xlim=(n[0] / 1e9, n[-1] / 1e9), ylim=(d[0], d[-1]))
-        axes.set_title(_title(family, one), loc="left", fontsize=NOTE)
+        axes.set_title(_title(label, fit), loc="left", fontsize=NOTE)
         log_axes(axes, 4)
-        parts += [
-            pd.DataFrame({"kind": "fitted", "forward_macs": points.n, "images": points.d, "value": points.y}),
-            best.assign(kind="optimum"),
-        ]
-        if target:
-            value = float(one.fit.law(*target))
-            parts.append(
-                pd.DataFrame([{"kind": "target", "forward_macs": target[0], "images": target[1], "value": value}])
-            )
-        parts[:] = [part if "family" in part else part.assign(family=family) for part in parts]
-    panels[0].set_ylabel(IMAGES)
+        fitted = {"kind": "fitted", "forward_macs": points.n, "images": points.d, "value": points.y, "label": label}
+        parts.append(pd.DataFrame(fitted))
+    _first_of_rows(panels, IMAGES)
     handles: list[Any] = [
-        Line2D([], [], color="0.35", lw=0.7),
-        Line2D([], [], color="0.3", marker="o", ms=3, linestyle="none"),
-        (Patch(color="0.3", alpha=0.2, lw=0), Line2D([], [], color="0.3", lw=1.2)),
+        (Line2D([], [], color="0.35", lw=0.7), Line2D([], [], color="0.75", lw=0.7, linestyle="dotted")),
+        Line2D([], [], color="0.3", marker="o", ms=2.5, linestyle="none"),
     ]
-    texts = [f"{name} as the law says (dotted: beyond what was fitted)", "fitted", f"best size for its compute, {SURE}"]
-    if targets:
+    texts = [f"{name} by the law; dotted: beyond what was fitted", "fitted"]
+    if any("n_low" in part for part in parts):
+        handles.append((Patch(color="0.3", alpha=0.2, lw=0), Line2D([], [], color="0.3", lw=1.2)))
+        texts.append(f"best size for its compute, {SURE}")
+    if any(targets.get(label) for label in laws) if targets else False:
         handles.append(Line2D([], [], color="0.3", marker="o", markerfacecolor="white", ms=7, linestyle="none"))
-        texts.append("forecast, not fitted")
-    legend_below(figure, handles, texts, 2.6)
-    return figure, _with_notes(pd.concat(parts, ignore_index=True), laws)
+        texts.append("forecast, not measured yet")
+    legend_below(figure, handles, texts, _height(laws))
+    return figure, _with_notes(pd.concat(parts, ignore_index=True), laws, lines)
 
 
-def iso_flop_figure(laws: Validations, name: str) -> Drawn:
-    """A panel for each family: what each size comes to at a few training computes, with intervals and the minima.
+def iso_flop_figure(laws: Laws, name: str) -> Drawn:
+    """A panel for each law: what each size comes to at a few training computes, with intervals and the minima.
 
     Lines are the joint law's, never parabolas through points. Points are measured, interpolated along a run between two
     budgets in log over log, never beyond.
     """
-    figure, panels, looks = _panels(laws, 2.4)
-    parts = []
-    for axes, (family, one) in zip(panels, laws.items(), strict=True):
-        computes = _computes(one.fit)
-        sizes = np.geomspace(one.fit.points.n.min(), one.fit.points.n.max(), GRID // 2)
+    figure, panels, looks = _panels(laws, sharey=False)
+    parts, lines = [], []
+    for axes, (label, made) in zip(panels, laws.items(), strict=True):
+        fit, look = made.validation.fit, looks[label]
+        sizes = np.geomspace(fit.points.n.min(), fit.points.n.max(), GRID // 2)
+        axes.set(xscale="log", yscale="log", xlabel=GMACS)
+        axes.set_title(_title(label, fit), loc="left", fontsize=NOTE)
+        computes = [float(compute) for compute in _computes(fit)]
         for place, compute in enumerate(computes):
-            curve = iso_flop(one.fit, float(compute), list(sizes))
-            colour, marker = shade(looks[family].colour, place, len(computes)), looks[family].markers
-            mark = marker[place % len(marker)]
+            try:
+                curve = iso_flop(fit, compute, list(sizes))
+            except UserError as error:
+                lines.append(f"{label}: {error}")
+                break
+            colour, mark = shade(look.colour, place, len(computes)), look.markers[place % len(look.markers)]
             axes.fill_between(curve.n / 1e9, curve.low, curve.high, color=colour, alpha=0.15, lw=0)
-            axes.plot(curve.n / 1e9, curve.value, color=colour, lw=1.0, label=f"{compute:.2g} FLOPs")
-            measured = _at_compute(one.fit, float(compute))
-            axes.plot(
-                measured["forward_macs"] / 1e9, measured["value"], color=colour, marker=mark, linestyle="none", ms=3.5
-            )
+            text = f"{power_text(compute, 2)} FLOPs"
+            axes.plot(curve.n / 1e9, curve.value, color=colour, lw=1.0)
+            measured = _at_compute(fit, compute)
+            axes.plot(measured["forward_macs"] / 1e9, measured["value"], color=colour, marker=mark, ls="none", ms=3.5)
+            axes.plot([], [], color=colour, lw=1.0, marker=mark, ms=3.5, label=text)
             best = curve.best
             inside = sizes[0] <= best.n.median <= sizes[-1]
             if inside:
                 axes.plot(best.n.median / 1e9, best.value.median, marker="*", color="black", ms=6, zorder=5)
-            parts += [
-                pd.DataFrame(
-                    {"kind": "law", "forward_macs": curve.n, "images": curve.d, "value": curve.value, "low": curve.low,
-                     "high": curve.high}
-                ),
+            of_law = {"forward_macs": curve.n, "images": curve.d, "value": curve.value}
+            found = [
+                pd.DataFrame({"kind": "law", **of_law, "low": curve.low, "high": curve.high}),
                 measured.assign(kind="measured"),
-                _row(best, "minimum" if inside else "minimum outside the fitted sizes"),
-            ]  # fmt: skip
-            parts[-3:] = [part.assign(family=family, train_flops=compute) for part in parts[-3:]]
-        axes.set(xscale="log", yscale="log", xlabel=GMACS)
-        axes.set_title(_title(family, one), loc="left", fontsize=NOTE)
-        axes.legend(loc="upper right", fontsize=NOTE, handlelength=1.0)
-    low, high = panels[0].get_ylim()
-    panels[0].set_ylim(low, high * (high / low) ** ABOVE)
-    for axes in panels:
+                _minimum(best, "minimum" if inside else "minimum outside the fitted sizes"),
+            ]
+            parts += [part.assign(label=label, train_flops=compute) for part in found if len(part)]
         log_axes(axes, 4)
-    panels[0].set_ylabel(name)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.24), ncols=2, fontsize=NOTE, columnspacing=1.0)
+    _first_of_rows(panels, name)
     handles: list[Any] = [
         (Patch(color="0.3", alpha=0.15, lw=0), Line2D([], [], color="0.3", lw=1.0)),
         Line2D([], [], color="0.3", marker="o", ms=3.5, linestyle="none"),
         Line2D([], [], color="black", marker="*", ms=6, linestyle="none"),
     ]
-    legend_below(figure, handles, [f"the law, {SURE}", "measured, between budgets", "the law's minimum"], 2.4, most=3)
-    return figure, _with_notes(pd.concat(parts, ignore_index=True), laws)
+    texts = [f"the law, {SURE}", "measured, between budgets", "the law's minimum"]
+    legend_below(figure, handles, texts, _height(laws, ROW + 0.35), most=3)
+    columns = ["kind", "label", "train_flops", "forward_macs", "images", "value", "low", "high"]
+    numbers = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
+    return figure, _with_notes(numbers, laws, lines)
 
 
-def optimum_figure(laws: Validations) -> Drawn:
-    """N*(C) and D*(C) of every family, with intervals; dotted where the best size lies outside what was fitted."""
-    looks = family_looks(laws)
+def optimum_figure(laws: Laws) -> Drawn | None:
+    """N*(C) and D*(C) of every law, with intervals; dotted where the best size lies outside what was fitted.
+
+    None where no law has a best size: it shows no effect of size, or of data.
+    """
+    looks = _looks(laws)
+    found = {label: _optima(made.validation.fit, FURTHER) for label, made in laws.items()}
+    known = {label: best for label, best in found.items() if not isinstance(best, str)}
+    if not known:
+        return None
     figure, panels = plt.subplots(1, 2, figsize=(DOUBLE, 2.2))
     handles, texts, parts = [], [], []
-    for family, one in laws.items():
-        best, look = _optima(one.fit, wide=10.0), looks[family]
-        inside = best["forward_macs"].between(one.fit.points.n.min(), one.fit.points.n.max())
-        for axes, what, scale in ((panels[0], "n", 1e9), (panels[1], "d", 1.0)):
-            middle = best["forward_macs" if what == "n" else "images"] / scale
-            axes.fill_between(
-                best["train_flops"], best[f"{what}_low"] / scale, best[f"{what}_high"] / scale, color=look.colour,
-                alpha=0.15, lw=0,
-            )  # fmt: skip
-            axes.plot(best["train_flops"], middle, color=look.colour, lw=0.8, linestyle="dotted")
-            axes.plot(best["train_flops"], middle.where(inside), color=look.colour, lw=1.3, linestyle=look.dashes)
-        exponent = optimum_exponents(one.fit)[0]
-        low, high = exponent.interval(LEVEL)
+    for label, best in known.items():
+        fit, look = laws[label].validation.fit, looks[label]
+        inside = best["forward_macs"].between(fit.points.n.min(), fit.points.n.max())
+        for axes, what, middle, scale in ((panels[0], "n", "forward_macs", 1e9), (panels[1], "d", "images", 1.0)):
+            low, high = best[f"{what}_low"] / scale, best[f"{what}_high"] / scale
+            axes.fill_between(best["train_flops"], low, high, color=look.colour, alpha=0.15, lw=0)
+            line = best[middle] / scale
+            axes.plot(best["train_flops"], line, color=look.colour, lw=0.8, linestyle="dotted")
+            axes.plot(best["train_flops"], line.where(inside), color=look.colour, lw=1.3, linestyle=look.dashes)
+        exponent = optimum_exponents(fit)[0]
+        ends = "{:.2f} to {:.2f}".format(*exponent.interval(LEVEL))
         handles.append(Line2D([], [], color=look.colour, lw=1.3, linestyle=look.dashes))
-        texts.append(f"{family_name(family)}: N* ~ C^{exponent.median:.2f} ({low:.2f} to {high:.2f})")
-        parts.append(best.assign(family=family, inside=inside))
+        texts.append(f"{label}: N* ~ C^{exponent.median:.2f} ({ends})")
+        parts.append(best.assign(label=label, inside=inside))
+    handles.append(Line2D([], [], color="0.3", lw=0.8, linestyle="dotted"))
+    texts.append("beyond the fitted sizes")
     for axes, label in zip(panels, ("Best size N* (GMACs)", "Best number of images D*"), strict=True):
         axes.set(xscale="log", yscale="log", xlabel="Training compute C (FLOPs)", ylabel=label)
         log_axes(axes)
     legend_below(figure, handles, texts, 2.2)
-    return figure, _with_notes(pd.concat(parts, ignore_index=True), laws)
+    lines = [f"{label}: {best}" for label, best in found.items() if isinstance(best, str)]
+    return figure, _with_notes(pd.concat(parts, ignore_index=True), laws, lines)
 
 
-def residual_map(laws: Validations, name: str) -> Drawn:
-    """A panel for each family: how far each measured mean lies from the law, over N and D, in per cent.
+def residual_map(laws: Laws, name: str) -> Drawn:
+    """A panel for each law: how far each measured mean lies from it, over N and D, in per cent.
 
     Neighbours of one colour are what a law cannot be: residuals that do not alternate say that another form is true.
     """
-    figure, panels, _ = _panels(laws, 2.4)
+    figure, panels, _ = _panels(laws, sharey=True)
     parts = []
-    for family, one in laws.items():
-        points = one.fit.points
-        places = {what: points.cell_means(getattr(points, what)) for what in ("n", "d")}
-        percent = 100 * np.expm1(points.cell_means(one.fit.residuals))
-        part = {"family": family, "forward_macs": places["n"], "images": places["d"], "residual_percent": percent}
-        parts.append(pd.DataFrame(part).assign(noise_percent=100 * one.fit.seed_deviation))
+    for label, made in laws.items():
+        fit = made.validation.fit
+        n, d, off = (fit.points.cell_means(values) for values in (fit.points.n, fit.points.d, fit.residuals))
+        part = {"label": label, "forward_macs": n, "images": d, "residual_percent": 100 * np.expm1(off)}
+        parts.append(pd.DataFrame(part).assign(noise_percent=100 * fit.seed_deviation))
     numbers = pd.concat(parts, ignore_index=True)
     most = max(float(numbers["residual_percent"].abs().max()), 1e-9)
     drawn = None
-    for axes, (family, one) in zip(panels, laws.items(), strict=True):
-        own = numbers[numbers["family"] == family]
+    for axes, (label, made) in zip(panels, laws.items(), strict=True):
+        own, fit = numbers[numbers["label"] == label], made.validation.fit
         drawn = axes.scatter(
             own["forward_macs"] / 1e9, own["images"], c=own["residual_percent"], cmap="RdBu_r", s=42, marker="s",
             norm=TwoSlopeNorm(0, -most, most), edgecolors="0.5", linewidths=0.4,
         )  # fmt: skip
         axes.set(xscale="log", yscale="log", xlabel=GMACS)
-        noise = f"scatter {one.fit.scatter:.1%}, one seed {one.fit.seed_deviation:.1%}"
-        axes.set_title(f"{family_name(family)}: {noise}", loc="left", fontsize=NOTE)
+        noise = f"{label}\nscatter {fit.scatter():.1%}, one seed {fit.seed_deviation:.1%}"
+        axes.set_title(noise, loc="left", fontsize=NOTE)
         axes.margins(0.12)
         log_axes(axes, 4)
-    panels[0].set_ylabel(IMAGES)
-    if drawn is not None:
-        figure.colorbar(drawn, ax=list(panels), label=f"measured {name} / law - 1 (%)", fraction=0.05)
+    _first_of_rows(panels, IMAGES)
+    figure.set_figheight(_height(laws))
+    bar = figure.colorbar(drawn, ax=panels, label=f"measured {name}\n/ law − 1 (%)", fraction=0.05)
+    bar.ax.tick_params(labelsize=NOTE)
     return figure, _with_notes(numbers, laws)
 
 
-def _panels(laws: Validations, height: float) -> tuple[Any, list[Axes], dict[str, Look]]:
-    figure, grid = plt.subplots(1, len(laws), figsize=(DOUBLE, height), sharey=True, squeeze=False)
-    return figure, list(grid[0]), family_looks(laws)
+def _looks(laws: Laws) -> dict[str, Look]:
+    return label_looks({label: str(made.surface.rows["family"].iloc[0]) for label, made in laws.items()})
 
 
-def _title(family: str, one: Validation) -> str:
+def _panels(laws: Laws, *, sharey: bool) -> tuple[Any, list[Axes], dict[str, Look]]:
+    """Two in a row; one alone is half as wide."""
+    rows, columns = -(-len(laws) // 2), min(2, len(laws))
+    figure, grid = plt.subplots(
+        rows, columns, figsize=((SINGLE, DOUBLE)[columns - 1], _height(laws)), sharey=sharey, squeeze=False
+    )
+    panels = list(grid.ravel())
+    for empty in panels[len(laws) :]:
+        empty.remove()
+    return figure, panels[: len(laws)], _looks(laws)
+
+
+def _height(laws: Laws, row: float = ROW) -> float:
+    return row * -(-len(laws) // 2)
+
+
+def _first_of_rows(panels: Sequence[Axes], label: str) -> None:
+    for axes in panels[::2]:
+        axes.set_ylabel(label)
+
+
+def _title(label: str, fit: JointFit) -> str:
     """Whose law, and what it is not sure of."""
-    told = "" if not one.fit.profile.untold else "; E not told"
-    return f"{family_name(family)}: α {one.fit.law.size_exponent:.2f}, β {one.fit.law.data_exponent:.2f}{told}"
+    told = "" if not fit.profile.untold else "; E not told"
+    return f"{label}: α {fit.law.size_exponent:.2f}, β {fit.law.data_exponent:.2f}{told}"
+
+
+def _level_text(value: float) -> str:
+    return three_digits(float(value))
 
 
 def _computes(fit: JointFit) -> np.ndarray:
@@ -240,27 +280,36 @@ def _at_compute(fit: JointFit, compute: float) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["forward_macs", "images", "value"])
 
 
-def _optima(fit: JointFit, wide: float = 1.0) -> pd.DataFrame:
-    """The best size over the compute that was fitted, and `wide` times beyond."""
-    compute = fit.points.compute * FLOPS_PER_MAC
-    places = np.geomspace(compute.min(), compute.max() * wide, GRID // 2)
-    return pd.concat([_row(optimum(fit, float(at)), "").drop(columns="kind") for at in places], ignore_index=True)
+def _optima(fit: JointFit, further: float = 1.0) -> pd.DataFrame | str:
+    """The best size and data over the compute that was fitted and `further` times beyond, or why there is none."""
+    try:
+        optimum_exponents(fit)
+    except UserError as error:
+        return str(error)
+    fitted = fit.points.compute * FLOPS_PER_MAC
+    rows = []
+    for compute in np.geomspace(fitted.min(), fitted.max() * further, GRID // 2):
+        size = fit.predictive(lambda laws, at=compute: optima_of(laws, at, fit.law.form)[0])  # type: ignore[misc]
+        ends = size.interval(LEVEL)
+        n, low, high = size.median, *ends
+        d, d_high, d_low = (compute / (FLOPS_PER_MAC * at) for at in (n, low, high))
+        row = {"train_flops": compute, "forward_macs": n, "n_low": low, "n_high": high, "images": d}
+        rows.append({**row, "d_low": d_low, "d_high": d_high, "value": float(fit.law(n, d))})
+    return pd.DataFrame(rows)
 
 
-def _row(best: Any, kind: str) -> pd.DataFrame:
-    (n_low, n_high), (d_low, d_high) = best.n.interval(LEVEL), best.d.interval(LEVEL)
-    row = {"kind": kind, "train_flops": best.compute, "forward_macs": best.n.median, "n_low": n_low, "n_high": n_high}
-    row |= {"images": best.d.median, "d_low": d_low, "d_high": d_high, "value": best.value.median}
-    low, high = best.value.interval(LEVEL)
-    return pd.DataFrame([{**row, "low": low, "high": high}])
+def _minimum(best: Optimum, kind: str) -> pd.DataFrame:
+    (n_low, n_high), (low, high) = best.n.interval(LEVEL), best.value.interval(LEVEL)
+    row = {"kind": kind, "forward_macs": best.n.median, "n_low": n_low, "n_high": n_high, "images": best.d.median}
+    return pd.DataFrame([{**row, "value": best.value.median, "low": low, "high": high}])
 
 
-def _with_notes(numbers: pd.DataFrame, laws: Validations) -> pd.DataFrame:
+def _with_notes(numbers: pd.DataFrame, laws: Laws, lines: Sequence[str] = ()) -> pd.DataFrame:
     """The numbers, with what a reader has to know of each law."""
-    lines = []
-    for family, one in laws.items():
-        untold = one.fit.profile.untold
-        lines += [f"{family_name(family)}: {note}" for note in ([f"E is not told: {untold}"] if untold else [])]
-        lines += [f"{family_name(family)}: {note}" for note in one.notes]
-    numbers.attrs["left_out"] = lines
+    told = list(lines)
+    for label, made in laws.items():
+        untold = made.validation.fit.profile.untold
+        told += [f"{label}: {note}" for note in ([f"E is not told: {untold}"] if untold else [])]
+        told += [f"{label}: {note}" for note in (*made.surface.notes, *made.validation.notes)]
+    numbers.attrs["left_out"] = told
     return numbers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,9 @@ from fcdm.analysis.data.curves import has_log
 from fcdm.analysis.data.labels import cooldowns, display_name, distance_of
 from fcdm.analysis.figures.ablation import ablation_figure
 from fcdm.analysis.figures.axes import Drawn
+from fcdm.analysis.figures.draw_forecasts import calibration_figure, group_of, predicted_figure
 from fcdm.analysis.figures.draw_frontier import frontier_figure
+from fcdm.analysis.figures.draw_joint_law import contour_figure, iso_flop_figure, optimum_figure, residual_map
 from fcdm.analysis.figures.draw_residuals import residuals_figure
 from fcdm.analysis.figures.draw_throughput import throughput_figure
 from fcdm.analysis.figures.fid_curves import fid_against
@@ -20,8 +23,11 @@ from fcdm.analysis.figures.heldout_loss import fid_against_loss
 from fcdm.analysis.figures.model_size import fid_against_size
 from fcdm.analysis.figures.sample_grid import sample_grid
 from fcdm.analysis.figures.several_spaces import spaces_figure
+from fcdm.analysis.stats.metric_laws import MetricLaws
 from fcdm.analysis.stats.model_pairs import Comparison, hours_incomparable
 from fcdm.features.distance_names import value_text
+from fcdm.laws.verdict import is_loss
+from fcdm.ledger.score_forecasts import UNSCORED, ScoredForecast
 
 LEAST_OF_FRONTIER = 2
 """Models of a family, and budgets of one of them."""
@@ -82,6 +88,42 @@ def recipes(
         "spaces": (lambda: spaces_figure(table, beside or {}), None),
         "samples": (lambda: sample_grid(table), "no pictures of samples beside the evaluations"),
     }
+
+
+def law_recipes(
+    laws: Sequence[MetricLaws], scored: Sequence[ScoredForecast] = ()
+) -> dict[str, Callable[[], Drawn | None]]:
+    """Name -> what draws it, of joint laws that are told and of the ledger's forecasts; {} without both.
+
+    `fid_contours` and `heldout_loss_contours` are the same figure of another metric.
+    """
+    found: dict[str, Callable[[], Drawn | None]] = {}
+    for one in laws:
+        own = [each for each in scored if _is_of(each, one)]
+        if told := one.told:
+            targets: dict[str, list[tuple[float, float]]] = {}
+            for each in own:
+                if each.state == UNSCORED:
+                    place = float(each.entry.run.forward_macs), float(each.entry.images)
+                    targets.setdefault(group_of(each), []).append(place)
+            found |= {
+                f"{one.metric}_contours": partial(contour_figure, told, one.name, targets),
+                f"{one.metric}_iso_flop": partial(iso_flop_figure, told, one.name),
+                f"{one.metric}_optimum": partial(optimum_figure, told),
+                f"{one.metric}_law_residuals": partial(residual_map, told, one.name),
+            }
+        if told or own:
+            found[f"{one.metric}_predicted"] = partial(predicted_figure, told, one.name, own)
+    if scored:
+        found["forecast_calibration"] = partial(calibration_figure, scored)
+    return found
+
+
+def _is_of(scored: ScoredForecast, laws: MetricLaws) -> bool:
+    """Whether a forecast is of these laws' metric: a distance by their protocol, a loss by whichever."""
+    if scored.entry.metric != laws.metric:
+        return False
+    return is_loss(laws.metric) or scored.entry.protocol_id == str(laws.table["protocol_id"].iloc[0])
 
 
 def one_point(known: pd.DataFrame, published: pd.DataFrame | None) -> str | None:

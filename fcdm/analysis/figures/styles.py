@@ -5,12 +5,12 @@ Colours of Okabe and Ito, told apart by colour-blind readers; in grey the dashes
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from matplotlib.colors import to_rgb
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.lines import Line2D
 
 from fcdm.analysis.data.seed_curves import SeedCurve
@@ -63,6 +63,18 @@ def family_looks(families: Iterable[str]) -> dict[str, Look]:
         colour, dashes = OTHERS[at]
         looks[family] = Look(colour, dashes, markers[: len(OTHER_SHAPES[at])])
     return looks
+
+
+def label_looks(families: Mapping[str, str]) -> dict[str, Look]:
+    """Label -> its look, where `families` says whose it is; several of one family differ in shade and marker."""
+    looks, found = family_looks(families.values()), {}
+    for label, family in families.items():
+        own = [other for other, its in families.items() if its == family]
+        place, look = own.index(label), looks[family]
+        turn = place % len(look.markers)
+        markers = look.markers[turn:] + look.markers[:turn]
+        found[label] = Look(to_hex(shade(look.colour, place, len(own))), look.dashes, markers)
+    return found
 
 
 def family_of(name: str) -> str:

@@ -11,13 +11,15 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from fcdm.analysis.data.labels import distance_of
-from fcdm.analysis.figures.axes import Drawn, fid_label, file_name
+from fcdm.analysis.figures.axes import FID, Drawn, fid_label, file_name
 from fcdm.analysis.figures.guidance_tradeoff import guidance_figure
-from fcdm.analysis.figures.recipes import recipes
+from fcdm.analysis.figures.recipes import law_recipes, recipes
 from fcdm.analysis.figures.styles import STYLE
 from fcdm.analysis.reporting.html import HTML, data_uri, element
+from fcdm.analysis.stats.metric_laws import MetricLaws
 from fcdm.analysis.stats.model_pairs import comparisons
 from fcdm.analysis.stats.pair_patterns import PairOfPatterns
+from fcdm.ledger.score_forecasts import ScoredForecast
 
 TEXTS = {
     "fid_vs_steps": (
@@ -63,6 +65,31 @@ TEXTS = {
     ),
 }
 """Name of a figure -> (title, what is drawn)."""
+LAW_TEXTS = {
+    "contours": (
+        "{name} over size and data, by the joint law",
+        "Lines of equal {name}; the line across them is the size that each compute is best spent on.",
+    ),
+    "iso_flop": (
+        "{name} of each size at equal compute",
+        "Curves are the joint law's, never parabolas through points; stars are its minima.",
+    ),
+    "optimum": ("The best size and number of images for a compute", "By the joint law of {name}; bands are 95 %."),
+    "law_residuals": (
+        "What the joint law of {name} misses",
+        "Neighbours of one colour say that another form is true.",
+    ),
+    "predicted": (
+        "Predicted against measured {name}",
+        "Crosses were held out of the fit; large points are the ledger's, each written before it was measured.",
+    ),
+    "calibration": (
+        "How often intervals held",
+        "The share of trajectories inside the stated interval, with the exact 95 % interval of that share; below, "
+        "where measured values fell in the distributions that foretold them.",
+    ),
+}
+"""Ending of a figure of joint laws and forecasts -> (title, what is drawn)."""
 LEFT_OUT = ("left out: ", "left out, ")
 """One of these begins a line about what a figure does not show; other lines are caveats about what it shows."""
 PIXELS = ("samples",)
@@ -88,6 +115,27 @@ def figures(
                 made.append(_figure(anchor, *_texts(name, table), drawn, _alt(name, table, drawn[1])))
             elif reason:
                 made.append(element("p", f"{_texts(name, table)[0]}: not drawn, for {reason}.", class_="absent"))
+    return made
+
+
+def law_figures(laws: Sequence[MetricLaws], scored: Sequence[ScoredForecast] = ()) -> list[HTML]:
+    """Those of joint laws and forecasts. What the laws' own lines say already is not said again below each."""
+    said = {line for one in laws for line in one.lines()}
+    made = []
+    for figure_name, make in law_recipes(laws, scored).items():
+        of = next((one for one in laws if figure_name.startswith(f"{one.metric}_")), None)
+        ending = figure_name.removeprefix(f"{of.metric}_" if of else "forecast_")
+        title, caption = (text.format(name=of.name if of else "") for text in LAW_TEXTS[ending])
+        title = title[:1].upper() + title[1:]
+        with mpl.rc_context(), plt.style.context(STYLE):
+            drawn = make()
+            if drawn is None:
+                continue
+            figure, numbers = drawn
+            numbers.attrs["left_out"] = [line for line in numbers.attrs["left_out"] if line not in said]
+            named = dict.fromkeys(numbers["label" if "label" in numbers else "kind"])
+            anchor = file_name(figure_name, distance_of(of.table) if of else FID)
+            made.append(_figure(anchor, title, caption, (figure, numbers), f"{title}: {', '.join(map(str, named))}"))
     return made
 
 

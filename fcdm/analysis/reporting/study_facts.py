@@ -13,13 +13,15 @@ import pandas as pd
 from fcdm.analysis.data.curves import RunCurves
 from fcdm.analysis.data.guidance_table import guidance_table
 from fcdm.analysis.data.labels import cooldown_share, cooled_text, display_name
-from fcdm.analysis.data.other_protocols import other_tables
+from fcdm.analysis.data.other_protocols import losses_beside, other_tables
 from fcdm.analysis.data.seed_curves import dropped
 from fcdm.analysis.data.tidy_table import read_curves, table_of
 from fcdm.errors import UserError
 from fcdm.jobstatus.collect import Looker, what_is_asked
 from fcdm.jobstatus.rows import DONE, StatusRow
 from fcdm.jobstatus.status_table import what
+from fcdm.ledger.score_forecasts import ScoredForecast
+from fcdm.ledger.study_scores import study_scores
 from fcdm.runs.formats import Study
 from fcdm.runs.protocol import TRAINED_ONLY
 from fcdm.runs.reader import RunView, list_studies, read_study, run_folders
@@ -64,6 +66,13 @@ class StudyFacts:
     """Checkpoints evaluated at several guidance scales; as of `fcdm.analysis.data.guidance_table`."""
     differing: dict[str, dict[str, str]] = field(default_factory=dict)
     """Run -> the science settings that are not the same in all runs, model and seed left out."""
+
+    losses: pd.DataFrame | None = None
+    """As of `losses_beside`, for the headline: more held-out losses than its own table may have."""
+    forecasts: tuple[ScoredForecast, ...] = ()
+    """Of the ledger beside the runs, those by this study's laws."""
+    forecasts_problem: str = ""
+    """Why the ledger could not be read."""
 
     @property
     def runs(self) -> list[str]:
@@ -113,6 +122,17 @@ def study_facts(runs_dir: Path | str, name: str, question: str | None = None) ->
     curves = read_curves(folder, name) if views else []
     evaluating = {row.protocol for row in overview.rows} - {TRAINED_ONLY}
     protocols = sorted(evaluating, key=lambda key: (key != study.protocol_id, key))
+    by_protocol = tuple(
+        _results_of(curves, folder, study, key, overview.rows, views.values(), headline=key == protocols[0])
+        for key in protocols
+    )
+    headline = by_protocol[0].table if by_protocol else None
+    forecasts: tuple[ScoredForecast, ...] = ()
+    forecasts_problem = ""
+    try:
+        forecasts = tuple(study_scores(folder, name))
+    except UserError as error:
+        forecasts_problem = str(error)
     return StudyFacts(
         study=study,
         runs_dir=folder,
@@ -120,12 +140,12 @@ def study_facts(runs_dir: Path | str, name: str, question: str | None = None) ->
         rows=tuple(overview.rows),
         problem=overview.problem,
         views=views,
-        by_protocol=tuple(
-            _results_of(curves, folder, study, key, overview.rows, views.values(), headline=key == protocols[0])
-            for key in protocols
-        ),
+        by_protocol=by_protocol,
         guidance=guidance_table(curves, name),
         differing=differing_settings(views.values()),
+        losses=None if headline is None else losses_beside(curves, headline, name),
+        forecasts=forecasts,
+        forecasts_problem=forecasts_problem,
     )
 
 

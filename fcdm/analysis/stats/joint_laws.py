@@ -77,8 +77,11 @@ def loss_map_of(rows: pd.DataFrame, distance: str = "fid") -> LossMap | str:
         return str(error)
 
 
-def joint_lines(label: str, made: JointStudy | str) -> list[str]:
-    """The law in words: both estimates, what is told of E, misfit, hold-outs, and how far it has been validated."""
+def joint_lines(label: str, made: JointStudy | str, *, held_out: bool = True) -> list[str]:
+    """The law in words: both estimates, what is told of E, misfit, hold-outs, and how far it has been validated.
+
+    `held_out`: with a line for each cell that was held out; not where a table has them.
+    """
     if isinstance(made, str):
         return [f"{label}: {made}"]
     validation, metric = made.validation, made.surface.metric
@@ -98,7 +101,7 @@ def joint_lines(label: str, made: JointStudy | str) -> list[str]:
             f"{label}: misfit: seeds alone leave such residuals with p = {fit.misfit.p:.2g}: another form is true"
         )
     lines.append(f"{label}: {_second_form_text(validation)}")
-    for one in validation.held_out:
+    for one in validation.held_out if held_out else ():
         lines.append(
             f"{label}: without {one.left_out}, at N = {one.n:.3g}, D = {three_digits(one.d)}: "
             f"{np.expm1(one.error):+.1%} (seeds {one.seed_deviation:.1%}; last value {np.expm1(one.last_value):+.1%}, "
