@@ -65,6 +65,11 @@ class StudyTables:
             raise UserError(f"study '{self.study.name}' evaluates nothing, so there is nothing to fit")
         return max(evaluating, key=lambda one: self.count(one, metric))
 
+    def losses_for(self, metric: str) -> pd.DataFrame | None:
+        """The table with most held-out losses, for a distance; None: it is a loss, or there are none."""
+        best = self.best(LOSS)
+        return self.table(best, LOSS) if not is_loss(metric) and self.count(best, LOSS) else None
+
     def settings(self, names: Iterable[str]) -> list[dict[str, Any]]:
         """Of runs, each once: what they may have in common."""
         return [settings_of(RunView(self.runs_dir / name).config) for name in dict.fromkeys(names)]
@@ -123,10 +128,9 @@ class ForecastRequest:
             raise UserError(
                 f"{run.name} is not as the runs of study '{study}' are: {off}: say what they have, or --force"
             )
-        losses = None
-        if not is_loss(self.metric) and self.tables.count(best := self.tables.best(LOSS), LOSS):
-            losses = self.tables.table(best, LOSS)
-            losses = _below(losses, target, self.hold_out) if self.hold_out else losses
+        losses = self.tables.losses_for(self.metric)
+        if losses is not None and self.hold_out is not None:
+            losses = _below(losses, target, self.hold_out)
         forecast = teller.forecast_of(table, self.metric, target, force=self.force, losses=losses)
         if off:
             forecast = replace(forecast, forced=(*forecast.forced, f"not as the study's runs: {off}"))
@@ -179,7 +183,8 @@ def laws_told(
     refused: list[str] = []
     for metric in metrics:
         try:
-            laws = teller.laws_of(tables.table(tables.best(metric), metric), metric)
+            table = tables.table(tables.best(metric), metric)
+            laws = teller.laws_of(table, metric, losses=tables.losses_for(metric))
         except UserError as error:
             refused.append(f"{metric}: {error}")
             continue
@@ -191,6 +196,7 @@ def law_line(law: ReachingLaw) -> str:
     """`fid of fcdm = 2.1 + 300 N^-0.3 + 4000 D^-0.6, to 4e+15 FLOPs of training`."""
     form = f"{law.e:.4g} + {law.a:.4g} N^-{law.alpha:.3g} + {law.b:.4g} D^-{law.beta:.3g}"
     most = max(box["train_flops"][1] for box in law.reach)
+    form = f"a function of the loss, {form}" if law.through else form
     whose = law.common.get("model.family", "all families")
     return f"{law.metric} of {whose} = {form}, to {most:.3g} FLOPs of training"
 

@@ -82,6 +82,8 @@ class ForecastTeller(Protocol):
         losses, for a distance that has too few points of its own. Raises UserError for what the points do not tell, and
         unless `force`, which is marked in the forecast, for what lies beyond the largest validated gap."""
 
-    def laws_of(self, table: pd.DataFrame, metric: str) -> Sequence[tuple[ReachingLaw, Sequence[str]]]:
+    def laws_of(
+        self, table: pd.DataFrame, metric: str, *, losses: pd.DataFrame | None
+    ) -> Sequence[tuple[ReachingLaw, Sequence[str]]]:
         """The validated laws that a study tells, each with the names of the runs that it was fitted to; their `common`
         is the caller's to fill in. Raises UserError where there is none."""

@@ -1,8 +1,9 @@
 """A study's laws as plain JSON, `runs/forecasts/<study>.law.json`: what `hydra/launcher=plan` foretells without numpy.
 
 A law is of one metric by one protocol: value = E + A N^-alpha + B D^-beta, N in forward MACs or parameters, D in
-images. `common` is what all runs that were fitted have in common; it says nothing of a run that differs in that, nor
-outside its `reach`, which ends where the law has been validated to.
+images; or that is of the held-out loss, and the metric is read off it. `common` is what all runs that were fitted have
+in common; a law says nothing of a run that differs in that, nor outside its `reach`, which ends where it has been
+validated to.
 """
 
 from __future__ import annotations
@@ -19,6 +20,20 @@ from fcdm.laws.predictive import LEVELS, Predictive
 
 ENDING = ".law.json"
 N_UNITS = ("forward_macs", "parameters")
+
+
+@dataclass(frozen=True)
+class LossMapNumbers:
+    """ln of a distance = level + slopes of ln loss - centre, and of its square: numbers of `fcdm.laws.loss_map`."""
+
+    level: float
+    centre: float
+    slopes: tuple[float, ...]
+    """One or two."""
+
+    def __call__(self, loss: float) -> float:
+        off = math.log(loss) - self.centre
+        return math.exp(self.level + sum(slope * off**power for power, slope in enumerate(self.slopes, 1)))
 
 
 @dataclass(frozen=True)
@@ -47,10 +62,15 @@ class ReachingLaw:
     """Degrees of freedom of Student's t between the quantiles."""
     common: Mapping[str, Any]
     """Dotted key -> value of the science config that all fitted runs share."""
+    through: LossMapNumbers | None = None
+    """Of a distance that is told through the held-out loss, which the five numbers are of: the map; None: they are of
+    the metric itself."""
     study: str = ""
 
     def value(self, n: float, images: float) -> float:
-        return self.e + self.a * math.pow(n, -self.alpha) + self.b * math.pow(images, -self.beta)
+        """The metric at a size, in the law's own unit, after so many images."""
+        own = self.e + self.a * math.pow(n, -self.alpha) + self.b * math.pow(images, -self.beta)
+        return own if self.through is None else self.through(own)
 
     def foretells(self, science: Mapping[str, Any], protocol_id: str) -> bool:
         """Whether it speaks of such runs, by dotted keys of their science config, evaluated so."""
@@ -100,9 +120,13 @@ def _law(**content: Any) -> ReachingLaw:
     numbers = {name: float(content[name]) for name in ("e", "a", "alpha", "b", "beta", "fitted_flops", "freedom")}
     reach = tuple({name: (float(low), float(high)) for name, (low, high) in box.items()} for box in content["reach"])
     offsets = tuple((float(gap), tuple(map(float, added))) for gap, added in content["offsets"])
+    through = content["through"]
+    if through is not None:
+        slopes = tuple(map(float, through["slopes"]))
+        through = LossMapNumbers(float(through["level"]), float(through["centre"]), slopes)
     if content["n_unit"] not in N_UNITS or not offsets or any(len(added) != len(LEVELS) for _, added in offsets):
         raise ValueError("n_unit or offsets")
-    return ReachingLaw(**{**content, **numbers, "reach": reach, "offsets": offsets})
+    return ReachingLaw(**{**content, **numbers, "reach": reach, "offsets": offsets, "through": through})
 
 
 def _between(offsets: Sequence[tuple[float, tuple[float, ...]]], gap: float) -> tuple[float, ...]:

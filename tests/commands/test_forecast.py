@@ -16,7 +16,7 @@ from fcdm.forecast import main
 from fcdm.jobs.job import Job
 from fcdm.ledger.chain import entry_path, read_ledger
 from fcdm.ledger.law_file import read_laws
-from tests.support.commands import ROOT, TINY, python_in
+from tests.support.commands import ROOT, python_in
 from tests.support.measured_study import asked_jobs, measure, measured_study
 from tests.support.simple_teller import SimpleTeller
 
@@ -207,26 +207,6 @@ def test_help_is_instant_and_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert "STUDY model=... steps=..." in done.stdout
-
-
-def test_a_run_that_is_trained_after_its_forecast_is_that_run(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """A run of a second, really trained and evaluated, by the same words."""
-    runs = tmp_path / "runs"
-    measured_study(runs, "N", (2, 4, 6), settings=TINY)
-    words = ["model=N", "seed=5", "steps=8", f"runs_dir={runs}", *TINY]
-    assert main(["demo", *words], SimpleTeller()) == 0
-    python_in(ROOT, "-m", "fcdm.train", *words)
-    capsys.readouterr()
-    assert main(["--score", "--json", "--runs", str(runs)]) == 0
-    forecasts = json.loads(capsys.readouterr().out)["forecasts"]
-    (content,) = [one for one in forecasts if one["metric"] == "heldout_loss"]
-    (run,) = [path.parent for path in runs.glob("*/run.json") if json.loads(path.read_text())["seed"] == 5]
-    (path,) = (run / "evaluations").glob("step-00000008-*.json")
-    assert content["measured"] == json.loads(path.read_text())["metrics"]["heldout_loss"]
-    assert content["run"]["name"] == run.name
-    assert content["state"] in ("held", "failed")
 
 
 def test_the_command_line_alone_scores(runs: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from fcdm.sweep.jobs_asked import jobs_asked
 from tests.support.commands import TINY, Command, environment, evaluations, only_run, records, values, weights
 
 
@@ -58,6 +59,9 @@ def test_again_is_done_at_once_and_more_steps_continue(fcdm: Command, tmp_path: 
     assert fcdm("model=N", "steps=4", *TINY).returncode == 0
     assert only_run(tmp_path / "runs") == run
     assert (4, "fid") in values(run)
+    # What commands beside Hydra's (`fcdm.forecast`) take the words for is this run, and its evaluations.
+    (job,) = jobs_asked(["model=N", "steps=[2,4]", f"runs_dir={tmp_path / 'runs'}", *TINY])
+    assert (job.folder, job.missing()) == (run, [])
     # A straight run to 4 is the same, bit for bit.
     assert fcdm("model=N", "steps=[2,4]", "runs_dir=straight", *TINY).returncode == 0
     straight = only_run(tmp_path / "straight")

@@ -66,7 +66,9 @@ class SimpleTeller:
             forced=(f"x{gap:.3g} the compute",) if gap > VALIDATED else (),
         )
 
-    def laws_of(self, table: pd.DataFrame, metric: str) -> Sequence[tuple[ReachingLaw, Sequence[str]]]:
+    def laws_of(
+        self, table: pd.DataFrame, metric: str, *, losses: pd.DataFrame | None
+    ) -> Sequence[tuple[ReachingLaw, Sequence[str]]]:
         coefficients, spread, freedom = _fit(table, metric)
         e, a, b = map(float, coefficients)
         flops = float(table["train_flops"].max())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 import pandas as pd
 
@@ -13,14 +12,15 @@ from fcdm.analysis.stats.joint_laws import JointStudy, loss_map_of
 from fcdm.analysis.stats.study_surface import LOSS, law_groups, surface_of
 from fcdm.errors import UserError
 from fcdm.laws.cuts import Cuts
-from fcdm.laws.hold_outs import INTERPOLATION, Gap, Validation, baselines, validate
+from fcdm.laws.hold_outs import INTERPOLATION, Gap, baselines, validate
 from fcdm.laws.joint_fit import DRAWS
 from fcdm.laws.joint_law import FLOPS_PER_MAC, FORMS
+from fcdm.laws.loss_map import LossMap
 from fcdm.laws.predictive import Predictive
 from fcdm.laws.surface_points import SurfacePoints
 from fcdm.laws.verdict import is_loss
 from fcdm.ledger.foretold import LAST_TWO, LAST_VALUE, ForecastTarget, StudyForecast
-from fcdm.ledger.law_file import ReachingLaw
+from fcdm.ledger.law_file import LossMapNumbers, ReachingLaw
 
 
 @dataclass(frozen=True)
@@ -45,82 +45,80 @@ class JointTeller:
         """See `ForecastTeller`. A distance of which no joint law can be fitted is foretold through the held-out loss,
         where it has been shown that it may be (`LossMap.unshown`)."""
         label, rows = group_of(table, target)
+        study, loss_map = self._law_of(rows, metric, None if losses is None else group_of(losses, target)[1])
+        validation, place = study.validation, _place(target)
+        why = validation.refusal(*place)
+        if why and not force:
+            raise UserError(f"no forecast of {metric}: {why}; --force forecasts all the same, and marks it")
+        forecast, curve = validation.fit.forecast(*place), validation.fit.law.along_compute(*place)
+        law, new_run = forecast.law, forecast.new_run
+        points, settings = study.surface.points, self._settings(label, study)
+        fitted, deviation = _points(study.surface.rows, study.surface.metric), validation.fit.seed_deviation
+        if loss_map is not None:
+            law, new_run = loss_map.through(law), loss_map.through(new_run)
+            curve = _falling((x, float(loss_map.of(y))) for x, y in curve)
+            settings["through"] = {
+                "map": "ln of the distance = level + slopes of (ln loss - centre, its square)",
+                **{"level": loss_map.level, "slopes": list(loss_map.slopes), "centre": loss_map.centre},
+                **{"deviation": loss_map.deviation, "scatter": loss_map.scatter},
+            }
+            measured = rows[rows[metric].notna()]
+            points = _points_of(measured, metric)
+            fitted, deviation = [*_points(measured, metric), *fitted], points.luck()[1]
+        if len(curve) < 2:
+            raise UserError(f"no forecast of {metric}: by its law it does not fall there with compute")
+        last, line = baselines(points, *place)
+        return StudyForecast(
+            law=law,
+            new_run=new_run,
+            settings=settings,
+            points=fitted,
+            baselines={LAST_VALUE: Predictive.log_t(last, 0.0), LAST_TWO: Predictive.log_t(line, 0.0)},
+            curve=tuple(curve),
+            gap=validation.gap(*place).compute,
+            validated_gap=max((known.compute for known in validation.validated), default=None),
+            inside=validation.reach(*place) == INTERPOLATION,
+            seed_deviation=deviation or None,
+            forced=(why,) if why else (),
+        )
+
+    def laws_of(
+        self, table: pd.DataFrame, metric: str, *, losses: pd.DataFrame | None = None
+    ) -> Sequence[tuple[ReachingLaw, Sequence[str]]]:
+        """See `ForecastTeller`. A law of which no hold-out held is none."""
+        found, refused = [], []
+        of_losses = {} if losses is None else law_groups(losses)
+        for label, rows in law_groups(table).items():
+            try:
+                study, loss_map = self._law_of(rows, metric, of_losses.get(label))
+                if not study.validation.validated:
+                    raise UserError("no hold-out held, so it reaches nothing")
+                law = _reaching(study, metric, str(rows["protocol_id"].iloc[0]), loss_map)
+            except UserError as error:
+                refused.append(f"{label}: {error}")
+                continue
+            found.append((law, sorted(set(study.surface.rows["run"]))))
+        if not found:
+            raise UserError("; ".join(refused))
+        return found
+
+    def _law_of(
+        self, rows: pd.DataFrame, metric: str, losses: pd.DataFrame | None
+    ) -> tuple[JointStudy, LossMap | None]:
+        """The law of a metric itself, or where that has too few points of the loss, with the map. Raises UserError."""
         try:
-            study = self._study(rows, metric)
+            return self._study(rows, metric), None
         except UserError as error:
             if losses is None:
                 raise
             try:
-                return self._through_loss(label, rows, group_of(losses, target)[1], metric, target, force)
+                _refuse_other_losses(rows, losses)
+                study, loss_map = self._study(losses, LOSS), loss_map_of(rows, metric)
+                if isinstance(loss_map, str):
+                    raise UserError(loss_map)
+                return study, loss_map
             except UserError as other:
-                raise UserError(f"{error}; and {other}") from None
-        validation = study.validation
-        why = _refused(validation, metric, target, force)
-        forecast = validation.fit.forecast(*_place(target))
-        return StudyForecast(
-            law=forecast.law,
-            new_run=forecast.new_run,
-            settings=self._settings(label, study),
-            points=_points(study.surface.rows, metric),
-            baselines=_baselines(validation.fit.points, target),
-            curve=tuple(validation.fit.law.along_compute(*_place(target))),
-            seed_deviation=validation.fit.seed_deviation,
-            **_where(validation, target, why),
-        )
-
-    def _through_loss(
-        self, label: str, rows: pd.DataFrame, losses: pd.DataFrame, metric: str, target: ForecastTarget, force: bool
-    ) -> StudyForecast:
-        """rows: of the distance, with the losses beside them; losses: those that the loss's law is fitted to. Raises
-        UserError where the two are not of one loss, or the map has not been shown to hold."""
-        _refuse_other_losses(rows, losses)
-        study = self._study(losses, LOSS)
-        validation = study.validation
-        why = _refused(validation, metric, target, force)
-        loss_map = loss_map_of(rows, metric)
-        if isinstance(loss_map, str):
-            raise UserError(loss_map)
-        forecast = validation.fit.forecast(*_place(target))
-        curve = [(x, float(loss_map.of(y))) for x, y in validation.fit.law.along_compute(*_place(target))]
-        measured = rows[rows[metric].notna()]
-        points = SurfacePoints.ordered(
-            measured["forward_gmacs"] * 1e9,
-            measured["steps"] * measured["batch_size"],
-            measured[metric],
-            list(measured["run"]),
-        )
-        settings = self._settings(label, study)
-        settings["through"] = {
-            "map": "ln of the distance = level + slopes of (ln loss - centre, its square)",
-            **{"level": loss_map.level, "slopes": list(loss_map.slopes), "centre": loss_map.centre},
-            **{"deviation": loss_map.deviation, "scatter": loss_map.scatter},
-        }
-        return StudyForecast(
-            law=loss_map.through(forecast.law),
-            new_run=loss_map.through(forecast.new_run),
-            settings=settings,
-            points=[*_points(measured, metric), *_points(study.surface.rows, LOSS)],
-            baselines=_baselines(points, target),
-            curve=tuple(_falling(curve)),
-            seed_deviation=points.luck()[1] or None,
-            **_where(validation, target, why),
-        )
-
-    def laws_of(self, table: pd.DataFrame, metric: str) -> Sequence[tuple[ReachingLaw, Sequence[str]]]:
-        """See `ForecastTeller`. A law of which no hold-out held is none."""
-        found, refused = [], []
-        for label, rows in law_groups(table).items():
-            try:
-                study = self._study(rows, metric)
-                if not study.validation.validated:
-                    raise UserError("no hold-out held, so it reaches nothing")
-            except UserError as error:
-                refused.append(f"{label}: {error}")
-                continue
-            found.append((_reaching(study), sorted(set(study.surface.rows["run"]))))
-        if not found:
-            raise UserError("; ".join(refused))
-        return found
+                raise UserError("; and ".join(dict.fromkeys([str(error), str(other)]))) from None
 
     def _study(self, rows: pd.DataFrame, metric: str) -> JointStudy:
         """The law of one of `law_groups`, validated. Raises UserError where there is none."""
@@ -178,27 +176,10 @@ def _place(target: ForecastTarget) -> tuple[float, float]:
     return float(target.forward_macs), float(target.images)
 
 
-def _refused(validation: Validation, metric: str, target: ForecastTarget, force: bool) -> str:
-    """Why the target is beyond what was validated, where that is forced; "" where it is not. Raises UserError."""
-    why = validation.refusal(*_place(target))
-    if why and not force:
-        raise UserError(f"no forecast of {metric}: {why}; --force forecasts all the same, and marks it")
-    return why
-
-
-def _where(validation: Validation, target: ForecastTarget, why: str) -> dict[str, Any]:
-    """Where the target lies, for a `StudyForecast`."""
-    return {
-        "gap": validation.gap(*_place(target)).compute,
-        "validated_gap": max((known.compute for known in validation.validated), default=None),
-        "inside": validation.reach(*_place(target)) == INTERPOLATION,
-        "forced": (why,) if why else (),
-    }
-
-
-def _baselines(points: SurfacePoints, target: ForecastTarget) -> dict[str, Predictive]:
-    last, line = baselines(points, *_place(target))
-    return {LAST_VALUE: Predictive.log_t(last, 0.0), LAST_TWO: Predictive.log_t(line, 0.0)}
+def _points_of(rows: pd.DataFrame, metric: str) -> SurfacePoints:
+    """However few."""
+    images = rows["steps"] * rows["batch_size"]
+    return SurfacePoints.ordered(rows["forward_gmacs"] * 1e9, images, rows[metric], list(rows["run"]))
 
 
 def _points(rows: pd.DataFrame, metric: str) -> list[dict[str, object]]:
@@ -234,7 +215,7 @@ def _falling(curve: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
     return points[first : last + 1]
 
 
-def _reaching(study: JointStudy) -> ReachingLaw:
+def _reaching(study: JointStudy, metric: str, protocol_id: str, loss_map: LossMap | None) -> ReachingLaw:
     """Offsets are those at the corner of what was fitted and of each validated gap; the widest, of those alike."""
     validation = study.validation
     fit = validation.fit
@@ -254,11 +235,15 @@ def _reaching(study: JointStudy) -> ReachingLaw:
     corners: dict[float, Predictive] = {}
     for gap in gaps:
         there = fit.forecast(float(points.n.max()) * gap.n, float(points.d.max()) * gap.d).new_run
+        there = there if loss_map is None else loss_map.through(there)
         corners[gap.compute] = max(there, corners.get(gap.compute, there), key=_width)
     e, a, alpha, b, beta = fit.law.numbers
+    through = None
+    if loss_map is not None:
+        through = LossMapNumbers(loss_map.level, loss_map.centre, tuple(map(float, loss_map.slopes)))
     return ReachingLaw(
-        metric=study.surface.metric,
-        protocol_id=str(study.surface.rows["protocol_id"].iloc[0]),
+        metric=metric,
+        protocol_id=protocol_id,
         n_unit=points.unit,
         e=e,
         a=a,
@@ -273,6 +258,7 @@ def _reaching(study: JointStudy) -> ReachingLaw:
         ),
         freedom=min(law.freedom for law in corners.values()),
         common={},
+        through=through,
     )
 
 
