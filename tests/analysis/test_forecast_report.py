@@ -18,6 +18,7 @@ from fcdm.analysis.reporting.forecast_section import forecast_section
 from fcdm.analysis.reporting.forecast_tables import checklist, coverage_cells, held_out_cells, ledger_cells
 from fcdm.analysis.reporting.html import HTML
 from fcdm.analysis.reporting.latex import latex_table
+from fcdm.analysis.reporting.page import page
 from fcdm.analysis.reporting.study_facts import StudyFacts, study_facts
 from fcdm.analysis.stats.joint_laws import hold_out_table
 from fcdm.analysis.stats.metric_laws import LawSettings, MetricLaws, laws_by_metric, through_loss_lines
@@ -25,6 +26,7 @@ from fcdm.analysis.stats.study_forecast import JointTeller
 from fcdm.forecast import main as forecast
 from fcdm.laws.cuts import Cuts
 from fcdm.ledger.study_scores import study_scores
+from tests.support.browser import measure as measure_page
 from tests.support.fake_runs import make_run, make_study
 from tests.support.known_surface import study
 from tests.support.measured_study import asked_jobs, joint_surface, measure, measured_study
@@ -89,6 +91,16 @@ def test_the_report_has_the_laws_hold_outs_figures_ledger_and_checklist(
         assert latex_table(table).count("&") >= len(table.rows)
 
 
+def test_nothing_of_it_stands_out_of_a_telephone_or_of_paper(
+    made: tuple[HTML, list[CellTable], list[str]], tmp_path: Path
+) -> None:
+    whole = tmp_path / "page.html"
+    whole.write_text(page("demo", [("Forecasts", made[0])], "what it is about"))
+    for width, printed in ((390, False), (688, True)):
+        seen = measure_page(whole, tmp_path, width, printed=printed)
+        assert (seen.width, seen.out) == (width, [])
+
+
 def cells_of(table: CellTable, question: str) -> list[str]:
     (row,) = [row for row in table.rows if row[0] == question]
     return [str(cell) for cell in row[1:]]
@@ -122,7 +134,7 @@ def test_the_hold_outs_are_those_of_the_law(laws: list[MetricLaws]) -> None:
     rows = held_out_cells(of_fid).rows
     assert len(rows) == len(numbers) == 10
     assert [str(row[4]) for row in rows] == [f"{value:.4g}" for value in numbers["measured"]]
-    assert {str(row[1]) for row in rows} == {"size", "budget", "size and budget"}
+    assert {str(row[1]) for row in rows} == {"size", "budget", "both"}
 
 
 def test_the_ledger_stands_with_counts_and_exact_intervals(facts: StudyFacts) -> None:
@@ -181,8 +193,8 @@ def test_a_ledger_that_was_edited_by_hand_is_said_and_the_page_made(runs: Path, 
     (tmp_path / "forecasts").mkdir()
     content = {**json.loads(entry), "kind": "interpolation"}
     (tmp_path / "forecasts" / "000001.json").write_text(json.dumps(content))
-    page = report.make_report(study_facts(tmp_path, "demo")).html
-    (part,) = re.findall(r'<section id="forecasts">.*?</section>', page, re.DOTALL)
+    html = report.make_report(study_facts(tmp_path, "demo")).html
+    (part,) = re.findall(r'<section id="forecasts">.*?</section>', html, re.DOTALL)
     assert "000001.json was changed since it was written" in part
 
 

@@ -22,6 +22,8 @@ from fcdm.ledger.score_forecasts import LATE, LEVELS_SCORED, WITHDRAWN, Forecast
 SURE = f"{100 * LEVEL:.0f} %"
 IN_A_ROW = 3
 """Panels of the calibration side by side."""
+ROOM, LEAST_ROOM = 0.08, 1.01
+"""Around the points: as a share of what they span, and as a factor."""
 COLUMNS = ("kind", "label", "measured", "predicted", "low", "high", "state")
 FITTED, HELD_OUT = "fitted", "held out"
 
@@ -42,11 +44,13 @@ def predicted_figure(laws: Mapping[str, JointStudy], name: str, scored: Sequence
         return None
     figure, axes = plt.subplots(figsize=(SINGLE, 2.7))
     known = numbers[["measured", "predicted"]].to_numpy()
-    ends = float(np.nanmin(known)) / 1.15, float(np.nanmax(known)) * 1.15
+    low, high = float(np.nanmin(known)), float(np.nanmax(known))
+    room = max((high / low) ** ROOM, LEAST_ROOM)
+    ends = low / room, high * room
     axes.plot(ends, ends, color="0.5", lw=0.6)
     looks = label_looks(families)
     for label, own in numbers.groupby("label", sort=False):
-        _draw_label(axes, own, looks[str(label)], ends[0] * 1.05)
+        _draw_label(axes, own, looks[str(label)], ends[0] * room**0.4)
     axes.set(xscale="log", yscale="log", xlim=ends, xlabel=f"Measured {name}", ylabel=f"Predicted {name}")
     log_axes(axes, 4, 5)
     present = list(dict.fromkeys(map(str, numbers["label"])))

@@ -37,6 +37,8 @@ COMPUTES = 4
 """Iso-FLOP curves of a law."""
 FURTHER = 10.0
 """How far, as a factor, the best size is drawn beyond the compute that was fitted."""
+LEAST_PERCENT = 0.01
+"""The scale of residuals goes this far at least."""
 ROW = 2.4
 """Inches: the height of a row of panels."""
 SURE = f"{100 * LEVEL:.0f} %"
@@ -141,7 +143,7 @@ def iso_flop_figure(laws: Laws, name: str) -> Drawn:
         log_axes(axes, 4)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.24), ncols=2, fontsize=NOTE, columnspacing=1.0)
-    _first_of_rows(panels, name)
+    _first_of_rows(panels, f"{name[:1].upper()}{name[1:]}")
     handles: list[Any] = [
         (Patch(color="0.3", alpha=0.15, lw=0), Line2D([], [], color="0.3", lw=1.0)),
         Line2D([], [], color="0.3", marker="o", ms=3.5, linestyle="none"),
@@ -203,7 +205,7 @@ def residual_map(laws: Laws, name: str) -> Drawn:
         part = {"label": label, "forward_macs": n, "images": d, "residual_percent": 100 * np.expm1(off)}
         parts.append(pd.DataFrame(part).assign(noise_percent=100 * fit.seed_deviation))
     numbers = pd.concat(parts, ignore_index=True)
-    most = max(float(numbers["residual_percent"].abs().max()), 1e-9)
+    most = max(float(numbers["residual_percent"].abs().max()), LEAST_PERCENT)
     drawn = None
     for axes, (label, made) in zip(panels, laws.items(), strict=True):
         own, fit = numbers[numbers["label"] == label], made.validation.fit

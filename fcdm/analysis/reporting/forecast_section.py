@@ -42,9 +42,11 @@ def forecast_section(
         parts += [element("h3", "Figures of laws and forecasts"), element("div", pictures, class_="figures")]
     lines: list[str] = []
     if facts.forecasts:
-        of_ledger = [coverage_cells(facts.forecasts), ledger_cells(facts.forecasts)]
+        of_ledger = (coverage_cells(facts.forecasts), ledger_cells(facts.forecasts))
         tables += of_ledger
-        parts += [element("h3", "The ledger"), *map(html_table, of_ledger)]
+        came_out, each = of_ledger
+        parts += [element("h3", "The ledger"), html_table(came_out)]
+        parts.append(details(each.caption, html_table(each, caption=False)))  # wider than paper
         lines = [line.strip() for one in summaries(facts.forecasts) for line in summary_lines(one)]
     if facts.forecasts_problem:
         parts.append(element("p", f"The ledger of forecasts: {facts.forecasts_problem}.", class_="warning"))

@@ -22,7 +22,7 @@ from fcdm.laws.verdict import is_loss
 from fcdm.ledger.ledger_table import LEGEND, TITLES, coverage_text, digits, digits_range, score_cells
 from fcdm.ledger.score_forecasts import LEVELS_SCORED, STATES, ScoredForecast, summaries
 
-WITHOUT = {SIZE: "size", BUDGET: "budget", BOTH: "size and budget"}
+WITHOUT = {SIZE: "size", BUDGET: "budget", BOTH: "both"}
 SURE = f"{100 * LEVEL:.0f} %"
 
 
@@ -39,13 +39,14 @@ def held_out_cells(laws: MetricLaws) -> CellTable:
             rows.append([*asked, *said, *far, one.state + (f": {one.why}" if one.why else "")])
     seeds = ", ".join(f"{made.validation.fit.seed_deviation:.1%} ({label})" for label, made in laws.told.items())
     notes = (
-        f"Forecast: of one new run, {SURE}. Errors: forecast over measured, less 1; last value and last two are the "
-        "baselines: the nearest fitted value, and the line through the last two points. Compute: at how many times its "
-        "compute the law says what was measured. Gap: compute over the largest that was fitted.",
+        f"Without the largest size, the largest budget or both. Forecast: of one new run, {SURE}. Errors: forecast over "
+        "measured, less 1; last value and last two are the baselines: the nearest fitted value, and the line through "
+        "the last two points. Compute: at how many times its compute the law says what was measured. Gap: compute "
+        "over the largest that was fitted.",
         f"One seed moves a value by {seeds} (1 sd).",
         *(f"{label}: {note}." for label, made in laws.told.items() for note in made.validation.notes),
     )
-    columns = ("Law", "Without largest", "N (MMACs)", "Images", "Measured", "Forecast", "Error")
+    columns = ("Law", "Without", "N (MMACs)", "Images", "Measured", "Forecast", "Error")
     more = ("Last value", "Last two", "Compute", "Gap", "Came out")
     caption = f"Held out of the joint laws of {laws.name}"
     return CellTable(f"held-out-{laws.metric}", caption, (*columns, *more), rows, notes, frozenset({0, 1, 11}))
