@@ -135,8 +135,7 @@ def _answers(laws: MetricLaws, made: JointStudy) -> dict[str, str]:
         "Noise": f"one seed {fit.seed_deviation:.1%}; misfit of sizes {level:.1%}, of single cells {shape:.1%} "
         f"(p = {p:.2g}{', systematic: another form is true' if fit.misfit.is_systematic else ''})",
         "Second form": f"{FORMS[fit.second.form]}: scatter {fit.scatter(fit.second):.1%}, "
-        f"the first {fit.scatter():.1%}; "
-        + "; ".join(_away(fit, *where) for where in away),
+        f"the first {fit.scatter():.1%}; " + "; ".join(_away(fit, *where) for where in away),
     }
 
 
