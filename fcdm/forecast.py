@@ -13,7 +13,7 @@ from fcdm.errors import OneLineParser, UserError
 from fcdm.paths import place
 
 if TYPE_CHECKING:
-    from fcdm.ledger.foretold import ForecastTeller
+    from fcdm.forecasts.foretold import ForecastTeller
 
 HELP = """Says what a run will come to, by the law of a study, and writes it down before the run is there.
 
@@ -127,10 +127,10 @@ def _refuse_idle(options: argparse.Namespace) -> None:
 
 def _score(options: argparse.Namespace) -> None:
     from fcdm.atomic import plain
-    from fcdm.ledger.chain import read_ledger
-    from fcdm.ledger.ledger_table import score_lines
-    from fcdm.ledger.measured_budgets import measured_in_csv, measured_in_runs
-    from fcdm.ledger.score_forecasts import as_json, score_ledger
+    from fcdm.forecasts.chain import read_ledger
+    from fcdm.forecasts.ledger_table import score_lines
+    from fcdm.forecasts.measured_budgets import measured_in_csv, measured_in_runs
+    from fcdm.forecasts.score_forecasts import as_json, score_ledger
 
     ledger = read_ledger(options.folder)
     if options.measured:
@@ -146,9 +146,9 @@ def _score(options: argparse.Namespace) -> None:
 
 
 def _withdraw(options: argparse.Namespace) -> None:
-    from fcdm.ledger.chain import append, read_ledger
-    from fcdm.ledger.entries import ForecastWithdrawal
-    from fcdm.ledger.measured_budgets import measured_in_runs
+    from fcdm.forecasts.chain import append, read_ledger
+    from fcdm.forecasts.entries import ForecastWithdrawal
+    from fcdm.forecasts.measured_budgets import measured_in_runs
 
     ledger = read_ledger(options.folder)
     entry = ledger.forecast(options.withdraw)
@@ -161,8 +161,8 @@ def _withdraw(options: argparse.Namespace) -> None:
 
 
 def _publish(options: argparse.Namespace) -> None:
+    from fcdm.forecasts.chain import publish
     from fcdm.formatting import plural
-    from fcdm.ledger.chain import publish
 
     to = place(options.publish)
     count = publish(options.folder, to)
@@ -172,8 +172,8 @@ def _publish(options: argparse.Namespace) -> None:
 def _write(options: argparse.Namespace, teller: ForecastTeller) -> None:
     """Raises UserError, with the last refusal, where something that was asked for by name is refused, or all is."""
     from fcdm.analysis.forecast_entry import StudyTables, requests_of
-    from fcdm.ledger.chain import append, read_ledger
-    from fcdm.ledger.ledger_table import forecast_lines
+    from fcdm.forecasts.chain import append, read_ledger
+    from fcdm.forecasts.ledger_table import forecast_lines
     from fcdm.sweep.jobs_asked import jobs_asked
 
     study, *words = options.words
@@ -209,7 +209,7 @@ def _write(options: argparse.Namespace, teller: ForecastTeller) -> None:
 
 def _write_laws(options: argparse.Namespace, teller: ForecastTeller) -> None:
     from fcdm.analysis.forecast_entry import StudyTables, law_line, laws_told
-    from fcdm.ledger.law_file import write_laws
+    from fcdm.forecasts.law_file import write_laws
 
     (study,) = options.words
     laws, refused = laws_told(StudyTables.named(options.runs_dir, study), options.metric or METRICS, teller)

@@ -19,13 +19,13 @@ from fcdm.analysis.figures.styles import STYLE
 from fcdm.analysis.notebook import Picture, Shown, load_results
 from fcdm.analysis.reporting.forecast_tables import checklist, coverage_cells, held_out_cells, ledger_cells
 from fcdm.analysis.stats.metric_laws import LawSettings, MetricLaws, laws_by_metric, through_loss_lines
+from fcdm.forecasts.chain import FOLDER, read_ledger
+from fcdm.forecasts.ledger_table import summary_lines
+from fcdm.forecasts.measured_budgets import MeasuredBudget, MeasuredKey, measured_in_csv
+from fcdm.forecasts.score_forecasts import ScoredForecast, score_ledger, summaries
 from fcdm.laws.cuts import Cuts
 from fcdm.laws.joint_fit import DRAWS
 from fcdm.laws.surface_points import LEAST_SIZES
-from fcdm.ledger.chain import FOLDER, read_ledger
-from fcdm.ledger.ledger_table import summary_lines
-from fcdm.ledger.measured_budgets import MeasuredBudget, MeasuredKey, measured_in_csv
-from fcdm.ledger.score_forecasts import ScoredForecast, score_ledger, summaries
 
 
 def joint_results(

@@ -45,7 +45,7 @@ from fcdm.atomic import write_atomic
 from fcdm.credentials import of_command_line
 from fcdm.errors import UserError, in_one_line
 from fcdm.features.distance_names import value_text
-from fcdm.ledger.study_scores import study_scores
+from fcdm.forecasts.study_scores import study_scores
 from fcdm.paths import place
 from fcdm.runs.reader import list_studies
 from fcdm.runs.study_description import for_folder

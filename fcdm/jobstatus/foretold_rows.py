@@ -7,11 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from fcdm.errors import UserError
+from fcdm.forecasts.chain import ledger_folder, read_ledger
+from fcdm.forecasts.ledger_table import forecast_note
+from fcdm.forecasts.measured_budgets import measured_in_runs
+from fcdm.forecasts.score_forecasts import WITHDRAWN, score_ledger
 from fcdm.jobstatus.rows import StatusRow
-from fcdm.ledger.chain import ledger_folder, read_ledger
-from fcdm.ledger.ledger_table import forecast_note
-from fcdm.ledger.measured_budgets import measured_in_runs
-from fcdm.ledger.score_forecasts import WITHDRAWN, score_ledger
 
 
 def with_forecasts(rows: Sequence[StatusRow], runs_dir: Path) -> tuple[list[StatusRow], str]:

@@ -1,4 +1,4 @@
-"""What the laws of studies foretell of a command's budgets, beside what they cost: see `fcdm.ledger.law_file`."""
+"""What the laws of studies foretell of a command's budgets, beside what they cost: see `fcdm.forecasts.law_file`."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 from fcdm.errors import UserError
 from fcdm.features.distance_names import distance_name
+from fcdm.forecasts.common_settings import settings_of
+from fcdm.forecasts.law_file import ReachingLaw
 from fcdm.jobs.job import Job
 from fcdm.laws.predictive import Predictive
-from fcdm.ledger.common_settings import settings_of
-from fcdm.ledger.law_file import ReachingLaw
 from fcdm.runs.identity import science
 from fcdm.runs.run_cost import run_cost
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from fcdm.data.image_counts import MOST_EPOCHS
 from fcdm.errors import UserError
+from fcdm.forecasts.chain import ledger_folder
+from fcdm.forecasts.law_file import read_laws
 from fcdm.formatting import bytes_text, plural, three_digits
 from fcdm.jobs.ema_requests import snapshot_bytes
 from fcdm.jobs.job import Job
 from fcdm.jobs.make_jobs import data_is_here
-from fcdm.ledger.chain import ledger_folder
-from fcdm.ledger.law_file import read_laws
 from fcdm.plan.estimate import KINDS, Paces, host_bytes, job_cost, process_memory, starts
 from fcdm.plan.foretell import foretold
 from fcdm.plan.model import Plan, PlannedRun

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from fcdm.ledger.entries import ForecastEntry, Ledger
-from fcdm.ledger.ledger_table import forecast_note
-from fcdm.ledger.measured_budgets import measured_budgets
-from fcdm.ledger.score_forecasts import WITHDRAWN, ScoredForecast, score_entry
+from fcdm.forecasts.entries import ForecastEntry, Ledger
+from fcdm.forecasts.ledger_table import forecast_note
+from fcdm.forecasts.measured_budgets import measured_budgets
+from fcdm.forecasts.score_forecasts import WITHDRAWN, ScoredForecast, score_entry
 from fcdm.runs.formats import Scalar
 from fcdm.runs.reader import RunView
 

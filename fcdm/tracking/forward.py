@@ -26,9 +26,9 @@ from typing import Any
 
 from fcdm.errors import UserError
 from fcdm.features.distance_names import headline_name, shown_of
-from fcdm.ledger.chain import ledger_folder, read_ledger
-from fcdm.ledger.entries import Ledger
-from fcdm.ledger.score_forecasts import ScoredForecast
+from fcdm.forecasts.chain import ledger_folder, read_ledger
+from fcdm.forecasts.entries import Ledger
+from fcdm.forecasts.score_forecasts import ScoredForecast
 from fcdm.redact import redacted
 from fcdm.runs.checkpoints import newest_step
 from fcdm.runs.formats import Study

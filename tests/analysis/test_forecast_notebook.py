@@ -22,8 +22,8 @@ from fcdm.analysis.forecast_notebook import (
     scored_results,
 )
 from fcdm.errors import UserError
-from fcdm.ledger.chain import append
-from fcdm.ledger.entries import ForecastWithdrawal
+from fcdm.forecasts.chain import append
+from fcdm.forecasts.entries import ForecastWithdrawal
 from tests.support.forecast_entries import an_entry
 from tests.support.known_surface import study
 

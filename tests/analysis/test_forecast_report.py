@@ -24,8 +24,8 @@ from fcdm.analysis.stats.joint_laws import hold_out_table
 from fcdm.analysis.stats.metric_laws import LawSettings, MetricLaws, laws_by_metric, through_loss_lines
 from fcdm.analysis.stats.study_forecast import JointTeller
 from fcdm.forecast import main as forecast
+from fcdm.forecasts.study_scores import study_scores
 from fcdm.laws.cuts import Cuts
-from fcdm.ledger.study_scores import study_scores
 from tests.support.browser import measure as measure_page
 from tests.support.fake_runs import make_run, make_study
 from tests.support.known_surface import study

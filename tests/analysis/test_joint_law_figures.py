@@ -24,10 +24,10 @@ from fcdm.analysis.figures.draw_joint_law import (
 )
 from fcdm.analysis.figures.styles import BLUE, DOUBLE, SINGLE, STYLE, label_looks
 from fcdm.analysis.stats.joint_laws import JointStudy, joint_laws
+from fcdm.forecasts.entries import HOLD_OUT, ForecastWithdrawal
+from fcdm.forecasts.score_forecasts import ScoredForecast
 from fcdm.laws.compute_optimal import optimum
 from fcdm.laws.joint_law import FLOPS_PER_MAC
-from fcdm.ledger.entries import HOLD_OUT, ForecastWithdrawal
-from fcdm.ledger.score_forecasts import ScoredForecast
 from tests.support.forecast_entries import an_entry, scored
 from tests.support.known_surface import SURFACES, study
 

@@ -9,9 +9,9 @@ import pytest
 
 from fcdm.analysis.stats.study_forecast import JointTeller
 from fcdm.forecast import main
+from fcdm.forecasts.chain import read_ledger
+from fcdm.forecasts.law_file import read_laws
 from fcdm.jobs.job import Job
-from fcdm.ledger.chain import read_ledger
-from fcdm.ledger.law_file import read_laws
 from fcdm.runs.run_cost import run_cost
 from tests.support.measured_study import measured_study, surface
 

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from fcdm.forecast import main
+from fcdm.forecasts.chain import entry_path, read_ledger
+from fcdm.forecasts.law_file import read_laws
 from fcdm.jobs.job import Job
-from fcdm.ledger.chain import entry_path, read_ledger
-from fcdm.ledger.law_file import read_laws
 from tests.support.commands import ROOT, python_in
 from tests.support.measured_study import asked_jobs, measure, measured_study
 from tests.support.simple_teller import SimpleTeller

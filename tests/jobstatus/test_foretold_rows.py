@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from fcdm import status
-from fcdm.ledger.chain import append, entry_path
-from fcdm.ledger.entries import ForecastWithdrawal
+from fcdm.forecasts.chain import append, entry_path
+from fcdm.forecasts.entries import ForecastWithdrawal
 from tests.support.fake_runs import PROTOCOL, fid_at, make_run, make_study, protocol_id
 from tests.support.forecast_entries import an_entry
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from fcdm.forecasts.entries import PREDICTION, ForecastEntry, Ledger, LedgerEntry, entry_of
+from fcdm.forecasts.foretold import LAST_TWO, LAST_VALUE, ForecastTarget, StudyForecast
+from fcdm.forecasts.measured_budgets import MeasuredBudget
+from fcdm.forecasts.score_forecasts import ScoredForecast, score_ledger
 from fcdm.laws.predictive import Predictive
-from fcdm.ledger.entries import PREDICTION, ForecastEntry, Ledger, LedgerEntry, entry_of
-from fcdm.ledger.foretold import LAST_TWO, LAST_VALUE, ForecastTarget, StudyForecast
-from fcdm.ledger.measured_budgets import MeasuredBudget
-from fcdm.ledger.score_forecasts import ScoredForecast, score_ledger
 
 TARGET = ForecastTarget(
     model="M",

@@ -15,9 +15,9 @@ from scipy.optimize import nnls
 
 from fcdm.errors import UserError
 from fcdm.forecast import main
+from fcdm.forecasts.foretold import LAST_TWO, LAST_VALUE, ForecastTarget, StudyForecast
+from fcdm.forecasts.law_file import ReachingLaw
 from fcdm.laws.predictive import LEVELS, Predictive
-from fcdm.ledger.foretold import LAST_TWO, LAST_VALUE, ForecastTarget, StudyForecast
-from fcdm.ledger.law_file import ReachingLaw
 
 if TYPE_CHECKING:
     import pandas as pd

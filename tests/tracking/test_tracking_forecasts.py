@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from fcdm.ledger.chain import append, entry_path
-from fcdm.ledger.entries import ForecastWithdrawal
+from fcdm.forecasts.chain import append, entry_path
+from fcdm.forecasts.entries import ForecastWithdrawal
 from fcdm.tracking.forward import Forwarder
 from tests.support.fake_runs import PROTOCOL, evaluate, fid_at, make_run, protocol_id
 from tests.support.forecast_entries import an_entry

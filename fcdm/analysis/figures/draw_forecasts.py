@@ -15,9 +15,9 @@ from fcdm.analysis.data.labels import family_name
 from fcdm.analysis.figures.axes import NOTE, Drawn, legend_below, log_axes
 from fcdm.analysis.figures.styles import DOUBLE, SINGLE, Look, label_looks
 from fcdm.analysis.stats.joint_laws import JointStudy
+from fcdm.forecasts.score_forecasts import LATE, LEVELS_SCORED, WITHDRAWN, ForecastSummary, ScoredForecast, summaries
 from fcdm.formatting import plural
 from fcdm.laws.joint_fit import LEVEL
-from fcdm.ledger.score_forecasts import LATE, LEVELS_SCORED, WITHDRAWN, ForecastSummary, ScoredForecast, summaries
 
 SURE = f"{100 * LEVEL:.0f} %"
 IN_A_ROW = 3

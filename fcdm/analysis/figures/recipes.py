@@ -26,8 +26,8 @@ from fcdm.analysis.figures.several_spaces import spaces_figure
 from fcdm.analysis.stats.metric_laws import MetricLaws
 from fcdm.analysis.stats.model_pairs import Comparison, hours_incomparable
 from fcdm.features.distance_names import value_text
+from fcdm.forecasts.score_forecasts import UNSCORED, ScoredForecast
 from fcdm.laws.verdict import is_loss
-from fcdm.ledger.score_forecasts import UNSCORED, ScoredForecast
 
 LEAST_OF_FRONTIER = 2
 """Models of a family, and budgets of one of them."""

@@ -11,8 +11,8 @@ from fcdm.analysis.reporting.page import bullets, details, html_table
 from fcdm.analysis.reporting.report_figures import law_figures
 from fcdm.analysis.reporting.study_facts import StudyFacts
 from fcdm.analysis.stats.metric_laws import LawSettings, MetricLaws, laws_by_metric, through_loss_lines
-from fcdm.ledger.ledger_table import summary_lines
-from fcdm.ledger.score_forecasts import summaries
+from fcdm.forecasts.ledger_table import summary_lines
+from fcdm.forecasts.score_forecasts import summaries
 
 
 def forecast_section(

@@ -13,14 +13,14 @@ import numpy as np
 from fcdm.analysis.reporting.cell_tables import Cell, CellTable, Value
 from fcdm.analysis.stats.joint_laws import JointStudy
 from fcdm.analysis.stats.metric_laws import LawSettings, MetricLaws
+from fcdm.forecasts.ledger_table import LEGEND, TITLES, coverage_text, digits, digits_range, score_cells
+from fcdm.forecasts.score_forecasts import LEVELS_SCORED, STATES, ScoredForecast, summaries
 from fcdm.formatting import plural, steps_text, three_digits
 from fcdm.laws.hold_outs import BOTH, BUDGET, SIZE
 from fcdm.laws.joint_fit import LEVEL, JointFit
 from fcdm.laws.joint_law import FORMS
 from fcdm.laws.joint_solver import HUBER_SHARE
 from fcdm.laws.verdict import is_loss
-from fcdm.ledger.ledger_table import LEGEND, TITLES, coverage_text, digits, digits_range, score_cells
-from fcdm.ledger.score_forecasts import LEVELS_SCORED, STATES, ScoredForecast, summaries
 
 WITHOUT = {SIZE: "size", BUDGET: "budget", BOTH: "both"}
 SURE = f"{100 * LEVEL:.0f} %"
@@ -39,8 +39,8 @@ def held_out_cells(laws: MetricLaws) -> CellTable:
             rows.append([*asked, *said, *far, one.state + (f": {one.why}" if one.why else "")])
     seeds = ", ".join(f"{made.validation.fit.seed_deviation:.1%} ({label})" for label, made in laws.told.items())
     notes = (
-        f"Without the largest size, the largest budget or both. Forecast: of one new run, {SURE}. Errors: forecast over "
-        "measured, less 1; last value and last two are the baselines: the nearest fitted value, and the line through "
+        f"Without the largest size, the largest budget or both. Forecast: of one new run, {SURE}. Errors: forecast "
+        "over measured, less 1; last value and last two are the baselines: the nearest fitted value, and the line through "
         "the last two points. Compute: at how many times its compute the law says what was measured. Gap: compute "
         "over the largest that was fitted.",
         f"One seed moves a value by {seeds} (1 sd).",

@@ -19,7 +19,7 @@ from fcdm.analysis.reporting.html import HTML, data_uri, element
 from fcdm.analysis.stats.metric_laws import MetricLaws
 from fcdm.analysis.stats.model_pairs import comparisons
 from fcdm.analysis.stats.pair_patterns import PairOfPatterns
-from fcdm.ledger.score_forecasts import ScoredForecast
+from fcdm.forecasts.score_forecasts import ScoredForecast
 
 TEXTS = {
     "fid_vs_steps": (

@@ -17,11 +17,11 @@ from fcdm.analysis.data.other_protocols import losses_beside, other_tables
 from fcdm.analysis.data.seed_curves import dropped
 from fcdm.analysis.data.tidy_table import read_curves, table_of
 from fcdm.errors import UserError
+from fcdm.forecasts.score_forecasts import ScoredForecast
+from fcdm.forecasts.study_scores import study_scores
 from fcdm.jobstatus.collect import Looker, what_is_asked
 from fcdm.jobstatus.rows import DONE, StatusRow
 from fcdm.jobstatus.status_table import what
-from fcdm.ledger.score_forecasts import ScoredForecast
-from fcdm.ledger.study_scores import study_scores
 from fcdm.runs.formats import Study
 from fcdm.runs.protocol import TRAINED_ONLY
 from fcdm.runs.reader import RunView, list_studies, read_study, run_folders

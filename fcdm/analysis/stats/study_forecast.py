@@ -12,6 +12,8 @@ from fcdm.analysis.stats.joint_laws import JointStudy, loss_map_of
 from fcdm.analysis.stats.study_surface import LOSS, law_groups, surface_of
 from fcdm.analysis.stats.tuning_trials import Tuned
 from fcdm.errors import UserError
+from fcdm.forecasts.foretold import LAST_TWO, LAST_VALUE, ForecastTarget, StudyForecast
+from fcdm.forecasts.law_file import LossMapNumbers, ReachingLaw
 from fcdm.laws.cuts import Cuts
 from fcdm.laws.hold_outs import INTERPOLATION, Gap, baselines, validate
 from fcdm.laws.joint_fit import DRAWS
@@ -20,8 +22,6 @@ from fcdm.laws.loss_map import LossMap
 from fcdm.laws.predictive import Predictive
 from fcdm.laws.surface_points import SurfacePoints
 from fcdm.laws.verdict import is_loss
-from fcdm.ledger.foretold import LAST_TWO, LAST_VALUE, ForecastTarget, StudyForecast
-from fcdm.ledger.law_file import LossMapNumbers, ReachingLaw
 
 
 @dataclass(frozen=True)

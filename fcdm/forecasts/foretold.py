@@ -11,7 +11,7 @@ from fcdm.laws.predictive import Predictive
 if TYPE_CHECKING:
     import pandas as pd
 
-    from fcdm.ledger.law_file import ReachingLaw
+    from fcdm.forecasts.law_file import ReachingLaw
 
 LAST_VALUE, LAST_TWO = "last value", "last two points"
 """Baselines: the nearest measured value as it stands, and the line through the last two in log-log."""

@@ -5,11 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from fcdm.formatting import plural, steps_text, three_digits
-from fcdm.laws.predictive import Predictive
-from fcdm.laws.verdict import FAILED, is_loss, too_wide
-from fcdm.ledger.entries import INTERPOLATION, KINDS, ForecastEntry
-from fcdm.ledger.score_forecasts import (
+from fcdm.forecasts.entries import INTERPOLATION, KINDS, ForecastEntry
+from fcdm.forecasts.score_forecasts import (
     LEVELS_SCORED,
     STATES,
     UNSCORED,
@@ -18,6 +15,9 @@ from fcdm.ledger.score_forecasts import (
     ScoredForecast,
     summaries,
 )
+from fcdm.formatting import plural, steps_text, three_digits
+from fcdm.laws.predictive import Predictive
+from fcdm.laws.verdict import FAILED, is_loss, too_wide
 
 
 def forecast_lines(entry: ForecastEntry) -> list[str]:

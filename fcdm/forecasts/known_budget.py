@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from fcdm.errors import UserError
-from fcdm.ledger.entries import CONTINUATION, INTERPOLATION, PREDICTION
+from fcdm.forecasts.entries import CONTINUATION, INTERPOLATION, PREDICTION
 from fcdm.runs.checkpoints import checkpoints, newest_step
 from fcdm.runs.folder import Run
 from fcdm.runs.formats import read_records

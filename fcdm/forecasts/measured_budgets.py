@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from fcdm.atomic import file_errors
 from fcdm.errors import UserError
-from fcdm.ledger.entries import ForecastEntry
+from fcdm.forecasts.entries import ForecastEntry
 from fcdm.runs.folder import Run, find_runs
 from fcdm.runs.formats import Evaluation, read_evaluation
 

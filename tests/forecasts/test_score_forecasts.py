@@ -12,18 +12,18 @@ from scipy import stats
 
 from fcdm.atomic import plain
 from fcdm.errors import UserError
-from fcdm.laws.predictive import Predictive
-from fcdm.ledger.entries import (
+from fcdm.forecasts.entries import (
     CONTINUATION,
     HOLD_OUT,
     PREDICTION,
     ForecastEntry,
     ForecastWithdrawal,
 )
-from fcdm.ledger.foretold import LAST_TWO, LAST_VALUE
-from fcdm.ledger.ledger_table import forecast_lines, forecast_note, score_lines
-from fcdm.ledger.measured_budgets import MeasuredBudget, measured_in_csv
-from fcdm.ledger.score_forecasts import as_json, score_ledger, summaries
+from fcdm.forecasts.foretold import LAST_TWO, LAST_VALUE
+from fcdm.forecasts.ledger_table import forecast_lines, forecast_note, score_lines
+from fcdm.forecasts.measured_budgets import MeasuredBudget, measured_in_csv
+from fcdm.forecasts.score_forecasts import as_json, score_ledger, summaries
+from fcdm.laws.predictive import Predictive
 from tests.support.forecast_entries import an_entry, ledger_of, scored
 
 LOSS_CURVE = ((0.25, 0.102), (1.0, 0.1), (4.0, 0.099))

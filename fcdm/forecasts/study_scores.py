@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fcdm.ledger.chain import ledger_folder, read_ledger
-from fcdm.ledger.measured_budgets import measured_in_runs
-from fcdm.ledger.score_forecasts import ScoredForecast, score_ledger
+from fcdm.forecasts.chain import ledger_folder, read_ledger
+from fcdm.forecasts.measured_budgets import measured_in_runs
+from fcdm.forecasts.score_forecasts import ScoredForecast, score_ledger
 
 
 def study_scores(runs_dir: Path, study: str) -> list[ScoredForecast]:

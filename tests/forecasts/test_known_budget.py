@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fcdm.errors import UserError
-from fcdm.ledger.known_budget import kind_of
+from fcdm.forecasts.known_budget import kind_of
 from fcdm.runs.folder import Run
 from tests.support.fake_runs import make_run
 

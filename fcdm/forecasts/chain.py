@@ -35,7 +35,7 @@ from fcdm.atomic import (
     write_new,
 )
 from fcdm.errors import UserError
-from fcdm.ledger.entries import ForecastEntry, ForecastWithdrawal, Ledger, LedgerEntry
+from fcdm.forecasts.entries import ForecastEntry, ForecastWithdrawal, Ledger, LedgerEntry
 from fcdm.runs.checkpoints import digest
 
 FOLDER, HEAD = "forecasts", "head.json"

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from fcdm.errors import UserError
+from fcdm.forecasts.chain import append, entry_path, publish, read_ledger
+from fcdm.forecasts.entries import ForecastWithdrawal
 from fcdm.laws.predictive import Predictive
-from fcdm.ledger.chain import append, entry_path, publish, read_ledger
-from fcdm.ledger.entries import ForecastWithdrawal
 from fcdm.runs.checkpoints import digest
 from tests.support.commands import environment
 from tests.support.forecast_entries import an_entry
@@ -25,7 +25,7 @@ from tests.support.forecast_entries import an_entry
 WRITER = """
 import sys
 from pathlib import Path
-from fcdm.ledger import chain
+from fcdm.forecasts import chain
 from tests.support.forecast_entries import an_entry
 exec(sys.argv[4])
 for number in range(int(sys.argv[2])):
@@ -172,7 +172,9 @@ def test_a_death_between_an_entry_and_the_head_costs_nothing(folder: Path) -> No
 
 def test_reading_and_writing_need_nothing_heavy() -> None:
     heavy = ("torch", "mlflow", "pandas", "hydra", "numpy", "scipy")
-    code = f"import sys, fcdm.ledger.ledger_table, fcdm.ledger.law_file; assert not {{*{heavy}}} & {{*sys.modules}}"
+    code = (
+        f"import sys, fcdm.forecasts.ledger_table, fcdm.forecasts.law_file; assert not {{*{heavy}}} & {{*sys.modules}}"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -19,11 +19,11 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+from fcdm.forecasts.entries import HOLD_OUT, KINDS, ForecastEntry, Ledger
+from fcdm.forecasts.measured_budgets import MeasuredBudget, MeasuredKey
 from fcdm.laws.predictive import Predictive
 from fcdm.laws.scores import compute_equivalent, crps_of_log, hit_interval, log_error, log_score, pit, skill
 from fcdm.laws.verdict import FAILED, HELD, UNINFORMATIVE, is_loss, verdict
-from fcdm.ledger.entries import HOLD_OUT, KINDS, ForecastEntry, Ledger
-from fcdm.ledger.measured_budgets import MeasuredBudget, MeasuredKey
 
 UNSCORED, WITHDRAWN, LATE = "unscored", "withdrawn", "late"
 STATES = (HELD, FAILED, UNINFORMATIVE, UNSCORED, WITHDRAWN, LATE)

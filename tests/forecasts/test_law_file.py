@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from fcdm.errors import UserError
+from fcdm.forecasts.common_settings import common_settings, off_common, settings_of
+from fcdm.forecasts.law_file import ReachingLaw, read_laws, write_laws
 from fcdm.laws.predictive import LEVELS, Predictive
-from fcdm.ledger.common_settings import common_settings, off_common, settings_of
-from fcdm.ledger.law_file import ReachingLaw, read_laws, write_laws
 
 NEAR, FAR = Predictive.log_t(1.0, 0.05, 6.0), Predictive.log_t(1.0, 0.2, 6.0)
 LAW = ReachingLaw(

@@ -13,9 +13,9 @@ from fcdm.atomic import (
 )
 from fcdm.errors import UserError
 from fcdm.features.distance_names import SHOWN, distance_name, headline_name
+from fcdm.forecasts.foretold import ForecastTarget, StudyForecast
 from fcdm.laws.predictive import LEVELS, Predictive
 from fcdm.laws.scores import compute_equivalent
-from fcdm.ledger.foretold import ForecastTarget, StudyForecast
 from fcdm.runs.checkpoints import digest
 
 PREDICTION, CONTINUATION, HOLD_OUT, INTERPOLATION = "prediction", "continuation", "hold-out", "interpolation"
