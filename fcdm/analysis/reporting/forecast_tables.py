@@ -40,10 +40,10 @@ def held_out_cells(laws: MetricLaws) -> CellTable:
             rows.append([*asked, *said, *far, one.state + (f": {one.why}" if one.why else "")])
     seeds = ", ".join(f"{made.validation.fit.seed_deviation:.1%} ({label})" for label, made in laws.told.items())
     notes = (
-        f"Without the largest size, the largest budget or both. Forecast: of one new run, {SURE}. Errors: forecast over "
-        "measured, less 1; last value and last two are the baselines: the nearest fitted value, and the line through "
-        "the last two points. Compute: at how many times its compute the law says what was measured. Gap: compute "
-        "over the largest that was fitted.",
+        f"Without the largest size, the largest budget or both. Forecast: of one new run, {SURE}. Errors: forecast "
+        "over measured, less 1; last value and last two are the baselines: the nearest fitted value, and the line "
+        "through the last two points. Compute: at how many times its compute the law says what was measured. "
+        "Gap: compute over the largest that was fitted.",
         f"One seed moves a value by {seeds} (1 sd).",
         *(f"{label}: {note}." for label, made in laws.told.items() for note in made.validation.notes),
     )
