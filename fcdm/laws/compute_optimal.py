@@ -55,7 +55,8 @@ def optimum(fit: JointFit, compute: float) -> Optimum:
 
     def value(laws: np.ndarray) -> np.ndarray:
         n, d, _ = optima_of(laws, compute, form)
-        each = [values_of(law[None], size, images, form)[0] for law, size, images in zip(laws, n, d, strict=True)]
+        with np.errstate(invalid="ignore"):  # a draw may have its optimum at no size, or at an endless one
+            each = [values_of(law[None], size, images, form)[0] for law, size, images in zip(laws, n, d, strict=True)]
         return np.array([float(one) if np.isfinite(one) else np.nan for one in each])
 
     return Optimum(

@@ -287,6 +287,26 @@ def test_a_law_without_an_effect_of_size_has_contours_and_no_best_size(laws: Law
         plt.close("all")
 
 
+def test_a_best_size_without_an_end_is_drawn_as_far_as_its_panel(laws: Laws) -> None:
+    """Draws whose exponents are nearly none have their best at no size, or at an endless one."""
+    known = laws["FCDM"].validation.fit
+    draws = known.draws.copy()
+    draws[::2, [2, 4]] = 1e-3
+    endless = replace(laws["FCDM"], validation=replace(laws["FCDM"].validation, fit=replace(known, draws=draws)))
+    one = {"FCDM": endless}
+    with plt.style.context(STYLE):
+        for drawn in (contour_figure(one, "FID"), iso_flop_figure(one, "FID"), optimum_figure(one)):
+            assert drawn is not None
+            figure, numbers = drawn
+            figure.canvas.draw()
+            sizes = numbers.dropna(subset="n_low")
+            assert (sizes["n_high"] / sizes["n_low"]).max() > 1e6
+            for axes in figure.axes:
+                low, high = axes.get_ylim()
+                assert high / low < 1e6
+            plt.close(figure)
+
+
 def test_of_nothing_there_is_no_figure() -> None:
     assert predicted_figure({}, "FID") is None
     assert calibration_figure([]) is None

@@ -37,6 +37,8 @@ COMPUTES = 4
 """Iso-FLOP curves of a law."""
 FURTHER = 10.0
 """How far, as a factor, the best size is drawn beyond the compute that was fitted."""
+WIDEST = 30.0
+"""How far, as a factor, bands are drawn beyond their line: they may have no end."""
 LEAST_PERCENT = 0.01
 """The scale of residuals goes this far at least."""
 ROW = 2.4
@@ -73,9 +75,10 @@ def contour_figure(laws: Laws, name: str, targets: Targets | None = None) -> Dra
         if isinstance(best, str):
             lines.append(f"{label}: {best}")
         else:
-            low, high = best["n_low"] / 1e9, best["n_high"] / 1e9
-            axes.fill_betweenx(best["images"], low, high, color=look.colour, alpha=0.2, lw=0)
-            axes.plot(best["forward_macs"] / 1e9, best["images"], color=look.colour, lw=1.2, linestyle=look.dashes)
+            near = best[best["forward_macs"].between(n[0], n[-1]) & best["images"].between(d[0], d[-1])]
+            low, high = (near[end].clip(n[0], n[-1]) / 1e9 for end in ("n_low", "n_high"))
+            axes.fill_betweenx(near["images"], low, high, color=look.colour, alpha=0.2, lw=0)
+            axes.plot(near["forward_macs"] / 1e9, near["images"], color=look.colour, lw=1.2, linestyle=look.dashes)
             parts.append(best.assign(kind="optimum", label=label))
         for target in asked:
             axes.plot(target[0] / 1e9, target[1], **{**look.hollow, "linestyle": "none"}, markersize=7)
@@ -123,7 +126,8 @@ def iso_flop_figure(laws: Laws, name: str) -> Drawn:
                 lines.append(f"{label}: {error}")
                 break
             colour, mark = shade(look.colour, place, len(computes)), look.markers[place % len(look.markers)]
-            axes.fill_between(curve.n / 1e9, curve.low, curve.high, color=colour, alpha=0.15, lw=0)
+            low, high = (np.clip(end, curve.value / WIDEST, curve.value * WIDEST) for end in (curve.low, curve.high))
+            axes.fill_between(curve.n / 1e9, low, high, color=colour, alpha=0.15, lw=0)
             text = f"{power_text(compute, 2)} FLOPs"
             axes.plot(curve.n / 1e9, curve.value, color=colour, lw=1.0)
             measured = _at_compute(fit, compute)
@@ -172,7 +176,8 @@ def optimum_figure(laws: Laws) -> Drawn | None:
         fit, look = laws[label].validation.fit, looks[label]
         inside = best["forward_macs"].between(fit.points.n.min(), fit.points.n.max())
         for axes, what, middle, scale in ((panels[0], "n", "forward_macs", 1e9), (panels[1], "d", "images", 1.0)):
-            low, high = best[f"{what}_low"] / scale, best[f"{what}_high"] / scale
+            reach = best[middle].min() / WIDEST, best[middle].max() * WIDEST
+            low, high = (best[f"{what}_{end}"].clip(*reach) / scale for end in ("low", "high"))
             axes.fill_between(best["train_flops"], low, high, color=look.colour, alpha=0.15, lw=0)
             line = best[middle] / scale
             axes.plot(best["train_flops"], line, color=look.colour, lw=0.8, linestyle="dotted")
@@ -291,12 +296,15 @@ def _optima(fit: JointFit, further: float = 1.0) -> pd.DataFrame | str:
     fitted = fit.points.compute * FLOPS_PER_MAC
     rows = []
     for compute in np.geomspace(fitted.min(), fitted.max() * further, GRID // 2):
-        size = fit.predictive(lambda laws, at=compute: optima_of(laws, at, fit.law.form)[0])  # type: ignore[misc]
-        ends = size.interval(LEVEL)
-        n, low, high = size.median, *ends
-        d, d_high, d_low = (compute / (FLOPS_PER_MAC * at) for at in (n, low, high))
-        row = {"train_flops": compute, "forward_macs": n, "n_low": low, "n_high": high, "images": d}
-        rows.append({**row, "d_low": d_low, "d_high": d_high, "value": float(fit.law(n, d))})
+        size, data = (
+            fit.predictive(lambda laws, at=compute, what=what: optima_of(laws, at, fit.law.form)[what])  # type: ignore[misc]
+            for what in (0, 1)
+        )
+        row = {"train_flops": compute, "forward_macs": size.median, "images": data.median}
+        row |= dict(
+            zip(("n_low", "n_high", "d_low", "d_high"), (*size.interval(LEVEL), *data.interval(LEVEL)), strict=True)
+        )
+        rows.append({**row, "value": float(fit.law(size.median, data.median))})
     return pd.DataFrame(rows)
 
 
