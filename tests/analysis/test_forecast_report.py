@@ -29,7 +29,7 @@ from fcdm.laws.cuts import Cuts
 from tests.support.browser import measure as measure_page
 from tests.support.fake_runs import make_run, make_study
 from tests.support.known_surface import study
-from tests.support.measured_study import asked_jobs, joint_surface, measure, measured_study
+from tests.support.measured_study import asked_jobs, measure, measured_study
 
 SIZES, BUDGETS = "fcdm/w16,fcdm/w24,fcdm/w32,fcdm/w40,fcdm/w48", (1000, 2000, 4000, 8000)
 FEW = LawSettings(draws=40)
@@ -39,12 +39,12 @@ FEW = LawSettings(draws=40)
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Five sizes; forecasts of their largest further on: one came out, one is not there yet, one is withdrawn."""
     folder = tmp_path_factory.mktemp("foretold") / "runs"
-    measured_study(folder, SIZES, BUDGETS, law=joint_surface)
+    measured_study(folder, SIZES, BUDGETS)
     words = ["demo", f"runs_dir={folder}", "--metric=fid", "model=fcdm/w48", "steps=16000", "seed=2,3,4"]
     assert forecast(words, JointTeller(draws=40)) == 0
     assert forecast([f"runs_dir={folder}", "--withdraw=3", "--why=wrong seed"]) == 0
     (job,) = asked_jobs(folder, "model=fcdm/w48", "steps=16000", "seed=2", study="later")
-    measure(job, 16_000, law=joint_surface)
+    measure(job, 16_000)
     return folder
 
 
