@@ -111,7 +111,7 @@ def test_both_networks_measure(made: Path) -> None:
     measure = StoreMeasure(store, worker(), Space("classifier", made, 1, store=store.checksum))
     measure.update(torch.from_numpy(shapes(np.arange(20, dtype=np.int32), seed=3)), 0)
     metrics, floor = measure.result(worker().ranks, str)
-    of_one = {"kid", "kid_se", "kid_heldout", "kid_heldout_se", "precision", "recall"}
+    of_one = {"kid", "kid_se", "kid_heldout", "kid_heldout_se", "precision", "recall", "data_copying"}
     assert set(metrics) == of_one | {f"{key}_second" for key in of_one}
     assert metrics["kid"] != metrics["kid_second"]
     assert set(floor) == {f"kid_heldout_against_train{end}" for end in ("", "_se", "_second", "_se_second")}
