@@ -95,6 +95,33 @@ def write_new(path: Path, raw: bytes) -> None:
         os.fsync(file.fileno())
 
 
+def create_linked(path: Path, raw: bytes) -> bool | None:
+    """Creates `path` whole, by a hard link, which fails where the name exists, over NFS too: whether it was made here.
+
+    None: there are no hard links here (FAT, some FUSE file systems). Raises OSError.
+    """
+    temporary = path.with_name(temporary_name(path.name))
+    try:
+        write_new(temporary, raw)
+        os.link(temporary, path)
+    except FileNotFoundError:
+        return False  # the one who was faster took our file for a dead writer's
+    except FileExistsError:
+        # Over NFS the link can be made and the answer lost; asked again, the server says that it exists.
+        try:
+            return path.read_bytes() == raw
+        except FileNotFoundError:
+            return False
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
+            raise
+        return None
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+    return True
+
+
 def sync_folder(folder: Path) -> None:
     """Makes renames and removals in `folder` survive a power cut. Raises OSError."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

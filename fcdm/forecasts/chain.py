@@ -13,10 +13,7 @@ at once each has its number, and one that is killed leaves nothing, or all.
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import json
-import os
 import re
 import time
 from collections.abc import Mapping
@@ -24,15 +21,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from fcdm.atomic import (
-    describe_oserror,
+    create_linked,
     file_errors,
     locked,
     read_json,
     remove_unfinished,
     sync_folder,
-    temporary_name,
+    write_atomic,
     write_json,
-    write_new,
 )
 from fcdm.errors import UserError
 from fcdm.forecasts.entries import ForecastEntry, ForecastWithdrawal, Ledger, LedgerEntry
@@ -175,26 +171,16 @@ def _read(path: Path, previous: str) -> LedgerEntry:
 
 def _create(path: Path, content: Mapping[str, Any]) -> bool:
     """Make the file, whole; False where it exists already. Raises UserError."""
-    temporary = path.with_name(temporary_name(path.name))
-    try:
-        write_new(temporary, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
-        try:
-            os.link(temporary, path)
-        except (FileExistsError, FileNotFoundError):  # there is one, or who was faster took ours for a dead writer's
-            return False
-        except OSError as error:
-            if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
-                raise
-            if path.exists():  # no hard links here (FAT, some FUSE file systems): the lock alone must do
-                return False
-            temporary.replace(path)
-        sync_folder(path.parent)
-    except OSError as error:
-        raise describe_oserror(error, path) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-    return True
+    raw = (json.dumps(content, indent=1, allow_nan=False) + "\n").encode()
+    with file_errors(path):
+        made = create_linked(path, raw)
+        if made is None:  # no hard links: the lock alone must do
+            made = not path.exists()
+            if made:
+                write_atomic(path, raw)
+        elif made:
+            sync_folder(path.parent)
+    return made
 
 
 def _number(path: Path) -> int:

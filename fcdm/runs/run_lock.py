@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
-from fcdm.atomic import file_errors, sync_folder, temporary_name, write_json, write_new
+from fcdm.atomic import create_linked, file_errors, sync_folder, write_json, write_new
 from fcdm.errors import UserError
 from fcdm.formatting import duration_text
 from fcdm.runs.lock_files import Claim, claim_path, highest, own_claim, prune, read_claim
@@ -199,30 +199,14 @@ def _create(holders: Path, number: int, scheduler: JobAlive) -> Holder | None:
     path = claim_path(holders, number)
     mine = own_claim()
     raw = (json.dumps(asdict(mine), indent=2) + "\n").encode()
-    temporary = holders / temporary_name(path.name)
-    try:
-        write_new(temporary, raw)
-        os.link(temporary, path)
-    except FileNotFoundError:
-        return None  # the one who was faster took our file for a dead claimer's
-    except FileExistsError:
-        # Over NFS the link can be made and the answer lost; asked again, the server says that it exists.
-        found = None
-        with contextlib.suppress(FileNotFoundError):
-            found = read_claim(path)
-        if found is None or found.token != mine.token:
-            return None
-    except OSError as error:
-        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
-            raise
-        # No hard links here (FAT, some FUSE file systems): exclusive creation decides as well.
+    made = create_linked(path, raw)
+    if made is None:  # no hard links: exclusive creation decides as well
         try:
             write_new(path, raw)
         except FileExistsError:
-            return None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+            made = False
+    if made is False:
+        return None
     sync_folder(holders)
     if highest(holders) != number:
         # We looked at a claim long past, whose successors are pruned but for the last ones: those hold the run.
