@@ -63,6 +63,13 @@ def headline_name(metric: str, protocol: Mapping[str, Any]) -> str:
     return distance_name(f"{metric}_heldout" if held else metric, str(protocol.get("features", "")))
 
 
+def told_name(metric: str, protocol: Mapping[str, Any]) -> str:
+    """`headline_name` of what stands for an evaluation by this protocol, else `distance_name`."""
+    if metric in SHOWN:
+        return headline_name(metric, protocol)
+    return distance_name(metric, str(protocol.get("features", "")))
+
+
 def without_images(name: str) -> str:
     """`FD-DINOv2` of `FD-DINOv2 to held-out images`."""
     return name.removesuffix(f" {_REST['heldout']}")

@@ -12,7 +12,7 @@ from fcdm.atomic import (
     plain,
 )
 from fcdm.errors import UserError
-from fcdm.features.distance_names import SHOWN, distance_name, headline_name
+from fcdm.features.distance_names import told_name
 from fcdm.forecasts.foretold import ForecastTarget, StudyForecast
 from fcdm.laws.predictive import LEVELS, Predictive
 from fcdm.laws.scores import compute_equivalent
@@ -85,9 +85,7 @@ class ForecastEntry:
     @property
     def metric_name(self) -> str:
         """`FID`, `FD-DINOv2`, `held-out loss`."""
-        if self.metric in SHOWN:  # to held-out images, where the protocol's reference is those
-            return headline_name(self.metric, self.protocol)
-        return _NAMES.get(self.metric) or distance_name(self.metric, str(self.protocol.get("features", "")))
+        return _NAMES.get(self.metric) or told_name(self.metric, self.protocol)
 
     @property
     def images(self) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 from fcdm.errors import UserError
-from fcdm.features.distance_names import distance_name
+from fcdm.features.distance_names import told_name
 from fcdm.forecasts.common_settings import settings_of
 from fcdm.forecasts.law_file import ReachingLaw
 from fcdm.jobs.job import Job
@@ -39,7 +39,7 @@ def foretold(job: Job, laws: Sequence[ReachingLaw], measured: Collection[int]) -
     cost, settings = run_cost(job.config), settings_of(science(job.config))
     for part in job.parts:
         try:
-            protocol_id, features = part.protocol_id, str(part.protocol.get("features", ""))
+            protocol_id, protocol = part.protocol_id, part.protocol
         except UserError:  # what it is evaluated with is not here
             continue
         for law in (law for law in laws if law.foretells(settings, protocol_id)):
@@ -47,7 +47,7 @@ def foretold(job: Job, laws: Sequence[ReachingLaw], measured: Collection[int]) -
                 batch = job.config.batch_size
                 law_at = law.new_run(getattr(cost, law.n_unit), steps * batch, cost.train_flops(batch, steps))
                 if law_at is not None:
-                    name = distance_name(law.metric, features)
+                    name = told_name(law.metric, protocol)
                     one = PlannedForecast(steps, law.metric, name, law.study, law_at)
                     found.setdefault((law.metric, steps, protocol_id), one)
     return list(found.values())
