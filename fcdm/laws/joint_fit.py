@@ -30,6 +30,8 @@ LEAST_FREEDOM = 1.5
 SYSTEMATIC = 0.01
 """The p below which residuals are called systematic: another form than the law's is the true one."""
 LEVEL = 0.95
+SURE = f"{100 * LEVEL:.0f} %"
+"""LEVEL in words."""
 
 
 @dataclass(frozen=True)

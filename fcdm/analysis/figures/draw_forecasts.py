@@ -17,9 +17,8 @@ from fcdm.analysis.figures.styles import DOUBLE, SINGLE, Look, label_looks
 from fcdm.analysis.stats.joint_laws import JointStudy
 from fcdm.forecasts.score_forecasts import LATE, LEVELS_SCORED, WITHDRAWN, ForecastSummary, ScoredForecast, summaries
 from fcdm.formatting import plural
-from fcdm.laws.joint_fit import LEVEL
+from fcdm.laws.joint_fit import LEVEL, SURE
 
-SURE = f"{100 * LEVEL:.0f} %"
 IN_A_ROW = 3
 """Panels of the calibration side by side."""
 ROOM, LEAST_ROOM = 0.08, 1.01

@@ -19,7 +19,7 @@ from fcdm.analysis.stats.joint_laws import JointStudy
 from fcdm.errors import UserError
 from fcdm.formatting import power_text, three_digits
 from fcdm.laws.compute_optimal import Optimum, iso_flop, optimum_exponents
-from fcdm.laws.joint_fit import LEVEL, JointFit
+from fcdm.laws.joint_fit import LEVEL, SURE, JointFit
 from fcdm.laws.joint_law import FLOPS_PER_MAC, optima_of
 
 Laws = Mapping[str, JointStudy]
@@ -43,7 +43,6 @@ LEAST_PERCENT = 0.01
 """The scale of residuals goes this far at least."""
 ROW = 2.4
 """Inches: the height of a row of panels."""
-SURE = f"{100 * LEVEL:.0f} %"
 GMACS = "Forward pass N (GMACs)"
 IMAGES = "Training images D"
 

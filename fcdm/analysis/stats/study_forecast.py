@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 import pandas as pd
 
 from fcdm.analysis.stats.joint_laws import JointStudy, loss_map_of
-from fcdm.analysis.stats.study_surface import LOSS, law_groups, surface_of
+from fcdm.analysis.stats.study_surface import LOSS, law_groups, surface_of, unchecked_points
 from fcdm.analysis.stats.tuning_trials import Tuned
 from fcdm.errors import UserError
 from fcdm.forecasts.foretold import LAST_TWO, LAST_VALUE, ForecastTarget, StudyForecast
@@ -20,7 +20,6 @@ from fcdm.laws.joint_fit import DRAWS
 from fcdm.laws.joint_law import FLOPS_PER_MAC, FORMS
 from fcdm.laws.loss_map import LossMap
 from fcdm.laws.predictive import Predictive
-from fcdm.laws.surface_points import SurfacePoints
 from fcdm.laws.verdict import is_loss
 
 
@@ -66,7 +65,7 @@ class JointTeller:
                 **{"deviation": loss_map.deviation, "scatter": loss_map.scatter},
             }
             measured = rows[rows[metric].notna()]
-            points = _points_of(measured, metric)
+            points = unchecked_points(measured, metric)
             fitted, deviation = [*_points(measured, metric), *fitted], points.luck()[1]
         if len(curve) < 2:
             raise UserError(f"no forecast of {metric}: by its law it does not fall there with compute")
@@ -178,12 +177,6 @@ SAME_LOSS = 1e-6
 
 def _place(target: ForecastTarget) -> tuple[float, float]:
     return float(target.forward_macs), float(target.images)
-
-
-def _points_of(rows: pd.DataFrame, metric: str) -> SurfacePoints:
-    """However few."""
-    images = rows["steps"] * rows["batch_size"]
-    return SurfacePoints.ordered(rows["forward_gmacs"] * 1e9, images, rows[metric], list(rows["run"]))
 
 
 def _points(rows: pd.DataFrame, metric: str) -> list[dict[str, object]]:
