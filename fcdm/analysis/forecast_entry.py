@@ -10,7 +10,6 @@ from typing import Any
 import pandas as pd
 
 from fcdm.analysis.data.tidy_table import tidy_table
-from fcdm.analysis.stats.study_surface import LOSS
 from fcdm.errors import UserError
 from fcdm.forecasts.common_settings import common_settings, off_common, settings_of
 from fcdm.forecasts.entries import HOLD_OUT, ForecastEntry, entry_of
@@ -18,6 +17,7 @@ from fcdm.forecasts.foretold import ForecastTarget, ForecastTeller
 from fcdm.forecasts.known_budget import kind_of, what_is_known
 from fcdm.forecasts.law_file import ReachingLaw
 from fcdm.jobs.job import Job
+from fcdm.laws.verdict import HELDOUT_LOSS as LOSS
 from fcdm.laws.verdict import is_loss
 from fcdm.runs.folder import Run, find_run
 from fcdm.runs.formats import Study

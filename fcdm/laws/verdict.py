@@ -47,6 +47,10 @@ def too_wide(distance: Predictive) -> str:
     return f"its 80 % interval is x{high / low:.3g} wide" if high > WIDEST * low else ""
 
 
+HELDOUT_LOSS = "heldout_loss"
+"""The key of the loss that laws are of."""
+
+
 def is_loss(metric: str) -> bool:
     """Whether a metric, by its key, is a loss, whose errors are told in compute; else it is a distance."""
     return "loss" in metric

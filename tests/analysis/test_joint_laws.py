@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from fcdm.analysis.stats.diverged_runs import diverged
 from fcdm.analysis.stats.joint_laws import (
     JointStudy,
     hold_out_table,
@@ -183,3 +184,23 @@ def test_the_real_digits_of_two_models_have_no_joint_law_in_a_line() -> None:
             "a joint law needs 4 sizes with 3 budgets each at least, here is 1 (budgets of each size: 4)",
         )
     assert "20 points below 1,000 steps" in str(joint_laws(digits)["FCDM"])
+
+
+def test_runs_that_diverge_are_left_out_and_said() -> None:
+    """On Fashion-MNIST FCDM's larger widths fell to a loss of 1, that of predicting nothing, between two budgets."""
+    rows = of_fcdm()
+    largest = rows["forward_gmacs"] == rows["forward_gmacs"].max()
+    lost = largest & (rows["seed"] == 0) & (rows["steps"] >= 4_000)
+    dead = rows.assign(
+        heldout_loss=np.where(lost, 1.0, rows["heldout_loss"]), fid=np.where(lost, 30 * rows["fid"], rows["fid"])
+    )
+    assert 0 < lost.sum() == diverged(dead).sum()
+    assert not diverged(rows).any()
+    for metric in ("heldout_loss", "fid"):
+        surface = surface_of(dead, metric)
+        assert len(surface.rows) == len(rows) - lost.sum()
+        (note,) = [note for note in surface.notes if "diverged" in note]
+        model = dead[lost]["model"].iloc[0]
+        assert note.startswith(f"left out: {lost.sum()} points of 1 run that diverged ({model} by step 4,000)")
+    recovered = dead.assign(heldout_loss=np.where(rows["steps"] > 4_000, rows["heldout_loss"], dead["heldout_loss"]))
+    assert diverged(recovered).sum() == lost.sum(), "what comes after it is no training of that run either"

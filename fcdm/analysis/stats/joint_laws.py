@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from fcdm.analysis.data.labels import trajectories
-from fcdm.analysis.stats.study_surface import LOSS, StudySurface, law_groups, mixtures, surface_of
+from fcdm.analysis.stats.diverged_runs import diverged
+from fcdm.analysis.stats.study_surface import StudySurface, law_groups, mixtures, surface_of
 from fcdm.analysis.stats.tuning_trials import Tuned
 from fcdm.errors import UserError
 from fcdm.formatting import plural, three_digits
@@ -19,6 +20,7 @@ from fcdm.laws.joint_law import FORMS
 from fcdm.laws.loss_map import LossMap, map_loss
 from fcdm.laws.shared_offset import SharedOffset, share_offset
 from fcdm.laws.surface_points import MACS, PARAMETERS
+from fcdm.laws.verdict import HELDOUT_LOSS as LOSS
 from fcdm.laws.verdict import is_loss
 
 UNITS = {MACS: "forward MACs", PARAMETERS: "parameters"}
@@ -69,6 +71,7 @@ def loss_map_of(rows: pd.DataFrame, distance: str = "fid") -> LossMap | str:
     """The map from held-out loss to a distance, of the rows of one of `law_groups`, or why there is none."""
     values = rows[[LOSS, distance]].to_numpy(float)
     both = rows[(np.isfinite(values) & (values > 0)).all(axis=1)]
+    both = both[~diverged(both)]
     try:
         for why in mixtures(both, distance):
             raise UserError(f"no map from the loss: {why}")

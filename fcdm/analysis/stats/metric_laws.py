@@ -17,10 +17,11 @@ from fcdm.analysis.stats.joint_laws import (
     shared_offset_line,
     shared_offset_of,
 )
-from fcdm.analysis.stats.study_surface import LOSS, law_groups
+from fcdm.analysis.stats.study_surface import law_groups
 from fcdm.analysis.stats.tuning_trials import Tuned, tune
 from fcdm.laws.cuts import Cuts
 from fcdm.laws.joint_fit import DRAWS
+from fcdm.laws.verdict import HELDOUT_LOSS as LOSS
 
 LEAST_NAMED = 2
 """Sizes of a family from which a study may be meant to have a law, so that it is said why it has none."""

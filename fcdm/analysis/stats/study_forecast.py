@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass, field
 
 import pandas as pd
 
+from fcdm.analysis.stats.diverged_runs import diverged
 from fcdm.analysis.stats.joint_laws import JointStudy, loss_map_of
-from fcdm.analysis.stats.study_surface import LOSS, law_groups, surface_of, unchecked_points
+from fcdm.analysis.stats.study_surface import law_groups, surface_of, unchecked_points
 from fcdm.analysis.stats.tuning_trials import Tuned
 from fcdm.errors import UserError
 from fcdm.forecasts.foretold import LAST_TWO, LAST_VALUE, ForecastTarget, StudyForecast
@@ -20,6 +21,7 @@ from fcdm.laws.joint_fit import DRAWS
 from fcdm.laws.joint_law import FLOPS_PER_MAC, FORMS
 from fcdm.laws.loss_map import LossMap
 from fcdm.laws.predictive import Predictive
+from fcdm.laws.verdict import HELDOUT_LOSS as LOSS
 from fcdm.laws.verdict import is_loss
 
 
@@ -64,7 +66,7 @@ class JointTeller:
                 **{"level": loss_map.level, "slopes": list(loss_map.slopes), "centre": loss_map.centre},
                 **{"deviation": loss_map.deviation, "scatter": loss_map.scatter},
             }
-            measured = rows[rows[metric].notna()]
+            measured = rows[rows[metric].notna() & ~diverged(rows)]
             points = unchecked_points(measured, metric)
             fitted, deviation = [*_points(measured, metric), *fitted], points.luck()[1]
         if len(curve) < 2:

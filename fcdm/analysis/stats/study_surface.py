@@ -22,15 +22,15 @@ from fcdm.analysis.data.labels import (
     scales,
     trajectories,
 )
+from fcdm.analysis.stats.diverged_runs import diverged, diverged_note
 from fcdm.analysis.stats.fresh_data import seen_often
 from fcdm.analysis.stats.tuning_trials import Tuned, listed
 from fcdm.errors import UserError
 from fcdm.formatting import plural
 from fcdm.laws.cuts import Cuts
 from fcdm.laws.surface_points import MACS, SurfacePoints
+from fcdm.laws.verdict import HELDOUT_LOSS as LOSS
 from fcdm.laws.verdict import is_loss
-
-LOSS = "heldout_loss"
 
 
 @dataclass(frozen=True)
@@ -75,16 +75,20 @@ def surface_of(
     measured = rows[np.isfinite(rows[metric].astype(float)) & (rows[metric] > 0)]
     for why in (*mixtures(measured, metric), *_tuned_apart(measured, tuned or [])):
         raise UserError(f"no joint law: {why}")
+    lost = diverged(measured)
+    lines = [diverged_note(measured, lost)] if lost.any() else []
+    absent = len(rows) - len(measured)
+    measured = measured[~lost]
     runs = np.array(trajectories(measured))
     steps = measured["steps"].to_numpy(float)
     last = measured["steps"].groupby(runs).transform("max").to_numpy(float) if len(measured) else steps
     warmups = _warmups(measured)
-    kept, lines = cuts.kept(steps, last, warmups)
+    kept, cut = cuts.kept(steps, last, warmups)
+    lines += cut
     notes = [*lines, *_warnings(measured[kept], metric, tuned)]
     if cuts.least_warmups and np.isnan(warmups).any():
         notes.append("warm-ups are not told by this table, so none was cut")
-    if len(measured) < len(rows):
-        absent = len(rows) - len(measured)
+    if absent:
         notes.insert(0, f"left out: {plural(absent, 'point')} without a {metric} above 0")
     left = measured[kept]
     points = unchecked_points(left, metric, unit)
