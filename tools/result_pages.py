@@ -18,8 +18,10 @@ from matplotlib.figure import Figure
 
 from fcdm.analysis.figures.draw_published_law import hold_out_figure
 from fcdm.analysis.figures.styles import STYLE
+from fcdm.analysis.forecast_notebook import joint_results, scored_results
 from fcdm.analysis.notebook import load_results
 from fcdm.analysis.reporting.digits_results import digits_result
+from fcdm.analysis.reporting.law_results import law_result
 from fcdm.analysis.reporting.published_law_tables import CUTS, published_part
 from fcdm.analysis.reporting.written_part import COMMAND, renewed
 from fcdm.analysis.stats.published_law import fitted_without, sizes_at_one_budget
@@ -31,6 +33,12 @@ def digits() -> str:
     return digits_result(load_results("digits"), load_results("digits_hyperparameters"))
 
 
+def fashion() -> str:
+    losses, table, tuning = map(load_results, ("fashion_losses", "fashion", "fashion_hyperparameters"))
+    laws = joint_results("fashion", losses="fashion_losses")
+    return law_result(losses, table, tuning, laws, scored_results("fashion"))
+
+
 def published_picture() -> Figure:
     table = sizes_at_one_budget()
     return hold_out_figure([fitted_without(table, largest) for largest in CUTS])[0]
@@ -38,6 +46,7 @@ def published_picture() -> Figure:
 
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "digits": {"results": digits},
+    "fashion": {"results": fashion},
     "forecast": {"published": published_part},
 }
 """Page -> the parts of it that are written, and what makes each."""

@@ -169,7 +169,9 @@ def claims_about(claim_rows: Sequence[ClaimRow], caption: str, about: Sequence[s
 
 
 def _of_id(protocol: str) -> dict[str, Any]:
-    """What a protocol's id says of it: `ddim25-1000-3f2a91bc`."""
+    """What a protocol's id says of it: `ddim25-1000-3f2a91bc`; `loss-3f2a91bc` is of losses alone."""
+    if protocol.count("-") < 2:
+        return {"samples": 0}
     sampler, samples, _ = protocol.rsplit("-", 2)
     name = sampler.rstrip("0123456789")
     steps = sampler.removeprefix(name)

@@ -32,6 +32,8 @@ LISTS = ("paper", "reviewers")
 """Files that name studies."""
 OURS = ("isoflop",)
 """Studies on ImageNet that neither the paper nor its reviewers ask for."""
+EXTENDS = {"fashion_target": "fashion"}
+"""Files that add runs to a study that is there."""
 BUDGETS: dict[str, tuple[int, int, list[int]]] = {
     "scaling_256": (8, 32, [50_000, 100_000, 200_000, 400_000]),
     "steps_256": (2, 13, [1_000_000, 7_000_000]),
@@ -115,7 +117,9 @@ BUDGETS: dict[str, tuple[int, int, list[int]]] = {
         ],
     ),
     "digits_lr_by_size": (48, 96, [1_726, 431, 1_527, 395]),
-    "fashion": (20, 116, [1_000, 2_000, 4_000, 8_000]),
+    "fashion": (20, 152, [4_000, 8_000]),
+    "fashion_target": (4, 8, [8_000]),
+    "digits_law_hyperparameters": (40, 80, [7_000]),
     "fashion_hyperparameters": (40, 80, [500, 2_000]),
     "fashion_long": (20, 120, [1_250, 2_500, 5_000, 10_000]),
     "fashion_gpu": (10, 50, [1_000, 2_000, 4_000]),
@@ -135,7 +139,7 @@ def studies_of(jobs: list[Job]) -> set[str]:
 @pytest.mark.parametrize("name", [name for name in FILES if name not in LISTS])
 def test_each_file_plans_without_data_and_is_what_it_says(name: str) -> None:
     jobs = jobs_of(name)
-    assert studies_of(jobs) == {name}
+    assert studies_of(jobs) == {EXTENDS.get(name, name)}
     comment = " ".join(line[1:] for line in (SWEEPS / f"{name}.yaml").read_text().splitlines() if line[:1] == "#")
     said = re.search(r"(\d+) runs", comment)
     assert said is None or int(said[1]) == len(jobs), comment
@@ -252,6 +256,17 @@ def test_fashion_is_what_issue_and_comment_say() -> None:
     largest = [job.budgets[-1] for job in jobs if run_cost(job.config).forward_macs > 15e6]
     assert largest == [4_000] * 4
     assert all(job.budgets[-1] == 8_000 for job in jobs if run_cost(job.config).forward_macs < 15e6)
+
+
+def test_the_target_is_what_fashion_leaves_out() -> None:
+    """The largest size of each family at 8,000 steps, by the protocols of the study: seed 0 goes on, seed 2 is new."""
+    studied, asked = ({job.id: job for job in jobs_of(name)} for name in ("fashion", "fashion_target"))
+    assert {job.config.model.name for job in asked.values()} == {"fcdm/w24", "dit/w52"}
+    assert {(job.config.seed, job.id in studied) for job in asked.values()} == {(0, True), (2, False)}
+    assert all(job.budgets == [8_000] for job in asked.values())
+    assert studies_of(list(asked.values())) == {"fashion"}
+    protocols = [{part.protocol_id for job in some.values() for part in job.parts} for some in (studied, asked)]
+    assert protocols[0] == protocols[1]
 
 
 def test_fashion_is_tuned_alike_on_seeds_of_its_own() -> None:

@@ -38,7 +38,7 @@ def diverged_note(rows: pd.DataFrame, out: np.ndarray) -> str:
     runs = np.array(list(trajectories(rows)), dtype=object)
     first = rows[out].assign(run=runs[out]).groupby(["model", "run"], sort=True)["steps"].min()
     each = ", ".join(
-        f"{model} by step {', '.join(f'{steps:,}' for steps in of_model)}"
+        f"{model} by step {', '.join(f'{steps:,}' for steps in sorted(of_model))}"
         for model, of_model in first.groupby(level="model", sort=True)
     )
     return (

@@ -1,0 +1,97 @@
+"""The results of a study of laws in `docs/`: what was measured, the laws, what was held out, how forecasts came out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from fcdm.analysis.data.epochs import epochs_text
+from fcdm.analysis.data.labels import display_name
+from fcdm.analysis.reporting.forecast_tables import coverage_cells, held_out_cells, ledger_cells
+from fcdm.analysis.reporting.markdown import markdown_table
+from fcdm.analysis.stats.diverged_runs import diverged, diverged_note
+from fcdm.analysis.stats.metric_laws import MetricLaws, through_loss_lines
+from fcdm.analysis.stats.tuning_trials import tune
+from fcdm.forecasts.ledger_table import digits, summary_lines
+from fcdm.forecasts.score_forecasts import ScoredForecast, summaries
+from fcdm.laws.verdict import HELDOUT_LOSS
+
+
+def law_result(
+    losses: pd.DataFrame,
+    table: pd.DataFrame,
+    tuning: pd.DataFrame,
+    laws: Sequence[MetricLaws],
+    scored: Sequence[ScoredForecast],
+) -> str:
+    """Tables and sentences in Markdown. `losses`, `table`, `tuning`: as of `load_results`: the held-out losses at all
+    budgets, the distances, and the study that tuned. `scored`: the ledger of the study."""
+    parts = [
+        "\n".join(["Tuned by held-out loss:", "", *_chosen(tuning)]),
+        _measured(losses, HELDOUT_LOSS, "Held-out loss"),
+        _measured(table, "fid", "Distance to held-out images"),
+        _generalisation(losses),
+    ]
+    if (lost := diverged(losses)).any():
+        parts.append(f"{diverged_note(losses, lost)[:1].upper()}{diverged_note(losses, lost)[1:]}.")
+    words = [line for one in laws for line in (*one.lines(held_out=False), *one.reasons)]
+    parts.append("\n".join(["Joint laws:", "", *(f"- {line}." for line in [*words, *through_loss_lines(laws)])]))
+    parts += [markdown_table(held_out_cells(one)) for one in laws if one.told]
+    if scored:
+        parts.append("\n".join(f"- {line.strip()}." for one in summaries(scored) for line in summary_lines(one)))
+        parts += [markdown_table(coverage_cells(scored)), markdown_table(ledger_cells(scored))]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _chosen(tuning: pd.DataFrame) -> list[str]:
+    lines = []
+    for one in tune(tuning, HELDOUT_LOSS):
+        if one.best is None:
+            continue
+        edge = "; at the edge of those tried" if one.at_edge_of_rates else ""
+        others = [trial for trial in one.complete if trial is not one.best]
+        after = f"; next {others[0].text}, {digits(others[0].mean)}" if others else ""
+        lines.append(
+            f"- {one.name}: {one.best.text}, the lowest of {len(one.complete)} at {one.steps:,} steps: "
+            f"{digits(one.best.mean)}{after}{edge}."
+        )
+    return lines
+
+
+def _measured(table: pd.DataFrame, metric: str, title: str) -> str:
+    """Mean (lowest, highest) over seeds: a row for each model by MACs, a column for each budget."""
+    known = table[table[metric].notna()]
+    if known.empty:
+        return ""
+    budgets = sorted(set(known["steps"]))
+    epochs = [epochs_text(float(known.loc[known["steps"] == steps, "epochs"].max())) for steps in budgets]
+    rows = []
+    for (family, macs, model), own in known.groupby(["family", "forward_gmacs", "model"], sort=True):
+        cells = []
+        for steps in budgets:
+            values = own.loc[own["steps"] == steps, metric].to_numpy(float)
+            ends = f" ({digits(values.min())}, {digits(values.max())})" if len(values) > 1 else ""
+            cells.append(f"{digits(float(values.mean()))}{ends}" if len(values) else "")
+        rows.append(f"| {display_name(str(model), str(family))} | {1e3 * float(macs):.3g} | {' | '.join(cells)} |")
+    seeds = len(set(known["seed"]))
+    head = f"{title} after so many steps, mean (lowest, highest) of up to {seeds} seeds:"
+    titles = f"| | MMACs | {' | '.join(f'{steps:,}' for steps in budgets)} |"
+    return "\n".join(
+        [head, "", titles, "|---|---:" + "|---" * len(budgets) + "|", f"| epochs | | {' | '.join(epochs)} |", *rows]
+    )
+
+
+def _generalisation(losses: pd.DataFrame) -> str:
+    """How far the loss on training images lies below that on held-out ones, with the same weights and noise."""
+    kept = losses[~diverged(losses)].dropna(subset=["train_loss", HELDOUT_LOSS])
+    if kept.empty:
+        return ""
+    off = np.log(kept[HELDOUT_LOSS].to_numpy(float) / kept["train_loss"].to_numpy(float))
+    late = kept["steps"].to_numpy() == kept["steps"].max()
+    return (
+        f"Memorisation: the held-out loss lies over that on training images, with the same weights and noise, by "
+        f"{np.expm1(off[late].mean()):+.1%} on average at the last budget ({np.expm1(off[late].min()):+.1%} to "
+        f"{np.expm1(off[late].max()):+.1%} over runs), by {np.expm1(off[~late].mean()):+.1%} before."
+    )
