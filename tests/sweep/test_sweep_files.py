@@ -119,7 +119,6 @@ BUDGETS: dict[str, tuple[int, int, list[int]]] = {
     "digits_lr_by_size": (48, 96, [1_726, 431, 1_527, 395]),
     "fashion": (20, 152, [4_000, 8_000]),
     "fashion_target": (4, 8, [8_000]),
-    "digits_law_hyperparameters": (40, 80, [7_000]),
     "fashion_hyperparameters": (40, 80, [500, 2_000]),
     "fashion_long": (20, 120, [1_250, 2_500, 5_000, 10_000]),
     "fashion_gpu": (10, 50, [1_000, 2_000, 4_000]),
