@@ -74,9 +74,8 @@ def _measured(table: pd.DataFrame, metric: str, title: str) -> str:
             values = own.loc[own["steps"] == steps, metric].to_numpy(float)
             ends = f" ({digits(values.min())}, {digits(values.max())})" if len(values) > 1 else ""
             cells.append(f"{digits(float(values.mean()))}{ends}" if len(values) else "")
-        rows.append(
-            f"| {display_name(str(model), str(family))} | {1e3 * float(own['forward_gmacs'].iloc[0]):.3g} | {' | '.join(cells)} |"
-        )
+        name, macs = display_name(str(model), str(family)), 1e3 * float(own["forward_gmacs"].iloc[0])
+        rows.append(f"| {name} | {macs:.3g} | {' | '.join(cells)} |")
     seeds = len(set(known["seed"]))
     head = f"{title} after so many steps, mean (lowest, highest) of up to {seeds} seeds:"
     titles = f"| | MMACs | {' | '.join(f'{steps:,}' for steps in budgets)} |"
