@@ -28,7 +28,7 @@ demo: setup  ## a real small study on this machine: FCDM against DiT on handwrit
 
 FASHION_STORE = data/fashion-mnist-16
 .PHONY: fashion
-fashion: setup  ## a study of an hour and a half on two cores: FCDM against DiT on Fashion-MNIST; SWEEP=fashion_quick: ten minutes
+fashion: setup  ## a study of an hour on two cores: FCDM against DiT on Fashion-MNIST; SWEEP=fashion_quick: ten minutes
 	@# Debian's package, or FASHION=<a folder with the four files>; both once, as all up to the plan.
 	@test -e $(FASHION_STORE)/manifest.json || test -n "$(FASHION)" || $(PYTHON) tools/install.py fashion-mnist
 	@test -e $(FASHION_STORE)/manifest.json || $(PY) -m fcdm.prepare images resolution=16 pad=32 out=$(FASHION_STORE) \

@@ -17,8 +17,7 @@ from fcdm.forecasts.foretold import ForecastTarget, ForecastTeller
 from fcdm.forecasts.known_budget import kind_of, what_is_known
 from fcdm.forecasts.law_file import ReachingLaw
 from fcdm.jobs.job import Job
-from fcdm.laws.verdict import HELDOUT_LOSS as LOSS
-from fcdm.laws.verdict import is_loss
+from fcdm.laws.verdict import LOSS, is_loss
 from fcdm.runs.folder import Run, find_run
 from fcdm.runs.formats import Study
 from fcdm.runs.identity import flatten, science

@@ -18,11 +18,11 @@ from fcdm.analysis.figures.recipes import law_recipes
 from fcdm.analysis.figures.styles import STYLE
 from fcdm.analysis.notebook import Picture, Shown, load_results
 from fcdm.analysis.reporting.forecast_tables import checklist, coverage_cells, held_out_cells, ledger_cells
-from fcdm.analysis.stats.metric_laws import LawSettings, MetricLaws, laws_by_metric, through_loss_lines
+from fcdm.analysis.stats.metric_laws import LawSettings, MetricLaws, laws_by_metric, told_lines
 from fcdm.forecasts.chain import FOLDER, read_ledger
-from fcdm.forecasts.ledger_table import summary_lines
+from fcdm.forecasts.ledger_table import summary_words
 from fcdm.forecasts.measured_budgets import MeasuredBudget, MeasuredKey, measured_in_csv
-from fcdm.forecasts.score_forecasts import ScoredForecast, score_ledger, summaries
+from fcdm.forecasts.score_forecasts import ScoredForecast, score_ledger
 from fcdm.laws.cuts import Cuts
 from fcdm.laws.joint_fit import DRAWS
 from fcdm.laws.surface_points import LEAST_SIZES
@@ -47,10 +47,7 @@ def joint_results(
 
 def law_words(laws: Sequence[MetricLaws]) -> list[str]:
     """The laws in words, and why there is none of a metric."""
-    lines = [line for one in laws for line in (*one.lines(held_out=False), *one.reasons)]
-    return [*lines, *through_loss_lines(laws)] or [
-        f"no joint law: it needs {LEAST_SIZES} sizes of a family, and no family here has two"
-    ]
+    return told_lines(laws) or [f"no joint law: it needs {LEAST_SIZES} sizes of a family, and no family here has two"]
 
 
 def hold_outs_of_laws(laws: Sequence[MetricLaws]) -> list[Shown]:
@@ -83,8 +80,7 @@ def scored_results(study: str | None = None) -> list[ScoredForecast]:
 
 
 def ledger_words(scored: Sequence[ScoredForecast]) -> list[str]:
-    lines = [line.strip() for one in summaries(scored) for line in summary_lines(one)]
-    return lines or ["no forecast is published yet"]
+    return summary_words(scored) or ["no forecast is published yet"]
 
 
 def ledger_tables(scored: Sequence[ScoredForecast]) -> list[Shown]:

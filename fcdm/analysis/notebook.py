@@ -14,6 +14,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
+from PIL import Image
 
 from fcdm.analysis.data.epochs import epochs_text, images_of_epoch
 from fcdm.analysis.data.labels import trajectories
@@ -33,6 +34,7 @@ RESULTS = Path(__file__).resolve().parent.parent.parent / "analysis" / "results"
 """Of this checkout."""
 DOTS = 130
 """Per inch: figures that a page shows, small in a repository."""
+COLOURS = 64
 NEEDED = (
     *("run", "model", "family", "data", "resolution", "seed", "batch_size", "lr", "steps", "protocol_id", "fid"),
     *("parameters", "forward_gmacs", "train_flops", "label", "samples", "floor"),
@@ -61,10 +63,12 @@ class Picture:
     """A figure in a notebook, drawn once; `told` says in words what it shows and what it leaves out."""
 
     def __init__(self, figure: Figure, told: str) -> None:
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=DOTS, metadata={"Software": None})
+        drawn, small = io.BytesIO(), io.BytesIO()
+        figure.savefig(drawn, format="png", dpi=DOTS)
         plt.close(figure)
-        self.png, self.told = buffer.getvalue(), told
+        # A palette: a third of the bytes, which a committed notebook keeps for ever.
+        Image.open(drawn).convert("RGB").quantize(COLOURS).save(small, format="png", optimize=True)
+        self.png, self.told = small.getvalue(), told
 
     def _repr_png_(self) -> bytes:
         return self.png

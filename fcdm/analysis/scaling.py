@@ -28,7 +28,7 @@ from fcdm.analysis.stats.study_laws import (
 from fcdm.atomic import write_atomic
 from fcdm.credentials import of_command_line
 from fcdm.errors import in_one_line
-from fcdm.laws.verdict import HELDOUT_LOSS as LOSS
+from fcdm.laws.verdict import LOSS
 from fcdm.paths import place
 
 AGAINST = {"steps": ("steps", "training steps"), "flops": ("train_flops", "training FLOPs")}

@@ -116,6 +116,11 @@ def summary_lines(one: ForecastSummary) -> list[str]:
     return lines
 
 
+def summary_words(scored: Sequence[ScoredForecast]) -> list[str]:
+    """`summary_lines` of every kind and metric, not indented."""
+    return [line.strip() for one in summaries(scored) for line in summary_lines(one)]
+
+
 def coverage_text(one: ForecastSummary, level: float) -> str:
     """`8 of 8 (63% to 100%)`: trajectories, with the exact interval of their share."""
     low, high = one.coverage(level)

@@ -47,7 +47,7 @@ def too_wide(distance: Predictive) -> str:
     return f"its 80 % interval is x{high / low:.3g} wide" if high > WIDEST * low else ""
 
 
-HELDOUT_LOSS = "heldout_loss"
+LOSS = "heldout_loss"
 """The key of the loss that laws are of."""
 
 

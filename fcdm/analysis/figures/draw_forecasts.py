@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from textwrap import fill
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -21,6 +22,8 @@ from fcdm.laws.joint_fit import LEVEL, SURE
 
 IN_A_ROW = 3
 """Panels of the calibration side by side."""
+TITLE_LENGTH = 32
+"""Letters that a panel is wide."""
 ROOM, LEAST_ROOM = 0.08, 1.01
 """Around the points: as a share of what they span, and as a factor."""
 COLUMNS = ("kind", "label", "measured", "predicted", "low", "high", "state")
@@ -165,7 +168,7 @@ def _coverage(axes: Axes, one: ForecastSummary) -> Iterator[dict[str, Any]]:
         yield {"kind": one.kind, "metric": one.metric, "level": level, "hits": one.hits[level],
                "trajectories": one.trajectories, "low": low, "high": high}  # fmt: skip
     axes.set(xlim=(0.25, 1.02), ylim=(-0.05, 1.05), xlabel="Stated level", xticks=LEVELS_SCORED)
-    axes.set_title(f"{one.kind}, {one.metric}", loc="left", fontsize=NOTE)
+    axes.set_title(fill(f"{one.kind}, {one.metric}", TITLE_LENGTH), loc="left", fontsize=NOTE)
 
 
 def _places(axes: Axes, one: ForecastSummary, scored: Sequence[ScoredForecast]) -> Iterator[dict[str, Any]]:

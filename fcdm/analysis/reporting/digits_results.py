@@ -20,7 +20,7 @@ from fcdm.analysis.stats.model_pairs import (
 from fcdm.analysis.stats.ratio_words import UNITS, over_targets, times, worded
 from fcdm.analysis.stats.step_efficiency import FLOORS, RatioRange
 from fcdm.analysis.stats.step_ratios import equal_fid, trend, trend_of
-from fcdm.analysis.stats.tuning_trials import Tuned, listed, tune, tuned_as, tuning_cost, unfair
+from fcdm.analysis.stats.tuning_trials import Tuned, chosen_lines, tune, tuned_as, tuning_cost, unfair
 from fcdm.formatting import steps_text
 
 DISTANCES = {
@@ -46,17 +46,15 @@ def digits_result(table: pd.DataFrame, tuning: pd.DataFrame) -> str:
 
 def _chosen(tuned: Sequence[Tuned], trials: pd.DataFrame, table: pd.DataFrame) -> str:
     """What was chosen from which trials, what that cost, and where the choice is not a fair one."""
-    lines = []
-    for one in tuned:
-        if one.best is not None:
-            others = [trial for trial in one.complete if trial is not one.best]
-            next_best = f"; next {others[0].text}, {others[0].mean:.3g}" if others else ""
-            lines.append(
-                f"- {one.name}: {one.best.text}, the lowest mean FID of {len(one.complete)} settings at "
-                f"{one.steps:,} steps over seeds {listed(one.seeds)}: {one.best.mean:.3g}{next_best}."
-            )
     said = [*tuned_as(table, list(tuned)), *tuning_cost(trials, table, list(tuned)), *unfair(list(tuned))]
-    return "\n".join(["Chosen by tuning:", "", *lines, *(f"- {line[0].upper()}{line[1:]}." for line in said)])
+    return "\n".join(
+        [
+            "Chosen by tuning:",
+            "",
+            *(f"- {line}" for line in chosen_lines(tuned)),
+            *(f"- {line[0].upper()}{line[1:]}." for line in said),
+        ]
+    )
 
 
 def _differs(one: Comparison) -> str:

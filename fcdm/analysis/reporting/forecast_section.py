@@ -11,8 +11,7 @@ from fcdm.analysis.reporting.page import bullets, details, html_table
 from fcdm.analysis.reporting.report_figures import law_figures
 from fcdm.analysis.reporting.study_facts import StudyFacts
 from fcdm.analysis.stats.metric_laws import LawSettings, MetricLaws, laws_by_metric, through_loss_lines
-from fcdm.forecasts.ledger_table import summary_lines
-from fcdm.forecasts.score_forecasts import summaries
+from fcdm.forecasts.ledger_table import summary_words
 
 
 def forecast_section(
@@ -47,7 +46,7 @@ def forecast_section(
         came_out, each = of_ledger
         parts += [element("h3", "The ledger"), html_table(came_out)]
         parts.append(details(each.caption, html_table(each, caption=False)))  # wider than paper
-        lines = [line.strip() for one in summaries(facts.forecasts) for line in summary_lines(one)]
+        lines = summary_words(facts.forecasts)
     if facts.forecasts_problem:
         parts.append(element("p", f"The ledger of forecasts: {facts.forecasts_problem}.", class_="warning"))
     lists = [table for table in tables if table.name.startswith("checklist")]

@@ -12,11 +12,11 @@ from fcdm.analysis.data.labels import display_name
 from fcdm.analysis.reporting.forecast_tables import coverage_cells, held_out_cells, ledger_cells
 from fcdm.analysis.reporting.markdown import markdown_table
 from fcdm.analysis.stats.diverged_runs import diverged, diverged_note
-from fcdm.analysis.stats.metric_laws import MetricLaws, through_loss_lines
-from fcdm.analysis.stats.tuning_trials import tune
-from fcdm.forecasts.ledger_table import digits, summary_lines
-from fcdm.forecasts.score_forecasts import ScoredForecast, summaries
-from fcdm.laws.verdict import HELDOUT_LOSS
+from fcdm.analysis.stats.metric_laws import MetricLaws, told_lines
+from fcdm.analysis.stats.tuning_trials import chosen_lines, tune, unfair
+from fcdm.forecasts.ledger_table import digits, summary_words
+from fcdm.forecasts.score_forecasts import ScoredForecast
+from fcdm.laws.verdict import LOSS
 
 
 def law_result(
@@ -28,36 +28,23 @@ def law_result(
 ) -> str:
     """Tables and sentences in Markdown. `losses`, `table`, `tuning`: as of `load_results`: the held-out losses at all
     budgets, the distances, and the study that tuned. `scored`: the ledger of the study."""
+    tuned = tune(tuning, LOSS)
+    chosen = [*chosen_lines(tuned, "held-out loss", digits), *(f"{line}." for line in unfair(tuned, "held-out loss"))]
     parts = [
-        "\n".join(["Tuned by held-out loss:", "", *_chosen(tuning)]),
-        _measured(losses, HELDOUT_LOSS, "Held-out loss"),
+        "\n".join(["Chosen by tuning:", "", *(f"- {line}" for line in chosen)]),
+        _measured(losses, LOSS, "Held-out loss"),
         _measured(table, "fid", "Distance to held-out images"),
         _generalisation(losses),
     ]
     if (lost := diverged(losses)).any():
-        parts.append(f"{diverged_note(losses, lost)[:1].upper()}{diverged_note(losses, lost)[1:]}.")
-    words = [line for one in laws for line in (*one.lines(held_out=False), *one.reasons)]
-    parts.append("\n".join(["Joint laws:", "", *(f"- {line}." for line in [*words, *through_loss_lines(laws)])]))
+        note = diverged_note(losses, lost)
+        parts.append(f"{note[:1].upper()}{note[1:]}.")
+    parts.append("\n".join(["Joint laws:", "", *(f"- {line}." for line in told_lines(laws))]))
     parts += [markdown_table(held_out_cells(one)) for one in laws if one.told]
     if scored:
-        parts.append("\n".join(f"- {line.strip()}." for one in summaries(scored) for line in summary_lines(one)))
+        parts.append("\n".join(f"- {line}." for line in summary_words(scored)))
         parts += [markdown_table(coverage_cells(scored)), markdown_table(ledger_cells(scored))]
     return "\n\n".join(part for part in parts if part)
-
-
-def _chosen(tuning: pd.DataFrame) -> list[str]:
-    lines = []
-    for one in tune(tuning, HELDOUT_LOSS):
-        if one.best is None:
-            continue
-        edge = "; at the edge of those tried" if one.at_edge_of_rates else ""
-        others = [trial for trial in one.complete if trial is not one.best]
-        after = f"; next {others[0].text}, {digits(others[0].mean)}" if others else ""
-        lines.append(
-            f"- {one.name}: {one.best.text}, the lowest of {len(one.complete)} at {one.steps:,} steps: "
-            f"{digits(one.best.mean)}{after}{edge}."
-        )
-    return lines
 
 
 def _measured(table: pd.DataFrame, metric: str, title: str) -> str:
@@ -86,10 +73,10 @@ def _measured(table: pd.DataFrame, metric: str, title: str) -> str:
 
 def _generalisation(losses: pd.DataFrame) -> str:
     """How far the loss on training images lies below that on held-out ones, with the same weights and noise."""
-    kept = losses[~diverged(losses)].dropna(subset=["train_loss", HELDOUT_LOSS])
+    kept = losses[~diverged(losses)].dropna(subset=["train_loss", LOSS])
     if kept.empty:
         return ""
-    off = np.log(kept[HELDOUT_LOSS].to_numpy(float) / kept["train_loss"].to_numpy(float))
+    off = np.log(kept[LOSS].to_numpy(float) / kept["train_loss"].to_numpy(float))
     late = kept["steps"].to_numpy() == kept["steps"].max()
     return (
         f"Memorisation: the held-out loss lies over that on training images, with the same weights and noise, by "

@@ -20,8 +20,7 @@ from fcdm.laws.joint_law import FORMS
 from fcdm.laws.loss_map import LossMap, map_loss
 from fcdm.laws.shared_offset import SharedOffset, share_offset
 from fcdm.laws.surface_points import MACS, PARAMETERS
-from fcdm.laws.verdict import HELDOUT_LOSS as LOSS
-from fcdm.laws.verdict import is_loss
+from fcdm.laws.verdict import LOSS, is_loss
 
 UNITS = {MACS: "forward MACs", PARAMETERS: "parameters"}
 

@@ -21,7 +21,7 @@ from fcdm.analysis.stats.study_surface import law_groups
 from fcdm.analysis.stats.tuning_trials import Tuned, tune
 from fcdm.laws.cuts import Cuts
 from fcdm.laws.joint_fit import DRAWS
-from fcdm.laws.verdict import HELDOUT_LOSS as LOSS
+from fcdm.laws.verdict import LOSS
 
 LEAST_NAMED = 2
 """Sizes of a family from which a study may be meant to have a law, so that it is said why it has none."""
@@ -104,6 +104,12 @@ def laws_by_metric(
 def law_name(table: pd.DataFrame, metric: str) -> str:
     """What figures and lines call a metric: `held-out loss`, `FID`."""
     return "held-out loss" if metric == LOSS else metric_name(table, metric)
+
+
+def told_lines(laws: Sequence[MetricLaws]) -> list[str]:
+    """The laws in words without what was held out, why there is none of a metric, and what goes through the loss."""
+    lines = [line for one in laws for line in (*one.lines(held_out=False), *one.reasons)]
+    return [*lines, *through_loss_lines(laws)]
 
 
 def through_loss_lines(laws: Sequence[MetricLaws]) -> list[str]:

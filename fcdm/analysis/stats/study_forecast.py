@@ -21,8 +21,7 @@ from fcdm.laws.joint_fit import DRAWS
 from fcdm.laws.joint_law import FLOPS_PER_MAC, FORMS
 from fcdm.laws.loss_map import LossMap
 from fcdm.laws.predictive import Predictive
-from fcdm.laws.verdict import HELDOUT_LOSS as LOSS
-from fcdm.laws.verdict import is_loss
+from fcdm.laws.verdict import LOSS, is_loss
 
 
 @dataclass(frozen=True)

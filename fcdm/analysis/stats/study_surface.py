@@ -29,8 +29,7 @@ from fcdm.errors import UserError
 from fcdm.formatting import plural
 from fcdm.laws.cuts import Cuts
 from fcdm.laws.surface_points import MACS, SurfacePoints
-from fcdm.laws.verdict import HELDOUT_LOSS as LOSS
-from fcdm.laws.verdict import is_loss
+from fcdm.laws.verdict import LOSS, is_loss
 
 
 @dataclass(frozen=True)
