@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import matplotlib as mpl
@@ -22,8 +23,10 @@ from fcdm.analysis.forecast_notebook import joint_results, scored_results
 from fcdm.analysis.notebook import load_results
 from fcdm.analysis.reporting.digits_results import digits_result
 from fcdm.analysis.reporting.law_results import law_result
+from fcdm.analysis.reporting.own_forecasts import OwnStudy, own_part
 from fcdm.analysis.reporting.published_law_tables import CUTS, published_part
 from fcdm.analysis.reporting.written_part import COMMAND, renewed
+from fcdm.analysis.stats.metric_laws import MetricLaws
 from fcdm.analysis.stats.published_law import fitted_without, sizes_at_one_budget
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -35,8 +38,17 @@ def digits() -> str:
 
 def fashion() -> str:
     losses, table, tuning = map(load_results, ("fashion_losses", "fashion", "fashion_hyperparameters"))
-    laws = joint_results("fashion", losses="fashion_losses")
-    return law_result(losses, table, tuning, laws, scored_results("fashion"))
+    return law_result(losses, table, tuning, laws_of("fashion"), scored_results("fashion"))
+
+
+@cache
+def laws_of(study: str) -> list[MetricLaws]:
+    return joint_results(study, losses=f"{study}_losses")
+
+
+def own() -> str:
+    names = {"fashion": "Fashion-MNIST"}
+    return own_part([OwnStudy(name, laws_of(study), scored_results(study)) for study, name in names.items()])
 
 
 def published_picture() -> Figure:
@@ -47,7 +59,7 @@ def published_picture() -> Figure:
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "digits": {"results": digits},
     "fashion": {"results": fashion},
-    "forecast": {"published": published_part},
+    "forecast": {"own": own, "published": published_part},
 }
 """Page -> the parts of it that are written, and what makes each."""
 PICTURES: dict[str, dict[str, Callable[[], Figure]]] = {"forecast": {"published_law": published_picture}}

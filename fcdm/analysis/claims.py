@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from fcdm.analysis.data.labels import distance_of, model_of
 from fcdm.analysis.data.other_protocols import other_tables
-from fcdm.analysis.data.seed_curves import dropped
+from fcdm.analysis.data.seed_curves import curve_notes
 from fcdm.analysis.data.tidy_table import read_curves, table_of, tidy_table
 from fcdm.analysis.published import published
 from fcdm.analysis.stats.model_pairs import NOT_TUNED
@@ -103,7 +103,7 @@ def main(arguments: list[str] | None = None) -> None:
         claim_rows = with_tuning(claim_rows, chosen)
     print_claims(claim_rows, table is not None)
     if table is not None:
-        lines = [*table.attrs["instead"], *table.attrs["left_out"], *dropped(table), *table.attrs["missing"]]
+        lines = [*table.attrs["instead"], *table.attrs["left_out"], *curve_notes(table), *table.attrs["missing"]]
         if trials is not None:
             lacking = [
                 f"tuning '{options.tuning}': {line}" for key in ("left_out", "missing") for line in trials.attrs[key]

@@ -32,7 +32,7 @@ from fcdm.analysis.data.epochs import epochs_text
 from fcdm.analysis.data.guidance_table import guidance_table
 from fcdm.analysis.data.labels import distance_of
 from fcdm.analysis.data.other_protocols import losses_beside, other_tables, spaces_beside
-from fcdm.analysis.data.seed_curves import dropped
+from fcdm.analysis.data.seed_curves import curve_notes
 from fcdm.analysis.data.tidy_table import INTERNAL, by_key, read_curves, table_of
 from fcdm.analysis.figures.axes import Drawn, as_saved, file_name
 from fcdm.analysis.figures.published_points import published_beside
@@ -99,7 +99,7 @@ def draw(
         raise UserError(f"cannot write figures to {out} ({error.strerror or error}): choose another --out") from None
     for reason, names in not_drawn.items():
         print(f"no {', '.join(names)}: {reason}", file=sys.stderr)
-    common = set(dropped(table))  # said with the ratios, whatever figure it concerns
+    common = set(curve_notes(table))  # said with the ratios, whatever figure it concerns
     return written, [f"{' and '.join(names)}: {line}" for line, names in left_out.items() if line not in common]
 
 
@@ -156,7 +156,7 @@ def ratio_sentences(table: pd.DataFrame, pairs: Sequence[Comparison] | None = No
     sentences = sentences or [
         "No step ratio: no FCDM and DiT of the same size (such as N and dit/N-2) are in this table."
     ]
-    return [*sentences, *dropped(table), *table.attrs.get("missing", [])]
+    return [*sentences, *curve_notes(table), *table.attrs.get("missing", [])]
 
 
 def elsewhere(beside: Mapping[str, pd.DataFrame], pairs: Sequence[PairOfPatterns] | None) -> list[str]:

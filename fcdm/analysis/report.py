@@ -21,6 +21,7 @@ from fcdm.atomic import file_errors
 
 mpl.use("Agg")
 
+from fcdm.analysis.data.diverged_runs import diverged_lines
 from fcdm.analysis.data.one_protocol import protocol_differences
 from fcdm.analysis.data.other_protocols import spaces_beside
 from fcdm.analysis.law_options import add_law_options, law_settings
@@ -171,13 +172,15 @@ def _evaluated(
     parts += [details("Other measures", [html_table(table) for table in rest])] if rest else []
     if results.left_out:
         parts += [element("p", "In the table and nowhere else:", class_="warning"), bullets(results.left_out)]
+    lost = diverged_lines(results.table)
+    parts += [element("p", line, class_="warning") for line in lost]
     tables += [dataclasses.replace(found, notes=(*found.notes, note)) for found in claimed]
     laws = fit_tables(results.table, results.id)
     tables += laws
     parts += [element("h3", "Fits"), *(details(law.caption, html_table(law), class_="printed") for law in laws)]
     parts += [element("h3", "Protocol"), how]
     elsewhere = [f"{one.claim}: {one.runs.text}" for one in said.elsewhere]
-    return joined(parts), tables, [*findings(said.ours), *elsewhere, *results.left_out]
+    return joined(parts), tables, [*findings(said.ours), *elsewhere, *results.left_out, *lost]
 
 
 def write_report(report: Report, out: Path) -> list[Path]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 
+from fcdm.analysis.data.diverged_runs import diverged_lines
 from fcdm.analysis.data.labels import metric_name
 from fcdm.analysis.data.other_protocols import losses_beside
 from fcdm.analysis.data.tidy_table import read_curves, table_of
@@ -60,7 +61,7 @@ def main(arguments: list[str] | None = None) -> None:
     laws: dict[str, Fit | str | Frontier] = {**fits, **frontiers}
     for line in law_sentences(laws, x, name):
         print(f"  {line}")
-    for line in seen_often(table, x, options.of):
+    for line in [*seen_often(table, x, options.of), *diverged_lines(table)]:
         print(f"  {line}.")
     same = iso_lines(table, x, options.of)
     if same:

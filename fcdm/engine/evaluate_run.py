@@ -22,11 +22,14 @@ from fcdm.engine.worker import Worker
 from fcdm.errors import UserError
 from fcdm.features.user_extractor import changed_extractor
 from fcdm.runs.checkpoints import CannotEvaluate, checkpoints
+from fcdm.runs.divergence import diverged_text
 from fcdm.runs.find_weights import checkpoint_of
 from fcdm.runs.folder import Run
+from fcdm.runs.formats import read_evaluation
 from fcdm.runs.kept_source import keep_extractor
 from fcdm.runs.protocol import Part, budgets_of, changed_since
 from fcdm.runs.records import RecordWriter
+from fcdm.runs.run_paths import evaluation_files
 
 
 class Evaluator:
@@ -106,6 +109,8 @@ class Evaluator:
                         self._write(step, part, result, records, average or {})
                         features = part.protocol.get("features", "")
                         self.worker.progress.evaluated(step, result.metrics, result.floor, features)
+                        if said := diverged_text(step, self._losses(part)):
+                            self.worker.progress.note(f"{said}; a lower optimiser.lr may hold")
                     self.ranks.barrier()
         finally:
             model.train(was_training)
@@ -151,6 +156,15 @@ class Evaluator:
         write_json(path, content)
         for leftover in self.run.evaluations.glob(f".{path.stem}-rank*.npz"):
             leftover.unlink(missing_ok=True)
+
+    def _losses(self, part: Part) -> dict[int, float]:
+        """Step -> held-out loss, of what this part has evaluated so far."""
+        found: dict[int, float] = {}
+        for step, protocol, path in evaluation_files(self.run.evaluations):
+            if protocol == part.protocol_id:
+                with contextlib.suppress(UserError, KeyError, OSError):  # another's damage is for the status to tell
+                    found[step] = read_evaluation(path).metrics["heldout_loss"]
+        return found
 
     def _partial(self, step: int, part: Part) -> Path:
         """Where this rank keeps what it has measured so far; of no use under another split into batches."""

@@ -54,7 +54,8 @@ def _row(key: Key, run: RunFiles, attempts: Sequence[Attempt], asked: Collection
     if run.is_done(key) and protocol == TRAINED_ONLY:
         return replace(row, state=DONE, text="trained")
     if key in run.evaluated:
-        return replace(row, state=DONE, fid=run.evaluated[key].fid, distance=run.evaluated[key].distance)
+        done = run.evaluated[key]
+        return replace(row, state=DONE, fid=done.fid, distance=done.distance, text=done.remark)
     mine = [attempt for attempt in attempts if _covers(attempt, key, asked)]
     trainers = [attempt for attempt in mine if attempt.task.work != EVALUATE]
     evaluators = [attempt for attempt in mine if attempt.task.work == EVALUATE]

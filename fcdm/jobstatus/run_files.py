@@ -21,6 +21,7 @@ from fcdm.errors import UserError
 from fcdm.features.distance_names import headline_name, shown_of, value_text
 from fcdm.jobs.job import end_file
 from fcdm.jobs.progress import EVALUATION_PROGRESS_FILE, PROGRESS_FILE, JobProgress, read_progress
+from fcdm.runs.divergence import diverged_text
 from fcdm.runs.formats import Evaluation, read_evaluation
 from fcdm.runs.lock_files import Claim, claim_path, highest, read_claim
 from fcdm.runs.protocol import TRAINED_ONLY, protocol_id, protocol_of
@@ -43,6 +44,10 @@ class Evaluated:
     distance: str
     """What is shown of it, by its name: `FID 12.34`, `KDD 0.00123`."""
     seconds: float | None
+    loss: float | None = None
+    """Held-out."""
+    remark: str = ""
+    """That it has diverged, if so."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +155,12 @@ class FileReader:
                     damaged[key] = path
                     continue
             good[key] = self._evaluated[str(path)]
-        return good, damaged
+        losses: dict[str, dict[int, float]] = {}
+        for (step, protocol), one in good.items():
+            if one.loss is not None:
+                losses.setdefault(protocol, {})[step] = one.loss
+        told = {key: replace(one, remark=diverged_text(key[0], losses.get(key[1], {}))) for key, one in good.items()}
+        return told, damaged
 
     def is_done(self, folder: Path, asked: Collection[Key]) -> bool:
         """Whether nothing is left of what is asked of the run."""
@@ -208,13 +218,14 @@ def _checkpoints(folder: Path) -> frozenset[int]:
 
 def _evaluated(read: Evaluation) -> Evaluated:
     """Raises KeyError for one without any distance, which is damaged, but of losses alone."""
+    loss = read.metrics.get("heldout_loss")
     if read.protocol.get("samples") == 0:
-        return Evaluated(None, f"loss {read.metrics['heldout_loss']:.4f}", read.seconds)
+        return Evaluated(None, f"loss {read.metrics['heldout_loss']:.4f}", read.seconds, loss)
     shown = shown_of(read.metrics)
     if shown is None:
         raise KeyError("fid")
     name = headline_name(shown, read.protocol)
-    return Evaluated(read.metrics.get("fid"), f"{name} {value_text(shown, read.metrics[shown])}", read.seconds)
+    return Evaluated(read.metrics.get("fid"), f"{name} {value_text(shown, read.metrics[shown])}", read.seconds, loss)
 
 
 def read_tail(path: Path) -> Tail:

@@ -44,7 +44,7 @@ PAGE = 30
 def what(row: StatusRow, log: bool = True) -> str:
     """Everything about a row besides its run, budget and state, in one line."""
     if row.state == DONE:
-        return ", ".join(filter(None, (row.distance or row.text, row.forecast)))
+        return ", ".join(filter(None, (row.distance, row.text, row.forecast)))
     parts = [row.text] if row.text else []
     if row.state == RUNNING:
         parts.append(f"step {row.step or 0}/{row.budget}")

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fcdm.analysis.stats.diverged_runs import diverged
+from fcdm.analysis.data.diverged_runs import diverged
 from fcdm.analysis.stats.joint_laws import (
     JointStudy,
     hold_out_table,

@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fcdm.analysis import report
+from fcdm.analysis import claims, plots, report, scaling
 from fcdm.analysis.report import log_report
 from fcdm.analysis.reporting import report_figures
 from fcdm.analysis.reporting.cell_tables import CellTable, Value, number, over_seeds
@@ -263,6 +264,29 @@ def test_a_run_that_diverged_is_named_where_it_is_left_out(tmp_path: Path) -> No
     assert text.count(f"left out: FCDM-N at 400 steps: seed 1 has no FID there (nan; {folders[1].name})") >= 1
     assert "seed 1 not evaluated there" not in text
     assert text.count("Not drawn: ") >= 3
+
+
+def test_a_run_that_diverged_to_numbers_is_named_by_all_that_hold_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = [make_run(tmp_path, "N", seed=seed) for seed in (0, 1)] + [make_run(tmp_path, "dit/N-2")]
+    for path in folders[1].glob("evaluations/step-00000800*.json"):
+        content = json.loads(path.read_text())
+        content["metrics"] |= {"heldout_loss": 1.0, "fid": 20 * content["metrics"]["fid"]}
+        path.write_text(json.dumps(content))
+    make_study(tmp_path, folders)
+    told = "1 point of 1 run that diverged (N by step 800): means, ratios and laws of one amount hold them"
+    made = report.make_report(study_facts(tmp_path, "demo"))
+    assert told in Page(made.html).text
+    assert told in made.told
+    words = ["--runs", str(tmp_path), "--study", "demo"]
+    for command in (
+        partial(plots.main, [*words, "--out", str(tmp_path / "out")]),
+        partial(claims.main, words),
+        partial(scaling.main, words),
+    ):
+        command()
+        assert told in capsys.readouterr().out
 
 
 def test_a_caveat_is_not_said_to_be_not_drawn() -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from fcdm.analysis.data.curves import NOT_ABOVE_0, has_log, is_distance
+from fcdm.analysis.data.diverged_runs import diverged_lines
 from fcdm.analysis.data.labels import config_of, cooldowns, display_name, distance_of
 
 
@@ -141,6 +142,11 @@ def seed_curves(table: pd.DataFrame) -> list[SeedCurve]:
             SeedCurve(str(label), name, first["model"], first["family"], first["lr"], len(seeds), points, rows, without)
         )
     return sorted(curves, key=lambda line: (line.family == "dit", line.points["forward_gmacs"].iloc[0], line.label))
+
+
+def curve_notes(table: pd.DataFrame) -> list[str]:
+    """What a reader of `seed_curves` must know, a line each: what they leave out, and runs that diverged and are in."""
+    return [*dropped(table), *diverged_lines(table)]
 
 
 def dropped(table: pd.DataFrame) -> list[str]:

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from fcdm.analysis.data.labels import cooled_text, display_name
-from fcdm.analysis.data.seed_curves import dropped
+from fcdm.analysis.data.seed_curves import curve_notes
 from fcdm.analysis.figures.axes import NOTE, Drawn, fid_label
 from fcdm.analysis.figures.styles import DOUBLE, FAMILIES, OTHERS, lighter
 from fcdm.analysis.published import PUBLISHED
@@ -43,7 +43,7 @@ def ablation_figure(table: pd.DataFrame, published: pd.DataFrame | None = None) 
     for axes, (panel, part) in zip(panels[:, 0], drawn.groupby("panel", sort=False), strict=True):
         numbers.append(_bars(axes, str(panel), part, fid_label(table)))
     whole = pd.concat(numbers, ignore_index=True)
-    whole.attrs["left_out"] = [*left_out, *dropped(table)]
+    whole.attrs["left_out"] = [*left_out, *curve_notes(table)]
     return figure, whole
 
 

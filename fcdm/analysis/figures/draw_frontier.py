@@ -16,7 +16,7 @@ from matplotlib.patches import Patch
 
 from fcdm.analysis.data.curves import NOT_ABOVE_0
 from fcdm.analysis.data.labels import cooldowns, family_name, scales
-from fcdm.analysis.data.seed_curves import dropped
+from fcdm.analysis.data.seed_curves import curve_notes
 from fcdm.analysis.figures.axes import LETTER, NOTE, Drawn, fid_axis, legend_columns, log_axes
 from fcdm.analysis.figures.styles import DOUBLE, family_looks, lighter, rim
 from fcdm.analysis.stats.fresh_data import seen_often
@@ -85,7 +85,7 @@ def frontier_figure(table: pd.DataFrame) -> Drawn | None:
         *(f"{name}{end}" for name in PARAMETERS for end in ("", "_low", "_high")),
     ]
     numbers = numbers.reindex(columns=[*wanted, *MORE])
-    numbers.attrs["left_out"] = [*left_out, *seen_often(table), *dropped(table)]
+    numbers.attrs["left_out"] = [*left_out, *seen_often(table), *curve_notes(table)]
     return figure, numbers
 
 

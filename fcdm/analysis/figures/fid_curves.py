@@ -16,7 +16,7 @@ from matplotlib.patheffects import withStroke
 
 from fcdm.analysis.data.epochs import epochs_each
 from fcdm.analysis.data.labels import cooled_text, data_scales, family_name, model_of
-from fcdm.analysis.data.seed_curves import SeedCurve, dropped, seed_curves
+from fcdm.analysis.data.seed_curves import SeedCurve, curve_notes, seed_curves
 from fcdm.analysis.figures.axes import (
     NOTE,
     Drawn,
@@ -117,7 +117,7 @@ def fid_against(
     numbers = pd.concat([*own, others, pd.DataFrame(ratios)], ignore_index=True)
     columns = ["label", "origin", "seeds", amount.column, "epochs", "fid", "fid_min", "fid_max", *RATIO_COLUMNS]
     numbers = numbers.reindex(columns=columns)
-    numbers.attrs["left_out"] = [*left_out, *dropped(table)]
+    numbers.attrs["left_out"] = [*left_out, *curve_notes(table)]
     return figure, numbers
 
 

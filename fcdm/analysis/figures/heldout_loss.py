@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from scipy.stats import spearmanr
 
 from fcdm.analysis.data.labels import family_name, scales
-from fcdm.analysis.data.seed_curves import dropped, seed_curves
+from fcdm.analysis.data.seed_curves import curve_notes, seed_curves
 from fcdm.analysis.figures.axes import Drawn, fid_axis, legend_below, log_axes, shortened
 from fcdm.analysis.figures.styles import SINGLE, family_looks, rim, shade
 
@@ -54,7 +54,7 @@ def fid_against_loss(table: pd.DataFrame) -> Drawn | None:
     legend_below(figure, handles, texts, 1.95)
     columns = ["label", "origin", "family", "steps", "epochs", "heldout_loss", "fid", "seeds", "correlation", "points"]
     numbers = pd.concat([points, pd.DataFrame(rows)], ignore_index=True).reindex(columns=columns)
-    numbers.attrs["left_out"] = [*left_out, *dropped(table)]
+    numbers.attrs["left_out"] = [*left_out, *curve_notes(table)]
     return figure, numbers
 
 

@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
 from fcdm.analysis.data.labels import cooled_text, data_scales, family_name, scales
-from fcdm.analysis.data.seed_curves import dropped, seed_curves
+from fcdm.analysis.data.seed_curves import curve_notes, seed_curves
 from fcdm.analysis.figures.axes import (
     Drawn,
     fid_axis,
@@ -124,7 +124,7 @@ def fid_against_size(table: pd.DataFrame, axis: str, published: pd.DataFrame | N
     name_points(axes, ends_of_many(tops, axis), axis, "fid")
     numbers = pd.concat([best, others, found], ignore_index=True)
     numbers = numbers.reindex(columns=[*COLUMNS, axis, "fid", "fid_min", "fid_max", "correlation", "models"])
-    numbers.attrs["left_out"] = [*left_out, *dropped(table)]
+    numbers.attrs["left_out"] = [*left_out, *curve_notes(table)]
     return figure, numbers
 
 

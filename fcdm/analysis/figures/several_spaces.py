@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from fcdm.analysis.data.curves import has_log
 from fcdm.analysis.data.epochs import epochs_each
 from fcdm.analysis.data.labels import distance_of
-from fcdm.analysis.data.seed_curves import dropped, seed_curves
+from fcdm.analysis.data.seed_curves import curve_notes, seed_curves
 from fcdm.analysis.figures.axes import Drawn, epochs_above, fid_axis, legend_below, log_axes, step_ticks
 from fcdm.analysis.figures.styles import DOUBLE, line_styles
 
@@ -51,7 +51,7 @@ def spaces_figure(table: pd.DataFrame, beside: Mapping[str, pd.DataFrame]) -> Dr
         log_axes(axes)
         step_ticks(axes.xaxis, sorted({int(step) for line in curves for step in line.points["steps"]}))
         epochs_above(axes, epochs_each(pd.concat([line.points for line in curves]), "steps"))
-        left_out += [f"{line} ({distance_of(one)})" for line in dropped(one)]
+        left_out += [f"{line} ({distance_of(one)})" for line in curve_notes(one)]
     for axes in panels.flat[len(tables) :]:
         axes.set_visible(False)
     drawn = list(dict.fromkeys(part["label"].iloc[0] for part in numbers))

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from fcdm.analysis.data.diverged_runs import diverged, diverged_note
 from fcdm.analysis.data.epochs import epochs_text
 from fcdm.analysis.data.labels import display_name
 from fcdm.analysis.reporting.forecast_tables import coverage_cells, held_out_cells, ledger_cells
 from fcdm.analysis.reporting.markdown import markdown_table
-from fcdm.analysis.stats.diverged_runs import diverged, diverged_note
 from fcdm.analysis.stats.metric_laws import MetricLaws, told_lines
 from fcdm.analysis.stats.tuning_trials import chosen_lines, tune, unfair
 from fcdm.forecasts.ledger_table import digits, summary_words

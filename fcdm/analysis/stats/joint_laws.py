@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from fcdm.analysis.data.diverged_runs import diverged
 from fcdm.analysis.data.labels import trajectories
-from fcdm.analysis.stats.diverged_runs import diverged
 from fcdm.analysis.stats.study_surface import StudySurface, law_groups, mixtures, surface_of
 from fcdm.analysis.stats.tuning_trials import Tuned
 from fcdm.errors import UserError

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 
 import pandas as pd
 
-from fcdm.analysis.stats.diverged_runs import diverged
+from fcdm.analysis.data.diverged_runs import diverged
 from fcdm.analysis.stats.joint_laws import JointStudy, loss_map_of
 from fcdm.analysis.stats.study_surface import law_groups, surface_of, unchecked_points
 from fcdm.analysis.stats.tuning_trials import Tuned

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from fcdm.analysis.data.diverged_runs import diverged, diverged_note
 from fcdm.analysis.data.labels import (
     USUAL_PATCH,
     config_of,
@@ -22,7 +23,6 @@ from fcdm.analysis.data.labels import (
     scales,
     trajectories,
 )
-from fcdm.analysis.stats.diverged_runs import diverged, diverged_note
 from fcdm.analysis.stats.fresh_data import seen_often
 from fcdm.analysis.stats.tuning_trials import Tuned, listed
 from fcdm.errors import UserError
