@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from fcdm.analysis.data.epochs import epochs_each, epochs_text
-from fcdm.analysis.data.seed_curves import SeedCurve, seed_curves
+from fcdm.analysis.data.seed_curves import SeedCurve
+from fcdm.analysis.reporting.budget_table import budget_table
+from fcdm.analysis.reporting.markdown import markdown_table
 from fcdm.analysis.stats.claim_sides import Pair, pairs_of
 from fcdm.analysis.stats.model_pairs import (
     METRICS,
@@ -38,7 +39,8 @@ def digits_result(table: pd.DataFrame, tuning: pd.DataFrame) -> str:
         metric: pairs_of(of_metric(table, metric), "FID" if metric == "fid" else "distance") for metric in DISTANCES
     }
     parts = [_chosen(tuned, tuning, table), *map(_differs, comparisons(table))]
-    parts += [_fids(table), _ratios(pairs), _trends(pairs), _floors(table)]
+    fids = budget_table(table, "fid", "FID")
+    parts += [markdown_table(fids) if fids else "", _ratios(pairs), _trends(pairs), _floors(table)]
     parts += [_hours(pair) for pair in pairs["fid"]]
     parts += [_noise(pair) for pair in pairs["fid"]]
     return "\n\n".join(part for part in parts if part)
@@ -61,25 +63,6 @@ def _differs(one: Comparison) -> str:
     by_name = one.a.name != one.b.name
     a, b = (line.name if by_name else line.label for line in (one.a, one.b))
     return f"{a} against {b}: {what_differs(one.differs)}."
-
-
-def _fids(table: pd.DataFrame) -> str:
-    curves = seed_curves(table)
-    budgets = sorted(set(table["steps"]))
-    rows = []
-    for line in curves:
-        points = line.points.set_index("steps")
-        cells = [
-            f"{row['fid']:.2f} ({row['fid_min']:.2f}, {row['fid_max']:.2f})" if row is not None else ""
-            for row in (points.loc[steps] if steps in points.index else None for steps in budgets)
-        ]
-        rows.append(f"| {line.label} | {' | '.join(cells)} |")
-    seeds = " and ".join(dict.fromkeys(str(line.seeds) for line in curves))
-    head = f"FID after so many steps, mean (lowest, highest) of {seeds} seeds:"
-    titles = f"| | {' | '.join(f'{steps:,}' for steps in budgets)} |"
-    in_epochs = [epochs_text(float(table.loc[table["steps"] == steps, "epochs"].max())) for steps in budgets]
-    known = [f"| epochs | {' | '.join(in_epochs)} |"] if epochs_each(table, "steps") is not None else []
-    return "\n".join([head, "", titles, "|---" * (len(budgets) + 1) + "|", *known, *rows])
 
 
 def _ratios(pairs: dict[str, list[Pair]]) -> str:

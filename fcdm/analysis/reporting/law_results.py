@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from fcdm.analysis.data.diverged_runs import diverged, diverged_note
-from fcdm.analysis.data.epochs import epochs_text
-from fcdm.analysis.data.labels import display_name
+from fcdm.analysis.data.labels import metric_name
+from fcdm.analysis.reporting.budget_table import budget_table
 from fcdm.analysis.reporting.forecast_tables import coverage_cells, held_out_cells, ledger_cells
 from fcdm.analysis.reporting.markdown import markdown_table
 from fcdm.analysis.stats.metric_laws import MetricLaws, told_lines
@@ -30,10 +30,10 @@ def law_result(
     budgets, the distances, and the study that tuned. `scored`: the ledger of the study."""
     tuned = tune(tuning, LOSS)
     chosen = [*chosen_lines(tuned, "held-out loss", digits), *(f"{line}." for line in unfair(tuned, "held-out loss"))]
+    measured = budget_table(losses, LOSS, "Held-out loss"), budget_table(table, "fid", metric_name(table, "fid"))
     parts = [
         "\n".join(["Chosen by tuning:", "", *(f"- {line}" for line in chosen)]),
-        _measured(losses, LOSS, "Held-out loss"),
-        _measured(table, "fid", "Distance to held-out images"),
+        *(markdown_table(one) for one in measured if one),
         _generalisation(losses),
     ]
     if (lost := diverged(losses)).any():
@@ -45,30 +45,6 @@ def law_result(
         parts.append("\n".join(f"- {line}." for line in summary_words(scored)))
         parts += [markdown_table(coverage_cells(scored)), markdown_table(ledger_cells(scored))]
     return "\n\n".join(part for part in parts if part)
-
-
-def _measured(table: pd.DataFrame, metric: str, title: str) -> str:
-    """Mean (lowest, highest) over seeds: a row for each model by MACs, a column for each budget."""
-    known = table[table[metric].notna()]
-    if known.empty:
-        return ""
-    budgets = sorted(set(known["steps"]))
-    epochs = [epochs_text(float(known.loc[known["steps"] == steps, "epochs"].max())) for steps in budgets]
-    rows = []
-    for (family, _, model), own in known.groupby(["family", "forward_gmacs", "model"], sort=True):
-        cells = []
-        for steps in budgets:
-            values = own.loc[own["steps"] == steps, metric].to_numpy(float)
-            ends = f" ({digits(values.min())}, {digits(values.max())})" if len(values) > 1 else ""
-            cells.append(f"{digits(float(values.mean()))}{ends}" if len(values) else "")
-        name, macs = display_name(str(model), str(family)), 1e3 * float(own["forward_gmacs"].iloc[0])
-        rows.append(f"| {name} | {macs:.3g} | {' | '.join(cells)} |")
-    seeds = len(set(known["seed"]))
-    head = f"{title} after so many steps, mean (lowest, highest) of up to {seeds} seeds:"
-    titles = f"| | MMACs | {' | '.join(f'{steps:,}' for steps in budgets)} |"
-    return "\n".join(
-        [head, "", titles, "|---|---:" + "|---" * len(budgets) + "|", f"| epochs | | {' | '.join(epochs)} |", *rows]
-    )
 
 
 def _generalisation(losses: pd.DataFrame) -> str:
