@@ -110,10 +110,25 @@ def test_a_rate_at_the_edge_of_its_grid_and_tuned_beside_untuned_are_refused() -
     with pytest.raises(UserError, match=r"best learning rate of FCDM-01, 0.001, is at the edge of those tried"):
         surface_of(rows, "fid", tuned=[edge])
     other = tuned(2e-3, (1e-3, 2e-3, 4e-3), "03")
-    with pytest.raises(UserError, match=r"tuned and untuned runs mixed: FCDM-03 \(lr 0.001, tuned to 0.002\) not as"):
-        surface_of(rows, "fid", tuned=[inside, other])
+    for of_study in ([inside, other], [other]):
+        with pytest.raises(UserError, match=r"not as tuned: FCDM-03 \(lr 0.001, tuned to 0.002\): train them as tuned"):
+            surface_of(rows, "fid", tuned=of_study)
     notes = surface_of(rows, "fid", tuned=[inside]).notes
     assert "not tuned themselves: 02, 03, 04, 05" in notes
+
+
+def test_a_rate_that_seeds_do_not_tell_from_the_best_is_as_tuned_and_said() -> None:
+    rows = of_fcdm()
+    losses = {5e-4: (1.4, 1.5), 1e-3: (1.02, 1.08), 2e-3: (1.0, 1.05), 4e-3: (1.3, 1.4)}
+    trials = sorted((Trial({}, dict(enumerate(of)), rate) for rate, of in losses.items()), key=lambda one: one.mean)
+    overlapping = Tuned("FCDM-03", "03", 8000, (0, 1), tuple(trials), "known", 32, family="fcdm")
+    notes = surface_of(rows, "fid", tuned=[overlapping]).notes
+    told = "at a rate whose trials are as good as the best, as far as seeds tell: FCDM-03 at 0.001 (tuned to 0.002)"
+    assert told in notes
+    rounded = surface_of(rows.assign(lr=1.99e-3), "fid", tuned=[overlapping]).notes
+    assert not any("as good as the best" in note for note in rounded)
+    with pytest.raises(UserError, match="not as tuned: FCDM-03"):
+        surface_of(rows.assign(lr=5e-4), "fid", tuned=[overlapping])
 
 
 def test_what_is_cut_is_counted_and_said() -> None:
