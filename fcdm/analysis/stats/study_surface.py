@@ -15,7 +15,6 @@ import pandas as pd
 from fcdm.analysis.data.diverged_runs import diverged, diverged_note
 from fcdm.analysis.data.labels import (
     USUAL_PATCH,
-    config_of,
     cooldowns,
     cooled_text,
     display_name,
@@ -196,11 +195,8 @@ def _warnings(rows: pd.DataFrame, metric: str, tuned: Sequence[Tuned] | None) ->
 
 def _warmups(rows: pd.DataFrame) -> np.ndarray:
     """Steps in which each row's learning rate rises; NaN where the table does not say it."""
-    if "variant" not in rows:
-        return np.full(len(rows), np.nan)
-    return np.array(
-        [float(config_of(str(variant)).get("optimiser.warmup_steps", "nan")) for variant in rows["variant"]]
-    )
+    known = rows["warmup_steps"] if "warmup_steps" in rows else pd.Series(np.nan, rows.index)
+    return known.to_numpy(float)
 
 
 def _some(names: Sequence[str], most: int = 4) -> str:
