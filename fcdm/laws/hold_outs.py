@@ -61,7 +61,8 @@ class HeldOut:
     error: float
     """log of forecast over measured: above 0 the forecast was too high."""
     compute_equivalent: float
-    """At how many times the compute the law says what was measured; above 1 it came out better."""
+    """The compute at which the law says what was measured, over that at which it says the forecast's median; above 1
+    it came out better."""
     seed_deviation: float
     """Of the mean over these runs, of log y: what an error is to be seen beside."""
     last_value: float
@@ -184,7 +185,7 @@ def _held_out(left_out: str, fit: JointFit, points: SurfacePoints, cell: int, is
     return HeldOut(
         left_out, n, d, measured, runs, gap_of(fit.points, n, d), forecast,
         log_error(forecast.new_run.median, measured),
-        compute_equivalent(curve, measured),
+        compute_equivalent(curve, measured, forecast.new_run.median),
         fit.seed_deviation / float(np.sqrt(runs)),
         log_error(last, measured), log_error(two, measured), state, why,
     )  # fmt: skip

@@ -49,6 +49,16 @@ def test_a_true_law_with_little_noise_holds_at_every_hold_out() -> None:
     assert made.notes == ()
 
 
+def test_an_error_in_compute_is_the_forecasts_and_not_the_estimates() -> None:
+    """Where draws lie askew about the estimate, their median is off by more than a loss may be: 1 is as forecast."""
+    made = validated()
+    for one in made.held_out:
+        assert (one.error > 0) == (one.compute_equivalent > 1)
+    askew, curve = Predictive.log_t(0.102, 0.05), [(0.25, 0.102), (1.0, 0.1), (4.0, 0.099)]
+    assert verdict(askew, 0.102, 0.0, curve) == (HELD, "")
+    assert verdict(askew, 0.1, 0.0, curve) == (FAILED, "off by x4 in compute")
+
+
 def test_what_lies_inside_the_validated_gap_is_forecast_and_what_lies_beyond_is_refused_unless_forced() -> None:
     made = validated()
     reached = {
