@@ -14,7 +14,7 @@ from fcdm.errors import UserError
 from fcdm.laws.joint_fit import DRAWS, Forecast, JointFit, fit_joint
 from fcdm.laws.scores import compute_equivalent, log_error
 from fcdm.laws.surface_points import SurfacePoints
-from fcdm.laws.verdict import HELD, verdict
+from fcdm.laws.verdict import FAILED, HELD, verdict
 
 SIZE, BUDGET, BOTH = "the largest size", "the largest budget", "the largest size and the largest budget"
 INTERPOLATION, VALIDATED, BEYOND = "interpolation", "validated", "beyond"
@@ -85,8 +85,11 @@ class Validation:
 
     @cached_property
     def validated(self) -> tuple[Gap, ...]:
-        """Gaps at which a hold-out held and none that was no further out failed, without such as lie inside others."""
-        failed = [one.gap for one in self.held_out if one.state != HELD]
+        """Gaps at which a hold-out held and none that was no further out failed, without such as lie inside others.
+
+        An uninformative one counts as neither.
+        """
+        failed = [one.gap for one in self.held_out if one.state == FAILED]
         held = [one.gap for one in self.held_out if one.state == HELD]
         good = [gap for gap in held if not any(gap.holds(bad) for bad in failed)]
         return tuple(
