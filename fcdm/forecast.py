@@ -25,14 +25,14 @@ python -m fcdm.forecast STUDY
 python -m fcdm.forecast --score
     every forecast beside what was measured; entries that are not measured yet, or withdrawn, are counted
 python -m fcdm.forecast --withdraw 3 --why TEXT
-    takes forecast 3 back, before it is measured, with an entry of its own
+    takes forecast 3 back, before anything of its budget is known, with an entry of its own
 
 Entries are chained by hash and never changed."""
 METRICS = ("fid", "heldout_loss")
 """What is foretold unasked, where the study's law tells it."""
 HOLD_OUTS = ("size", "budget", "both")
 USES = {
-    "forecast": ("metric", "hold_out", "force", "dry_run", *OF_THE_FIT),
+    "forecast": ("metric", "hold_out", "force", "dry_run", "config_dir", *OF_THE_FIT),
     "laws": ("metric", "dry_run", *OF_THE_FIT),
     "score": ("json", "measured"),
     "withdraw": ("why",),
@@ -99,16 +99,17 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     if len(folders) > 1:
         raise UserError(f"{' and '.join(sorted(map(str, folders)))}: one folder of runs at a time")
     (options.runs_dir,) = folders
-    if options.config_dir:
-        options.words += ["--config-dir", options.config_dir]
-    options.folder = place(options.ledger) if options.ledger else options.runs_dir / "forecasts"
     _refuse_idle(options)
+    from fcdm.forecasts.chain import ledger_folder
+
+    options.folder = place(options.ledger) if options.ledger else ledger_folder(options.runs_dir)
     return options
 
 
 def _refuse_idle(options: argparse.Namespace) -> None:
     """Raise UserError for words and options that do not go together."""
-    modes = [mode for mode in ("score", "withdraw", "publish") if getattr(options, mode) not in (None, False)]
+    said = {name for name, value in vars(options).items() if value is not None and value is not False}
+    modes = [mode for mode in ("score", "withdraw", "publish") if mode in said]
     if len(modes) > 1:
         raise UserError(f"--{modes[0]} and --{modes[1]}: one at a time")
     if options.words and modes:
@@ -118,9 +119,8 @@ def _refuse_idle(options: argparse.Namespace) -> None:
     if options.words and "=" in options.words[0]:
         raise UserError(f"{options.words[0]}: the study comes first, then the run: STUDY model=... steps=...")
     mode = modes[0] if modes else "laws" if len(options.words) == 1 else "forecast"
-    for name in sorted({name for some in USES.values() for name in some} - {*USES[mode]}):
-        if getattr(options, name) not in (None, False):
-            raise UserError(f"--{name.replace('_', '-')} has no effect here: leave it away; --help says what it is for")
+    for name in sorted(said & {name for some in USES.values() for name in some} - {*USES[mode]}):
+        raise UserError(f"--{name.replace('_', '-')} has no effect here: leave it away; --help says what it is for")
     if mode == "withdraw" and not options.why:
         raise UserError(f"--withdraw {options.withdraw} needs --why TEXT: it stays in the ledger for good")
 
@@ -147,15 +147,19 @@ def _score(options: argparse.Namespace) -> None:
 
 def _withdraw(options: argparse.Namespace) -> None:
     from fcdm.forecasts.chain import append, read_ledger
-    from fcdm.forecasts.entries import ForecastWithdrawal
-    from fcdm.forecasts.measured_budgets import measured_in_runs
+    from fcdm.forecasts.entries import HOLD_OUT, ForecastWithdrawal
+    from fcdm.forecasts.known_budget import what_is_known
+    from fcdm.runs.folder import Run, find_run
 
     ledger = read_ledger(options.folder)
     entry = ledger.forecast(options.withdraw)
     if entry.number in ledger.withdrawn:
         raise UserError(f"entry {entry.number} is withdrawn already: {ledger.withdrawn[entry.number].why}")
-    if measured_in_runs(options.runs_dir, [entry]):
-        raise UserError(f"entry {entry.number} is measured already, so it is scored: a withdrawal comes before that")
+    if entry.kind == HOLD_OUT:
+        raise UserError(f"entry {entry.number} is a hold-out: what it is of was known before it, so it stays")
+    folder = find_run(options.runs_dir, entry.run.id)
+    if folder is not None and (known := what_is_known(Run(folder, entry.run.id), entry.steps)):
+        raise UserError(f"entry {entry.number} stays: {known}, and a withdrawal comes before anything is known")
     written = append(options.folder, ForecastWithdrawal(entry.number, options.why))
     print(f"entry {written.number}: forecast {entry.number} is withdrawn; it stays in the ledger and is counted")
 
@@ -178,7 +182,8 @@ def _write(options: argparse.Namespace, teller: ForecastTeller) -> None:
 
     study, *words = options.words
     tables = StudyTables.named(options.runs_dir, study)
-    jobs = jobs_asked([*words, f"study={study}", f"runs_dir={options.runs_dir}"])
+    configs = [] if options.config_dir is None else ["--config-dir", options.config_dir]
+    jobs = jobs_asked([*words, *configs, f"study={study}", f"runs_dir={options.runs_dir}"])
     metrics = options.metric or METRICS
     asked = [one for job in jobs for one in requests_of(job, tables, metrics, options.hold_out, options.force)]
     refused: list[str] = []

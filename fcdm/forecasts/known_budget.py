@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 from fcdm.errors import UserError
@@ -9,6 +10,7 @@ from fcdm.forecasts.entries import CONTINUATION, INTERPOLATION, PREDICTION
 from fcdm.runs.checkpoints import checkpoints, newest_step
 from fcdm.runs.folder import Run
 from fcdm.runs.formats import read_records
+from fcdm.runs.reader import RunView
 from fcdm.runs.run_paths import evaluation_files
 
 
@@ -41,6 +43,14 @@ def what_is_known(run: Run, steps: int) -> str:
             return f"weights of step {kept} are there ({folder}), and can be evaluated"
     recorded = _first(steps, (int(fields["step"]) for _, fields in read_records(run.records)))
     return "" if recorded is None else f"its training has recorded step {recorded} ({run.records})"
+
+
+def known_since(view: RunView, steps: int) -> float:
+    """When something of the budget or beyond was first known, in seconds since 1970, by the times that evaluations and
+    records hold; inf: by none. Weights hold no time: the record of a step as late as theirs does."""
+    recorded = (float(fields["time"]) for _, fields in view.records if int(fields["step"]) >= steps)
+    evaluated = (one.time for one in view.evaluations if one.step >= steps)
+    return min(min(recorded, default=math.inf), min(evaluated, default=math.inf))
 
 
 def is_begun(run: Run) -> bool:

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 from fcdm.atomic import file_errors
 from fcdm.errors import UserError
 from fcdm.forecasts.entries import ForecastEntry
-from fcdm.runs.folder import Run, find_runs
-from fcdm.runs.formats import Evaluation, read_evaluation
+from fcdm.forecasts.known_budget import known_since
+from fcdm.runs.folder import find_runs
+from fcdm.runs.reader import RunView
 
 
 class MeasuredBudget(NamedTuple):
-    """One metric of one evaluation; time in seconds since 1970."""
+    """One metric of a budget of which something is known."""
 
-    value: float
-    time: float
+    value: float | None
+    """As it was evaluated, which may be no number above 0; None: not yet."""
+    known: float
+    """When something of the budget or beyond was first known, in seconds since 1970: see `known_since`."""
 
 
 MeasuredKey = tuple[str, int, str, str]
@@ -28,22 +30,29 @@ MeasuredKey = tuple[str, int, str, str]
 
 
 def measured_in_runs(runs_dir: Path, entries: Iterable[ForecastEntry]) -> dict[MeasuredKey, MeasuredBudget]:
-    """What the runs' folders hold of the budgets of these entries. Raises UserError for a damaged evaluation."""
+    """What the runs' folders hold of the budgets of these entries. Raises UserError for a damaged run."""
     entries = list(entries)
-    folders = find_runs(runs_dir, {entry.run.id for entry in entries})
-    evaluations = {}
-    for entry in entries:
-        if entry.run.id in folders:
-            path = Run(folders[entry.run.id], entry.run.id).evaluation(entry.steps, entry.protocol_id)
-            with contextlib.suppress(FileNotFoundError):
-                evaluations[entry.key] = read_evaluation(path)
-    return measured_budgets(entries, evaluations)
+    found: dict[MeasuredKey, MeasuredBudget] = {}
+    for folder in find_runs(runs_dir, {entry.run.id for entry in entries}).values():
+        found |= measured_in_run(RunView(folder), entries)
+    return found
+
+
+def measured_in_run(view: RunView, entries: Iterable[ForecastEntry]) -> dict[MeasuredKey, MeasuredBudget]:
+    """The same of one run; entries of other runs are passed over."""
+    metrics = {(view.id, one.step, one.protocol_id): one.metrics for one in view.evaluations}
+    return {
+        (*entry.key, entry.metric): MeasuredBudget(metrics.get(entry.key, {}).get(entry.metric), known)
+        for entry in entries
+        if entry.run.id == view.id and (known := known_since(view, entry.steps)) < math.inf
+    }
 
 
 def measured_in_csv(path: Path, entries: Iterable[ForecastEntry]) -> dict[MeasuredKey, MeasuredBudget]:
     """The same of a tidy table's CSV (columns run, steps, protocol_id, metrics), for those who lack the folders.
 
-    It does not say when that was: no forecast counts as late, and every withdrawal counts. Raises UserError.
+    It does not say when that was: no forecast counts as late, and every withdrawal counts but a hold-out's. Raises
+    UserError.
     """
     found: dict[tuple[str, str, str], dict[str, str]] = {}
     try:
@@ -57,16 +66,3 @@ def measured_in_csv(path: Path, entries: Iterable[ForecastEntry]) -> dict[Measur
         }
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} lacks or garbles {error}: it is no tidy table of analysis.plots") from None
-
-
-def measured_budgets(
-    entries: Iterable[ForecastEntry], evaluations: Mapping[tuple[str, int, str], Evaluation]
-) -> dict[MeasuredKey, MeasuredBudget]:
-    """What evaluations, by (run's id, steps, protocol id), hold of the budgets of these entries."""
-    return {
-        (*entry.key, entry.metric): MeasuredBudget(value, one.time)
-        for entry in entries
-        if (one := evaluations.get(entry.key)) is not None
-        and (value := one.metrics.get(entry.metric)) is not None
-        and 0 < value < math.inf
-    }

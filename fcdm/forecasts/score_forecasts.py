@@ -7,8 +7,8 @@ stored, so nothing of them can be out of date.
 - Coverage counts trajectories: entries of one run, or of branches of one parent, are one: the forecast of the most
   steps that is scored, of several as far that which was written first. So what came out has no say in which counts.
   Uninformative ones count. Kinds and metrics are never pooled.
-- A forecast that was written after its evaluation, and is no hold-out, is *late* and not scored. A withdrawal counts if
-  it was written before the evaluation.
+- A forecast that was written after something of its budget was known (`known_since`), and is no hold-out, is *late* and
+  not scored. A withdrawal counts if it was written before that, so never of a hold-out.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from fcdm.forecasts.entries import HOLD_OUT, KINDS, ForecastEntry, Ledger
+from fcdm.forecasts.entries import CONTINUATION, HOLD_OUT, INTERPOLATION, KINDS, PREDICTION, ForecastEntry, Ledger
 from fcdm.forecasts.measured_budgets import MeasuredBudget, MeasuredKey
 from fcdm.laws.predictive import Predictive
 from fcdm.laws.scores import compute_equivalent, crps_of_log, hit_interval, log_error, log_score, pit, skill
@@ -37,8 +37,7 @@ class ForecastScore:
     law: Predictive
     measured: float
     compute_equivalent: float
-    """At how many times the compute the law says what was measured, 1 where it says that of the run; of a baseline, 1
-    where it says what the baseline said. See `fcdm.laws.scores`."""
+    """1 where what was measured is `law`'s own median: see `fcdm.laws.scores`."""
 
     @property
     def log_error(self) -> float:
@@ -75,7 +74,7 @@ class ScoredForecast:
     state: str
     """One of STATES."""
     why: str = ""
-    """Why it failed, is uninformative, late or withdrawn."""
+    """Why it failed, is uninformative, late, withdrawn, or not scored although it is measured."""
     measured: float | None = None
     score: ForecastScore | None = None
     """Of the new run's distribution; None: not scored."""
@@ -124,25 +123,44 @@ def score_ledger(ledger: Ledger, measured: Mapping[MeasuredKey, MeasuredBudget])
 
 
 def score_entry(entry: ForecastEntry, ledger: Ledger, found: MeasuredBudget | None) -> ScoredForecast:
-    """One forecast. found: what was measured; None: nothing yet."""
+    """One forecast. found: what was measured; None: nothing is known yet."""
+    value, known = found or (None, math.inf)
     withdrawal = ledger.withdrawn.get(entry.number)
-    if withdrawal is not None and (found is None or withdrawal.time < found.time):
+    if withdrawal is not None and entry.kind != HOLD_OUT and withdrawal.time < known:
         return ScoredForecast(entry, WITHDRAWN, withdrawal.why)
-    if found is None:
+    if value is None:
         return ScoredForecast(entry, UNSCORED)
-    if entry.kind != HOLD_OUT and found.time < entry.time:
-        return ScoredForecast(entry, LATE, "written after it was measured", found.value)
-    value = found.value
+    if not 0 < value < math.inf:
+        return ScoredForecast(entry, UNSCORED, f"measured as {value:g}, which is no number above 0")
+    if entry.kind != HOLD_OUT and known < entry.time:
+        return ScoredForecast(entry, LATE, "written after something of its budget was known", value)
     inside = {level: _is_inside(entry.new_run, level, value) for level in LEVELS_SCORED}
-    at = compute_equivalent(entry.curve, value)
-    score = ForecastScore(entry.new_run, value, at)
     curve = entry.curve if is_loss(entry.metric) else None
     state, why = verdict(entry.new_run, value, entry.seed_deviation or 0.0, curve)
-    baselines = {
-        name: ForecastScore(law, value, _over(at, compute_equivalent(entry.curve, law.median)))
-        for name, law in entry.baselines.items()
-    }
-    return ScoredForecast(entry, state, why, value, score, inside, baselines)
+    baselines = {name: _score(entry, law, value) for name, law in entry.baselines.items()}
+    return ScoredForecast(entry, state, why, value, _score(entry, entry.new_run, value), inside, baselines)
+
+
+def _score(entry: ForecastEntry, law: Predictive, measured: float) -> ForecastScore:
+    return ForecastScore(law, measured, compute_equivalent(entry.curve, measured, law.median))
+
+
+def foremost(scored: Iterable[ScoredForecast]) -> list[ScoredForecast]:
+    """Of each budget and metric the one forecast that stands beside it where only one does: what is scored, or will be,
+    before what is late and what is withdrawn; then by `_FOREMOST`; of several as far, as in the coverage, the first."""
+    best: dict[MeasuredKey, ScoredForecast] = {}
+    for one in scored:
+        key = (*one.entry.key, one.entry.metric)
+        if key not in best or _rank(one) < _rank(best[key]):
+            best[key] = one
+    return list(best.values())
+
+
+_FOREMOST = {PREDICTION: 0, CONTINUATION: 0, INTERPOLATION: 1, HOLD_OUT: 2}
+
+
+def _rank(one: ScoredForecast) -> tuple[int, int]:
+    return {LATE: 1, WITHDRAWN: 2}.get(one.state, 0), _FOREMOST[one.entry.kind]
 
 
 def summaries(scored: Sequence[ScoredForecast]) -> list[ForecastSummary]:
@@ -182,14 +200,6 @@ def as_json(scored: Sequence[ScoredForecast]) -> dict[str, Any]:
             for one in summaries(scored)
         ],
     }
-
-
-def _over(measured: float, said: float) -> float:
-    """The compute at which the law says what was measured over that at which it says what a baseline said; NaN where
-    it says neither at any."""
-    if 0 < said < math.inf:
-        return measured / said
-    return math.nan if measured == said else 0.0 if said else math.inf
 
 
 def _is_inside(law: Predictive, level: float, value: float) -> bool:

@@ -10,13 +10,12 @@ from fcdm.errors import UserError
 from fcdm.forecasts.chain import ledger_folder, read_ledger
 from fcdm.forecasts.ledger_table import forecast_note
 from fcdm.forecasts.measured_budgets import measured_in_runs
-from fcdm.forecasts.score_forecasts import WITHDRAWN, score_ledger
+from fcdm.forecasts.score_forecasts import WITHDRAWN, foremost, score_ledger
 from fcdm.jobstatus.rows import StatusRow
 
 
 def with_forecasts(rows: Sequence[StatusRow], runs_dir: Path) -> tuple[list[StatusRow], str]:
-    """The rows, and why the ledger cannot be read; "" where it can. Of several forecasts of a metric the last counts
-    that is not withdrawn."""
+    """The rows, each with its `foremost` forecasts, and why the ledger cannot be read; "" where it can."""
     rows = list(rows)
     folder = ledger_folder(runs_dir)
     if not folder.is_dir():
@@ -26,10 +25,9 @@ def with_forecasts(rows: Sequence[StatusRow], runs_dir: Path) -> tuple[list[Stat
         scored = score_ledger(ledger, measured_in_runs(runs_dir, ledger.forecasts))
     except UserError as error:
         return rows, str(error)
-    notes: dict[tuple[str, int, str], dict[str, str]] = {}
-    for one in scored:
+    notes: dict[tuple[str, int, str], list[str]] = {}
+    for one in foremost(scored):
         if one.state != WITHDRAWN:
             entry = one.entry
-            of_budget = notes.setdefault((entry.run.name, entry.steps, entry.protocol_id), {})
-            of_budget[entry.metric] = forecast_note(one)
-    return [replace(row, forecast="; ".join(notes.get(row.key, {}).values())) for row in rows], ""
+            notes.setdefault((entry.run.name, entry.steps, entry.protocol_id), []).append(forecast_note(one))
+    return [replace(row, forecast="; ".join(notes.get(row.key, []))) for row in rows], ""

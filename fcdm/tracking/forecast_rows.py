@@ -6,19 +6,19 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from fcdm.forecasts.entries import ForecastEntry, Ledger
 from fcdm.forecasts.ledger_table import forecast_note
-from fcdm.forecasts.measured_budgets import measured_budgets
-from fcdm.forecasts.score_forecasts import WITHDRAWN, ScoredForecast, score_entry
+from fcdm.forecasts.measured_budgets import measured_in_run
+from fcdm.forecasts.score_forecasts import WITHDRAWN, ScoredForecast, foremost, score_entry
 from fcdm.runs.formats import Scalar
 from fcdm.runs.reader import RunView
 
 
 def forecasts_of(view: RunView, ledger: Ledger) -> list[ScoredForecast]:
-    """The ledger's forecasts of this run, scored where they can be."""
+    """The ledger's forecasts of this run, scored where they can be: of each budget and metric the `foremost`."""
     entries = [entry for entry in ledger.forecasts if entry.run.id == view.id]
     if not entries:
         return []
-    measured = measured_budgets(entries, {(view.id, one.step, one.protocol_id): one for one in view.evaluations})
-    return [score_entry(entry, ledger, measured.get((*entry.key, entry.metric))) for entry in entries]
+    measured = measured_in_run(view, entries)
+    return foremost(score_entry(entry, ledger, measured.get((*entry.key, entry.metric))) for entry in entries)
 
 
 def forecast_scalars(
@@ -45,7 +45,7 @@ def forecast_scalars(
 
 
 def forecast_tags(forecasts: Sequence[ScoredForecast], headline: str | None) -> dict[str, str]:
-    """`forecast.fid.1600`: `forecast FID 12.3 (9.8 to 15), prediction, entry 3`; of several of one budget the last."""
+    """`forecast.fid.1600`: `forecast FID 12.3 (9.8 to 15), prediction, entry 3`."""
     tags = {}
     for one in forecasts:
         entry = one.entry

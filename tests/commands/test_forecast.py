@@ -132,6 +132,10 @@ def test_a_hold_out_is_of_what_was_measured_from_what_lies_below(runs: Path, for
         (("--score", "--runs", "elsewhere"), "one folder of runs at a time"),
         (("demo", "model=N", "--config-dir", "nowhere"), "--config-dir nowhere: there is no such folder"),
         (("--score", "--force"), "--force has no effect here"),
+        (("--score", "--least-steps", "0"), "--least-steps has no effect here"),
+        (("--score", "--config-dir", "."), "--config-dir has no effect here"),
+        (("demo", "--config-dir", "."), "--config-dir has no effect here"),
+        (("demo", "model=N", "steps=800", "--withdraw", "0"), "demo: --withdraw is of the whole ledger"),
         (("--score", "--publish"), "--score and --publish: one at a time"),
         (("--withdraw", "1"), "needs --why TEXT"),
         (("--withdraw", "1", "--why", "x"), "entry 1 is no forecast of this ledger; forecasts: none yet"),
@@ -161,15 +165,24 @@ def test_a_dry_run_writes_nothing_and_several_budgets_are_several_entries(foreca
     assert not (runs / "forecasts").exists()
 
 
-def test_withdrawing_is_an_entry_of_its_own_and_comes_before_the_measurement(forecast: Forecast, runs: Path) -> None:
+def test_withdrawing_is_an_entry_of_its_own_and_comes_before_anything_is_known(forecast: Forecast, runs: Path) -> None:
     forecast("demo", "model=N", "seed=3", "steps=[800,1600]", "--metric=fid")
+    target = job(runs, "model=N", "seed=3", "steps=800")
+    target.open()
+    target.run.records.write_text(json.dumps({"step": 800, "time": 1.0}) + "\n")
     code, out, _ = forecast("--withdraw", "2", "--why", "the study's rates were wrong")
     assert (code, out) == (0, "entry 3: forecast 2 is withdrawn; it stays in the ledger and is counted\n")
     assert [one["state"] for one in scores(forecast)] == ["unscored", "withdrawn"]
     assert forecast("--withdraw", "2", "--why", "x")[2].startswith("fcdm.forecast: entry 2 is withdrawn already: the")
-    measure(job(runs, "model=N", "seed=3", "steps=800"), 800)
-    assert "entry 1 is measured already" in forecast("--withdraw", "1", "--why", "x")[2]
+    code, _, err = forecast("--withdraw", "1", "--why", "x")
+    assert (code, err.count("\n")) == (1, 1)
+    assert "entry 1 stays: its training has recorded step 800" in err
     assert "1 withdrawn" in forecast("--score")[1]
+
+
+def test_a_hold_out_is_never_taken_back(forecast: Forecast) -> None:
+    forecast("demo", "model=M", "steps=400", "--metric=fid", "--hold-out=both")
+    assert "entry 1 is a hold-out: " in forecast("--withdraw", "1", "--why", "x")[2]
 
 
 def test_an_edited_entry_ends_every_command_that_reads_the_ledger(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 
 from fcdm.errors import UserError
-from fcdm.forecasts.known_budget import kind_of
+from fcdm.forecasts.known_budget import kind_of, known_since
 from fcdm.runs.folder import Run
+from fcdm.runs.reader import RunView
 from tests.support.fake_runs import make_run
 
 
@@ -47,3 +49,19 @@ def test_whatever_tells_of_a_budget_or_of_one_beyond_forbids_its_forecast(run: R
         with pytest.raises(UserError, match="weights of step 800 are there"):
             kind_of(run, 600)
         (folder / "step-00000800").rmdir()
+
+
+def test_since_when_it_is_known_say_records_and_evaluations_by_any_protocol(run: Run) -> None:
+    """The records come before the evaluation of the step, that of another protocol before that of one's own."""
+    records = [(fields["step"], fields["time"]) for _, fields in RunView(run.folder).records]
+    for steps in (150, 400):
+        assert known_since(RunView(run.folder), steps) == min(time for step, time in records if step >= steps)
+    assert known_since(RunView(run.folder), 401) == math.inf
+    run.records.unlink()
+    evaluations = RunView(run.folder).evaluations
+    assert known_since(RunView(run.folder), 150) == evaluations[-1].time
+    other = evaluations[-1].time - 5
+    (path,) = run.evaluations.glob("*400-*.json")
+    content = json.loads(path.read_text()) | {"time": other, "protocol_id": "other"}
+    path.with_name("step-00000400-other.json").write_text(json.dumps(content))
+    assert known_since(RunView(run.folder), 150) == other

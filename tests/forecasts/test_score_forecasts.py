@@ -15,6 +15,7 @@ from fcdm.errors import UserError
 from fcdm.forecasts.entries import (
     CONTINUATION,
     HOLD_OUT,
+    INTERPOLATION,
     PREDICTION,
     ForecastEntry,
     ForecastWithdrawal,
@@ -22,7 +23,7 @@ from fcdm.forecasts.entries import (
 from fcdm.forecasts.foretold import LAST_TWO, LAST_VALUE
 from fcdm.forecasts.ledger_table import forecast_lines, forecast_note, score_lines
 from fcdm.forecasts.measured_budgets import MeasuredBudget, measured_in_csv
-from fcdm.forecasts.score_forecasts import as_json, score_ledger, summaries
+from fcdm.forecasts.score_forecasts import as_json, foremost, score_ledger, summaries
 from fcdm.laws.predictive import Predictive
 from tests.support.forecast_entries import an_entry, ledger_of, scored
 
@@ -77,6 +78,15 @@ def test_a_forecast_holds_or_fails_by_one_rule(entry: ForecastEntry, measured: f
     assert why in one.why if why else not one.why
 
 
+def test_a_loss_as_forecast_is_at_the_compute_that_was_forecast() -> None:
+    """Whatever the law's estimate says there, which draws' median is not."""
+    law = Predictive.log_t(0.102, 0.05, 5.0)
+    (one,) = scored(replace(of_loss(seed_deviation=None), law=law, new_run=law), measured=0.102)
+    assert one.state == "held", one.why
+    assert one.score is not None
+    assert (one.score.log_error, one.score.compute_equivalent) == (0, 1)
+
+
 def test_what_is_not_measured_withdrawn_or_late_is_counted_and_not_scored() -> None:
     entries = [an_entry(run=run) for run in "abcd"]
     ledger = ledger_of(*entries, ForecastWithdrawal(2, "wrong data"), ForecastWithdrawal(3, "I do not like it"))
@@ -89,6 +99,39 @@ def test_what_is_not_measured_withdrawn_or_late_is_counted_and_not_scored() -> N
     assert {state: count for state, count in total.states.items() if count} == {"held": 2, "withdrawn": 1, "late": 1}
     held_out = replace(an_entry(), kind=HOLD_OUT)
     assert scored(held_out, measured=10.0, time=0.5)[0].state == "held", "a hold-out is measured before"
+    taken_back = scored(held_out, ForecastWithdrawal(1, "I do not like it"), measured=10.0, time=math.inf)
+    assert taken_back[0].state == "held", "and stays, where a table does not say when it was measured"
+
+
+def test_what_is_known_by_another_protocol_or_a_record_decides_before_the_measurement() -> None:
+    """Withdrawn at time 2, late from time 1: once it was known, though nothing is measured, or long after."""
+    ledger = ledger_of(an_entry(), ForecastWithdrawal(1, "I do not like it"))
+    key = (*ledger.forecasts[0].key, "fid")
+    for known, value, state in ((1.5, None, "unscored"), (2.5, None, "withdrawn"), (0.5, 10.0, "late")):
+        assert score_ledger(ledger, {key: MeasuredBudget(value, known)})[0].state == state
+
+
+@pytest.mark.parametrize("value", ["0", "-0.01", "inf", "nan"])
+def test_a_measured_value_that_is_no_number_above_0_is_said_and_not_scored(tmp_path: Path, value: str) -> None:
+    """A kernel distance may come out below 0, and what diverged is no number."""
+    ledger = ledger_of(an_entry(run="a"))
+    path = tmp_path / "demo.csv"
+    protocol_id = ledger.forecasts[0].protocol_id
+    path.write_text(f"run,steps,protocol_id,fid\nM-digits-8px-aaaaaaaa,800,{protocol_id},{value}\n")
+    found = score_ledger(ledger, measured_in_csv(path, ledger.forecasts))
+    assert score_lines(found)[1].endswith(f"unscored: measured as {value}, which is no number above 0")
+
+
+def test_of_several_forecasts_of_a_budget_the_one_that_counts_stands_for_it() -> None:
+    """What was held out, interpolated or late, written later or before, does not take its place."""
+    kinds = (HOLD_OUT, INTERPOLATION, CONTINUATION, PREDICTION)
+    entries = [replace(an_entry(), kind=kind) for kind in kinds]
+    assert [one.entry.number for one in foremost(scored(*entries, measured=10.0))] == [3], "the first of the best"
+    assert [one.entry.number for one in foremost(scored(*entries, measured=10.0, time=0.5))] == [1], "the rest is late"
+    withdrawn = [ForecastWithdrawal(3, "its data were wrong"), ForecastWithdrawal(4, "so were its")]
+    assert [one.entry.number for one in foremost(scored(*entries, *withdrawn, measured=10.0))] == [2]
+    budgets = [an_entry(), an_entry(steps=400), an_entry(run="b"), an_entry(metric="heldout_loss"), an_entry()]
+    assert [one.entry.number for one in foremost(scored(*budgets, measured=0.0))] == [1, 2, 3, 4]
 
 
 def test_a_tidy_table_measures_too(tmp_path: Path) -> None:

@@ -17,14 +17,17 @@ from tests.support.forecast_entries import an_entry
 
 @pytest.fixture
 def runs(tmp_path: Path) -> Path:
-    """A run that is asked for 800 steps and measured until 400; both are foretold, 800 twice and that is withdrawn."""
+    """A run that is asked for 800 steps and measured until 400; both are foretold, 800 thrice: the first is withdrawn,
+    the second counts."""
     folder = make_run(tmp_path, budgets=(400,), grids=False)
     make_study(tmp_path, [folder], budgets=(400, 800))
     identity = json.loads((folder / "run.json").read_text())["id"]
-    for steps, median in ((400, fid_at("N", 400) * 0.97), (800, 12.0), (800, 50.0)):
-        entry = an_entry(median, steps=steps, protocol_id=protocol_id(PROTOCOL), kind="hold-out")
+    for steps, median in ((400, fid_at("N", 400) * 0.97), (800, 50.0), (800, 12.0), (800, 30.0)):
+        entry = an_entry(
+            median, steps=steps, protocol_id=protocol_id(PROTOCOL), kind="hold-out" if steps == 400 else "continuation"
+        )
         append(tmp_path / "forecasts", replace(entry, run=replace(entry.run, id=identity, name=folder.name)))
-    append(tmp_path / "forecasts", ForecastWithdrawal(3, "its data were wrong"))
+    append(tmp_path / "forecasts", ForecastWithdrawal(2, "its data were wrong"))
     return tmp_path
 
 

@@ -38,8 +38,8 @@ def test_a_forecast_is_forwarded_and_once_it_is_measured_its_score(
     shutil.copy(empty_database, tmp_path / "mlflow.db")
     folder = make_run(tmp_path, budgets=(100,), grids=False)
     identity = json.loads((folder / "run.json").read_text())["id"]
-    for median in (50.0, 12.0):
-        entry = an_entry(median, protocol_id=protocol_id(PROTOCOL), kind="continuation")
+    for median, kind in ((50.0, "continuation"), (12.0, "continuation"), (30.0, "continuation"), (40.0, "hold-out")):
+        entry = an_entry(median, protocol_id=protocol_id(PROTOCOL), kind=kind)
         append(tmp_path / "forecasts", replace(entry, run=replace(entry.run, id=identity, name=folder.name)))
     append(tmp_path / "forecasts", ForecastWithdrawal(1, "its data were wrong"))
     forwarder = Forwarder(tmp_path)
