@@ -218,6 +218,7 @@ def _falling(curve: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def _reaching(study: JointStudy, metric: str, protocol_id: str, loss_map: LossMap | None) -> ReachingLaw:
+    """The law as plans read it, without what its runs have in common."""
     validation = study.validation
     fit = validation.fit
     points = fit.points
