@@ -69,8 +69,8 @@ TITLES = (
     *("log score", "skill", "state"),
 )
 LEGEND = (
-    "error: ln(forecast / measured); compute: at how many times its compute the law says that; CRPS of ln; skill: "
-    "1 - CRPS / CRPS of that baseline"
+    "error: ln(forecast / measured); compute: that at which the law says what was measured, over that at which it says "
+    "what was forecast; CRPS of ln; skill: 1 - CRPS / CRPS of that baseline"
 )
 
 

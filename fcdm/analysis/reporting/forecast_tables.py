@@ -42,8 +42,8 @@ def held_out_cells(laws: MetricLaws) -> CellTable:
     notes = (
         f"Without the largest size, the largest budget or both. Forecast: of one new run, {SURE}. Errors: forecast "
         "over measured, less 1; last value and last two are the baselines: the nearest fitted value, and the line "
-        "through the last two points. Compute: at how many times its compute the law says what was measured. Gap: "
-        "compute over the largest that was fitted.",
+        "through the last two points. Compute: that at which the law says what was measured, over that at which it "
+        "says what was forecast. Gap: compute over the largest that was fitted.",
         f"One seed moves a value by {seeds} (1 sd).",
         *(f"{label}: {note}." for label, made in laws.told.items() for note in made.validation.notes),
     )
