@@ -21,7 +21,8 @@ python -m fcdm.forecast STUDY model=... steps=... [seed=...]
     the words are those of python -m fcdm.train -m (+sweeps=NAME too): the run that they name, and the protocol that it
     is evaluated by. Refused once anything of the budget exists
 python -m fcdm.forecast STUDY
-    writes the study's laws to runs/forecasts/STUDY.law.json, by which hydra/launcher=plan foretells
+    writes the study's laws to runs/forecasts/STUDY.law.json, by which hydra/launcher=plan foretells; what it tells no
+    law of any more has none there
 python -m fcdm.forecast --score
     every forecast beside what was measured; entries that are not measured yet, or withdrawn, are counted
 python -m fcdm.forecast --withdraw 3 --why TEXT
@@ -217,11 +218,14 @@ def _write_laws(options: argparse.Namespace, teller: ForecastTeller) -> None:
     from fcdm.forecasts.law_file import write_laws
 
     (study,) = options.words
-    laws, refused = laws_told(StudyTables.named(options.runs_dir, study), options.metric or METRICS, teller)
+    metrics = options.metric or METRICS
+    laws, refused = laws_told(StudyTables.named(options.runs_dir, study), metrics, teller)
+    path = None if options.dry_run else write_laws(options.folder, study, metrics, laws)
+    if path is not None:
+        print(path)
+        refused = [f"{line} ({path.name} has no such law)" for line in refused]
     if not laws:
         raise UserError("; ".join(refused))
-    if not options.dry_run:
-        print(write_laws(options.folder, study, laws))
     print(*map(law_line, laws), sep="\n")
     for line in refused:
         print(f"fcdm.forecast: {line}", file=sys.stderr)

@@ -8,6 +8,7 @@ validated to.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -90,11 +91,20 @@ class ReachingLaw:
         return Predictive(tuple(math.exp(middle + offset) for offset in added), self.freedom)
 
 
-def write_laws(folder: Path, study: str, laws: Iterable[ReachingLaw]) -> Path:
-    """Replace a study's file: a law is a fit of what there is, and no forecast. Raises UserError."""
-    folder.mkdir(parents=True, exist_ok=True)
+def write_laws(folder: Path, study: str, metrics: Iterable[str], laws: Sequence[ReachingLaw]) -> Path | None:
+    """Put a study's laws of these metrics, or none, in the place of those in its file: a law is a fit of what there is,
+    and no forecast. Those of other metrics stay, but for a damaged file's. None where there is no law and no file.
+    Raises UserError."""
     path = folder / f"{study}{ENDING}"
-    told = [{key: value for key, value in asdict(law).items() if key != "study"} for law in laws]
+    if not laws and not path.exists():
+        return None
+    folder.mkdir(parents=True, exist_ok=True)
+    anew = {*metrics}
+    kept: list[ReachingLaw] = []
+    if path.exists():
+        with contextlib.suppress(UserError):
+            kept = [law for law in _laws_of(path) if law.metric not in anew]
+    told = [{key: value for key, value in asdict(law).items() if key != "study"} for law in (*kept, *laws)]
     write_json(path, {"schema": 1, "study": study, "levels": LEVELS, "laws": told})
     return path
 
