@@ -43,7 +43,8 @@ def fashion() -> str:
 
 @cache
 def laws_of(study: str) -> list[MetricLaws]:
-    return joint_results(study, losses=f"{study}_losses")
+    losses = f"{study}_losses"
+    return joint_results(study, losses=losses, tuning=f"{study}_hyperparameters")
 
 
 def own() -> str:

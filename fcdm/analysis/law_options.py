@@ -14,7 +14,9 @@ OF_THE_FIT = ("tuning", "least_steps", "least_warmups")
 
 
 def add_law_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--tuning", metavar="STUDY", help="the study that tuned these models: law by tuned runs alone")
+    parser.add_argument(
+        "--tuning", metavar="STUDY", help="the study that tuned these models: no law of runs that are not as tuned"
+    )
     parser.add_argument("--least-steps", type=int, metavar="N", help="points below stay out of the law (default: 1000)")
     parser.add_argument("--least-warmups", type=float, metavar="X", help="so do points below X warm-ups (default: 10)")
 

@@ -37,8 +37,7 @@ class ForecastScore:
     law: Predictive
     measured: float
     compute_equivalent: float
-    """At how many times the compute the law says what was measured, 1 where it says that of the run; of a baseline, 1
-    where it says what the baseline said. See `fcdm.laws.scores`."""
+    """1 where what was measured is `law`'s own median: see `fcdm.laws.scores`."""
 
     @property
     def log_error(self) -> float:
@@ -136,15 +135,14 @@ def score_entry(entry: ForecastEntry, ledger: Ledger, found: MeasuredBudget | No
     if entry.kind != HOLD_OUT and known < entry.time:
         return ScoredForecast(entry, LATE, "written after something of its budget was known", value)
     inside = {level: _is_inside(entry.new_run, level, value) for level in LEVELS_SCORED}
-    at = compute_equivalent(entry.curve, value)
-    score = ForecastScore(entry.new_run, value, at)
     curve = entry.curve if is_loss(entry.metric) else None
     state, why = verdict(entry.new_run, value, entry.seed_deviation or 0.0, curve)
-    baselines = {
-        name: ForecastScore(law, value, _over(at, compute_equivalent(entry.curve, law.median)))
-        for name, law in entry.baselines.items()
-    }
-    return ScoredForecast(entry, state, why, value, score, inside, baselines)
+    baselines = {name: _score(entry, law, value) for name, law in entry.baselines.items()}
+    return ScoredForecast(entry, state, why, value, _score(entry, entry.new_run, value), inside, baselines)
+
+
+def _score(entry: ForecastEntry, law: Predictive, measured: float) -> ForecastScore:
+    return ForecastScore(law, measured, compute_equivalent(entry.curve, measured, law.median))
 
 
 def foremost(scored: Iterable[ScoredForecast]) -> list[ScoredForecast]:
@@ -202,14 +200,6 @@ def as_json(scored: Sequence[ScoredForecast]) -> dict[str, Any]:
             for one in summaries(scored)
         ],
     }
-
-
-def _over(measured: float, said: float) -> float:
-    """The compute at which the law says what was measured over that at which it says what a baseline said; NaN where
-    it says neither at any."""
-    if 0 < said < math.inf:
-        return measured / said
-    return math.nan if measured == said else 0.0 if said else math.inf
 
 
 def _is_inside(law: Predictive, level: float, value: float) -> bool:

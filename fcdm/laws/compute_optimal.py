@@ -29,7 +29,8 @@ class Optimum:
     d: Predictive
     """D*, in images."""
     value: Predictive
-    """The law there, at each draw's own optimum."""
+    """The law there, at each draw's own optimum. Of a draw without an effect of size or of data it is E: what
+    endless data, or an endless size, leaves."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def optimum(fit: JointFit, compute: float) -> Optimum:
         n, d, _ = optima_of(laws, compute, form)
         with np.errstate(invalid="ignore"):  # a draw may have its optimum at no size, or at an endless one
             each = [values_of(law[None], size, images, form)[0] for law, size, images in zip(laws, n, d, strict=True)]
-        return np.array([float(one) if np.isfinite(one) else np.nan for one in each])
+        return np.where(np.isfinite(each), each, laws[:, 0])
 
     return Optimum(
         compute,

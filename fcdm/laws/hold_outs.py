@@ -14,7 +14,7 @@ from fcdm.errors import UserError
 from fcdm.laws.joint_fit import DRAWS, Forecast, JointFit, fit_joint
 from fcdm.laws.scores import compute_equivalent, log_error
 from fcdm.laws.surface_points import SurfacePoints
-from fcdm.laws.verdict import HELD, verdict
+from fcdm.laws.verdict import FAILED, HELD, verdict
 
 SIZE, BUDGET, BOTH = "the largest size", "the largest budget", "the largest size and the largest budget"
 INTERPOLATION, VALIDATED, BEYOND = "interpolation", "validated", "beyond"
@@ -61,7 +61,8 @@ class HeldOut:
     error: float
     """log of forecast over measured: above 0 the forecast was too high."""
     compute_equivalent: float
-    """At how many times the compute the law says what was measured; above 1 it came out better."""
+    """The compute at which the law says what was measured, over that at which it says the forecast's median; above 1
+    it came out better."""
     seed_deviation: float
     """Of the mean over these runs, of log y: what an error is to be seen beside."""
     last_value: float
@@ -84,8 +85,11 @@ class Validation:
 
     @cached_property
     def validated(self) -> tuple[Gap, ...]:
-        """Gaps at which a hold-out held and none that was no further out failed, without such as lie inside others."""
-        failed = [one.gap for one in self.held_out if one.state != HELD]
+        """Gaps at which a hold-out held and none that was no further out failed, without such as lie inside others.
+
+        An uninformative one counts as neither.
+        """
+        failed = [one.gap for one in self.held_out if one.state == FAILED]
         held = [one.gap for one in self.held_out if one.state == HELD]
         good = [gap for gap in held if not any(gap.holds(bad) for bad in failed)]
         return tuple(
@@ -184,7 +188,7 @@ def _held_out(left_out: str, fit: JointFit, points: SurfacePoints, cell: int, is
     return HeldOut(
         left_out, n, d, measured, runs, gap_of(fit.points, n, d), forecast,
         log_error(forecast.new_run.median, measured),
-        compute_equivalent(curve, measured),
+        compute_equivalent(curve, measured, forecast.new_run.median),
         fit.seed_deviation / float(np.sqrt(runs)),
         log_error(last, measured), log_error(two, measured), state, why,
     )  # fmt: skip

@@ -114,7 +114,8 @@ class JointFit:
         return float(np.log(self.second(n, d) / self.law(n, d)))
 
     def predictive(self, of: Callable[[np.ndarray], np.ndarray]) -> Predictive:
-        """The distribution of a number above 0 that follows from a law: `of` takes rows E, A, alpha, B, beta."""
+        """The distribution of a number that follows from a law: `of` takes rows E, A, alpha, B, beta, and may give 0 or
+        infinity. Draws of which it is no number (NaN) are left out."""
         centre, by_seeds, laws = (
             _logs_of(of(part)) for part in (np.array([self.law.numbers]), self.by_seeds, self.draws)
         )
@@ -167,7 +168,7 @@ _FAR = 690.0
 
 def _logs_of(values: np.ndarray) -> np.ndarray:
     with np.errstate(divide="ignore"):
-        return np.asarray(np.clip(np.nan_to_num(np.log(values), nan=0.0), -_FAR, _FAR))
+        return np.asarray(np.clip(np.log(values[~np.isnan(values)]), -_FAR, _FAR))
 
 
 def t_over_z(freedom: float, level: float) -> float:

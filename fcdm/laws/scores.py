@@ -58,21 +58,29 @@ def skill(crps: float, crps_of_baseline: float) -> float:
     return 1 - crps / crps_of_baseline if crps_of_baseline else math.nan
 
 
-def compute_equivalent(curve: Sequence[tuple[float, float]], measured: float) -> float:
-    """At how many times the run's compute the law says what was measured: 0.5 means that half would have done, so the
-    run came out worse than its forecast; 1 is as said, above 1 better. 0 or inf: at no compute.
+def compute_equivalent(curve: Sequence[tuple[float, float]], measured: float, said: float | None = None) -> float:
+    """The compute at which the law says what was measured, over that at which it says what a forecast said: 0.5 means
+    that half would have done, so the run came out worse than its forecast; 1 is as said, above 1 better. 0 or inf: at
+    no compute.
 
     curve: (multiple of the run's compute, what the law says there), two or more, in rising order and falling values;
     between them ln of the value is linear in ln of compute, and beyond them goes on in the last slope. A law with an
-    offset meets no number below it: give as many points as reach it. Raises ValueError for a curve that is none.
+    offset meets no number below it: give as many points as reach it. said: the forecast's median, which is seldom to
+    the last digit what the law says of the run, or a baseline; None: what the curve says at 1. Raises ValueError for a
+    curve that is none.
     """
     if len(curve) < 2 or any(not (0 < x < x2 and y > y2 > 0) for (x, y), (x2, y2) in pairwise(curve)):
         raise ValueError(f"{curve}: two or more points, compute rising and values falling")
-    falling = [-y for _, y in curve]
-    piece = min(max(bisect_left(falling, -measured) - 1, 0), len(curve) - 2)
-    (x, y), (x2, y2) = curve[piece], curve[piece + 1]
-    exponent = math.log(measured / y) / math.log(y2 / y) * math.log(x2 / x) + math.log(x)
+    exponent = _log_compute(curve, measured) - (0.0 if said is None else _log_compute(curve, said))
     return math.exp(exponent) if abs(exponent) < _BEYOND else (math.inf if exponent > 0 else 0.0)
+
+
+def _log_compute(curve: Sequence[tuple[float, float]], value: float) -> float:
+    """ln of the multiple of compute at which a curve has a value."""
+    falling = [-y for _, y in curve]
+    piece = min(max(bisect_left(falling, -value) - 1, 0), len(curve) - 2)
+    (x, y), (x2, y2) = curve[piece], curve[piece + 1]
+    return math.log(value / y) / math.log(y2 / y) * math.log(x2 / x) + math.log(x)
 
 
 _BEYOND = 700.0

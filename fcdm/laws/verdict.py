@@ -36,7 +36,7 @@ def verdict(
         return HELD, ""
     if loss_curve is None:
         return (FAILED, f"off by {math.expm1(off):+.0%}") if abs(off) > MOST_OFF else (HELD, "")
-    factor = compute_equivalent(loss_curve, measured)
+    factor = compute_equivalent(loss_curve, measured, new_run.median)
     within = 1 / MOST_COMPUTE <= factor <= MOST_COMPUTE
     return (HELD, "") if within else (FAILED, f"off by x{factor:.3g} in compute")
 

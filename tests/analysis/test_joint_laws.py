@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from fcdm.analysis.data.diverged_runs import diverged
+from fcdm.analysis.reporting.forecast_tables import by_time_cells
 from fcdm.analysis.stats.joint_laws import (
     JointStudy,
     hold_out_table,
@@ -20,10 +21,13 @@ from fcdm.analysis.stats.joint_laws import (
     shared_offset_line,
     shared_offset_of,
 )
+from fcdm.analysis.stats.laws_by_time import laws_by_time
+from fcdm.analysis.stats.metric_laws import LawSettings
 from fcdm.analysis.stats.study_surface import law_groups, surface_of
 from fcdm.analysis.stats.tuning_trials import Trial, Tuned
 from fcdm.errors import UserError
 from fcdm.laws.cuts import Cuts
+from fcdm.laws.joint_fit import JointFit, fit_joint
 from fcdm.laws.loss_map import LossMap
 from tests.support.commands import ROOT
 from tests.support.known_surface import study
@@ -110,10 +114,25 @@ def test_a_rate_at_the_edge_of_its_grid_and_tuned_beside_untuned_are_refused() -
     with pytest.raises(UserError, match=r"best learning rate of FCDM-01, 0.001, is at the edge of those tried"):
         surface_of(rows, "fid", tuned=[edge])
     other = tuned(2e-3, (1e-3, 2e-3, 4e-3), "03")
-    with pytest.raises(UserError, match=r"tuned and untuned runs mixed: FCDM-03 \(lr 0.001, tuned to 0.002\) not as"):
-        surface_of(rows, "fid", tuned=[inside, other])
+    for of_study in ([inside, other], [other]):
+        with pytest.raises(UserError, match=r"not as tuned: FCDM-03 \(lr 0.001, tuned to 0.002\): train them as tuned"):
+            surface_of(rows, "fid", tuned=of_study)
     notes = surface_of(rows, "fid", tuned=[inside]).notes
     assert "not tuned themselves: 02, 03, 04, 05" in notes
+
+
+def test_a_rate_that_seeds_do_not_tell_from_the_best_is_as_tuned_and_said() -> None:
+    rows = of_fcdm()
+    losses = {5e-4: (1.4, 1.5), 1e-3: (1.02, 1.08), 2e-3: (1.0, 1.05), 4e-3: (1.3, 1.4)}
+    trials = sorted((Trial({}, dict(enumerate(of)), rate) for rate, of in losses.items()), key=lambda one: one.mean)
+    overlapping = Tuned("FCDM-03", "03", 8000, (0, 1), tuple(trials), "known", 32, family="fcdm")
+    notes = surface_of(rows, "fid", tuned=[overlapping]).notes
+    told = "at a rate whose trials are as good as the best, as far as seeds tell: FCDM-03 at 0.001 (tuned to 0.002)"
+    assert told in notes
+    rounded = surface_of(rows.assign(lr=1.99e-3), "fid", tuned=[overlapping]).notes
+    assert not any("as good as the best" in note for note in rounded)
+    with pytest.raises(UserError, match="not as tuned: FCDM-03"):
+        surface_of(rows.assign(lr=5e-4), "fid", tuned=[overlapping])
 
 
 def test_what_is_cut_is_counted_and_said() -> None:
@@ -122,8 +141,7 @@ def test_what_is_cut_is_counted_and_said() -> None:
     made = surface_of(long, "fid")
     assert "left out: 10 points in the first 10 % of its run" in made.notes  # 1,000 of 16,000
     assert len(made.points.y) == 40
-    variant = "batch_size=128,optimiser.warmup_steps=150"
-    warm = surface_of(rows.assign(variant=variant), "fid").notes
+    warm = surface_of(rows.assign(warmup_steps=150.0), "fid").notes
     assert "left out: 10 points below 10 warm-ups" in warm
     assert "warm-ups are not told by this table, so none was cut" in made.notes
     assert "warm-ups are not told by this table, so none was cut" not in warm
@@ -204,3 +222,34 @@ def test_runs_that_diverge_are_left_out_and_said() -> None:
         assert note.startswith(f"left out: {lost.sum()} points of 1 run that diverged ({model} by step 4,000)")
     recovered = dead.assign(heldout_loss=np.where(rows["steps"] > 4_000, rows["heldout_loss"], dead["heldout_loss"]))
     assert diverged(recovered).sum() == lost.sum(), "what comes after it is no training of that run either"
+
+
+def test_laws_by_diffusion_time_are_those_of_their_bins() -> None:
+    """Every bin here is the loss times a number: its exponents are those of the loss, its E that number times E."""
+    rows = of_fcdm()
+    times = [5.0, 2.0, 1.0, 0.6, 0.4, *[0.2] * 5]
+    bins = {f"heldout_loss_{at}": rows["heldout_loss"] * share for at, share in enumerate(times, start=1)}
+    losses = rows.assign(**bins)
+    whole = surface_of(rows).points
+    law = fit_joint(whole, draws=20).law
+    found = laws_by_time(losses, LawSettings(draws=20))
+    assert list(found) == [*list(bins)[:5], "heldout_loss_2_to_10"]
+    for column, share in zip(found, [*times[:5], sum(times[1:]) / 9], strict=True):
+        made = found[column]["FCDM"]
+        assert isinstance(made, JointFit)
+        assert made.law.size_exponent == pytest.approx(law.size_exponent, rel=1e-2)
+        assert made.law.offset == pytest.approx(share * law.offset, rel=1e-2)
+    cells = by_time_cells(found, losses)
+    assert [row[0] for row in cells.rows] == [
+        "0 to 0.1",
+        "0.1 to 0.2",
+        "0.2 to 0.3",
+        "0.3 to 0.4",
+        "0.4 to 0.5",
+        "0.1 to 1",
+    ]
+    assert [row[2] for row in cells.rows] == ["50%", "20%", "10%", "6%", "4%", "50%"]
+    assert laws_by_time(rows, LawSettings()) == {}
+    few = laws_by_time(losses[losses["steps"] <= 2000], LawSettings())
+    assert all("a joint law needs" in str(made) for by_label in few.values() for made in by_label.values())
+    assert len(by_time_cells(few, losses).rows) == 6

@@ -78,6 +78,15 @@ def test_a_forecast_holds_or_fails_by_one_rule(entry: ForecastEntry, measured: f
     assert why in one.why if why else not one.why
 
 
+def test_a_loss_as_forecast_is_at_the_compute_that_was_forecast() -> None:
+    """Whatever the law's estimate says there, which draws' median is not."""
+    law = Predictive.log_t(0.102, 0.05, 5.0)
+    (one,) = scored(replace(of_loss(seed_deviation=None), law=law, new_run=law), measured=0.102)
+    assert one.state == "held", one.why
+    assert one.score is not None
+    assert (one.score.log_error, one.score.compute_equivalent) == (0, 1)
+
+
 def test_what_is_not_measured_withdrawn_or_late_is_counted_and_not_scored() -> None:
     entries = [an_entry(run=run) for run in "abcd"]
     ledger = ledger_of(*entries, ForecastWithdrawal(2, "wrong data"), ForecastWithdrawal(3, "I do not like it"))

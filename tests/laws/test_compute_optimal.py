@@ -56,6 +56,20 @@ def test_intervals_hold_the_truth() -> None:
     assert best.n.median * best.d.median * 6 == pytest.approx(COMPUTE, rel=0.01)
 
 
+def test_a_draw_without_an_effect_of_size_or_of_data_has_its_e_as_its_best_value() -> None:
+    """Never a loss of 1, which Student's t would stretch to hundreds: E is what endless data, or size, leaves."""
+    e, a, alpha, b, beta = LOSS.law.numbers
+    without = [(e, 0.0, alpha, b, beta), (e, a, alpha, 0.0, beta), (e, 0.0, alpha, 0.0, beta)]
+    for row in without[:2]:
+        rows = np.array([row] * 5)
+        told = optimum(replace(fit(), draws=rows, by_seeds=rows), COMPUTE).value
+        assert told.median == pytest.approx(e)
+    rows = np.array([*without, *[LOSS.law.numbers] * 7])
+    best = optimum(replace(fit(), draws=rows, by_seeds=rows), COMPUTE)
+    assert best.value.quantiles[-1] == pytest.approx(float(LOSS(*LOSS.law.optimum(COMPUTE))), rel=0.02)
+    assert best.n.median == pytest.approx(float(LOSS.law.optimum(COMPUTE)[0]), rel=0.01)
+
+
 def test_an_iso_flop_curve_has_its_least_at_the_optimum_and_a_band_about_it() -> None:
     curve = iso_flop(fit(), COMPUTE, np.geomspace(*FEW_SIZES[:: len(FEW_SIZES) - 1], 41).tolist())
     n, _ = fit().law.optimum(COMPUTE)

@@ -49,6 +49,16 @@ def test_a_true_law_with_little_noise_holds_at_every_hold_out() -> None:
     assert made.notes == ()
 
 
+def test_an_error_in_compute_is_the_forecasts_and_not_the_estimates() -> None:
+    """Where draws lie askew about the estimate, their median is off by more than a loss may be: 1 is as forecast."""
+    made = validated()
+    for one in made.held_out:
+        assert (one.error > 0) == (one.compute_equivalent > 1)
+    askew, curve = Predictive.log_t(0.102, 0.05), [(0.25, 0.102), (1.0, 0.1), (4.0, 0.099)]
+    assert verdict(askew, 0.102, 0.0, curve) == (HELD, "")
+    assert verdict(askew, 0.1, 0.0, curve) == (FAILED, "off by x4 in compute")
+
+
 def test_what_lies_inside_the_validated_gap_is_forecast_and_what_lies_beyond_is_refused_unless_forced() -> None:
     made = validated()
     reached = {
@@ -85,18 +95,24 @@ def test_without_a_told_e_nothing_is_said_of_larger_sizes() -> None:
         untold.forecast(2 * N, D)
 
 
-def test_a_failure_is_validated_past_by_nothing_and_an_uninformative_hold_out_validates_nothing() -> None:
+def test_a_failure_is_validated_past_by_nothing_and_an_uninformative_hold_out_is_neither() -> None:
     made = validated()
-    size, budget = Gap(2, 1, 2), Gap(1, 2, 2)
-    assert Gap(2, 2, 4).holds(size)
-    assert not size.holds(Gap(2, 2, 4))
-    for state in (FAILED, UNINFORMATIVE):
-        # The largest size at the largest budget failed without that size: so did whatever is further out in all three.
-        changed = [replace(one, state=state) if place == 4 else one for place, one in enumerate(made.held_out)]
-        gaps = replace(made, held_out=tuple(changed)).validated
-        assert not any(gap.holds(size) for gap in gaps)
-        assert any(gap.holds(budget) for gap in gaps)
-        assert any(gap.holds(Gap(2, 1, 1)) for gap in gaps)
+    size, budget, both = Gap(2, 1, 2), Gap(1, 2, 2), made.held_out[-1].gap
+    assert both.holds(size)
+    assert not size.holds(both)
+
+    def gaps(state: str, *places: int) -> tuple[Gap, ...]:
+        changed = [replace(one, state=state) if place in places else one for place, one in enumerate(made.held_out)]
+        return replace(made, held_out=tuple(changed)).validated
+
+    # The largest size at the largest budget failed without that size: so did whatever is further out in all three.
+    failed = gaps(FAILED, 4)
+    assert not any(gap.holds(size) for gap in failed)
+    assert any(gap.holds(budget) for gap in failed)
+    assert any(gap.holds(Gap(2, 1, 1)) for gap in failed)
+    assert gaps(UNINFORMATIVE, 4) == (both,), "what held further out still stands"
+    assert not any(gap.holds(both) for gap in gaps(UNINFORMATIVE, len(made.held_out) - 1)), "it validates nothing"
+    assert gaps(UNINFORMATIVE, *range(len(made.held_out))) == ()
 
 
 def test_another_true_form_fails_where_it_matters() -> None:

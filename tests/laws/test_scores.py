@@ -112,7 +112,17 @@ def test_an_error_in_compute_is_read_off_the_law() -> None:
     multiples = np.geomspace(0.01, 100, 401)
     flat = [(float(c), float(0.1 + 0.01 * c**-0.5)) for c in multiples]
     assert compute_equivalent(flat, 0.1 + 0.01 / math.sqrt(1.3)) == pytest.approx(1.3, rel=1e-3)
-    assert [compute_equivalent([(1.0, 1.0), (2.0, 0.999)], y) for y in (0.01, 100.0)] == [math.inf, 0]
+    steep = [(1.0, 1.0), (2.0, 0.999)]
+    assert [compute_equivalent(steep, y) for y in (0.01, 100.0)] == [math.inf, 0]
+    assert [compute_equivalent(steep, 1.0, said) for said in (0.01, 1.0, 100.0)] == [0, 1, math.inf]
+
+
+@pytest.mark.parametrize("said", [0.01, 0.1003, 0.11, 100.0])
+def test_what_was_said_itself_is_one_and_above_one_is_better_than_said(said: float) -> None:
+    """A forecast's median is seldom what the law's estimate says of the run."""
+    curve = [(0.25, 0.102), (1.0, 0.1), (4.0, 0.099)]
+    assert compute_equivalent(curve, said, said) == 1
+    assert compute_equivalent(curve, said * 0.999, said) > 1 > compute_equivalent(curve, said * 1.001, said)
     for wrong in ([(1.0, 2.0)], [(1.0, 2.0), (2.0, 2.0)], [(2.0, 3.0), (1.0, 2.0)]):
         with pytest.raises(ValueError):
             compute_equivalent(wrong, 2.0)

@@ -12,12 +12,12 @@ from fcdm.runs.divergence import DIVERGED
 
 
 def diverged(rows: pd.DataFrame) -> np.ndarray:
-    """True where the held-out loss is above `DIVERGED` times the lowest that any seed of the same variant had by so
+    """True where the held-out loss is above `DIVERGED` times the lowest that any run of the same label had by so
     many steps (of one protocol), and at all later points of that run. (rows,); all False where no loss is known."""
     if LOSS not in rows:
         return np.zeros(len(rows), dtype=bool)
-    by = ["label", "variant", "protocol_id", "steps"]
-    lowest = rows.groupby(by)[LOSS].min().groupby(level=by[:3]).cummin().rename("lowest")
+    by = ["label", "protocol_id", "steps"]
+    lowest = rows.groupby(by)[LOSS].min().groupby(level=by[:2]).cummin().rename("lowest")
     over = rows[LOSS] > DIVERGED * rows.join(lowest, on=by)["lowest"]
     first = rows["steps"].where(over).groupby(np.array(trajectories(rows))).transform("min")
     return (rows["steps"] >= first).to_numpy()  # never, where a run has none

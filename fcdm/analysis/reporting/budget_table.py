@@ -23,7 +23,7 @@ def budget_table(table: pd.DataFrame, metric: str, title: str) -> CellTable | No
     by_size = known.assign(last=known["family"] == "dit").groupby(["last", "forward_gmacs", "label"], sort=True)
     for (_, gmacs, label), own in by_size:
         at = [own.loc[own["steps"] == steps, metric].astype(float) for steps in budgets]
-        rows.append([str(label), f"{1e3 * float(gmacs):.3g}", *map(_over_seeds, at)])
+        rows.append([str(label), f"{1e3 * float(str(gmacs)):.3g}", *map(_over_seeds, at)])
     caption = f"{title} after so many steps, mean (lowest, highest) of up to {len(set(known['seed']))} seeds"
     columns = ("", "MMACs", *(f"{steps:,}" for steps in budgets))
     return CellTable(f"budgets-{metric}", caption, columns, rows, (), frozenset(range(len(columns))) - {1})

@@ -6,10 +6,12 @@ The checklist answers what "(Mis)Fitting: A Survey of Scaling Laws" (arXiv 2502.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+import pandas as pd
 
+from fcdm.analysis.data.tidy_table import LOSS_BINS
 from fcdm.analysis.reporting.cell_tables import Cell, CellTable, Value
 from fcdm.analysis.stats.joint_laws import JointStudy
 from fcdm.analysis.stats.metric_laws import LawSettings, MetricLaws
@@ -49,6 +51,35 @@ def held_out_cells(laws: MetricLaws) -> CellTable:
     more = ("Last value", "Last two", "Compute", "Gap", "Came out")
     caption = f"Held out of the joint laws of {laws.name}"
     return CellTable(f"held-out-{laws.metric}", caption, (*columns, *more), rows, notes, frozenset({0, 1, 11}))
+
+
+def by_time_cells(laws: Mapping[str, Mapping[str, JointFit | str]], losses: pd.DataFrame) -> CellTable:
+    """A row for each bin of diffusion time and law. `laws`: of `laws_by_time`, of `losses`."""
+    rows: list[list[Cell]] = []
+    for column, by_label in laws.items():
+        first, _, last = column.removeprefix("heldout_loss_").partition("_to_")
+        tenths = f"{(int(first) - 1) / 10:g} to {int(last or first) / 10:g}"
+        kept = losses[[*LOSS_BINS[int(first) - 1 : int(last or first)]]].sum(axis=1)
+        share = float((kept / losses[[*LOSS_BINS]].sum(axis=1)).mean())
+        for label, made in by_label.items():
+            if isinstance(made, str):
+                rows.append([tenths, label, f"{share:.0%}", made.removeprefix("no joint law: "), "", "", "", ""])
+                continue
+            ends = made.intervals
+            offset = "not told" if made.profile.untold else f"{digits(made.law.offset)} ({digits_range(*ends['E'])})"
+            exponents = [
+                f"{value:.3g} ({ends[name][0]:.3g} to {ends[name][1]:.3g})"
+                for name, value in (("alpha", made.law.size_exponent), ("beta", made.law.data_exponent))
+            ]
+            noise = [f"{made.seed_deviation:.1%}", f"{made.scatter():.1%}"]
+            rows.append([tenths, label, f"{share:.0%}", offset, *exponents, *noise])
+    columns = ("Time", "Law", "Share of the loss", "E", "alpha", "beta", "One seed", "Scatter of cells")
+    notes = (
+        f"Time: from data (0) to noise (1), in the ten bins that evaluations write. Brackets: {SURE}. Scatter: of "
+        "cells about the law.",
+    )
+    caption = "Joint laws of the held-out loss by diffusion time"
+    return CellTable("laws-by-time", caption, columns, rows, notes, frozenset({0, 1, 3, 4, 5}))
 
 
 def ledger_cells(scored: Sequence[ScoredForecast]) -> CellTable:

@@ -10,8 +10,9 @@ import pandas as pd
 from fcdm.analysis.data.diverged_runs import diverged, diverged_note
 from fcdm.analysis.data.labels import metric_name
 from fcdm.analysis.reporting.budget_table import budget_table
-from fcdm.analysis.reporting.forecast_tables import coverage_cells, held_out_cells, ledger_cells
+from fcdm.analysis.reporting.forecast_tables import by_time_cells, coverage_cells, held_out_cells, ledger_cells
 from fcdm.analysis.reporting.markdown import markdown_table
+from fcdm.analysis.stats.laws_by_time import laws_by_time
 from fcdm.analysis.stats.metric_laws import MetricLaws, told_lines
 from fcdm.analysis.stats.tuning_trials import chosen_lines, tune, unfair
 from fcdm.forecasts.ledger_table import digits, summary_words
@@ -35,11 +36,14 @@ def law_result(
         "\n".join(["Chosen by tuning:", "", *(f"- {line}" for line in chosen)]),
         *(markdown_table(one) for one in measured if one),
         _generalisation(losses),
+        _copying(table),
     ]
     if (lost := diverged(losses)).any():
         note = diverged_note(losses, lost)
         parts.append(f"{note[:1].upper()}{note[1:]}.")
     parts.append("\n".join(["Joint laws:", "", *(f"- {line}." for line in told_lines(laws))]))
+    if by_time := laws_by_time(losses, laws[0].settings):
+        parts.append(markdown_table(by_time_cells(by_time, losses)))
     parts += [markdown_table(held_out_cells(one)) for one in laws if one.told]
     if scored:
         parts.append("\n".join(f"- {line}." for line in summary_words(scored)))
@@ -54,8 +58,28 @@ def _generalisation(losses: pd.DataFrame) -> str:
         return ""
     off = np.log(kept[LOSS].to_numpy(float) / kept["train_loss"].to_numpy(float))
     late = kept["steps"].to_numpy() == kept["steps"].max()
+    ends = np.expm1([off[late].min(), off[late].max()])
+    before = f", {_above(np.expm1(off[~late].mean()))} before" if (~late).any() else ""
     return (
-        f"Memorisation: the held-out loss lies over that on training images, with the same weights and noise, by "
-        f"{np.expm1(off[late].mean()):+.1%} on average at the last budget ({np.expm1(off[late].min()):+.1%} to "
-        f"{np.expm1(off[late].max()):+.1%} over runs), by {np.expm1(off[~late].mean()):+.1%} before."
+        "Memorisation: with the same weights and noise the held-out loss lies "
+        f"{_above(np.expm1(off[late].mean()))} that on training images on average at the last budget "
+        f"({ends[0]:+.1%} to {ends[1]:+.1%} over runs){before}."
+    )
+
+
+def _above(share: float) -> str:
+    return f"{abs(share):.1%} {'above' if share > 0 else 'below'}"
+
+
+def _copying(table: pd.DataFrame) -> str:
+    """Whether samples are nearer to training images than held-out ones are (`fcdm.metrics.data_copying`)."""
+    known = table.dropna(subset=["data_copying"]) if "data_copying" in table else table.iloc[:0]
+    if known.empty:
+        return ""
+    by_steps = known.groupby("steps")["data_copying"].agg(["min", "max"])
+    each = "; ".join(f"{at:,} steps {row['min']:.2f} to {row['max']:.2f}" for at, row in by_steps.iterrows())
+    return (
+        "Copies: the share of (sample, held-out image) pairs in which the sample is nearer to its nearest training "
+        f"image, over runs: {each}. 0.5 would be as near as fresh images are, 1 copies; below 0.5 samples lie further "
+        "off than fresh images do."
     )

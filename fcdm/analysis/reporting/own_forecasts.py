@@ -65,7 +65,8 @@ def _forecasts(studies: Sequence[OwnStudy]) -> CellTable:
     columns = ("Study", "Kind", "Metric", "Held", "Failed", "Uninformative", "Not scored", "Forced", "Inside 95 %")
     notes = (
         "Inside: k of n trajectories, with the exact 95 % interval of that share. Skill: 1 - CRPS over that of the "
-        "baseline. Forced: written although no hold-out of the study reached as far.",
+        "baseline. Forced: beyond the largest gap that the study's hold-outs validated, or refused otherwise; each entry "
+        "says why.",
     )
     skill = tuple(f"Skill over the {name}" for name in BASELINES)
     caption = "Forecasts, written and committed before the runs were trained"

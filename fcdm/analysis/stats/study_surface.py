@@ -6,7 +6,7 @@ sample count, of settings that were tuned alike. What mixes these is refused in 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,6 @@ import pandas as pd
 from fcdm.analysis.data.diverged_runs import diverged, diverged_note
 from fcdm.analysis.data.labels import (
     USUAL_PATCH,
-    config_of,
     cooldowns,
     cooled_text,
     display_name,
@@ -147,26 +146,30 @@ def mixtures(rows: pd.DataFrame, metric: str) -> list[str]:
 
 
 def _tuned_apart(rows: pd.DataFrame, tuned: Sequence[Tuned]) -> list[str]:
-    """Lines on learning rates at the edge of their grid, and on models at another rate than that tuned for them."""
+    """Lines on learning rates at the edge of their grid, and on models at a worse rate than that tuned for them."""
     found: list[str] = []
     apart: list[str] = []
-    alike: list[str] = []
-    for one in tuned:
-        own = rows[(rows["model"] == one.model) & (rows["data"] == one.data) & (rows["resolution"] == one.resolution)]
-        own = own[cooldowns(own) == one.cooldown]
-        if own.empty or one.best is None:
-            continue
+    for one, own in _own_rows(rows, tuned):
+        rates = one.rates()
         if one.at_edge_of_rates:
-            rates = one.rates()
             found.append(
-                f"the best learning rate of {one.name}, {one.best.lr:g}, is at the edge of those tried "
+                f"the best learning rate of {one.name}, {one.best_rate:g}, is at the edge of those tried "
                 f"({rates[0]:g} to {rates[-1]:g}): a better one may lie outside; tune on"
             )
-        same = np.isclose(own["lr"], one.best.lr, rtol=1e-6).all()
-        (alike if same else apart).append(f"{one.name} (lr {own['lr'].iloc[0]:g}, tuned to {one.best.lr:g})")
-    if apart and alike:
-        found.append(f"tuned and untuned runs mixed: {_some(apart)} not as tuned, {_some(alike)} as tuned")
+        used = sorted(set(own["lr"]))
+        if not all(map(one.as_good_as_best, used)):
+            apart.append(f"{one.name} (lr {listed([f'{rate:g}' for rate in used])}, tuned to {one.best_rate:g})")
+    if apart:
+        found.append(f"not as tuned: {_some(apart)}: train them as tuned, or name no tuning for a law of other runs")
     return found
+
+
+def _own_rows(rows: pd.DataFrame, tuned: Sequence[Tuned]) -> Iterator[tuple[Tuned, pd.DataFrame]]:
+    """Each tuned model of which there are rows, with them."""
+    for one in tuned:
+        own = one.rows_of(rows)
+        if not own.empty and one.best is not None:
+            yield one, own
 
 
 def _warnings(rows: pd.DataFrame, metric: str, tuned: Sequence[Tuned] | None) -> list[str]:
@@ -179,16 +182,21 @@ def _warnings(rows: pd.DataFrame, metric: str, tuned: Sequence[Tuned] | None) ->
         without = [str(model) for model in dict.fromkeys(rows["model"]) if model not in known]
         if without:
             notes.append(f"not tuned themselves: {_some(without)}")
+        others = [
+            f"{one.name} at {rate:g} (tuned to {one.best_rate:g})"
+            for one, own in _own_rows(rows, tuned)
+            for rate in sorted(set(own["lr"]))
+            if not one.is_best_rate(rate)
+        ]
+        if others:
+            notes.append(f"at a rate whose trials are as good as the best, as far as seeds tell: {_some(others)}")
     return notes
 
 
 def _warmups(rows: pd.DataFrame) -> np.ndarray:
     """Steps in which each row's learning rate rises; NaN where the table does not say it."""
-    if "variant" not in rows:
-        return np.full(len(rows), np.nan)
-    return np.array(
-        [float(config_of(str(variant)).get("optimiser.warmup_steps", "nan")) for variant in rows["variant"]]
-    )
+    known = rows["warmup_steps"] if "warmup_steps" in rows else pd.Series(np.nan, rows.index)
+    return known.to_numpy(float)
 
 
 def _some(names: Sequence[str], most: int = 4) -> str:

@@ -19,6 +19,9 @@ from fcdm.analysis.data.seed_curves import seed_curves
 from fcdm.errors import UserError
 from fcdm.formatting import plural
 
+ALIKE = 0.02
+"""Learning rates that differ by less, relative, are one: grids are of factors of 1.4 and more."""
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -98,6 +101,29 @@ class Tuned:
         """Whether the best learning rate is the lowest or the highest of several."""
         rates = self.rates()
         return self.best is not None and len(rates) > 1 and self.best.lr in (rates[0], rates[-1])
+
+    def rows_of(self, table: pd.DataFrame) -> pd.DataFrame:
+        """The rows of a table that are of this model, with its cooldown."""
+        same = (table["model"] == self.model) & (table["data"] == self.data) & (table["resolution"] == self.resolution)
+        return table[same & (cooldowns(table) == self.cooldown)]
+
+    @property
+    def best_rate(self) -> float:
+        return self.best.lr if self.best else float("nan")
+
+    def is_best_rate(self, rate: float) -> bool:
+        """Whether it is the best learning rate but for rounding, such as that of a rule of widths."""
+        return bool(np.isclose(rate, self.best_rate, rtol=ALIKE))
+
+    def as_good_as_best(self, rate: float) -> bool:
+        """Whether it is the best learning rate, or one that was tried and that seeds do not tell from it: its trials
+        reach as low as those of the best go up."""
+        if self.best is None:
+            return False
+        if self.is_best_rate(rate):
+            return True
+        tried = [trial for trial in self.complete if np.isclose(rate, trial.lr, rtol=ALIKE)]
+        return any(min(trial.fid.values()) <= max(self.best.fid.values()) for trial in tried)
 
     def edges(self) -> list[str]:
         """Numbers of the best setting that are the lowest or highest tried: a better one may lie outside."""
@@ -220,7 +246,7 @@ def tuned_as(table: pd.DataFrame, tuned: list[Tuned]) -> list[str]:
     """Whether the runs of a claim use the chosen settings, on other seeds than those that chose them: lines."""
     lines = []
     for one in tuned:
-        rows = _rows_of(one, table)
+        rows = one.rows_of(table)
         if rows.empty or one.best is None:
             continue
         best = "the best" if one.finished else "the best so far (the tuning is not finished)"
@@ -239,12 +265,6 @@ def tuned_as(table: pd.DataFrame, tuned: list[Tuned]) -> list[str]:
             seeds = listed(sorted(set(rows["seed"])))
             lines.append(f"tuned: {text}; these runs use it{known} on other seeds ({seeds})")
     return lines
-
-
-def _rows_of(one: Tuned, table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of a table that are of the model that was tuned, with its cooldown."""
-    same = (table["model"] == one.model) & (table["data"] == one.data) & (table["resolution"] == one.resolution)
-    return table[same & (cooldowns(table) == one.cooldown)]
 
 
 def untuned(table: pd.DataFrame, tuned: list[Tuned]) -> list[str]:
@@ -275,7 +295,7 @@ def tuning_cost(trials: pd.DataFrame, table: pd.DataFrame, tuned: list[Tuned]) -
     """
     lines = []
     for one in tuned:
-        searched, claimed = _rows_of(one, trials), _rows_of(one, table)
+        searched, claimed = one.rows_of(trials), one.rows_of(table)
         if claimed.empty:
             continue
         runs, hours, own = searched["run"].nunique(), _hours(searched), _hours(claimed)
