@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from fcdm.analysis.law_options import OF_THE_FIT, add_law_options, law_settings
 from fcdm.errors import OneLineParser, UserError
+from fcdm.laws.verdict import LOSS
 from fcdm.paths import place
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ python -m fcdm.forecast --withdraw 3 --why TEXT
     takes forecast 3 back, before anything of its budget is known, with an entry of its own
 
 Entries are chained by hash and never changed."""
-METRICS = ("fid", "heldout_loss")
+METRICS = ("fid", LOSS)
 """What is foretold unasked, where the study's law tells it."""
 HOLD_OUTS = ("size", "budget", "both")
 USES = {

@@ -17,24 +17,10 @@ from typing import Any
 
 from fcdm.atomic import read_json, write_json
 from fcdm.errors import UserError
+from fcdm.laws.plain import N_UNITS, LossMapNumbers
 from fcdm.laws.predictive import LEVELS, Predictive
 
 ENDING = ".law.json"
-N_UNITS = ("forward_macs", "parameters")
-
-
-@dataclass(frozen=True)
-class LossMapNumbers:
-    """ln of a distance = level + slopes of ln loss - centre, and of its square: numbers of `fcdm.laws.loss_map`."""
-
-    level: float
-    centre: float
-    slopes: tuple[float, ...]
-    """One or two."""
-
-    def __call__(self, loss: float) -> float:
-        off = math.log(loss) - self.centre
-        return math.exp(self.level + sum(slope * off**power for power, slope in enumerate(self.slopes, 1)))
 
 
 @dataclass(frozen=True)

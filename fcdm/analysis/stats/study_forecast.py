@@ -14,7 +14,7 @@ from fcdm.analysis.stats.study_surface import law_groups, surface_of, unchecked_
 from fcdm.analysis.stats.tuning_trials import Tuned
 from fcdm.errors import UserError
 from fcdm.forecasts.foretold import LAST_TWO, LAST_VALUE, ForecastTarget, StudyForecast
-from fcdm.forecasts.law_file import LossMapNumbers, ReachingLaw
+from fcdm.forecasts.law_file import ReachingLaw
 from fcdm.laws.cuts import Cuts
 from fcdm.laws.hold_outs import INTERPOLATION, Gap, baselines, validate
 from fcdm.laws.joint_fit import DRAWS
@@ -236,9 +236,6 @@ def _reaching(study: JointStudy, metric: str, protocol_id: str, loss_map: LossMa
         there = there if loss_map is None else loss_map.through(there)
         corners[gap.compute] = max(there, corners.get(gap.compute, there), key=_width)
     e, a, alpha, b, beta = fit.law.numbers
-    through = None
-    if loss_map is not None:
-        through = LossMapNumbers(loss_map.level, loss_map.centre, tuple(map(float, loss_map.slopes)))
     return ReachingLaw(
         metric=metric,
         protocol_id=protocol_id,
@@ -256,7 +253,7 @@ def _reaching(study: JointStudy, metric: str, protocol_id: str, loss_map: LossMa
         ),
         freedom=min(law.freedom for law in corners.values()),
         common={},
-        through=through,
+        through=None if loss_map is None else loss_map.numbers,
     )
 
 
