@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import matplotlib as mpl
@@ -36,20 +36,24 @@ def digits() -> str:
     return digits_result(load_results("digits"), load_results("digits_hyperparameters"))
 
 
-def fashion() -> str:
-    losses, table, tuning = map(load_results, ("fashion_losses", "fashion", "fashion_hyperparameters"))
-    return law_result(losses, table, tuning, laws_of("fashion"), scored_results("fashion"))
+LAW_STUDIES = {"fashion": "Fashion-MNIST", "digits_law": "digits"}
+"""Studies of laws, each with a page of its name -> what that of forecasts calls it."""
+LOSSES = {"fashion": "fashion_losses"}
+"""Results with held-out losses at more budgets than a study's own."""
+
+
+def of_laws(study: str) -> str:
+    losses, table, tuning = map(load_results, (LOSSES.get(study, study), study, f"{study}_hyperparameters"))
+    return law_result(losses, table, tuning, laws_of(study), scored_results(study))
 
 
 @cache
 def laws_of(study: str) -> list[MetricLaws]:
-    losses = f"{study}_losses"
-    return joint_results(study, losses=losses, tuning=f"{study}_hyperparameters")
+    return joint_results(study, losses=LOSSES.get(study), tuning=f"{study}_hyperparameters")
 
 
 def own() -> str:
-    names = {"fashion": "Fashion-MNIST"}
-    return own_part([OwnStudy(name, laws_of(study), scored_results(study)) for study, name in names.items()])
+    return own_part([OwnStudy(name, laws_of(study), scored_results(study)) for study, name in LAW_STUDIES.items()])
 
 
 def published_picture() -> Figure:
@@ -59,7 +63,7 @@ def published_picture() -> Figure:
 
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "digits": {"results": digits},
-    "fashion": {"results": fashion},
+    **{study: {"results": partial(of_laws, study)} for study in LAW_STUDIES},
     "forecast": {"own": own, "published": published_part},
 }
 """Page -> the parts of it that are written, and what makes each."""

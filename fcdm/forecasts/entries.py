@@ -23,7 +23,7 @@ KINDS = {
     PREDICTION: "no checkpoint of the run existed",
     CONTINUATION: "the run had begun, and nothing of the budget existed",
     HOLD_OUT: "the budget was measured, and held out of the fit",
-    INTERPOLATION: "the budget lay within the sizes and images that were fitted",
+    INTERPOLATION: "the budget lay within the sizes, images and compute that were fitted",
 }
 """What each kind of forecast is of. They are never pooled."""
 

@@ -65,7 +65,7 @@ class StudyForecast:
     validated_gap: float | None
     """The largest gap that the same fit has been held out over; None: none."""
     inside: bool
-    """The target lies within the sizes and images that were fitted."""
+    """The target lies within the sizes, images and compute that were fitted."""
     seed_deviation: float | None = None
     """Standard deviation of ln of the metric over training seeds; None: not measured."""
     forced: tuple[str, ...] = ()

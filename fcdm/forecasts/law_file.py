@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import math
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,26 @@ from fcdm.laws.plain import N_UNITS, LossMapNumbers
 from fcdm.laws.predictive import LEVELS, Predictive
 
 ENDING = ".law.json"
+SCHEMA = 2
+"""Of the file. 1 had its offsets by compute alone."""
+
+
+@dataclass(frozen=True)
+class OffsetGrid:
+    """What is added to ln of the law for a new run's quantiles, over sizes and images."""
+
+    n: tuple[float, ...]
+    """Sizes, in the law's own unit, rising."""
+    images: tuple[float, ...]
+    """Rising."""
+    added: tuple[tuple[tuple[float, ...], ...], ...]
+    """At each of `n`, at each of `images`: at LEVELS."""
+
+    def __call__(self, n: float, images: float) -> tuple[float, ...]:
+        """At LEVELS: linear in both logarithms between places, and as at the ends beyond them."""
+        shares = list(product(_shares(self.n, n), _shares(self.images, images)))
+        corners = [(of_n * of_images, self.added[i][j]) for (i, of_n), (j, of_images) in shares]
+        return tuple(sum(share * added[level] for share, added in corners) for level in range(len(LEVELS)))
 
 
 @dataclass(frozen=True)
@@ -40,13 +62,10 @@ class ReachingLaw:
     reach: tuple[Mapping[str, tuple[float, float]], ...]
     """Boxes of `n`, `images` and `train_flops`, ends included: what was fitted, and each gap that was validated. It
     reaches what lies in any of them."""
-    fitted_flops: float
-    """FLOPs of training of the largest budget that was fitted."""
-    offsets: tuple[tuple[float, tuple[float, ...]], ...]
-    """(gap: FLOPs over `fitted_flops`, 1 where not beyond; what is added to ln of the law for a new run's quantiles at
-    LEVELS), by rising gap; between them linear in ln of the gap."""
+    offsets: OffsetGrid
+    """So that plans say what a forecast in the ledger says."""
     freedom: float
-    """Degrees of freedom of Student's t between the quantiles."""
+    """Degrees of freedom of Student's t between the quantiles: the fewest over the grid."""
     common: Mapping[str, Any]
     """Dotted key -> value of the science config that all fitted runs share."""
     through: LossMapNumbers | None = None
@@ -73,8 +92,7 @@ class ReachingLaw:
         if not any(all(low <= amounts[name] <= high for name, (low, high) in box) for box in boxes):
             return None
         middle = math.log(self.value(n, images))
-        added = _between(self.offsets, max(1.0, train_flops / self.fitted_flops))
-        return Predictive(tuple(math.exp(middle + offset) for offset in added), self.freedom)
+        return Predictive(tuple(math.exp(middle + added) for added in self.offsets(n, images)), self.freedom)
 
 
 def write_laws(folder: Path, study: str, metrics: Iterable[str], laws: Sequence[ReachingLaw]) -> Path | None:
@@ -91,7 +109,7 @@ def write_laws(folder: Path, study: str, metrics: Iterable[str], laws: Sequence[
         with contextlib.suppress(UserError):
             kept = [law for law in _laws_of(path) if law.metric not in anew]
     told = [{key: value for key, value in asdict(law).items() if key != "study"} for law in (*kept, *laws)]
-    write_json(path, {"schema": 1, "study": study, "levels": LEVELS, "laws": told})
+    write_json(path, {"schema": SCHEMA, "study": study, "levels": LEVELS, "laws": told})
     return path
 
 
@@ -102,34 +120,39 @@ def read_laws(folder: Path) -> list[ReachingLaw]:
 
 def _laws_of(path: Path) -> list[ReachingLaw]:
     content = read_json(path)
+    anew = f"python -m fcdm.forecast {path.name.removesuffix(ENDING)} makes it anew"
     try:
+        if content["schema"] != SCHEMA:
+            raise UserError(f"{path} was written by another version of fcdm: {anew}")
         if tuple(content["levels"]) != LEVELS:
             raise ValueError("levels")
         return [_law(study=str(content["study"]), **law) for law in content["laws"]]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(
-            f"{path} lacks or garbles {error}: python -m fcdm.forecast {path.name.removesuffix(ENDING)} makes it anew"
-        ) from None
+        raise UserError(f"{path} lacks or garbles {error}: {anew}") from None
 
 
 def _law(**content: Any) -> ReachingLaw:
-    numbers = {name: float(content[name]) for name in ("e", "a", "alpha", "b", "beta", "fitted_flops", "freedom")}
+    numbers = {name: float(content[name]) for name in ("e", "a", "alpha", "b", "beta", "freedom")}
     reach = tuple({name: (float(low), float(high)) for name, (low, high) in box.items()} for box in content["reach"])
-    offsets = tuple((float(gap), tuple(map(float, added))) for gap, added in content["offsets"])
+    n, images = (tuple(map(float, content["offsets"][name])) for name in ("n", "images"))
+    added = tuple(tuple(tuple(map(float, one)) for one in row) for row in content["offsets"]["added"])
     through = content["through"]
     if through is not None:
         slopes = tuple(map(float, through["slopes"]))
         through = LossMapNumbers(float(through["level"]), float(through["centre"]), slopes)
-    if content["n_unit"] not in N_UNITS or not offsets or any(len(added) != len(LEVELS) for _, added in offsets):
+    sizes = [(len(row), {len(one) for one in row}) for row in added]
+    if content["n_unit"] not in N_UNITS or sizes != [(len(images), {len(LEVELS)})] * len(n) or not n:
         raise ValueError("n_unit or offsets")
+    if any(not 0 < before < after for places in (n, images) for before, after in pairwise(places)):
+        raise ValueError("offsets")
+    offsets = OffsetGrid(n, images, added)
     return ReachingLaw(**{**content, **numbers, "reach": reach, "offsets": offsets, "through": through})
 
 
-def _between(offsets: Sequence[tuple[float, tuple[float, ...]]], gap: float) -> tuple[float, ...]:
-    """The offsets at a gap; those of the ends outside them."""
-    before = max((one for one in offsets if one[0] <= gap), default=offsets[0])
-    after = min((one for one in offsets if one[0] >= gap), default=offsets[-1])
-    if before[0] >= after[0]:
-        return before[1]
-    share = math.log(gap / before[0]) / math.log(after[0] / before[0])
-    return tuple((1 - share) * low + share * high for low, high in zip(before[1], after[1], strict=True))
+def _shares(places: Sequence[float], value: float) -> list[tuple[int, float]]:
+    """(place, its share) of the one or two places that a value lies at or between."""
+    after = bisect_left(places, value)
+    if after in (0, len(places)) or places[after] == value:
+        return [(min(after, len(places) - 1), 1.0)]
+    share = math.log(value / places[after - 1]) / math.log(places[after] / places[after - 1])
+    return [(after - 1, 1 - share), (after, share)]

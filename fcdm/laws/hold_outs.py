@@ -5,7 +5,7 @@ A forecast further out than the largest gap at which that held is refused unless
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -126,13 +126,6 @@ class Validation:
             return f"nothing is said of larger sizes, for E is not told: {self.fit.profile.untold}"
         reached = "; ".join(one.text for one in self.validated) or "none"
         return f"{gap.text} beyond the fitted points is further than the largest validated gap ({reached})"
-
-    def forecast(self, n: float, d: float, *, force: bool = False, evaluation: float = 0.0) -> Forecast:
-        """As `JointFit.forecast`, with its reach. Raises UserError where (n, d) is BEYOND, unless `force`."""
-        why = self.refusal(n, d)
-        if why and not force:
-            raise UserError(f"no forecast: {why}; --force forecasts all the same, and marks it")
-        return replace(self.fit.forecast(n, d, evaluation), reach=self.reach(n, d))
 
 
 def validate(points: SurfacePoints, *, is_loss: bool, draws: int = DRAWS, seed: int = 0) -> Validation:

@@ -40,10 +40,7 @@ class Forecast:
     law: Predictive
     """Where the law is: the mean over very many runs, as far as the law is true."""
     new_run: Predictive
-    """Where one more run is: the law, the misfit of a size, the luck of a seed, the noise of an evaluation."""
-    reach: str = ""
-    """Where the target lies, as `Validation.reach` has it: what is `beyond` was forced, and is to be marked. Of a fit
-    alone it is not known."""
+    """Where one more run is: the law, the misfit of a size, the luck of a seed with the noise of its evaluation."""
 
 
 @dataclass(frozen=True)
@@ -121,12 +118,11 @@ class JointFit:
         of_seeds = float(by_seeds.var())
         return self._quantiles(float(centre[0]), laws, of_seeds, max(0.0, float(laws.var()) - of_seeds))
 
-    def forecast(self, n: float, d: float, evaluation: float = 0.0) -> Forecast:
+    def forecast(self, n: float, d: float) -> Forecast:
         """At size n after d images, wherever that lies: whether it may be told, `Validation.reach` says.
 
-        Where misfit is systematic, the distance between the two forms is one more deviation of the law.
-        `evaluation`: relative noise that the new run's evaluation has beyond those of the points (1 sd), for seeds'
-        deviations hold theirs.
+        Where misfit is systematic, the distance between the two forms is one more deviation of the law. The new run is
+        evaluated as the points were: what seeds do is of evaluated values, and so holds the evaluation's noise.
         """
 
         def value(laws: np.ndarray) -> np.ndarray:
@@ -139,7 +135,7 @@ class JointFit:
         times = (EVERY, len(laws))
         late = np.concatenate([one[len(one) // 2 :] for one in self.luck])  # noise falls with training
         runs = laws + random.choice(late, times) * random.choice([-1.0, 1.0], times)
-        runs += np.sqrt(self.misfit.variance) * random.normal(size=times) + evaluation * random.normal(size=times)
+        runs += np.sqrt(self.misfit.variance) * random.normal(size=times)
         of_seeds, of_law = float(by_seeds.var()), max(0.0, float(laws.var()) - float(by_seeds.var()))
         of_run = of_seeds + float((late**2).mean()), of_law + self.misfit.variance
         centre = float(np.log(self.law(n, d)))

@@ -63,11 +63,6 @@ class JointLaw:
         falls = np.concatenate([[True], np.diff(values) < -1e-12 * values[1:]])
         return [(float(x), float(y)) for x, y in zip(multiples[falls], values[falls], strict=True)]
 
-    def optimum(self, compute: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-        """(N, D) of the lowest L at these training FLOPs, where n is forward MACs; see `optima_of`."""
-        n, d, _ = optima_of(np.array([self.numbers]), compute, self.form)
-        return n[0], d[0]
-
 
 def values_of(numbers: np.ndarray, n: ArrayLike, d: ArrayLike, form: str = "additive") -> np.ndarray:
     """L of many laws, rows E, A, alpha, B, beta of shape (laws, 5), at n and d of one shape: (laws, *shape)."""

@@ -82,10 +82,11 @@ class LossMap:
         """The map alone, for plans."""
         return LossMapNumbers(self.level, self.centre, tuple(map(float, self.slopes)))
 
-    def through(self, loss: Predictive) -> Predictive:
-        """The distance of a run whose loss is forecast so. Raises UserError where `unshown`, or where the map falls.
+    def through(self, loss: Predictive, *, single: bool) -> Predictive:
+        """The distance where the loss is forecast so. Raises UserError where `unshown`, or where the map falls.
 
-        Quantile by quantile, with the map's own variances added; degrees of freedom by Satterthwaite's rule.
+        Quantile by quantile, with the map's own variances added; degrees of freedom by Satterthwaite's rule. `single`:
+        of one value, which scatters about the curve of its size; else of the mean over seeds.
         """
         if self.unshown:
             raise UserError(f"no forecast through the loss: {self.unshown}; forecast the distance itself")
@@ -96,7 +97,8 @@ class LossMap:
             )
         middle = float(np.log(self.of(loss.median)))
         terms = self._terms(np.array(np.log(loss.median)))
-        own = self.deviation**2 * (1 + 1 / self.sizes) + self.scatter**2 + float(terms @ self.covariance @ terms)
+        own = self.deviation**2 * (1 + 1 / self.sizes) + float(terms @ self.covariance @ terms)
+        own += self.scatter**2 if single else 0.0
         given = float(((logs[-2] - logs[1]) / (2 * ndtri(0.975))) ** 2)
         freedom = satterthwaite([(own, self.sizes - 1), (given, min(loss.freedom, 1e6))])
         places = np.array(ndtri(LEVELS) if np.isinf(freedom) else stdtrit(freedom, LEVELS))

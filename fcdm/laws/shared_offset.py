@@ -25,7 +25,7 @@ class SharedOffset:
     """Several families with one E, beside each with its own."""
 
     offset: float
-    """The one E that all of them together meet best."""
+    """The one E that all of them together meet best, from 0 on."""
     laws: dict[str, JointLaw]
     """Family -> its law with that E."""
     statistic: float
@@ -46,7 +46,7 @@ def share_offset(fits: Mapping[str, JointFit]) -> SharedOffset:
     if len(fits) < 2:
         raise UserError(f"whether families share one E takes two of them, here is {', '.join(fits) or 'none'}")
     lowest = min(fit.profile.lowest for fit in fits.values())
-    offsets = np.linspace(1e-5 * lowest, (1 - 1e-5) * lowest, PLACES)
+    offsets = np.linspace(0.0, (1 - 1e-5) * lowest, PLACES)
     for _ in range(LEVELS):
         totals = _excess(fits, offsets)
         place = int(np.argmin(totals))

@@ -170,11 +170,25 @@ def test_each_family_has_its_law_and_the_lines_say_what_it_is() -> None:
     assert sum("without the largest size, at" in line for line in lines) == 4
     assert "last value" in text
     assert "FCDM: as E + ((A N^-alpha)^(1/beta) + (B D^-beta)^(1/beta))^beta cells scatter by" in text
+    made = found["FCDM"]
+    assert isinstance(made, JointStudy)
+    asked = max(made.validation.validated, key=lambda gap: gap.compute)
+    n, d = asked.n * SIZES[-1], asked.d * 128 * BUDGETS[-1]
+    away = np.expm1(made.validation.fit.away(n, d))
+    assert f"; at N = {n:.3g}, D = {d:,.0f} it lies {away:+.1%} away" in text, "whatever compute that is"
     assert "FCDM: largest validated gap: " in text
     assert "warm-ups are not told by this table" in text
     held = hold_out_table(found)
     assert set(held["label"]) == {"FCDM", "DiT/2"}
     assert ((held["low"] < held["forecast"]) & (held["forecast"] < held["high"])).all()
+
+
+def test_misfit_is_told_of_sizes_and_of_single_cells() -> None:
+    made = laws()["FCDM"]
+    assert isinstance(made, JointStudy)
+    fit = replace(made.validation.fit, misfit=replace(made.validation.fit.misfit, level=0.0, shape=0.021))
+    text = "\n".join(joint_lines("FCDM", replace(made, validation=replace(made.validation, fit=fit))))
+    assert "; beyond that sizes differ by 0.0%, single cells by 2.1%)" in text
 
 
 def test_both_families_of_one_e_are_said_to_share_it() -> None:

@@ -13,6 +13,7 @@ from fcdm.forecasts.chain import read_ledger
 from fcdm.forecasts.law_file import read_laws
 from fcdm.jobs.job import Job
 from fcdm.runs.run_cost import run_cost
+from tests.support import known_surface
 from tests.support.measured_study import measured_study, surface
 
 SIZES = "fcdm/w16,fcdm/w24,fcdm/w32,fcdm/w40,fcdm/w48"
@@ -74,17 +75,23 @@ def test_a_hold_out_leaves_the_size_out_of_the_fit(
     assert "1 hold-out" in capsys.readouterr().out
 
 
-def test_the_file_for_plans_says_what_the_law_says(study: tuple[Path, list[Job], JointTeller]) -> None:
+def test_plans_say_what_the_ledger_says(study: tuple[Path, list[Job], JointTeller], tmp_path: Path) -> None:
+    """Of every quantile: inside what was fitted, at a gap in images alone, and at one in images and compute."""
     runs, jobs, teller = study
-    assert main(["demo", f"runs_dir={runs}", "--metric=fid"], teller) == 0
-    (law,) = read_laws(runs / "forecasts")
+    words = ["demo", f"runs_dir={runs}", "--ledger", str(tmp_path), "--metric=fid"]
+    for model in ("fcdm/w16", "fcdm/w48"):
+        assert main([*words, f"model={model}", "steps=[6000,16000]", "seed=3"], teller) == 0
+    assert main(words, teller) == 0
+    (law,) = read_laws(tmp_path)
+    entries = read_ledger(tmp_path).forecasts
+    assert len(entries) == 4
+    for entry in entries:
+        macs, images = entry.run.forward_macs, entry.images
+        planned = law.new_run(macs, images, 6.0 * macs * images)
+        assert planned is not None
+        spread = math.log(entry.new_run.quantiles[-1] / entry.new_run.quantiles[0])
+        assert planned.logs == pytest.approx(entry.new_run.logs, abs=0.03 * spread)
     macs, images = run_cost(jobs[-1].config).forward_macs, 8000 * 128
-    inside = law.new_run(macs, images, 6.0 * macs * images)
-    assert inside is not None
-    assert inside.median == pytest.approx(surface(macs, images) * math.exp(-0.01), rel=0.03)
-    further = law.new_run(macs, 2 * images, 12.0 * macs * images)
-    assert further is not None
-    assert further.quantiles[-1] / further.median >= inside.quantiles[-1] / inside.median
     assert law.new_run(macs, 100 * images, 600.0 * macs * images) is None
     assert law.common["model.family"] == "fcdm"
 
@@ -112,7 +119,23 @@ def test_a_distance_with_few_budgets_is_foretold_through_the_loss(tmp_path: Path
     planned = law.new_run(macs, entry.images, 6.0 * macs * entry.images)
     assert planned is not None
     assert law.protocol_id == entry.protocol_id
-    assert planned.median == pytest.approx(entry.new_run.median, rel=0.01)
+    assert planned.logs == pytest.approx(entry.new_run.logs, abs=0.01)
+
+
+def test_a_law_is_fitted_once_though_a_budget_was_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    fits = []
+    monkeypatch.setattr("fcdm.analysis.stats.study_forecast.validate", lambda points, **how: fits.append(points))
+    table = known_surface.study(2, sizes=known_surface.FEW_SIZES, families=("fcdm",))
+    table.loc[3, "fid"] = math.nan
+    teller = JointTeller()
+    for rows in (table, table.copy()):
+        with pytest.raises(AttributeError):  # of a validation that is none
+            teller.laws_of(rows, "fid")
+    assert len(fits) == 1
+    table.loc[4, "fid"] *= 1.01
+    with pytest.raises(AttributeError):
+        teller.laws_of(table, "fid")
+    assert len(fits) == 2, "other values are another law"
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,10 @@ import pytest
 
 from fcdm.errors import UserError
 from fcdm.forecasts.common_settings import common_settings, off_common, settings_of
-from fcdm.forecasts.law_file import ReachingLaw, read_laws, write_laws
+from fcdm.forecasts.law_file import OffsetGrid, ReachingLaw, read_laws, write_laws
 from fcdm.laws.predictive import LEVELS, Predictive
 
-NEAR, FAR = Predictive.log_t(1.0, 0.05, 6.0), Predictive.log_t(1.0, 0.2, 6.0)
+NEAR, FAR = Predictive.log_t(1.0, 0.05, 6.0), Predictive.log_t(1.01, 0.2, 6.0)
 LAW = ReachingLaw(
     metric="fid",
     protocol_id="ddim25-1000-12345678",
@@ -29,8 +29,9 @@ LAW = ReachingLaw(
         {"n": (1e6, 1e8), "images": (1e4, 1e6), "train_flops": (1e10, 4e15)},
         {"n": (1e6, 2e6), "images": (1e4, 1e7), "train_flops": (1e10, 1e15)},
     ),
-    fitted_flops=1e15,
-    offsets=tuple((gap, tuple(map(math.log, law.quantiles))) for gap, law in ((1.0, NEAR), (4.0, FAR))),
+    offsets=OffsetGrid(
+        (1e6, 1e7), (1e4, 1e5, 1e7), ((NEAR.logs, NEAR.logs, FAR.logs), (NEAR.logs, FAR.logs, FAR.logs))
+    ),
     freedom=math.inf,
     common={"model.family": "fcdm", "optimiser.lr": 1e-3, "init_from": None},
 )
@@ -60,19 +61,21 @@ def test_what_is_told_anew_takes_the_place_of_its_own_metric_alone(tmp_path: Pat
     assert read_laws(tmp_path) == [fid], "a damaged file is made anew"
 
 
-def test_a_new_run_lies_about_the_law_and_wider_further_out() -> None:
-    n, images = 1e7, 1e5
+@pytest.mark.parametrize(
+    ("n", "images", "share"),
+    [(1e6, 1e4, 0), (1e6, 1e5, 0), (1e6, 1e6, 0.5), (1e6, 1e7, 1), (10**6.5, 1e5, 0.5), (10**6.5, 10**4.5, 0.25),
+     (1e7, 1e5, 1), (1e8, 1e5, 1), (1e8, 1e4, 0)],
+)  # fmt: skip
+def test_a_new_run_lies_about_the_law_as_its_grid_of_sizes_and_images_says(
+    n: float, images: float, share: float
+) -> None:
+    """Whatever its compute, which many sizes and numbers of images share."""
     middle = 2 + 300 * n**-0.3 + 4000 * images**-0.6
-    near, between, far = (LAW.new_run(n, images, flops) for flops in (1e12, 2e15, 4e15))
-    assert near is not None
-    assert between is not None
-    assert far is not None
-    assert [one.median for one in (near, between, far)] == pytest.approx([middle] * 3)
-    for found, law in ((near, NEAR), (far, FAR)):
-        assert found.quantiles == pytest.approx([middle * quantile for quantile in law.quantiles])
-    spread = math.log(between.quantiles[-1] / middle)
-    halfway = (math.log(NEAR.quantiles[-1]) + math.log(FAR.quantiles[-1])) / 2
-    assert spread == pytest.approx(halfway), "x2 is halfway to x4"
+    for flops in (1e12, 1e15):
+        found = LAW.new_run(n, images, flops)
+        assert found is not None
+        between = [math.exp((1 - share) * near + share * far) for near, far in zip(NEAR.logs, FAR.logs, strict=True)]
+        assert found.quantiles == pytest.approx([middle * one for one in between])
 
 
 @pytest.mark.parametrize(("n", "images", "flops"), [(1e5, 1e5, 1e12), (1e7, 2e6, 1e12), (1e7, 1e5, 5e15)])
@@ -126,6 +129,14 @@ def test_branches_have_their_share_of_cooling_in_common_and_not_their_steps() ->
     assert off_common(cooled([360, 400], 0.1), common) == []
     assert off_common(cooled([320, 400], 0.2), common) == ["optimiser.cooldown_share=0.2 (theirs 0.1)"]
     assert off_common(cooled(None, None), common) == ["optimiser.cooldown_share=null (theirs 0.1)"]
+
+
+def test_a_file_of_an_earlier_version_is_one_line(tmp_path: Path) -> None:
+    path = write_laws(tmp_path, "demo", ["fid"], [LAW])
+    assert path is not None
+    path.write_text(path.read_text().replace('"schema": 2', '"schema": 1'))
+    with pytest.raises(UserError, match=r"another version of fcdm: python -m fcdm.forecast demo makes it anew"):
+        read_laws(tmp_path)
 
 
 @pytest.mark.parametrize("key", ["levels", "laws", "offsets", "reach", "freedom", "n_unit"])

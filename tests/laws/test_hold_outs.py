@@ -8,7 +8,6 @@ from functools import cache
 import numpy as np
 import pytest
 
-from fcdm.errors import UserError
 from fcdm.laws.hold_outs import (
     BEYOND,
     BOTH,
@@ -59,7 +58,7 @@ def test_an_error_in_compute_is_the_forecasts_and_not_the_estimates() -> None:
     assert verdict(askew, 0.1, 0.0, curve) == (FAILED, "off by x4 in compute")
 
 
-def test_what_lies_inside_the_validated_gap_is_forecast_and_what_lies_beyond_is_refused_unless_forced() -> None:
+def test_what_lies_inside_the_validated_gap_is_forecast_and_what_lies_beyond_is_refused() -> None:
     made = validated()
     reached = {
         (FEW_SIZES[1] * 1.3, 50e3): INTERPOLATION,
@@ -72,17 +71,13 @@ def test_what_lies_inside_the_validated_gap_is_forecast_and_what_lies_beyond_is_
         (FEW_SIZES[0] / 2, D): BEYOND,
     }
     assert {target: made.reach(*target) for target in reached} == reached
-    low, high = made.forecast(2 * N, 2 * D).law.interval(0.95)
+    low, high = made.fit.forecast(2 * N, 2 * D).law.interval(0.95)
     assert low < float(LOSS(2 * N, 2 * D)) < high
-    with pytest.raises(
-        UserError, match=r"x1 in size, x4 in data, x4 in FLOPs beyond the fitted points is further than"
-    ):
-        made.forecast(N, 4 * D)
-    with pytest.raises(UserError, match=r"the size, 1e[+]06, is below the smallest that was fitted, 2e[+]06"):
-        made.forecast(FEW_SIZES[0] / 2, D)
-    forced = made.forecast(N, 4 * D, force=True)
-    assert forced == replace(made.fit.forecast(N, 4 * D), reach=BEYOND)
-    assert made.forecast(N, D).reach == INTERPOLATION
+    assert made.refusal(2 * N, 2 * D) == made.refusal(N, D) == ""
+    further = made.refusal(N, 4 * D)
+    assert further.startswith("x1 in size, x4 in data, x4 in FLOPs beyond the fitted points is further than")
+    below = "the size, 1e+06, is below the smallest that was fitted, 2e+06"
+    assert made.refusal(FEW_SIZES[0] / 2, D) == below
 
 
 def test_without_a_told_e_nothing_is_said_of_larger_sizes() -> None:
@@ -91,8 +86,8 @@ def test_without_a_told_e_nothing_is_said_of_larger_sizes() -> None:
     untold = replace(made, fit=replace(made.fit, profile=flat))
     assert untold.reach(2 * N, D) == BEYOND
     assert untold.reach(N, 2 * D) == VALIDATED
-    with pytest.raises(UserError, match="nothing is said of larger sizes, for E is not told: any E from 0"):
-        untold.forecast(2 * N, D)
+    refusal = untold.refusal(2 * N, D)
+    assert refusal.startswith("nothing is said of larger sizes, for E is not told: any E from 0")
 
 
 def test_a_failure_is_validated_past_by_nothing_and_an_uninformative_hold_out_is_neither() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -28,11 +30,16 @@ def test_where_sizes_do_not_matter_a_distance_goes_through_the_loss() -> None:
     assert [one.sizes for one in made.at] == [5] * 5
     assert float(made.of(0.08)) == pytest.approx(8 * 0.8**5, rel=0.03)
     loss = Predictive.log_t(0.08, 0.01, 8)
-    found = made.through(loss)
+    found, mean = made.through(loss, single=True), made.through(loss, single=False)
     assert found.median == pytest.approx(8 * 0.8**5, rel=0.03)
     low, high = found.interval(0.95)
     given = np.log(loss.interval(0.95)[1] / loss.interval(0.95)[0])
     assert np.log(high / low) > 5 * given  # the loss's own, as steep as the map, and the map's
+    ends = mean.interval(0.95)
+    assert low < ends[0] < ends[1] < high, "a mean over seeds has no scatter of single values"
+    scattered = replace(made, scatter=10 * made.scatter)
+    assert scattered.through(loss, single=False) == mean
+    assert scattered.through(loss, single=True).interval(0.95)[1] > high
 
 
 def test_where_they_do_or_may_it_is_refused_with_how_much() -> None:
@@ -42,7 +49,7 @@ def test_where_they_do_or_may_it_is_refused_with_how_much() -> None:
     with pytest.raises(
         UserError, match=r"no forecast through the loss: at .* steps the distance at equal loss moves by"
     ):
-        moved.through(Predictive.log_t(0.08, 0.01))
+        moved.through(Predictive.log_t(0.08, 0.01), single=True)
     unsure = mapped(noise=0.3)
     assert "which may be more than 15%" in unsure.unshown
 
@@ -62,4 +69,4 @@ def test_a_map_that_falls_is_refused() -> None:
     points = measured(of_seed=0.005, of_evaluation=0.002)
     made = map_loss(points.n, points.d, points.y, 1 / points.y, list(points.runs))
     with pytest.raises(UserError, match="the map falls"):
-        made.through(Predictive.log_t(float(LOSS(3e7, 2e5)), 0.01))
+        made.through(Predictive.log_t(float(LOSS(3e7, 2e5)), 0.01), single=True)

@@ -28,6 +28,17 @@ def test_families_of_one_e_share_it() -> None:
     assert shared.freedom[0] == 1
 
 
+def test_an_e_at_the_end_of_the_search_is_none() -> None:
+    """Losses below a law of powers alone: no E above 0 meets them better, and no number near 0 is told."""
+    fits = {}
+    for name, surface in {"FCDM": LOSS, "DiT/2": OTHER}.items():
+        points = measured(replace(surface, offset=0.0), of_seed=0.001, of_evaluation=0.0005)
+        fits[name] = fit_joint(replace(points, y=points.y - 0.005), draws=20)
+    shared = share_offset(fits)
+    assert shared.offset == 0
+    assert {law.offset for law in shared.laws.values()} == {0}
+
+
 def test_families_of_two_es_do_not() -> None:
     surfaces = {"FCDM": LOSS, "DiT/2": replace(OTHER, offset=0.056)}
     fits = {

@@ -16,8 +16,8 @@ from scipy.optimize import nnls
 from fcdm.errors import UserError
 from fcdm.forecast import main
 from fcdm.forecasts.foretold import LAST_TWO, LAST_VALUE, ForecastTarget, StudyForecast
-from fcdm.forecasts.law_file import ReachingLaw
-from fcdm.laws.predictive import LEVELS, Predictive
+from fcdm.forecasts.law_file import OffsetGrid, ReachingLaw
+from fcdm.laws.predictive import Predictive
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -78,12 +78,10 @@ class SimpleTeller:
             n_unit="forward_macs",
             **{"e": e, "a": a, "alpha": 0.5, "b": b, "beta": 0.5},
             reach=({"train_flops": (float(table["train_flops"].min()), VALIDATED * flops)},),
-            fitted_flops=flops,
-            offsets=((1.0, tuple(map(math.log, Predictive.log_t(1.0, spread, freedom).quantiles))),),
+            offsets=OffsetGrid((1.0,), (1.0,), ((Predictive.log_t(1.0, spread, freedom).logs,),)),
             freedom=freedom,
             common={},
         )
-        assert len(law.offsets[0][1]) == len(LEVELS)
         return [(law, list(table["run"].unique()))]
 
 

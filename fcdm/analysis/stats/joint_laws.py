@@ -97,7 +97,8 @@ def joint_lines(label: str, made: JointStudy | str, *, held_out: bool = True) ->
         f"{_equation(fit.projected.numbers)} by variable projection",
         f"{label}: 95 % intervals: {each}; E {offset} ({plural(points.count, 'size')}, "
         f"{plural(len(set(points.runs)), 'run')}, {plural(len(points.y), 'point')}; a seed moves a value by "
-        f"{fit.seed_deviation:.1%}, sizes differ by {fit.misfit.level:.1%} beyond that)",
+        f"{fit.seed_deviation:.1%}; beyond that sizes differ by {fit.misfit.level:.1%}, single cells by "
+        f"{fit.misfit.shape:.1%})",
     ]
     if fit.misfit.is_systematic:
         lines.append(
@@ -149,10 +150,10 @@ def _second_form_text(validation: Validation) -> str:
     """How well the second form fits, and how far it is from the first as far out as was validated."""
     fit, points = validation.fit, validation.fit.points
     gap = max(validation.validated, key=lambda one: one.compute, default=Gap(1.0, 1.0, 1.0))
-    away = fit.away(gap.n * float(points.n.max()), gap.d * float(points.d.max()))
+    n, d = gap.n * float(points.n.max()), gap.d * float(points.d.max())
     return (
         f"as {FORMS[fit.second.form]} cells scatter by {fit.scatter(fit.second):.2%} about it, here by "
-        f"{fit.scatter():.2%}; {gap.text} beyond the fitted points it lies {np.expm1(away):+.1%} away"
+        f"{fit.scatter():.2%}; at N = {n:.3g}, D = {three_digits(d)} it lies {np.expm1(fit.away(n, d)):+.1%} away"
     )
 
 
