@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from fcdm.analysis.law_options import OF_THE_FIT, add_law_options, law_settings
 from fcdm.errors import OneLineParser, UserError
+from fcdm.laws.verdict import LOSS
 from fcdm.paths import place
 
 if TYPE_CHECKING:
@@ -21,14 +22,15 @@ python -m fcdm.forecast STUDY model=... steps=... [seed=...]
     the words are those of python -m fcdm.train -m (+sweeps=NAME too): the run that they name, and the protocol that it
     is evaluated by. Refused once anything of the budget exists
 python -m fcdm.forecast STUDY
-    writes the study's laws to runs/forecasts/STUDY.law.json, by which hydra/launcher=plan foretells
+    writes the study's laws to runs/forecasts/STUDY.law.json, by which hydra/launcher=plan foretells; what it tells no
+    law of any more has none there
 python -m fcdm.forecast --score
     every forecast beside what was measured; entries that are not measured yet, or withdrawn, are counted
 python -m fcdm.forecast --withdraw 3 --why TEXT
     takes forecast 3 back, before anything of its budget is known, with an entry of its own
 
 Entries are chained by hash and never changed."""
-METRICS = ("fid", "heldout_loss")
+METRICS = ("fid", LOSS)
 """What is foretold unasked, where the study's law tells it."""
 HOLD_OUTS = ("size", "budget", "both")
 USES = {
@@ -217,11 +219,14 @@ def _write_laws(options: argparse.Namespace, teller: ForecastTeller) -> None:
     from fcdm.forecasts.law_file import write_laws
 
     (study,) = options.words
-    laws, refused = laws_told(StudyTables.named(options.runs_dir, study), options.metric or METRICS, teller)
+    metrics = options.metric or METRICS
+    laws, refused = laws_told(StudyTables.named(options.runs_dir, study), metrics, teller)
+    path = None if options.dry_run else write_laws(options.folder, study, metrics, laws)
+    if path is not None:
+        print(path)
+        refused = [f"{line} ({path.name} has no such law)" for line in refused]
     if not laws:
         raise UserError("; ".join(refused))
-    if not options.dry_run:
-        print(write_laws(options.folder, study, laws))
     print(*map(law_line, laws), sep="\n")
     for line in refused:
         print(f"fcdm.forecast: {line}", file=sys.stderr)

@@ -9,16 +9,15 @@ import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
-from fcdm.analysis.data.epochs import epochs_text, images_of_epoch
-from fcdm.analysis.data.labels import trajectories
-from fcdm.analysis.data.tidy_table import COLUMNS, tidy_table
+from fcdm.analysis.data.epochs import epochs_text
+from fcdm.analysis.data.table_csv import table_in_csv
+from fcdm.analysis.data.tidy_table import tidy_table
 from fcdm.analysis.figures.axes import fid_label
 from fcdm.analysis.reporting.cell_tables import MISSING, Cell, CellTable, Value
 from fcdm.analysis.reporting.claim_tables import claims_table
@@ -35,12 +34,6 @@ RESULTS = Path(__file__).resolve().parent.parent.parent / "analysis" / "results"
 DOTS = 130
 """Per inch: figures that a page shows, small in a repository."""
 COLOURS = 64
-NEEDED = (
-    *("run", "model", "family", "data", "resolution", "seed", "batch_size", "lr", "steps", "protocol_id", "fid"),
-    *("parameters", "forward_gmacs", "train_flops", "label", "samples", "floor"),
-)
-"""Columns without which there is no curve."""
-TEXTS = ("run", "model", "family", "data", "protocol_id", "device", "label", "trajectory")
 
 
 class Shown:
@@ -86,23 +79,7 @@ def load_results(name: str) -> pd.DataFrame:
     if not path.is_file():
         there = ", ".join(sorted(found.stem for found in RESULTS.glob("*.csv"))) or "none"
         raise UserError(f"no results '{name}' in {RESULTS}; there: {there}")
-    table = pd.read_csv(path, dtype=dict.fromkeys(TEXTS, str), keep_default_na=True)
-    if lacking := [column for column in NEEDED if column not in table]:
-        raise UserError(f"{path} lacks {', '.join(lacking)}: write it again with python -m analysis.table")
-    table = table.reindex(columns=list(COLUMNS))  # columns of later versions are empty
-    table["device"] = table["device"].fillna("")
-    table["trajectory"] = trajectories(table)
-    table["images"] = table["steps"] * table["batch_size"]
-    whole = table["data"].map(lambda data: images_of_epoch(data, {}))
-    table["epochs"] = table["epochs"].astype(float).fillna(table["images"] / whole)
-    # Of one table a label names a variant: it says all that sets a variant apart.
-    table = table.assign(variant=table["label"], grid=None, grid_columns=1)[list(COLUMNS)]
-    settings = {
-        label: dict(part.split("=", 1) for part in label.split() if "=" in part) for label in set(table["label"])
-    }
-    protocol = _of_id(str(table["protocol_id"].iloc[0]))
-    table.attrs = {"left_out": [], "missing": [], "protocol": protocol, "settings": settings}
-    return table
+    return table_in_csv(path)
 
 
 def own_runs(data: str, resolution: int) -> pd.DataFrame | None:
@@ -170,13 +147,3 @@ def claims_about(claim_rows: Sequence[ClaimRow], caption: str, about: Sequence[s
     """The claims whose key has one of these words in it."""
     kept = [one for one in claim_rows if any(word in one.key for word in about)]
     return Shown(claims_table(kept, "claims", caption))
-
-
-def _of_id(protocol: str) -> dict[str, Any]:
-    """What a protocol's id says of it: `ddim25-1000-3f2a91bc`; `loss-3f2a91bc` is of losses alone."""
-    if protocol.count("-") < 2:
-        return {"samples": 0}
-    sampler, samples, _ = protocol.rsplit("-", 2)
-    name = sampler.rstrip("0123456789")
-    steps = sampler.removeprefix(name)
-    return {"sampler": name, "sampling_steps": int(steps) if steps else None, "samples": int(samples)}

@@ -38,6 +38,10 @@ _REST = {
 """What follows in a metric's name: `fid_heldout_second`."""
 
 
+_OTHERS = {"heldout_loss": "held-out loss"}
+"""What is measured and no distance."""
+
+
 def space_of(features: str) -> str:
     """`dinov2` of `dinov2-large-224-bicubic@1a2b3c4d`, as a protocol has it under `features`; "" of nothing."""
     space = features.partition("@")[0]
@@ -47,11 +51,11 @@ def space_of(features: str) -> str:
 
 
 def distance_name(metric: str, features: str = "") -> str:
-    """`FD-DINOv2 to held-out images` of `fid_heldout` by a protocol with these `features`; of no distance its key."""
+    """`FD-DINOv2 to held-out images` of `fid_heldout` by a protocol with these `features`; else its key."""
     kind, *rest = metric.split("_")
     space = space_of(features)
     if kind not in SHOWN or not set(rest) <= _REST.keys():
-        return metric
+        return _OTHERS.get(metric, metric)
     own = space.rpartition(".")[2]  # the class of a user's own extractor
     name = _FRECHET.get(space, f"FD-{own}") if kind == "fid" else _KERNEL.get(space, f"kernel distance ({own})")
     return " ".join([name, *(_REST[word] for word in rest)])

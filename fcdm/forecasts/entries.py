@@ -85,7 +85,7 @@ class ForecastEntry:
     @property
     def metric_name(self) -> str:
         """`FID`, `FD-DINOv2`, `held-out loss`."""
-        return _NAMES.get(self.metric) or told_name(self.metric, self.protocol)
+        return told_name(self.metric, self.protocol)
 
     @property
     def images(self) -> int:
@@ -130,7 +130,6 @@ class ForecastEntry:
         )
 
 
-_NAMES = {"heldout_loss": "held-out loss"}
 _PLAIN = (
     *("study", "steps", "metric", "protocol_id", "protocol", "kind", "code", "fit"),
     *("curve", "gap", "validated_gap", "seed_deviation", "forced"),

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from fcdm.cost.model_cost import ModelCost
 from fcdm.laws.predictive import Predictive
 
 if TYPE_CHECKING:
@@ -40,8 +41,7 @@ class ForecastTarget:
 
     @property
     def train_flops(self) -> float:
-        """3 x 2 x MACs of a forward pass for each image."""
-        return 6.0 * self.forward_macs * self.images
+        return float(ModelCost(forward_macs=self.forward_macs).train_flops(self.batch_size, self.steps))
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ validated to.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,26 +19,12 @@ from typing import Any
 
 from fcdm.atomic import read_json, write_json
 from fcdm.errors import UserError
+from fcdm.laws.plain import N_UNITS, LossMapNumbers
 from fcdm.laws.predictive import LEVELS, Predictive
 
 ENDING = ".law.json"
 SCHEMA = 2
 """Of the file. 1 had its offsets by compute alone."""
-N_UNITS = ("forward_macs", "parameters")
-
-
-@dataclass(frozen=True)
-class LossMapNumbers:
-    """ln of a distance = level + slopes of ln loss - centre, and of its square: numbers of `fcdm.laws.loss_map`."""
-
-    level: float
-    centre: float
-    slopes: tuple[float, ...]
-    """One or two."""
-
-    def __call__(self, loss: float) -> float:
-        off = math.log(loss) - self.centre
-        return math.exp(self.level + sum(slope * off**power for power, slope in enumerate(self.slopes, 1)))
 
 
 @dataclass(frozen=True)
@@ -108,11 +95,20 @@ class ReachingLaw:
         return Predictive(tuple(math.exp(middle + added) for added in self.offsets(n, images)), self.freedom)
 
 
-def write_laws(folder: Path, study: str, laws: Iterable[ReachingLaw]) -> Path:
-    """Replace a study's file: a law is a fit of what there is, and no forecast. Raises UserError."""
-    folder.mkdir(parents=True, exist_ok=True)
+def write_laws(folder: Path, study: str, metrics: Iterable[str], laws: Sequence[ReachingLaw]) -> Path | None:
+    """Put a study's laws of these metrics, or none, in the place of those in its file: a law is a fit of what there is,
+    and no forecast. Those of other metrics stay, but for a damaged file's. None where there is no law and no file.
+    Raises UserError."""
     path = folder / f"{study}{ENDING}"
-    told = [{key: value for key, value in asdict(law).items() if key != "study"} for law in laws]
+    if not laws and not path.exists():
+        return None
+    folder.mkdir(parents=True, exist_ok=True)
+    anew = {*metrics}
+    kept: list[ReachingLaw] = []
+    if path.exists():
+        with contextlib.suppress(UserError):
+            kept = [law for law in _laws_of(path) if law.metric not in anew]
+    told = [{key: value for key, value in asdict(law).items() if key != "study"} for law in (*kept, *laws)]
     write_json(path, {"schema": SCHEMA, "study": study, "levels": LEVELS, "laws": told})
     return path
 

@@ -16,7 +16,7 @@ from fcdm.forecasts.score_forecasts import (
     summaries,
 )
 from fcdm.formatting import plural, steps_text, three_digits
-from fcdm.laws.predictive import Predictive
+from fcdm.laws.predictive import LEVEL, SURE, Predictive
 from fcdm.laws.verdict import FAILED, is_loss, too_wide
 
 
@@ -27,7 +27,7 @@ def forecast_lines(entry: ForecastEntry) -> list[str]:
         f"{entry.kind} ({KINDS[entry.kind]}): {entry.run.name} at {entry.steps:,} steps, "
         f"{steps_text(entry.images)} images",
         f"  {entry.metric_name} of one new run {digits(new.median)}: {digits_range(*new.interval(0.8))} (80 %), "
-        f"{digits_range(*new.interval(0.95))} (95 %); the law alone {digits_range(*law.interval(0.95))} (95 %)",
+        f"{digits_range(*new.interval(LEVEL))} ({SURE}); the law alone {digits_range(*law.interval(LEVEL))} ({SURE})",
     ]
     if entry.baselines:
         told = ", ".join(f"{name} {digits(other.median)}" for name, other in entry.baselines.items())
@@ -59,13 +59,13 @@ def forecast_note(one: ScoredForecast) -> str:
     forced = "forced " if entry.forced else ""
     said = f"{forced}forecast {entry.metric_name} {digits(entry.new_run.median)}"
     if one.score is None:
-        ends = f"{said} ({digits_range(*entry.new_run.interval(0.95))})"
+        ends = f"{said} ({digits_range(*entry.new_run.interval(LEVEL))})"
         return ends if one.state == UNSCORED else f"{ends}, {one.state}"
     return f"{said}: {_off(one)}, {one.state}"
 
 
 TITLES = (
-    *("#", "kind", "run", "steps", "metric", "forecast", "80 %", "95 %", "measured", "error", "compute", "PIT", "CRPS"),
+    *("#", "kind", "run", "steps", "metric", "forecast", "80 %", SURE, "measured", "error", "compute", "PIT", "CRPS"),
     *("log score", "skill", "state"),
 )
 LEGEND = (
@@ -91,7 +91,7 @@ def score_cells(one: ScoredForecast) -> list[list[str]]:
 
 def _law_cells(law: Predictive) -> list[str]:
     """The median, and the intervals of what is no single number."""
-    wide = [law.interval(level) for level in (0.8, 0.95)]
+    wide = [law.interval(level) for level in (0.8, LEVEL)]
     return [digits(law.median), *("-" if low == high else digits_range(low, high) for low, high in wide)]
 
 

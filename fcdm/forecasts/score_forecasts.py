@@ -21,13 +21,13 @@ from typing import Any
 
 from fcdm.forecasts.entries import CONTINUATION, HOLD_OUT, INTERPOLATION, KINDS, PREDICTION, ForecastEntry, Ledger
 from fcdm.forecasts.measured_budgets import MeasuredBudget, MeasuredKey
-from fcdm.laws.predictive import Predictive
+from fcdm.laws.predictive import LEVEL, Predictive
 from fcdm.laws.scores import compute_equivalent, crps_of_log, hit_interval, log_error, log_score, pit, skill
 from fcdm.laws.verdict import FAILED, HELD, UNINFORMATIVE, is_loss, verdict
 
 UNSCORED, WITHDRAWN, LATE = "unscored", "withdrawn", "late"
 STATES = (HELD, FAILED, UNINFORMATIVE, UNSCORED, WITHDRAWN, LATE)
-LEVELS_SCORED = (0.50, 0.80, 0.95)
+LEVELS_SCORED = (0.50, 0.80, LEVEL)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,9 @@ from scipy.special import fdtrc, ndtri, stdtrit
 from fcdm.laws.joint_law import FORMS, JointLaw, values_of
 from fcdm.laws.joint_offset import OffsetProfile, profile_offset
 from fcdm.laws.joint_solver import HUBER_SHARE, solve_joint
+from fcdm.laws.predictive import LEVEL as LEVEL
 from fcdm.laws.predictive import LEVELS, Predictive
+from fcdm.laws.predictive import SURE as SURE
 from fcdm.laws.surface_points import SurfacePoints
 
 DRAWS = 400
@@ -29,9 +31,6 @@ LEAST_FREEDOM = 1.5
 """Of a predictive distribution: with fewer its CRPS has no end."""
 SYSTEMATIC = 0.01
 """The p below which residuals are called systematic: another form than the law's is the true one."""
-LEVEL = 0.95
-SURE = f"{100 * LEVEL:.0f} %"
-"""LEVEL in words."""
 
 
 @dataclass(frozen=True)

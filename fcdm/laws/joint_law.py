@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-FLOPS_PER_MAC = 6
+from fcdm.cost.model_cost import ModelCost
+
+FLOPS_PER_MAC = ModelCost(forward_macs=1).train_flops_per_image
 """Training FLOPs of an image for each MAC of the forward pass: three passes, two operations a multiply-accumulate."""
 FORMS = {
     "additive": "E + A N^-alpha + B D^-beta",

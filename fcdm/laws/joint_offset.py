@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fcdm.laws.joint_solver import solve_joint
+from fcdm.laws.predictive import LEVEL
 from fcdm.laws.surface_points import SurfacePoints
 
 SHARES = np.concatenate([[1e-5], np.linspace(0.1, 0.9, 9), 1 - np.geomspace(0.05, 1e-5, 5)])
@@ -74,7 +75,7 @@ def profile_offset(
     true = np.minimum(max(float(law[0]), lowest * SHARES[0]), lows)
     held = solve_joint(points.n, points.d, y, delta, lowest=lows, first=law, offsets=true, form=form)[1]
     ratios = np.maximum(held - objectives, 0.0)
-    limit = float(np.quantile(ratios, 0.95)) * stretch**2
+    limit = float(np.quantile(ratios, LEVEL)) * stretch**2
     offsets = np.unique(np.append(lowest * SHARES, np.clip(law[0], lowest * SHARES[0], lowest * SHARES[-1])))
     costs = costs_at(points, offsets, law, delta, form)
     inside = np.flatnonzero(costs <= max(min(least, float(costs.min())) + limit, float(costs.min())))

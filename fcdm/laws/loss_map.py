@@ -16,6 +16,7 @@ from scipy.special import ndtri, stdtrit
 from fcdm.errors import UserError
 from fcdm.formatting import plural
 from fcdm.laws.joint_fit import LEVEL, satterthwaite
+from fcdm.laws.plain import LossMapNumbers
 from fcdm.laws.predictive import LEVELS, Predictive
 from fcdm.laws.surface_points import LEAST_SIZES
 from fcdm.laws.verdict import MOST_OFF
@@ -74,7 +75,12 @@ class LossMap:
 
     def of(self, loss: ArrayLike) -> np.ndarray:
         """The distance at a loss."""
-        return np.asarray(np.exp(self.level + self._terms(np.log(np.asarray(loss, dtype=float))) @ self.slopes))
+        return np.asarray(np.vectorize(self.numbers, otypes=[float])(loss))
+
+    @property
+    def numbers(self) -> LossMapNumbers:
+        """The map alone, for plans."""
+        return LossMapNumbers(self.level, self.centre, tuple(map(float, self.slopes)))
 
     def through(self, loss: Predictive, *, single: bool) -> Predictive:
         """The distance where the loss is forecast so. Raises UserError where `unshown`, or where the map falls.

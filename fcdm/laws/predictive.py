@@ -10,6 +10,10 @@ from itertools import pairwise
 
 LEVELS = (0.01, 0.025, 0.05, 0.10, 0.25, 0.50, 0.75, 0.90, 0.95, 0.975, 0.99)
 """Shares whose quantiles a forecast states."""
+LEVEL = 0.95
+"""Of an interval that is told alone, and by which a forecast is judged."""
+SURE = f"{100 * LEVEL:.0f} %"
+"""LEVEL in words."""
 
 
 @dataclass(frozen=True)

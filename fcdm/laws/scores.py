@@ -10,7 +10,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from itertools import pairwise
 
-from fcdm.laws.predictive import Predictive, log_t_density
+from fcdm.laws.predictive import LEVEL, Predictive, log_t_density
 
 
 def log_error(forecast: float, measured: float) -> float:
@@ -87,7 +87,7 @@ _BEYOND = 700.0
 """Logarithms that no float holds."""
 
 
-def hit_interval(hits: int, of: int, level: float = 0.95) -> tuple[float, float]:
+def hit_interval(hits: int, of: int, level: float = LEVEL) -> tuple[float, float]:
     """The exact interval of a share of which `hits` of `of` were seen: 8 of 8 is 0.63 to 1. (0, 1) of none.
 
     Clopper and Pearson (1934), Biometrika 26, 404: covers at least `level`, whatever the share.

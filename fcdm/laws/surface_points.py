@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 
 from fcdm.errors import UserError
 from fcdm.formatting import plural
+from fcdm.laws.plain import MACS
 
 LEAST_SIZES = 4
 """Sizes with LEAST_BUDGETS at least: E, A and alpha take three."""
@@ -17,8 +18,6 @@ LEAST_BUDGETS = 3
 """Of a size: E, B and beta take three."""
 LEAST_SEED_FREEDOM = 3
 """Runs beyond the first of each size, over all sizes: fewer do not tell how far a seed moves a value."""
-MACS, PARAMETERS = "forward_macs", "parameters"
-"""What the size of a model is counted in."""
 ALIKE = 1e-9
 """Sizes, or images, that differ by less, relative, are the same."""
 
@@ -40,7 +39,7 @@ class SurfacePoints:
     sizes: np.ndarray
     """Whole numbers from 0, by size."""
     unit: str = MACS
-    """What `n` counts: MACS or PARAMETERS."""
+    """What `n` counts: one of N_UNITS."""
 
     @classmethod
     def checked(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from fcdm.laws.predictive import Predictive
+from fcdm.laws.predictive import LEVEL, SURE, Predictive
 from fcdm.laws.scores import compute_equivalent, log_error
 
 HELD, FAILED, UNINFORMATIVE = "held", "failed", "uninformative"
@@ -28,9 +28,9 @@ def verdict(
     """
     if loss_curve is None and (wide := too_wide(new_run)):
         return UNINFORMATIVE, wide
-    low, high = new_run.interval(0.95)
+    low, high = new_run.interval(LEVEL)
     if not low <= measured <= high:
-        return FAILED, f"outside the 95 % interval, {low:.4g} to {high:.4g}"
+        return FAILED, f"outside the {SURE} interval, {low:.4g} to {high:.4g}"
     off = log_error(new_run.median, measured)
     if abs(off) <= MOST_SEED_DEVIATIONS * seed_deviation:
         return HELD, ""

@@ -8,6 +8,7 @@ from fcdm.forecasts.entries import ForecastEntry, Ledger
 from fcdm.forecasts.ledger_table import forecast_note
 from fcdm.forecasts.measured_budgets import measured_in_run
 from fcdm.forecasts.score_forecasts import WITHDRAWN, ScoredForecast, foremost, score_entry
+from fcdm.laws.predictive import LEVEL
 from fcdm.runs.formats import Scalar
 from fcdm.runs.reader import RunView
 
@@ -27,13 +28,13 @@ def forecast_scalars(
     """What is not sent yet, what belongs together at once; asked for more, notes in `told` and `scored`, the numbers of
     entries whose forecasts and scores are sent, that it is.
 
-    `forecast_fid`: the median of one new run, `_low` and `_high`: its 95 % interval; then `_error` (ln of forecast over
-    measured), `_compute`, `_pit`, `_crps`, `_log_score`. `@<protocol id>` behind where that is not the headline.
+    `forecast_fid`: the median of one new run, `_low` and `_high`: its interval at LEVEL; then `_error` (ln of forecast
+    over measured), `_compute`, `_pit`, `_crps`, `_log_score`. `@<protocol id>` behind where that is not the headline.
     """
     for one in forecasts:
         entry = one.entry
         if entry.number not in told and one.state != WITHDRAWN:
-            low, high = entry.new_run.interval(0.95)
+            low, high = entry.new_run.interval(LEVEL)
             yield _scalars(entry, headline, {"": entry.new_run.median, "_low": low, "_high": high})
             told.append(entry.number)
         if entry.number not in scored and one.score is not None:

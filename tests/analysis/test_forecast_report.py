@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from fcdm.analysis import plots, report, scaling
 from fcdm.analysis.data.tidy_table import tidy_table
 from fcdm.analysis.figures.recipes import law_recipes
+from fcdm.analysis.law_options import add_law_options, law_settings
 from fcdm.analysis.reporting.cell_tables import CellTable
 from fcdm.analysis.reporting.forecast_section import forecast_section
 from fcdm.analysis.reporting.forecast_tables import checklist, coverage_cells, held_out_cells, ledger_cells
@@ -27,6 +29,7 @@ from fcdm.forecast import main as forecast
 from fcdm.forecasts.study_scores import study_scores
 from fcdm.laws.cuts import Cuts
 from tests.support.browser import measure as measure_page
+from tests.support.commands import ROOT
 from tests.support.fake_runs import make_run, make_study
 from tests.support.known_surface import study
 from tests.support.measured_study import asked_jobs, measure, measured_study
@@ -211,6 +214,24 @@ def test_scaling_says_why_there_is_no_joint_law(runs: Path, capsys: pytest.Captu
     assert "points below 5,000 steps" in said
     assert scaling.main(["--runs", str(runs), "--study", "demo", "--tuning", "nothing"]) == 1
     assert "no study 'nothing'" in capsys.readouterr().err
+
+
+def test_the_tuning_study_may_be_its_table_where_the_runs_are_gone(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parser = argparse.ArgumentParser()
+    add_law_options(parser)
+    path = ROOT / "analysis" / "results" / "fashion_hyperparameters.csv"
+    settings = law_settings(parser.parse_args(["--tuning", str(path)]), tmp_path)
+    assert settings.tuning == "fashion_hyperparameters"
+    assert settings.tuned is not None
+    best = {one.name: one.best.values for one in settings.tuned if one.best}
+    assert best["FCDM-w8"] == {"lr": "0.004"}
+    empty = tmp_path / "empty.csv"
+    empty.write_text("run,model\n")
+    for wrong, said in ((empty, "empty.csv has no row"), (tmp_path / "x.csv", "x.csv: no such file")):
+        assert scaling.main(["--runs", str(runs), "--study", "demo", "--tuning", str(wrong)]) == 1
+        assert said in capsys.readouterr().err
 
 
 # --- several families, scales and metrics -----------------------------------------------------------------

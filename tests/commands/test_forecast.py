@@ -212,6 +212,22 @@ def test_a_study_alone_writes_its_laws(forecast: Forecast, runs: Path) -> None:
     assert "fid of fcdm = " in out
 
 
+def test_a_law_that_a_study_tells_no_more_is_not_left_for_plans(forecast: Forecast, runs: Path) -> None:
+    """A fit may lose its hold-outs with later points; here all evaluations but those of one budget are gone."""
+    forecast("demo")
+    for path in runs.glob("*/evaluations/*.json"):
+        if "-00000400-" not in path.name:
+            path.unlink()
+    code, _, err = forecast("demo", "--metric=fid", "--dry-run")
+    assert (code, err) == (1, "fcdm.forecast: fid: fid has one budget, and a law needs two\n")
+    assert len(read_laws(runs / "forecasts")) == 2
+    code, out, err = forecast("demo", "--metric=fid")
+    assert (code, out) == (1, f"{runs / 'forecasts' / 'demo.law.json'}\n")
+    assert err == "fcdm.forecast: fid: fid has one budget, and a law needs two (demo.law.json has no such law)\n"
+    (loss,) = read_laws(runs / "forecasts")
+    assert loss.metric == "heldout_loss"
+
+
 def test_help_is_instant_and_imports_nothing_heavy() -> None:
     heavy = ("torch", "mlflow", "pandas", "hydra", "numpy", "scipy", "omegaconf")
     code = (

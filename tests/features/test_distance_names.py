@@ -26,6 +26,7 @@ def test_names_follow_the_features(features: str, frechet: str, kernel: str) -> 
     assert distance_name("fid_heldout_second", features) == f"{frechet} to held-out images by the second classifier"
     assert distance_name("precision", features) == "precision"
     assert distance_name("kid_se", features) == "kid_se"
+    assert distance_name("heldout_loss", features) == "held-out loss"
 
 
 def test_a_kernel_distance_is_shown_where_there_is_no_other() -> None:

@@ -38,10 +38,27 @@ LAW = ReachingLaw(
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
-    path = write_laws(tmp_path / "forecasts", "demo", [LAW])
-    assert path.name == "demo.law.json"
+    path = write_laws(tmp_path / "forecasts", "demo", ["fid"], [LAW])
+    assert path == tmp_path / "forecasts" / "demo.law.json"
     assert read_laws(path.parent) == [replace(LAW, study="demo")]
     assert read_laws(tmp_path) == []
+
+
+def test_what_is_told_anew_takes_the_place_of_its_own_metric_alone(tmp_path: Path) -> None:
+    fid, loss, later = (replace(LAW, study="demo", **so) for so in ({}, {"metric": "heldout_loss"}, {"e": 3.0}))
+    assert write_laws(tmp_path, "demo", ["fid"], []) is None
+    assert not list(tmp_path.iterdir()), "no law, and no file that says so"
+    for metrics, laws, left in (
+        (["fid", "heldout_loss"], [fid, loss], [fid, loss]),
+        (["fid"], [later], [loss, later]),
+        (["heldout_loss"], [], [later]),
+        (["fid"], [], []),
+    ):
+        assert write_laws(tmp_path, "demo", metrics, laws) is not None
+        assert read_laws(tmp_path) == left
+    (tmp_path / "demo.law.json").write_text("{")
+    write_laws(tmp_path, "demo", ["fid"], [fid])
+    assert read_laws(tmp_path) == [fid], "a damaged file is made anew"
 
 
 @pytest.mark.parametrize(
@@ -115,7 +132,8 @@ def test_branches_have_their_share_of_cooling_in_common_and_not_their_steps() ->
 
 
 def test_a_file_of_an_earlier_version_is_one_line(tmp_path: Path) -> None:
-    path = write_laws(tmp_path, "demo", [LAW])
+    path = write_laws(tmp_path, "demo", ["fid"], [LAW])
+    assert path is not None
     path.write_text(path.read_text().replace('"schema": 2', '"schema": 1'))
     with pytest.raises(UserError, match=r"another version of fcdm: python -m fcdm.forecast demo makes it anew"):
         read_laws(tmp_path)
@@ -123,7 +141,8 @@ def test_a_file_of_an_earlier_version_is_one_line(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("key", ["levels", "laws", "offsets", "reach", "freedom", "n_unit"])
 def test_a_damaged_file_is_one_line(tmp_path: Path, key: str) -> None:
-    path = write_laws(tmp_path, "demo", [LAW])
+    path = write_laws(tmp_path, "demo", ["fid"], [LAW])
+    assert path is not None
     content = json.loads(path.read_text())
     (content if key in content else content["laws"][0])[key] = "x"
     path.write_text(json.dumps(content))

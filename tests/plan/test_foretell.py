@@ -45,7 +45,7 @@ def test_budgets_that_a_law_reaches_have_their_forecast_beside_the_cost(
     (run,) = json.loads(capsys.readouterr().out)["runs"]
     fid, loss = run["forecasts"]
     assert (fid["steps"], fid["metric"], fid["name"], fid["study"]) == (1600, "fid", "FID", "demo")
-    assert (loss["steps"], loss["metric"]) == (1600, "heldout_loss")
+    assert (loss["steps"], loss["metric"], loss["name"]) == (1600, "heldout_loss", "held-out loss")
     macs = plan.runs[0].whole.flops["training"] / (6 * 128 * 400_000)
     assert fid["median"] == pytest.approx(surface(macs, 1600 * 128), rel=0.1)
     low, high = (fid["quantiles"][level] for level in ("0.1", "0.9"))

@@ -227,7 +227,7 @@ def distance_of(table: pd.DataFrame) -> str:
 
 
 def metric_name(table: pd.DataFrame, metric: str) -> str:
-    """What a table's column of a distance is called: `FD-DINOv2 to held-out images`; another's own key."""
+    """What a table's column of a distance is called: `FD-DINOv2 to held-out images`; of no distance `distance_name`."""
     kind, *rest = metric.split("_")
     whole = distance_name(metric, str(table.attrs.get("protocol", {}).get("features", "")))
     if kind != "fid":

@@ -18,8 +18,9 @@ from fcdm.laws.cuts import Cuts
 from fcdm.laws.hold_outs import Gap, Validation, validate
 from fcdm.laws.joint_law import FORMS
 from fcdm.laws.loss_map import LossMap, map_loss
+from fcdm.laws.plain import MACS, PARAMETERS
+from fcdm.laws.predictive import LEVEL
 from fcdm.laws.shared_offset import SharedOffset, share_offset
-from fcdm.laws.surface_points import MACS, PARAMETERS
 from fcdm.laws.verdict import LOSS, is_loss
 
 UNITS = {MACS: "forward MACs", PARAMETERS: "parameters"}
@@ -133,7 +134,7 @@ def hold_out_table(laws: Mapping[str, JointStudy | str]) -> pd.DataFrame:
         {
             **{"label": label, "metric": made.surface.metric, "left_out": one.left_out, "n": one.n, "images": one.d},
             **{"measured": one.measured, "runs": one.runs, "forecast": one.forecast.new_run.median},
-            **dict(zip(("low", "high"), one.forecast.new_run.interval(0.95), strict=True)),
+            **dict(zip(("low", "high"), one.forecast.new_run.interval(LEVEL), strict=True)),
             **{"error": one.error, "seed_deviation": one.seed_deviation, "last_value": one.last_value},
             **{"last_two": one.last_two, "compute_equivalent": one.compute_equivalent, "gap_n": one.gap.n},
             **{"gap_d": one.gap.d, "gap_flops": one.gap.compute, "state": one.state, "why": one.why},

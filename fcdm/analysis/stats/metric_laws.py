@@ -97,13 +97,8 @@ def laws_by_metric(
         if metric not in rows or not (np.isfinite(rows[metric].astype(float)) & (rows[metric] > 0)).any():
             continue
         laws = joint_laws(rows, metric, cuts=settings.cuts, tuned=settings.tuned, draws=settings.draws)
-        found.append(MetricLaws(metric, law_name(rows, metric), rows, laws, settings))
+        found.append(MetricLaws(metric, metric_name(rows, metric), rows, laws, settings))
     return found
-
-
-def law_name(table: pd.DataFrame, metric: str) -> str:
-    """What figures and lines call a metric: `held-out loss`, `FID`."""
-    return "held-out loss" if metric == LOSS else metric_name(table, metric)
 
 
 def told_lines(laws: Sequence[MetricLaws]) -> list[str]:

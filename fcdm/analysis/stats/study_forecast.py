@@ -15,7 +15,7 @@ from fcdm.analysis.stats.study_surface import law_groups, surface_of, unchecked_
 from fcdm.analysis.stats.tuning_trials import Tuned
 from fcdm.errors import UserError
 from fcdm.forecasts.foretold import LAST_TWO, LAST_VALUE, ForecastTarget, StudyForecast
-from fcdm.forecasts.law_file import LossMapNumbers, OffsetGrid, ReachingLaw
+from fcdm.forecasts.law_file import OffsetGrid, ReachingLaw
 from fcdm.laws.cuts import Cuts
 from fcdm.laws.hold_outs import INTERPOLATION, Gap, baselines, validate
 from fcdm.laws.joint_fit import DRAWS
@@ -241,9 +241,6 @@ def _reaching(study: JointStudy, metric: str, protocol_id: str, loss_map: LossMa
         middles = loss_map.of(middles)
     offsets = np.log([[one.quantiles for one in row] for row in new_runs]) - np.log(middles)[..., None]
     e, a, alpha, b, beta = fit.law.numbers
-    through = None
-    if loss_map is not None:
-        through = LossMapNumbers(loss_map.level, loss_map.centre, tuple(map(float, loss_map.slopes)))
     return ReachingLaw(
         metric=metric,
         protocol_id=protocol_id,
@@ -257,7 +254,7 @@ def _reaching(study: JointStudy, metric: str, protocol_id: str, loss_map: LossMa
         offsets=OffsetGrid(n, images, tuple(tuple(tuple(map(float, one)) for one in row) for row in offsets)),
         freedom=min(one.freedom for row in new_runs for one in row),
         common={},
-        through=through,
+        through=None if loss_map is None else loss_map.numbers,
     )
 
 

@@ -27,7 +27,8 @@ from fcdm.analysis.stats.tuning_trials import Tuned, listed
 from fcdm.errors import UserError
 from fcdm.formatting import plural
 from fcdm.laws.cuts import Cuts
-from fcdm.laws.surface_points import MACS, SurfacePoints
+from fcdm.laws.plain import MACS
+from fcdm.laws.surface_points import SurfacePoints
 from fcdm.laws.verdict import LOSS, is_loss
 
 
