@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from fcdm.errors import UserError
-from fcdm.laws.joint_fit import LEVEL, JointFit
+from fcdm.laws.joint_fit import JointFit
 from fcdm.laws.joint_law import FLOPS_PER_MAC, optima_of, values_of
 from fcdm.laws.plain import MACS
-from fcdm.laws.predictive import Predictive
+from fcdm.laws.predictive import LEVEL, Predictive
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,7 @@ from scipy.special import fdtrc, ndtri, stdtrit
 from fcdm.laws.joint_law import FORMS, JointLaw, values_of
 from fcdm.laws.joint_offset import OffsetProfile, profile_offset
 from fcdm.laws.joint_solver import HUBER_SHARE, solve_joint
-from fcdm.laws.predictive import LEVEL as LEVEL
-from fcdm.laws.predictive import LEVELS, Predictive
-from fcdm.laws.predictive import SURE as SURE
+from fcdm.laws.predictive import LEVEL, LEVELS, Predictive
 from fcdm.laws.surface_points import SurfacePoints
 
 DRAWS = 400

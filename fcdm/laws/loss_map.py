@@ -15,9 +15,9 @@ from scipy.special import ndtri, stdtrit
 
 from fcdm.errors import UserError
 from fcdm.formatting import plural
-from fcdm.laws.joint_fit import LEVEL, satterthwaite
+from fcdm.laws.joint_fit import satterthwaite
 from fcdm.laws.plain import LossMapNumbers
-from fcdm.laws.predictive import LEVELS, Predictive
+from fcdm.laws.predictive import LEVEL, LEVELS, Predictive
 from fcdm.laws.surface_points import LEAST_SIZES
 from fcdm.laws.verdict import MOST_OFF
 

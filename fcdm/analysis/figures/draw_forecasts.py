@@ -18,7 +18,7 @@ from fcdm.analysis.figures.styles import DOUBLE, SINGLE, Look, label_looks
 from fcdm.analysis.stats.joint_laws import JointStudy
 from fcdm.forecasts.score_forecasts import LATE, LEVELS_SCORED, WITHDRAWN, ForecastSummary, ScoredForecast, summaries
 from fcdm.formatting import plural
-from fcdm.laws.joint_fit import LEVEL, SURE
+from fcdm.laws.predictive import LEVEL, SURE
 
 IN_A_ROW = 3
 """Panels of the calibration side by side."""

@@ -19,8 +19,9 @@ from fcdm.analysis.stats.joint_laws import JointStudy
 from fcdm.errors import UserError
 from fcdm.formatting import power_text, three_digits
 from fcdm.laws.compute_optimal import Optimum, iso_flop, optimum_exponents
-from fcdm.laws.joint_fit import LEVEL, SURE, JointFit
+from fcdm.laws.joint_fit import JointFit
 from fcdm.laws.joint_law import FLOPS_PER_MAC, optima_of
+from fcdm.laws.predictive import LEVEL, SURE
 
 Laws = Mapping[str, JointStudy]
 """What one law joins (`FCDM`, `DiT/2, cooled 20 %`) -> its law. Sizes are in forward MACs."""

@@ -19,9 +19,10 @@ from fcdm.forecasts.ledger_table import LEGEND, TITLES, coverage_text, digits, d
 from fcdm.forecasts.score_forecasts import LEVELS_SCORED, STATES, ScoredForecast, summaries
 from fcdm.formatting import plural, steps_text, three_digits
 from fcdm.laws.hold_outs import BOTH, BUDGET, SIZE
-from fcdm.laws.joint_fit import LEVEL, SURE, JointFit
+from fcdm.laws.joint_fit import JointFit
 from fcdm.laws.joint_law import FORMS
 from fcdm.laws.joint_solver import HUBER_SHARE
+from fcdm.laws.predictive import LEVEL, SURE
 from fcdm.laws.verdict import is_loss
 
 WITHOUT = {SIZE: "size", BUDGET: "budget", BOTH: "both"}

@@ -16,6 +16,7 @@ from fcdm.forecasts.foretold import LAST_TWO, LAST_VALUE
 from fcdm.forecasts.ledger_table import coverage_text, digits
 from fcdm.forecasts.score_forecasts import STATES, ScoredForecast, summaries
 from fcdm.laws.hold_outs import HeldOut
+from fcdm.laws.predictive import LEVEL, SURE
 from fcdm.laws.verdict import FAILED, HELD, UNINFORMATIVE
 
 BASELINES = (LAST_VALUE, LAST_TWO)
@@ -59,14 +60,14 @@ def _forecasts(studies: Sequence[OwnStudy]) -> CellTable:
         for one in summaries(study.scored):
             counts = [str(one.states[state]) for state in VERDICTS]
             others = sum(one.states[state] for state in STATES if state not in VERDICTS)
-            known = coverage_text(one, 0.95) if one.trajectories else "–"
+            known = coverage_text(one, LEVEL) if one.trajectories else "–"
             skills = [f"{one.skills[name]:.2f}" if name in one.skills else "–" for name in BASELINES]
             rows.append([study.name, one.kind, one.metric, *counts, str(others), str(one.forced), known, *skills])
-    columns = ("Study", "Kind", "Metric", "Held", "Failed", "Uninformative", "Not scored", "Forced", "Inside 95 %")
+    columns = ("Study", "Kind", "Metric", "Held", "Failed", "Uninformative", "Not scored", "Forced", f"Inside {SURE}")
     notes = (
         "Inside: k of n trajectories, with the exact 95 % interval of that share. Skill: 1 - CRPS over that of the "
-        "baseline. Forced: beyond the largest gap that the study's hold-outs validated, or refused otherwise; each entry "
-        "says why.",
+        "baseline. Forced: beyond the largest gap that the study's hold-outs validated, or refused otherwise; each "
+        "entry says why.",
     )
     skill = tuple(f"Skill over the {name}" for name in BASELINES)
     caption = "Forecasts, written and committed before the runs were trained"
