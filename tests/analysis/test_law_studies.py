@@ -14,7 +14,7 @@ from tools.result_pages import LAW_STUDIES, LOSSES
 @pytest.mark.parametrize("study", LAW_STUDIES)
 def test_the_page_is_what_the_results_say(study: str) -> None:
     written, made = written_and_made(study, "results")
-    tables = [part for part in made.split("\n\n") if part.startswith("| | MMACs")]
+    tables = [part for part in made.split("\n\n") if part.startswith("|  | MMACs")]
     assert len(tables) == 2
     assert all(table in written for table in tables), "measured, not fitted: word for word"
 
