@@ -159,8 +159,8 @@ class FileReader:
         for (step, protocol), one in good.items():
             if one.loss is not None:
                 losses.setdefault(protocol, {})[step] = one.loss
-        told = {key: replace(one, remark=diverged_text(key[0], losses.get(key[1], {}))) for key, one in good.items()}
-        return told, damaged
+        lost = {key: said for key in good if (said := diverged_text(key[0], losses.get(key[1], {})))}
+        return good | {key: replace(good[key], remark=said) for key, said in lost.items()}, damaged
 
     def is_done(self, folder: Path, asked: Collection[Key]) -> bool:
         """Whether nothing is left of what is asked of the run."""
